@@ -1,0 +1,1 @@
+"""Prefect flows: which stages run, in what order."""

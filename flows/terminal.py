@@ -1,0 +1,92 @@
+"""The live display of a run in the terminal: which stage, how far, how long still."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tasks.events import Event, listening
+from tasks.reporting import duration, shown
+
+_FIGURES_SHOWN = 4
+
+
+@contextmanager
+def live_display(console: Console, stages: list[str]) -> Iterator[None]:
+    """Show each stage as one line while the block runs: waiting, working with a bar, made, or cached.
+
+    Without a terminal (a log file, CI) each stage gets one line when it begins and one when it ends.
+    """
+    if console.is_terminal:
+        with _bars(console) as progress, listening(_Bars(progress, stages)):
+            yield
+    else:
+        with listening(_Lines(console)):
+            yield
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.fields[stage]:<10}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+class _Bars:
+    def __init__(self, progress: Progress, stages: list[str]) -> None:
+        self._progress = progress
+        self._rows: dict[str, TaskID] = {
+            stage: progress.add_task("", total=None, start=False, stage=stage, note="", visible=False)
+            for stage in stages
+        }
+
+    def __call__(self, event: Event) -> None:
+        row = self._rows.get(event.stage)
+        if row is None:
+            return
+        if event.kind == "started":
+            self._progress.start_task(row)
+            self._progress.update(row, visible=True)
+        elif event.kind == "progress":
+            self._progress.update(row, total=event.total, completed=event.done, note=_note(event))
+        elif event.kind == "failed":
+            self._progress.update(row, note="[red]failed")
+            self._progress.stop_task(row)
+        else:
+            self._progress.start_task(row)
+            self._progress.update(row, visible=True, total=1, completed=1, note=_summary(event))
+            self._progress.stop_task(row)
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "started":
+            self._console.print(f"{event.stage}: started", highlight=False)
+        elif event.kind in ("made", "cached"):
+            self._console.print(f"{event.stage}: {_summary(event)}", highlight=False)
+        elif event.kind == "failed":
+            self._console.print(f"{event.stage}: failed", highlight=False)
+
+
+def _note(event: Event) -> str:
+    figures = list(event.metrics.items())[:_FIGURES_SHOWN]
+    return " · ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in figures)
+
+
+def _summary(event: Event) -> str:
+    if event.artifact is None:
+        return event.kind
+    manifest = event.artifact.manifest
+    made = "cached" if event.kind == "cached" else f"made in {duration(manifest.seconds)}"
+    size = f"{manifest.bytes / 1e6:,.1f} MB"
+    return f"{made} · {shown(manifest.rows_out)} {manifest.unit} · {size} · {event.artifact.name}"

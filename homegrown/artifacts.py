@@ -1,0 +1,368 @@
+"""The versioned artifact store: what a stage made, found by key, published whole or not at all.
+
+An artifact is a folder `<root>/<stage>/<version>-<key>/` with its files and a `manifest.json`. While it is being made
+it is the folder `.<version>-<key>.partial` beside that place, which survives a kill and is gone on from; publication is
+one rename. The store's own bookkeeping lies in `<root>/.state/` and can be deleted when nothing runs.
+"""
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from homegrown import locks
+from homegrown.digests import Digests
+from homegrown.errors import UserError
+from homegrown.files import replacing, sync
+from homegrown.outcome import Outcome
+from homegrown.parallel import cpu_count
+from homegrown.progress import Metric
+
+MANIFEST = "manifest.json"
+KEY_DIGITS = 16
+"""Hex digits of a key in a folder's name; the manifest has all 64."""
+
+_log = logging.getLogger(__name__)
+_FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
+_PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
+_LIBRARIES = (
+    *("bitsandbytes", "datasets", "datasketch", "duckdb", "nltk", "numba", "numpy", "prefect", "py3langid", "pyarrow"),
+    *("rouge-score", "safetensors", "tiktoken", "tokenizers", "torch"),
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What identifies an artifact before it exists: everything that shapes it, and nothing else."""
+
+    stage: str
+    code: str
+    """Fingerprint of the engine's code that the stage reaches."""
+    settings: Mapping[str, Any]
+    """The stage's settings as plain JSON values, its seed among them, and the digests of raw input."""
+    inputs: Mapping[str, str]
+    """Keys of the artifacts that it reads, by the name of their stage."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the order, as 64 hex digits."""
+        text = json.dumps([self.stage, self.code, dict(self.settings), dict(self.inputs)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FileFacts(BaseModel):
+    """Size in bytes and SHA-256 of one file of an artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Everything that is known of an artifact; stored as `manifest.json` in its folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: str
+    version: int
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    code: str
+    libraries: dict[str, str]
+    host: dict[str, str | int]
+    started: datetime
+    seconds: float
+    rows_in: int
+    rows_out: int
+    unit: str
+    metrics: dict[str, Metric]
+    files: dict[str, FileFacts]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files together."""
+        return sum(facts.bytes for facts in self.files.values())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """How people name it: `stage@version`."""
+        return f"{self.manifest.stage}@{self.manifest.version}"
+
+
+class Store:
+    """The artifacts under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._state = self.root / ".state"
+
+    # --- finding ------------------------------------------------------------------------------------------------------
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """Return the newest whole artifact with this key; a damaged one is logged and passed over."""
+        for folder in reversed(self._folders(stage)):
+            if folder.name.endswith(f"-{key[:KEY_DIGITS]}"):
+                artifact = self._read(folder)
+                if artifact is not None and artifact.manifest.key == key and not self.damage(artifact):
+                    return artifact
+        return None
+
+    def damage(self, artifact: Artifact) -> str | None:
+        """Say what is wrong with an artifact's files (size or digest), and log it; None when it is whole."""
+        problem = None
+        with Digests(self._state / "digests.sqlite") as digests:
+            for name, facts in artifact.manifest.files.items():
+                file = artifact.path / name
+                if not file.is_file():
+                    problem = f"{name} is missing"
+                elif file.stat().st_size != facts.bytes:
+                    problem = f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
+                elif digests.file(file) != facts.sha256:
+                    problem = f"{name} is not what was published (its SHA-256 differs)"
+                if problem:
+                    break
+        if problem:
+            _log.warning("%s is damaged and will not be used: %s.", artifact.path, problem)
+        return problem
+
+    def all(self) -> list[Artifact]:
+        """Return every published artifact with a readable manifest, by stage and version; files are not checked."""
+        stages = sorted(folder.name for folder in self.root.glob("[!.]*/") if folder.is_dir())
+        found = (self._read(folder) for stage in stages for folder in self._folders(stage))
+        return [artifact for artifact in found if artifact]
+
+    def resolve(self, name: str) -> Artifact:
+        """Return the artifact that a person names: `stage` (its latest version) or `stage@version`."""
+        stage, _, version = name.partition("@")
+        candidates = [artifact for artifact in self.all() if artifact.manifest.stage == stage]
+        if not candidates:
+            stages = sorted({artifact.manifest.stage for artifact in self.all()})
+            raise UserError(
+                f"There is no artifact of stage {stage!r} in {self.root}; there are: {', '.join(stages) or 'none'}."
+            )
+        if not version:
+            return candidates[-1]
+        for artifact in candidates:
+            if str(artifact.manifest.version) == version:
+                return artifact
+        versions = ", ".join(str(artifact.manifest.version) for artifact in candidates)
+        raise UserError(f"There is no version {version} of {stage}; there are: {versions}.")
+
+    def inputs(self, artifact: Artifact) -> list[Artifact]:
+        """Return the artifacts that this one was made from, as far as they are still there."""
+        every = self.all()
+        return [
+            max(matching, key=lambda found: found.manifest.version)
+            for stage, key in artifact.manifest.inputs.items()
+            if (matching := [other for other in every if (other.manifest.stage, other.manifest.key) == (stage, key)])
+        ]
+
+    def outputs(self, artifact: Artifact) -> list[Artifact]:
+        """Return the artifacts that were made directly from this one."""
+        key = artifact.manifest.key
+        return [other for other in self.all() if key in other.manifest.inputs.values()]
+
+    def lineage(self, artifact: Artifact) -> list[Artifact]:
+        """Return every artifact that this one stands on, each once, nearest first."""
+        found: dict[Path, Artifact] = {}
+        waiting = self.inputs(artifact)
+        while waiting:
+            nearest = waiting.pop(0)
+            if nearest.path not in found:
+                found[nearest.path] = nearest
+                waiting.extend(self.inputs(nearest))
+        return list(found.values())
+
+    def damaged(self) -> list[Path]:
+        """Return the published folders that have no readable manifest."""
+        folders = (folder for folder in self.root.glob("*/*") if _FOLDER.fullmatch(folder.name))
+        return sorted(folder for folder in folders if self._read(folder) is None)
+
+    def interrupted(self) -> list[Path]:
+        """Return the partial folders in which nobody works just now."""
+        partials = (folder for folder in self.root.glob("*/.*.partial") if _PARTIAL.fullmatch(folder.name))
+        return sorted(folder for folder in partials if locks.is_free(self._lock_of(folder)))
+
+    def delete(self, folder: Path) -> bool:
+        """Delete a published or partial folder at once, never seen in parts; False when somebody is working in it."""
+        lock = self._lock_of(folder)
+        if not locks.try_acquire(lock):
+            return False
+        try:
+            self._discard(folder)
+        finally:
+            locks.release(lock)
+        return True
+
+    # --- making -------------------------------------------------------------------------------------------------------
+
+    def slot(self, stage: str, key: str, *, fresh: bool = False) -> Path:
+        """Return the folder where the artifact with this key lies, or will.
+
+        A new one gets the stage's next version, held for it by its partial folder, so that two processes which want the
+        same artifact are given the same slot. `fresh` asks for a new version although a whole one is there.
+        """
+        self._mkdir(self.root / stage)
+        with locks.exclusive(self._lock(f"{stage}.versions")):
+            if not fresh and (found := self.find(stage, key)):
+                return found.path
+            for partial in self.root.joinpath(stage).glob(".*.partial"):
+                match = _PARTIAL.fullmatch(partial.name)
+                if match and match[2] == key[:KEY_DIGITS]:
+                    return self.root / stage / f"{match[1]}-{match[2]}"
+            slot = self.root / stage / f"{self._next_version(stage)}-{key[:KEY_DIGITS]}"
+            self._mkdir(partial_of(slot))
+            return slot
+
+    def make(self, order: Order, slot: Path, build: Callable[[Path], Outcome]) -> tuple[Artifact, bool]:
+        """Return the artifact of `order` at `slot` and whether `build` had to make it.
+
+        `build` is given the partial folder, with whatever a killed predecessor left there. When another process is at
+        it, wait and use what it makes; when that one dies, take over.
+        """
+        with locks.exclusive(self._lock_of(slot)):
+            made = self._read(slot) if slot.is_dir() else None
+            if made is not None and not self.damage(made):
+                return made, False
+            partial = partial_of(slot)
+            self._mkdir(partial)
+            started, clock = datetime.now(UTC), time.monotonic()
+            try:
+                outcome = build(partial)
+                manifest = self._publish(order, slot, outcome, started, time.monotonic() - clock)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise UserError(_disk_full(self.root)) from error
+                raise
+            return Artifact(slot, manifest), True
+
+    def _publish(self, order: Order, slot: Path, outcome: Outcome, started: datetime, seconds: float) -> Manifest:
+        partial = partial_of(slot)
+        for leftover in partial.rglob(".*"):
+            if leftover.is_file():
+                leftover.unlink()
+        with Digests(self._state / "digests.sqlite") as digests:
+            files = {
+                file.relative_to(partial).as_posix(): FileFacts(bytes=file.stat().st_size, sha256=digests.file(file))
+                for file in sorted(partial.rglob("*"))
+                if file.is_file()
+            }
+        manifest = Manifest(
+            stage=order.stage,
+            version=int(slot.name.split("-")[0]),
+            key=order.key,
+            settings=dict(order.settings),
+            inputs=dict(order.inputs),
+            code=order.code,
+            libraries=_libraries(),
+            host=_host(),
+            started=started,
+            seconds=round(seconds, 3),
+            rows_in=outcome.rows_in,
+            rows_out=outcome.rows_out,
+            unit=outcome.unit,
+            metrics=outcome.metrics,
+            files=files,
+        )
+        with replacing(partial / MANIFEST) as temporary:
+            temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        if slot.exists():
+            self._discard(slot)
+        partial.rename(slot)
+        sync(slot.parent)
+        return manifest
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _folders(self, stage: str) -> list[Path]:
+        """Return the published folders of a stage, oldest version first."""
+        matches = ((_FOLDER.fullmatch(folder.name), folder) for folder in self.root.joinpath(stage).glob("*-*"))
+        return [folder for _, folder in sorted((int(match[1]), folder) for match, folder in matches if match)]
+
+    def _read(self, folder: Path) -> Artifact | None:
+        try:
+            return Artifact(folder, Manifest.model_validate_json(folder.joinpath(MANIFEST).read_bytes()))
+        except (OSError, ValidationError) as error:
+            _log.warning("%s is damaged and will not be used: its %s cannot be read (%s).", folder, MANIFEST, error)
+            return None
+
+    def _next_version(self, stage: str) -> int:
+        """Count up; a version's number is never given twice, even after its folder is deleted."""
+        counter = self._state / f"{stage}.version"
+        names = [folder.name for folder in self.root.joinpath(stage).iterdir()]
+        matches = [_FOLDER.fullmatch(name) or _PARTIAL.fullmatch(name) for name in names]
+        taken = [int(match[1]) for match in matches if match]
+        given = int(counter.read_text()) if counter.exists() else 0
+        version = max([given, *taken]) + 1
+        with replacing(counter) as temporary:
+            temporary.write_text(str(version))
+        return version
+
+    def _lock(self, name: str) -> Path:
+        return self._state / "locks" / name
+
+    def _lock_of(self, folder: Path) -> Path:
+        slot = folder.name.removeprefix(".").removesuffix(".partial")
+        return self._lock(f"{folder.parent.name}.{slot}")
+
+    def _mkdir(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"The artifacts folder {self.root} cannot be written ({error.strerror}).") from error
+
+    def _discard(self, folder: Path) -> None:
+        trash = self._state / "trash" / f"{folder.parent.name}-{folder.name.strip('.')}-{os.getpid()}"
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(trash)
+        shutil.rmtree(trash)
+
+
+def partial_of(slot: Path) -> Path:
+    """Return the folder in which the artifact of `slot` is made."""
+    return slot.with_name(f".{slot.name}.partial")
+
+
+def _disk_full(root: Path) -> str:
+    free = shutil.disk_usage(root).free / 1e6
+    return (
+        f"The disk of {root} is full ({free:.0f} MB free): make room, for example with `homegrown gc`, and run again; "
+        "finished work is kept."
+    )
+
+
+def _libraries() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _host() -> dict[str, str | int]:
+    return {"system": platform.platform(), "machine": platform.machine(), "processors": cpu_count()}

@@ -1,0 +1,184 @@
+"""The command line: `homegrown run|sql|artifacts|gc|generate`. Each command imports what it needs when it is called."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import click
+
+from homegrown.artifacts import KEY_DIGITS, Store
+from homegrown.errors import UserError
+
+
+class _Group(click.Group):
+    """A group whose commands end with one sentence and exit code 1 on a mistake that the user can mend."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--artifacts",
+    "root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="artifacts",
+    envvar="HOMEGROWN_ARTIFACTS",
+    show_default=True,
+    help="Folder of the artifact store.",
+)
+@click.version_option(package_name="homegrown")
+@click.pass_context
+def cli(context: click.Context, root: Path) -> None:
+    """Grow a language model of your own, on your own machine, from raw text."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    context.obj = Store(root)
+
+
+@cli.command()
+@click.argument("pipeline")
+@click.option(
+    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change one, as in training.max_steps=200."
+)
+@click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run.")
+@click.option("--only", metavar="STAGE", help="Run this stage again, and make only what is missing before it.")
+@click.option("--force", metavar="STAGE", multiple=True, help="Run this stage again although it is cached.")
+@click.pass_obj
+def run(
+    store: Store, pipeline: str, changes: tuple[str, ...], until: str, only: str | None, force: tuple[str, ...]
+) -> None:
+    """Run PIPELINE of pipelines.yaml; what is already made is taken as it is.
+
+    Uses the Prefect server at the configured address, and starts one for the run where none answers.
+    """
+    from homegrown.pipelines import load_recipe
+
+    recipe = load_recipe(pipeline, changes)
+    runner = next(iter(entry_points(group="homegrown.run"))).load()
+    runner(recipe, store, only or until, [only] if only else list(force))
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def artifacts(context: click.Context) -> None:
+    """List every version of every artifact."""
+    if context.invoked_subcommand is None:
+        rows = [
+            (
+                artifact.name,
+                artifact.manifest.key[:KEY_DIGITS],
+                f"{artifact.manifest.started:%Y-%m-%d %H:%M}",
+                f"{artifact.manifest.seconds:.1f} s",
+                f"{artifact.manifest.rows_out:,} {artifact.manifest.unit}",
+                f"{artifact.manifest.bytes / 1e6:,.1f} MB",
+            )
+            for artifact in context.obj.all()
+        ]
+        _print_table(("artifact", "key", "made", "time", "rows", "size"), rows)
+
+
+@artifacts.command()
+@click.argument("name", metavar="STAGE[@VERSION]")
+@click.pass_obj
+def show(store: Store, name: str) -> None:
+    """Print an artifact's manifest, what it was made from, and what was made from it."""
+    artifact = store.resolve(name)
+    click.echo(artifact.manifest.model_dump_json(indent=2))
+    click.echo(f"\nfolder     {artifact.path}")
+    click.echo(f"made from  {', '.join(one.name for one in store.lineage(artifact)) or 'raw input'}")
+    click.echo(f"used by    {', '.join(one.name for one in store.outputs(artifact)) or 'nothing yet'}")
+    click.echo(f"files      {store.damage(artifact) or 'whole: every size and digest is as published'}")
+
+
+@cli.command()
+@click.option(
+    "--keep-runs", default=5, show_default=True, type=click.IntRange(min=0), help="Runs of each recipe to keep."
+)
+@click.option("--keep", multiple=True, metavar="STAGE@VERSION", help="Artifact to keep with all that it was made from.")
+@click.option("--yes", is_flag=True, help="Delete; without it, only say what would be deleted.")
+@click.pass_obj
+def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
+    """Free what no recent run and no kept artifact stands on."""
+    from homegrown import runs
+
+    found = runs.garbage(store, keep_runs, list(keep))
+    rows = [(str(item.path), f"{item.bytes / 1e6:,.1f} MB", item.reason) for item in found]
+    _print_table(("folder", "size", "why"), rows)
+    total = sum(item.bytes for item in found) / 1e6
+    if yes:
+        freed = [store.delete(item.path) for item in found]
+        click.echo(f"Deleted {sum(freed)} of {len(found)} folders; those that somebody works in were left.")
+    else:
+        click.echo(f"{len(found)} folders, {total:,.1f} MB. Nothing was deleted; add --yes to delete them.")
+
+
+@cli.command()
+@click.argument("statement")
+@click.option("--rows", default=40, show_default=True, type=click.IntRange(min=1), help="Most rows to print.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print all rows as CSV.")
+@click.pass_obj
+def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
+    """Run SQL (DuckDB) over views of every artifact.
+
+    `dedup.dropped` is a table of the latest dedup, `"dedup@3".dropped` of its version 3; `artifacts`, `files`, `runs`
+    and `SHOW ALL TABLES` say what is there.
+    """
+    from homegrown import catalog
+
+    with catalog.connect(store) as connection:
+        if as_csv:
+            catalog.write_csv(connection, statement, sys.stdout)
+        else:
+            click.echo(catalog.show(connection, statement, rows), nl=False)
+
+
+@cli.command()
+@click.argument("artifact", default="pretrain", metavar="[STAGE[@VERSION]]")
+@click.option("--prompt", default="", help="Text to continue; without one, a new document begins.")
+@click.option("--max-length", default=200, show_default=True, type=click.IntRange(min=1), help="Most tokens to write.")
+@click.option(
+    "--temperature", default=0.8, show_default=True, type=click.FloatRange(min=0), help="0: the likeliest token."
+)
+@click.option(
+    "--top-k", default=40, show_default=True, type=click.IntRange(min=0), help="Choose among so many; 0: all."
+)
+@click.option("--seed", default=0, show_default=True, help="The same seed writes the same text.")
+@click.pass_obj
+def generate(
+    store: Store, artifact: str, prompt: str, max_length: int, temperature: float, top_k: int, seed: int
+) -> None:
+    """Have a pretrained model continue a text."""
+    from homegrown.model import generation, weights
+    from homegrown.tokens import tokenizer as tokens
+
+    folder = store.resolve(artifact).path / "model"
+    if not folder.is_dir():
+        raise UserError(f"{artifact} holds no model; name a version of pretrain.")
+    model, tokenizer = weights.load(folder), tokens.load(folder)
+    ids = [tokens.BOS_ID, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    written = generation.generate(
+        model,
+        [ids],
+        max_new_tokens=max_length,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        stop_ids=frozenset({tokens.EOS_ID}),
+    )
+    click.echo(prompt + tokenizer.decode(written[0]))
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()

@@ -1,0 +1,58 @@
+"""SHA-256 of files, remembered while a file's size, time and inode stay the same."""
+
+import hashlib
+import sqlite3
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+# A file changed twice within one tick of the file system's clock keeps its time, so a digest is remembered only for a
+# file that has been left alone for longer than any such tick (the "racy" rule of git's index).
+_SETTLED_NS = 2_000_000_000
+
+
+class Digests:
+    """A cache of digests in one SQLite file, safe for several processes at once."""
+
+    def __init__(self, cache: Path) -> None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(cache, timeout=60, isolation_level=None)
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, size INT, time INT, inode INT, sha256 TEXT)"
+        )
+        self._new: dict[str, tuple[int, int, int, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Keep what was learned and close the cache."""
+        if self._new:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany(
+                "INSERT OR REPLACE INTO digest VALUES (?, ?, ?, ?, ?)",
+                [(path, *known) for path, known in self._new.items()],
+            )
+            self._database.execute("COMMIT")
+        self._database.close()
+
+    def file(self, path: Path) -> str:
+        """Return the SHA-256 of the file's bytes as 64 hex digits."""
+        name = str(path.resolve())
+        status = path.stat()
+        facts = (status.st_size, status.st_mtime_ns, status.st_ino)
+        row = self._database.execute("SELECT size, time, inode, sha256 FROM digest WHERE path = ?", (name,)).fetchone()
+        if row is not None and row[:3] == facts:
+            return str(row[3])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
+            self._new[name] = (*facts, digest)
+        return digest

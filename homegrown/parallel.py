@@ -1,0 +1,69 @@
+"""Shards side by side on a `concurrent.futures` executor, with bounded work in flight and ordered results."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def cpu_count() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def die_with_parent() -> None:
+    """Exit this worker process at once when the process that started it is gone.
+
+    A pool's worker holds both ends of its queues, so after a `kill -9` of its parent it would wait for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[Executor]:
+    """Yield a pool of `workers` processes (0: one for each processor) that never outlives this process.
+
+    Processes are spawned, not forked: a fork would inherit locks and threads of numba, torch and Arrow.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers or cpu_count(), mp_context=context, initializer=die_with_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def map_ordered(
+    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], in_flight: int = 8
+) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in the order of `items`, with at most `in_flight` submitted.
+
+    Unlike `Executor.map`, `items` is read lazily, so that an endless or huge source stays out of memory.
+    """
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) >= in_flight:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

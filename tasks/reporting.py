@@ -1,0 +1,104 @@
+"""A stage's progress, told to the terminal at once and to the Prefect UI now and then."""
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, cast
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+
+from homegrown.progress import Metric
+from tasks.events import Event, tell
+
+_log = logging.getLogger(__name__)
+_POST_SECONDS = 2.0
+_PICTURE_SECONDS = 20.0
+
+
+class Reporter:
+    """The `Progress` that a stage calls.
+
+    Posting costs tens of milliseconds, and minutes while the server is away. So a thread of its own posts, only ever
+    the latest value, and whatever goes wrong there is logged and never reaches the stage.
+    """
+
+    def __init__(self, stage: str, picture: Callable[[], str | None] | None = None) -> None:
+        self._stage = stage
+        self._picture = picture
+        self._latest = Event(stage, "started")
+        self._started = time.monotonic()
+        self._stop = threading.Event()
+        context = contextvars.copy_context()  # it carries the task run, to which Prefect ties what is posted
+        self._thread = threading.Thread(target=context.run, args=(self._post_all,), name=f"report-{stage}", daemon=True)
+
+    def __call__(self, done: float, total: float | None = None, /, **metrics: Metric) -> None:
+        """Keep the latest value."""
+        self._latest = Event(self._stage, "progress", done, total, metrics)
+        tell(self._latest)
+
+    def __enter__(self) -> Self:
+        tell(self._latest)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if error is None:
+            # Long enough for a last word to a server that answers, short enough not to wait for one that is away.
+            self._thread.join(timeout=1)
+        else:
+            tell(Event(self._stage, "failed"))
+
+    def _post_all(self) -> None:
+        posted = None
+        artifact: UUID | None = None
+        pictured = time.monotonic()
+        while True:
+            stopping = self._stop.wait(_POST_SECONDS)
+            latest = self._latest
+            try:
+                if latest is not posted and not (stopping and artifact is None):
+                    text = self._describe(latest)
+                    share = 100.0 if stopping else min(100 * latest.done / latest.total, 100) if latest.total else 0.0
+                    if artifact is None:
+                        artifact = cast(UUID, create_progress_artifact(share, f"{self._stage}-progress", text))
+                    else:
+                        update_progress_artifact(artifact, share, text)
+                    posted = latest
+                if self._picture and not stopping and time.monotonic() - pictured > _PICTURE_SECONDS:
+                    pictured = time.monotonic()
+                    if markdown := self._picture():
+                        create_markdown_artifact(markdown, f"{self._stage}-live", f"{self._stage}, while it runs")
+            except Exception as error:
+                _log.debug("progress of %s could not be posted: %s", self._stage, error)
+            if stopping:
+                return
+
+    def _describe(self, event: Event) -> str:
+        words = [f"{event.done:,.6g} of {event.total:,.6g}" if event.total else f"{event.done:,.6g}"]
+        words += [f"{name.replace('_', ' ')} {shown(value)}" for name, value in event.metrics.items()]
+        seconds = time.monotonic() - self._started
+        if event.total and 0 < event.done < event.total:
+            words.append(f"{duration(seconds * (event.total - event.done) / event.done)} left")
+        return " · ".join(words)
+
+
+def shown(value: Metric) -> str:
+    """Write a figure as people read it: thousands separated, four significant digits."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def duration(seconds: float) -> str:
+    """Write a time span: 42 s, 3 min 20 s, 5 h 12 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

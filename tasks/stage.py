@@ -1,0 +1,198 @@
+"""`@stage` turns a call into the engine into a cached Prefect task that makes a versioned artifact."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.settings import get_current_settings
+from prefect.transactions import IsolationLevel
+from pydantic import BaseModel, ConfigDict
+
+from homegrown import parallel
+from homegrown.artifacts import Order, Store, partial_of
+from homegrown.fingerprint import code_fingerprint
+from homegrown.outcome import Outcome
+from homegrown.progress import Progress
+from homegrown.recipe import ComputeSettings, Settings
+from tasks import panels
+from tasks.events import Event, tell
+from tasks.locks import StageLocks
+from tasks.logs import hide_traceback_of_user_errors
+from tasks.reporting import Reporter
+
+RECORD = "prefect.json"
+"""Prefect's record of the result; it lies in the artifact's folder, and is gone when that is gone."""
+
+
+def store() -> Store:
+    """Return the artifact store of this run: the folder where Prefect keeps results."""
+    return Store(Path(get_current_settings().results.local_storage_path).expanduser())
+
+
+class Handle(BaseModel):
+    """What stages hand to each other, and all that Prefect stores: where an artifact is. The data stays there."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    folder: str
+    key: str
+
+    @property
+    def path(self) -> Path:
+        """The artifact's folder."""
+        return store().root / self.stage / self.folder
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage is given besides its settings and inputs."""
+
+    out: Path
+    seed: int
+    compute: ComputeSettings
+    progress: Progress
+
+    def executor(self) -> AbstractContextManager[Executor]:
+        """Return a pool for the shards of this stage."""
+        return parallel.process_pool(self.compute.workers)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages of a run share; `seed` enters the keys of the stages that use one, `compute` none."""
+
+    seed: int
+    compute: ComputeSettings
+    force: frozenset[str] = frozenset()
+
+
+class _SlotPolicy(CachePolicy):
+    """The cache key of a task run is the path of the record inside its slot: what the store says is what is cached."""
+
+    def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str:
+        return f"{inputs['slot']}/{RECORD}"
+
+
+class Stage:
+    """A stage of the chain. Calling it within a flow returns the artifact's handle, made now or found."""
+
+    def __init__(
+        self,
+        name: str,
+        body: Callable[..., Outcome],
+        engine: Sequence[str],
+        seeded: bool,
+        raw: Callable[[Any], dict[str, str]] | None,
+        panel: panels.Panel | None,
+    ) -> None:
+        self.name = name
+        self._body = body
+        self._engine = engine
+        self._seeded = seeded
+        self._raw = raw
+        self._panel = panel
+
+    def order(self, run: Run, **arguments: Settings | Handle) -> Order:
+        """Return what identifies the artifact of these arguments."""
+        settings: dict[str, Any] = {
+            name: value.model_dump(mode="json") for name, value in arguments.items() if isinstance(value, Settings)
+        }
+        if self._seeded:
+            settings["seed"] = run.seed
+        if self._raw:
+            settings["raw"] = self._raw(arguments["settings"])
+        inputs = {name: value.key for name, value in arguments.items() if isinstance(value, Handle)}
+        return Order(self.name, code_fingerprint(self._engine), settings, inputs)
+
+    def __call__(self, run: Run, **arguments: Settings | Handle) -> Handle:
+        """Return the artifact of these settings and inputs; as a Prefect task run that is cached, or makes it."""
+        hide_traceback_of_user_errors()
+        order = self.order(run, **arguments)
+        place = store()
+        slot = place.slot(self.name, order.key, fresh=self.name in run.force)
+        locks = StageLocks(place.root / ".state" / "locks")
+        policy = _SlotPolicy().configure(lock_manager=locks, isolation_level=IsolationLevel.SERIALIZABLE)
+
+        # Everything that Prefect should show of the call, and draw as arrows between stages, is a parameter.
+        def make(slot: str, settings: dict[str, Any], inputs: dict[str, Handle]) -> Handle:
+            return self._make(order, place.root / slot, run, arguments)
+
+        cached = task(
+            name=self.name,
+            description=inspect.getdoc(self._body),
+            cache_policy=policy,
+            persist_result=True,
+            result_serializer="json",
+            cache_result_in_memory=False,
+            retries=2,
+            retry_delay_seconds=[2.0, 20.0],
+            retry_condition_fn=_is_transient,
+            on_completion=[self._show],
+            on_failure=[_forget_result],
+        )(make)
+        handles = {name: value for name, value in arguments.items() if isinstance(value, Handle)}
+        return cached(f"{self.name}/{slot.name}", dict(order.settings), handles)
+
+    def _make(self, order: Order, slot: Path, run: Run, arguments: dict[str, Settings | Handle]) -> Handle:
+        picture = functools.partial(self._panel.live, partial_of(slot)) if self._panel and self._panel.live else None
+
+        def build(out: Path) -> Outcome:
+            get_run_logger().info("%s is being made in %s", self.name, out)
+            with Reporter(self.name, picture) as progress:
+                return self._body(Work(out, run.seed, run.compute, progress), **arguments)
+
+        artifact, made = store().make(order, slot, build)
+        tell(Event(self.name, "made" if made else "cached", artifact=artifact))
+        return Handle(stage=self.name, folder=artifact.path.name, key=artifact.manifest.key)
+
+    def _show(self, task: Any, task_run: TaskRun, state: State[Handle]) -> None:
+        """Post what a person wants to see of the artifact; a Prefect hook, called for made and cached ones alike."""
+        handle = state.result(raise_on_failure=False)
+        if isinstance(handle, Handle):
+            artifact = store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
+            if state.name == "Cached":
+                tell(Event(self.name, "cached", artifact=artifact))
+            panels.post(artifact, self._panel)
+
+
+def stage(
+    name: str,
+    *,
+    engine: Sequence[str],
+    seeded: bool = False,
+    raw: Callable[[Any], dict[str, str]] | None = None,
+    panel: panels.Panel | None = None,
+) -> Callable[[Callable[..., Outcome]], Stage]:
+    """Make a stage of a function `(work, **settings and inputs) -> Outcome`.
+
+    Args:
+        name: Name of the stage.
+        engine: Engine modules that do the work; with all they import, their code enters the artifact's key.
+        seeded: The stage draws random numbers, so the recipe's seed enters the key.
+        raw: Given the stage's settings, says what identifies raw input files by content; enters the key.
+        panel: What to show in the UI besides the summary.
+    """
+    return lambda body: Stage(name, body, engine, seeded, raw, panel)
+
+
+def _is_transient(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
+    """Say whether trying again may help: a full disk or a killed worker may pass, a user's mistake does not."""
+    return isinstance(state.result(raise_on_failure=False), OSError | BrokenProcessPool)
+
+
+def _forget_result(task: Any, task_run: TaskRun, state: State[Any]) -> None:
+    """Remove the exception that Prefect stores loosely beside the artifacts."""
+    metadata = getattr(state.data, "metadata", state.data)
+    key = getattr(metadata, "storage_key", None)
+    if key:
+        (store().root / Path(key).name).unlink(missing_ok=True)
