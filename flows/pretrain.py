@@ -17,7 +17,7 @@ from tasks.pack import pack
 from tasks.pretrain import pretrain as train
 from tasks.quantize import quantize
 from tasks.shard import shard
-from tasks.stage import Handle, Run, store
+from tasks.stage import Handle, Run, forget_flow_exception, store
 from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
@@ -52,7 +52,7 @@ def _run_name() -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-@flow(name="pretrain", flow_run_name=_run_name, persist_result=False)
+@flow(name="pretrain", flow_run_name=_run_name, persist_result=False, on_failure=[forget_flow_exception])
 def pretrain(recipe: Recipe, until: StageName = "evaluate", force: list[StageName] = []) -> dict[str, Handle]:  # noqa: B006
     """Run the stages up to `until`; what is already made is taken as it is, but for the stages in `force`.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
 
 from homegrown.errors import UserError
@@ -50,7 +52,10 @@ def running(log: Path) -> Iterator[str]:
         )
     try:
         _wait(server, api, log)
-        yield api
+        try:
+            yield api
+        finally:
+            _deliver()
     finally:
         server.send_signal(signal.SIGTERM)
         try:
@@ -58,6 +63,12 @@ def running(log: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _deliver() -> None:
+    """Send what this process still has for the server, which would otherwise find it gone."""
+    APILogWorker.drain_all(timeout=5)
+    EventsWorker.drain_all(timeout=5)
 
 
 def _wait(server: subprocess.Popen[bytes], api: str, log: Path) -> None:

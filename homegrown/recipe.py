@@ -110,7 +110,7 @@ class ShardSettings(Settings):
 class TokenizerSettings(Settings):
     """Byte-level BPE."""
 
-    vocabulary_size: int = Field(ge=512, le=1_000_000, description="Tokens, special ones and all 256 bytes included.")
+    vocabulary_size: int = Field(ge=263, le=1_000_000, description="Tokens, the 7 special ones and 256 bytes included.")
     sample_mb: float = Field(gt=0, description="Most text to train on, in megabytes: it bounds memory.")
 
 

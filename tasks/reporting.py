@@ -32,6 +32,7 @@ class Reporter:
         self._latest = Event(stage, "started")
         self._started = time.monotonic()
         self._stop = threading.Event()
+        self._finished = False
         context = contextvars.copy_context()  # it carries the task run, to which Prefect ties what is posted
         self._thread = threading.Thread(target=context.run, args=(self._post_all,), name=f"report-{stage}", daemon=True)
 
@@ -48,8 +49,9 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._finished = error is None
         self._stop.set()
-        if error is None:
+        if self._finished:
             # Long enough for a last word to a server that answers, short enough not to wait for one that is away.
             self._thread.join(timeout=1)
         else:
@@ -64,8 +66,7 @@ class Reporter:
             latest = self._latest
             try:
                 if latest is not posted and not (stopping and artifact is None):
-                    text = self._describe(latest)
-                    share = 100.0 if stopping else min(100 * latest.done / latest.total, 100) if latest.total else 0.0
+                    share, text = self._describe(latest)
                     if artifact is None:
                         artifact = cast(UUID, create_progress_artifact(share, f"{self._stage}-progress", text))
                     else:
@@ -80,13 +81,16 @@ class Reporter:
             if stopping:
                 return
 
-    def _describe(self, event: Event) -> str:
+    def _describe(self, event: Event) -> tuple[float, str]:
+        """Return how far the stage is, in percent, and the same in words."""
         words = [f"{event.done:,.6g} of {event.total:,.6g}" if event.total else f"{event.done:,.6g}"]
         words += [f"{name.replace('_', ' ')} {shown(value)}" for name, value in event.metrics.items()]
         seconds = time.monotonic() - self._started
+        if self._finished:
+            return 100.0, f"finished in {duration(seconds)}"
         if event.total and 0 < event.done < event.total:
             words.append(f"{duration(seconds * (event.total - event.done) / event.done)} left")
-        return " · ".join(words)
+        return (min(100 * event.done / event.total, 100) if event.total else 0.0), " · ".join(words)
 
 
 def shown(value: Metric) -> str:

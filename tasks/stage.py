@@ -138,7 +138,7 @@ class Stage:
             retry_delay_seconds=[2.0, 20.0],
             retry_condition_fn=_is_transient,
             on_completion=[self._show],
-            on_failure=[_forget_result],
+            on_failure=[_forget_task_exception],
         )(make)
         handles = {name: value for name, value in arguments.items() if isinstance(value, Handle)}
         return cached(f"{self.name}/{slot.name}", dict(order.settings), handles)
@@ -190,9 +190,16 @@ def _is_transient(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), OSError | BrokenProcessPool)
 
 
-def _forget_result(task: Any, task_run: TaskRun, state: State[Any]) -> None:
-    """Remove the exception that Prefect stores loosely beside the artifacts."""
-    metadata = getattr(state.data, "metadata", state.data)
-    key = getattr(metadata, "storage_key", None)
-    if key:
-        (store().root / Path(key).name).unlink(missing_ok=True)
+def _forget_task_exception(task: Any, task_run: TaskRun, state: State[Any]) -> None:
+    _forget_exception(state)
+
+
+def forget_flow_exception(flow: Any, flow_run: Any, state: State[Any]) -> None:
+    """Hook for a flow's failure: remove the pickled exception which Prefect stores loosely beside the artifacts."""
+    _forget_exception(state)
+
+
+def _forget_exception(state: State[Any]) -> None:
+    metadata = getattr(state.data, "metadata", None)
+    if metadata is not None and metadata.storage_key:
+        store().root.joinpath(Path(metadata.storage_key).name).unlink(missing_ok=True)

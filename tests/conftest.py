@@ -1,5 +1,8 @@
 """Fixtures that several packages' tests share."""
 
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,3 +13,29 @@ from homegrown.artifacts import Store
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server on loopback with a database of its own, for the whole session; yields its API's address."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    os.environ["PREFECT_HOME"] = str(folder)
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: folder}):
+        from flows import server
+
+        with server.running(folder / "server.log"):
+            yield api
+
+
+@pytest.fixture
+def in_prefect(prefect_server: str, store: Store) -> Iterator[Store]:
+    """The store of flows that run in this process against the session's server, without heartbeats (they cost 1 s)."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: store.root, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield store
