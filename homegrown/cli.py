@@ -36,7 +36,9 @@ class _Group(click.Group):
 @click.pass_context
 def cli(context: click.Context, root: Path) -> None:
     """Grow a language model of your own, on your own machine, from raw text."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # Only what the project itself has to say: libraries' own lines would tear the live display.
+    for name in ("homegrown", "tasks", "flows"):
+        logging.getLogger(name).addHandler(logging.StreamHandler())
     context.obj = Store(root)
 
 
@@ -182,3 +184,7 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
 def main() -> None:
     """Run the command line."""
     cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -63,13 +63,18 @@ AnySource = Annotated[FilesSource | PackagesSource | HubSource, Field(discrimina
 class IngestSettings(Settings):
     """Where the text comes from."""
 
-    sources: list[Annotated[FilesSource | PackagesSource | HubSource, Field(discriminator="kind")]] = Field(
-        min_length=1
-    )
+    sources: list[AnySource] = Field(min_length=1)
     shard_mb: float = Field(
         default=16, gt=0, description="Text in one shard, in megabytes; a shard is the unit of work."
     )
     max_document_mb: float = Field(default=20, gt=0, description="A longer document is quarantined.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources must have different names, not {', '.join(names)}")
+        return self
 
 
 class DedupSettings(Settings):

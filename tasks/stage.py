@@ -97,7 +97,7 @@ class Stage:
     ) -> None:
         self.name = name
         self._body = body
-        self._engine = engine
+        self.engine = engine
         self._seeded = seeded
         self._raw = raw
         self._panel = panel
@@ -112,7 +112,7 @@ class Stage:
         if self._raw:
             settings["raw"] = self._raw(arguments["settings"])
         inputs = {name: value.key for name, value in arguments.items() if isinstance(value, Handle)}
-        return Order(self.name, code_fingerprint(self._engine), settings, inputs)
+        return Order(self.name, code_fingerprint(self.engine), settings, inputs)
 
     def __call__(self, run: Run, **arguments: Settings | Handle) -> Handle:
         """Return the artifact of these settings and inputs; as a Prefect task run that is cached, or makes it."""

@@ -1,0 +1,1 @@
+"""Perplexity, bits per byte, BLEU, ROUGE and samples of trained weights."""

@@ -1,0 +1,70 @@
+"""Continuations of held-out documents by a model."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from homegrown.errors import UserError
+from homegrown.model.generation import generate
+from homegrown.model.transformer import Transformer
+from homegrown.recipe import EvaluationSettings
+from homegrown.seeds import derive
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.permutation import Permutation
+from homegrown.tokens.tokenizer import EOS_ID
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """A document's first tokens, and those that follow."""
+
+    prompt: list[int]
+    reference: list[int]
+
+
+def choose_tasks(split: TokenSplit, settings: EvaluationSettings, seed: int) -> list[Task]:
+    """Return `settings.samples` documents drawn by `seed` from those long enough, or all of these if they are fewer.
+
+    Raises:
+        UserError: no document is long enough.
+    """
+    needed = settings.prompt_tokens + settings.continuation_tokens
+    tasks: list[Task] = []
+    for number in Permutation(split.documents, derive(seed, "tasks"))(np.arange(split.documents)):
+        document = split.document(int(number))[:needed].tolist()
+        if len(document) == needed and EOS_ID not in document:
+            tasks.append(Task(document[: settings.prompt_tokens], document[settings.prompt_tokens :]))
+        if len(tasks) == settings.samples:
+            break
+    if not tasks:
+        raise UserError(
+            f"No test document has the {needed} tokens of evaluation.prompt_tokens + evaluation.continuation_tokens; "
+            "lower them or add text."
+        )
+    return tasks
+
+
+def continue_all(model: Transformer, tasks: Sequence[Task]) -> list[list[int]]:
+    """Return the likeliest tokens after each prompt (greedy), at most as many as its reference has."""
+    written: list[list[int]] = []
+    for start in range(0, len(tasks), _BATCH):
+        batch = tasks[start : start + _BATCH]
+        written += generate(
+            model,
+            [task.prompt for task in batch],
+            max_new_tokens=len(batch[0].reference),
+            temperature=0.0,
+            stop_ids={EOS_ID},
+        )
+    return written
+
+
+def tokens_per_second(model: Transformer, task: Task) -> float:
+    """Return how fast one sequence is written, its prompt's reading included."""
+    start = time.perf_counter()
+    (written,) = generate(model, [task.prompt], max_new_tokens=len(task.reference))
+    return len(written) / (time.perf_counter() - start)

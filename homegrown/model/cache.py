@@ -1,0 +1,86 @@
+"""The KV cache: keys and values of the tokens seen so far, preallocated, with a length for each sequence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from homegrown.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one forward pass stands in every sequence; the same for all layers.
+
+    `positions` is int64 [batch, new]; `mask` is bool [batch, 1, new, extent], True where a query may look, or None
+    where none is needed: the pass is causal from position 0 (`causal`), or each query sees the whole extent.
+    """
+
+    positions: Tensor
+    extent: int
+    mask: Tensor | None
+    causal: bool
+
+
+class KVCache:
+    """Keys and values [layers, batch, kv_heads, capacity, head_size] and the number of tokens kept of each sequence.
+
+    Row b's token at position p lies at index p, whatever the other rows hold, so sequences of different lengths share
+    a batch without left padding. A pass over ragged rows is padded on the right: what padding writes lies past the
+    row's length, is masked from every real query, and is overwritten by the row's next tokens.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype):
+        shape = (config.layers, batch, config.kv_heads, capacity, config.head_size)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = [0] * batch
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens of one sequence."""
+        return self.keys.shape[3]
+
+    def span(self, new: int) -> Span:
+        """Return where the next `new` tokens of every row go.
+
+        Raises ValueError if they do not fit the capacity.
+        """
+        extent = max(self.lengths) + new
+        if extent > self.capacity:
+            raise ValueError(f"{extent} tokens do not fit a cache of {self.capacity}")
+        device = self.keys.device
+        positions = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(new, device=device)
+        causal = new > 1 and extent == new
+        level = min(self.lengths) == max(self.lengths)
+        if causal or (new == 1 and level):
+            return Span(positions, extent, None, causal)
+        mask = torch.arange(extent, device=device) <= positions[:, None, :, None]
+        return Span(positions, extent, mask, False)
+
+    def write(self, layer: int, span: Span, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [batch, kv_heads, new, head_size] at the span's positions; return all keys and values of the layer."""
+        kept_keys, kept_values = self.keys[layer], self.values[layer]
+        if span.mask is None:
+            start = span.extent - keys.shape[2]
+            kept_keys[:, :, start : span.extent] = keys
+            kept_values[:, :, start : span.extent] = values
+        else:
+            index = span.positions[:, None, :, None].expand_as(keys)
+            kept_keys.scatter_(2, index, keys.to(kept_keys.dtype))
+            kept_values.scatter_(2, index, values.to(kept_values.dtype))
+        return kept_keys[:, :, : span.extent], kept_values[:, :, : span.extent]
+
+    def advance(self, counts: Sequence[int]) -> None:
+        """Count the pass's real tokens, `counts[row]` for each row, as kept."""
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+
+    def keep(self, rows: Sequence[int]) -> Self:
+        """Drop every row but `rows`, in their order; return self."""
+        index = torch.tensor(rows, device=self.keys.device)
+        self.keys = self.keys.index_select(1, index)
+        self.values = self.values.index_select(1, index)
+        self.lengths = [self.lengths[row] for row in rows]
+        return self

@@ -1,0 +1,75 @@
+"""The shape of a transformer, and what follows from it by arithmetic alone."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from homegrown.recipe import ModelSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides which tensors a model has and what it computes.
+
+    `modern` has Qwen3's layout; `classic` is the transformer of Vaswani et al. (2017), its norms moved to
+    the front.
+    """
+
+    family: Literal["modern", "classic"]
+    vocabulary_size: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    feed_forward: int
+    context: int
+    dropout: float
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    tied: bool
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings, vocabulary_size: int, dropout: float) -> Self:
+        """Complete the recipe's settings with what the tokenizer and the training settings decide."""
+        return cls(
+            family=settings.family,
+            vocabulary_size=vocabulary_size,
+            hidden=settings.hidden,
+            layers=settings.layers,
+            heads=settings.heads,
+            kv_heads=settings.kv_heads,
+            head_size=settings.hidden // settings.heads,
+            feed_forward=settings.feed_forward,
+            context=settings.context,
+            dropout=dropout,
+            tied=settings.family == "modern",
+        )
+
+    def parameter_count(self) -> int:
+        """Return the exact number of trained numbers; a tied matrix counts once."""
+        embedding = self.vocabulary_size * self.hidden
+        output = 0 if self.tied else embedding
+        if self.family == "modern":
+            gains = self.layers * (2 * self.hidden + 2 * self.head_size) + self.hidden
+            return embedding + output + self._block_matrices() + gains
+        attention_biases = self.heads * self.head_size + 2 * self.kv_heads * self.head_size + self.hidden
+        feed_forward_biases = self.feed_forward + self.hidden
+        norms = 2 * 2 * self.hidden
+        vectors = self.layers * (attention_biases + feed_forward_biases + norms) + 2 * self.hidden
+        return embedding + output + self.vocabulary_size + self._block_matrices() + vectors
+
+    def flops_per_token(self) -> int:
+        """Return the floating-point operations to train on one token at full context.
+
+        6 for each weight of a matrix product (2 forward, 4 backward) and 12 x layers x width x context for attention
+        (Chowdhery et al. 2022, PaLM, appendix B). The embedding lookup multiplies nothing; the output projection does.
+        """
+        matrices = self._block_matrices() + self.vocabulary_size * self.hidden
+        return 6 * matrices + 12 * self.layers * self.heads * self.head_size * self.context
+
+    def _block_matrices(self) -> int:
+        queries_and_output = 2 * self.hidden * self.heads * self.head_size
+        keys_and_values = 2 * self.hidden * self.kv_heads * self.head_size
+        projections = 3 if self.family == "modern" else 2
+        feed_forward = projections * self.hidden * self.feed_forward
+        return self.layers * (queries_and_output + keys_and_values + feed_forward)

@@ -1,0 +1,158 @@
+"""The parts of a transformer block: positions, attention, feed-forward."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from homegrown.model.cache import KVCache, Span
+from homegrown.model.config import ModelConfig
+
+
+def rotary_table(head_size: int, context: int, theta: float) -> Tensor:
+    """Return cosines and sines of rotary positions (Su et al. 2021), float32 [2, context, head_size].
+
+    In the half-split form of GPT-NeoX, Llama and Qwen: dimensions i and i + head_size / 2 turn together, so each half
+    of the last axis holds the same angles.
+    """
+    frequencies = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+    angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies).repeat(1, 2)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn queries or keys [..., tokens, head_size] by their positions' angles [..., tokens, head_size]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat((-second, first), dim=-1) * sines
+
+
+def sinusoidal_table(hidden: int, context: int) -> Tensor:
+    """Return the positions of Vaswani et al. (2017, section 3.5), float32 [context, hidden].
+
+    PE(p, 2i) = sin(p / 10000^(2i / hidden)), PE(p, 2i + 1) = cos of the same angle.
+    """
+    frequencies = torch.exp(torch.arange(0, hidden, 2, dtype=torch.float32) * (-math.log(10_000.0) / hidden))
+    angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What every layer of one forward pass shares: rotary angles, and the cache with its span while decoding."""
+
+    cosines: Tensor | None = None
+    sines: Tensor | None = None
+    cache: KVCache | None = None
+    span: Span | None = None
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which matrix products on x's device compute now: autocast's, or x's own."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root mean square normalisation (Zhang and Sennrich 2019), its gain in the input's type as fused kernels need."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+def norm(config: ModelConfig) -> nn.Module:
+    """Return the family's normalisation over the residual stream: RMSNorm or LayerNorm (Ba et al. 2016)."""
+    kind = RMSNorm if config.family == "modern" else nn.LayerNorm
+    return kind(config.hidden, eps=config.norm_eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; `modern` with QK-norm (Henry et al. 2020), rotary positions and grouped queries."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        bias = config.family == "classic"
+        self.layer, self.head_size = layer, config.head_size
+        self.grouped = config.heads != config.kv_heads
+        self.q_proj = nn.Linear(config.hidden, config.heads * config.head_size, bias=bias)
+        self.k_proj = nn.Linear(config.hidden, config.kv_heads * config.head_size, bias=bias)
+        self.v_proj = nn.Linear(config.hidden, config.kv_heads * config.head_size, bias=bias)
+        self.o_proj = nn.Linear(config.heads * config.head_size, config.hidden, bias=bias)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.family == "modern":
+            self.q_norm = RMSNorm(config.head_size, eps=config.norm_eps)
+            self.k_norm = RMSNorm(config.head_size, eps=config.norm_eps)
+
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        """Mix [batch, tokens, hidden] over positions not later than each token's own."""
+        queries = self.q_norm(self._heads(self.q_proj(x))).transpose(1, 2)
+        keys = self.k_norm(self._heads(self.k_proj(x))).transpose(1, 2)
+        values = self._heads(self.v_proj(x)).transpose(1, 2)
+        if now.cosines is not None and now.sines is not None:
+            queries = rotate(queries, now.cosines, now.sines)
+            keys = rotate(keys, now.cosines, now.sines)
+        mask, causal = None, True
+        if now.cache is not None and now.span is not None:
+            keys, values = now.cache.write(self.layer, now.span, keys, values)
+            mask, causal = now.span.mask, now.span.causal
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
+        )
+        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return output
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], -1, self.head_size)
+
+
+class GatedFeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden, config.feed_forward, bias=False)
+        self.up_proj = nn.Linear(config.hidden, config.feed_forward, bias=False)
+        self.down_proj = nn.Linear(config.feed_forward, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform [..., hidden] token by token."""
+        output: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return output
+
+
+class ReluFeedForward(nn.Module):
+    """Two linear maps with a ReLU between them (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden, config.feed_forward)
+        self.down_proj = nn.Linear(config.feed_forward, config.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform [..., hidden] token by token."""
+        output: Tensor = self.down_proj(F.relu(self.up_proj(x)))
+        return output
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normalised before and dropped out after, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = norm(config)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = norm(config)
+        self.mlp: nn.Module = GatedFeedForward(config) if config.family == "modern" else ReluFeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        """Return the residual stream [batch, tokens, hidden] after this block."""
+        # The stream stays float32 under autocast; narrowed here, it is narrowed once, not for each product.
+        dtype = compute_dtype(x)
+        mixed: Tensor = x + self.dropout(self.self_attn(self.input_layernorm(x).to(dtype), now))
+        transformed: Tensor = self.dropout(self.mlp(self.post_attention_layernorm(mixed).to(dtype)))
+        return mixed + transformed

@@ -1,0 +1,73 @@
+"""Cross-entropy of an output projection, a chunk of tokens at a time, so that the logits never exist as a whole."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
+"""Tokens whose logits exist at once. On 2 cores, 512 is the fastest at a vocabulary of 4,096 and width 256, and within
+7% of unchunked logits at 32,000 and 768; a GPU wants larger products."""
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Return the sum over tokens of -log softmax(hidden @ weight.T + bias)[target], a float32 scalar in nats.
+
+    `hidden` is [tokens, hidden], `weight` [vocabulary, hidden], `targets` int64 [tokens]. Products are computed in
+    autocast's type where it is on, the softmax in float32. The gradient is made together with the loss, chunk by
+    chunk, as in Liger Kernel (Hsu et al. 2024), so memory holds one chunk's logits instead of all tokens'.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, dtype, torch.is_grad_enabled()
+    )
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        dtype: torch.dtype,
+        learning: bool,
+    ) -> Tensor:
+        rows = CHUNK_TOKENS[hidden.device.type]
+        with torch.autocast(hidden.device.type, enabled=False):
+            inputs, matrix = hidden.to(dtype), weight.to(dtype)
+            hidden_gradient = torch.empty_like(inputs) if learning else None
+            weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learning else None
+            bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learning and bias is not None else None
+            total = torch.zeros((), device=hidden.device)
+            for start in range(0, len(targets), rows):
+                part, expected = inputs[start : start + rows], targets[start : start + rows, None]
+                logits = (part @ matrix.T).float()
+                if bias is not None:
+                    logits += bias
+                normaliser = logits.logsumexp(1, keepdim=True)
+                total += (normaliser - logits.gather(1, expected)).sum()
+                if hidden_gradient is None or weight_gradient is None:
+                    continue
+                gradient = logits.sub_(normaliser).exp_()
+                gradient.scatter_add_(1, expected, gradient.new_full((len(part), 1), -1.0))
+                if bias_gradient is not None:
+                    bias_gradient += gradient.sum(0)
+                gradient = gradient.to(dtype)
+                torch.mm(gradient, matrix, out=hidden_gradient[start : start + rows])
+                weight_gradient += gradient.T @ part
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = upstream
+        hidden, weight, bias = ctx.saved_tensors
+        hidden_dtype, weight_dtype = ctx.dtypes
+        bias = None if bias is None else (bias * scale).to(weight_dtype)
+        hidden, weight = (hidden * scale).to(hidden_dtype), (weight * scale).to(weight_dtype)
+        return hidden, weight, bias, None, None, None

@@ -1,0 +1,134 @@
+"""The decoder-only transformer, in two families: `modern` (Qwen3's layout and names) and `classic` (the guide's)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from homegrown.model.cache import KVCache
+from homegrown.model.config import ModelConfig
+from homegrown.model.layers import Block, Pass, compute_dtype, norm, rotary_table, sinusoidal_table
+from homegrown.model.loss import linear_cross_entropy
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and the last norm; its attribute names are those of Qwen3's weights."""
+
+    positions: Tensor
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary_size, config.hidden)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("positions", self.position_table(), persistent=False)
+
+    def position_table(self) -> Tensor:
+        """Return the family's table: rotary [2, context, head_size] or sinusoidal [context, hidden], float32."""
+        if self.config.family == "modern":
+            return rotary_table(self.config.head_size, self.config.context, self.config.rope_theta)
+        return sinusoidal_table(self.config.hidden, self.config.context)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None, counts: Sequence[int] | None) -> Tensor:
+        """Return the hidden states [batch, tokens, hidden] of `tokens`, after those that the cache holds."""
+        batch, new = tokens.shape
+        span = None if cache is None else cache.span(new)
+        where = slice(new) if span is None else span.positions
+        x = self.embed_tokens(tokens)
+        if self.config.family == "modern":
+            table = self.positions[:, where].to(compute_dtype(x))
+            cosines, sines = table if span is None else table[:, :, None]
+            now = Pass(cosines, sines, cache, span)
+        else:
+            x = x * math.sqrt(self.config.hidden) + self.positions[where]
+            now = Pass(cache=cache, span=span)
+        x = self.dropout(x)
+        for layer in self.layers:
+            x = layer(x, now)
+        if cache is not None:
+            cache.advance([new] * batch if counts is None else counts)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+
+class Transformer(nn.Module):
+    """A language model: tokens in, logits of the next token out.
+
+    Dropout acts on the embedding and on each sub-layer's output (Vaswani et al. 2017, section 5.4), not on attention
+    weights, which would take the fused attention kernels away.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.hidden, config.vocabulary_size, bias=config.family == "classic")
+
+    def initialise(self) -> None:
+        """Draw all weights anew from torch's global random state.
+
+        Matrices are normal with standard deviation 0.02, those that write to the residual stream divided by
+        sqrt(2 x layers) (Radford et al. 2019, GPT-2); biases are 0 and gains 1. The classic family's embedding has
+        hidden^-0.5, so that, multiplied by sqrt(hidden), it is as large as the sinusoids (Vaswani et al. 2017).
+        """
+        embedding = 0.02 if self.config.family == "modern" else self.config.hidden**-0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
+                nn.init.ones_(parameter)
+            elif name.endswith("embed_tokens.weight"):
+                nn.init.normal_(parameter, std=embedding)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
+            else:
+                nn.init.normal_(parameter, std=0.02)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output projection [vocabulary, hidden]; the embedding itself where the two are tied."""
+        return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """The output projection's bias [vocabulary], which the classic family has."""
+        return None if self.config.tied else self.lm_head.bias
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, counts: Sequence[int] | None = None) -> Tensor:
+        """Return logits [batch, tokens, vocabulary] for int64 `tokens` [batch, tokens].
+
+        With a cache, `tokens` go on after what it holds and are added to it. Rows that are padded on the right say in
+        `counts` how many of their tokens are real; logits at padding mean nothing.
+        """
+        return self.logits(self.hidden_states(tokens, cache, counts))
+
+    def hidden_states(
+        self, tokens: Tensor, cache: KVCache | None = None, counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the normalised hidden states [batch, tokens, hidden] that `logits` takes; arguments as `forward`'s."""
+        if tokens.shape[1] > self.config.context:
+            raise ValueError(f"{tokens.shape[1]} tokens are more than the context of {self.config.context}")
+        hidden: Tensor = self.model(tokens, cache, counts)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [..., vocabulary] of hidden states [..., hidden]."""
+        return F.linear(hidden, self.output_weight, self.output_bias)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed cross-entropy in nats (float32 scalar) of int64 `targets` [batch, tokens].
+
+        The logits never exist as a whole: see `linear_cross_entropy`.
+        """
+        hidden = self.hidden_states(tokens)
+        return linear_cross_entropy(hidden.flatten(0, 1), self.output_weight, self.output_bias, targets.flatten())

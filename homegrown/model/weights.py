@@ -1,0 +1,73 @@
+"""A model on disk: `config.json`, the fields of its configuration, and `model.safetensors`."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from homegrown.errors import UserError
+from homegrown.files import replacing
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+
+
+def save(model: Transformer, folder: Path) -> None:
+    """Write the model's configuration and weights to `folder`, each file whole or not at all."""
+    with replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """Return the model of `folder` in evaluation mode, in `dtype` or, by default, the type it was saved in.
+
+    Raises UserError if a file is missing, damaged, or not of a model of ours.
+    """
+    config = load_config(folder / "config.json")
+    with torch.device("meta"):
+        model = Transformer(config)
+    tensors = _load_tensors(folder / "model.safetensors", torch.device(device), dtype)
+    _check(folder / "model.safetensors", {name: tensor.shape for name, tensor in model.state_dict().items()}, tensors)
+    model.load_state_dict(tensors, assign=True)
+    model.model.positions = model.model.position_table().to(device)
+    return model.eval()
+
+
+def load_config(path: Path) -> ModelConfig:
+    """Return the configuration in `path`; raises UserError if it is missing, damaged, or not of a model of ours."""
+    try:
+        fields = json.loads(path.read_bytes())
+        known = {field.name for field in dataclasses.fields(ModelConfig)}
+        if not isinstance(fields, dict) or fields.keys() != known:
+            raise UserError(f"{path} is not the configuration of a model that was trained here; name its folder.")
+        config = TypeAdapter(ModelConfig).validate_python(fields)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; name the folder of a trained model.") from error
+    except (ValueError, ValidationError) as error:
+        raise UserError(f"{path} is damaged; train the model again or restore the file.") from error
+    sizes = [value for value in dataclasses.astuple(config) if isinstance(value, int) and not isinstance(value, bool)]
+    if min(sizes) < 1 or config.heads % config.kv_heads:
+        raise UserError(f"{path} holds impossible sizes; train the model again or restore the file.")
+    return config
+
+
+def _load_tensors(path: Path, device: torch.device, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            return {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; name the folder of a trained model.") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged; train the model again or restore the file.") from error
+
+
+def _check(path: Path, expected: dict[str, torch.Size], found: dict[str, torch.Tensor]) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found or name not in expected or found[name].shape != expected[name]:
+            raise UserError(f"{path} does not fit its config.json (tensor {name}); restore the two files together.")

@@ -1,0 +1,1 @@
+"""Tokenizer training, packing and the token loader."""

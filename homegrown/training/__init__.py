@@ -1,0 +1,1 @@
+"""The pretraining loop, schedules, checkpoints and the workers that run it."""

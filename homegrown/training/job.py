@@ -1,0 +1,43 @@
+"""What the launching process tells its workers, and the names of the files through which they talk."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from homegrown.errors import UserError
+from homegrown.files import replacing
+from homegrown.recipe import ModelSettings, Settings, TrainingSettings
+
+JOB = "job.json"
+PARENT_LOCK = "parent.lock"
+WORKER_LOCK = "worker.lock"
+PROGRESS = "progress.jsonl"
+REFUSAL = "refusal.txt"
+SUMMARY = "summary.json"
+LOGS = "logs"
+CHECKPOINTS = "checkpoints"
+
+
+class Job(Settings):
+    """One training run; its file lies in the folder that takes the results."""
+
+    packed: Path
+    tokenizer: Path
+    model: ModelSettings
+    training: TrainingSettings
+    seed: int
+    device: str
+
+    def write(self, out: Path) -> Path:
+        """Write the job to `out` and return its path."""
+        with replacing(out / JOB) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2))
+        return out / JOB
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        """Read a job; raises UserError if the file is not one."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise UserError(f"{path} is not a training job; start training through its stage.") from error

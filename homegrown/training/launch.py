@@ -1,0 +1,78 @@
+"""Starting the workers through PyTorch's elastic launcher, and relaying what they report."""
+
+import logging
+import sys
+import threading
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from homegrown import locks
+from homegrown.errors import UserError
+from homegrown.progress import Progress
+from homegrown.training import worker
+from homegrown.training.job import LOGS, PARENT_LOCK, PROGRESS, REFUSAL
+from homegrown.training.report import Relay
+
+_RESTARTS = 3
+_POLL_SECONDS = 0.2
+
+
+def launch(job: Path, processes: int, progress: Progress) -> None:
+    """Run `processes` workers on this machine until they are done, restarting all if one dies.
+
+    The agent runs in a thread: it then leaves this process's signal handlers alone, and `progress` is called in the
+    thread of the caller. When this process dies or gives up, the workers see its lock free and exit.
+
+    Raises:
+        UserError: the workers refuse the job.
+        RuntimeError: a worker failed again and again; names its log.
+    """
+    out = job.parent
+    for name in (PROGRESS, REFUSAL):
+        (out / name).unlink(missing_ok=True)
+    relay = Relay(out / PROGRESS)
+    agent = _Agent(job, processes)
+    with locks.exclusive(out / PARENT_LOCK):
+        agent.start()
+        while agent.is_alive():
+            agent.join(_POLL_SECONDS)
+            for done, total, metrics in relay.new():
+                progress(done, total, **metrics)
+    if (out / REFUSAL).exists():
+        raise UserError((out / REFUSAL).read_text())
+    if agent.error is not None:
+        raise RuntimeError(f"training failed; {_last_log(out / LOGS)} says why") from agent.error
+
+
+class _Agent(threading.Thread):
+    def __init__(self, job: Path, processes: int):
+        super().__init__(name="elastic-agent", daemon=True)
+        self.error: Exception | None = None
+        self._arguments = ["-u", "-m", worker.__name__, str(job)]
+        self._config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id="pretrain",
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=_RESTARTS,
+            logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / LOGS), redirects=Std.ALL),
+        )
+
+    def run(self) -> None:
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+        try:
+            elastic_launch(self._config, sys.executable)(*self._arguments)
+        except (ChildFailedError, RuntimeError, OSError) as error:
+            self.error = error
+
+
+def _last_log(folder: Path) -> Path:
+    """Return the newest standard-error log that says something, or the folder of all."""
+    logs = [path for path in folder.rglob("stderr.log") if path.stat().st_size]
+    return max(logs, key=lambda path: path.stat().st_mtime_ns, default=folder)

@@ -1,0 +1,64 @@
+"""What training measures at each step, and what the model writes meanwhile, as Arrow tables."""
+
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+METRICS_SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("gradient_norm", pa.float64(), nullable=False),
+        pa.field("tokens_per_second", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("validation_loss", pa.float64()),
+        pa.field("validation_bits_per_byte", pa.float64()),
+    ]
+)
+SAMPLES_SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimizer step, counted from 1.
+
+    `loss` is the mean over the step's batch in nats per token, before its update; `tokens` and `seconds` count from
+    the start of training, over all interruptions; `gradient_norm` is taken before clipping.
+    """
+
+    step: int
+    tokens: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+    seconds: float
+    validation_loss: float | None = None
+    validation_bits_per_byte: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model wrote after `prompt` at a step; `text` does not repeat the prompt."""
+
+    step: int
+    prompt: str
+    text: str
+
+
+def metrics_table(rows: list[StepMetrics]) -> pa.Table:
+    """Return the steps as a table."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], METRICS_SCHEMA)
+
+
+def samples_table(rows: list[Sample]) -> pa.Table:
+    """Return the samples as a table."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], SAMPLES_SCHEMA)

@@ -1,0 +1,74 @@
+"""The loss on held-out text."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from homegrown.errors import UserError
+from homegrown.model.transformer import Transformer
+from homegrown.recipe import TrainingSettings
+from homegrown.tokens.loader import TokenSplit
+from homegrown.training.precision import Precision
+from homegrown.training.workers import Worker
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean loss in nats per token, and in bits per byte of text.
+
+    Bits per byte counts what every token costs, the ends of documents too, over the bytes that the tokens stand for,
+    so it compares models whatever their tokenizers.
+    """
+
+    loss: float
+    bits_per_byte: float
+
+
+class Validator:
+    """Measures a model on the same windows of the validation split each time, taken evenly from all of it."""
+
+    def __init__(
+        self,
+        split: TokenSplit,
+        context: int,
+        settings: TrainingSettings,
+        token_bytes: np.ndarray,
+        worker: Worker,
+        precision: Precision,
+    ):
+        """Choose the windows.
+
+        Raises:
+            UserError: the split is shorter than one window.
+        """
+        windows = split.windows(context)
+        if not windows:
+            raise UserError(
+                f"The validation split has {split.tokens} tokens, fewer than one window of model.context ({context}) "
+                "+ 1; add text, raise shard.validation_share or lower model.context."
+            )
+        wanted = min(windows, math.ceil(settings.validation_tokens / context))
+        chosen = np.linspace(0, windows - 1, wanted).round().astype(np.int64)
+        self._indices = chosen[worker.rank :: worker.count]
+        self._split, self._context, self._rows = split, context, settings.micro_batch_size
+        self._token_bytes, self._worker, self._precision = token_bytes, worker, precision
+
+    @torch.no_grad()
+    def __call__(self, model: Transformer) -> Validation:
+        """Return the model's loss; all workers must call together and get the same."""
+        model.eval()
+        nats = torch.zeros((), dtype=torch.float64, device=self._worker.device)
+        tokens = text_bytes = 0
+        for start in range(0, len(self._indices), self._rows):
+            windows = self._split.read(self._indices[start : start + self._rows], self._context)
+            batch = torch.from_numpy(windows).to(self._worker.device)
+            with self._precision.autocast():
+                nats += model.loss(batch[:, :-1], batch[:, 1:])
+            tokens += windows[:, 1:].size
+            text_bytes += int(self._token_bytes[windows[:, 1:]].sum())
+        model.train()
+        counts = torch.tensor([tokens, text_bytes], dtype=torch.float64, device=self._worker.device)
+        total, all_tokens, all_bytes = self._worker.sum(torch.cat([nats[None], counts])).tolist()
+        return Validation(total / all_tokens, total / math.log(2) / max(1, all_bytes))

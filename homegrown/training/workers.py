@@ -1,0 +1,67 @@
+"""One worker among the processes that train together."""
+
+import os
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from homegrown.devices import gpu_names, resolve
+from homegrown.parallel import cpu_count
+
+
+class Worker:
+    """This process's place, as the elastic launcher's environment says, its device, and sums over all workers."""
+
+    def __init__(self, device: str):
+        """Choose the device and its settings.
+
+        Raises:
+            UserError: a GPU is asked for and there is none, or not one for each worker.
+        """
+        self.rank, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        self.kind: Literal["cpu", "cuda"] = "cuda" if resolve(device) == "cuda" else "cpu"
+        if self.kind == "cuda":
+            gpu_names(local_count)
+            torch.cuda.set_device(local_rank)
+            torch.set_float32_matmul_precision("high")
+            self.device = torch.device("cuda", local_rank)
+        else:
+            torch.set_num_threads(max(1, cpu_count() // local_count))
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            self.device = torch.device("cpu")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the one that writes files."""
+        return self.rank == 0
+
+    def join(self) -> None:
+        """Meet the other workers; returns when all are there."""
+        dist.init_process_group("nccl" if self.kind == "cuda" else "gloo")
+
+    def leave(self) -> None:
+        """Part from the other workers."""
+        dist.destroy_process_group()
+
+    def share(self, module: nn.Module) -> nn.Module:
+        """Return `module` such that its gradients are averaged over all workers."""
+        if self.count == 1:
+            return module
+        ids = [self.device.index] if self.kind == "cuda" else None
+        return DistributedDataParallel(module, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return `values`, which must lie on this worker's device, summed over all workers."""
+        dist.all_reduce(values)
+        return values
+
+    def agree(self, value: int) -> int:
+        """Return the leading worker's `value`."""
+        shared = torch.tensor(value, device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared)

@@ -1,0 +1,51 @@
+"""A small test split and its tokenizer."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from small_model import VOCABULARY
+from tokenizers import Tokenizer
+
+from homegrown.recipe import PackSettings, TokenizerSettings
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.packing import pack
+from homegrown.tokens.tokenizer import load, train_tokenizer
+
+WORDS = ("the", "a", "model", "text", "of", "für", "größe", "<b>", "&", "жизнь", "語言", "reads", "writes.", "then,")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `shard`, `tokenizer` and `pack`; the test split has 8 long and 2 short documents."""
+    folder = tmp_path_factory.mktemp("stages")
+    dice = random.Random(2)
+    for split, lengths in {"train": [60] * 40, "validation": [30], "test": [80] * 8 + [3] * 2}.items():
+        texts = [" ".join(dice.choices(WORDS, k=length)) for length in lengths]
+        (folder / "shard" / split).mkdir(parents=True)
+        table = pa.table({"text": texts, "source": ["made-up"] * len(texts)})
+        pq.write_table(table, folder / "shard" / split / "part-00000.parquet")
+    settings = TokenizerSettings(vocabulary_size=VOCABULARY, sample_mb=1)
+    train_tokenizer(folder / "tokenizer", folder / "shard", settings)
+    with ThreadPoolExecutor(1) as executor:
+        pack(folder / "pack", folder / "shard", folder / "tokenizer", PackSettings(), executor=executor)
+    return folder
+
+
+@pytest.fixture
+def split(stages: Path) -> TokenSplit:
+    return TokenSplit(stages / "pack", "test")
+
+
+@pytest.fixture
+def tokenizer(stages: Path) -> Tokenizer:
+    return load(stages / "tokenizer")

@@ -1,0 +1,67 @@
+"""BLEU against sacrebleu, ROUGE and repetition against values worked out by hand."""
+
+import random
+
+import pytest
+import sacrebleu
+from nltk.tokenize import wordpunct_tokenize
+
+from homegrown.evaluation.overlap import bleu, distinct_share, repeated_share, rouge, words
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bleu_is_that_of_sacrebleu(seed: int) -> None:
+    dice = random.Random(seed)
+    vocabulary = ["the", "cat,", "dog", "sat", "on;", "a", "mat", "(большой)", "größer", "3.5", "it's"][: 4 + seed]
+    texts = [" ".join(dice.choices(vocabulary, k=dice.randint(4, 20))) for _ in range(12)]
+    references = [" ".join(dice.choices(vocabulary, k=dice.randint(4, 20))) for _ in range(12)]
+    spaced = [[" ".join(wordpunct_tokenize(text)) for text in side] for side in (texts, references)]
+    expected = sacrebleu.corpus_bleu(spaced[0], [spaced[1]], tokenize="none", smooth_method="exp", force=True)
+    assert expected.score > 0
+    assert bleu(references, texts) == pytest.approx(expected.score, rel=1e-6)
+
+
+def test_bleu_with_no_shared_4_gram_is_smoothed_as_by_sacrebleu() -> None:
+    reference, text = "a b c d e f g", "a b c x e f y z"
+    expected = sacrebleu.sentence_bleu(text, [reference], tokenize="none", smooth_method="exp")
+    assert bleu([reference], [text]) == pytest.approx(expected.score, rel=1e-6)
+
+
+def test_bleu_at_its_ends() -> None:
+    assert bleu(["one two three four five"], ["one two three four five"]) == pytest.approx(100)
+    assert bleu(["one two three four"], ["five six seven eight"]) == 0
+    assert bleu(["one two three four"], [""]) == 0
+
+
+def test_rouge_by_hand() -> None:
+    found = rouge("The cat sat on the mat.", "the cat on the mat")
+    assert found.rouge_1 == pytest.approx(100 * 2 * (5 / 5) * (5 / 6) / (5 / 5 + 5 / 6))
+    assert found.rouge_2 == pytest.approx(100 * 2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5))
+    assert found.rouge_l == pytest.approx(100 * 2 * (5 / 5) * (5 / 6) / (5 / 5 + 5 / 6))
+    assert rouge("a b c d", "d c b a").rouge_l == pytest.approx(25)
+    assert rouge("a b", "").rouge_1 == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "expected"),
+    [
+        ("Мы читаем книгу", "мы читаем письмо", 200 / 3),
+        ("हिन्दी में लिखा", "हिन्दी में लिखा", 100),
+        ("我爱北京", "我爱南京", 75),
+        ("ภาษาไทย", "ภาษาไทย", 100),
+    ],
+)
+def test_rouge_of_other_scripts(reference: str, text: str, expected: float) -> None:
+    assert rouge(reference, text).rouge_1 == pytest.approx(expected)
+
+
+def test_words() -> None:
+    assert words("Don't GROẞ_x1, हिन्दी 語言ab") == ["don", "t", "gross", "x1", "हिन्दी", "語", "言", "ab"]
+
+
+def test_repetition_by_hand() -> None:
+    assert repeated_share([[1, 2, 3, 4, 1, 2, 3, 4, 1]], 4) == pytest.approx(1 - 4 / 6)
+    assert repeated_share([[7] * 7, [1, 2, 3, 4], [1, 2]], 4) == pytest.approx((3 / 4 + 0) / 2)
+    assert repeated_share([[]], 4) == 0
+    assert distinct_share([[1, 2, 1, 2], [1, 2]], 2) == pytest.approx(2 / 4)
+    assert distinct_share([[], [1]], 2) == 0

@@ -1,0 +1,162 @@
+"""The whole chain on a small corpus: what a second run, a change, a deletion and a kill each re-run."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+
+from flows.pretrain import CHAIN, pretrain
+from homegrown import fingerprint, runs
+from homegrown.artifacts import Store
+from homegrown.errors import UserError
+from tests.flows.small import small_recipe, write_corpus, write_project
+
+pytestmark = pytest.mark.slow
+
+STAGES = list(CHAIN)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def run(recipe: Any, **parameters: Any) -> list[str]:
+    """Run the flow in this process; return the stages that were not cached."""
+    state = pretrain(recipe, **parameters, return_state=True)
+    assert state.is_completed(), state.message
+    with get_client(sync_client=True) as client:
+        flow_run = FlowRunFilter(id={"any_": [state.state_details.flow_run_id]})
+        found = client.read_task_runs(flow_run_filter=flow_run)
+    states = {one.name.rsplit("-", 1)[0]: one.state_name for one in found}
+    assert set(states.values()) <= {"Completed", "Cached"}
+    return [stage for stage in STAGES if states.get(stage) == "Completed"]
+
+
+def test_the_whole_chain_and_what_is_run_again(in_prefect: Store, corpus: Path) -> None:
+    assert run(small_recipe(corpus)) == STAGES
+    evaluated = in_prefect.resolve("evaluate")
+    results = pq.read_table(evaluated.path / "results").to_pylist()
+    assert [row["variant"] for row in results] == ["original", "int8", "nf4", "int8-dynamic"]
+    assert all(0 < row["bits_per_byte"] < 9 for row in results)
+    assert {one.manifest.stage for one in in_prefect.lineage(evaluated)} == set(STAGES) - {"evaluate"}
+
+    assert run(small_recipe(corpus)) == []
+    assert run(small_recipe(corpus, "compute.workers=1", "compute.memory_gb=1")) == []
+    assert run(small_recipe(corpus, "evaluation.samples=3")) == ["evaluate"]
+    assert run(small_recipe(corpus, "filter.min_characters=150")) == STAGES[STAGES.index("filter") :]
+    assert run(small_recipe(corpus), until="shard", force=["dedup"]) == ["dedup"]
+
+    in_prefect.delete(in_prefect.resolve("tokenizer@1").path)
+    assert run(small_recipe(corpus)) == ["tokenizer"]
+
+    first = next(iter(runs.recorded(in_prefect).values()))
+    assert set(first.keys) == set(STAGES)
+
+    with (corpus / "more.txt").open("w") as file:
+        file.write("A document that was not there before. " * 20)
+    assert run(small_recipe(corpus), until="ingest") == ["ingest"]
+
+
+def test_a_users_mistake_stops_the_run_before_anything_is_made(in_prefect: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        pretrain(small_recipe(tmp_path / "nowhere"))
+    assert in_prefect.all() == []
+
+
+@pytest.fixture
+def engine_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = tmp_path / "homegrown"
+    shutil.copytree(fingerprint._PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(fingerprint, "_PACKAGE", copy)
+    return copy
+
+
+def fingerprints() -> dict[str, str]:
+    from tasks import dedup, evaluate, filter, ingest, pack, pretrain, quantize, shard, tokenizer
+
+    stages = [ingest.ingest, dedup.dedup, filter.filter_documents, shard.shard, tokenizer.tokenizer, pack.pack]
+    stages += [pretrain.pretrain, quantize.quantize, evaluate.evaluate]
+    return {stage.name: fingerprint.code_fingerprint(stage.engine) for stage in stages}
+
+
+def test_a_comment_anywhere_in_the_engine_runs_nothing_again(engine_copy: Path) -> None:
+    before = fingerprints()
+    for file in engine_copy.rglob("*.py"):
+        file.write_text(file.read_text() + "\n# a comment\n")
+    assert fingerprints() == before
+
+
+def test_an_edit_of_the_packer_runs_again_from_pack_on(engine_copy: Path) -> None:
+    before = fingerprints()
+    packer = engine_copy / "tokens" / "packing.py"
+    packer.write_text(packer.read_text() + "\nEDITED = True\n")
+    after = fingerprints()
+    # Stages after it follow through the keys of their inputs; none before it may change.
+    assert next(stage for stage in STAGES if before[stage] != after[stage]) == "pack"
+
+
+def homegrown(project: Path, *arguments: str) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "homegrown.cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.timeout(400)
+def test_killed_in_each_stage_it_goes_on_and_ends_the_same(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    projects = [tmp_path / "whole", tmp_path / "killed"]
+    for project in projects:
+        project.mkdir()
+        write_project(project)
+    output, _ = homegrown(projects[0], "run", "tiny").communicate(timeout=200)
+    assert "The model writes:" in output, output
+
+    for stage in STAGES:
+        process = homegrown(projects[1], "run", "tiny")
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(f"{stage}: started"):
+                process.send_signal(signal.SIGKILL)
+                break
+        else:
+            pytest.fail(f"{stage} was never started:\n{''.join(lines)}")
+        process.communicate()
+    output, _ = homegrown(projects[1], "run", "tiny").communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    assert "The model writes:" in output, output
+
+    stores = [Store(project / "artifacts") for project in projects]
+    keys = [{one.manifest.stage: one.manifest.key for one in store.all()} for store in stores]
+    assert keys[0] == keys[1]
+    weights = [store.resolve("pretrain").path / "model" / "model.safetensors" for store in stores]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_command_line_ends_with_one_sentence(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    write_project(tmp_path)
+    shutil.rmtree(tmp_path / "data")
+    process = homegrown(tmp_path, "run", "tiny")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert re.search(r"^Error: .*data.*\.$", output, re.MULTILINE), output

@@ -1,0 +1,125 @@
+"""The tokenizer: ids, round trip, splitting, sample and statistics."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import VOCABULARY, make_texts, split_texts, write_shard
+from tokenizers import Tokenizer
+
+from homegrown.errors import UserError
+from homegrown.recipe import TokenizerSettings
+from homegrown.tokens.tokenizer import SPECIAL_TOKENS, load, token_bytes, train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_folder: Path) -> Tokenizer:
+    return load(tokenizer_folder)
+
+
+def test_special_tokens_come_first_then_all_bytes_then_merges(tokenizer: Tokenizer) -> None:
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|im_start|>", "<|im_end|>"]
+    assert [tokenizer.token_to_id(token) for token in specials] == list(range(7))
+    sizes = token_bytes(tokenizer)
+    assert sizes.shape == (VOCABULARY,)
+    assert sizes[:7].tolist() == [0] * 7
+    assert sizes[7:263].tolist() == [1] * 256
+    assert sizes[263:].min() >= 2
+
+
+@given(text=st.text())
+def test_round_trip_is_exact_and_bytes_add_up(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text).ids
+    assert tokenizer.decode(ids) == text
+    assert token_bytes(tokenizer)[ids].sum() == len(text.encode())
+
+
+@given(pieces=st.lists(st.sampled_from([*SPECIAL_TOKENS, " ", "a", "<", "|>", "\n"]), max_size=12))
+def test_the_text_of_a_special_token_is_text(tokenizer: Tokenizer, pieces: list[str]) -> None:
+    ids = tokenizer.encode("".join(pieces)).ids
+    assert all(number >= len(SPECIAL_TOKENS) for number in ids)
+    assert tokenizer.decode(ids) == "".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("I'M sure, don't", ["I", "'M", " sure", ",", " don", "'t"]),
+        ("x=12", ["x", "=", "1", "2"]),
+        ("a   b\n\n  c ", ["a", "  ", " b", "\n\n", " ", " c", " "]),
+        ("(it) ...\n\nno", ["(it", ")", " ...\n\n", "no"]),
+        ("zażółć 語言", ["zażółć", " 語言"]),
+    ],
+)
+def test_text_is_split_as_by_qwen2(tokenizer: Tokenizer, text: str, pieces: list[str]) -> None:
+    assert [text[start:end] for _, (start, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+@pytest.mark.slow
+def test_the_same_file_whatever_the_number_of_threads(shards: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from homegrown.recipe import TokenizerSettings\n"
+        "from homegrown.tokens.tokenizer import train_tokenizer\n"
+        "train_tokenizer(Path(sys.argv[1]), Path(sys.argv[2]), TokenizerSettings(vocabulary_size=700, sample_mb=1))"
+    )
+    for threads in ("1", "5"):
+        subprocess.run(
+            [sys.executable, "-c", code, tmp_path / threads, shards],
+            env={"RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": str(threads != "1").lower()},
+            cwd=Path(__file__).parents[2],
+            check=True,
+        )
+    for name in ("tokenizer.json", "vocabulary/part-00000.parquet", "sources/part-00000.parquet"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "5" / name).read_bytes()
+
+
+def test_only_the_first_documents_up_to_the_limit_are_used(tmp_path: Path) -> None:
+    texts = make_texts(0, 60)
+    limit = sum(len(text.encode()) for text in texts[:30])
+    write_shard(tmp_path / "more" / "train" / "part-00000.parquet", texts)
+    write_shard(tmp_path / "less" / "train" / "part-00000.parquet", texts[:30])
+    settings = TokenizerSettings(vocabulary_size=400, sample_mb=limit / 1e6)
+    outcomes = [train_tokenizer(tmp_path / name / "out", tmp_path / name, settings) for name in ("more", "less")]
+    assert [outcome.rows_in for outcome in outcomes] == [30, 30]
+    files = [(tmp_path / name / "out" / "tokenizer.json").read_bytes() for name in ("more", "less")]
+    assert files[0] == files[1]
+
+
+def test_statistics_count_the_sample(shards: Path, tokenizer_folder: Path, tokenizer: Tokenizer) -> None:
+    ids = [number for text in split_texts(shards, "train") for number in tokenizer.encode(text).ids]
+    vocabulary = pq.read_table(tokenizer_folder / "vocabulary")
+    assert vocabulary["count"].to_pylist() == [ids.count(number) for number in range(VOCABULARY)]
+    sources = pq.read_table(tokenizer_folder / "sources")
+    assert sources["source"].to_pylist() == ["source-0", "source-1", "source-2"]
+    assert pc.sum(sources["tokens"]).as_py() == len(ids)
+    text_bytes = sum(len(text.encode()) for text in split_texts(shards, "train"))
+    assert pc.sum(sources["bytes"]).as_py() == text_bytes
+    assert pc.sum(pc.multiply(vocabulary["count"], vocabulary["bytes"])).as_py() == text_bytes
+
+
+def test_too_little_text_names_the_setting_and_a_size_that_works(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train" / "part-00000.parquet", make_texts(0, 60))
+    with pytest.raises(UserError, match=r"tokenizer\.vocabulary_size is 60000") as failure:
+        train_tokenizer(tmp_path / "out", tmp_path, TokenizerSettings(vocabulary_size=60_000, sample_mb=1))
+    possible = int(str(failure.value).split("lower it to ")[1].split()[0])
+    settings = TokenizerSettings(vocabulary_size=possible, sample_mb=1)
+    assert train_tokenizer(tmp_path / "out", tmp_path, settings).rows_out == possible
+
+
+def test_no_text_at_all_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give more text"):
+        train_tokenizer(tmp_path / "out", tmp_path, TokenizerSettings(vocabulary_size=512, sample_mb=1))
+
+
+def test_missing_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="missing"):
+        load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    with pytest.raises(UserError, match="damaged"):
+        load(tmp_path)
