@@ -1,0 +1,1 @@
+"""Text in: sources, readers, cleaning, deduplication, quality, shards."""

@@ -1,0 +1,116 @@
+"""From units of ingest to its tables: shards of even size, limits kept, line numbers counted through whole files."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from homegrown.corpus.documents import QUARANTINE, SCHEMA
+from homegrown.corpus.units import Summary, Unit, documents_of, quarantine_of
+from homegrown.files import write_parquet
+
+_QUARANTINE_ROWS = 1_000_000  # in one part
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a unit's file; `shift` is added to their positions."""
+
+    path: Path
+    first: int
+    count: int
+    shift: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to write, and what goes into it, in order."""
+
+    path: Path
+    rows: tuple[Rows, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The first documents of a unit's file that are within the source's limit: UTF-8 bytes of each, int64."""
+
+    path: Path
+    sizes: NDArray[np.int64]
+    shift: int
+
+
+def shifts(units: list[Unit], summaries: list[Summary]) -> list[int]:
+    """Return how many lines of its file come before each unit, which numbered its lines from 1."""
+    lines: dict[str, int] = {}
+    result = []
+    for unit, summary in zip(units, summaries, strict=True):
+        piece = unit.pieces[0]
+        before = lines.get(piece.locator, 0) if piece.start else 0
+        result.append(before)
+        lines[piece.locator] = before + summary.tallies[0].lines
+    return result
+
+
+def within_limit(units: list[Unit], shifted: list[int]) -> list[Kept]:
+    """Return the documents of a source's units, in order, up to its limit. Held in memory: 8 bytes a document."""
+    kept = []
+    left = np.iinfo(np.int64).max if units[0].limit_bytes is None else units[0].limit_bytes
+    for unit, shift in zip(units, shifted, strict=True):
+        for path in documents_of(unit):
+            sizes = pq.read_table(path, columns=["bytes"])["bytes"].to_numpy()
+            whole = int(np.searchsorted(np.cumsum(sizes), left, side="right"))
+            kept.append(Kept(path, sizes[:whole], shift))
+            left -= int(sizes[:whole].sum())
+            if whole < len(sizes):
+                return kept
+    return kept
+
+
+def shards(folder: Path, kept: list[Kept], shard_bytes: int) -> list[Shard]:
+    """Cut documents into shards of even size, as near to `shard_bytes` of text as that allows."""
+    total = sum(int(file.sizes.sum()) for file in kept)
+    count = max(1, round(total / shard_bytes))
+    rows: dict[int, list[Rows]] = {}
+    before = 0
+    for file in kept:
+        ends = before + np.cumsum(file.sizes)
+        numbers, firsts, counts = np.unique((ends - file.sizes) * count // total, return_index=True, return_counts=True)
+        for number, first, many in zip(numbers, firsts, counts, strict=True):
+            rows.setdefault(int(number), []).append(Rows(file.path, int(first), int(many), file.shift))
+        before += int(file.sizes.sum())
+    return [Shard(folder / f"part-{i:05d}.parquet", tuple(rows[number])) for i, number in enumerate(sorted(rows))]
+
+
+def write_shard(shard: Shard) -> None:
+    """Write a shard of documents, unless it is there already."""
+    if not shard.path.exists():
+        tables = [
+            _shifted(pq.read_table(rows.path, columns=SCHEMA.names).slice(rows.first, rows.count), rows.shift)
+            for rows in shard.rows
+        ]
+        write_parquet(shard.path, pa.concat_tables(tables))
+
+
+def write_quarantine(folder: Path, units: Iterable[tuple[Unit, int]]) -> None:
+    """Write the quarantine rows of units, each with its shift; one part at least, so that the table can be queried."""
+    tables = (_shifted(pq.read_table(path), shift) for unit, shift in units for path in quarantine_of(unit))
+    number = 0
+    held = [QUARANTINE.empty_table()]
+    for table in tables:
+        if sum(map(len, held)) >= _QUARANTINE_ROWS:
+            write_parquet(folder / f"part-{number:05d}.parquet", pa.concat_tables(held))
+            number += 1
+            held = []
+        held.append(table)
+    write_parquet(folder / f"part-{number:05d}.parquet", pa.concat_tables(held))
+
+
+def _shifted(table: pa.Table, shift: int) -> pa.Table:
+    if not shift:
+        return table
+    return table.set_column(table.schema.get_field_index("position"), "position", pc.add(table["position"], shift))

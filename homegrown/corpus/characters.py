@@ -1,0 +1,78 @@
+"""What the compiled kernels know of Unicode: lower case, and which characters make words, letters and white space."""
+
+import unicodedata
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homegrown.corpus.compiled import compiled
+
+LETTER, WORD, ALONE, SPACE = 1, 2, 4, 8
+CODE_POINTS = 0x40000  # planes 0 to 3; beyond them lie only tags, variation selectors and private use
+
+# Scripts written without spaces: each character is taken as a word by itself (Unicode blocks).
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3040, 0x30FF),  # Hiragana, Katakana
+    (0x31F0, 0x31FF),  # Katakana extensions
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
+
+
+class Characters(NamedTuple):
+    """Two tables by code point: `lower` (uint32) and `kinds` (uint8, an or of LETTER, WORD, ALONE and SPACE)."""
+
+    lower: NDArray[np.uint32]
+    kinds: NDArray[np.uint8]
+
+
+@cache
+def characters() -> Characters:
+    """Return the tables, made once per process from Python's own Unicode database.
+
+    A word character is a letter, mark, number or connector (Unicode general categories L, M, N, Pc). Lower case is the
+    simple mapping: the one character whose lower case is two (U+0130) becomes the first of them, and the final sigma is
+    like any other.
+    """
+    lower = np.arange(CODE_POINTS, dtype=np.uint32)
+    kinds = np.zeros(CODE_POINTS, dtype=np.uint8)
+    for code in range(CODE_POINTS):
+        character = chr(code)
+        category = unicodedata.category(character)
+        lower[code] = ord(character.lower()[0])
+        if category[0] == "L":
+            kinds[code] = LETTER | WORD
+        elif category[0] in "MN" or category == "Pc":
+            kinds[code] = WORD
+        elif character.isspace():
+            kinds[code] = SPACE
+    for first, last in _UNSPACED:
+        block = kinds[first : last + 1]
+        block[block & WORD != 0] |= ALONE
+    return Characters(lower, kinds)
+
+
+@compiled
+def decode(data: NDArray[np.uint8], i: int) -> tuple[np.int64, int]:
+    """Return the code point at byte `i` of the UTF-8 `data` and the index of the next one."""
+    first = np.int64(data[i])
+    if first < 0x80:
+        return first, i + 1
+    if first < 0xE0:
+        return (first & 0x1F) << 6 | np.int64(data[i + 1] & 0x3F), i + 2
+    if first < 0xF0:
+        return (first & 0x0F) << 12 | np.int64(data[i + 1] & 0x3F) << 6 | np.int64(data[i + 2] & 0x3F), i + 3
+    return (
+        (first & 0x07) << 18
+        | np.int64(data[i + 1] & 0x3F) << 12
+        | np.int64(data[i + 2] & 0x3F) << 6
+        | np.int64(data[i + 3] & 0x3F),
+        i + 4,
+    )

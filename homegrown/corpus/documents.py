@@ -1,0 +1,39 @@
+"""The tables of documents and of what went to quarantine: their columns, and a document's id."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # 32 hexadecimal digits
+        ("text", pa.string()),  # UTF-8, NFC
+        ("source", pa.string()),  # the source's name
+        ("path", pa.string()),  # relative to the source's root
+        ("position", pa.int64()),  # row, line or document number in that file, from 1
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("position", pa.int64()),  # 0: the whole file
+        ("reason", pa.string()),
+    ]
+)
+
+
+def document_id(source: str, path: str, text: str) -> str:
+    """Return 32 hexadecimal digits (XXH3, 128 bits) that depend on source, locator and text, not on the position.
+
+    A row that a file repeats therefore has one id however the file is ordered; deduplication keeps one of them.
+    """
+    return xxhash.xxh3_128_hexdigest("\0".join((source, path, text)).encode())
+
+
+def row_count(part: Path) -> int:
+    """Return the number of rows of a Parquet file, from its footer."""
+    return int(pq.read_metadata(part).num_rows)

@@ -1,0 +1,118 @@
+"""The ingest stage: from sources of text to Parquet shards of documents, and a quarantine of what could not be read."""
+
+import shutil
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_quarantine, write_shard
+from homegrown.corpus.plan import plan
+from homegrown.corpus.records import MEGABYTE
+from homegrown.corpus.sources import find
+from homegrown.corpus.units import Summary, Unit, quarantine_of, read_unit
+from homegrown.errors import UserError
+from homegrown.outcome import Outcome
+from homegrown.parallel import map_ordered
+from homegrown.progress import Metric, Progress, silent
+from homegrown.recipe import FilesSource, IngestSettings
+
+_IN_FLIGHT = 8  # units submitted at once; so many at most are read in vain when a limit is met
+
+
+def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress: Progress = silent) -> Outcome:
+    """Read all sources in order; write `documents` and `quarantine` under `out`.
+
+    `documents` has the columns of `homegrown.corpus.documents.SCHEMA`, in shards of about `shard_mb` of text;
+    `quarantine` has `source, path, position, reason`. Units of work lie in `out/units` until all are read, so a killed
+    run goes on with the first one that is missing. A source's `limit_mb` takes its first documents up to that much
+    text. Raises UserError for a missing path or column, and when there is no document at all.
+    """
+    spent = out / ".spent"
+    shutil.rmtree(spent, ignore_errors=True)
+    kept: list[Kept] = []
+    quarantined: list[tuple[Unit, int]] = []
+    metrics: dict[str, Metric] = {}
+    skipped = faults = 0
+    for number, source in enumerate(settings.sources):
+        found = find(source)
+        units = plan(source, found.files, out / "units" / source.name, settings)
+
+        def report(fraction: float, *, number: int = number, name: str = source.name) -> None:
+            progress(number + fraction, len(settings.sources), source=name)
+
+        summaries = _read(executor, units, report)
+        units = units[: len(summaries)]
+        if isinstance(source, FilesSource):
+            _check_keys(source.text_column, units, summaries)
+        shifted = shifts(units, summaries)
+        documents = within_limit(units, shifted)
+        kept += documents
+        quarantined += zip(units, shifted, strict=True)
+        metrics[f"{source.name}_documents"] = sum(len(file.sizes) for file in documents)
+        skipped += found.skipped
+        faults += sum(summary.quarantined for summary in summaries)
+    rows = sum(len(file.sizes) for file in kept)
+    if not rows:
+        raise UserError(_nothing(quarantined))
+    for _ in map_ordered(
+        executor, write_shard, shards(out / "documents", kept, int(settings.shard_mb * MEGABYTE)), _IN_FLIGHT
+    ):
+        pass
+    write_quarantine(out / "quarantine", quarantined)
+    metrics |= {"text_bytes": sum(int(file.sizes.sum()) for file in kept)}
+    metrics |= {"quarantined": faults, "skipped_files": skipped}
+    (out / "units").rename(spent)
+    shutil.rmtree(spent)
+    return Outcome(rows + faults, rows, metrics=metrics)
+
+
+def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]) -> list[Summary]:
+    """Read units in order until their source's limit is met; wait for those under way, which still write."""
+    summaries: list[Summary] = []
+    waiting: deque[Future[Summary]] = deque()
+    remaining = iter(units)
+    text = 0
+    try:
+        while len(summaries) < len(units):
+            while len(waiting) < _IN_FLIGHT and (unit := next(remaining, None)):
+                waiting.append(executor.submit(read_unit, unit))
+            summaries.append(waiting.popleft().result())
+            text += summaries[-1].text_bytes
+            limit = units[0].limit_bytes
+            report(max(len(summaries) / len(units), min(1.0, text / limit) if limit else 0))
+            if limit and text >= limit:
+                break
+    finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
+    return summaries
+
+
+def _check_keys(column: str, units: list[Unit], summaries: list[Summary]) -> None:
+    """Raise UserError when no JSON object of a file has the text's key."""
+    objects: dict[str, list[int]] = {}
+    keys: dict[str, tuple[str, ...]] = {}
+    for unit, summary in zip(units, summaries, strict=True):
+        for piece, tally in zip(unit.pieces, summary.tallies, strict=True):
+            counts = objects.setdefault(piece.locator, [0, 0])
+            counts[0] += tally.objects
+            counts[1] += tally.with_text
+            keys.setdefault(piece.locator, tally.keys)
+    for locator, (all_objects, with_text) in objects.items():
+        if all_objects and not with_text:
+            raise UserError(
+                f"No line of {locator} has the key {column!r}; set text_column to one of: {', '.join(keys[locator])}."
+            )
+
+
+def _nothing(quarantined: list[tuple[Unit, int]]) -> str:
+    """Return the message for a run without a document, with the first reason in quarantine."""
+    for unit, _ in quarantined:
+        for path in quarantine_of(unit)[:1]:
+            row = pq.read_table(path).slice(0, 1).to_pylist()[0]
+            return f"No document could be read: {row['path']} is in quarantine because: {row['reason']}."
+    return "The sources hold no document within their limit_mb."

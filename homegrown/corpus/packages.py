@@ -1,0 +1,162 @@
+"""The documentation of the installed Python packages: what is there, and a text made of a module's docstrings.
+
+Nothing is imported: modules are parsed. What a distribution consists of is read from its RECORD (PEP 376, PEP 627).
+"""
+
+import ast
+import csv
+import gc
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import sysconfig
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from homegrown.corpus.records import Document, Fault, Piece
+
+_OURS = frozenset({"homegrown", "tasks", "flows"})
+_NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
+_SHORTEST = 200  # characters of docstrings in a module worth a document
+_PARSING = threading.Lock()  # Python 3.11 and 3.12 count the depth of all threads' trees together: SystemError
+_Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed distribution: where it is, and its modules, each with the digest that RECORD has of it."""
+
+    name: str
+    version: str
+    root: Path
+    modules: tuple[tuple[str, str], ...]
+
+
+def distributions() -> list[Distribution]:
+    """Return the distributions in site-packages by name, without editable ones and ourselves."""
+    folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    found = []
+    for distribution in importlib.metadata.distributions(path=folders):
+        if not _editable(distribution):
+            record = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+            modules = sorted((row[0], row[1]) for row in record if len(row) > 1 and _is_module(row[0]))
+            root = Path(str(distribution.locate_file("")))
+            found.append(Distribution(distribution.name, distribution.version, root, tuple(modules)))
+    return sorted(found, key=lambda distribution: (distribution.name, distribution.version))
+
+
+def _editable(distribution: importlib.metadata.Distribution) -> bool:
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    return bool(origin.get("dir_info", {}).get("editable"))
+
+
+def _is_module(path: str) -> bool:
+    return path.endswith(".py") and not path.startswith(("..", "/")) and path.split("/")[0] not in _OURS
+
+
+def library() -> list[Piece]:
+    """Return the modules of the standard library in order, without its tests."""
+    root = Path(sysconfig.get_path("stdlib"))
+    pieces = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _NOT_LIBRARY]
+        for name in names:
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                pieces.append(Piece(path, path.relative_to(root).as_posix()))
+    return sorted(pieces, key=lambda piece: piece.locator)
+
+
+def modules() -> list[Piece]:
+    """Return all modules in the order of a hash of their paths, so that any first part is a fair mix of packages."""
+    pieces = library()
+    for distribution in distributions():
+        pieces += [Piece(distribution.root / path, path) for path, _ in distribution.modules]
+    return sorted(pieces, key=lambda piece: hashlib.sha256(piece.locator.encode()).digest())
+
+
+def read(pieces: tuple[Piece, ...]) -> Iterator[Document | Fault]:
+    """Yield a document for each module that is documented, a fault for each that does not parse."""
+    collecting = gc.isenabled()
+    gc.disable()  # syntax trees have no cycles, and a fifth of the time would go into looking for them
+    try:
+        for piece in pieces:
+            yield from _read_module(piece)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _read_module(piece: Piece) -> Iterator[Document | Fault]:
+    try:
+        source = piece.path.read_bytes()
+        text = documentation(source) if _may_be_documented(source) else ""
+    except FileNotFoundError:
+        return
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
+        yield Fault(piece.locator, 0, f"does not parse as Python: {error.__class__.__name__}")
+        return
+    if text:
+        yield Document(piece.locator, 1, text)
+
+
+def _may_be_documented(source: bytes) -> bool:
+    """Whether enough of the module is in triple quotes; telling so is a hundred times faster than parsing."""
+    return any(sum(map(len, source.split(quotes)[1::2])) >= _SHORTEST for quotes in (b'"""', b"'''"))
+
+
+def documentation(source: bytes) -> str:
+    """Return a module's docstring, then signature and docstring of each documented class and function.
+
+    Empty where the docstrings have fewer than 200 characters. Raises SyntaxError or ValueError for what does
+    not parse, RecursionError or MemoryError (the parser's word for it) for what is nested too deeply.
+    """
+    with _PARSING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's code
+        tree = ast.parse(source)
+    own = inspect.cleandoc(ast.get_docstring(tree, clean=False) or "")
+    blocks = [own] if own else []
+    length = len(own)
+    for prefix, node in _definitions(tree.body, ""):
+        docstring = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
+        if docstring:
+            blocks.append(f"{_signature(prefix, node)}\n{docstring}")
+            length += len(docstring)
+    return "\n\n".join(blocks) if length >= _SHORTEST else ""
+
+
+def _definitions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, _Scope]]:
+    """Yield the classes and functions of a body with the names they lie in, those under if and try too."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield prefix, node
+        elif isinstance(node, ast.ClassDef):
+            yield prefix, node
+            yield from _definitions(node.body, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.If | ast.Try):
+            yield from _definitions(node.body, prefix)
+            for handler in getattr(node, "handlers", []):
+                yield from _definitions(handler.body, prefix)
+            yield from _definitions(node.orelse, prefix)
+
+
+def _signature(prefix: str, node: _Scope) -> str:
+    """Return `class Name(Base)` or `def name(first, *rest, key, **others)`: names, no types, no values."""
+    if isinstance(node, ast.ClassDef):
+        bases = [base.id if isinstance(base, ast.Name) else getattr(base, "attr", "") for base in node.bases]
+        return f"class {prefix}{node.name}({', '.join(filter(None, bases))})".removesuffix("()")
+    arguments = node.args
+    names = [argument.arg for argument in arguments.posonlyargs + arguments.args]
+    if arguments.vararg:
+        names.append(f"*{arguments.vararg.arg}")
+    elif arguments.kwonlyargs:
+        names.append("*")
+    names += [argument.arg for argument in arguments.kwonlyargs]
+    if arguments.kwarg:
+        names.append(f"**{arguments.kwarg.arg}")
+    return f"def {prefix}{node.name}({', '.join(names)})"

@@ -1,0 +1,94 @@
+"""Sources of text: which files they consist of, in what order, and what identifies their content."""
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homegrown.corpus import hub, packages
+from homegrown.corpus.readers import ENDINGS
+from homegrown.corpus.records import Piece
+from homegrown.errors import UserError
+from homegrown.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a source in the order of their locators, and how many others lie beside them."""
+
+    files: list[Piece]
+    skipped: int
+
+
+def content(settings: IngestSettings, digest: Callable[[Path], str]) -> dict[str, str]:
+    """Return, by the source's name, a SHA-256 over what identifies the content of each source.
+
+    `digest` returns the SHA-256 of a file (the caller may remember it). Files and the standard library enter by it,
+    distributions by the digests in their RECORD, a hub dataset by its commit (as given when the hub does not answer).
+    Raises UserError for paths that are missing or hold nothing readable.
+    """
+    return {source.name: _digest_of(_identity(source, digest)) for source in settings.sources}
+
+
+def _digest_of(identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _identity(source: AnySource, digest: Callable[[Path], str]) -> Any:
+    if isinstance(source, FilesSource):
+        return [(piece.locator, digest(piece.path)) for piece in find_files(source).files]
+    if isinstance(source, PackagesSource):
+        library = [(piece.locator, digest(piece.path)) for piece in packages.library()]
+        installed = [(found.name, found.version, found.modules) for found in packages.distributions()]
+        return {"library": library, "installed": installed}
+    folder = hub.local_folder(source)
+    if folder:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return [source.config, source.split, [(path.relative_to(folder).as_posix(), digest(path)) for path in files]]
+    return [source.dataset, source.config, source.split, hub.commit(source)]
+
+
+def find(source: AnySource) -> Found:
+    """Return what a source of any kind consists of, in the order in which it is read; raise UserError."""
+    if isinstance(source, FilesSource):
+        return find_files(source)
+    return Found(packages.modules() if isinstance(source, PackagesSource) else hub.pieces(source), 0)
+
+
+def find_files(source: FilesSource) -> Found:
+    """Return the files that a path, folder or glob stands for; raise UserError when none is readable.
+
+    Hidden files and folders are left out. A locator is relative to the folder, or to what of a glob has no wildcard.
+    """
+    path = Path(source.path).expanduser()
+    if path.is_file():
+        root, paths = path.parent, [path]
+    elif path.is_dir():
+        root, paths = path, _walk(path)
+    elif glob.has_magic(str(path)):
+        root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+        paths = [found for found in root.glob(path.relative_to(root).as_posix()) if _is_visible_file(found, root)]
+    else:
+        raise UserError(f"Source {source.name}: there is no file or folder {source.path}.")
+    readable = [found for found in paths if found.name.lower().endswith(ENDINGS)]
+    if not readable:
+        raise UserError(f"Source {source.name}: {source.path} holds no file that can be read ({', '.join(ENDINGS)}).")
+    pieces = [Piece(found.resolve(), found.relative_to(root).as_posix()) for found in readable]
+    return Found(sorted(pieces, key=lambda piece: piece.locator), len(paths) - len(readable))
+
+
+def _is_visible_file(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.is_file() and not hidden
+
+
+def _walk(root: Path) -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return found

@@ -1,0 +1,137 @@
+"""A unit of ingest's work: pieces of a source that one worker reads, cleans and writes, whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from homegrown.corpus import hub, packages, readers
+from homegrown.corpus.documents import QUARANTINE, SCHEMA, document_id
+from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
+from homegrown.corpus.text import clean
+from homegrown.files import replacing, write_parquet
+from homegrown.recipe import AnySource, FilesSource, PackagesSource
+
+SIZED = SCHEMA.append(pa.field("bytes", pa.int64()))  # documents, with the UTF-8 bytes of their texts
+_MOST_ROWS = 100_000  # in memory at once, however short
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What to read, and the folder that takes it; `limit_bytes` of text are enough."""
+
+    folder: Path
+    source: AnySource
+    pieces: tuple[Piece, ...]
+    longest: int  # bytes of a document
+    shard_bytes: int
+    limit_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was read of a unit: counts, and a tally for each of its pieces."""
+
+    documents: int
+    text_bytes: int
+    quarantined: int
+    tallies: tuple[Tally, ...]
+
+
+def documents_of(unit: Unit) -> list[Path]:
+    """Return the files of a unit's documents (SIZED) in order."""
+    return sorted(unit.folder.glob("documents-*.parquet"))
+
+
+def quarantine_of(unit: Unit) -> list[Path]:
+    """Return the files of a unit's quarantine rows in order."""
+    return sorted(unit.folder.glob("quarantine-*.parquet"))
+
+
+def read_unit(unit: Unit) -> Summary:
+    """Read and write a unit, unless it is there already; its summary is written last."""
+    path = unit.folder / "summary.json"
+    if path.exists():
+        loaded = json.loads(path.read_text())
+        return Summary(**loaded | {"tallies": tuple(Tally(**tally) for tally in loaded["tallies"])})
+    summary = _read(unit)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(summary)))
+    return summary
+
+
+def _read(unit: Unit) -> Summary:
+    documents = _Rows(unit.folder / "documents", SIZED, unit.shard_bytes)
+    quarantine = _Rows(unit.folder / "quarantine", QUARANTINE, unit.shard_bytes)
+    tallies = tuple(Tally() for _ in unit.pieces)
+    for record in _records(unit, tallies):
+        row = _row(unit, record)
+        if isinstance(row, Fault):
+            quarantine.add((unit.source.name, row.path, row.position, row.reason), len(row.reason))
+        else:
+            documents.add(row, row[-1])
+        if unit.limit_bytes is not None and documents.total >= unit.limit_bytes:
+            break
+    documents.flush()
+    quarantine.flush()
+    return Summary(documents.count, documents.total, quarantine.count, tallies)
+
+
+def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Fault]:
+    source = unit.source
+    if isinstance(source, PackagesSource):
+        yield from packages.read(unit.pieces)
+        return
+    for piece, tally in zip(unit.pieces, tallies, strict=True):
+        if isinstance(source, FilesSource):
+            yield from readers.read(piece, source.text_column, unit.longest, tally)
+        else:
+            yield from hub.read(source, piece)
+
+
+def _row(unit: Unit, record: Document | Fault) -> tuple[str, str, str, str, int, int] | Fault:
+    """Return a document's row of SIZED, or why it has none."""
+    if isinstance(record, Fault):
+        return record
+    text = clean(record.text)
+    if not text or text.isspace():
+        return Fault(record.path, record.position, "no text")
+    size = len(text.encode())
+    if size > unit.longest:
+        return Fault(record.path, record.position, f"{size / MEGABYTE:.1f} MB, longer than max_document_mb")
+    name = unit.source.name
+    return document_id(name, record.path, text), text, name, record.path, record.position, size
+
+
+class _Rows:
+    """Rows of one table, written in files of bounded size, numbered from 0."""
+
+    def __init__(self, stem: Path, schema: pa.Schema, file_bytes: int) -> None:
+        self._stem, self._schema, self._file_bytes = stem, schema, file_bytes
+        self._rows: list[tuple[str | int, ...]] = []
+        self._held = 0
+        self._files = 0
+        self.count = 0
+        self.total = 0
+
+    def add(self, row: tuple[str | int, ...], size: int) -> None:
+        """Take a row of about `size` bytes."""
+        self._rows.append(row)
+        self._held += size
+        self.total += size
+        if self._held >= self._file_bytes or len(self._rows) >= _MOST_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if not self._rows:
+            return
+        columns = zip(*self._rows, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        path = self._stem.with_name(f"{self._stem.name}-{self._files:05d}.parquet")
+        write_parquet(path, pa.table(arrays, schema=self._schema))
+        self.count += len(self._rows)
+        self._files += 1
+        self._rows, self._held = [], 0

@@ -1,0 +1,154 @@
+"""Deduplication against datasketch's LSH with brute-force clusters, and what must not change the result."""
+
+import shutil
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import combinations
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from datasketch import MinHash, MinHashLSH
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homegrown.corpus.dedup import dedup
+from homegrown.corpus.lsh import WINDOW, link, roots
+from homegrown.parallel import process_pool
+from homegrown.recipe import DedupSettings
+from homegrown.seeds import derive
+from tests.corpus.made_up import corpus, digests, rows_of, write_documents
+
+SETTINGS = DedupSettings()
+
+
+def run(base: Path, texts: list[str], executor: Executor | None = None, rows: int = 50) -> Path:
+    write_documents(base / "in", texts, rows)
+    with executor or ThreadPoolExecutor(2) as pool:
+        dedup(base / "out", base / "in", SETTINGS, seed=5, memory_gb=0.5, executor=pool)
+    return base / "out"
+
+
+def test_candidates_and_clusters_are_those_of_datasketchs_lsh(tmp_path: Path) -> None:
+    out = run(tmp_path, corpus(11, 300))
+    seed = derive(5, "dedup") % 2**32
+    documents = {row["id"]: row["text"] for row in rows_of(tmp_path / "in" / "documents")}
+    lengths = {key: len(text) for key, text in documents.items()}
+    by_text: dict[str, str] = {}
+    for key in sorted(documents):
+        by_text.setdefault(documents[key].lower(), key)
+    sketches = {
+        row["id"]: MinHash(hashvalues=np.frombuffer(row["signature"], "<u4"), seed=seed, scheme="affine32")
+        for row in rows_of(out / "signatures")
+        if row["id"] in by_text.values()
+    }
+    index = MinHashLSH(num_perm=126, params=(21, 6))
+    for key, minhash in sketches.items():
+        index.insert(key, minhash)
+    cluster = {key: {key} for key in sketches}
+    for key, minhash in sketches.items():
+        for other in index.query(minhash):
+            if minhash.jaccard(sketches[other]) >= SETTINGS.threshold and cluster[key] is not cluster[other]:
+                joined = cluster[key] | cluster[other]
+                for member in joined:
+                    cluster[member] = joined
+    expected = {min(members, key=lambda key: (-lengths[key], key)) for members in cluster.values()}
+    assert {row["id"] for row in rows_of(out / "documents")} == expected
+    dropped = rows_of(out / "dropped")
+    near = [row for row in dropped if row["kind"] == "near"]
+    assert len(near) > 30
+    for row in near:
+        assert row["similarity"] == sketches[row["id"]].jaccard(sketches[row["duplicate_of"]]) >= SETTINGS.threshold
+        assert {row["duplicate_of"], row["cluster"]} <= cluster[row["id"]]
+        assert row["cluster"] in expected
+
+
+def test_exact_duplicates_differ_in_case_and_white_space_only(tmp_path: Path) -> None:
+    base = "The quick brown fox jumps over the lazy dog while seven wizards watch from the hill in silence."
+    texts = [base, base.upper(), base.replace(" ", "\n  "), base + "  ", base + "!!", "?!", "!?", "... "]
+    out = run(tmp_path, texts)
+    ids = {row["text"]: row["id"] for row in rows_of(tmp_path / "in" / "documents")}
+    dropped = {row["id"]: row for row in rows_of(out / "dropped")}
+    longest = ids[base.replace(" ", "\n  ")]
+    for text in texts[:2] + texts[3:4]:
+        row = dropped[ids[text]]
+        assert (row["duplicate_of"], row["kind"], row["similarity"], row["cluster"]) == (longest, "exact", 1.0, longest)
+    near = dropped[ids[base + "!!"]]
+    assert (near["kind"], near["similarity"], near["cluster"]) == ("near", 1.0, longest)
+    kept = {row["text"] for row in rows_of(out / "documents")}
+    assert kept == {base.replace(" ", "\n  "), "?!", "!?", "... "}, "texts without words are alike only when equal"
+
+
+def test_a_row_repeated_in_a_file_stays_once(tmp_path: Path) -> None:
+    out = run(tmp_path, ["the same text"] * 5 + ["another one"])
+    assert sorted(row["text"] for row in rows_of(out / "documents")) == ["another one", "the same text"]
+    assert len(rows_of(out / "dropped")) == 4
+
+
+def test_what_an_exact_duplicate_names_may_be_dropped_itself(tmp_path: Path) -> None:
+    words = [f"word{i}" for i in range(200)]
+    short, long = " ".join(words), " ".join([*words, "end"])
+    out = run(tmp_path, [short, short.upper(), long])
+    ids = {row["text"]: row["id"] for row in rows_of(tmp_path / "in" / "documents")}
+    exact, near = sorted(rows_of(out / "dropped"), key=lambda row: row["kind"])
+    assert {exact["id"], exact["duplicate_of"]} == {ids[short], ids[short.upper()]}
+    assert near["id"] == exact["duplicate_of"]
+    assert exact["cluster"] == near["cluster"] == near["duplicate_of"] == ids[long]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 90))
+def test_order_and_shard_size_do_not_change_what_is_kept(seed: int, rows: int) -> None:
+    texts = corpus(seed, 60)
+    with TemporaryDirectory() as folder:
+        one = run(Path(folder, "one"), texts)
+        Random(seed).shuffle(texts)
+        other = run(Path(folder, "other"), texts, rows=rows)
+        for table, columns in (
+            ("documents", ["id"]),
+            ("dropped", ["id", "duplicate_of", "kind", "similarity", "cluster"]),
+        ):
+            found = [
+                sorted(tuple(row[name] for name in columns) for row in rows_of(out / table)) for out in (one, other)
+            ]
+            assert found[0] == found[1]
+
+
+def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
+    out = run(tmp_path / "threads", corpus(3), rows=20)
+    with process_pool(2) as pool:
+        dedup(tmp_path / "processes", tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=pool)
+    assert digests(tmp_path / "processes") == digests(out)
+    assert {path.name for path in out.iterdir()} == {"documents", "dropped", "signatures"}
+    outcome_again = dedup(
+        out, tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=ThreadPoolExecutor(1)
+    )
+    assert outcome_again.rows_in == 120 and outcome_again.rows_out == len(rows_of(out / "documents"))
+
+
+def test_nothing_and_one_document(tmp_path: Path) -> None:
+    assert rows_of(run(tmp_path / "none", []) / "documents") == []
+    assert len(rows_of(run(tmp_path / "one", ["a text"]) / "documents")) == 1
+
+
+@pytest.mark.parametrize("size", [3, 500])
+def test_a_bucket_of_two_groups_makes_two_clusters(size: int) -> None:
+    groups = np.random.default_rng(1).integers(0, 2, size + WINDOW).astype(np.uint32)
+    signatures = np.stack([np.full(12, group, np.uint32) for group in groups])
+    nodes = np.arange(len(groups), dtype=np.uint32)
+    parents = nodes.copy()
+    pairs, agreements = link(np.zeros(len(nodes), np.uint64), nodes, nodes, signatures, 9, parents)
+    tree = roots(parents)
+    assert all((tree[a] == tree[b]) == (groups[a] == groups[b]) for a, b in combinations(range(len(nodes)), 2))
+    assert len(pairs) == len(nodes) - 2 and set(agreements) == {12}
+
+
+def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
+    out = run(tmp_path, corpus(4))
+    expected = digests(out)
+    shutil.rmtree(out / "documents")
+    (out / "spill").mkdir()
+    (out / "spill" / "spill.duckdb").write_bytes(b"torn")
+    run(tmp_path, corpus(4))
+    assert digests(out) == expected

@@ -1,0 +1,246 @@
+import csv
+import gzip
+import json
+import tracemalloc
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from homegrown.corpus.ingest import ingest
+from homegrown.errors import UserError
+from homegrown.outcome import Outcome
+from homegrown.parallel import process_pool
+from homegrown.recipe import IngestSettings
+from tests.corpus.made_up import digests, files, rows_of
+
+
+def run(out: Path, settings: IngestSettings) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Outcome]:
+    """Ingest; return documents, quarantine and outcome."""
+    with ThreadPoolExecutor(2) as pool:
+        outcome = ingest(out, settings, executor=pool)
+    return rows_of(out / "documents"), rows_of(out / "quarantine"), outcome
+
+
+def lines(texts: list[str]) -> bytes:
+    return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+
+
+TEXTS = ["first text", 'second,\n"quoted" text', "Ünïcödé — 漢字"]
+
+
+def test_every_format_gives_the_same_texts(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / "deep").mkdir(parents=True)
+    (raw / "a.jsonl").write_bytes(lines(TEXTS))
+    (raw / "b.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS)))
+    (raw / "c.jsonl.zst").write_bytes(zstandard.compress(lines(TEXTS)))
+    with (raw / "d.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["n", "text"], *enumerate(TEXTS)])
+    pq.write_table(pa.table({"text": TEXTS, "n": [1, 2, 3]}), raw / "deep" / "e.parquet")
+    pq.write_table(pa.table({"text": pa.array(TEXTS).dictionary_encode()}), raw / "deep" / "f.parquet")
+    (raw / "g.txt").write_text(TEXTS[2])
+    (raw / "h.md").write_bytes(b"\xef\xbb\xbf" + TEXTS[1].encode())
+    (raw / "picture.png").write_bytes(b"\x89PNG")
+    documents, quarantine, outcome = run(tmp_path / "out", files(raw))
+    by_path: dict[str, list[str]] = {}
+    for document in documents:
+        by_path.setdefault(document["path"], []).append(document["text"])
+    tables = ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.csv", "deep/e.parquet", "deep/f.parquet"]
+    assert by_path == {**dict.fromkeys(tables, TEXTS), "g.txt": [TEXTS[2]], "h.md": [TEXTS[1]]}
+    assert [d["position"] for d in documents] == [1, 2, 3] * 6 + [1, 1]
+    assert len({d["id"] for d in documents}) == 20 and all(len(d["id"]) == 32 for d in documents)
+    assert not quarantine
+    assert outcome.rows_out == 20 and outcome.metrics["skipped_files"] == 1
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["documents", "quarantine"]
+
+
+def test_bad_lines_go_to_quarantine_one_by_one(tmp_path: Path) -> None:
+    bad = [b"{broken", b'["a list"]', b'{"other": 1}', b'{"text": 5}', b'{"text": " \\u0000 "}', b'{"text": "\xff"}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(['{"text": "gööd"}'.encode(), b"", *bad, lines(["last"])]))
+    documents, quarantine, outcome = run(tmp_path / "out", files(tmp_path / "a.jsonl"))
+    assert [(d["text"], d["position"]) for d in documents] == [("gööd", 1), ("last", 9)]
+    assert [row["position"] for row in quarantine] == [3, 4, 5, 6, 7, 8]
+    for row, reason in zip(
+        quarantine, ["malformed", "not a JSON object", "no key", "not a string", "no text", "JSON"], strict=True
+    ):
+        assert reason in row["reason"]
+    assert outcome.metrics["quarantined"] == 6 and outcome.rows_in == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.txt", b"MZ\0\0\1", "NUL"),
+        ("a.txt", b"", "no text"),
+        ("a.jsonl", b"\0\1\2" * 50, "NUL"),
+        ("a.csv", b"text\n\0\0\0", "NUL"),
+        ("a.parquet", b"not parquet", "cannot be read"),
+        ("a.jsonl.gz", b"not gzip", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(lines(TEXTS * 50))[:-20], "cannot be read"),
+        ("a.jsonl.zst", b"not zstandard", "cannot be read"),
+    ],
+)
+def test_damaged_files_go_to_quarantine_and_the_rest_is_read(
+    tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / name).write_bytes(data)
+    (tmp_path / "raw" / "good.md").write_text("good")
+    documents, quarantine, _ = run(tmp_path / "out", files(tmp_path / "raw"))
+    assert "good" in [document["text"] for document in documents]
+    assert [reason in row["reason"] for row in quarantine if row["path"] == name] == [True]
+
+
+def test_csv_rows_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
+    long = "x" * 2_000_000
+    rows = ["n,text", "1,one", "2", f'3,"{long}', 'and, ""more""",', '4,"fo""ur"', "5,\xff", f"6,{long}", '7,"se\nven"']
+    (tmp_path / "a.csv").write_bytes(
+        b"\n".join(row.encode("utf-8" if "\xff" not in row else "latin-1") for row in rows)
+    )
+    documents, quarantine, _ = run(tmp_path / "out", files(tmp_path / "a.csv", max_document_mb=1))
+    assert [d["text"] for d in documents] == ["one", 'fo"ur', "se\nven"]
+    assert [(row["position"], row["reason"]) for row in quarantine] == [
+        (2, "the row has 1 fields, the header 2"),
+        (3, "field larger than field limit (1000000) (max_document_mb)"),
+        (5, "broken UTF-8"),
+        (6, "field larger than field limit (1000000) (max_document_mb)"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_line_of_200_megabytes_stays_out_of_memory(tmp_path: Path, name: str, executor: Executor) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.write(b'{"text": "' if name == "a.jsonl" else b"text\n")
+        for _ in range(200):
+            file.write(b"x" * 1_000_000)
+        file.write(b'"}\n{"text": "good"}\n' if name == "a.jsonl" else b"\ngood\n")
+    tracemalloc.start()
+    ingest(tmp_path / "out", files(tmp_path / name, max_document_mb=1), executor=executor)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [row["text"] for row in rows_of(tmp_path / "out" / "documents")] == ["good"]
+    assert ["longer" in row["reason"] for row in rows_of(tmp_path / "out" / "quarantine")] == [True]
+    assert peak < 30_000_000
+
+
+def test_a_text_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "good.txt").write_text("good")
+    with (tmp_path / "raw" / "huge.txt").open("wb") as file:
+        file.truncate(2_000_000_000)
+    _, quarantine, _ = run(tmp_path / "out", files(tmp_path / "raw"))
+    assert [(row["path"], row["reason"]) for row in quarantine] == [
+        ("huge.txt", "2000.0 MB, longer than max_document_mb")
+    ]
+
+
+def test_foreign_encodings_of_tables_are_read(tmp_path: Path) -> None:
+    text = "L'été, à la forêt, où les élèves déjeunèrent près d'un chêne, fût-ce à Noël. " * 4
+    (tmp_path / "a.csv").write_bytes(("text\n" + f'"{text}"\n' * 20).encode("cp1252"))
+    (tmp_path / "b.jsonl").write_bytes(
+        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for _ in range(9)).encode("utf-16")
+    )
+    documents, _, _ = run(tmp_path / "out", files(tmp_path / "*"))
+    assert [document["text"] for document in documents] == [text] * 29
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.parquet", None, "a.parquet has no column 'text'; it has: body, n"),
+        ("a.csv", b"body,n\nx,1\n", "a.csv has no column 'text'; it has: body, n"),
+        (
+            "a.jsonl",
+            b'{"body": "x", "n": 1}\n' * 3,
+            "No line of a.jsonl has the key 'text'; set text_column to one of: body, n",
+        ),
+    ],
+)
+def test_a_missing_column_is_named_with_those_that_are_there(
+    tmp_path: Path, name: str, data: bytes | None, message: str
+) -> None:
+    if data is None:
+        pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as error:
+        run(tmp_path / "out", files(tmp_path / name))
+    assert message in str(error.value)
+
+
+def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"'text' of a\.parquet holds int64"):
+        run(tmp_path / "out", files(tmp_path / "a.parquet"))
+
+
+def test_nothing_to_read_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.pdf").touch()
+    (tmp_path / "empty.txt").touch()
+    for path, message in [
+        ("missing", "no file or folder"),
+        ("folder", "no file that can be read"),
+        ("*.csv", "no file that can be read"),
+        ("folder/a.pdf", "no file that can be read"),
+        ("empty.txt", "empty.txt is in quarantine because: no text"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run(tmp_path / "out", files(tmp_path / path))
+
+
+def test_parts_of_large_files_make_the_same_table(tmp_path: Path) -> None:
+    texts = [f"document number {i} " + "word " * (i % 40) for i in range(3000)]
+    (tmp_path / "a.jsonl").write_bytes(lines(texts[:1500]) + b"\nbroken\n" + lines(texts[1500:]))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "b.parquet", row_group_size=100)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = run(whole, files(tmp_path / "*.*", shard_mb=100))
+    found = run(parts, files(tmp_path / "*.*", shard_mb=0.05))
+    assert found == expected
+    assert len(list((parts / "documents").iterdir())) == 14  # 2 x 0.35 MB of text
+    assert [row["position"] for row in found[1]] == [1502]
+
+
+def test_a_limit_takes_the_first_documents_whatever_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for number in range(40):
+        (tmp_path / "raw" / f"{number:02d}.jsonl").write_bytes(lines([f"{number} {i} " + "x" * 990 for i in range(20)]))
+    settings = files(tmp_path / "raw", limit_mb=0.25, shard_mb=0.03)
+    with process_pool(3) as pool:
+        ingest(tmp_path / "three", settings, executor=pool)
+    with ThreadPoolExecutor(1) as pool:
+        ingest(tmp_path / "one", settings, executor=pool)
+    assert digests(tmp_path / "one") == digests(tmp_path / "three")
+    texts = [row["text"] for row in rows_of(tmp_path / "one" / "documents")]
+    assert texts == [f"{n // 20} {n % 20} " + "x" * 990 for n in range(len(texts))]
+    assert 249_000 < sum(map(len, texts)) <= 250_000
+
+
+def test_hub_reads_a_local_folder_and_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "data").mkdir()
+    for name, part in (("a", TEXTS[:2]), ("b", TEXTS[2:])):
+        (tmp_path / "data" / f"{name}.jsonl").write_bytes(lines(part))
+
+    def settings(**source: str) -> IngestSettings:
+        source = {"kind": "hub", "name": "hub", "dataset": str(tmp_path / "data"), **source}
+        return IngestSettings.model_validate({"sources": [source]})
+
+    documents, _, _ = run(tmp_path / "out", settings())
+    assert [(d["text"], d["path"], d["position"]) for d in documents] == [
+        (TEXTS[0], "train/00000", 1),
+        (TEXTS[1], "train/00000", 2),
+        (TEXTS[2], "train/00001", 1),
+    ]
+    with pytest.raises(UserError, match="no column 'body'; it has: text"):
+        run(tmp_path / "out2", settings(text_column="body"))
+    with pytest.raises(UserError, match="cannot be opened"):
+        run(tmp_path / "out3", settings(split="nowhere"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="nobody/nothing cannot be opened"):
+        run(tmp_path / "out4", settings(dataset="nobody/nothing"))

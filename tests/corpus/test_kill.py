@@ -1,0 +1,84 @@
+"""Stages killed with SIGKILL, at several points, then called again: the same bytes, no finished shard made twice."""
+
+import json
+import signal
+import subprocess
+import sys
+from concurrent.futures import Executor
+from pathlib import Path
+
+import pytest
+
+from homegrown.corpus.dedup import dedup
+from homegrown.corpus.ingest import ingest
+from homegrown.recipe import DedupSettings
+from tests.corpus.made_up import corpus, digests, files, write_documents
+
+PROGRAM = """
+import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from homegrown.corpus import {stage}
+from homegrown.recipe import DedupSettings, IngestSettings
+
+calls = 0
+
+def progress(*_, **__):
+    global calls
+    calls += 1
+    if calls == {calls}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with ThreadPoolExecutor(2) as executor:
+    {call}
+"""
+
+
+def killed(stage: str, call: str, calls: int) -> None:
+    program = PROGRAM.format(stage=stage, call=call, calls=calls)
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+
+
+def inodes(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_ino for path in folder.rglob("*.parquet") if not path.name.startswith(".")}
+
+
+@pytest.mark.slow
+def test_ingest_goes_on_after_a_kill(tmp_path: Path, executor: Executor) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number in range(6):
+        lines = [json.dumps({"text": text}) for text in corpus(number)]
+        (raw / f"{number}.jsonl").write_text("\n".join([*lines, "broken"]))
+    settings = files(raw, shard_mb=0.05)
+    ingest(tmp_path / "whole", settings, executor=executor)
+    out = tmp_path / "out"
+    call = f"ingest.ingest(Path({str(out)!r}), IngestSettings.model_validate_json({settings.model_dump_json()!r}), "
+    killed("ingest", call + "executor=executor, progress=progress)", 4)
+    finished = sorted((out / "units" / "raw").glob("*/summary.json"))
+    assert 4 <= len(finished) < 12
+    before = {path: path.stat().st_ino for path in finished}
+    seen: dict[Path, int] = {}
+    ingest(out, settings, executor=executor, progress=lambda *_, **__: seen.update(_inodes(before)))
+    assert seen == before, "finished units were read again"
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def _inodes(paths: dict[Path, int]) -> dict[Path, int]:
+    return {path: path.stat().st_ino for path in paths if path.exists()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [3, 15, 35])  # while sketching, while linking, while writing
+def test_dedup_goes_on_after_a_kill(tmp_path: Path, executor: Executor, calls: int) -> None:
+    write_documents(tmp_path / "in", corpus(8), rows=12)
+    dedup(tmp_path / "whole", tmp_path / "in", DedupSettings(), seed=1, memory_gb=0.5, executor=executor)
+    out = tmp_path / "out"
+    call = f"dedup.dedup(Path({str(out)!r}), Path({str(tmp_path / 'in')!r}), DedupSettings(), "
+    killed("dedup", call + "seed=1, memory_gb=0.5, executor=executor, progress=progress)", calls)
+    before = {path: node for path, node in inodes(out).items() if path.parent.name != "dropped"}
+    assert before
+    dedup(out, tmp_path / "in", DedupSettings(), seed=1, memory_gb=0.5, executor=executor)
+    assert before.items() <= inodes(out).items(), "finished shards were made again"
+    assert digests(out) == digests(tmp_path / "whole")

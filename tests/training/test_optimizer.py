@@ -1,0 +1,44 @@
+"""AdamW's groups, and its step against the paper's algorithm."""
+
+import pytest
+import torch
+
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.training.optimizer import adamw
+
+
+@pytest.mark.parametrize("family", ["modern", "classic"])
+def test_matrices_decay_and_gains_and_biases_do_not(
+    model_settings: ModelSettings, training_settings: TrainingSettings, family: str
+) -> None:
+    settings = model_settings.model_copy(update={"family": family, "kv_heads": 4})
+    model = Transformer(ModelConfig.from_settings(settings, 300, 0.0))
+    decay = {
+        name: group["weight_decay"]
+        for group in adamw(model, training_settings).param_groups
+        for name, parameter in model.named_parameters()
+        if any(parameter is member for member in group["params"])
+    }
+    assert decay.keys() == dict(model.named_parameters()).keys()
+    vectors = {name for name in decay if "norm" in name or name.endswith("bias")}
+    assert vectors
+    assert all(decay[name] == 0 for name in vectors)
+    assert all(decay[name] == training_settings.weight_decay for name in decay.keys() - vectors)
+
+
+def test_two_steps_are_those_of_the_paper(training_settings: TrainingSettings) -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the learning rate."""
+    module = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(module.weight, 0.5)
+    changes = {"learning_rate": 0.1, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.95}
+    optimizer = adamw(module, training_settings.model_copy(update=changes))
+    weight, first, second = 0.5, 0.0, 0.0
+    for step, gradient in enumerate([1.0, -0.25], start=1):
+        module.weight.grad = torch.full_like(module.weight, gradient)
+        optimizer.step()
+        first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+        corrected = first / (1 - 0.9**step) / ((second / (1 - 0.95**step)) ** 0.5 + 1e-8)
+        weight = weight - 0.1 * 0.2 * weight - 0.1 * corrected
+    assert module.weight.tolist() == [pytest.approx([weight, weight], rel=1e-6)]

@@ -1,0 +1,258 @@
+"""Pretraining with real workers: what it leaves, and that kills, processes and bad settings do not harm it."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from processes import Process
+
+from homegrown.errors import UserError
+from homegrown.model import weights
+from homegrown.outcome import Outcome
+from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.tokenizer import load
+from homegrown.training.pretrain import pretrain
+from homegrown.training.schedule import learning_rate
+
+pytestmark = pytest.mark.slow
+
+SAME_IN_EVERY_RUN = ["step", "tokens", "loss", "learning_rate", "gradient_norm", "validation_loss"]
+
+
+class Run:
+    """A finished run and what it said meanwhile."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.said: list[tuple[Any, ...]] = []
+        self.outcome: Outcome | None = None
+
+    def progress(self, done: float, total: float | None = None, /, **metrics: Any) -> None:
+        self.said.append((done, total, metrics))
+
+    @property
+    def weights(self) -> bytes:
+        return (self.out / "model" / "model.safetensors").read_bytes()
+
+    @property
+    def metrics(self) -> dict[str, list[Any]]:
+        return pq.read_table(self.out / "metrics.parquet").to_pydict()
+
+
+@pytest.fixture(scope="module")
+def train(corpus: dict[str, Path]) -> Callable[..., Run]:
+    def run(out: Path, model: ModelSettings, settings: TrainingSettings, **changes: Any) -> Run:
+        made = Run(out)
+        given = {"seed": 1, "device": "cpu", "processes": 1, **corpus, **changes}
+        made.outcome = pretrain(out, model=model, settings=settings, progress=made.progress, **given)
+        return made
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(train, tiny: tuple[ModelSettings, TrainingSettings], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing disturbs."""
+    return train(tmp_path_factory.mktemp("whole") / "out", *tiny)
+
+
+def test_it_leaves_a_model_and_its_records_and_nothing_else(whole: Run) -> None:
+    files = {str(path.relative_to(whole.out)) for path in whole.out.rglob("*") if path.is_file()}
+    checkpoint = {path for path in files if path.startswith("checkpoints/step-00000024/")}
+    assert files - checkpoint == {
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "metrics.parquet",
+        "samples.parquet",
+        "summary.json",
+        "curve.png",
+    }
+    assert (whole.out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in files if str(whole.out).encode() in (whole.out / path).read_bytes()]
+
+
+def test_metrics_have_every_step_once(whole: Run, tiny: tuple[ModelSettings, TrainingSettings]) -> None:
+    metrics, settings = whole.metrics, tiny[1]
+    assert metrics["step"] == list(range(1, 25))
+    assert metrics["tokens"] == [128 * step for step in metrics["step"]]
+    assert metrics["learning_rate"] == [learning_rate(step, settings) for step in metrics["step"]]
+    validated = [step for step, loss in zip(metrics["step"], metrics["validation_loss"], strict=True) if loss]
+    assert validated == [6, 12, 18, 24]
+    assert metrics["seconds"] == sorted(metrics["seconds"])
+
+
+def test_loss_falls(whole: Run) -> None:
+    losses = whole.metrics["loss"]
+    assert losses[0] == pytest.approx(math.log(512), abs=0.1)
+    assert sum(losses[-4:]) / 4 < losses[0] - 0.7
+
+
+def test_validation_is_that_of_the_saved_model(
+    whole: Run, corpus: dict[str, Path], tiny: tuple[ModelSettings, TrainingSettings]
+) -> None:
+    """Loss by PyTorch's cross-entropy over the same 16 windows; bytes by decoding their text."""
+    model, tokenizer = weights.load(whole.out / "model"), load(whole.out / "model")
+    split = TokenSplit(corpus["packed"], "validation")
+    windows = split.windows(32)
+    chosen = split.read(np.linspace(0, windows - 1, 16).round().astype(int), 32)
+    inputs, targets = torch.from_numpy(chosen[:, :-1]), torch.from_numpy(chosen[:, 1:])
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).item()
+    text_bytes = sum(len(tokenizer.decode(row.tolist()).encode()) for row in targets)
+    assert whole.outcome is not None
+    assert whole.outcome.metrics["validation_loss"] == pytest.approx(loss, rel=1e-5)
+    bits = loss * targets.numel() / math.log(2) / text_bytes
+    assert whole.outcome.metrics["validation_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_outcome_and_progress_say_what_happened(whole: Run, corpus: dict[str, Path]) -> None:
+    outcome = whole.outcome
+    assert outcome is not None
+    assert (outcome.rows_in, outcome.rows_out, outcome.unit) == (
+        TokenSplit(corpus["packed"], "train").tokens,
+        3072,
+        "tokens",
+    )
+    assert outcome.metrics["parameters"] == sum(p.numel() for p in weights.load(whole.out / "model").parameters())
+    assert (outcome.metrics["steps"], outcome.metrics["resumed_from"], outcome.metrics["weights"]) == (24, 0, "final")
+    last = whole.said[-1]
+    assert last[:2] == (24, 24)
+    assert {"loss", "learning_rate", "tokens_per_second", "validation_bits_per_byte"} <= last[2].keys()
+    assert [done for done, _, _ in whole.said] == sorted(done for done, _, _ in whole.said)
+
+
+def test_samples_are_kept_with_their_step(whole: Run) -> None:
+    samples = pq.read_table(whole.out / "samples.parquet").to_pylist()
+    assert [(row["step"], row["prompt"]) for row in samples] == [(12, "bala"), (12, ""), (24, "bala"), (24, "")]
+    assert all(row["text"] for row in samples)
+
+
+def test_a_finished_run_is_not_repeated(whole: Run, train, tiny: tuple[ModelSettings, TrainingSettings]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.out.rglob("*") if path.is_file()}
+    again = train(whole.out, *tiny)
+    assert again.outcome == whole.outcome
+    assert before == {path: path.stat().st_mtime_ns for path in whole.out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "goes_on_from"),
+    [
+        ("curve.png", 2, 10),  # at step 12, two steps after a checkpoint
+        ("metrics.parquet", 2, 5),  # half of a checkpoint's files are there
+        ("model/model.safetensors", 1, 24),  # training is over, the results are half written
+    ],
+)
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(
+    whole: Run, train, corpus, tiny, tmp_path: Path, name: str, times: int, goes_on_from: int
+) -> None:
+    out = tmp_path / "out"
+    process = Process(out, corpus["packed"], corpus["tokenizer"], *tiny)
+    code, _ = process.kill_at(name, times, "both", tmp_path / "killer")
+    assert code == -9
+    assert not (out / "summary.json").exists()
+    resumed = train(out, *tiny)
+    assert resumed.outcome is not None
+    assert resumed.outcome.metrics["resumed_from"] == goes_on_from
+    assert resumed.weights == whole.weights
+    for column in SAME_IN_EVERY_RUN:
+        assert resumed.metrics[column] == whole.metrics[column]
+    samples = [pq.read_table(run.out / "samples.parquet") for run in (resumed, whole)]
+    assert samples[0].equals(samples[1])
+
+
+def test_workers_die_with_the_process_that_launched_them(corpus, tiny, tmp_path: Path) -> None:
+    process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
+    _, worker = process.kill_at("curve.png", 1, "parent", tmp_path / "killer")
+    end = time.monotonic() + 20
+    while is_alive(worker):
+        assert time.monotonic() < end, "the worker outlived its parent"
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/status")  # an orphan that nobody has waited for yet is dead all the same
+    return "State:\tZ" not in status.read_text() if status.exists() else True
+
+
+def test_a_worker_that_dies_is_started_again(whole: Run, corpus, tiny, tmp_path: Path) -> None:
+    process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
+    code, _ = process.kill_at("curve.png", 2, "worker", tmp_path / "killer")
+    assert code == 0
+    assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 10
+    assert Run(process.out).weights == whole.weights
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(whole: Run, train, tiny, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "out" / "checkpoints" / "step-00000005"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
+    run = train(tmp_path / "out", *tiny)
+    assert run.said[0][2]["note"] == "The checkpoint of step 5 is damaged and was passed over."
+    assert run.weights == whole.weights
+
+
+def test_two_processes_compute_what_one_does(whole: Run, train, tiny, tmp_path: Path) -> None:
+    """The same batch: one worker in two micro-batches, or two workers with one each; dropout is on."""
+    shared = train(tmp_path / "out", *tiny, processes=2)
+    for column in ("loss", "gradient_norm"):
+        assert shared.metrics[column] == pytest.approx(whole.metrics[column], rel=1e-3)
+    validations = [[loss for loss in run.metrics["validation_loss"] if loss] for run in (shared, whole)]
+    assert validations[0] == pytest.approx(validations[1], rel=1e-3)
+
+
+def test_early_stopping_keeps_the_best_weights(train, corpus, tiny, tmp_path: Path) -> None:
+    """A rising learning rate soon undoes what the first steps learnt."""
+    model, settings = tiny
+    changes = {"learning_rate": 3.0, "warmup_steps": 20, "validate_every": 1, "patience": 2, "sample_prompts": []}
+    run = train(tmp_path / "out", model, settings.model_copy(update=changes))
+    losses = run.metrics["validation_loss"]
+    best = losses.index(min(losses)) + 1
+    assert run.outcome is not None
+    assert len(losses) == best + 2 < settings.max_steps
+    assert run.outcome.metrics["weights"] == f"best validation, step {best}"
+    assert run.outcome.metrics["validation_loss"] == min(losses)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        pytest.param(
+            {},
+            {"device": "cuda"},
+            "compute.device is 'cuda'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ({"learning_rate": 1e30, "warmup_steps": 0}, {}, "lower training.learning_rate"),
+    ],
+)
+def test_what_a_user_must_mend_comes_back_in_one_sentence(train, tiny, tmp_path: Path, changes, given, message) -> None:
+    model, settings = tiny
+    with pytest.raises(UserError, match=message) as refusal:
+        train(tmp_path / "out", model, settings.model_copy(update=changes), **given)
+    assert "\n" not in str(refusal.value)
+
+
+def test_another_failure_names_the_log(train, tiny, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("homegrown.training.launch._RESTARTS", 0)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "checkpoints").write_text("a file where a folder should be")
+    with pytest.raises(RuntimeError, match=r"stderr\.log") as failure:
+        train(out, *tiny)
+    log = Path(str(failure.value).split("; ")[1].removesuffix(" says why"))
+    assert "checkpoints" in log.read_text()
+    assert json.loads((out / "job.json").read_text())["seed"] == 1

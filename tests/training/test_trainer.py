@@ -1,0 +1,59 @@
+"""Settings that do not fit the data, the tokenizer or the workers are refused before training starts."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from homegrown.errors import UserError
+from homegrown.training.job import Job
+from homegrown.training.loop import Trainer
+
+CPU = {"rank": 0, "count": 1, "kind": "cpu", "device": torch.device("cpu")}
+
+
+@pytest.fixture
+def build(corpus, tiny, tmp_path: Path):
+    def make(*, workers: int = 1, model: dict[str, Any] | None = None, **changes: Any) -> Trainer:
+        model_settings, settings = tiny
+        job = Job(
+            **corpus,
+            model=model_settings.model_copy(update=model or {}),
+            training=settings.model_copy(update=changes),
+            seed=1,
+            device="cpu",
+        )
+        return Trainer(job, tmp_path, SimpleNamespace(**{**CPU, "count": workers}))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"workers": 3}, r"compute.processes \(3\) must divide .* \(2\)"),
+        ({"model": {"context": 20_000}}, "model.context"),  # longer than the training split
+        ({"model": {"context": 10_000}}, "validation split"),  # longer than the validation split
+        ({"sample_prompts": ["fine", "bala " * 40]}, "training.sample_prompts"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_in_one_sentence(build, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        build(**wrong)
+    assert "\n" not in str(refusal.value)
+
+
+def test_tokens_of_another_tokenizer_are_refused(build, corpus, monkeypatch, tmp_path: Path) -> None:
+    text = (corpus["tokenizer"] / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(text.replace('"<|im_end|>"', '"<|end|>"', 1))
+    monkeypatch.setitem(corpus, "tokenizer", tmp_path)
+    with pytest.raises(UserError, match=r"vocabulary of 512, but the tokenizer in .* has 513"):
+        build()
+
+
+def test_weights_depend_on_the_seed_alone(build) -> None:
+    first, second = build(), build()
+    for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
