@@ -1,8 +1,10 @@
 """A run in this process, watched in the terminal: what `homegrown run` does."""
 
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +13,10 @@ from homegrown.artifacts import Store
 from homegrown.errors import UserError
 from homegrown.files import parquet_parts
 from homegrown.recipe import Recipe
+from tasks.figures import shown
+
+if TYPE_CHECKING:
+    from flows.pretrain import StageName
 
 
 def run(recipe: Recipe, store: Store, until: str, force: list[str]) -> None:
@@ -29,19 +35,30 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str]) -> None:
             from flows.pretrain import CHAIN, pretrain
             from flows.terminal import live_display
 
-            for name in (until, *force):
-                if name not in CHAIN:
-                    raise UserError(f"There is no stage {name!r}; the stages are: {', '.join(CHAIN)}.")
+            last, *again = _stage_names(until, *force)
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         stages = list(CHAIN)
-        with live_display(console, stages[: stages.index(until) + 1]):
-            made = pretrain(recipe, until, force)
-    report(console, {stage: handle.path for stage, handle in made.items()})
+        with live_display(console, stages[: stages.index(last) + 1]):
+            made = pretrain(recipe, last, again)
+    report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
 
 
-def report(console: Console, made: dict[str, Path]) -> None:
-    """Print what a finished run made: the evaluation, where everything lies, a sample, and what to try next."""
+def _stage_names(*names: str) -> "list[StageName]":
+    from flows.pretrain import CHAIN
+
+    found = []
+    for name in names:
+        stage = next((stage for stage in CHAIN if stage == name), None)
+        if stage is None:
+            raise UserError(f"There is no stage {name!r}; the stages are: {', '.join(CHAIN)}.")
+        found.append(stage)
+    return found
+
+
+def report(console: Console, name: str, made: dict[str, Path]) -> None:
+    """Print what a run of the pipeline `name` made: evaluation, where everything lies, a sample, what to try next."""
+    command = _short(Path(sys.argv[0]).absolute())
     artifacts = Table("stage", "artifact", title="Artifacts", title_justify="left")
     for stage, path in made.items():
         artifacts.add_row(stage, _short(path))
@@ -54,22 +71,34 @@ def report(console: Console, made: dict[str, Path]) -> None:
         console.print(sample, markup=False, highlight=False)
         console.print(
             "\n[bold]Next:[/bold]\n"
-            "  homegrown generate --prompt 'Return the'\n"
-            "  homegrown sql 'select rule, count(*) from filter.dropped group by rule'\n"
-            "  homegrown run tiny --set training.max_steps=1200",
+            f"  {command} generate --prompt 'Return the'\n"
+            f"  {command} sql 'select rule, count(*) from filter.dropped group by rule'\n"
+            f"  {command} run {name} --set evaluation.samples=64",
             highlight=False,
         )
+
+
+# The columns of the evaluation's results that fit a terminal; all are in `evaluate.results`.
+_COLUMNS = {
+    "variant": "variant",
+    "bits_per_byte": "bits per byte",
+    "perplexity": "perplexity",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "repeated_4grams": "repeated",
+    "tokens_per_second": "tokens/s",
+    "disk_megabytes": "MB",
+}
 
 
 def _evaluation(folder: Path) -> Table:
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(parquet_parts(folder / "results")).to_pylist()
     table = Table(title="Evaluation on held-out text", title_justify="left")
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "), justify="left" if name == "variant" else "right")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    for name, header in _COLUMNS.items():
+        table.add_column(header, justify="left" if name == "variant" else "right", no_wrap=True)
+    for row in pq.read_table(parquet_parts(folder / "results"), columns=list(_COLUMNS)).to_pylist():
+        table.add_row(*(shown(value) for value in row.values()))
     return table
 
 

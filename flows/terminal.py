@@ -1,19 +1,19 @@
 """The live display of a run in the terminal: which stage, how far, how long still."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tasks.events import Event, listening
-from tasks.reporting import duration, shown
+from tasks.figures import duration, shown
 
 _FIGURES_SHOWN = 4
 
 
 @contextmanager
-def live_display(console: Console, stages: list[str]) -> Iterator[None]:
+def live_display(console: Console, stages: Sequence[str]) -> Iterator[None]:
     """Show each stage as one line while the block runs: waiting, working with a bar, made, or cached.
 
     Without a terminal (a log file, CI) each stage gets one line when it begins and one when it ends.
@@ -40,7 +40,7 @@ def _bars(console: Console) -> Progress:
 
 
 class _Bars:
-    def __init__(self, progress: Progress, stages: list[str]) -> None:
+    def __init__(self, progress: Progress, stages: Sequence[str]) -> None:
         self._progress = progress
         self._rows: dict[str, TaskID] = {
             stage: progress.add_task("", total=None, start=False, stage=stage, note="", visible=False)

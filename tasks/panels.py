@@ -10,7 +10,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from homegrown.artifacts import Artifact
-from tasks.reporting import duration, shown
+from tasks.figures import duration, shown
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,10 @@ def parquet_rows(table: str) -> Callable[[Path], list[dict[str, Any]]]:
         import pyarrow.parquet as pq
 
         rows = pq.read_table(folder / table).to_pylist()
-        return [{name: shown(value) if value is not None else "" for name, value in row.items()} for row in rows]
+        return [
+            {name.replace("_", " "): "" if value is None else shown(value) for name, value in row.items()}
+            for row in rows
+        ]
 
     return read
 

@@ -22,7 +22,8 @@ def _report(folder: Path) -> str:
     parts = [_curve(folder) or ""]
     for sample in samples:
         text = sample["text"].replace("```", "` ` `")
-        parts.append(f"**Step {sample['step']}**, prompt `{sample['prompt']}`\n\n```text\n{text}\n```")
+        prompt = f"after `{sample['prompt']}`" if sample["prompt"] else "from the start of a document"
+        parts.append(f"**Step {sample['step']}**, {prompt}\n\n```text\n{text}\n```")
     return "\n\n".join(parts)
 
 
