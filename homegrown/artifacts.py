@@ -5,7 +5,6 @@ it is the folder `.<version>-<key>.partial` beside that place, which survives a 
 one rename. The store's own bookkeeping lies in `<root>/.state/` and can be deleted when nothing runs.
 """
 
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -25,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from homegrown import locks
 from homegrown.digests import Digests
-from homegrown.errors import UserError
+from homegrown.errors import UserError, is_disk_full
 from homegrown.files import replacing, sync
 from homegrown.outcome import Outcome
 from homegrown.parallel import cpu_count
@@ -251,8 +250,8 @@ class Store:
             try:
                 outcome = build(partial)
                 manifest = self._publish(order, slot, outcome, started, time.monotonic() - clock)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            except Exception as error:
+                if is_disk_full(error):
                     raise UserError(_disk_full(self.root)) from error
                 raise
             return Artifact(slot, manifest), True

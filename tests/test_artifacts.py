@@ -1,5 +1,6 @@
 """The artifact store: keys, versions, publication, damage, two makers at once, a killed maker, lineage."""
 
+import errno
 import hashlib
 import json
 import os
@@ -206,3 +207,22 @@ def test_store_in_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         Store(tmp_path / "file").slot("toy", order().key)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_keeps_finished_work(store: Store, error: Exception) -> None:
+    def build(out: Path) -> Outcome:
+        (out / "shard-0").write_text("done")
+        raise error
+
+    wanted = order()
+    with pytest.raises(UserError, match=r"is full .* make room"):
+        store.make(wanted, store.slot("toy", wanted.key), build)
+    assert (partial_of(store.slot("toy", wanted.key)) / "shard-0").read_text() == "done"
