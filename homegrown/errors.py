@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Say whether a full disk or a used-up quota is behind an error; libraries wrap the system's in types of their own."""
+    """Say whether a full disk or a used-up quota is behind an error, also where a library has wrapped it."""
     numbers = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError) and error.errno in numbers:
         return True

@@ -18,6 +18,15 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def spin_less() -> None:
+    """Have OpenMP's waiting threads give way soon; call it before PyTorch is imported, which reads this once.
+
+    A thread that waits in a spin takes the processor from the very thread it waits for as soon as anything else runs on
+    the machine: with one other busy process on 2 cores, a training step of a small model took 860 ms instead of 12.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
 def die_with_parent() -> None:
     """Exit this worker process at once when the process that started it is gone.
 

@@ -1,6 +1,8 @@
 """Starting the workers through PyTorch's elastic launcher, and relaying what they report."""
 
+import errno
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +15,7 @@ from homegrown import locks
 from homegrown.errors import UserError
 from homegrown.progress import Progress
 from homegrown.training import worker
-from homegrown.training.job import LOGS, PARENT_LOCK, PROGRESS, REFUSAL
+from homegrown.training.job import DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL
 from homegrown.training.report import Relay
 
 _RESTARTS = 3
@@ -28,10 +30,11 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
 
     Raises:
         UserError: the workers refuse the job.
+        OSError: the disk is full (ENOSPC).
         RuntimeError: a worker failed again and again; names its log.
     """
     out = job.parent
-    for name in (PROGRESS, REFUSAL):
+    for name in (PROGRESS, REFUSAL, DISK_FULL):
         (out / name).unlink(missing_ok=True)
     relay = Relay(out / PROGRESS)
     agent = _Agent(job, processes)
@@ -43,6 +46,8 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
                 progress(done, total, **metrics)
     if (out / REFUSAL).exists():
         raise UserError((out / REFUSAL).read_text())
+    if (out / DISK_FULL).exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     if agent.error is not None:
         raise RuntimeError(f"training failed; {_last_log(out / LOGS)} says why") from agent.error
 

@@ -1,5 +1,6 @@
 """The pretraining loop, as each worker runs it."""
 
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,7 +186,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         mean = float(self.worker.sum(nats)) / batch_tokens
-        if not torch.isfinite(torch.tensor(mean)):
+        if not math.isfinite(mean):
             raise UserError(
                 f"The training loss is {mean} at step {self.state.step}; lower training.learning_rate "
                 f"({self.settings.learning_rate}) or raise training.warmup_steps."
