@@ -1,0 +1,48 @@
+"""Zip and tar archives: their members one after the other, bounded in what they may unpack to."""
+
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO, TypeAlias, cast
+
+from homegrown.corpus.readers.file import File
+from homegrown.corpus.records import MEGABYTE
+from homegrown.corpus.streams import Bounded, Stream, buffered, first_line, seekable
+
+_SPOOLED = 4_000 * MEGABYTE  # of a zip inside another archive
+_MOST = 4_000 * MEGABYTE  # in one member...
+_RATIO = 200  # ...if it is packed so densely; text packs 3 to 20 times, the bombs 1,000 times and more
+
+Member: TypeAlias = "tuple[str, int, Stream | str]"  # name, size in bytes, and its bytes or what is wrong with it
+    "tuple[str, int, Stream | str]"  # its name, its size in bytes, and its bytes or what is wrong with it
+)
+
+
+def zip_members(file: File) -> Iterator[Member]:
+    """Yield the files of a zip in its own order; raise zipfile.BadZipFile."""
+    with seekable(file.stream, _SPOOLED) as stream, zipfile.ZipFile(stream) as archive:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            if member.file_size > _RATIO * (member.compress_size + MEGABYTE):
+                yield member.filename, 0, f"it would unpack to more than {_RATIO} times its size"
+                continue
+            try:
+                with archive.open(member) as data:
+                    yield member.filename, member.file_size, _bounded(cast(BinaryIO, data), member.file_size)
+            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, exotic
+                yield member.filename, 0, first_line(error)
+
+
+def tar_members(file: File) -> Iterator[Member]:
+    """Yield the files of a tar in its own order; raise tarfile.TarError."""
+    with tarfile.open(fileobj=file.stream, mode="r|") as archive:
+        for member in archive:
+            data = archive.extractfile(member) if member.isfile() else None
+            if data:
+                yield member.name, member.size, _bounded(cast(BinaryIO, data), member.size)
+            cast(Any, archive).members = []  # it would remember them all
+
+
+def _bounded(data: BinaryIO, size: int) -> Stream:
+    return buffered(Bounded(data, min(size, _MOST), f"more than {_MOST / MEGABYTE:.0f} MB"))
