@@ -14,8 +14,6 @@ _MOST = 4_000 * MEGABYTE  # in one member...
 _RATIO = 200  # ...if it is packed so densely; text packs 3 to 20 times, the bombs 1,000 times and more
 
 Member: TypeAlias = "tuple[str, int, Stream | str]"  # name, size in bytes, and its bytes or what is wrong with it
-    "tuple[str, int, Stream | str]"  # its name, its size in bytes, and its bytes or what is wrong with it
-)
 
 
 def zip_members(file: File) -> Iterator[Member]:
