@@ -7,11 +7,9 @@ from typing import Any, BinaryIO, TypeAlias, cast
 
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import MEGABYTE
-from homegrown.corpus.streams import Bounded, Stream, buffered, first_line, seekable
+from homegrown.corpus.streams import Bounded, Stream, buffered, first_line, most_unpacked, seekable
 
 _SPOOLED = 4_000 * MEGABYTE  # of a zip inside another archive
-_MOST = 4_000 * MEGABYTE  # in one member...
-_RATIO = 200  # ...if it is packed so densely; text packs 3 to 20 times, the bombs 1,000 times and more
 
 Member: TypeAlias = "tuple[str, int, Stream | str]"  # name, size in bytes, and its bytes or what is wrong with it
 
@@ -22,12 +20,13 @@ def zip_members(file: File) -> Iterator[Member]:
         for member in archive.infolist():
             if member.is_dir():
                 continue
-            if member.file_size > _RATIO * (member.compress_size + MEGABYTE):
-                yield member.filename, 0, f"it would unpack to more than {_RATIO} times its size"
+            if member.file_size > most_unpacked(member.compress_size):
+                yield member.filename, 0, "it would unpack to hundreds of times its size"
                 continue
             try:
                 with archive.open(member) as data:
-                    yield member.filename, member.file_size, _bounded(cast(BinaryIO, data), member.file_size)
+                    bounded = Bounded(data, member.file_size, "the member is longer than the archive says")
+                    yield member.filename, member.file_size, buffered(bounded)
             except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, exotic
                 yield member.filename, 0, first_line(error)
 
@@ -38,9 +37,5 @@ def tar_members(file: File) -> Iterator[Member]:
         for member in archive:
             data = archive.extractfile(member) if member.isfile() else None
             if data:
-                yield member.name, member.size, _bounded(cast(BinaryIO, data), member.size)
+                yield member.name, member.size, buffered(cast(BinaryIO, data))
             cast(Any, archive).members = []  # it would remember them all
-
-
-def _bounded(data: BinaryIO, size: int) -> Stream:
-    return buffered(Bounded(data, min(size, _MOST), f"more than {_MOST / MEGABYTE:.0f} MB"))

@@ -6,8 +6,18 @@ from dataclasses import replace
 
 from homegrown.corpus.readers import archives, books, markup, objects, plain, tables, web
 from homegrown.corpus.readers.file import File
-from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
-from homegrown.corpus.streams import COMPRESSIONS, Bounded, TooMuch, Unreachable, buffered, first_line, opened, unpacked
+from homegrown.corpus.records import Document, Fault, Piece, Tally
+from homegrown.corpus.streams import (
+    COMPRESSIONS,
+    Bounded,
+    TooMuch,
+    Unreachable,
+    buffered,
+    first_line,
+    most_unpacked,
+    opened,
+    unpacked,
+)
 from homegrown.corpus.text import Undecodable
 from homegrown.errors import UserError
 from homegrown.recipe import FilesSource
@@ -41,7 +51,6 @@ _MEMBERS = {".zip": archives.zip_members, ".tar": archives.tar_members}
 FORMATS = (*READERS, *_MEMBERS)
 
 _UNPACKS_ITSELF = frozenset({".warc", ".wet", ".arc"})  # each record is a gzip of its own, by which damage is passed
-_MOST_DENSELY = 200  # bytes from one packed byte; text packs 3 to 20 times, a bomb 1,000 times and more
 
 
 def form(name: str) -> tuple[str, str] | None:
@@ -98,8 +107,7 @@ def _read(file: File, archive: str) -> Iterator[Document | Fault]:
     ending, compression = form(file.piece.locator) or ("", "")
     try:
         if compression and ending not in _UNPACKS_ITSELF:
-            most = _MOST_DENSELY * (file.piece.size + MEGABYTE)
-            reason = f"unpacks to over {_MOST_DENSELY} times its size"
+            most, reason = most_unpacked(file.piece.size), "unpacks to hundreds of times its size"
             file = replace(file, stream=buffered(Bounded(unpacked(file.stream, compression), most, reason)))
         if ending in READERS:
             yield from READERS[ending](file)

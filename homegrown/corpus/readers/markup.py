@@ -20,11 +20,10 @@ _UNSEEN = frozenset({"script", "style", "title"})
 class _Text(HTMLParser):
     """Collects text, a new line at each element that is not inline; what is inside `wanted` elements also apart."""
 
-    CDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]  # in SGML the names of HTML mean nothing
-    RCDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]
-
     def __init__(self, wanted: str = "", unseen: frozenset[str] = frozenset(), *, folds: bool = False) -> None:
         super().__init__(convert_charrefs=True)
+        if not folds:  # outside HTML its names mean nothing
+            self.CDATA_CONTENT_ELEMENTS = self.RCDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]
         self._wanted, self._unseen, self._folds = wanted, unseen, folds
         self._inside = self._hidden = self._kept = 0
         self._all: list[str] = []
@@ -58,9 +57,7 @@ class _Text(HTMLParser):
 
     def text(self) -> str:
         """Return the text in wanted elements, or all of it when there is none."""
-        within = "".join(self._within)
-        joined = within if within.strip() else "".join(self._all)
-        return _BLANK.sub("\n\n", joined).strip()
+        return _BLANK.sub("\n\n", "".join(self._within or self._all)).strip()
 
 
 def text_of_page(page: str) -> str:
