@@ -23,7 +23,9 @@ from homegrown.corpus.records import Document, Fault, Piece
 _OURS = frozenset({"homegrown", "tasks", "flows"})
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 _SHORTEST = 200  # characters of docstrings in a module worth a document
-_PARSING = threading.Lock()  # Python 3.11 and 3.12 count the depth of all threads' trees together: SystemError
+# One module at a time in a process (ingest's workers are processes): `catch_warnings` changes the filters of all threads,
+# and for good when two overlap; Python 3.11 and 3.12 also count the depth of all threads' syntax trees together.
+_PARSING = threading.Lock()
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
