@@ -56,10 +56,8 @@ def texts(megabytes: float) -> tuple[list[str], str]:
             break
         found.append(text)
         size += len(text.encode())
-    return (
-        found,
-        "Wikipedia" if wikipedia.exists() else "documentation of the installed packages (no shared corpora here)",
-    )
+    origin = "Wikipedia" if wikipedia.exists() else "installed documentation, for ../shared/corpora is missing"
+    return found, origin
 
 
 def _wikipedia(path: Path) -> Iterator[str]:

@@ -23,8 +23,8 @@ from homegrown.corpus.records import Document, Fault, Piece
 _OURS = frozenset({"homegrown", "tasks", "flows"})
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 _SHORTEST = 200  # characters of docstrings in a module worth a document
-# One module at a time in a process (ingest's workers are processes): `catch_warnings` changes the filters of all threads,
-# and for good when two overlap; Python 3.11 and 3.12 also count the depth of all threads' syntax trees together.
+# One module at a time in a process (ingest's workers are processes): `catch_warnings` changes the filters of every
+# thread, and for good when two overlap; Python 3.11 and 3.12 also count the depth of all their syntax trees together.
 _PARSING = threading.Lock()
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
