@@ -100,17 +100,19 @@ def _parts(text: str, separator: str) -> list[str]:
     text=st.text("ab|\n", max_size=80),
     separator=st.sampled_from(["\n", "\n\n", "|", "a|a", "<|end|>"]),
     bounds=st.lists(st.integers(8, 79), max_size=3),
+    mark=st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )
 def test_separated_text_has_the_same_parts_however_it_is_cut(
-    tmp_path: Path, text: str, separator: str, bounds: list[int]
+    tmp_path: Path, text: str, separator: str, bounds: list[int], mark: bytes
 ) -> None:
     path = tmp_path / "a.txt"
-    path.write_text(text)
+    path.write_bytes(mark + text.encode())
     source = FilesSource(name="raw", path=str(path), separator=separator)
-    cuts = [0, *sorted({bound for bound in bounds if bound < len(text)}), len(text)]
+    size = len(mark + text.encode())
+    cuts = [0, *sorted({bound for bound in bounds if bound < size}), size]
     found = []
     for start, stop in pairwise(cuts):
-        piece = Piece(str(path), "a.txt", start, stop, len(text))
+        piece = Piece(str(path), "a.txt", start, stop, size)
         for record in formats.read(piece, source, LONGEST, Tally()):
             assert isinstance(record, Document)
             found.append(record.text)

@@ -22,9 +22,11 @@ def _parts(file: File, separator: bytes) -> Iterator[Document | Fault]:
     """Yield the parts that begin in bytes `start` to `stop`; positions count from the piece's first."""
     piece = file.piece
     stream = as_utf8(file.stream)
+    mark = stream.tell() if piece.stop and not piece.start else 0  # a byte order mark was read already
     if piece.start:
         stream.seek(max(0, piece.start - len(separator)))
-    for offset, part in separated(stream, separator, file.longest, piece.start):
+    for place, part in separated(stream, separator, file.longest, piece.start):
+        offset = place + mark
         if piece.stop is not None and offset >= piece.stop:
             return
         if part is None:
