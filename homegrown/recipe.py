@@ -30,14 +30,46 @@ class Source(Settings):
     limit_mb: float | None = Field(
         default=None, gt=0, description="Stop after this much text, in megabytes (10^6 bytes)."
     )
+    weight: float = Field(
+        default=1,
+        gt=0,
+        le=1,
+        description="Share of the documents to keep, chosen by a hash of their ids; limit_mb counts what is kept. Not "
+        "over 1: repeated documents would be dropped as duplicates.",
+    )
+
+
+Extractor = Literal["trafilatura", "resiliparse"]
 
 
 class FilesSource(Source):
-    """A file, a folder (searched through) or a glob: .txt .md .jsonl(.gz .zst) .csv .parquet."""
+    """A file, a folder (searched through) or a glob, on this machine or at an address that `fsspec` knows (s3://...).
+
+    Plain text, JSON, CSV, Parquet, Arrow, HTML, SGML and XML, WARC, EPUB, PDF, packed with gzip, zstd, bzip2 or xz, and
+    zip and tar archives of them; the format is told by the name's ending (`homegrown.corpus.readers.formats`).
+    """
 
     kind: Literal["files"] = "files"
-    path: str = Field(description="File, folder or glob, relative to the working directory.")
-    text_column: str = Field(default="text", description="Column or key that holds the text, in files with columns.")
+    path: str = Field(description="File, folder or glob, relative to the working directory, or an fsspec address.")
+    text_column: str = Field(
+        default="text", description="Column, key or element that holds the text, in formats that have such."
+    )
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="What lies between documents in plain text, such as <|endoftext|>, an empty line or a line's end; "
+        "null: a file is a document.",
+    )
+    document_element: str = Field(
+        default="doc",
+        pattern=r"^[A-Za-z_][\w.:-]*$",
+        description="Element that is a document in SGML and XML; a file without it is one document.",
+    )
+    html_extractor: Extractor = Field(
+        default="trafilatura",
+        description="What finds a page's main text: trafilatura is better, resiliparse faster.",
+    )
 
 
 class PackagesSource(Source):

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from homegrown.corpus.readers import check_column, text_row, texts
+from homegrown.corpus.readers.tables import column_problem, text_row, texts
 from homegrown.corpus.records import Document, Fault, Piece
+from homegrown.corpus.streams import first_line
 from homegrown.errors import UserError
 from homegrown.recipe import HubSource
 
 _ROWS = 256  # in a batch
+_SHARD_BYTES = 64_000_000  # of a dataset on disk, the unit of parallel work and of resuming
 
 
 def local_folder(source: HubSource) -> Path | None:
@@ -21,7 +23,7 @@ def local_folder(source: HubSource) -> Path | None:
 def pieces(source: HubSource) -> list[Piece]:
     """Return one piece for each file of the dataset's split, as `datasets` counts them; raise UserError."""
     count = _open(source).num_shards
-    return [Piece(Path(source.dataset), f"{source.split}/{number:05d}", number, count) for number in range(count)]
+    return [Piece(source.dataset, f"{source.split}/{number:05d}", number, count) for number in range(count)]
 
 
 def read(source: HubSource, piece: Piece) -> Iterator[Document | Fault]:
@@ -31,15 +33,17 @@ def read(source: HubSource, piece: Piece) -> Iterator[Document | Fault]:
     try:
         for table in dataset.with_format("arrow").iter(batch_size=_ROWS):
             if not number:
-                check_column(source.dataset, table.schema, source.text_column)
+                problem = column_problem(source.dataset, table.schema, source.text_column)
+                if problem:
+                    raise UserError(problem)
             for text in texts(table[source.text_column].combine_chunks()):
                 number += 1
-                yield text_row(piece, text, source.text_column, number)
+                yield text_row(piece.locator, text, source.text_column, number)
     except UserError:
         raise
     except Exception as error:  # datasets raises what its HTTP clients and file formats raise
         where = f"{source.dataset}, {piece.locator}"
-        raise UserError(f"Dataset {where} cannot be read from row {number + 1} on: {_first_line(error)}") from error
+        raise UserError(f"Dataset {where} cannot be read from row {number + 1} on: {first_line(error)}") from error
 
 
 def commit(source: HubSource) -> str:
@@ -53,10 +57,13 @@ def commit(source: HubSource) -> str:
 
 
 def _open(source: HubSource) -> Any:
+    """Return the dataset's split as an iterable one; what `save_to_disk` wrote of a single split is that split."""
     import datasets
 
     folder = local_folder(source)
     try:
+        if folder and _is_saved(folder):
+            return _iterable(datasets.load_from_disk(str(folder)), source.split)
         return datasets.load_dataset(
             str(folder) if folder else source.dataset,
             name=source.config,
@@ -65,8 +72,18 @@ def _open(source: HubSource) -> Any:
             streaming=True,
         )
     except Exception as error:  # as above
-        raise UserError(f"Dataset {source.dataset} cannot be opened: {_first_line(error)}") from error
+        raise UserError(f"Dataset {source.dataset} cannot be opened: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or error.__class__.__name__).split("\n")[0]
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of a dataset or of a dictionary of splits wrote the folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _iterable(dataset: Any, split: str) -> Any:
+    if isinstance(dataset, dict):
+        if split not in dataset:
+            raise ValueError(f"it has no split {split!r}, only {', '.join(dataset)}")
+        dataset = dataset[split]
+    size = sum(Path(file["filename"]).stat().st_size for file in dataset.cache_files)
+    return dataset.to_iterable_dataset(num_shards=max(1, min(len(dataset), size // _SHARD_BYTES)))

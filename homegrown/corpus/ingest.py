@@ -17,7 +17,7 @@ from homegrown.errors import UserError
 from homegrown.outcome import Outcome
 from homegrown.parallel import map_ordered
 from homegrown.progress import Metric, Progress, silent
-from homegrown.recipe import FilesSource, IngestSettings
+from homegrown.recipe import IngestSettings
 
 _IN_FLIGHT = 8  # units submitted at once; so many at most are read in vain when a limit is met
 
@@ -35,7 +35,7 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
     kept: list[Kept] = []
     quarantined: list[tuple[Unit, int]] = []
     metrics: dict[str, Metric] = {}
-    skipped = faults = 0
+    skipped = faults = left_out = 0
     for number, source in enumerate(settings.sources):
         found = find(source)
         units = plan(source, found.files, out / "units" / source.name, settings)
@@ -45,14 +45,13 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
 
         summaries = _read(executor, units, report)
         units = units[: len(summaries)]
-        if isinstance(source, FilesSource):
-            _check_keys(source.text_column, units, summaries)
         shifted = shifts(units, summaries)
         documents = within_limit(units, shifted)
         kept += documents
         quarantined += zip(units, shifted, strict=True)
         metrics[f"{source.name}_documents"] = sum(len(file.sizes) for file in documents)
-        skipped += found.skipped
+        skipped += found.skipped + sum(tally.skipped for summary in summaries for tally in summary.tallies)
+        left_out += sum(summary.left_out for summary in summaries)
         faults += sum(summary.quarantined for summary in summaries)
     rows = sum(len(file.sizes) for file in kept)
     if not rows:
@@ -63,16 +62,17 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
         pass
     write_quarantine(out / "quarantine", quarantined)
     metrics |= {"text_bytes": sum(int(file.sizes.sum()) for file in kept)}
-    metrics |= {"quarantined": faults, "skipped_files": skipped}
+    metrics |= {"quarantined": faults, "left_out_by_weight": left_out, "skipped_files": skipped}
     (out / "units").rename(spent)
     shutil.rmtree(spent)
-    return Outcome(rows + faults, rows, metrics=metrics)
+    return Outcome(rows + faults + left_out, rows, metrics=metrics)
 
 
 def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]) -> list[Summary]:
     """Read units in order until their source's limit is met; wait for those under way, which still write."""
     summaries: list[Summary] = []
     waiting: deque[Future[Summary]] = deque()
+    columns = _Columns()
     remaining = iter(units)
     text = 0
     try:
@@ -80,6 +80,7 @@ def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]
             while len(waiting) < _IN_FLIGHT and (unit := next(remaining, None)):
                 waiting.append(executor.submit(read_unit, unit))
             summaries.append(waiting.popleft().result())
+            columns.check(summaries[-1])
             text += summaries[-1].text_bytes
             limit = units[0].limit_bytes
             report(max(len(summaries) / len(units), min(1.0, text / limit) if limit else 0))
@@ -92,21 +93,18 @@ def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]
     return summaries
 
 
-def _check_keys(column: str, units: list[Unit], summaries: list[Summary]) -> None:
-    """Raise UserError when no JSON object of a file has the text's key."""
-    objects: dict[str, list[int]] = {}
-    keys: dict[str, tuple[str, ...]] = {}
-    for unit, summary in zip(units, summaries, strict=True):
-        for piece, tally in zip(unit.pieces, summary.tallies, strict=True):
-            counts = objects.setdefault(piece.locator, [0, 0])
-            counts[0] += tally.objects
-            counts[1] += tally.with_text
-            keys.setdefault(piece.locator, tally.keys)
-    for locator, (all_objects, with_text) in objects.items():
-        if all_objects and not with_text:
-            raise UserError(
-                f"No line of {locator} has the key {column!r}; set text_column to one of: {', '.join(keys[locator])}."
-            )
+class _Columns:
+    """Watches that some row or table of a source has the text's column."""
+
+    def __init__(self) -> None:
+        self._texts = 0
+
+    def check(self, summary: Summary) -> None:
+        """Raise UserError after the first unit in which there were only rows without it; other such rows are faults."""
+        self._texts += sum(tally.texts for tally in summary.tallies)
+        mismatches = [tally.mismatch for tally in summary.tallies if tally.mismatch]
+        if mismatches and not self._texts:
+            raise UserError(mismatches[0])
 
 
 def _nothing(quarantined: list[tuple[Unit, int]]) -> str:

@@ -23,18 +23,20 @@ from homegrown.corpus.records import Document, Fault, Piece
 _OURS = frozenset({"homegrown", "tasks", "flows"})
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 _SHORTEST = 200  # characters of docstrings in a module worth a document
-_PARSING = threading.Lock()  # Python 3.11 and 3.12 count the depth of all threads' trees together: SystemError
+# One module at a time in a process (ingest's workers are processes): `catch_warnings` changes the filters of every
+# thread, and for good when two overlap; Python 3.11 and 3.12 also count the depth of all their syntax trees together.
+_PARSING = threading.Lock()
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """An installed distribution: where it is, and its modules, each with the digest that RECORD has of it."""
+    """An installed distribution: where it is, and its modules, with digest and size as RECORD has them."""
 
     name: str
     version: str
     root: Path
-    modules: tuple[tuple[str, str], ...]
+    modules: tuple[tuple[str, str, int], ...]
 
 
 def distributions() -> list[Distribution]:
@@ -44,7 +46,9 @@ def distributions() -> list[Distribution]:
     for distribution in importlib.metadata.distributions(path=folders):
         if not _editable(distribution):
             record = csv.reader((distribution.read_text("RECORD") or "").splitlines())
-            modules = sorted((row[0], row[1]) for row in record if len(row) > 1 and _is_module(row[0]))
+            modules = sorted(
+                (row[0], row[1], int(row[2] or 0)) for row in record if len(row) > 2 and _is_module(row[0])
+            )
             root = Path(str(distribution.locate_file("")))
             found.append(Distribution(distribution.name, distribution.version, root, tuple(modules)))
     return sorted(found, key=lambda distribution: (distribution.name, distribution.version))
@@ -68,7 +72,7 @@ def library() -> list[Piece]:
         for name in names:
             if name.endswith(".py"):
                 path = Path(folder, name)
-                pieces.append(Piece(path, path.relative_to(root).as_posix()))
+                pieces.append(Piece(str(path), path.relative_to(root).as_posix(), size=path.stat().st_size))
     return sorted(pieces, key=lambda piece: piece.locator)
 
 
@@ -76,7 +80,7 @@ def modules() -> list[Piece]:
     """Return all modules in the order of a hash of their paths, so that any first part is a fair mix of packages."""
     pieces = library()
     for distribution in distributions():
-        pieces += [Piece(distribution.root / path, path) for path, _ in distribution.modules]
+        pieces += [Piece(str(distribution.root / path), path, size=size) for path, _, size in distribution.modules]
     return sorted(pieces, key=lambda piece: hashlib.sha256(piece.locator.encode()).digest())
 
 
@@ -94,7 +98,7 @@ def read(pieces: tuple[Piece, ...]) -> Iterator[Document | Fault]:
 
 def _read_module(piece: Piece) -> Iterator[Document | Fault]:
     try:
-        source = piece.path.read_bytes()
+        source = Path(piece.address).read_bytes()
         text = documentation(source) if _may_be_documented(source) else ""
     except FileNotFoundError:
         return

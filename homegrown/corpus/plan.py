@@ -1,13 +1,16 @@
 """How the work of ingest is cut into units: from names, sizes and footers, before any text is read."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from homegrown.corpus.readers.formats import form
 from homegrown.corpus.records import MEGABYTE, Piece
+from homegrown.corpus.streams import Unreachable, opened
 from homegrown.corpus.text import Undecodable, encoding_of
 from homegrown.corpus.units import Unit
 from homegrown.recipe import AnySource, FilesSource, HubSource, IngestSettings, PackagesSource
@@ -19,7 +22,7 @@ def plan(source: AnySource, pieces: list[Piece], folder: Path, settings: IngestS
     """Return units of about a shard of input each, with folders in `folder`; large files are cut where they can be."""
     shard_bytes = int(settings.shard_mb * MEGABYTE)
     if isinstance(source, FilesSource):
-        pieces = [part for piece in pieces for part in _cut(piece, shard_bytes)]
+        pieces = [part for piece in pieces for part in _cut(piece, shard_bytes, source.separator)]
     groups = _groups(pieces, _MODULES_BYTES if isinstance(source, PackagesSource) else shard_bytes)
     if isinstance(source, HubSource):
         groups = [(piece,) for piece in pieces]
@@ -46,44 +49,42 @@ def _groups(pieces: list[Piece], size: int) -> list[tuple[Piece, ...]]:
             groups.append(group)
             group, taken = (), 0
         group += (piece,)
-        taken = size if piece.stop is not None else taken + _bytes(piece.path)
+        taken = size if piece.stop is not None else taken + piece.size
     return [group for group in [*groups, group] if group]
 
 
-def _bytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _cut(piece: Piece, size: int) -> Iterator[Piece]:
-    """Yield JSON lines in byte ranges and Parquet in runs of row groups, of about `size` bytes, or the file whole."""
-    total = _bytes(piece.path)
-    name = piece.path.name.lower()
-    if total > 2 * size and name.endswith(".jsonl") and _is_utf8(piece.path):
-        bounds = [*range(0, total - size // 2, size), total]
-    elif total > 2 * size and name.endswith(".parquet"):
-        bounds = _row_group_bounds(piece.path, size)
-    else:
-        bounds = []
+def _cut(piece: Piece, size: int, separator: str | None) -> Iterator[Piece]:
+    """Yield parts of about `size` bytes: ranges of text and JSON lines, row groups of Parquet; else the file."""
+    bounds: list[int] = []
+    if piece.size > 2 * size:
+        ending, compression = form(piece.locator) or ("", "")
+        has_parts = ending in (".jsonl", ".ndjson") or (ending in (".txt", ".md", ".rst") and separator)
+        if has_parts and not compression and _is_utf8(piece):
+            bounds = [*range(0, piece.size - size // 2, size), piece.size]
+        elif ending == ".parquet" and not compression:
+            bounds = _row_group_bounds(piece, size)
     if len(bounds) < 3:
         yield piece
     else:
         for start, stop in pairwise(bounds):
-            yield Piece(piece.path, piece.locator, start, stop)
+            yield replace(piece, start=start, stop=stop)
 
 
-def _is_utf8(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
+def _is_utf8(piece: Piece) -> bool:
+    """Whether the file begins so; False also when it cannot be read, which its reader says better."""
+    try:
+        with opened(piece.address) as file:
             return encoding_of(file.read(65_536)) in ("utf-8", "utf-8-sig")
-        except Undecodable:
-            return False
+    except (Undecodable, Unreachable, OSError):
+        return False
 
 
-def _row_group_bounds(path: Path, size: int) -> list[int]:
+def _row_group_bounds(piece: Piece, size: int) -> list[int]:
     """Return the first row group of each run, and the number of groups; nothing for a damaged file."""
     try:
-        metadata = pq.read_metadata(path)
-    except (pa.ArrowInvalid, OSError):
+        with opened(piece.address) as file:
+            metadata = pq.read_metadata(file)
+    except (pa.ArrowException, Unreachable, OSError):
         return []
     bounds, taken = [0], 0
     for group in range(metadata.num_row_groups):

@@ -1,7 +1,6 @@
 """What a reader yields: a document, or a fault that goes to quarantine with its reason."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 MEGABYTE = 1_000_000
 
@@ -26,19 +25,29 @@ class Fault:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file, or a part of one: bytes `start` to `stop` of JSON lines, row groups of Parquet, a shard of a dataset."""
+    """A file, or a part of one: bytes `start` to `stop` of text, row groups of Parquet, a shard of a dataset.
 
-    path: Path
+    `address` is a path on this machine or what `fsspec` opens; `size` is in bytes, of the whole file.
+    """
+
+    address: str
     locator: str
     start: int = 0
     stop: int | None = None
+    size: int = 0
 
 
 @dataclass
 class Tally:
-    """What a reader counted on the way, to be put together over all pieces of a file."""
+    """What a reader counted on the way, to be put together over all pieces of a source."""
 
     lines: int = 0
-    objects: int = 0
-    with_text: int = 0
-    keys: tuple[str, ...] = ()  # of the first object without the text
+    texts: int = 0  # rows or objects that had the text's column
+    mismatch: str = ""  # a sentence about the first that had not
+    skipped: int = 0  # members of archives in no format that is read
+
+    def include(self, other: "Tally") -> None:
+        """Take in what was counted in a member of an archive."""
+        self.texts += other.texts
+        self.mismatch = self.mismatch or other.mismatch
+        self.skipped += other.skipped

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homegrown.corpus import hub, packages
-from homegrown.corpus.readers import ENDINGS
+from homegrown.corpus import hub, packages, remote
+from homegrown.corpus.readers.formats import FORMATS, check_installed, form
 from homegrown.corpus.records import Piece
+from homegrown.corpus.streams import is_remote
 from homegrown.errors import UserError
 from homegrown.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
 
@@ -28,7 +29,8 @@ def content(settings: IngestSettings, digest: Callable[[Path], str]) -> dict[str
     """Return, by the source's name, a SHA-256 over what identifies the content of each source.
 
     `digest` returns the SHA-256 of a file (the caller may remember it). Files and the standard library enter by it,
-    distributions by the digests in their RECORD, a hub dataset by its commit (as given when the hub does not answer).
+    remote files by what their file system says of them (`homegrown.corpus.remote.identity`), distributions by the
+    digests in their RECORD, a hub dataset by its commit (as given when the hub does not answer).
     Raises UserError for paths that are missing or hold nothing readable.
     """
     return {source.name: _digest_of(_identity(source, digest)) for source in settings.sources}
@@ -40,9 +42,12 @@ def _digest_of(identity: Any) -> str:
 
 def _identity(source: AnySource, digest: Callable[[Path], str]) -> Any:
     if isinstance(source, FilesSource):
-        return [(piece.locator, digest(piece.path)) for piece in find_files(source).files]
+        return [
+            (piece.locator, remote.identity(piece.address) if is_remote(piece.address) else digest(Path(piece.address)))
+            for piece in find_files(source).files
+        ]
     if isinstance(source, PackagesSource):
-        library = [(piece.locator, digest(piece.path)) for piece in packages.library()]
+        library = [(piece.locator, digest(Path(piece.address))) for piece in packages.library()]
         installed = [(found.name, found.version, found.modules) for found in packages.distributions()]
         return {"library": library, "installed": installed}
     folder = hub.local_folder(source)
@@ -60,11 +65,21 @@ def find(source: AnySource) -> Found:
 
 
 def find_files(source: FilesSource) -> Found:
-    """Return the files that a path, folder or glob stands for; raise UserError when none is readable.
+    """Return the files that a path, folder, glob or address stands for.
 
     Hidden files and folders are left out. A locator is relative to the folder, or to what of a glob has no wildcard.
+    Raises UserError when none is readable, and when a library is missing that one of them needs.
     """
-    path = Path(source.path).expanduser()
+    local = remote.local_path(source.path)
+    pieces = remote.find(source) if local is None else _find_here(source, Path(local).expanduser())
+    readable = sorted((piece for piece in pieces if form(piece.locator)), key=lambda piece: piece.locator)
+    if not readable:
+        raise UserError(f"Source {source.name}: {source.path} holds no file that can be read ({', '.join(FORMATS)}).")
+    check_installed((piece.locator for piece in readable), source)
+    return Found(readable, len(pieces) - len(readable))
+
+
+def _find_here(source: FilesSource, path: Path) -> list[Piece]:
     if path.is_file():
         root, paths = path.parent, [path]
     elif path.is_dir():
@@ -74,11 +89,11 @@ def find_files(source: FilesSource) -> Found:
         paths = [found for found in root.glob(path.relative_to(root).as_posix()) if _is_visible_file(found, root)]
     else:
         raise UserError(f"Source {source.name}: there is no file or folder {source.path}.")
-    readable = [found for found in paths if found.name.lower().endswith(ENDINGS)]
-    if not readable:
-        raise UserError(f"Source {source.name}: {source.path} holds no file that can be read ({', '.join(ENDINGS)}).")
-    pieces = [Piece(found.resolve(), found.relative_to(root).as_posix()) for found in readable]
-    return Found(sorted(pieces, key=lambda piece: piece.locator), len(paths) - len(readable))
+    return [
+        Piece(str(found.resolve()), found.relative_to(root).as_posix(), size=found.stat().st_size)
+        for found in paths
+        if found.exists()  # not so for a link to nowhere
+    ]
 
 
 def _is_visible_file(path: Path, root: Path) -> bool:

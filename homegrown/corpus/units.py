@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import xxhash
 
-from homegrown.corpus import hub, packages, readers
+from homegrown.corpus import hub, packages
 from homegrown.corpus.documents import QUARANTINE, SCHEMA, document_id
+from homegrown.corpus.readers import formats
 from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
 from homegrown.corpus.text import clean
 from homegrown.files import replacing, write_parquet
@@ -37,6 +39,7 @@ class Summary:
     documents: int
     text_bytes: int
     quarantined: int
+    left_out: int  # by the source's weight
     tallies: tuple[Tally, ...]
 
 
@@ -66,17 +69,20 @@ def _read(unit: Unit) -> Summary:
     documents = _Rows(unit.folder / "documents", SIZED, unit.shard_bytes)
     quarantine = _Rows(unit.folder / "quarantine", QUARANTINE, unit.shard_bytes)
     tallies = tuple(Tally() for _ in unit.pieces)
+    left_out = 0
     for record in _records(unit, tallies):
         row = _row(unit, record)
         if isinstance(row, Fault):
             quarantine.add((unit.source.name, row.path, row.position, row.reason), len(row.reason))
-        else:
+        elif _is_drawn(row[0], unit.source.weight):
             documents.add(row, row[-1])
+        else:
+            left_out += 1
         if unit.limit_bytes is not None and documents.total >= unit.limit_bytes:
             break
     documents.flush()
     quarantine.flush()
-    return Summary(documents.count, documents.total, quarantine.count, tallies)
+    return Summary(documents.count, documents.total, quarantine.count, left_out, tallies)
 
 
 def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Fault]:
@@ -86,7 +92,7 @@ def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Faul
         return
     for piece, tally in zip(unit.pieces, tallies, strict=True):
         if isinstance(source, FilesSource):
-            yield from readers.read(piece, source.text_column, unit.longest, tally)
+            yield from formats.read(piece, source, unit.longest, tally)
         else:
             yield from hub.read(source, piece)
 
@@ -103,6 +109,15 @@ def _row(unit: Unit, record: Document | Fault) -> tuple[str, str, str, str, int,
         return Fault(record.path, record.position, f"{size / MEGABYTE:.1f} MB, longer than max_document_mb")
     name = unit.source.name
     return document_id(name, record.path, text), text, name, record.path, record.position, size
+
+
+def _is_drawn(identity: str, weight: float) -> bool:
+    """Whether a source's weight keeps the document.
+
+    By a hash of the id and nothing else, so that a larger weight keeps the same documents and more, copies of a
+    document stay or go together, and another seed changes what is made of a corpus but not which documents it has.
+    """
+    return weight == 1 or xxhash.xxh3_64_intdigest(f"weight\0{identity}") < weight * 2**64
 
 
 class _Rows:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from homegrown.corpus.documents import SCHEMA, document_id
 from homegrown.files import write_parquet
-from homegrown.recipe import IngestSettings
+from homegrown.recipe import FilesSource, IngestSettings
 
 WORDS = [
     f"{first}{last}" for first in ("ka", "lo", "mi", "ne", "pu", "ra", "si") for last in ("dan", "ber", "tol", "x")
@@ -70,5 +70,5 @@ def digests(folder: Path) -> dict[str, str]:
 def files(path: Path | str, **settings: Any) -> IngestSettings:
     """Return settings with one source of files."""
     source = {"kind": "files", "name": "raw", "path": str(path)}
-    source |= {key: settings.pop(key) for key in ("text_column", "limit_mb") if key in settings}
+    source |= {key: settings.pop(key) for key in FilesSource.model_fields if key in settings}
     return IngestSettings.model_validate({"sources": [source], **settings})

@@ -134,9 +134,7 @@ def test_a_text_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "raw" / "huge.txt").open("wb") as file:
         file.truncate(2_000_000_000)
     _, quarantine, _ = run(tmp_path / "out", files(tmp_path / "raw"))
-    assert [(row["path"], row["reason"]) for row in quarantine] == [
-        ("huge.txt", "2000.0 MB, longer than max_document_mb")
-    ]
+    assert [(row["path"], row["reason"]) for row in quarantine] == [("huge.txt", "longer than 20 MB (max_document_mb)")]
 
 
 def test_foreign_encodings_of_tables_are_read(tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_foreign_encodings_of_tables_are_read(tmp_path: Path) -> None:
         (
             "a.jsonl",
             b'{"body": "x", "n": 1}\n' * 3,
-            "No line of a.jsonl has the key 'text'; set text_column to one of: body, n",
+            "No object of a.jsonl has the key 'text'; set text_column to one of: body, n",
         ),
     ],
 )
@@ -181,13 +179,13 @@ def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_read_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a.pdf").touch()
+    (tmp_path / "folder" / "a.png").touch()
     (tmp_path / "empty.txt").touch()
     for path, message in [
         ("missing", "no file or folder"),
         ("folder", "no file that can be read"),
         ("*.csv", "no file that can be read"),
-        ("folder/a.pdf", "no file that can be read"),
+        ("folder/a.png", "no file that can be read"),
         ("empty.txt", "empty.txt is in quarantine because: no text"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -244,3 +242,66 @@ def test_hub_reads_a_local_folder_and_says_what_is_wrong(tmp_path: Path, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="nobody/nothing cannot be opened"):
         run(tmp_path / "out4", settings(dataset="nobody/nothing"))
+
+
+def test_folders_of_save_to_disk_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    import datasets
+
+    dataset = datasets.Dataset.from_dict({"text": TEXTS * 10})
+    dataset.save_to_disk(tmp_path / "one", num_shards=3)
+    datasets.DatasetDict({"train": dataset, "test": dataset.select([1])}).save_to_disk(tmp_path / "splits")
+    monkeypatch.setattr("homegrown.corpus.hub._SHARD_BYTES", 300)
+
+    def texts(folder: str, split: str) -> list[str]:
+        source = {"kind": "hub", "name": "hub", "dataset": str(tmp_path / folder), "split": split}
+        documents, _, _ = run(
+            tmp_path / "out" / folder / split, IngestSettings.model_validate({"sources": [source], "shard_mb": 1})
+        )
+        return [document["text"] for document in documents]
+
+    assert texts("one", "train") == texts("splits", "train") == TEXTS * 10
+    assert texts("splits", "test") == [TEXTS[1]]
+    with pytest.raises(UserError, match="it has no split 'dev', only train, test"):
+        texts("splits", "dev")
+
+
+def test_a_wrong_column_is_told_after_the_first_unit(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02d}.jsonl").write_bytes(b'{"body": "x"}\n' * 1000)
+    with pytest.raises(UserError, match=r"No object of 00\.jsonl has the key 'text'"):
+        run(tmp_path / "out", files(tmp_path, shard_mb=0.01))
+    assert len(list((tmp_path / "out" / "units" / "raw").iterdir())) <= 9  # of 30; those in flight with the first
+
+
+def test_one_file_with_another_column_beside_good_ones_is_quarantined(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
+    (tmp_path / "c.csv").write_text("body\nx\n")
+    (tmp_path / "d.jsonl").write_bytes(lines(TEXTS))
+    documents, quarantine, _ = run(tmp_path / "out", files(tmp_path / "*.*"))
+    assert [document["text"] for document in documents] == TEXTS
+    assert [(row["path"], row["position"]) for row in quarantine] == [("a.parquet", 0), ("b.parquet", 0), ("c.csv", 0)]
+
+
+def test_a_weight_keeps_its_share_and_less_of_it_keeps_the_same(tmp_path: Path) -> None:
+    texts = [f"document {i} " + "x" * 500 for i in range(4000)]
+    (tmp_path / "a.jsonl").write_bytes(lines(texts + texts[:500]))
+    kept: dict[float, list[str]] = {}
+    for weight in (0.2, 0.7, 1):
+        documents, _, outcome = run(tmp_path / str(weight), files(tmp_path / "a.jsonl", weight=weight, shard_mb=0.3))
+        kept[weight] = [document["text"] for document in documents]
+        assert outcome.metrics["left_out_by_weight"] == 4500 - len(documents)
+        assert abs(len(set(kept[weight])) - 4000 * weight) < 4 * (4000 * weight * (1 - weight)) ** 0.5 + 1
+    assert set(kept[0.2]) < set(kept[0.7]) < set(kept[1])
+    assert all(kept[0.7].count(text) == 2 for text in set(texts[:500]) & set(kept[0.7])), "copies stay together"
+    limited, _, _ = run(tmp_path / "limited", files(tmp_path / "a.jsonl", weight=0.7, limit_mb=0.5))
+    assert [document["text"] for document in limited] == kept[0.7][: len(limited)] and len(limited) > 900
+
+
+def test_separated_text_is_cut_into_units_that_make_the_same_table(tmp_path: Path) -> None:
+    texts = [f"story {i}\n" + "word " * (i % 50) for i in range(4000)]
+    (tmp_path / "a.txt").write_text("<|endoftext|>\n".join(texts))
+    whole = run(tmp_path / "whole", files(tmp_path / "a.txt", separator="<|endoftext|>\n", shard_mb=100))
+    parts = run(tmp_path / "parts", files(tmp_path / "a.txt", separator="<|endoftext|>\n", shard_mb=0.03))
+    assert parts == whole and [document["text"] for document in whole[0]] == texts

@@ -45,12 +45,13 @@ def inodes(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-def test_ingest_goes_on_after_a_kill(tmp_path: Path, executor: Executor) -> None:
+@pytest.mark.parametrize("one_file", [True, False])
+def test_ingest_goes_on_after_a_kill(tmp_path: Path, executor: Executor, one_file: bool) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
-    for number in range(6):
-        lines = [json.dumps({"text": text}) for text in corpus(number)]
-        (raw / f"{number}.jsonl").write_text("\n".join([*lines, "broken"]))
+    parts = ["\n".join([*(json.dumps({"text": text}) for text in corpus(number)), "broken"]) for number in range(6)]
+    for number, part in enumerate(["\n".join(parts)] if one_file else parts):
+        (raw / f"{number}.jsonl").write_text(part)
     settings = files(raw, shard_mb=0.05)
     ingest(tmp_path / "whole", settings, executor=executor)
     out = tmp_path / "out"

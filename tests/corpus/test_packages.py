@@ -57,7 +57,7 @@ def test_what_does_not_parse_is_a_fault(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     (tmp_path / "nul.py").write_bytes(MODULE.encode() + b"\0")
     names = [*sorted(texts), "nul.py", "gone.py"]
-    found = list(packages.read(tuple(Piece(tmp_path / name, name) for name in names)))
+    found = list(packages.read(tuple(Piece(str(tmp_path / name), name) for name in names)))
     assert [(type(record), record.path) for record in found] == [
         (Fault, "bad.py"),
         (Fault, "deep.py"),
@@ -97,7 +97,7 @@ def test_a_documents_text_is_in_its_module() -> None:
     piece = next(piece for piece in packages.library() if piece.locator == "json/decoder.py")
     document = next(iter(packages.read((piece,))))
     assert isinstance(document, Document)
-    docstring = ast.get_docstring(ast.parse(piece.path.read_text()).body[-1])  # class JSONDecoder
+    docstring = ast.get_docstring(ast.parse(Path(piece.address).read_text()).body[-1])  # class JSONDecoder
     assert docstring and docstring in document.text
 
 
@@ -111,7 +111,9 @@ def test_editable_installs_and_scripts_are_not_content(tmp_path: Path, monkeypat
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     assert importlib.metadata.version("pytest")
     found = packages.distributions()
-    assert [(one.name, one.version, one.modules) for one in found] == [("plain", "1.0", (("plain/a.py", "sha256=x"),))]
+    assert [(one.name, one.version, one.modules) for one in found] == [
+        ("plain", "1.0", (("plain/a.py", "sha256=x", 5),))
+    ]
 
 
 def test_content_follows_bytes_and_names_not_places(tmp_path: Path) -> None:

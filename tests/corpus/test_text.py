@@ -48,3 +48,20 @@ def test_a_foreign_byte_late_in_the_file_is_still_decoded() -> None:
 def test_what_is_no_text_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(Undecodable, match=reason):
         decode(data)
+
+
+@pytest.mark.parametrize("once", ["cp1252", "latin-1"])
+def test_utf8_that_was_taken_for_another_encoding_is_put_right(once: str) -> None:
+    for text in (FRENCH, "naïve — “quoted”, it’s 20 €", RUSSIAN, "漢字かな交じり文"):
+        try:
+            broken = text.encode().decode(once)
+        except UnicodeDecodeError:
+            continue  # Windows-1252 lacks five bytes
+        assert clean(f"untouched\n{broken}") == f"untouched\n{text}"
+
+
+@pytest.mark.parametrize(
+    "text", [FRENCH, RUSSIAN, "«é», Ñandú, ÇA ET LÀ…, Âge, Ã, 10 °C–20 °C, ½ × ¾", "voilà»", "漢字 “x”"]
+)
+def test_text_that_only_looks_a_little_broken_stays(text: str) -> None:
+    assert clean(text) == text

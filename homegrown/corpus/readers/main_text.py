@@ -1,0 +1,41 @@
+"""The main text of a web page, without its menus, adverts and footers."""
+
+import logging
+import re
+
+from homegrown.corpus.text import decode
+from homegrown.recipe import Extractor
+
+_DECLARED = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w-]+)""", re.IGNORECASE)
+_HEAD = 1024  # bytes in which the HTML standard looks for a page's encoding
+
+
+def main_text(data: bytes, extractor: Extractor, charset: str | None = None) -> str:
+    """Return the main text of an HTML page, empty where there is none; raise Undecodable.
+
+    `charset` is what the server said of the encoding; without it, the page's own word counts (and UTF-8 before both).
+
+    trafilatura (Barbaresi 2021; fast mode, without its two fall-backs) is the default: on 181 pages labelled by hand
+    it found the text with an F1 of .963 against resiliparse's .927, and what is wrong in a corpus stays in it, while
+    ingest runs once. resiliparse (Bevendorff et al. 2018) is 9 to 12 times as fast (613 pages per CPU second against
+    69; 33 MB of markup against 2.8 on software manuals), at the price of some menus: for crawls of millions of pages.
+    `benchmarks/corpus_ingest.py` measures both. trafilatura 2 is a fifth faster than the 1.11 that is pinned, but
+    datatrove, which the benchmarks compare with, does not install beside it.
+    """
+    declared = _DECLARED.search(data[:_HEAD])
+    page = decode(data, charset or (declared[1].decode() if declared else None))
+    return _resiliparse(page) if extractor == "resiliparse" else _trafilatura(page)
+
+
+def _trafilatura(page: str) -> str:
+    import trafilatura
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it says of a page is in our quarantine
+    return trafilatura.extract(page, no_fallback=True, include_comments=False) or ""
+
+
+def _resiliparse(page: str) -> str:
+    from resiliparse.extract.html2text import extract_plain_text
+
+    text: str = extract_plain_text(page, main_content=True, preserve_formatting=True, alt_texts=False, comments=False)
+    return text

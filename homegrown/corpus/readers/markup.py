@@ -1,0 +1,125 @@
+"""SGML and XML: the text inside elements, read with the standard library's lenient parser: few such files are valid."""
+
+import html
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+from homegrown.corpus.readers.file import File
+from homegrown.corpus.records import MEGABYTE, Document, Fault
+from homegrown.corpus.streams import BUFFER, Stream
+from homegrown.corpus.text import Undecodable, as_utf8, decode
+
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+_BLANK = re.compile(r"[ \t]*\n\s*\n")
+_SPACES = re.compile(r"\s+")
+_INLINE = frozenset("a abbr b cite code em font i kbd mark q s small span strong sub sup tt u var wbr".split())  # noqa: SIM905
+_UNSEEN = frozenset({"script", "style", "title"})
+
+
+class _Text(HTMLParser):
+    """Collects text, a new line at each element that is not inline; what is inside `wanted` elements also apart."""
+
+    def __init__(self, wanted: str = "", unseen: frozenset[str] = frozenset(), *, folds: bool = False) -> None:
+        super().__init__(convert_charrefs=True)
+        if not folds:  # outside HTML its names mean nothing
+            self.CDATA_CONTENT_ELEMENTS = self.RCDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]
+        self._wanted, self._unseen, self._folds = wanted, unseen, folds
+        self._inside = self._hidden = self._kept = 0
+        self._all: list[str] = []
+        self._within: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Enter an element."""
+        self._inside += tag == self._wanted
+        self._hidden += tag in self._unseen
+        self._kept += tag == "pre"
+        if tag not in _INLINE:
+            self._take("\n\n" if self._folds and tag in ("p", "h1", "h2", "h3", "h4", "pre", "table", "ul") else "\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave an element."""
+        if tag not in _INLINE:
+            self._take("\n")
+        self._inside = max(0, self._inside - (tag == self._wanted))
+        self._hidden = max(0, self._hidden - (tag in self._unseen))
+        self._kept = max(0, self._kept - (tag == "pre"))
+
+    def handle_data(self, data: str) -> None:
+        """Take text."""
+        if not self._hidden:
+            self._take(_SPACES.sub(" ", data) if self._folds and not self._kept else data)
+
+    def _take(self, text: str) -> None:
+        self._all.append(text)
+        if self._inside:
+            self._within.append(text)
+
+    def text(self) -> str:
+        """Return the text in wanted elements, or all of it when there is none."""
+        return _BLANK.sub("\n\n", "".join(self._within or self._all)).strip()
+
+
+def text_of_page(page: str) -> str:
+    """Return all text of an HTML page that is shown, a line for each block, white space folded outside <pre>."""
+    return _parsed(_Text(unseen=_UNSEEN, folds=True), page)
+
+
+def _parsed(parser: _Text, markup: str) -> str:
+    try:
+        parser.feed(_CDATA.sub(lambda section: html.escape(section[1]), markup))
+        parser.close()
+    except AssertionError as error:  # the parser's word for a declaration that it cannot make out
+        raise Undecodable(f"malformed markup: {error}") from None
+    return parser.text()
+
+
+def read(file: File) -> Iterator[Document | Fault]:
+    """Yield the text of each `document_element`, or of the whole file when it has none.
+
+    Of a document that has elements named `text_column` (as TREC's <TEXT>) only what is in them is taken. Names are the
+    same in upper and lower case.
+    """
+    stream = as_utf8(file.stream)
+    for offset, data in _documents(stream, file.source.document_element.encode(), file.longest):
+        file.next()
+        if isinstance(data, str):
+            yield file.fault(f"{data}, from byte {offset} on")
+            continue
+        try:
+            yield file.document(_parsed(_Text(file.source.text_column.lower()), decode(data)))
+        except Undecodable as error:
+            yield file.fault(str(error))
+
+
+def _documents(stream: Stream, element: bytes, longest: int) -> Iterator[tuple[int, bytes | str]]:
+    """Yield offset and bytes of each element with its tags, of the whole stream if there is none, or what is wrong."""
+    opening = re.compile(rb"<" + re.escape(element) + rb"(?=[\s>])", re.IGNORECASE)
+    closing = re.compile(rb"</" + re.escape(element) + rb"\s*>", re.IGNORECASE)
+    margin = len(element) + 64  # a tag may lie across two reads
+    too_long = f"longer than {longest / MEGABYTE:g} MB (max_document_mb)"
+    buffer, base = b"", 0  # bytes in hand, and the offset of the first of them
+    begin = scanned = origin = 0  # in the buffer: where the document begins, where to search from; its offset
+    inside = found = lost = ended = False
+    while True:
+        match = (closing if inside else opening).search(buffer, scanned)
+        if match and inside:
+            yield origin, too_long if lost or match.end() - begin > longest else buffer[begin : match.end()]
+            begin, scanned, inside = match.end(), match.end(), False
+        elif match:
+            begin, scanned, origin = match.start(), match.end(), base + match.start()
+            inside, found, lost = True, True, False
+        elif ended:
+            if inside or not found:
+                reason = too_long if lost or len(buffer) - begin > longest else ""
+                reason = reason or (f"<{element.decode()}> is not closed" if inside else "")
+                yield origin, reason or buffer[begin:]
+            return
+        else:
+            scanned = max(scanned, len(buffer) - margin)
+            lost = lost or len(buffer) - begin > longest
+            kept = scanned if lost or (found and not inside) else begin
+            chunk = stream.read(BUFFER)
+            ended = not chunk
+            buffer, base = buffer[kept:] + chunk, base + kept
+            begin, scanned = 0, scanned - kept

@@ -1,0 +1,44 @@
+"""Plain text: a file is a document, or what lies between separators."""
+
+from collections.abc import Iterator
+
+from homegrown.corpus.readers.file import File
+from homegrown.corpus.records import MEGABYTE, Document, Fault
+from homegrown.corpus.streams import separated, whole
+from homegrown.corpus.text import as_utf8, decode
+
+
+def read(file: File) -> Iterator[Document | Fault]:
+    """Yield the file's text, or with a `separator` each part that is not empty; raise TooMuch or Undecodable."""
+    if file.source.separator:
+        yield from _parts(file, file.source.separator.encode())
+    else:
+        text = decode(whole(file.stream, file.longest))
+        file.next()
+        yield file.document(text)
+
+
+def _parts(file: File, separator: bytes) -> Iterator[Document | Fault]:
+    """Yield the parts that begin in bytes `start` to `stop`; positions count from the piece's first."""
+    piece = file.piece
+    stream = as_utf8(file.stream)
+    mark = stream.tell() if piece.stop and not piece.start else 0  # a byte order mark was read already
+    if piece.start:
+        stream.seek(max(0, piece.start - len(separator)))
+    for place, part in separated(stream, separator, file.longest, piece.start):
+        offset = place + mark
+        if piece.stop is not None and offset >= piece.stop:
+            return
+        if part is None:
+            file.next()
+            yield file.fault(f"longer than {file.longest / MEGABYTE:g} MB (max_document_mb), from byte {offset} on")
+        elif part.strip():
+            file.next()
+            yield _decoded(file, part, offset)
+
+
+def _decoded(file: File, part: bytes, offset: int) -> Document | Fault:
+    try:
+        return file.document(part.decode())
+    except UnicodeDecodeError as error:
+        return file.fault(f"broken UTF-8 at byte {offset + error.start}")

@@ -1,0 +1,185 @@
+"""Tables: CSV and TSV, Parquet, Arrow and Feather."""
+
+import csv
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from homegrown.corpus.readers.file import File
+from homegrown.corpus.records import Document, Fault
+from homegrown.corpus.streams import BUFFER, Stream, first_line, lines, seekable
+from homegrown.corpus.text import as_utf8
+
+_SPOOLED = 20  # times max_document_mb: the most of a packed table that is unpacked to a temporary file
+
+
+class _CsvLines:
+    """The lines of a CSV file for `csv.reader`, one of which `skip` can leave out when a field is too long.
+
+    Bytes that are not UTF-8 become lone surrogates, by which the row is known later.
+    """
+
+    def __init__(self, stream: Stream, longest: int) -> None:
+        self._lines = lines(stream, longest)
+        self._quoted = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        _, line = next(self._lines)
+        if line is None:
+            raise csv.Error("a line is longer than max_document_mb")
+        self._quoted ^= line.count(b'"') % 2 == 1
+        return line.decode("utf-8", "surrogateescape")
+
+    def begin_row(self) -> None:
+        """Say that the next line is outside quotes."""
+        self._quoted = False
+
+    def skip(self) -> None:
+        """Pass over the rest of a row: to the line that closes the open quotes."""
+        while self._quoted and (line := next(self._lines, None)):
+            self._quoted ^= (line[1] or b"").count(b'"') % 2 == 1
+
+
+def read_csv(file: File) -> Iterator[Document | Fault]:
+    """Yield the texts of a file with commas."""
+    return _csv(file, ",")
+
+
+def read_tsv(file: File) -> Iterator[Document | Fault]:
+    """Yield the texts of a file with tabs, quoted as Excel and pandas do it."""
+    return _csv(file, "\t")
+
+
+def _csv(file: File, delimiter: str) -> Iterator[Document | Fault]:
+    csv.field_size_limit(file.longest)
+    source = _CsvLines(as_utf8(file.stream), 2 * file.longest + BUFFER)
+    rows = csv.reader(source, delimiter=delimiter)
+    try:
+        header = next(rows, [])
+    except csv.Error as error:
+        yield file.fault(f"no header: {error}")
+        return
+    column = file.source.text_column
+    if header and column not in header:
+        problem = _no_column(file.piece.locator, header, column)
+        yield file.has_no_text(problem.encode(errors="replace").decode(), problem)
+        return
+    while True:
+        source.begin_row()
+        file.next()
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            source.skip()
+            yield file.fault(f"{error} (max_document_mb)")
+            continue
+        if row is None:
+            return
+        if row:
+            yield _csv_row(file, header, row)
+
+
+def _csv_row(file: File, header: list[str], row: list[str]) -> Document | Fault:
+    file.tally.texts += 1
+    if len(row) != len(header):
+        return file.fault(f"the row has {len(row)} fields, the header {len(header)}")
+    text = row[header.index(file.source.text_column)]
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return file.fault("broken UTF-8")
+    return file.document(text)
+
+
+def read_parquet(file: File) -> Iterator[Document | Fault]:
+    """Yield the texts of the piece's row groups; after damage nothing more is read of its group."""
+    with (
+        seekable(file.stream, _SPOOLED * file.longest) as stream,
+        pq.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False) as table,
+    ):
+        column = file.source.text_column
+        problem = column_problem(file.piece.locator, table.schema_arrow, column)
+        if problem:
+            yield file.has_no_text(problem, problem)
+            return
+        metadata = table.metadata
+        before = sum(metadata.row_group(i).num_rows for i in range(file.piece.start))
+        for group in range(table.num_row_groups)[file.piece.start : file.piece.stop]:
+            file.tally.lines = before
+            before += metadata.row_group(group).num_rows
+            size = metadata.row_group(group).total_byte_size / max(1, metadata.row_group(group).num_rows)
+            rows = max(1, min(4096, int(8 * BUFFER / max(1, size))))
+            try:
+                for batch in table.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
+                    yield from _texts(file, batch[column])
+            except (pa.ArrowException, OSError) as error:
+                file.next()
+                yield file.fault(f"the row group cannot be read from here on: {first_line(error)}")
+
+
+def read_arrow(file: File) -> Iterator[Document | Fault]:
+    """Yield the texts of an Arrow file or stream (Feather is an Arrow file), batch by batch."""
+    with seekable(file.stream, _SPOOLED * file.longest) as stream:
+        schema, batches = _arrow(stream)
+        column = file.source.text_column
+        problem = column_problem(file.piece.locator, schema, column)
+        if problem:
+            yield file.has_no_text(problem, problem)
+            return
+        for batch in batches:
+            batch.validate(full=True)  # offsets out of bounds would be read without a question
+            yield from _texts(file, batch[column])
+
+
+def _arrow(stream: Stream) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    try:
+        reader = pa.ipc.open_file(stream)
+    except pa.ArrowInvalid:
+        stream.seek(0)
+        reader = pa.ipc.open_stream(stream)
+        return reader.schema, iter(reader)
+    return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+def _texts(file: File, values: pa.Array) -> Iterator[Document | Fault]:
+    for text in texts(values):
+        file.next()
+        file.tally.texts += 1
+        yield text_row(file.piece.locator, text, file.source.text_column, file.tally.lines)
+
+
+def text_row(locator: str, text: bytes | None, column: str, number: int) -> Document | Fault:
+    """Return what a value of a table's column is, one of those that `texts` returns."""
+    if text is None:
+        return Fault(locator, number, f"{column!r} is null")
+    try:
+        return Document(locator, number, text.decode())
+    except UnicodeDecodeError:
+        return Fault(locator, number, "broken UTF-8")
+
+
+def column_problem(where: str, schema: pa.Schema, column: str) -> str:
+    """Return a sentence unless `schema` has `column` and it holds text; else an empty string."""
+    if column not in schema.names:
+        return _no_column(where, schema.names, column)
+    kind = schema.field(column).type
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)):
+        return f"Column {column!r} of {where} holds {kind}, not text; name another text_column."
+    return ""
+
+
+def _no_column(where: str, names: list[str], column: str) -> str:
+    return f"{where} has no column {column!r}; it has: {', '.join(names)[:300]}."
+
+
+def texts(column: pa.Array) -> list[bytes | None]:
+    """Return the values of a column without a problem, as bytes, for not every writer makes UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
+    return values

@@ -1,0 +1,133 @@
+"""Web pages, one by one and in WARC, WET and ARC archives."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from homegrown.corpus.readers.file import File
+from homegrown.corpus.readers.main_text import main_text
+from homegrown.corpus.records import MEGABYTE, Document, Fault
+from homegrown.corpus.streams import Stream, first_line, seekable, whole
+from homegrown.corpus.text import Undecodable, decode
+
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_SPOOLED = 2_000 * MEGABYTE  # of a web archive inside another archive
+_NO_TEXT = "no main text"
+
+
+def read_html(file: File) -> Iterator[Document | Fault]:
+    """Yield the main text of a page; raise TooMuch or Undecodable."""
+    text = main_text(whole(file.stream, file.longest), file.source.html_extractor)
+    file.next()
+    yield file.document(text) if text else file.fault(_NO_TEXT)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a web archive says of one page: its media type, its encoding if known, its bytes or what is wrong."""
+
+    kind: str
+    charset: str | None
+    data: bytes
+    problem: str = ""
+
+
+def read_warc(file: File) -> Iterator[Document | Fault]:
+    """Yield the main text of each HTML page and the plain texts; positions count responses, conversions, resources.
+
+    Other media types and answers other than 2xx are skipped and counted. Read with fastwarc; where that fails, as on
+    the older ARC format and on some damage, warcio goes on at the record where it stopped. After damage that neither
+    can pass there is one fault, and what was read before stays.
+    """
+    with seekable(file.stream, _SPOOLED) as stream:
+        problem = ""
+        for records in (_fastwarc, _warcio):
+            try:
+                done = file.tally.lines
+                stream.seek(0)
+                for number, record in enumerate(records(stream, file.longest)):
+                    if number >= done:
+                        file.next()
+                        yield from _texts(file, record)
+                return
+            except Exception as error:  # of a parser: OSError, but also AttributeError and others on damaged input
+                problem = problem or first_line(error)
+        file.next()
+        yield file.fault(f"the archive cannot be read from here on: {problem}")
+
+
+def _texts(file: File, record: _Record | None) -> Iterator[Document | Fault]:
+    if record is None:
+        file.tally.skipped += 1
+    elif record.problem:
+        yield file.fault(record.problem)
+    else:
+        try:
+            is_page = record.kind in _PAGES
+            text = (
+                main_text(record.data, file.source.html_extractor, record.charset)
+                if is_page
+                else decode(record.data, record.charset)
+            )
+        except Undecodable as error:
+            yield file.fault(str(error))
+        except Exception as error:  # of an HTML parser
+            yield file.fault(f"the page cannot be read: {error.__class__.__name__}: {first_line(error)}")
+        else:
+            yield file.document(text) if text or not is_page else file.fault(_NO_TEXT)
+
+
+def _record(kind: str | None, charset: str | None, status: str | None, data: bytes, longest: int) -> _Record | None:
+    """Return a record worth reading; none for other media types and for error pages and redirections."""
+    kind = (kind or "").split(";")[0].strip().lower()
+    if (kind not in _PAGES and kind != "text/plain") or (status and not status.startswith("2")):
+        return None
+    if len(data) > longest:
+        return _Record(kind, charset, b"", f"longer than {longest / MEGABYTE:g} MB (max_document_mb)")
+    return _Record(kind, charset, data)
+
+
+def _fastwarc(stream: Stream, longest: int) -> Iterator[_Record | None]:
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    wanted = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
+    for record in ArchiveIterator(cast(Any, stream), record_types=wanted, parse_http=False):
+        announced = record.headers.get("Content-Length")
+        if announced is None:
+            yield _Record("", None, b"", "the record's head is damaged")
+            continue
+        if record.content_length > 2 * longest:
+            yield _Record("", None, b"", f"record of {record.content_length / MEGABYTE:.1f} MB, over max_document_mb")
+            continue
+        block = record.reader.read()
+        if len(block) < int(announced):
+            yield _Record("", None, b"", f"the record ends after {len(block)} of {announced} bytes")
+            continue
+        kind = record.headers.get("Content-Type")
+        if record.is_http:
+            record.set_bytes_content(block)
+            record.parse_http(auto_decode="all")
+            status = str(record.http_headers.status_code or "")
+            data = record.reader.read(longest + 1)
+            yield _record(record.http_content_type or "text/html", record.http_charset, status, data, longest)
+        else:
+            yield _record(kind, None, None, block, longest)
+
+
+def _warcio(stream: Stream, longest: int) -> Iterator[_Record | None]:
+    from warcio.archiveiterator import ArchiveIterator
+
+    for record in ArchiveIterator(stream, arc2warc=True):
+        if record.rec_type not in ("response", "conversion", "resource"):
+            continue
+        data = record.content_stream().read(longest + 1)
+        heads = record.http_headers
+        kind = (heads or record.rec_headers).get_header("Content-Type")
+        status = heads.get_statuscode() if heads else None
+        yield _record(kind, _charset(kind), status, data, longest)
+
+
+def _charset(kind: str | None) -> str | None:
+    """Return what follows `charset=` in a Content-Type."""
+    _, found, charset = (kind or "").lower().partition("charset=")
+    return charset.split(";")[0].strip("\"' ") if found else None

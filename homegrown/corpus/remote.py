@@ -1,0 +1,82 @@
+"""Files at addresses that `fsspec` knows (s3://, https://, memory://): which there are, and what identifies them.
+
+Credentials and options are fsspec's own: its configuration files and the environment variables of each file system.
+"""
+
+import glob
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from homegrown.corpus.records import Piece
+from homegrown.corpus.streams import first_line, is_remote
+from homegrown.errors import UserError
+from homegrown.recipe import FilesSource
+
+# Where file systems keep a checksum of a file's bytes: S3 and HTTP, Google, Azure, the Hugging Face hub, WebDAV.
+_CHECKSUMS = ("ETag", "etag", "md5Hash", "crc32c", "content_settings", "content_md5", "blob_id", "sha256", "checksum")
+
+
+def local_path(path: str) -> str | None:
+    """Return the path on this machine that an address (a plain path, file:// or local://) stands for, if it does."""
+    if not is_remote(path):
+        return path
+    scheme, _, rest = path.partition("://")
+    return rest if scheme in ("file", "local") else None
+
+
+def find(source: FilesSource) -> list[Piece]:
+    """Return the files of a remote file, folder or glob, hidden ones left out; raise UserError."""
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(source.path)
+        if glob.has_magic(path):
+            root = next(str(parent) for parent in PurePosixPath(path).parents if not glob.has_magic(str(parent)))
+            found = {name: info for name, info in files.glob(path, detail=True).items() if info["type"] == "file"}
+        elif files.isfile(path):
+            root, found = files._parent(path), {path: files.info(path)}
+        else:
+            root, found = path, files.find(path, detail=True)
+        pieces = [
+            Piece(files.unstrip_protocol(name), _locator(name, root), size=info.get("size") or 0)
+            for name, info in found.items()
+        ]
+    except Exception as error:  # of an HTTP, S3, ... client; ImportError names the package of the file system
+        raise UserError(f"Source {source.name}: {source.path} cannot be listed: {first_line(error)}.") from error
+    if not pieces:
+        raise UserError(f"Source {source.name}: there is no file or folder {source.path}.")
+    return [piece for piece in pieces if not any(part.startswith(".") for part in piece.locator.split("/"))]
+
+
+def _locator(name: str, root: str) -> str:
+    """Return a file's path below `root`, without the query of a web address."""
+    path = urlsplit(name).path if is_remote(name) else name
+    base = (urlsplit(root).path if is_remote(root) else root).rstrip("/") + "/"
+    return path.removeprefix(base).strip("/")
+
+
+def identity(address: str) -> list[Any]:
+    """Return what stands for a file's bytes: size, and the checksum or ETag that the file system keeps of it.
+
+    Where there is none, the time of the last change; where there is none either (a plain web server), the size alone,
+    so that a change of equal length needs `--force`. Raises UserError when the file system does not answer.
+    """
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(address)
+        info = files.info(path)
+        known = [[name, str(info[name])] for name in _CHECKSUMS if info.get(name)]
+        return [info.get("size"), known or _modified(files, path)]
+    except Exception as error:  # of an HTTP, S3, ... client
+        raise UserError(f"{address} cannot be read: {first_line(error)}.") from error
+
+
+def _modified(files: Any, path: str) -> str | None:
+    try:
+        time: datetime = files.modified(path)
+    except (NotImplementedError, FileNotFoundError):
+        return None
+    return time.isoformat()
