@@ -99,7 +99,7 @@ def test_c4_leaves_the_cleaned_text_under_the_old_id(tmp_path: Path, executor: E
     ("text", "expected"),
     [
         ("Write to jo.doe+x@mail.example.co.uk, or a@b.", "Write to email@example.com, or a@b."),
-        ("8.8.8.8, not 10.0.0.1, 1.2.3.4.5, v8.8.8.8 or 999.1.1.1", "IP, not 10.0.0.1, 1.2.3.4.5, v8.8.8.8 or 999.1.1.1"),
+        ("8.8.8.8, not 10.0.0.1, 1.2.3.4.5, v8.8.8.8, 999.1.1.1", "IP, not 10.0.0.1, 1.2.3.4.5, v8.8.8.8, 999.1.1.1"),
         ("call +49 30 1234567 or (212) 555-1234", "call +1 202-555-0100 or +1 202-555-0100"),
         ("212-555-1234, not 2023-01-15, 1+1, 1234567890, +5", "+1 202-555-0100, not 2023-01-15, 1+1, 1234567890, +5"),
         ("nothing here", "nothing here"),
