@@ -148,6 +148,13 @@ class FineWeb(Settings):
     max_newlines_per_word: Amount | None = 0.3
 
 
+class WordList(Settings):
+    """Unwanted words of a list of your own; C4 drops a page with any (Raffel et al. 2020)."""
+
+    path: str = Field(description="UTF-8 text file with one word or phrase to a line; case does not count.")
+    max_listed_words: Share = Field(default=0, description="Share of a document's words that may be on the list.")
+
+
 class FilterSettings(Settings):
     """Rules that a document must pass, in their order; a set that is null is off as a whole."""
 
@@ -158,6 +165,7 @@ class FilterSettings(Settings):
     gopher_repetition: GopherRepetition | None
     c4: C4 | None
     fineweb: FineWeb | None
+    word_list: WordList | None = None
     languages: list[str] = Field(default=[], description="ISO 639-1 codes to keep; empty: all, without asking.")
     redact: list[Literal["email", "ip", "phone"]] = Field(
         default=[], description="Personal data to replace with a placeholder in the documents that are kept."

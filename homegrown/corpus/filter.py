@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.documents import SCHEMA, row_count
 from homegrown.corpus.languages import Languages, check_languages, identify
-from homegrown.corpus.quality import signals
+from homegrown.corpus.quality import signals, word_list
 from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, values
 from homegrown.corpus.redaction import redact
 from homegrown.files import parquet_parts, write_parquet
@@ -68,9 +68,12 @@ def filter_documents(
     `documents` are those that pass, as C4's lines and redaction leave them; `dropped` the others, with the first rule
     that they fail; `signals` what was measured of each, in the order of the input; `rules` a summary. A value equal to
     its threshold passes. For `languages` the value is the probability of the likeliest language asked for, the
-    threshold that of the likeliest of all. Raises UserError for an unknown language.
+    threshold that of the likeliest of all. Raises UserError for an unknown language
+    and for a word list that cannot be read.
     """
     check_languages(settings.languages)
+    if settings.word_list:
+        word_list.check(settings.word_list.path)
     parts = parquet_parts(deduplicated / "documents")
     jobs = [_Job(part, out, settings) for part in parts]
     names = [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)

@@ -121,6 +121,30 @@ def test_redaction_is_of_what_is_kept_and_counted(tmp_path: Path, executor: Exec
     assert "@b.com" not in rows_of(tmp_path / "out" / "documents")[0]["text"]
 
 
+def test_words_of_a_list_drop_a_document(tmp_path: Path, executor: Executor) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("Darn\n\nhot potato\n汚い\n", encoding="utf-8")
+    texts = [
+        "oh DARN it, so it is",
+        "a hot, potato; hot air",
+        "これは汚いです。",
+        "a darning needle, a potato hot",
+        "potato hot",
+    ]
+    write_documents(tmp_path / "in", texts)
+    settings = FilterSettings.model_validate(LAX | {"word_list": {"path": str(words)}})
+    filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    assert [row["text"] for row in rows_of(tmp_path / "out" / "documents")] == texts[3:]
+    dropped = rows_of(tmp_path / "out" / "dropped")
+    assert {row["rule"] for row in dropped} == {"word_list.max_listed_words"}
+    assert [row["value"] for row in dropped] == [1 / 6, 1 / 5, 1 / 7]
+    words.with_name("none.txt").write_text("\n!\n")
+    for name, message in (("none.txt", "holds no word"), ("absent.txt", "cannot be read")):
+        wrong = FilterSettings.model_validate(LAX | {"word_list": {"path": str(tmp_path / name)}})
+        with pytest.raises(UserError, match=message):
+            filter_documents(tmp_path / "wrong", tmp_path / "in", wrong, executor=executor)
+
+
 def test_languages_are_told_apart_and_unknown_ones_refused(tmp_path: Path, executor: Executor) -> None:
     texts = [
         "All human beings are born free and equal in dignity and rights, and should act in a spirit of brotherhood.",

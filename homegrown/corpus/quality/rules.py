@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from homegrown.corpus.quality import basic, c4, fineweb, gopher_quality, gopher_repetition
+from homegrown.corpus.quality import basic, c4, fineweb, gopher_quality, gopher_repetition, word_list
 from homegrown.corpus.quality.texts import Values
-from homegrown.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition, Settings
+from homegrown.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition, Settings, WordList
 
 SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
     "": (basic, FilterSettings),
@@ -23,6 +23,7 @@ SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
     "gopher_repetition": (gopher_repetition, GopherRepetition),
     "c4": (c4, C4),
     "fineweb": (fineweb, FineWeb),
+    "word_list": (word_list, WordList),
 }
 LANGUAGES = "languages"
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from homegrown.corpus.quality import c4
 from homegrown.corpus.quality.rules import SETS, measures
 from homegrown.corpus.quality.texts import Values, take_apart
+from homegrown.corpus.quality.word_list import look_up
 from homegrown.recipe import FilterSettings
 
 _SLICE = 2_000_000  # bytes of text taken apart at once: their words and lines stay in the processor's cache
@@ -29,7 +30,7 @@ def _schema() -> pa.Schema:
 
 
 SCHEMA = _schema()
-"""`id`, the basic measures, a struct of measures for each set (c4: null where it is off), the language."""
+"""`id`, the basic measures, a struct of measures for each set (c4, word_list: null where off), the language."""
 
 
 def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -54,6 +55,8 @@ def measure(ids: pa.StringArray, texts: pa.StringArray, settings: FilterSettings
         subjects["c4"] = cleaned
         kept, texts = take_apart(cleaned.texts), cleaned.texts
     subjects["fineweb"] = kept
+    if settings.word_list:
+        subjects["word_list"] = look_up(texts, settings.word_list.path)
     columns: dict[str, pa.Array] = {"id": ids}
     for name, subject in subjects.items():
         found: dict[str, Values] = {each: function(subject) for each, function in measures(name).items()}
