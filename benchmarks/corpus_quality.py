@@ -214,7 +214,7 @@ def _print_differences(differences: Counter[tuple[str, str]]) -> None:
 def _explained(reasons: str) -> str:
     """Return why the two differ, as far as a class of reasons is known."""
     if "sentences" in reasons:
-        return "spaCy knows more abbreviations, emoticons and units, after which a full stop ends no sentence"
+        return "sentences: spaCy knows abbreviations and emoticons that we do not"
     if "dup_line" in reasons or "max_duplicate_line" in reasons:
         return "datatrove counts the nothing before a first and after a last newline as lines, and as equal ones"
     return "not explained"

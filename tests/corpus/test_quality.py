@@ -136,6 +136,7 @@ def test_c4s_switches() -> None:
         ("One here. Two here! Three? Four", 4),
         ('He said "no." Then he (really!) left.', 3),
         ("Dr. A. B. Smith of Acme Inc. met us, e.g. at 5 p.m. there.", 1),
+        ("From 7 to 8\u00a0p.m. there. It was", 2),
         ("It ended.Then it began ... and so on.", 2),
         ("Version 3.14 of a.b.c came at 16°C. It works.", 2),
         ("What?! Really?! -- \"Yes\"", 3),

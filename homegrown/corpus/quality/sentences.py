@@ -70,7 +70,10 @@ def _before(
     before = last = np.int64(0)
     while i < at:
         code, i = decode(data, i)
-        if last or not kind_of(kinds, code) & PUNCTUATION:
+        kind = kind_of(kinds, code)
+        if kind & SPACE:  # one beyond ASCII
+            word, before, last = _OFFSET, np.int64(0), np.int64(0)
+        elif last or not kind & PUNCTUATION:
             word = (word ^ np.uint64(code)) * _PRIME
             before, last = last, code
     if _is_upper(last, kinds, lower) and not _is_upper(before, kinds, lower) and before != _DEGREE:
