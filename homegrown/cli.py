@@ -1,4 +1,4 @@
-"""The command line: `homegrown run|sql|artifacts|gc|generate`. Each command imports what it needs when it is called."""
+"""The command line: `homegrown run|sql|artifacts|report|gc|generate`. A command imports what it needs when called."""
 
 import logging
 import sys
@@ -173,6 +173,33 @@ def generate(
         stop_ids=frozenset({tokens.EOS_ID}),
     )
     click.echo(prompt + tokenizer.decode(written[0]))
+
+
+@cli.group()
+def report() -> None:
+    """Write a report as one HTML page."""
+
+
+@report.command("corpus")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="corpus.html",
+    show_default=True,
+    help="Page to write.",
+)
+@click.pass_obj
+def report_corpus(store: Store, out: Path) -> None:
+    """Show what became of the latest corpus: what was read, dropped and why, with examples, and what is kept."""
+    from homegrown.corpus.account import account, latest_chain
+    from homegrown.corpus.report import html
+    from homegrown.files import replacing
+
+    chain = latest_chain(store)
+    page = html(account(chain, store.root / ".state" / "duckdb"))
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    click.echo(f"{out}: {' → '.join(artifact.name for artifact in chain.values())}")
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

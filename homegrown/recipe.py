@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseModel):
@@ -118,19 +119,89 @@ class DedupSettings(Settings):
     threshold: Share = Field(default=0.7, description="Estimated Jaccard from which two documents are duplicates.")
 
 
+class GopherQuality(Settings):
+    """Gopher's quality rules (Rae et al. 2021, section A1.1); null switches one off. Words: between white space."""
+
+    min_words: Count | None = 50
+    max_words: Count | None = 100_000
+    min_mean_word_length: Amount | None = Field(default=3, description="In characters.")
+    max_mean_word_length: Amount | None = 10
+    max_hashes_per_word: Amount | None = Field(default=0.1, description="#, by the number of words.")
+    max_ellipses_per_word: Amount | None = 0.1
+    max_bullet_lines: Share | None = Field(default=0.9, description="Share of lines that begin with • or -.")
+    max_ellipsis_lines: Share | None = Field(default=0.3, description="Share of lines that end with an ellipsis.")
+    min_alphabetic_words: Share | None = Field(default=0.8, description="Share of words with a letter.")
+    min_stop_words: Count | None = Field(default=2, description="Of: the, be, to, of, and, that, have, with.")
+
+
+class GopherRepetition(Settings):
+    """Gopher's repetition rules (Rae et al. 2021, table A1); null switches one off."""
+
+    max_duplicate_paragraphs: Share | None = 0.3
+    max_duplicate_paragraph_characters: Share | None = 0.2
+    max_duplicate_lines: Share | None = 0.3
+    max_duplicate_line_characters: Share | None = 0.2
+    max_top_2gram: Share | None = Field(default=0.2, description="Share of characters in the commonest 2-gram.")
+    max_top_3gram: Share | None = 0.18
+    max_top_4gram: Share | None = 0.16
+    max_duplicate_5grams: Share | None = Field(default=0.15, description="Share of characters in repeated 5-grams.")
+    max_duplicate_6grams: Share | None = 0.14
+    max_duplicate_7grams: Share | None = 0.13
+    max_duplicate_8grams: Share | None = 0.12
+    max_duplicate_9grams: Share | None = 0.11
+    max_duplicate_10grams: Share | None = 0.1
+
+
+class C4(Settings):
+    """C4's rules (Raffel et al. 2020) as FineWeb applies them; null or false switches one off.
+
+    Lines are taken out first; the document that is kept is what is left. The other rules are for that.
+    """
+
+    remove_unpunctuated_lines: bool = Field(
+        default=False, description="Lines that end in none of . ? ! and quotes: C4 takes them out, FineWeb does not."
+    )
+    remove_javascript_lines: bool = Field(default=True, description='Lines with "javascript".')
+    remove_policy_lines: bool = Field(default=True, description='Lines with "privacy policy", "uses cookies" and such.')
+    remove_citations: bool = Field(default=True, description="Marks such as [1] and [citation needed] in a line.")
+    line_min_words: Count | None = Field(default=3, description="Lines with fewer words are taken out.")
+    line_max_word_length: Positive | None = Field(default=1000, description="Lines with a longer word are taken out.")
+    min_sentences: Positive = Field(default=5, description="1 drops only what has no text left.")
+    max_lorem_ipsums: Count | None = Field(default=0, description='Lines with "lorem ipsum".')
+    max_curly_brackets: Count | None = 0
+
+
+class FineWeb(Settings):
+    """FineWeb's own rules (Penedo et al. 2024), applied to what C4's leave; null switches one off."""
+
+    min_punctuated_lines: Share | None = Field(default=0.12, description="Share of lines that end a sentence.")
+    max_short_lines: Share | None = Field(default=0.67, description="Share of lines of at most 30 characters.")
+    max_duplicate_line_characters: Share | None = 0.01
+    max_newlines_per_word: Amount | None = 0.3
+
+
+class WordList(Settings):
+    """Unwanted words of a list of your own; C4 drops a page with any (Raffel et al. 2020)."""
+
+    path: str = Field(description="UTF-8 text file with one word or phrase to a line; case does not count.")
+    max_listed_words: Share = Field(default=0, description="Share of a document's words that may be on the list.")
+
+
 class FilterSettings(Settings):
-    """Rules that a document must pass."""
+    """Rules that a document must pass, in their order; a set that is null is off as a whole."""
 
     min_characters: Count = Field(description="Shortest document kept.")
     max_characters: Positive = Field(description="Longest document kept.")
-    min_alphabetic_share: Share = Field(description="Least share of letters, white space not counted.")
-    max_duplicate_line_share: Share = Field(
-        default=0.3, description="Most duplicate lines (Rae et al. 2021, table A1)."
-    )
-    max_top_bigram_share: Share = Field(
-        default=0.2, description="Most characters in the commonest 2-gram (Rae et al. 2021, table A1)."
-    )
+    min_alphabetic_share: Share | None = Field(description="Least share of letters, white space not counted.")
+    gopher_quality: GopherQuality | None
+    gopher_repetition: GopherRepetition | None
+    c4: C4 | None
+    fineweb: FineWeb | None
+    word_list: WordList | None = None
     languages: list[str] = Field(default=[], description="ISO 639-1 codes to keep; empty: all, without asking.")
+    redact: list[Literal["email", "ip", "phone"]] = Field(
+        default=[], description="Personal data to replace with a placeholder in the documents that are kept."
+    )
 
 
 class ShardSettings(Settings):

@@ -1,16 +1,25 @@
-"""What the compiled kernels know of Unicode: lower case, and which characters make words, letters and white space."""
+"""What the compiled kernels know of Unicode: lower case, and which characters make words, letters, lines and so on."""
 
+import string
 import unicodedata
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
 
 LETTER, WORD, ALONE, SPACE = 1, 2, 4, 8
+BREAK = 16  # ends a line, as in str.splitlines
+MARK = 32  # punctuation as CCNet lists it (below), or a sentence's end: a word of such characters alone is a symbol
+STOP = 64  # ends a sentence: Unicode's property Sentence_Terminal
+PUNCTUATION = 128  # general category P
 CODE_POINTS = 0x40000  # planes 0 to 3; beyond them lie only tags, variation selectors and private use
+
+# Besides ASCII's: the characters that CCNet (Wenzek et al. 2020) takes for punctuation.
+_CCNET = "、。〈〉《》「」【】！％（），．１：；？～«´»–—’“”„…∶━►"
 
 # Scripts written without spaces: each character is taken as a word by itself (Unicode blocks).
 _UNSPACED = (
@@ -27,7 +36,7 @@ _UNSPACED = (
 
 
 class Characters(NamedTuple):
-    """Two tables by code point: `lower` (uint32) and `kinds` (uint8, an or of LETTER, WORD, ALONE and SPACE)."""
+    """Two tables by code point: `lower` (uint32) and `kinds` (uint8, an or of the constants above)."""
 
     lower: NDArray[np.uint32]
     kinds: NDArray[np.uint8]
@@ -53,9 +62,16 @@ def characters() -> Characters:
             kinds[code] = WORD
         elif character.isspace():
             kinds[code] = SPACE
+        if category[0] == "P":
+            kinds[code] |= PUNCTUATION
     for first, last in _UNSPACED:
         block = kinds[first : last + 1]
         block[block & WORD != 0] |= ALONE
+    every = "".join(map(chr, range(CODE_POINTS)))
+    stops = {match.start() for match in regex.finditer(r"\p{Sentence_Terminal}", every)}
+    kinds[list(stops)] |= STOP
+    kinds[[*stops, *map(ord, string.punctuation + _CCNET)]] |= MARK
+    kinds[[code for code in range(CODE_POINTS) if len(f"x{chr(code)}x".splitlines()) > 1]] |= BREAK
     return Characters(lower, kinds)
 
 

@@ -1,107 +1,165 @@
-"""The filter stage: documents that pass every rule, and a table of the others with the rule and the measured value."""
+"""The filter stage: documents that pass every rule, the others with rule and value, and what was measured of all."""
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from homegrown.corpus.documents import SCHEMA, row_count
-from homegrown.corpus.languages import check_languages, language_probabilities
-from homegrown.corpus.rules import measure
+from homegrown.corpus.languages import Languages, check_languages, identify
+from homegrown.corpus.quality import signals, word_list
+from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, values
+from homegrown.corpus.redaction import redact
 from homegrown.files import parquet_parts, write_parquet
 from homegrown.outcome import Outcome
 from homegrown.parallel import map_ordered
-from homegrown.progress import Progress, silent
+from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import FilterSettings
 
 DROPPED = pa.schema(
     [
         ("id", pa.string()),
-        ("rule", pa.string()),  # the first one that the document fails, by the name of its setting
+        ("rule", pa.string()),  # the first one that the document fails, by the path of its setting
         ("value", pa.float64()),
         ("threshold", pa.float64()),
         ("text_start", pa.string()),  # 200 characters
     ]
 )
-RULES = (
-    "min_characters",
-    "max_characters",
-    "min_alphabetic_share",
-    "max_duplicate_line_share",
-    "max_top_bigram_share",
-    "languages",
+RULES = pa.schema(
+    [
+        ("rule", pa.string()),
+        ("threshold", pa.float64()),  # null for languages: there it differs from document to document
+        ("dropped", pa.int64()),  # documents for which it is the first that they fail
+        ("failed", pa.int64()),  # documents that fail it; languages are asked only of those that pass the rest
+    ]
 )
+SIGNALS = signals.SCHEMA.append(pa.field("redacted", pa.int32()))  # how many data were replaced
+_TEXT = SCHEMA.get_field_index("text")
 _BATCH = 4096  # rows whose texts are in memory at once
 
 
 @dataclass(frozen=True)
 class _Job:
     documents: Path
-    kept: Path
-    dropped: Path
+    out: Path
     settings: FilterSettings
+
+    def part(self, table: str) -> Path:
+        return self.out / table / self.documents.name
+
+
+@dataclass
+class _Judged:
+    kept: list[pa.Table] = field(default_factory=lambda: [SCHEMA.empty_table()])
+    dropped: list[pa.Table] = field(default_factory=lambda: [DROPPED.empty_table()])
+    signals: list[pa.Table] = field(default_factory=lambda: [SIGNALS.empty_table()])
 
 
 def filter_documents(
     out: Path, deduplicated: Path, settings: FilterSettings, *, executor: Executor, progress: Progress = silent
 ) -> Outcome:
-    """Apply the rules to `deduplicated/documents`; write `documents` and `dropped` under `out`, shard by shard.
+    """Apply the rules to `deduplicated/documents`; write four tables under `out`, all but the last shard by shard.
 
-    The measures are in `homegrown.corpus.rules`; a value equal to its threshold passes. For `languages` the value is
-    the probability of the likeliest language asked for, the threshold that of the likeliest of all. Raises UserError
-    for an unknown language.
+    `documents` are those that pass, as C4's lines and redaction leave them; `dropped` the others, with the first rule
+    that they fail; `signals` what was measured of each, in the order of the input; `rules` a summary. A value equal to
+    its threshold passes. For `languages` the value is the probability of the likeliest language asked for, the
+    threshold that of the likeliest of all. Raises UserError for an unknown language
+    and for a word list that cannot be read.
     """
     check_languages(settings.languages)
+    if settings.word_list:
+        word_list.check(settings.word_list.path)
     parts = parquet_parts(deduplicated / "documents")
-    jobs = [_Job(part, out / "documents" / part.name, out / "dropped" / part.name, settings) for part in parts]
-    dropped = dict.fromkeys(RULES, 0)
-    kept = 0
-    for done, (rows, counts) in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
-        kept += rows
-        for rule, count in counts.items():
-            dropped[rule] += count
-        progress(done, len(jobs), dropped=sum(dropped.values()))
-    return Outcome(kept + sum(dropped.values()), kept, metrics={f"dropped_{rule}": dropped[rule] for rule in RULES})
+    jobs = [_Job(part, out, settings) for part in parts]
+    names = [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)
+    dropped, failed = np.zeros(len(names), int), np.zeros(len(names), int)
+    kept = redacted = 0
+    for done, job in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
+        kept += row_count(job.part("documents"))
+        first = pq.read_table(job.part("dropped"), columns=["rule"])["rule"].to_pylist()
+        measured = pq.read_table(job.part("signals"))
+        redacted += pc.sum(measured["redacted"]).as_py() or 0
+        dropped += [first.count(name) for name in names]
+        fails = failures(measured, settings).sum(axis=1)
+        failed += [*fails, *[first.count(LANGUAGES)] * (len(names) - len(fails))]
+        progress(done, len(jobs), dropped=int(dropped.sum()))
+    thresholds = [rule.threshold for rule in rules(settings)] + [None] * bool(settings.languages)
+    columns = zip((names, thresholds, dropped, failed), RULES.types, strict=True)
+    summary = pa.table([pa.array(column, kind) for column, kind in columns], schema=RULES)
+    write_parquet(out / "rules" / "part-00000.parquet", summary)
+    metrics: dict[str, Metric] = {
+        f"dropped_{name}": int(count) for name, count in zip(names, dropped, strict=True) if count
+    }
+    if settings.redact:
+        metrics["redacted"] = redacted
+    return Outcome(kept + int(dropped.sum()), kept, metrics=metrics)
 
 
-def _filter_shard(job: _Job) -> tuple[int, dict[str, int]]:
-    """Filter a shard, unless that is done; return the rows kept and how many each rule dropped."""
-    if not job.kept.exists():  # written last
-        kept, dropped = [SCHEMA.empty_table()], [DROPPED.empty_table()]
+def _filter_shard(job: _Job) -> _Job:
+    """Filter a shard, unless that is done."""
+    if not job.part("documents").exists():  # written last
+        judged = _Judged()
         for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH):
-            passing, failing = _judge(batch, job.settings)
-            kept.append(passing)
-            dropped.append(failing)
-        write_parquet(job.dropped, pa.concat_tables(dropped))
-        write_parquet(job.kept, pa.concat_tables(kept))
-    counted = pq.read_table(job.dropped, columns=["rule"])["rule"].value_counts().to_pylist()
-    return row_count(job.kept), {row["values"]: row["counts"] for row in counted}
+            for documents in signals.slices(batch):
+                _judge(documents, job.settings, judged)
+        write_parquet(job.part("signals"), pa.concat_tables(judged.signals))
+        write_parquet(job.part("dropped"), pa.concat_tables(judged.dropped))
+        write_parquet(job.part("documents"), pa.concat_tables(judged.kept))
+    return job
 
 
-def _judge(batch: pa.RecordBatch, settings: FilterSettings) -> tuple[pa.Table, pa.Table]:
-    """Return the documents that pass every rule, and the rows of DROPPED for the others."""
-    measured = measure(batch["text"])
-    rules: list[tuple[ArrayLike, ArrayLike, np.ufunc]] = [
-        (measured["characters"], settings.min_characters, np.less),
-        (measured["characters"], settings.max_characters, np.greater),
-        (measured["alphabetic_share"], settings.min_alphabetic_share, np.less),
-        (measured["duplicate_line_share"], settings.max_duplicate_line_share, np.greater),
-        (measured["top_bigram_share"], settings.max_top_bigram_share, np.greater),
-    ]
+def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged) -> None:
+    """Measure documents and add each to those that are kept or to those that are dropped."""
+    measured, texts = signals.measure(documents["id"], documents["text"], settings)
+    active = rules(settings)
+    first = np.full(len(documents), -1)  # by document, the first rule that it fails
+    value, threshold = np.zeros(len(documents)), np.zeros(len(documents))
+    for number, (rule, fails) in enumerate(zip(active, failures(measured, settings), strict=True)):
+        rows = fails & (first < 0)
+        first[rows], value[rows], threshold[rows] = number, values(measured, rule)[rows], rule.threshold
     if settings.languages:
-        rules.append((*language_probabilities(batch["text"], settings.languages), np.less))
-    fails = np.stack([compare(value, threshold) for value, threshold, compare in rules])
-    rows = np.flatnonzero(fails.any(axis=0))
-    first = fails.argmax(axis=0)[rows]  # by row, the first rule that it fails
-    values = np.stack([np.broadcast_to(value, len(batch)) for value, _, _ in rules])[first, rows]
-    thresholds = np.stack([np.broadcast_to(threshold, len(batch)) for _, threshold, _ in rules])[first, rows]
-    dropped = batch.take(pa.array(rows))
-    starts = pc.utf8_slice_codeunits(dropped["text"], 0, 200)
-    names = pa.array([RULES[number] for number in first], pa.string())
-    failing = [dropped["id"], names, pa.array(values, pa.float64()), pa.array(thresholds, pa.float64()), starts]
-    return pa.table(batch.filter(pa.array(~fails.any(axis=0)))), pa.table(failing, schema=DROPPED)
+        asked = np.flatnonzero(first < 0)  # only now: it costs more than all the rest
+        found = identify(texts.take(pa.array(asked)), settings.languages)
+        measured = _with_languages(measured, asked, found)
+        foreign = found.asked < found.probabilities
+        rows = asked[foreign]
+        first[rows], value[rows], threshold[rows] = len(active), found.asked[foreign], found.probabilities[foreign]
+
+    kept, dropped = pa.array(first < 0), np.flatnonzero(first >= 0)
+    texts = texts.filter(kept)
+    redacted = np.zeros(len(documents), np.int32)
+    if settings.redact:
+        texts, redacted[first < 0] = redact(texts, settings.redact)
+    judged.kept.append(pa.table(documents.filter(kept)).set_column(_TEXT, SCHEMA.field(_TEXT), texts))
+    judged.signals.append(measured.append_column(SIGNALS.field("redacted"), pa.array(redacted)))
+    names = [*(rule.name for rule in active), LANGUAGES]
+    originals = documents.take(pa.array(dropped))
+    columns = [
+        originals["id"],
+        pa.array([names[number] for number in first[dropped]], pa.string()),
+        pa.array(value[dropped]),
+        pa.array(threshold[dropped]),
+        pc.utf8_slice_codeunits(originals["text"], 0, 200),
+    ]
+    judged.dropped.append(pa.table(columns, schema=DROPPED))
+
+
+def _with_languages(measured: pa.Table, rows: NDArray[np.int64], found: Languages) -> pa.Table:
+    """Fill in the languages of some rows of signals."""
+    mask = np.zeros(len(measured), bool)
+    mask[rows] = True
+    columns = {
+        "language": pa.array(found.codes, pa.string()),
+        "language_probability": pa.array(found.probabilities),
+        "languages_probability": pa.array(found.asked),
+    }
+    for name, values_ in columns.items():
+        place = measured.schema.get_field_index(name)
+        empty = measured[name].combine_chunks()
+        measured = measured.set_column(place, name, pc.replace_with_mask(empty, pa.array(mask), values_))
+    return measured

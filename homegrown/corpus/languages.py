@@ -1,7 +1,7 @@
 """Which language a text is in, offline, with py3langid's naive Bayes model (Lui and Baldwin 2012)."""
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,22 +13,35 @@ from homegrown.errors import UserError
 _CHARACTERS = 1_000  # from the start of a text; more changes little
 
 
+class Languages(NamedTuple):
+    """By text, (n,) each: the likeliest language, its probability, and that of the likeliest one asked for."""
+
+    codes: list[str]
+    probabilities: NDArray[np.float64]
+    asked: NDArray[np.float64]
+
+
+def known_languages() -> list[str]:
+    """Return the ISO 639-1 codes (639-3 where there is none) of the languages that the model knows."""
+    return sorted(_identifier().labels)
+
+
 def check_languages(codes: list[str]) -> None:
     """Raise UserError for a code that the model does not know."""
-    unknown = sorted(set(codes) - set(_identifier().labels)) if codes else []
+    unknown = sorted(set(codes) - set(known_languages())) if codes else []
     if unknown:
-        known = ", ".join(sorted(_identifier().labels))
+        known = ", ".join(known_languages())
         raise UserError(f"filter.languages: unknown code {', '.join(unknown)}; known are {known}.")
 
 
-def language_probabilities(texts: pa.StringArray, codes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the probability of the likeliest language among `codes`, and of the likeliest of all: (n,) each."""
-    asked, best = np.empty(len(texts)), np.empty(len(texts))
-    for i, text in enumerate(pc.utf8_slice_codeunits(texts, 0, _CHARACTERS).to_pylist()):
-        ranked = _identifier().rank(text)
-        best[i] = ranked[0][1]
-        asked[i] = max(probability for code, probability in ranked if code in codes)
-    return asked, best
+def identify(texts: pa.StringArray, asked: list[str]) -> Languages:
+    """Identify the language of each text; without languages asked for, their probability is 0."""
+    ranked = [_identifier().rank(text) for text in pc.utf8_slice_codeunits(texts, 0, _CHARACTERS).to_pylist()]
+    return Languages(
+        [languages[0][0] for languages in ranked],
+        np.array([languages[0][1] for languages in ranked], float),
+        np.array([max((p for code, p in languages if code in asked), default=0) for languages in ranked], float),
+    )
 
 
 @cache

@@ -1,67 +1,27 @@
-"""Rules against values worked by hand and plain Python; the stage's tables."""
+"""The filter stage: its tables, what it keeps, languages and redaction."""
 
-import unicodedata
-from collections import Counter
 from concurrent.futures import Executor
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from homegrown.corpus.filter import filter_documents
-from homegrown.corpus.rules import MEASURES, measure
+from homegrown.corpus.quality.rules import failures, rules
+from homegrown.corpus.redaction import redact
 from homegrown.errors import UserError
-from homegrown.recipe import FilterSettings
+from homegrown.recipe import FilterSettings, GopherRepetition
 from tests.corpus.made_up import digests, rows_of, write_documents
 
 LAX = {
     "min_characters": 0,
     "max_characters": 10**9,
-    "min_alphabetic_share": 0,
-    "max_duplicate_line_share": 1,
-    "max_top_bigram_share": 1,
+    "min_alphabetic_share": None,
+    "gopher_quality": None,
+    "gopher_repetition": None,
+    "c4": None,
+    "fineweb": None,
 }
-
-
-def by_python(text: str) -> list[float]:
-    letters = [unicodedata.category(c)[0] == "L" for c in text if not c.isspace()]
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    bigrams = Counter(" ".join(pair) for pair in pairwise(text.split()))
-    top, count = bigrams.most_common(1)[0] if bigrams else ("", 0)
-    return [
-        len(text),
-        sum(letters) / max(1, len(letters)),
-        (len(lines) - len(set(lines))) / max(1, len(lines)),
-        len(top) * count / max(1, len(text)),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", [0, 0, 0, 0]),
-        ("ab 12", [5, 2 / 4, 0, 5 / 5]),
-        ("Ünï-cödé 漢字!", [12, 9 / 11, 0, 12 / 12]),
-        ("a b\n a b \nc\n\n\na b", [17, 1, 2 / 4, 3 * 3 / 17]),  # lines a b, a b, c, a b; 2-gram "a b" three times
-        ("to be or not to be", [18, 1, 0, 5 * 2 / 18]),
-        ("x  y z\u3000w", [8, 1, 0, 3 / 8]),  # of equally common ones the first: "x y"
-    ],
-)
-def test_measures_have_the_values_worked_by_hand(text: str, expected: list[float]) -> None:
-    found = measure(pa.array([text]))
-    assert [found[name][0] for name in MEASURES] == pytest.approx(expected)
-
-
-@given(
-    st.lists(st.text(st.sampled_from("ab \n\tÜ漢\u2003!1\U0001f600\U000e0100"), max_size=80), min_size=1, max_size=5)
-)
-def test_measures_agree_with_plain_python(texts: list[str]) -> None:
-    found = measure(pa.array(["skipped", *texts])[1:])
-    np.testing.assert_allclose(np.array([found[name] for name in MEASURES]).T, [by_python(text) for text in texts])
 
 
 def test_each_rule_drops_what_is_beyond_its_threshold_and_says_why(tmp_path: Path, executor: Executor) -> None:
@@ -69,19 +29,16 @@ def test_each_rule_drops_what_is_beyond_its_threshold_and_says_why(tmp_path: Pat
         "min_characters": "too short",
         "max_characters": "long words follow one another here " * 3 + "and never come to an end",
         "min_alphabetic_share": "1234567890 + 1234 = abc, 99",
-        "max_duplicate_line_share": "one line\nanother\none line\none line",
-        "max_top_bigram_share": "la la la la la la la la la",
+        "gopher_repetition.max_duplicate_lines": "one line\nanother\none line\none line",
+        "gopher_repetition.max_top_2gram": "la la la la la la la la la",
         "": "a text of good length and kind",
     }
-    rules = FilterSettings(
-        min_characters=20,
-        max_characters=100,
-        min_alphabetic_share=0.6,
-        max_duplicate_line_share=0.3,
-        max_top_bigram_share=0.3,
-    )
+    lax = dict.fromkeys(GopherRepetition.model_fields)
+    repetition = lax | {"max_duplicate_lines": 0.3, "max_top_2gram": 0.3}
+    bounds = {"min_characters": 20, "max_characters": 100, "min_alphabetic_share": 0.6, "gopher_repetition": repetition}
+    settings = FilterSettings.model_validate(LAX | bounds)
     write_documents(tmp_path / "in", list(texts.values()), rows=4)
-    outcome = filter_documents(tmp_path / "out", tmp_path / "in", rules, executor=executor)
+    outcome = filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
     ids = {row["text"]: row["id"] for row in rows_of(tmp_path / "in" / "documents")}
     dropped = {row["rule"]: row for row in rows_of(tmp_path / "out" / "dropped")}
     assert {rule: row["id"] for rule, row in dropped.items()} == {
@@ -92,14 +49,18 @@ def test_each_rule_drops_what_is_beyond_its_threshold_and_says_why(tmp_path: Pat
         "min_characters": (9, 20),
         "max_characters": (129, 100),
         "min_alphabetic_share": (pytest.approx(3 / 22), 0.6),
-        "max_duplicate_line_share": (0.5, 0.3),
-        "max_top_bigram_share": (pytest.approx(5 * 8 / 26), 0.3),
+        "gopher_repetition.max_duplicate_lines": (0.5, 0.3),
+        "gopher_repetition.max_top_2gram": (pytest.approx(5 * 8 / 26), 0.3),
     }
     assert dropped["max_characters"]["text_start"] == texts["max_characters"][:200]
     assert outcome.rows_in == 6 and outcome.rows_out == 1
     assert [outcome.metrics[f"dropped_{rule}"] for rule in texts if rule] == [1] * 5
+    names = [rule.name for rule in rules(settings)]
+    summary = {row["rule"]: row for row in rows_of(tmp_path / "out" / "rules")}
+    assert list(summary) == names
+    assert {rule: row["dropped"] for rule, row in summary.items()} == {rule: int(rule in dropped) for rule in names}
     before = digests(tmp_path / "out")
-    assert filter_documents(tmp_path / "out", tmp_path / "in", rules, executor=executor) == outcome
+    assert filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor) == outcome
     assert digests(tmp_path / "out") == before
 
 
@@ -107,6 +68,81 @@ def test_a_value_at_its_threshold_passes(tmp_path: Path, executor: Executor) -> 
     write_documents(tmp_path / "in", ["abcde fghi"])
     rules = FilterSettings.model_validate(LAX | {"min_characters": 10, "max_characters": 10, "min_alphabetic_share": 1})
     assert filter_documents(tmp_path / "out", tmp_path / "in", rules, executor=executor).rows_out == 1
+
+
+def test_signals_decide_again_without_the_text(tmp_path: Path, executor: Executor) -> None:
+    texts = ["short", "a text of some length, more than the other", "the same words the same words the same words"]
+    write_documents(tmp_path / "in", texts, rows=2)
+    lax = FilterSettings.model_validate(LAX)
+    assert filter_documents(tmp_path / "lax", tmp_path / "in", lax, executor=executor).rows_out == 3
+    signals = pa.Table.from_pylist(rows_of(tmp_path / "lax" / "signals"))
+    assert signals["id"].to_pylist() == [row["id"] for row in rows_of(tmp_path / "in" / "documents")]
+    repetition = dict.fromkeys(GopherRepetition.model_fields) | {"max_top_3gram": 0.5}
+    strict = FilterSettings.model_validate(LAX | {"min_characters": 10, "gopher_repetition": repetition})
+    filter_documents(tmp_path / "strict", tmp_path / "in", strict, executor=executor)
+    kept = [text for text, drop in zip(texts, failures(signals, strict).any(axis=0), strict=True) if not drop]
+    assert [row["text"] for row in rows_of(tmp_path / "strict" / "documents")] == kept == texts[1:2]
+
+
+def test_c4_leaves_the_cleaned_text_under_the_old_id(tmp_path: Path, executor: Executor) -> None:
+    text = "Home\nOne sentence is here. And two. Three there are! Four? Yes five.\nuse cookies, please do"
+    write_documents(tmp_path / "in", [text, "Home\nback"])
+    settings = FilterSettings.model_validate(LAX | {"c4": {}})
+    filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    (row,) = rows_of(tmp_path / "out" / "documents")
+    assert row == rows_of(tmp_path / "in" / "documents")[0] | {"text": text.split("\n")[1]}
+    (dropped,) = rows_of(tmp_path / "out" / "dropped")
+    assert (dropped["rule"], dropped["value"], dropped["text_start"]) == ("c4.min_sentences", 0, "Home\nback")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Write to jo.doe+x@mail.example.co.uk, or a@b.", "Write to email@example.com, or a@b."),
+        ("8.8.8.8, not 10.0.0.1, 1.2.3.4.5, v8.8.8.8, 999.1.1.1", "IP, not 10.0.0.1, 1.2.3.4.5, v8.8.8.8, 999.1.1.1"),
+        ("call +49 30 1234567 or (212) 555-1234", "call +1 202-555-0100 or +1 202-555-0100"),
+        ("212-555-1234, not 2023-01-15, 1+1, 1234567890, +5", "+1 202-555-0100, not 2023-01-15, 1+1, 1234567890, +5"),
+        ("nothing here", "nothing here"),
+    ],
+)  # fmt: skip
+def test_personal_data_are_replaced(text: str, expected: str) -> None:
+    redacted, counts = redact(pa.array(["a clean one", text]), ["email", "ip", "phone"])
+    assert redacted.to_pylist() == ["a clean one", expected.replace("IP", "22.214.171.124")]
+    assert (counts > 0).tolist() == [False, text != expected]
+
+
+def test_redaction_is_of_what_is_kept_and_counted(tmp_path: Path, executor: Executor) -> None:
+    texts = ["short a@b.com", "a long enough text that names a@b.com and c@d.org as well"]
+    write_documents(tmp_path / "in", texts)
+    settings = FilterSettings.model_validate(LAX | {"min_characters": 20, "redact": ["email"]})
+    outcome = filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    assert [row["redacted"] for row in rows_of(tmp_path / "out" / "signals")] == [0, 2]
+    assert outcome.metrics == {"dropped_min_characters": 1, "redacted": 2}
+    assert "@b.com" not in rows_of(tmp_path / "out" / "documents")[0]["text"]
+
+
+def test_words_of_a_list_drop_a_document(tmp_path: Path, executor: Executor) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("Darn\n\nhot potato\n汚い\n", encoding="utf-8")
+    texts = [
+        "oh DARN it, so it is",
+        "a hot, potato; hot air",
+        "これは汚いです。",
+        "a darning needle, a potato hot",
+        "potato hot",
+    ]
+    write_documents(tmp_path / "in", texts)
+    settings = FilterSettings.model_validate(LAX | {"word_list": {"path": str(words)}})
+    filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    assert [row["text"] for row in rows_of(tmp_path / "out" / "documents")] == texts[3:]
+    dropped = rows_of(tmp_path / "out" / "dropped")
+    assert {row["rule"] for row in dropped} == {"word_list.max_listed_words"}
+    assert [row["value"] for row in dropped] == [1 / 6, 1 / 5, 1 / 7]
+    words.with_name("none.txt").write_text("\n!\n")
+    for name, message in (("none.txt", "holds no word"), ("absent.txt", "cannot be read")):
+        wrong = FilterSettings.model_validate(LAX | {"word_list": {"path": str(tmp_path / name)}})
+        with pytest.raises(UserError, match=message):
+            filter_documents(tmp_path / "wrong", tmp_path / "in", wrong, executor=executor)
 
 
 def test_languages_are_told_apart_and_unknown_ones_refused(tmp_path: Path, executor: Executor) -> None:

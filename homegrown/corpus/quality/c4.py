@@ -1,0 +1,269 @@
+"""C4's rules (Raffel et al. 2020, section 2.2, and its published code): lines taken out, and measures of the rest.
+
+The order is that of the published code: a line that is taken out for its words is not searched for braces.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from homegrown.corpus.characters import BREAK, SPACE, Characters, characters, decode
+from homegrown.corpus.compiled import compiled
+from homegrown.corpus.quality.sentences import count_sentences
+from homegrown.corpus.quality.texts import Pieces, Values, buffers, kind_of
+from homegrown.recipe import C4
+
+_EDIT, _CITATION_NEEDED = np.frombuffer(b"edit]", np.uint8), np.frombuffer(b"citation needed]", np.uint8)
+# What a line is searched for, each at one of its rarer letters: j, p (the second), k, v, f.
+_JAVASCRIPT, _LOREM_IPSUM = np.frombuffer(b"javascript", np.uint8), np.frombuffer(b"lorem ipsum", np.uint8)
+_COOKIE, _USE = np.frombuffer(b"cookie policy", np.uint8), np.frombuffer(b"use cookies", np.uint8)
+_USES, _USE_OF = np.frombuffer(b"uses cookies", np.uint8), np.frombuffer(b"use of cookies", np.uint8)
+_PRIVACY, _TERMS = np.frombuffer(b"privacy policy", np.uint8), np.frombuffer(b"terms of use", np.uint8)
+_RARE = np.array([chr(byte) in "jJpPkKvVfF{" for byte in range(256)])
+_NEWLINE, _OPEN, _CLOSE, _BRACE, _DOT = 10, 91, 93, 123, 46
+_J, _P, _K, _V = 106, 112, 107, 118
+_ENDS = np.frombuffer(b".?!\"'", np.uint8)
+
+
+class _Switches(NamedTuple):
+    """Which lines to take out: the settings of `C4`, numbers 0 where they are null."""
+
+    longest_word: int
+    fewest_words: int
+    citations: bool
+    unpunctuated: bool
+    javascript: bool
+    policies: bool
+
+
+class _Counts(NamedTuple):
+    """By text, int64."""
+
+    sentences: Pieces
+    lorem_ipsum: Pieces
+    braces: Pieces
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """n texts without the lines that C4 takes out, and what was counted on the way."""
+
+    texts: pa.StringArray
+    counts: _Counts
+
+
+def clean(texts: pa.StringArray, settings: C4) -> Cleaned:
+    """Take the lines out of every text of an Arrow array without nulls, and citations out of what is left.
+
+    Lines are what `str.splitlines` makes of a text; those left lose the white space around them.
+    """
+    data, offsets = buffers(texts)
+    n = len(texts)
+    switches = _Switches(
+        settings.line_max_word_length or 0,
+        settings.line_min_words or 0,
+        settings.remove_citations,
+        settings.remove_unpunctuated_lines,
+        settings.remove_javascript_lines,
+        settings.remove_policy_lines,
+    )
+    counts = _Counts(*(np.zeros(n, np.int64) for _ in _Counts._fields))
+    written = np.empty(int(offsets[-1] - offsets[0]) + n, np.uint8)
+    places = np.zeros(n + 1, np.int32)
+    _clean(data, offsets, characters(), switches, written, places, counts)
+    cleaned = pa.StringArray.from_buffers(n, pa.py_buffer(places), pa.py_buffer(written[: places[-1]]))
+    return Cleaned(cleaned, counts)
+
+
+def sentences(cleaned: Cleaned) -> Values:
+    """Return the number of sentences. Published: at least 5."""
+    return cleaned.counts.sentences.astype(float)
+
+
+def lorem_ipsums(cleaned: Cleaned) -> Values:
+    """Return the number of lines with "lorem ipsum" in any case. Published: none."""
+    return cleaned.counts.lorem_ipsum.astype(float)
+
+
+def curly_brackets(cleaned: Cleaned) -> Values:
+    """Return the number of opening curly brackets. Published: none."""
+    return cleaned.counts.braces.astype(float)
+
+
+@compiled
+def _clean(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int32],
+    tables: Characters,
+    switches: _Switches,
+    written: NDArray[np.uint8],
+    places: NDArray[np.int32],
+    counts: _Counts,
+) -> None:
+    kinds = tables.kinds
+    place = 0
+    for text in range(offsets.size - 1):
+        i, end = int(offsets[text]), int(offsets[text + 1])
+        first = place
+        while i < end:
+            start, stop, i, words, longest, brackets = _next_line(data, i, end, kinds)
+            line = place
+            long_word = switches.longest_word > 0 and longest > switches.longest_word
+            if brackets and switches.citations:
+                place = _copy_without_citations(data, start, stop, written, place)
+            else:
+                written[place : place + stop - start] = data[start:stop]
+                place += stop - start
+            if long_word or _is_removed(written, line, place, words, switches, counts, text):
+                place = line
+                continue
+            counts.sentences[text] += count_sentences(written, line, place, kinds, tables.lower)
+            written[place] = _NEWLINE
+            place += 1
+        place = _strip(written, first, place, kinds)
+        places[text + 1] = place
+
+
+@compiled
+def _next_line(
+    data: NDArray[np.uint8], i: int, end: int, kinds: NDArray[np.uint8]
+) -> tuple[int, int, int, int, int, bool]:
+    """Return a line's visible bytes (first, and behind the last), the next line's first, and what is in it.
+
+    That is its number of words, the length of the longest, and whether it has a bracket.
+    """
+    start = stop = i
+    words = longest = length = 0
+    brackets = False
+    while i < end:
+        at = i
+        code, i = decode(data, i)
+        kind = kind_of(kinds, code)
+        if kind & SPACE:
+            length = 0
+            if kind & BREAK:
+                if code == 13 and i < end and data[i] == _NEWLINE:
+                    i += 1
+                break
+            continue
+        if words == 0:
+            start = at
+        if length == 0:
+            words += 1
+        length += 1
+        longest = max(longest, length)
+        brackets = brackets or code == _OPEN
+        stop = i
+    return start, stop if words else start, i, words, longest, brackets
+
+
+@compiled
+def _copy_without_citations(
+    data: NDArray[np.uint8], start: int, stop: int, written: NDArray[np.uint8], place: int
+) -> int:
+    """Copy a line without marks such as [1], [edit] and [citation needed]; return where it ends."""
+    i = start
+    while i < stop:
+        if data[i] == _OPEN:
+            after = i + 1
+            while after < stop and 48 <= data[after] <= 57:
+                after += 1
+            if after < stop and data[after] == _CLOSE:
+                i = after + 1
+                continue
+            if _is_at(data, i + 1, start, stop, _EDIT):
+                i += 1 + _EDIT.size
+                continue
+            if _is_at(data, i + 1, start, stop, _CITATION_NEEDED):
+                i += 1 + _CITATION_NEEDED.size
+                continue
+        written[place] = data[i]
+        place += 1
+        i += 1
+    return place
+
+
+@compiled
+def _is_removed(
+    written: NDArray[np.uint8], start: int, end: int, words: int, switches: _Switches, counts: _Counts, text: int
+) -> bool:
+    """Whether a line goes; counts what concerns the whole text, if nothing before it takes the line out."""
+    if switches.unpunctuated and not _is_punctuated(written, start, end):
+        return True
+    if words < switches.fewest_words:
+        return True
+    lorem_ipsum = javascript = policy = False
+    braces = 0
+    for i in range(start, end):
+        if not _RARE[written[i]]:
+            continue
+        byte = written[i]
+        letter = byte | 32 if byte <= 90 else byte
+        if byte == _BRACE:
+            braces += 1
+        elif letter == _J:
+            javascript = javascript or _is_at(written, i, start, end, _JAVASCRIPT)
+        elif letter == _P:
+            lorem_ipsum = lorem_ipsum or _is_at(written, i - 7, start, end, _LOREM_IPSUM)
+        elif letter == _K:
+            policy = (
+                policy
+                or _is_at(written, i - 3, start, end, _COOKIE)
+                or _is_at(written, i - 7, start, end, _USE)
+                or _is_at(written, i - 8, start, end, _USES)
+                or _is_at(written, i - 10, start, end, _USE_OF)
+            )
+        elif letter == _V:
+            policy = policy or _is_at(written, i - 3, start, end, _PRIVACY)
+        else:
+            policy = policy or _is_at(written, i - 7, start, end, _TERMS)
+    counts.lorem_ipsum[text] += lorem_ipsum
+    if javascript and switches.javascript:
+        return True
+    counts.braces[text] += braces
+    return policy and switches.policies
+
+
+@compiled
+def _is_punctuated(written: NDArray[np.uint8], start: int, end: int) -> bool:
+    """Whether a line ends in . ? ! or a quote, and not in an ellipsis."""
+    if end == start:
+        return False
+    if end - start >= 3 and written[end - 1] == _DOT and written[end - 2] == _DOT and written[end - 3] == _DOT:
+        return False
+    found = False
+    for mark in _ENDS:
+        found = found or written[end - 1] == mark
+    return found
+
+
+@compiled
+def _is_at(data: NDArray[np.uint8], i: int, start: int, end: int, pattern: NDArray[np.uint8]) -> bool:
+    """Whether `pattern` stands at byte `i` of the line `start` to `end`, ASCII capitals taken as small."""
+    if i < start or i + pattern.size > end:
+        return False
+    for k in range(pattern.size):
+        byte = data[i + k]
+        if (byte | 32 if 65 <= byte <= 90 else byte) != pattern[k]:
+            return False
+    return True
+
+
+@compiled
+def _strip(written: NDArray[np.uint8], first: int, end: int, kinds: NDArray[np.uint8]) -> int:
+    """Move a text so that it begins with a visible character; return where its last one ends."""
+    start = -1
+    stop = i = first
+    while i < end:
+        at = i
+        code, i = decode(written, i)
+        if not kind_of(kinds, code) & SPACE:
+            start = at if start < 0 else start
+            stop = i
+    if start > first:
+        for k in range(stop - start):
+            written[first + k] = written[start + k]
+    return stop - max(start - first, 0)

@@ -1,0 +1,261 @@
+"""Texts taken apart for measuring: their words, lines and paragraphs as flat arrays, in one compiled pass.
+
+Words are what white space separates, as in Python's `str.split`, punctuation included. Characters are code points.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from homegrown.corpus.characters import BREAK, CODE_POINTS, LETTER, MARK, SPACE, STOP, characters, decode
+from homegrown.corpus.compiled import compiled
+
+Values: TypeAlias = NDArray[np.float64]
+Pieces: TypeAlias = NDArray[np.int64]
+
+_OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits, over code points
+_PRIME = np.uint64(0x100000001B3)
+_NEWLINE, _RETURN, _HASH, _DASH, _DOT, _BULLET, _ELLIPSIS = 10, 13, 35, 45, 46, 0x2022, 0x2026
+
+
+class Words(NamedTuple):
+    """Words of all texts, in order; those of text i are `starts[i]` to `starts[i + 1]`."""
+
+    starts: Pieces
+    hashes: NDArray[np.uint64]
+    lengths: NDArray[np.int32]  # characters
+    letters: NDArray[np.bool_]  # has a letter
+    symbols: NDArray[np.bool_]  # is nothing but punctuation
+
+
+class Lines(NamedTuple):
+    """Lines that are not empty, split at newlines only, white space around them kept."""
+
+    starts: Pieces
+    hashes: NDArray[np.uint64]
+    lengths: NDArray[np.int32]
+    blank: NDArray[np.bool_]  # white space alone
+    punctuated: NDArray[np.bool_]  # the last character ends a sentence
+    follows: NDArray[np.bool_]  # directly, without an empty line between
+
+
+class Rows(NamedTuple):
+    """Lines as `str.splitlines` gives them, empty ones too."""
+
+    starts: Pieces
+    bullets: NDArray[np.bool_]  # begins with • or -, white space not counted
+    ellipses: NDArray[np.bool_]  # ends in ... or …, white space not counted
+
+
+class Paragraphs(NamedTuple):
+    """What two newlines or more separate, unless it is white space alone."""
+
+    starts: Pieces
+    hashes: NDArray[np.uint64]
+    lengths: NDArray[np.int32]
+
+
+class Counts(NamedTuple):
+    """By text, int64: `visible` are the characters other than white space; `ellipses` counts ... and … ."""
+
+    characters: Pieces
+    letters: Pieces
+    visible: Pieces
+    newlines: Pieces
+    hashes: Pieces
+    ellipses: Pieces
+
+
+@dataclass(frozen=True)
+class Texts:
+    """n texts taken apart."""
+
+    counts: Counts
+    words: Words
+    lines: Lines
+    rows: Rows
+    paragraphs: Paragraphs
+
+
+def take_apart(texts: pa.StringArray) -> Texts:
+    """Take every text of an Arrow array without nulls apart. Memory: about three times the texts'."""
+    data, offsets = buffers(texts)
+    n = len(texts)
+    text_bytes = int(offsets[-1] - offsets[0])
+    newlines, breaks = _bounds(data, offsets)
+    counts = Counts(*(np.zeros(n, np.int64) for _ in Counts._fields))
+    words = Words(*_columns(n, text_bytes // 2 + n, Words))
+    lines = Lines(*_columns(n, newlines + n, Lines))
+    rows = Rows(*_columns(n, breaks + n, Rows))
+    paragraphs = Paragraphs(*_columns(n, newlines + n, Paragraphs))
+    _take_apart(data, offsets, characters().kinds, counts, words, lines, rows)
+    _join_lines(lines, paragraphs)
+    return Texts(counts, words, lines, rows, paragraphs)
+
+
+def buffers(texts: pa.StringArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Return an Arrow array's bytes (UTF-8) and its n + 1 offsets into them."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return np.frombuffer(texts.buffers()[2] or b"", np.uint8), offsets
+
+
+def hash_of(word: str) -> int:
+    """Return the hash that a word has in `Words.hashes`."""
+    value = int(_OFFSET)
+    for character in word:
+        value = (value ^ ord(character)) * int(_PRIME) % 2**64
+    return value
+
+
+def share(part: Pieces, whole: Pieces) -> Values:
+    """Return part / whole by text; 0 where the whole is nothing."""
+    result: Values = part / np.maximum(whole, 1)
+    return result
+
+
+@compiled
+def total(starts: Pieces, values: NDArray[Any]) -> Pieces:
+    """Return the sum of `values`, one for each word or line, by text: (n,) int64."""
+    result = np.zeros(starts.size - 1, np.int64)
+    for text in range(result.size):
+        for i in range(starts[text], starts[text + 1]):
+            result[text] += values[i]
+    return result
+
+
+def _columns(n: int, most: int, table: type[NamedTuple]) -> list[NDArray[Any]]:
+    """Return the columns of a table of pieces of n texts, `most` of them at most."""
+    kinds = {"hashes": np.uint64, "lengths": np.int32}
+    pieces = (np.empty(most, kinds.get(name, np.bool_)) for name in table._fields[1:])
+    return [np.zeros(n + 1, np.int64), *pieces]
+
+
+@compiled
+def _bounds(data: NDArray[np.uint8], offsets: NDArray[np.int32]) -> tuple[int, int]:
+    """Return how many newlines there are, and how many line breaks at most, by the first bytes of their UTF-8."""
+    newlines = breaks = 0
+    for i in range(offsets[0], offsets[-1]):
+        newlines += data[i] == _NEWLINE
+        breaks += 10 <= data[i] <= 30 or data[i] == 0xC2 or data[i] == 0xE2
+    return newlines, breaks
+
+
+@compiled
+def kind_of(kinds: NDArray[np.uint8], code: np.int64) -> np.uint8:
+    """Return what a code point is."""
+    return kinds[code] if code < CODE_POINTS else np.uint8(0)
+
+
+@compiled
+def _take_apart(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int32],
+    kinds: NDArray[np.uint8],
+    counts: Counts,
+    words: Words,
+    lines: Lines,
+    rows: Rows,
+) -> None:
+    """Fill the tables. A line's hash is made of its words' and of the white space between them."""
+    word_place = line_place = row_place = 0
+    for text in range(offsets.size - 1):
+        i, end = int(offsets[text]), int(offsets[text + 1])
+        characters_ = letters = spaces = newlines = hashes = ellipses = 0
+        word, length, letter, symbol = _OFFSET, 0, False, True
+        line, line_start, blank = _OFFSET, 0, True
+        first, last, ending = np.int64(0), np.int64(0), np.uint8(0)
+        dots = blanks_before = 0
+        while i < end:
+            code, i = decode(data, i)
+            kind = kind_of(kinds, code)
+            characters_ += 1
+            space = kind & SPACE != 0
+            if not space:
+                if not length:
+                    first = first or code
+                    dots = 0
+                word = (word ^ np.uint64(code)) * _PRIME
+                length += 1
+                if kind & LETTER:
+                    letters += 1
+                    letter = True
+                    dots = 0
+                else:
+                    hashes += code == _HASH
+                    dots = dots + 1 if code == _DOT else 0
+                    ellipses += code == _ELLIPSIS or (dots > 0 and dots % 3 == 0)
+                if not kind & MARK:
+                    symbol = False
+                last, ending = code, kind
+                if i < end:
+                    continue
+            if length:
+                words.hashes[word_place] = word
+                words.lengths[word_place] = length
+                words.letters[word_place] = letter
+                words.symbols[word_place] = symbol
+                word_place += 1
+                line = (line ^ word) * _PRIME
+                blank = False
+                word, length, letter, symbol = _OFFSET, 0, False, True
+            if space:
+                spaces += 1
+                if code != _NEWLINE:
+                    line = (line ^ np.uint64(code)) * _PRIME
+                    ending = kind
+            if code == _NEWLINE or i >= end:
+                newline = code == _NEWLINE
+                newlines += newline
+                many = characters_ - newline - line_start
+                if many:
+                    lines.hashes[line_place] = line
+                    lines.lengths[line_place] = many
+                    lines.blank[line_place] = blank
+                    lines.punctuated[line_place] = ending & STOP != 0
+                    lines.follows[line_place] = blanks_before == 1
+                    line_place += 1
+                    blanks_before = 0
+                blanks_before += 1
+                line, line_start, blank = _OFFSET, characters_, True
+            if kind & BREAK or i >= end:
+                if code == _RETURN and i < end and data[i] == _NEWLINE:
+                    continue
+                rows.bullets[row_place] = first in (_BULLET, _DASH)
+                rows.ellipses[row_place] = last == _ELLIPSIS or (last == _DOT and dots >= 3)
+                row_place += 1
+                first = last = np.int64(0)
+        words.starts[text + 1] = word_place
+        lines.starts[text + 1] = line_place
+        rows.starts[text + 1] = row_place
+        counts.characters[text] = characters_
+        counts.letters[text] = letters
+        counts.visible[text] = characters_ - spaces
+        counts.newlines[text] = newlines
+        counts.hashes[text] = hashes
+        counts.ellipses[text] = ellipses
+
+
+@compiled
+def _join_lines(lines: Lines, paragraphs: Paragraphs) -> None:
+    """Put lines together that one newline separates; blank paragraphs are none."""
+    place = 0
+    for text in range(lines.starts.size - 1):
+        first = place
+        visible = False
+        for i in range(lines.starts[text], lines.starts[text + 1]):
+            if place > first and lines.follows[i]:
+                paragraphs.hashes[place - 1] = (paragraphs.hashes[place - 1] ^ lines.hashes[i]) * _PRIME
+                paragraphs.lengths[place - 1] += 1 + lines.lengths[i]
+            else:
+                if visible or place == first:
+                    place += 1
+                visible = False
+                paragraphs.hashes[place - 1] = lines.hashes[i]
+                paragraphs.lengths[place - 1] = lines.lengths[i]
+            visible = visible or not lines.blank[i]
+        if place > first and not visible:
+            place -= 1
+        paragraphs.starts[text + 1] = place
