@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from homegrown.corpus.characters import ALONE, CODE_POINTS, SPACE, WORD, Characters, characters, decode
+from homegrown.corpus.characters import ALONE, CODE_POINTS, LETTER, SPACE, WORD, Characters, characters, decode
 from homegrown.corpus.compiled import compiled
 
 LONGEST = 500_000  # characters that are shingled: longer texts saturate signatures and join what is unrelated (Marin)
@@ -20,7 +20,21 @@ LONGEST = 500_000  # characters that are shingled: longer texts saturate signatu
 FNV_OFFSET = np.uint64(0xCBF29CE484222325)  # Fowler, Noll, Vo: FNV-1a, 64 bits
 FNV_PRIME = np.uint64(0x100000001B3)
 SHINGLE_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio
-_SECOND_BASE = np.uint64(0xC2B2AE3D27D4EB4F)  # odd; an independent hash of the whole text, for 128 bits in all
+_SECOND_BASE = np.uint64(0xC2B2AE3D27D4EB4F)  # odd; a second hash of the whole text, for 128 bits in all
+
+
+class Sets(NamedTuple):
+    """The distinct shingles of n texts, and shares by which texts can be ranked.
+
+    `starts` (n + 1,) int64: where each text's shingles begin in `shingles` (uint32, ascending within a text);
+    `letters` (n,) float64: share of letters among the characters;
+    `distinct` (n,) float64: share of shingles that are no repetition of another one in the text, 1 without any.
+    """
+
+    starts: NDArray[np.int64]
+    shingles: NDArray[np.uint32]
+    letters: NDArray[np.float64]
+    distinct: NDArray[np.float64]
 
 
 class Sketches(NamedTuple):
@@ -48,18 +62,38 @@ def permutations(count: int, seed: int) -> NDArray[np.uint32]:
 def sketch(texts: pa.StringArray, shingle_words: int, permuted: NDArray[np.uint32]) -> Sketches:
     """Measure every text of an Arrow array without nulls; `permuted` comes from `permutations`."""
     n = len(texts)
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + n + 1]
-    data = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    data, offsets, scratch = _buffers(texts)
     result = Sketches(
         np.empty((n, 2), np.uint64),
         np.empty(n, np.int32),
         np.empty(n, np.int32),
         np.empty((n, permuted.shape[1]), np.uint32),
     )
-    longest = int(np.diff(offsets).max(initial=0))
-    scratch = np.empty(min(longest, LONGEST) + 1, np.uint64)
     _sketch(data, offsets, shingle_words, permuted[0], permuted[1], characters(), scratch, *result)
     return result
+
+
+def shingle_sets(texts: pa.StringArray, shingle_words: int) -> Sets:
+    """Return the shingles (32-bit hashes, those that are permuted) of every text of an Arrow array without nulls."""
+    data, offsets, scratch = _buffers(texts)
+    return Sets(*_shingle_sets(data, offsets, shingle_words, characters(), scratch))
+
+
+def hash_runs(texts: pa.StringArray, size: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return 64-bit hashes of all runs of `size` words of n texts, in order, and where each text's begin, (n + 1,).
+
+    A text of fewer words has none.
+    """
+    data, offsets, scratch = _buffers(texts)
+    return _hash_runs(data, offsets, size, characters(), scratch)
+
+
+def _buffers(texts: pa.StringArray) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint64]]:
+    """Return the texts' bytes, offsets into them, and an array for the words of the longest."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    longest = int(np.diff(offsets).max(initial=0))
+    return data, offsets, np.empty(min(longest, LONGEST) + 1, np.uint64)
 
 
 @compiled
@@ -78,7 +112,7 @@ def _sketch(
 ) -> None:
     shingles = np.empty(scratch.size, np.uint32)
     for document in range(offsets.size - 1):
-        length, count = _words(data, offsets[document], offsets[document + 1], tables, scratch, digests[document])
+        length, _, count = _words(data, offsets[document], offsets[document + 1], tables, scratch, digests[document])
         lengths[document] = length
         words[document] = count
         count = _shingles(scratch, count, shingle_words, shingles)
@@ -90,6 +124,66 @@ def _sketch(
 
 
 @compiled
+def _shingle_sets(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int32],
+    shingle_words: int,
+    tables: Characters,
+    scratch: NDArray[np.uint64],
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]:
+    n = offsets.size - 1
+    starts = np.zeros(n + 1, np.int64)
+    shingles = np.empty(max(0, offsets[n] - offsets[0]) // 2 + 2 * n + 1, np.uint32)
+    letters_, distinct = np.empty(n, np.float64), np.empty(n, np.float64)
+    digest = np.empty(2, np.uint64)
+    own = np.empty(scratch.size, np.uint32)
+    for document in range(n):
+        length, letters, count = _words(data, offsets[document], offsets[document + 1], tables, scratch, digest)
+        count = _shingles(scratch, count, shingle_words, own)
+        end = starts[document]
+        if count:
+            ascending = np.sort(own[:count])
+            for i in range(count):
+                if i == 0 or ascending[i] != ascending[i - 1]:
+                    shingles[end] = ascending[i]
+                    end += 1
+        letters_[document] = letters / max(1, length)
+        distinct[document] = (end - starts[document]) / count if count else 1.0
+        starts[document + 1] = end
+    return starts, shingles[: starts[n]].copy(), letters_, distinct
+
+
+@compiled
+def _hash_runs(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int32],
+    size: int,
+    tables: Characters,
+    scratch: NDArray[np.uint64],
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    n = offsets.size - 1
+    starts = np.zeros(n + 1, np.int64)
+    runs = np.empty(max(0, offsets[n] - offsets[0]) + 1, np.uint64)
+    digest = np.empty(2, np.uint64)
+    for document in range(n):
+        _, _, count = _words(data, offsets[document], offsets[document + 1], tables, scratch, digest)
+        end = starts[document]
+        rolling = np.uint64(0)
+        leading = np.uint64(1)
+        for i in range(count):
+            if i < size:
+                rolling = rolling * SHINGLE_BASE + scratch[i]
+                leading = leading * SHINGLE_BASE if i else leading
+            else:
+                rolling = (rolling - scratch[i - size] * leading) * SHINGLE_BASE + scratch[i]
+            if i >= size - 1:
+                runs[end] = rolling
+                end += 1
+        starts[document + 1] = end
+    return starts, runs[: starts[n]].copy()
+
+
+@compiled
 def _words(
     data: NDArray[np.uint8],
     start: int,
@@ -97,14 +191,14 @@ def _words(
     tables: Characters,
     words: NDArray[np.uint64],
     digest: NDArray[np.uint64],
-) -> tuple[int, int]:
-    """Fill `words` with the words' hashes and `digest` with the text's; return counts of characters and words."""
+) -> tuple[int, int, int]:
+    """Fill `words` with the words' hashes, `digest` with the text's; return counts of characters, letters, words."""
     lower, kinds = tables
     first, second = FNV_OFFSET, FNV_OFFSET
     word = FNV_OFFSET
     inside = False
     gap = False
-    length = count = 0
+    length = letters = count = 0
     i = start
     while i < end:
         code, i = decode(data, i)
@@ -113,6 +207,7 @@ def _words(
         if code < CODE_POINTS:
             kind = kinds[code]
             code = np.int64(lower[code])
+        letters += kind & LETTER != 0
         if kind & SPACE:
             gap = True
         else:
@@ -122,7 +217,6 @@ def _words(
             gap = False
             first = (first ^ np.uint64(code)) * FNV_PRIME
             second = (second ^ np.uint64(code)) * _SECOND_BASE
-            second ^= second >> np.uint64(32)
         if inside and (not kind & WORD or kind & ALONE):
             words[count] = word
             count += 1
@@ -141,7 +235,7 @@ def _words(
         count += 1
     digest[0] = first
     digest[1] = second
-    return length, count
+    return length, letters, count
 
 
 @compiled

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homegrown.corpus.dedup import dedup
-from homegrown.corpus.lsh import WINDOW, link, roots
+from homegrown.corpus.lsh import WINDOW, Documents, link, roots
 from homegrown.parallel import process_pool
 from homegrown.recipe import DedupSettings
 from homegrown.seeds import derive
 from tests.corpus.made_up import corpus, digests, rows_of, write_documents
 
-SETTINGS = DedupSettings()
+SETTINGS = DedupSettings(verification="signature")
 
 
 def run(base: Path, texts: list[str], executor: Executor | None = None, rows: int = 50) -> Path:
@@ -120,7 +120,7 @@ def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
     with process_pool(2) as pool:
         dedup(tmp_path / "processes", tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=pool)
     assert digests(tmp_path / "processes") == digests(out)
-    assert {path.name for path in out.iterdir()} == {"documents", "dropped", "signatures"}
+    assert {path.name for path in out.iterdir()} == {"documents", "dropped", "signatures", "clusters.parquet"}
     outcome_again = dedup(
         out, tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=ThreadPoolExecutor(1)
     )
@@ -138,10 +138,11 @@ def test_a_bucket_of_two_groups_makes_two_clusters(size: int) -> None:
     signatures = np.stack([np.full(12, group, np.uint32) for group in groups])
     nodes = np.arange(len(groups), dtype=np.uint32)
     parents = nodes.copy()
-    pairs, agreements = link(np.zeros(len(nodes), np.uint64), nodes, nodes, signatures, 9, parents)
+    documents = Documents(signatures, np.empty(0, np.uint32), np.empty(0, np.int64))
+    pairs, similarities = link(np.zeros(len(nodes), np.uint64), nodes, nodes, documents, 0.7, parents)
     tree = roots(parents)
     assert all((tree[a] == tree[b]) == (groups[a] == groups[b]) for a, b in combinations(range(len(nodes)), 2))
-    assert len(pairs) == len(nodes) - 2 and set(agreements) == {12}
+    assert len(pairs) == len(nodes) - 2 and set(similarities) == {1.0}
 
 
 def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
