@@ -60,7 +60,7 @@ def _datatrove(spacy: bool) -> Callable[[list[str]], object]:
     config = MinhashConfig(n_grams=WORDS, num_buckets=16, hashes_per_bucket=8)
     step = MinhashDedupSignature("memory://unused", config)
     if not spacy:
-        step.word_tokenizer = _WhiteSpace()
+        step.word_tokenizer = WhiteSpace()
 
     def sign(texts: list[str]) -> None:
         for text in texts:
@@ -69,7 +69,7 @@ def _datatrove(spacy: bool) -> Callable[[list[str]], object]:
     return sign
 
 
-class _WhiteSpace:
+class WhiteSpace:
     """In place of spaCy; datatrove's own WhitespaceTokenizer calls spaCy too."""
 
     def word_tokenize(self, text: str) -> list[str]:

@@ -16,6 +16,8 @@ from homegrown.corpus.characters import Characters, characters
 from homegrown.corpus.compiled import compiled
 from homegrown.corpus.splitting import Room, room, split
 
+LONGEST = 500_000  # characters that are shingled: longer texts saturate signatures and join what is unrelated (Marin)
+
 SHINGLE_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio
 
 
@@ -78,17 +80,17 @@ def shingle_sets(texts: pa.StringArray, shingle_words: int) -> Sets:
 def hash_runs(texts: pa.StringArray, size: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Return 64-bit hashes of all runs of `size` words of n texts, in order, and where each text's begin, (n + 1,).
 
-    A text of fewer words has none.
+    A text of fewer words has none; a long one has all of its own.
     """
-    data, offsets, space = _buffers(texts)
+    data, offsets, space = _buffers(texts, 2**31)
     return _hash_runs(data, offsets, size, characters(), space)
 
 
-def _buffers(texts: pa.StringArray) -> tuple[NDArray[np.uint8], NDArray[np.int32], Room]:
+def _buffers(texts: pa.StringArray, limit: int = LONGEST) -> tuple[NDArray[np.uint8], NDArray[np.int32], Room]:
     """Return the texts' bytes, offsets into them, and room for the longest."""
     offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
     data = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
-    return data, offsets, room(int(np.diff(offsets).max(initial=0)))
+    return data, offsets, room(int(np.diff(offsets).max(initial=0)), limit)
 
 
 @compiled
@@ -107,7 +109,7 @@ def _sketch(
 ) -> None:
     sums, shingles = np.empty(space.words.size, np.uint64), np.empty(space.words.size, np.uint32)
     for document in range(offsets.size - 1):
-        found = split(data, offsets[document], offsets[document + 1], tables, space)
+        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST)
         digests[document, 0], digests[document, 1] = found.high, found.low
         lengths[document] = found.length
         words[document] = found.words
@@ -133,7 +135,7 @@ def _shingle_sets(
     letters, distinct = np.empty(n, np.float64), np.empty(n, np.float64)
     sums, own = np.empty(space.words.size, np.uint64), np.empty(space.words.size, np.uint32)
     for document in range(n):
-        found = split(data, offsets[document], offsets[document + 1], tables, space)
+        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST)
         count = _shingles(space.words, found.words, shingle_words, sums, own)
         end = starts[document]
         if count:
@@ -160,7 +162,7 @@ def _hash_runs(
     starts = np.zeros(n + 1, np.int64)
     runs = np.empty(max(0, offsets[n] - offsets[0]) + 1, np.uint64)
     for document in range(n):
-        count = split(data, offsets[document], offsets[document + 1], tables, space).words
+        count = split(data, offsets[document], offsets[document + 1], tables, space, offsets[n]).words
         total = max(0, count - size + 1)
         _polynomials(space.words, total, size, runs[starts[document] : starts[document] + total])
         starts[document + 1] = starts[document] + total
@@ -186,9 +188,8 @@ def _shingles(
 def _polynomials(words: NDArray[np.uint64], total: int, size: int, sums: NDArray[np.uint64]) -> None:
     """Fill `sums` with the polynomials of all runs of `size` words.
 
-    A step of all runs after the other, which the processor does four at once; rolling from one to the next is slower.
-
-    `sums` is no part of `words`.
+    Step by step for all runs, which the processor does side by side: rolling from each to the next is slower. `sums` is
+    no part of `words`.
     """
     for i in range(total):
         sums[i] = words[i]

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from homegrown.corpus.characters import ALONE, CODE_POINTS, LETTER, SPACE, WORD, Characters, decode
 from homegrown.corpus.compiled import compiled
 
-LONGEST = 500_000  # characters that have words: longer texts saturate signatures and join what is unrelated (Marin)
-
 SEED = np.uint64(0xCBF29CE484222325)
 WORD_PRIME = np.uint64(0x9FB21C651E98DF25)  # odd
 _FIRST_PRIME = np.uint64(0x100000001B3)  # Fowler, Noll, Vo: FNV-1a, 64 bits
@@ -56,32 +54,36 @@ class Found(NamedTuple):
     low: np.uint64
 
 
-def room(longest: int) -> Room:
-    """Return room for texts of at most `longest` bytes."""
+def room(longest: int, limit: int) -> Room:
+    """Return room for texts of at most `longest` bytes, of which the first `limit` characters have words."""
     eights = np.zeros((longest * 3 // 2 + 2 * _BLOCK) // 8, np.uint64)  # lower case may take three bytes for two
-    words = min(longest, LONGEST) + 2
+    words = min(longest, limit) + 2
     flags = np.zeros(_BLOCK // 8, np.uint64)
-    places = (np.empty(words, np.uint32) for _ in range(2))
-    return Room(eights, eights.view(np.uint8), np.empty(words, np.uint64), *places, flags.view(np.uint8), flags)
+    starts, ends = np.empty(words, np.uint32), np.empty(words, np.uint32)
+    return Room(eights, eights.view(np.uint8), np.empty(words, np.uint64), starts, ends, flags.view(np.uint8), flags)
 
 
 @compiled
-def split(data: NDArray[np.uint8], start: int, end: int, tables: Characters, room: Room) -> Found:
-    """Cut the UTF-8 text in bytes `start` to `end` of `data` into words; fill `room`."""
-    size, length, letters, count = _cut(data, start, end, tables, room)
+def split(data: NDArray[np.uint8], start: int, end: int, tables: Characters, room: Room, limit: int) -> Found:
+    """Cut the UTF-8 text in bytes `start` to `end` of `data` into words; fill `room`.
+
+    Only the first `limit` characters have words."""
+    size, length, letters, count = _cut(data, start, end, tables, room, limit)
     high, low = _hash(room, size, count)
     return Found(length, letters, count, high, low)
 
 
 @compiled
-def _cut(data: NDArray[np.uint8], start: int, end: int, tables: Characters, room: Room) -> tuple[int, int, int, int]:
+def _cut(
+    data: NDArray[np.uint8], start: int, end: int, tables: Characters, room: Room, limit: int
+) -> tuple[int, int, int, int]:
     """Fill `lower`, `starts` and `ends`; return counts of bytes in `lower`, characters, letters and words."""
     lower, starts, ends, flags, eights = room.lower, room.starts, room.ends, room.flags, room.flag_eights
     size = length = letters = count = 0
     inside = False
     i = start
     while i < end:
-        if end - i >= _BLOCK and length + _BLOCK <= LONGEST:
+        if end - i >= _BLOCK and length + _BLOCK <= limit:
             ascii_letters = _classify(data, np.uint64(i), lower, np.uint64(size), flags)
             if ascii_letters >= 0:
                 bits = np.uint64(0)
@@ -115,14 +117,14 @@ def _cut(data: NDArray[np.uint8], start: int, end: int, tables: Characters, room
                 kind = tables.kinds[code]
                 code = np.int64(tables.lower[code])
             letters += kind & LETTER != 0
-            in_word = kind & WORD != 0 and length <= LONGEST
+            in_word = kind & WORD != 0 and length <= limit
             if inside and (not in_word or kind & ALONE):
                 ends[count] = size
                 count += 1
                 inside = False
             if in_word and not inside:
                 starts[count] = size
-            size = _encode(32 if kind & SPACE else code, lower, size)
+            size = _encode(np.int64(32) if kind & SPACE else code, lower, size)
             inside = in_word
             if in_word and kind & ALONE:
                 ends[count] = size
@@ -156,11 +158,11 @@ def _classify(
         flags[k] = np.uint8(letter | digit | (byte == np.uint8(95)))
     for k in range(_BLOCK):
         letters = np.uint8(letters + np.uint8(np.uint8(lower[size + np.uint64(k)] - np.uint8(97)) < np.uint8(26)))
-    return np.int64(letters) if every < 128 else -1
+    return int(letters) if every < 128 else -1
 
 
 @compiled
-def _encode(code: int, lower: NDArray[np.uint8], size: int) -> int:
+def _encode(code: np.int64, lower: NDArray[np.uint8], size: int) -> int:
     """Write a character as UTF-8; return where the next one goes."""
     if code < 0x80:
         lower[size] = code
