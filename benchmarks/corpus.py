@@ -2,8 +2,8 @@
 
     python -m benchmarks.corpus [--quick] [--only minhash|neardup|quality|ingest]
 
-Real text is looked for in ../shared/corpora, beside the repository; the documentation of the installed packages stands in
-where that is missing. The peers are in the extra `bench`. All of it takes about an hour, most of that datatrove's.
+Real text is looked for in ../shared/corpora, beside the repository; where that is missing, the documentation of the
+installed packages stands in. The peers are in the extra `bench`. All of it takes about an hour, most of that datatrove's.
 """
 
 import argparse

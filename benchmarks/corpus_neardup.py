@@ -152,7 +152,8 @@ def _lines(folder: Path) -> Iterable[str]:
 
 def _metadata(line: str) -> tuple[int, int | None]:
     row = json.loads(line)
-    return int(row["id"], 16), row["metadata"].get("minhash_cluster_id")
+    cluster = row["metadata"]["minhash_cluster_id"]
+    return int(row["id"], 16), None if cluster == -1 else cluster
 
 
 def quality(folder: Path, truth: Truth, outcome: Outcome) -> Quality:
