@@ -3,7 +3,7 @@
     python -m benchmarks.corpus [--quick] [--only minhash|neardup|quality|ingest]
 
 Real text is looked for in ../shared/corpora, beside the repository; where that is missing, the documentation of the
-installed packages stands in. The peers are in the extra `bench`. All of it takes about an hour, most of that datatrove's.
+installed packages stands in. The peers are in the extra `bench`. The whole takes about ten minutes.
 """
 
 import argparse

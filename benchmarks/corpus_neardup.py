@@ -191,6 +191,9 @@ def _jaccard(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
 def measure(quick: bool = False) -> dict[str, float]:
     """Print time, memory, recall and precision by number of documents and beside datatrove; return the figures."""
     sizes = (2_000, 10_000) if quick else (10_000, 100_000, 1_000_000)
+    with tempfile.TemporaryDirectory() as temporary:  # compiles
+        synthesize(Path(temporary, "in"), 100)
+        measured(homegrown, Path(temporary, "in"), Path(temporary, "out"))
     beside = sizes[0] if quick else sizes[1]
     rows, figures = [], {}
     for count in sizes:
@@ -254,7 +257,7 @@ def revisions() -> None:
 
 
 def _texts_by_id(names: Iterable[str]) -> dict[str, str]:
-    texts = {}
+    texts: dict[str, str] = {}
     for name in names:
         with gzip.open(CORPORA / name, "rt") as file:
             texts.update((row["id"], row["text"]) for row in map(json.loads, file))

@@ -91,7 +91,7 @@ def _documentation() -> Iterator[str]:
     from homegrown.corpus import packages
     from homegrown.corpus.records import Document
 
-    for record in packages.read(packages.modules()):
+    for record in packages.read(tuple(packages.modules())):
         if isinstance(record, Document):
             yield record.text
 

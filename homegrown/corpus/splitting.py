@@ -221,8 +221,11 @@ def _eight(eights: NDArray[np.uint64], start: np.uint64, end: np.uint64) -> np.u
     """Return the eight bytes from `start` as a little-endian integer, those from `end` on as zeros."""
     index, shift = start >> np.uint64(3), (start & np.uint64(7)) << np.uint64(3)
     value = eights[index] >> shift | (eights[index + np.uint64(1)] << np.uint64(1)) << (np.uint64(63) - shift)
-    spare = np.uint64(32) - np.uint64(4) * np.uint64(min(max(np.int64(end) - np.int64(start), 0), 8))  # half the bits
-    return value & (_ALL >> spare) >> spare  # in two steps, for 64 bits cannot be shifted out in one
+    valid = min(max(np.int64(end) - np.int64(start), np.int64(0)), np.int64(8))
+    spare = np.uint64(
+        np.int64(32) - np.int64(4) * valid
+    )  # half the bits to leave out: 64 cannot be shifted in one step
+    return np.uint64(value & (_ALL >> spare) >> spare)
 
 
 @compiled
@@ -231,7 +234,7 @@ def _is_blank(lower: NDArray[np.uint8], start: np.uint32, end: np.uint32) -> boo
     for i in range(start, end):
         if lower[i] != 32:
             return False
-    return start < end
+    return bool(start < end)
 
 
 @compiled

@@ -8,13 +8,14 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homegrown.corpus.dedup import dedup
-from homegrown.corpus.lsh import WINDOW, Documents, link, roots
+from homegrown.corpus.lsh import WINDOW, Documents, banding, link, roots
 from homegrown.parallel import process_pool
 from homegrown.recipe import DedupSettings
 from homegrown.seeds import derive
@@ -153,3 +154,66 @@ def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
     (out / "spill" / "spill.duckdb").write_bytes(b"torn")
     run(tmp_path, corpus(4))
     assert digests(out) == expected
+
+
+def jaccard(one: str, other: str) -> float:
+    sets = [{tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (one.split(), other.split())]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def test_verification_by_jaccard_reports_the_true_one(tmp_path: Path) -> None:
+    write_documents(tmp_path / "in", corpus(12, 300))
+    with ThreadPoolExecutor(2) as pool:
+        dedup(tmp_path / "out", tmp_path / "in", DedupSettings(), seed=5, memory_gb=0.5, executor=pool)
+    texts = {row["id"]: row["text"] for row in rows_of(tmp_path / "in" / "documents")}
+    near = [row for row in rows_of(tmp_path / "out" / "dropped") if row["kind"] == "near"]
+    assert len(near) > 30
+    for row in near:
+        true = jaccard(texts[row["id"]], texts[row["duplicate_of"]])
+        assert row["similarity"] == pytest.approx(true, abs=1e-12) and true >= 0.7
+    kept = [row["text"] for row in rows_of(tmp_path / "out" / "documents")]
+    missed = sum(jaccard(one, other) >= 0.8 for one, other in combinations(kept, 2))
+    assert missed <= 1  # a pair at 0.8 is no candidate with a probability of 0.0017
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "documents", "dropped", "signatures", "clusters.parquet"
+    }  # fmt: skip
+
+
+def letters_and_runs(text: str) -> float:
+    words = text.split()
+    runs = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
+    return sum(map(str.isalpha, text)) / len(text) * len(set(runs)) / len(runs)
+
+
+def test_the_kept_one_is_the_longest_or_first_or_best(tmp_path: Path) -> None:
+    words = [f"word{i}x" for i in range(300)]
+    cuts = (words[:280], [*words[:298], "77777", "88888"], [*words[:297], *words[:9]], words[:296])
+    texts = [" ".join(cut) for cut in cuts]
+    for keep, order in (
+        ("longest", len),
+        ("first", lambda text: -texts.index(text)),
+        ("best_quality", letters_and_runs),
+    ):
+        base = tmp_path / keep
+        write_documents(base / "in", texts)
+        settings = DedupSettings.model_validate({"keep": keep})
+        with ThreadPoolExecutor(1) as pool:
+            dedup(base / "out", base / "in", settings, seed=5, memory_gb=0.5, executor=pool)
+        assert [row["text"] for row in rows_of(base / "out" / "documents")] == [texts[order.index(max(order))]]
+        largest = pq.read_table(base / "out" / "clusters.parquet").to_pylist()
+        assert [row["documents"] for row in largest] == [4] and len(largest[0]["examples"]) == 3
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [(0.9, (9, 14)), (0.8, (15, 8)), (0.7, (21, 6)), (0.5, (42, 3))])
+def test_bands_for_a_similarity(similarity: float, expected: tuple[int, int]) -> None:
+    bands, rows = banding(similarity, 126)
+    assert (bands, rows) == expected
+    assert 1 - (1 - similarity**rows) ** bands >= 0.9
+    assert 1 - (1 - similarity ** (rows + 1)) ** (126 // (rows + 1)) < 0.9
+
+
+def test_rows_that_repeat_a_text_in_a_file_are_told_by_their_positions(tmp_path: Path) -> None:
+    out = run(tmp_path, ["the same text"] * 4)
+    kept, dropped = rows_of(out / "documents"), rows_of(out / "dropped")
+    assert {row["id"] for row in dropped} == {kept[0]["id"]}
+    assert sorted(row["position"] for row in [*kept, *dropped]) == [1, 2, 3, 4]
