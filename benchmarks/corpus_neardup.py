@@ -6,10 +6,11 @@ that really has a Jaccard similarity of 0.7 or more with another document of its
 themselves, in plain Python, for a sample of drops.
 """
 
+import contextlib
 import csv
 import gzip
+import io
 import json
-import logging
 import shutil
 import tempfile
 from collections import defaultdict
@@ -111,12 +112,9 @@ def datatrove(folder: Path, out: Path, spacy: bool = True) -> Outcome:
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.writers import JsonlWriter
-    from datatrove.utils.logging import logger
 
     from benchmarks.corpus_minhash import WhiteSpace
 
-    logger.remove()
-    logging.disable(logging.WARNING)
     config = MinhashConfig(n_grams=_SHINGLE, num_buckets=SETTINGS.bands, hashes_per_bucket=SETTINGS.rows)
     reader = ParquetReader(str(folder / "documents"), text_key="text", id_key="id")
     signature = MinhashDedupSignature(str(out / "signatures"), config)
@@ -137,8 +135,9 @@ def datatrove(folder: Path, out: Path, spacy: bool = True) -> Outcome:
             1,
         ),
     ]
-    for number, (pipeline, tasks) in enumerate(stages):
-        LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(out / f"logs{number}")).run()
+    with contextlib.redirect_stderr(io.StringIO()):  # where each task would log a page
+        for number, (pipeline, tasks) in enumerate(stages):
+            LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(out / f"logs{number}")).run()
     rows = {name: [_metadata(line) for line in _lines(out / name)] for name in ("dropped", "kept")}
     clusters = {document: cluster for own in rows.values() for document, cluster in own if cluster is not None}
     return Outcome(sorted(document for document, _ in rows["dropped"]), clusters)

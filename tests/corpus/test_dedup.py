@@ -189,11 +189,9 @@ def test_the_kept_one_is_the_longest_or_first_or_best(tmp_path: Path) -> None:
     words = [f"word{i}x" for i in range(300)]
     cuts = (words[:280], [*words[:298], "77777", "88888"], [*words[:297], *words[:9]], words[:296])
     texts = [" ".join(cut) for cut in cuts]
-    for keep, order in (
-        ("longest", len),
-        ("first", lambda text: -texts.index(text)),
-        ("best_quality", letters_and_runs),
-    ):
+    first = [-place for place in range(len(texts))]
+    orders = {"longest": list(map(len, texts)), "first": first, "best_quality": list(map(letters_and_runs, texts))}
+    for keep, order in orders.items():
         base = tmp_path / keep
         write_documents(base / "in", texts)
         settings = DedupSettings.model_validate({"keep": keep})
