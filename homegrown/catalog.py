@@ -19,9 +19,9 @@ from homegrown.runs import recorded
 _CORPUS = ("shard", "filter", "dedup", "ingest")
 _SPLITS = ("train", "validation", "test")
 _REASONS = ("reason", "rule", "kind")  # the column of a stage's `dropped` that says why
-_SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg([
-    (substr(hex(one), 8 * i + 1, 8) = substr(hex(other), 8 * i + 1, 8))::INTEGER
-    FOR i IN range(octet_length(one) // 4)])"""
+_SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
+    list_zip(regexp_extract_all(hex(one), '.{8}'), regexp_extract_all(hex(other), '.{8}')),
+    lambda pair: (pair[1] = pair[2])::INTEGER))"""
 _ORDER = ("evaluate", "quantize", "pretrain", "pack", "tokenizer", "shard", "filter", "dedup", "ingest")
 
 
