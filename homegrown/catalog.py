@@ -16,6 +16,12 @@ from homegrown.errors import UserError
 from homegrown.files import parquet_parts
 from homegrown.runs import recorded
 
+_CORPUS = ("shard", "filter", "dedup", "ingest")
+_SPLITS = ("train", "validation", "test")
+_REASONS = ("reason", "rule", "kind")  # the column of a stage's `dropped` that says why
+_SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
+    list_zip(regexp_extract_all(hex(one), '.{8}'), regexp_extract_all(hex(other), '.{8}')),
+    lambda pair: (pair[1] = pair[2])::INTEGER))"""
 _ORDER = ("evaluate", "quantize", "pretrain", "pack", "tokenizer", "shard", "filter", "dedup", "ingest")
 
 
@@ -24,7 +30,9 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
 
     A folder of Parquet shards, or a Parquet file, of an artifact is a table: `dedup.dropped` of the latest version,
     `"dedup@3".dropped` of version 3. A name without a schema is looked up from the last stage back. `artifacts`,
-    `files` and `runs` describe the store itself.
+    `files` and `runs` describe the store itself. Of the latest corpus, the chain that leads to its last stage, are
+    `dropped` (the rows of every stage, with `stage` and `reason`) and `shards` (all splits, with `split`).
+    `similarity(one, other)` estimates the Jaccard similarity of two signatures.
     """
     connection = duckdb.connect()
     connection.execute("SET memory_limit = ?", [f"{memory_gb}GB"])
@@ -35,6 +43,10 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     schemas = [(artifact.name, artifact) for artifact in every] + list(latest.items())
     for schema, artifact in schemas:
         _add_views(connection, schema, artifact.path)
+    last = next((latest[stage] for stage in _CORPUS if stage in latest), None)
+    if last is not None:
+        _add_corpus(connection, [last, *store.lineage(last)])
+    connection.execute(_SIMILARITY)
     path = ",".join(["main", *(stage for stage in _ORDER if stage in latest)])
     connection.execute("SET search_path = ?", [path])
     return connection
@@ -89,6 +101,24 @@ def _add_views(connection: duckdb.DuckDBPyConnection, schema: str, folder: Path)
         literal = files.replace("'", "''")
         view = f"{_quoted(schema)}.{_quoted(table)}"
         connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{literal}')")
+
+
+def _add_corpus(connection: duckdb.DuckDBPyConnection, chain: list[Artifact]) -> None:
+    """Add the views `dropped` and `shards` over a chain of artifacts."""
+    dropped, shards = [], []
+    for artifact in reversed(chain):
+        found = tables(artifact.path)
+        schema = _quoted(artifact.name)
+        if "dropped" in found:
+            columns = connection.table(f"{schema}.dropped").columns
+            reason = next((name for name in _REASONS if name in columns), None)
+            why = f"{reason} AS reason, * EXCLUDE ({reason})" if reason else "*"
+            dropped.append(f"SELECT '{artifact.manifest.stage}' AS stage, {why} FROM {schema}.dropped")
+        if artifact.manifest.stage == "shard":
+            shards += [f"SELECT '{split}' AS split, * FROM {schema}.{split}" for split in _SPLITS if split in found]
+    for view, selects in (("dropped", dropped), ("shards", shards)):
+        if selects:
+            connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(selects)}")
 
 
 def _describe(connection: duckdb.DuckDBPyConnection, store: Store, every: list[Artifact]) -> None:

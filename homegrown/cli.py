@@ -1,4 +1,4 @@
-"""The command line: `homegrown run|sql|artifacts|report|gc|generate`. A command imports what it needs when called."""
+"""The command line of `homegrown`. A command imports what it needs when it is called."""
 
 import logging
 import sys
@@ -128,7 +128,15 @@ def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
     """Run SQL (DuckDB) over views of every artifact.
 
     `dedup.dropped` is a table of the latest dedup, `"dedup@3".dropped` of its version 3; `artifacts`, `files`, `runs`
-    and `SHOW ALL TABLES` say what is there.
+    and `SHOW ALL TABLES` say what is there. `documents`, `dropped` (of every stage, with `stage` and `reason`),
+    `quarantine` and `shards` (with `split`) are of the latest corpus.
+
+    What is like a document, by the signatures that dedup keeps:
+
+    \b
+      SELECT other.id, similarity(one.signature, other.signature) AS jaccard
+      FROM dedup.signatures one, dedup.signatures other
+      WHERE one.id = '...' ORDER BY jaccard DESC LIMIT 10
     """
     from homegrown import catalog
 
@@ -137,6 +145,54 @@ def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
             catalog.write_csv(connection, statement, sys.stdout)
         else:
             click.echo(catalog.show(connection, statement, rows), nl=False)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--dedup", "name", default="dedup", show_default=True, metavar="STAGE[@VERSION]", help="Which signatures."
+)
+@click.option("--most", default=10, show_default=True, type=click.IntRange(min=1), help="Most documents to print.")
+@click.pass_obj
+def similar(store: Store, file: Path, name: str, most: int) -> None:
+    """Print what in the corpus is like FILE, a text: estimated Jaccard similarity, id, source, path, start of text.
+
+    Everything that was ingested is looked at, also what was dropped. `homegrown sql --help` asks the same in SQL.
+    """
+    from homegrown.corpus import similar as engine
+    from homegrown.corpus.text import Undecodable, clean, decode
+    from homegrown.recipe import DedupSettings
+
+    artifact = store.resolve(name)
+    ingested = next((one for one in store.inputs(artifact) if one.manifest.stage == "ingest"), None)
+    if artifact.manifest.stage != "dedup" or ingested is None:
+        raise UserError(f"{name} is no dedup whose ingest is still there; run the pipeline until dedup again.")
+    try:
+        text = clean(decode(file.read_bytes()))
+    except Undecodable as error:
+        raise UserError(f"{file} is no text: {error}.") from error
+    recorded = dict(artifact.manifest.settings)
+    matches = engine.similar(
+        text,
+        artifact.path / "signatures",
+        ingested.path / "documents",
+        DedupSettings.model_validate(recorded["settings"]),
+        seed=recorded["seed"],
+        most=most,
+    )
+    if not matches:
+        click.echo("Nothing in the corpus is like it.")
+        return
+    rows = [
+        (f"{match.similarity:.2f}", match.id, match.source, f"{match.path}:{match.position}", _start(match.text_start))
+        for match in matches
+    ]
+    _print_table(("jaccard", "id", "source", "path", "text"), rows)
+
+
+def _start(text: str) -> str:
+    """Return the start of a text in one line."""
+    return " ".join(text.split())[:60]
 
 
 @cli.command()

@@ -116,7 +116,18 @@ class DedupSettings(Settings):
     shingle_words: Positive = Field(default=5, description="Words in one shingle.")
     bands: Positive = Field(default=21, description="Bands of the signature; a pair that agrees in one is a candidate.")
     rows: Positive = Field(default=6, description="Rows in a band; bands x rows permutations.")
-    threshold: Share = Field(default=0.7, description="Estimated Jaccard from which two documents are duplicates.")
+    bands_for: Share | None = Field(
+        default=None,
+        description="Choose bands and rows for this Jaccard similarity, within bands x rows; null: take them as given.",
+    )
+    threshold: Share = Field(default=0.7, description="Jaccard similarity from which two documents are duplicates.")
+    verification: Literal["jaccard", "signature"] = Field(
+        default="jaccard",
+        description="What candidates are compared by: their sets of shingles, or only signatures (faster, less disk).",
+    )
+    keep: Literal["longest", "first", "best_quality"] = Field(
+        default="longest", description="Which document of a cluster stays; first: in the order of the sources."
+    )
 
 
 class GopherQuality(Settings):
@@ -210,6 +221,16 @@ class ShardSettings(Settings):
     validation_share: float = Field(gt=0, lt=0.5, description="Share of documents held out to watch training.")
     test_share: float = Field(gt=0, lt=0.5, description="Share of documents held out for evaluation.")
     shard_mb: float = Field(default=16, gt=0, description="Text in one shard, in megabytes.")
+    max_similarity: Share = Field(
+        default=0.5, description="A training document this similar (Jaccard) to a held-out one is dropped."
+    )
+    decontaminate: list[str] = Field(
+        default=[],
+        description="Files of evaluations; a training document that shares a run of words with one is dropped.",
+    )
+    decontamination_words: Positive = Field(
+        default=13, description="Words in such a run (Brown et al. 2020, appendix C)."
+    )
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------

@@ -60,3 +60,38 @@ def test_shows_a_table_and_wrong_sql_is_one_error(store: Store) -> None:
             catalog.show(connection, "SELECT * FROM nowhere", 10)
         with pytest.raises(UserError, match="Conversion"):
             catalog.show(connection, "SELECT cast('x' AS INT)", 10)
+
+
+def corpus(store: Store, stage: str, tables: dict[str, pa.Table], inputs: dict[str, str]) -> str:
+    def build(out: Path) -> Outcome:
+        for name, table in tables.items():
+            write_parquet(out / name / "part-00000.parquet", table)
+        return Outcome(1, 1)
+
+    wanted = Order(stage, "code", {}, inputs)
+    store.make(wanted, store.slot(stage, wanted.key), build)
+    return wanted.key
+
+
+def test_what_every_stage_dropped_and_all_shards_are_one_view_each(store: Store) -> None:
+    dedup = corpus(store, "dedup", {"dropped": pa.table({"id": ["a"], "kind": ["near"]})}, {})
+    dropped = pa.table({"id": ["b"], "rule": ["max"], "value": [0.5]})
+    filtered = corpus(store, "filter", {"dropped": dropped}, {"dedup": dedup})
+    splits = {split: pa.table({"id": [split[0]]}) for split in ("train", "validation", "test")}
+    corpus(store, "shard", splits, {"filter": filtered})
+    assert rows(store, "SELECT stage, reason, id, value FROM dropped ORDER BY id") == [
+        "dedup,near,a,",
+        "filter,max,b,0.5",
+    ]
+    assert rows(store, "SELECT id, split FROM shards ORDER BY id, length(split) DESC") == [
+        "t,train",
+        "t,test",
+        "v,validation",
+    ]
+
+
+def test_similarity_of_signatures_in_sql(store: Store) -> None:
+    signatures = pa.array([bytes(16), bytes(4) + b"abcd" + bytes(8)], pa.binary(16))
+    corpus(store, "dedup", {"signatures": pa.table({"id": ["a", "b"], "signature": signatures})}, {})
+    sql = "SELECT similarity(a.signature, b.signature) FROM dedup.signatures a, dedup.signatures b WHERE a.id < b.id"
+    assert rows(store, sql) == ["0.75"]

@@ -1,6 +1,9 @@
 """The dedup stage: documents without exact and near duplicates, and a table of what was dropped for which document."""
 
+import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -12,10 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from homegrown.corpus.documents import row_count
-from homegrown.corpus.duplicates import find_duplicates
-from homegrown.corpus.minhash import permutations, sketch
+from homegrown.corpus.duplicates import Part, find_duplicates
+from homegrown.corpus.lsh import banding
+from homegrown.corpus.minhash import Sets, permutations, shingle_sets, sketch
 from homegrown.corpus.spill import spilling
-from homegrown.files import parquet_parts, write_parquet
+from homegrown.files import parquet_parts, replacing, write_parquet
 from homegrown.outcome import Outcome
 from homegrown.parallel import map_ordered
 from homegrown.progress import Progress, silent
@@ -25,12 +29,16 @@ from homegrown.seeds import derive
 DROPPED = pa.schema(
     [
         ("id", pa.string()),
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("position", pa.int64()),  # with source and path, the row itself: a text repeated in a file has one id
         ("duplicate_of", pa.string()),  # the document it duplicates
         ("kind", pa.string()),  # exact or near
-        ("similarity", pa.float64()),  # estimated Jaccard of the two
+        ("similarity", pa.float64()),  # Jaccard of the two: true, or estimated where signatures decide
         ("cluster", pa.string()),  # the document that is kept in the end
     ]
 )
+_LARGEST = 1000  # clusters that are reported
 _SKETCH = [
     ("id", pa.string()),
     ("digest_high", pa.uint64()),
@@ -44,9 +52,10 @@ _BATCH = 4096  # rows whose texts are in memory at once
 @dataclass(frozen=True)
 class _Sketching:
     documents: Path
-    signatures: Path
+    part: Part
     shingle_words: int
     permuted: NDArray[np.uint32]  # from minhash.permutations
+    quality: bool
 
 
 @dataclass(frozen=True)
@@ -66,17 +75,26 @@ def dedup(
     executor: Executor,
     progress: Progress = silent,
 ) -> Outcome:
-    """Drop duplicates among `ingested/documents`; write `documents`, `dropped` and `signatures` under `out`.
+    """Drop duplicates among `ingested/documents`; write `documents`, `dropped`, `clusters.parquet` and `signatures`.
 
     Exact duplicates have the same text once lower-cased and white space folded. Near duplicates agree in a band of
-    their MinHash signatures (Broder 1997; words as in `homegrown.corpus.minhash`) and, compared whole, in at least
-    `threshold` of their places; clusters are what such pairs connect. The longest document of a group stays, of equal
-    ones the first by id. `signatures` has `id, digest_high, digest_low` (uint64), `length` (characters), `words` and
-    `signature` (bands x rows little-endian uint32); it can be read by `datasketch` with scheme affine32 and the seed
-    `derive(seed, "dedup") % 2**32`.
+    their MinHash signatures (Broder 1997; words as in `homegrown.corpus.minhash`) and, compared whole, have a Jaccard
+    similarity of at least `threshold`: of their sets of shingles, or as signatures estimate it. Clusters are what such
+    pairs connect; `clusters.parquet` has the 1000 largest, each with five of its documents. Of a group stays, with
+
+    - `keep` longest: the longest document, of equal ones the first by id;
+    - first: the first in the order of the sources;
+    - best_quality: the one with the highest share of letters among its characters times the share of shingles that do
+      not repeat another one in the text, then the longest. Rae et al. 2021 judge by letters and by duplicate n-grams.
+
+    `signatures` has `id, digest_high, digest_low` (uint64), `length` (characters), `words`, `signature` (bands x rows
+    little-endian uint32) and, where it decides, `quality`; a signature can be read by `datasketch` with scheme affine32
+    and the seed `derive(seed, "dedup") % 2**32`. `id` depends on a text and its file, not on its place in it: rows that
+    repeat a text there have one id, at most one of them stays, and `dropped` tells the others by their positions.
     """
     parts = parquet_parts(ingested / "documents")
-    steps = 2 * len(parts) + settings.bands
+    bands, rows = effective_banding(settings)
+    steps = 2 * len(parts) + bands
     done = 0
 
     def advance() -> None:
@@ -84,36 +102,79 @@ def dedup(
         done += 1
         progress(done, steps)
 
-    permuted = permutations(settings.bands * settings.rows, derive(seed, "dedup"))
-    sketching = [_Sketching(part, out / "signatures" / part.name, settings.shingle_words, permuted) for part in parts]
-    for _ in map_ordered(executor, _write_signatures, sketching):
+    permuted = permutations(bands * rows, derive(seed, "dedup"))
+    sets = out / "shingles" if settings.verification == "jaccard" else None
+    sketching = [
+        _Sketching(
+            path,
+            Part(out / "signatures" / path.name, sets / f"{path.stem}.arrow" if sets else None),
+            settings.shingle_words,
+            permuted,
+            settings.keep == "best_quality",
+        )
+        for path in parts
+    ]
+    for _ in map_ordered(executor, _write_sketches, sketching):
         advance()
     with spilling(out / "spill", memory_gb) as connection:
-        find_duplicates(connection, out / "spill", [job.signatures for job in sketching], settings, advance)
+        find_duplicates(connection, out / "spill", [job.part for job in sketching], settings, bands, advance)
         metrics = _metrics(connection)
+        write_parquet(out / "clusters.parquet", _clusters(connection))
         keeping = (
             _write_dropped(connection, part, first, out) for part, first in zip(parts, _firsts(parts), strict=True)
         )
         kept = 0
-        for rows in map_ordered(executor, _write_kept, keeping):
-            kept += rows
+        for count in map_ordered(executor, _write_kept, keeping):
+            kept += count
             advance()
-    return Outcome(sum(row_count(part) for part in parts), kept, metrics=metrics)
+    if sets:
+        shutil.rmtree(sets, ignore_errors=True)
+    return Outcome(sum(row_count(part) for part in parts), kept, metrics=metrics | {"bands": bands, "rows": rows})
 
 
-def _write_signatures(job: _Sketching) -> None:
-    if job.signatures.exists():
+def effective_banding(settings: DedupSettings) -> tuple[int, int]:
+    """Return the bands and rows that are used: as given, or chosen for the similarity `bands_for`."""
+    if settings.bands_for is None:
+        return settings.bands, settings.rows
+    return banding(settings.bands_for, settings.bands * settings.rows)
+
+
+def _write_sketches(job: _Sketching) -> None:
+    sketches, sets = job.part
+    if sketches.exists() and (sets is None or sets.exists()):
         return
     signature = pa.binary(4 * job.permuted.shape[1])
-    schema = pa.schema([*_SKETCH, ("signature", signature)])
+    schema = pa.schema([*_SKETCH, *[("quality", pa.float64())] * job.quality, ("signature", signature)])
     batches = []
-    for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["id", "text"]):
-        digests, lengths, words, signatures = sketch(batch["text"], job.shingle_words, job.permuted)
-        packed = pa.py_buffer(signatures.astype("<u4", copy=False))
-        column = pa.FixedSizeBinaryArray.from_buffers(signature, len(batch), [None, packed])
-        high, low = (np.ascontiguousarray(half) for half in digests.T)
-        batches.append(pa.record_batch([batch["id"], high, low, lengths, words, column], schema=schema))
-    write_parquet(job.signatures, pa.Table.from_batches(batches, schema))
+    with _set_writer(sets) as write_sets:
+        for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["id", "text"]):
+            digests, lengths, words, signatures = sketch(batch["text"], job.shingle_words, job.permuted)
+            packed = pa.py_buffer(signatures.astype("<u4", copy=False))
+            column = pa.FixedSizeBinaryArray.from_buffers(signature, len(batch), [None, packed])
+            high, low = (np.ascontiguousarray(half) for half in digests.T)
+            columns = [batch["id"], high, low, lengths, words]
+            if sets or job.quality:
+                shingles = shingle_sets(batch["text"], job.shingle_words)
+                write_sets(shingles)
+                columns += [shingles.letters * shingles.distinct] * job.quality
+            batches.append(pa.record_batch([*columns, column], schema=schema))
+    write_parquet(sketches, pa.Table.from_batches(batches, schema))
+
+
+@contextmanager
+def _set_writer(path: Path | None) -> Iterator[Callable[[Sets], None]]:
+    """Yield what writes the shingles of batches of texts to an Arrow file, if there is one to write."""
+    if path is None:
+        yield lambda sets: None
+        return
+    schema = pa.schema([("shingles", pa.list_(pa.uint32()))])
+    with replacing(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
+
+        def write(sets: Sets) -> None:
+            lists = pa.ListArray.from_arrays(pa.array(sets.starts.astype(np.int32)), pa.array(sets.shingles))
+            writer.write_batch(pa.record_batch([lists], schema=schema))
+
+        yield write
 
 
 def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, first: int, out: Path) -> _Keeping:
@@ -121,8 +182,12 @@ def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, first: int
     last = first + row_count(part)
     query = "SELECT * FROM dropped WHERE place >= ? AND place < ? ORDER BY place"
     table = connection.sql(query, params=[first, last]).to_arrow_table()
+    rows = table["place"].to_numpy().astype(np.int64) - first
+    origins = pq.read_table(part, columns=["source", "path", "position"]).take(pa.array(rows))
+    for name in origins.column_names:
+        table = table.append_column(name, origins[name])
     write_parquet(out / "dropped" / part.name, table.select(DROPPED.names).cast(DROPPED))
-    return _Keeping(part, out / "documents" / part.name, table["place"].to_numpy().astype(np.int64) - first)
+    return _Keeping(part, out / "documents" / part.name, rows)
 
 
 def _write_kept(job: _Keeping) -> int:
@@ -133,6 +198,15 @@ def _write_kept(job: _Keeping) -> int:
         keep[job.dropped] = False
         write_parquet(job.kept, table.filter(pa.array(keep)))
     return row_count(job.kept)
+
+
+def _clusters(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Return the largest clusters: the id kept, how many documents, their least similarity, ids of up to five."""
+    return connection.sql(
+        f"""SELECT cluster, count(*) + 1 AS documents, min(similarity) AS least_similarity,
+            list(id ORDER BY id)[:5] AS examples
+        FROM dropped GROUP BY cluster ORDER BY documents DESC, cluster LIMIT {_LARGEST}"""
+    ).to_arrow_table()
 
 
 def _firsts(parts: list[Path]) -> list[int]:

@@ -5,10 +5,9 @@ depends on how documents are ordered or cut into shards. Held in memory: some 30
 keys lie in memory-mapped files; what is sorted is sorted by DuckDB, which spills.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import duckdb
 import numpy as np
@@ -17,56 +16,69 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from homegrown.corpus.documents import row_count
-from homegrown.corpus.lsh import agreements, band_keys, link, roots
+from homegrown.corpus.lsh import Documents, band_keys, link, roots, similarities
 from homegrown.recipe import DedupSettings
 
 Nodes = NDArray[np.uint32]
-Counts = NDArray[np.int32]
+
+# Which document of a group is kept: the first in this order.
+_ORDERS = {
+    "longest": "length DESC, node",
+    "first": "place",
+    "best_quality": "quality DESC, length DESC, node",
+}
+
+
+class Part(NamedTuple):
+    """A shard's sketches (see `homegrown.corpus.dedup`), and its sets of shingles where these are compared."""
+
+    sketches: Path
+    shingles: Path | None
 
 
 class Index(NamedTuple):
-    """All documents by node: place, the one kept of its exact group, characters, words."""
+    """All documents by node: place, the one kept of its exact group, rank in the order of keeping, words."""
 
     places: Nodes
     keepers: Nodes
-    lengths: Counts
-    words: Counts
+    ranks: Nodes
+    words: NDArray[np.int32]
 
 
-class Signed(NamedTuple):
-    """The s documents to compare: `nodes` (s,), signatures (s, permutations), `keys` (bands, s); `slots` by node."""
+class Compared(NamedTuple):
+    """The s documents to compare: `nodes` (s,), what they are compared by, `keys` (bands, s); `slots` by node."""
 
     nodes: Nodes
     slots: Nodes
-    signatures: Nodes
+    documents: Documents
     keys: NDArray[np.uint64]
 
 
 class Links(NamedTuple):
-    """Pairs of nodes (k, 2) that are alike, a spanning forest of the clusters, and in how many places they agree."""
+    """Pairs of nodes (k, 2) that are alike, a spanning forest of the clusters, and their Jaccard similarities."""
 
     pairs: Nodes
-    agreements: Counts
+    similarities: NDArray[np.float64]
 
 
 def find_duplicates(
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
-    parts: list[Path],
+    parts: list[Part],
     settings: DedupSettings,
+    bands: int,
     advance: Callable[[], None],
 ) -> None:
-    """Leave in `connection` a table `dropped` of every duplicate, from the sketches in `parts`.
+    """Leave in `connection` a table `dropped` of every duplicate, from what `parts` hold.
 
     Its columns: `place, id, duplicate_of, kind, similarity, cluster`. `folder` takes the memory-mapped files; `advance`
     is called after each band.
     """
-    index = _index(connection, parts)
-    signed = _spread(folder, parts, index, settings)
+    index = _index(connection, [part.sketches for part in parts], settings.keep)
+    compared = _spread(folder, parts, index, bands)
     parents = np.arange(len(index.places), dtype=np.uint32)
-    least = max(1, math.ceil(settings.threshold * settings.bands * settings.rows - 1e-9))
-    links = _link(connection, signed, least, parents, advance)
-    near = _near(index, signed, least, links, roots(parents))
+    links = _link(connection, compared, settings.threshold, parents, advance)
+    near = _near(index, compared, settings.threshold, links, roots(parents))
     connection.register("drops", pa.concat_tables([near, _exact(index, near)]))
     connection.execute(
         """CREATE TABLE dropped AS
@@ -80,52 +92,76 @@ def find_duplicates(
     connection.unregister("drops")
 
 
-def _index(connection: duckdb.DuckDBPyConnection, parts: list[Path]) -> Index:
+def _index(connection: duckdb.DuckDBPyConnection, sketches: list[Path], keep: str) -> Index:
     """Make the table `documents` (place, node, id) and return the arrays by node."""
     connection.execute(
-        "CREATE TABLE sketches (place UINTEGER, id VARCHAR, high UBIGINT, low UBIGINT, length INTEGER, words INTEGER)"
+        "CREATE TABLE sketches (place UINTEGER, id VARCHAR, high UBIGINT, low UBIGINT, length INTEGER, words INTEGER, "
+        "quality DOUBLE)"
     )
+    quality = "quality" if keep == "best_quality" else "0"
     first = 0
-    for part in parts:
+    for part in sketches:
         connection.execute(
-            "INSERT INTO sketches SELECT ? + file_row_number, id, digest_high, digest_low, length, words "
+            f"INSERT INTO sketches SELECT ? + file_row_number, id, digest_high, digest_low, length, words, {quality} "
             "FROM read_parquet(?, file_row_number = true)",
             [first, str(part)],
         )
         first += row_count(part)
     connection.execute(
-        "CREATE TABLE ranked AS SELECT *, (row_number() OVER (ORDER BY id, place) - 1)::UINTEGER AS node FROM sketches"
+        f"""CREATE TABLE ranked AS SELECT *, (row_number() OVER (ORDER BY {_ORDERS[keep]}) - 1)::UINTEGER AS rank
+        FROM (SELECT *, (row_number() OVER (ORDER BY id, place) - 1)::UINTEGER AS node FROM sketches)"""
     )
     arrays = connection.sql(
-        """SELECT place, length, words,
-            first_value(node) OVER (PARTITION BY high, low ORDER BY length DESC, node) AS keeper
+        """SELECT place, first_value(node) OVER (PARTITION BY high, low ORDER BY rank) AS keeper, rank, words
         FROM ranked ORDER BY node"""
     ).fetchnumpy()
-    connection.execute("CREATE TABLE documents AS SELECT place, node, id FROM ranked; DROP TABLE ranked")
-    connection.execute("DROP TABLE sketches")
-    return Index(*(np.asarray(arrays[name]) for name in ("place", "keeper", "length", "words")))
+    connection.execute("CREATE TABLE documents AS SELECT place, node, id FROM ranked")
+    connection.execute("DROP TABLE ranked; DROP TABLE sketches")
+    return Index(*(np.asarray(arrays[name]) for name in ("place", "keeper", "rank", "words")))
 
 
-def _spread(folder: Path, parts: list[Path], index: Index, settings: DedupSettings) -> Signed:
-    """Write signatures and band keys of the documents to compare, exact duplicates and wordless ones left out."""
+def _spread(folder: Path, parts: list[Part], index: Index, bands: int) -> Compared:
+    """Write what is compared to memory-mapped files, exact duplicates and texts without words left out."""
     everyone = np.arange(len(index.places), dtype=np.uint32)
     nodes = everyone[(index.keepers == everyone) & (index.words > 0)]
     nodes = nodes[np.argsort(index.places[nodes])]
     slots = np.zeros(len(everyone), np.uint32)
     slots[nodes] = np.arange(len(nodes), dtype=np.uint32)
     places = index.places[nodes]
-    size = settings.bands * settings.rows
+    size = _signature_size(parts)
     signatures: Nodes = _mapped(folder / "signatures.u32", np.uint32, (len(nodes), size))
-    keys: NDArray[np.uint64] = _mapped(folder / "keys.u64", np.uint64, (settings.bands, len(nodes)))
+    keys: NDArray[np.uint64] = _mapped(folder / "keys.u64", np.uint64, (bands, len(nodes)))
+    counts = [np.empty(0, np.int64)]
     first = 0
-    for part in parts:
-        column = pq.read_table(part, columns=["signature"])["signature"].combine_chunks()
-        rows = np.frombuffer(column.buffers()[1], np.uint32)[: len(column) * size].reshape(-1, size)
-        low, high = np.searchsorted(places, [first, first + len(column)])
-        signatures[low:high] = rows[places[low:high] - first]
-        keys[:, low:high] = band_keys(signatures[low:high], settings.bands)
-        first += len(column)
-    return Signed(nodes, slots, signatures, keys)
+    with (folder / "shingles.u32").open("wb") as file:
+        for part in parts:
+            column = pq.read_table(part.sketches, columns=["signature"])["signature"].combine_chunks()
+            rows = np.frombuffer(column.buffers()[1], np.uint32)[: len(column) * size].reshape(-1, size)
+            low, high = np.searchsorted(places, [first, first + len(column)])
+            own = places[low:high] - first
+            signatures[low:high] = rows[own]
+            keys[:, low:high] = band_keys(signatures[low:high], bands)
+            if part.shingles is not None:
+                counts.append(_append_sets(file, part.shingles, own))
+            first += len(column)
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))]) if len(counts) > 1 else np.empty(0, np.int64)
+    shingles = np.empty(0, np.uint32)
+    if starts.size and starts[-1]:
+        shingles = np.memmap(folder / "shingles.u32", np.uint32, "r+")
+    return Compared(nodes, slots, Documents(signatures, shingles, starts), keys)
+
+
+def _signature_size(parts: list[Part]) -> int:
+    """Return the number of permutations."""
+    return int(pq.read_schema(parts[0].sketches).field("signature").type.byte_width // 4) if parts else 0
+
+
+def _append_sets(file: BinaryIO, path: Path, rows: Nodes) -> NDArray[np.int64]:
+    """Append the shingles of some rows of a shard, ascending, to a file; return how many each has."""
+    with pa.memory_map(str(path)) as mapped:
+        column = pa.ipc.open_file(mapped).read_all()["shingles"].combine_chunks().take(pa.array(rows))
+        file.write(np.asarray(column.flatten()).tobytes())
+        return np.asarray(column.value_lengths()).astype(np.int64)
 
 
 def _mapped(path: Path, kind: type[np.unsignedinteger[Any]], shape: tuple[int, int]) -> NDArray[Any]:
@@ -134,20 +170,24 @@ def _mapped(path: Path, kind: type[np.unsignedinteger[Any]], shape: tuple[int, i
 
 
 def _link(
-    connection: duckdb.DuckDBPyConnection, signed: Signed, least: int, parents: Nodes, advance: Callable[[], None]
+    connection: duckdb.DuckDBPyConnection,
+    compared: Compared,
+    threshold: float,
+    parents: Nodes,
+    advance: Callable[[], None],
 ) -> Links:
-    """Join in `parents` what agrees in a band and in at least `least` places of the signature, band by band."""
-    pairs, counts = [np.empty((0, 2), np.uint32)], [np.empty(0, np.int32)]
-    for keys in signed.keys:
-        connection.register("band", pa.table({"key": np.asarray(keys), "node": signed.nodes}))
+    """Join in `parents` what agrees in a band and is alike when compared whole, band by band."""
+    pairs, alike = [np.empty((0, 2), np.uint32)], [np.empty(0, np.float64)]
+    for keys in compared.keys:
+        connection.register("band", pa.table({"key": np.asarray(keys), "node": compared.nodes}))
         batches = connection.sql("SELECT key, node FROM band ORDER BY key, node").to_arrow_reader(1_000_000)
         for bucket_keys, nodes in _whole_buckets(batches):
-            linked, alike = link(bucket_keys, nodes, signed.slots, signed.signatures, least, parents)
+            linked, own = link(bucket_keys, nodes, compared.slots, compared.documents, threshold, parents)
             pairs.append(linked)
-            counts.append(alike)
+            alike.append(own)
         connection.unregister("band")
         advance()
-    return Links(np.concatenate(pairs), np.concatenate(counts))
+    return Links(np.concatenate(pairs), np.concatenate(alike))
 
 
 def _whole_buckets(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[NDArray[np.uint64], Nodes]]:
@@ -162,28 +202,27 @@ def _whole_buckets(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[NDArray[
     yield keys, nodes
 
 
-def _near(index: Index, signed: Signed, least: int, links: Links, tree: Nodes) -> pa.Table:
-    """Return the drops of every cluster but its longest document (ties: first id).
+def _near(index: Index, compared: Compared, threshold: float, links: Links, tree: Nodes) -> pa.Table:
+    """Return the drops of every cluster but the document that comes first in the order of keeping.
 
     A document's `original` is the one kept if the two are alike themselves, else its most similar neighbour among the
     links that brought it into the cluster.
     """
     pairs = np.concatenate([links.pairs, links.pairs[:, ::-1]])
-    alike = np.concatenate([links.agreements, links.agreements])
+    alike = np.concatenate([links.similarities, links.similarities])
     order = np.lexsort((pairs[:, 1], -alike, pairs[:, 0]))
     nodes, best = np.unique(pairs[order, 0], return_index=True)  # each with its most similar neighbour
     neighbours, alike = pairs[order[best], 1], alike[order[best]]
 
-    order = np.lexsort((nodes, -index.lengths[nodes], tree[nodes]))
-    clusters, longest = np.unique(tree[nodes][order], return_index=True)
-    kept = nodes[order[longest]][np.searchsorted(clusters, tree[nodes])]
+    order = np.lexsort((index.ranks[nodes], tree[nodes]))
+    clusters, first = np.unique(tree[nodes][order], return_index=True)
+    kept = nodes[order[first]][np.searchsorted(clusters, tree[nodes])]
     dropped = nodes != kept
     nodes, neighbours, alike, kept = nodes[dropped], neighbours[dropped], alike[dropped], kept[dropped]
 
-    direct = agreements(nodes, kept, signed.slots, signed.signatures)
-    originals = np.where(direct >= least, kept, neighbours)
-    similarities = np.where(direct >= least, direct, alike) / signed.signatures.shape[1]
-    return _drops(nodes, originals, "near", similarities, kept)
+    direct = similarities(compared.documents, compared.slots[nodes], compared.slots[kept], threshold)
+    originals = np.where(direct >= threshold, kept, neighbours)
+    return _drops(nodes, originals, "near", np.where(direct >= threshold, direct, alike), kept)
 
 
 def _exact(index: Index, near: pa.Table) -> pa.Table:

@@ -3,12 +3,48 @@
 Banding follows Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
 
 WINDOW = 32  # documents before it in a bucket with which one is compared; in smaller buckets that is every pair
+
+
+CERTAINTY = 0.9  # probability with which a pair of just the wanted similarity is a candidate
+_EPSILON = 1e-9  # so that 7 places of 10 are 0.7
+
+
+class Documents(NamedTuple):
+    """What s documents are compared by.
+
+    `signatures` (s, permutations) uint32. `shingles` (uint32) holds each document's distinct shingles in ascending
+    order, from `starts[i]` to `starts[i + 1]` (int64); with an empty `starts`, signatures alone decide.
+    """
+
+    signatures: NDArray[np.uint32]
+    shingles: NDArray[np.uint32]
+    starts: NDArray[np.int64]
+
+
+def probability(similarity: float, bands: int, rows: int) -> float:
+    """Return how likely a pair of this Jaccard similarity agrees in a band: 1 - (1 - s^rows)^bands."""
+    return float(1 - (1 - similarity**rows) ** bands)
+
+
+def banding(similarity: float, permutations: int) -> tuple[int, int]:
+    """Return bands and rows within `permutations` that fit a similarity.
+
+    The most rows, so the fewest candidates in vain, with which a pair of just this similarity is a candidate with a
+    probability of at least 0.9; pairs above it are more likely to be. Candidates are verified, so that nothing is
+    gained by weighing false ones as `datasketch` does. One row where no number of rows is enough.
+    """
+    for rows in range(permutations, 1, -1):
+        if probability(similarity, permutations // rows, rows) >= CERTAINTY:
+            return permutations // rows, rows
+    return permutations, 1
 
 
 @compiled
@@ -32,18 +68,18 @@ def link(
     keys: NDArray[np.uint64],
     nodes: NDArray[np.uint32],
     slots: NDArray[np.uint32],
-    signatures: NDArray[np.uint32],
-    least: int,
+    documents: Documents,
+    threshold: float,
     parents: NDArray[np.uint32],
-) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
     """Join what is alike among documents with equal keys of one band; return the links that were made.
 
-    `keys` (m,) and `nodes` (m,) are sorted by key, then node. `signatures[slots[node]]` is a node's signature; two are
-    alike when they agree in at least `least` places. `parents` (all nodes) is the union-find forest, changed in place;
-    nodes that it has joined already are not compared. Returns pairs of nodes (k, 2) and in how many places they agree.
+    `keys` (m,) and `nodes` (m,) are sorted by key, then node; `slots[node]` is a node's place in `documents`. Two are
+    alike when their `similarity` is at least `threshold`. `parents` (all nodes) is the union-find forest, changed in
+    place; nodes that it has joined already are not compared. Returns pairs of nodes (k, 2) and their similarities.
     """
     pairs = np.empty((nodes.size, 2), np.uint32)
-    agreements = np.empty(nodes.size, np.int32)
+    similarities_ = np.empty(nodes.size, np.float64)
     count = 0
     first = 0
     for i in range(1, nodes.size):
@@ -53,22 +89,62 @@ def link(
         nearest = max(first + 1, i - WINDOW)
         for j in range(nearest - 1, i):
             other = nodes[first if j < nearest else j]
-            alike = _join(other, nodes[i], slots, signatures, least, parents)
-            if alike:
-                pairs[count, 0], pairs[count, 1], agreements[count] = other, nodes[i], alike
+            root, own = _root(parents, other), _root(parents, nodes[i])
+            if root == own:
+                continue
+            alike = similarity(documents, slots[other], slots[nodes[i]], threshold)
+            if alike >= threshold - _EPSILON:
+                parents[max(root, own)] = min(root, own)
+                pairs[count, 0], pairs[count, 1], similarities_[count] = other, nodes[i], alike
                 count += 1
-    return pairs[:count].copy(), agreements[:count].copy()
+    return pairs[:count].copy(), similarities_[:count].copy()
 
 
 @compiled
-def agreements(
-    left: NDArray[np.uint32], right: NDArray[np.uint32], slots: NDArray[np.uint32], signatures: NDArray[np.uint32]
-) -> NDArray[np.int32]:
-    """Return in how many places the signatures of nodes `left[i]` and `right[i]` agree."""
-    result = np.empty(left.size, np.int32)
+def similarities(
+    documents: Documents, left: NDArray[np.uint32], right: NDArray[np.uint32], threshold: float
+) -> NDArray[np.float64]:
+    """Return the `similarity` of documents `left[i]` and `right[i]`."""
+    result = np.empty(left.size, np.float64)
     for i in range(left.size):
-        result[i] = _agreement(signatures[slots[left[i]]], signatures[slots[right[i]]])
+        result[i] = similarity(documents, left[i], right[i], threshold)
     return result
+
+
+@compiled
+def similarity(documents: Documents, left: int, right: int, threshold: float) -> float:
+    """Return the Jaccard similarity of two documents: true where their shingles are known, else as signatures say.
+
+    Shingles are not read when signatures put the pair more than four standard errors below `threshold`.
+    """
+    size = documents.signatures.shape[1]
+    estimate: float = agreement(documents.signatures[left], documents.signatures[right]) / size
+    if documents.starts.size == 0 or estimate < threshold - 2 / np.sqrt(size):  # an error is at most .5 / sqrt(size)
+        return estimate
+    one = documents.shingles[documents.starts[left] : documents.starts[left + 1]]
+    other = documents.shingles[documents.starts[right] : documents.starts[right + 1]]
+    return _jaccard(one, other)
+
+
+@compiled
+def agreement(left: NDArray[np.uint32], right: NDArray[np.uint32]) -> int:
+    """Return in how many places two signatures agree."""
+    count = 0
+    for k in range(left.size):
+        count += left[k] == right[k]
+    return count
+
+
+@compiled
+def _jaccard(left: NDArray[np.uint32], right: NDArray[np.uint32]) -> float:
+    """Return the Jaccard similarity of two sets in ascending order."""
+    both = i = j = 0
+    while i < left.size and j < right.size:
+        one, other = left[i], right[j]
+        both += one == other
+        i += one <= other
+        j += other <= one
+    return both / max(1, left.size + right.size - both)
 
 
 @compiled
@@ -81,36 +157,8 @@ def roots(parents: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 @compiled
-def _join(
-    a: int,
-    b: int,
-    slots: NDArray[np.uint32],
-    signatures: NDArray[np.uint32],
-    least: int,
-    parents: NDArray[np.uint32],
-) -> int:
-    """Join nodes `a` and `b` if they are alike and not joined yet; return their agreement then, else 0."""
-    root_a, root_b = _root(parents, a), _root(parents, b)
-    if root_a == root_b:
-        return 0
-    alike = _agreement(signatures[slots[a]], signatures[slots[b]])
-    if alike < least:
-        return 0
-    parents[max(root_a, root_b)] = min(root_a, root_b)
-    return alike
-
-
-@compiled
 def _root(parents: NDArray[np.uint32], node: int) -> int:
     while parents[node] != node:
         parents[node] = parents[parents[node]]
         node = parents[node]
     return node
-
-
-@compiled
-def _agreement(left: NDArray[np.uint32], right: NDArray[np.uint32]) -> int:
-    count = 0
-    for k in range(left.size):
-        count += left[k] == right[k]
-    return count

@@ -1,9 +1,9 @@
 """MinHash signatures of texts: words, shingles and permutations in one compiled pass over Arrow's buffers.
 
-A text is lower-cased and cut into words (`homegrown.corpus.characters`). Each word is hashed (FNV-1a, 64 bits, over
-code points); a shingle is the polynomial of its words' hashes, mixed by MurmurHash3's finalizer, the upper 32 bits.
-That is the `hashfunc`; what follows (pre-mix, permutations, minimum) is, bit for bit,
-`datasketch.MinHash(num_perm, seed, scheme="affine32")` with the same shingles.
+A text is lower-cased and cut into words, each with its hash (`homegrown.corpus.splitting`). A shingle is the polynomial
+of its words' hashes, mixed by MurmurHash3's finalizer, the upper 32 bits. That is the `hashfunc`; what follows
+(pre-mix, permutations, minimum) is, bit for bit, `datasketch.MinHash(num_perm, seed, scheme="affine32")` with the same
+shingles.
 """
 
 from typing import NamedTuple
@@ -12,15 +12,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from homegrown.corpus.characters import ALONE, CODE_POINTS, SPACE, WORD, Characters, characters, decode
+from homegrown.corpus.characters import Characters, characters
 from homegrown.corpus.compiled import compiled
+from homegrown.corpus.splitting import Room, room, split
 
 LONGEST = 500_000  # characters that are shingled: longer texts saturate signatures and join what is unrelated (Marin)
 
-FNV_OFFSET = np.uint64(0xCBF29CE484222325)  # Fowler, Noll, Vo: FNV-1a, 64 bits
-FNV_PRIME = np.uint64(0x100000001B3)
 SHINGLE_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio
-_SECOND_BASE = np.uint64(0xC2B2AE3D27D4EB4F)  # odd; an independent hash of the whole text, for 128 bits in all
+
+
+class Sets(NamedTuple):
+    """The distinct shingles of n texts, and shares by which texts can be ranked.
+
+    `starts` (n + 1,) int64: where each text's shingles begin in `shingles` (uint32, ascending within a text);
+    `letters` (n,) float64: share of letters among the characters;
+    `distinct` (n,) float64: share of shingles that are no repetition of another one in the text, 1 without any.
+    """
+
+    starts: NDArray[np.int64]
+    shingles: NDArray[np.uint32]
+    letters: NDArray[np.float64]
+    distinct: NDArray[np.float64]
 
 
 class Sketches(NamedTuple):
@@ -48,18 +60,37 @@ def permutations(count: int, seed: int) -> NDArray[np.uint32]:
 def sketch(texts: pa.StringArray, shingle_words: int, permuted: NDArray[np.uint32]) -> Sketches:
     """Measure every text of an Arrow array without nulls; `permuted` comes from `permutations`."""
     n = len(texts)
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + n + 1]
-    data = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    data, offsets, space = _buffers(texts)
     result = Sketches(
         np.empty((n, 2), np.uint64),
         np.empty(n, np.int32),
         np.empty(n, np.int32),
         np.empty((n, permuted.shape[1]), np.uint32),
     )
-    longest = int(np.diff(offsets).max(initial=0))
-    scratch = np.empty(min(longest, LONGEST) + 1, np.uint64)
-    _sketch(data, offsets, shingle_words, permuted[0], permuted[1], characters(), scratch, *result)
+    _sketch(data, offsets, shingle_words, permuted[0], permuted[1], characters(), space, *result)
     return result
+
+
+def shingle_sets(texts: pa.StringArray, shingle_words: int) -> Sets:
+    """Return the shingles (32-bit hashes, those that are permuted) of every text of an Arrow array without nulls."""
+    data, offsets, space = _buffers(texts)
+    return Sets(*_shingle_sets(data, offsets, shingle_words, characters(), space))
+
+
+def hash_runs(texts: pa.StringArray, size: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return 64-bit hashes of all runs of `size` words of n texts, in order, and where each text's begin, (n + 1,).
+
+    A text of fewer words has none; a long one has all of its own.
+    """
+    data, offsets, space = _buffers(texts, 2**31)
+    return _hash_runs(data, offsets, size, characters(), space)
+
+
+def _buffers(texts: pa.StringArray, limit: int = LONGEST) -> tuple[NDArray[np.uint8], NDArray[np.int32], Room]:
+    """Return the texts' bytes, offsets into them, and room for the longest."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    return data, offsets, room(int(np.diff(offsets).max(initial=0)), limit)
 
 
 @compiled
@@ -70,18 +101,19 @@ def _sketch(
     multipliers: NDArray[np.uint32],
     addends: NDArray[np.uint32],
     tables: Characters,
-    scratch: NDArray[np.uint64],
+    space: Room,
     digests: NDArray[np.uint64],
     lengths: NDArray[np.int32],
     words: NDArray[np.int32],
     signatures: NDArray[np.uint32],
 ) -> None:
-    shingles = np.empty(scratch.size, np.uint32)
+    sums, shingles = np.empty(space.words.size, np.uint64), np.empty(space.words.size, np.uint32)
     for document in range(offsets.size - 1):
-        length, count = _words(data, offsets[document], offsets[document + 1], tables, scratch, digests[document])
-        lengths[document] = length
-        words[document] = count
-        count = _shingles(scratch, count, shingle_words, shingles)
+        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST)
+        digests[document, 0], digests[document, 1] = found.high, found.low
+        lengths[document] = found.length
+        words[document] = found.words
+        count = _shingles(space.words, found.words, shingle_words, sums, shingles)
         for k in range(multipliers.size):
             multiplier, addend, least = multipliers[k], addends[k], np.uint32(0xFFFFFFFF)
             for i in range(count):
@@ -90,77 +122,81 @@ def _sketch(
 
 
 @compiled
-def _words(
+def _shingle_sets(
     data: NDArray[np.uint8],
-    start: int,
-    end: int,
+    offsets: NDArray[np.int32],
+    shingle_words: int,
     tables: Characters,
-    words: NDArray[np.uint64],
-    digest: NDArray[np.uint64],
-) -> tuple[int, int]:
-    """Fill `words` with the words' hashes and `digest` with the text's; return counts of characters and words."""
-    lower, kinds = tables
-    first, second = FNV_OFFSET, FNV_OFFSET
-    word = FNV_OFFSET
-    inside = False
-    gap = False
-    length = count = 0
-    i = start
-    while i < end:
-        code, i = decode(data, i)
-        length += 1
-        kind = np.uint8(0)
-        if code < CODE_POINTS:
-            kind = kinds[code]
-            code = np.int64(lower[code])
-        if kind & SPACE:
-            gap = True
-        else:
-            if gap and first != FNV_OFFSET:
-                first = (first ^ np.uint64(32)) * FNV_PRIME
-                second = (second ^ np.uint64(32)) * _SECOND_BASE
-            gap = False
-            first = (first ^ np.uint64(code)) * FNV_PRIME
-            second = (second ^ np.uint64(code)) * _SECOND_BASE
-            second ^= second >> np.uint64(32)
-        if inside and (not kind & WORD or kind & ALONE):
-            words[count] = word
-            count += 1
-            inside = False
-        if kind & WORD and length <= LONGEST:
-            if not inside:
-                word = FNV_OFFSET
-            word = (word ^ np.uint64(code)) * FNV_PRIME
-            inside = True
-            if kind & ALONE:
-                words[count] = word
-                count += 1
-                inside = False
-    if inside:
-        words[count] = word
-        count += 1
-    digest[0] = first
-    digest[1] = second
-    return length, count
+    space: Room,
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]:
+    n = offsets.size - 1
+    starts = np.zeros(n + 1, np.int64)
+    shingles = np.empty(max(0, offsets[n] - offsets[0]) // 2 + 2 * n + 1, np.uint32)
+    letters, distinct = np.empty(n, np.float64), np.empty(n, np.float64)
+    sums, own = np.empty(space.words.size, np.uint64), np.empty(space.words.size, np.uint32)
+    for document in range(n):
+        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST)
+        count = _shingles(space.words, found.words, shingle_words, sums, own)
+        end = starts[document]
+        if count:
+            ascending = np.sort(own[:count])
+            for i in range(count):
+                if i == 0 or ascending[i] != ascending[i - 1]:
+                    shingles[end] = ascending[i]
+                    end += 1
+        letters[document] = found.letters / max(1, found.length)
+        distinct[document] = (end - starts[document]) / count if count else 1.0
+        starts[document + 1] = end
+    return starts, shingles[: starts[n]].copy(), letters, distinct
 
 
 @compiled
-def _shingles(words: NDArray[np.uint64], count: int, size: int, shingles: NDArray[np.uint32]) -> int:
+def _hash_runs(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int32],
+    size: int,
+    tables: Characters,
+    space: Room,
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    n = offsets.size - 1
+    starts = np.zeros(n + 1, np.int64)
+    runs = np.empty(max(0, offsets[n] - offsets[0]) + 1, np.uint64)
+    for document in range(n):
+        count = split(data, offsets[document], offsets[document + 1], tables, space, offsets[n]).words
+        total = max(0, count - size + 1)
+        _polynomials(space.words, total, size, runs[starts[document] : starts[document] + total])
+        starts[document + 1] = starts[document] + total
+    return starts, runs[: starts[n]].copy()
+
+
+@compiled
+def _shingles(
+    words: NDArray[np.uint64], count: int, size: int, sums: NDArray[np.uint64], shingles: NDArray[np.uint32]
+) -> int:
     """Fill `shingles` with the 32-bit hashes of all runs of `size` words, pre-mixed; fewer words are one shingle."""
     if count == 0:
         return 0
     size = min(size, count)
-    rolling = np.uint64(0)
-    leading = np.uint64(1)
-    for i in range(size):
-        rolling = rolling * SHINGLE_BASE + words[i]
-        if i:
-            leading *= SHINGLE_BASE
-    shingles[0] = _premix(rolling)
-    for i in range(size, count):
-        rolling = (rolling - words[i - size] * leading) * SHINGLE_BASE + words[i]
-        shingles[i - size + 1] = _premix(rolling)
-    return count - size + 1
+    total = count - size + 1
+    _polynomials(words, total, size, sums)
+    for i in range(total):
+        shingles[i] = _premix(sums[i])
+    return total
+
+
+@compiled
+def _polynomials(words: NDArray[np.uint64], total: int, size: int, sums: NDArray[np.uint64]) -> None:
+    """Fill `sums` with the polynomials of all runs of `size` words.
+
+    Step by step for all runs, which the processor does side by side: rolling from each to the next is slower. `sums` is
+    no part of `words`.
+    """
+    for i in range(total):
+        sums[i] = words[i]
+    for place in range(1, size):
+        shifted = words[place : place + total]
+        for i in range(total):
+            sums[i] = sums[i] * SHINGLE_BASE + shifted[i]
 
 
 @compiled

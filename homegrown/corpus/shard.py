@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from homegrown.corpus.contamination import Runs, contaminated, runs_of_files
 from homegrown.corpus.documents import SCHEMA
+from homegrown.corpus.heldout import HeldOut, Signer, most_similar
 from homegrown.corpus.records import MEGABYTE
 from homegrown.errors import UserError
 from homegrown.files import parquet_parts, write_parquet
@@ -23,6 +25,21 @@ from homegrown.recipe import ShardSettings
 from homegrown.seeds import derive
 
 SPLITS = ("train", "validation", "test")
+REASONS = ("near_validation", "near_test", "contaminated")
+_DROPPED = 3  # in place of a split
+DROPPED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("position", pa.int64()),
+        ("reason", pa.string()),  # near_validation, near_test or contaminated
+        ("similar_to", pa.string()),  # the held-out document
+        ("similarity", pa.float64()),  # estimated Jaccard of the two
+        ("file", pa.string()),  # the evaluation's
+        ("words", pa.string()),  # the run that the document shares with it
+    ]
+)
 _RANKED = SCHEMA.append(pa.field("rank", pa.int64()))
 _BATCH = 4096  # rows whose texts are in memory at once
 _BUCKETS = 500  # files open at once
@@ -52,41 +69,63 @@ def shard(
 
     A seeded hash of the id (XXH3, 128 bits) decides: its upper half chooses the split, its lower half the place in it,
     so a document stays in its split whatever else is in the corpus. Texts go through files of at most an eighth of
-    `memory_gb`, each sorted on its own; held in memory besides: some 40 bytes a document. Raises UserError when a split
-    would be empty.
+    `memory_gb`, each sorted on its own; held in memory besides: some 40 bytes a document, 800 for a held-out one.
+
+    Deduplication leaves pairs below its threshold, and filters may have changed a text since. So a training document
+    whose signature has an estimated Jaccard of `max_similarity` or more with that of a held-out one goes to `dropped`;
+    so does one that shares a run of `decontamination_words` words with a file of `decontaminate`. Both stand here
+    because only here is a training document known as one, in its last form, and because a new evaluation then leaves
+    deduplication as it is. Validation and test are not compared with each other. (Brown et al. 2020 cut 200 characters
+    around a run out; here the document goes.) Raises UserError when a split would be empty.
     """
     inputs = parquet_parts(filtered / "documents")
-    steps = 3 * len(inputs)
-    splits, keys, sizes = _index(inputs, settings, derive(seed, "shard"), lambda done: progress(done, steps))
-    counts = np.bincount(splits, minlength=len(SPLITS))
+    steps = 4 * len(inputs)
+    runs = runs_of_files(settings.decontaminate, settings.decontamination_words)
+    seed = derive(seed, "shard")
+    splits, keys, sizes, held_out = _index(inputs, settings, seed, lambda done: progress(done, steps))
+    reasons = _drop(inputs, out, splits, held_out, runs, settings, lambda done: progress(len(inputs) + done, steps))
+    counts = np.bincount(splits, minlength=len(SPLITS))[: len(SPLITS)]
     _check(counts, settings)
-    order = np.lexsort((keys, splits))
-    ranks = np.empty(len(order), np.int64)
+    order = np.lexsort((keys, splits))[: counts.sum()]
+    ranks = np.full(len(splits), -1, np.int64)
     ranks[order] = np.arange(len(order))
     parts = list(_parts(out, counts, sizes[order], int(settings.shard_mb * MEGABYTE)))
     buckets = _buckets(parts, int(memory_gb * 1e9 / _SHARE))
     spill = out / "spill"
     shutil.rmtree(spill, ignore_errors=True)
     spill.mkdir(parents=True)
-    _spread(inputs, ranks, buckets, spill, lambda done: progress(len(inputs) + done, steps))
+    _spread(inputs, ranks, buckets, spill, lambda done: progress(2 * len(inputs) + done, steps))
     for number, bucket in enumerate(buckets):
         _write_bucket(_spilled(spill, number), bucket)
-        progress(len(inputs) * (2 + (number + 1) / len(buckets)), steps)
+        progress(len(inputs) * (3 + (number + 1) / len(buckets)), steps)
     shutil.rmtree(spill)
     metrics: dict[str, Metric] = {}
     for split, name in enumerate(SPLITS):
         metrics[f"{name}_documents"] = int(counts[split])
         metrics[f"{name}_bytes"] = int(sizes[splits == split].sum())
-    return Outcome(len(order), len(order), metrics=metrics)
+    metrics |= {f"dropped_{reason}": reasons[reason] for reason in REASONS}
+    metrics |= {"evaluation_runs": len(runs.hashes), "evaluation_texts_too_short": runs.short}
+    return Outcome(len(splits), len(order), metrics=metrics)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Index of the held-out documents, and the id and split of each."""
+
+    index: HeldOut
+    ids: pa.Array
+    splits: NDArray[np.int8]
 
 
 def _index(
     inputs: list[Path], settings: ShardSettings, seed: int, report: Callable[[int], None]
-) -> tuple[NDArray[np.int8], NDArray[np.uint64], NDArray[np.int64]]:
-    """Return split, shuffling key and bytes of text of every document, in the order of the shards."""
+) -> tuple[NDArray[np.int8], NDArray[np.uint64], NDArray[np.int64], _HeldOut]:
+    """Return split, shuffling key and bytes of text of every document in order, and what is held out."""
     test = int(settings.test_share * 2**64)
     validation = test + int(settings.validation_share * 2**64)
     splits, keys, sizes = [np.empty(0, np.int8)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    signer = Signer(settings.max_similarity, seed % 2**32)
+    held_ids, held_splits = [pa.array([], pa.string())], [np.empty(0, np.int8)]
     for done, path in enumerate(inputs, 1):
         for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=["id", "text"]):
             hashes = [xxhash.xxh3_128_intdigest(key, seed) for key in batch["id"].cast(pa.binary()).to_pylist()]
@@ -94,8 +133,58 @@ def _index(
             splits.append(np.array(chosen, np.int8))
             keys.append(np.array([value & (2**64 - 1) for value in hashes], np.uint64))
             sizes.append(pc.binary_length(batch["text"]).to_numpy().astype(np.int64))
+            held = batch.filter(pa.array(splits[-1] > 0))
+            signer.add(held["text"])
+            held_ids.append(held["id"])
+            held_splits.append(splits[-1][splits[-1] > 0])
         report(done)
-    return np.concatenate(splits), np.concatenate(keys), np.concatenate(sizes)
+    held_out = _HeldOut(signer.finish(), pa.concat_arrays(held_ids), np.concatenate(held_splits))
+    return np.concatenate(splits), np.concatenate(keys), np.concatenate(sizes), held_out
+
+
+def _drop(
+    inputs: list[Path],
+    out: Path,
+    splits: NDArray[np.int8],
+    held_out: _HeldOut,
+    runs: Runs,
+    settings: ShardSettings,
+    report: Callable[[int], None],
+) -> dict[str, int]:
+    """Write the dropped training documents, take them out of `splits`; return how many went for each reason."""
+    reasons = dict.fromkeys(REASONS, 0)
+    place = 0
+    for done, path in enumerate(inputs, 1):
+        tables = [DROPPED.empty_table()]
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH):
+            rows = np.flatnonzero(splits[place : place + len(batch)] == 0)
+            found = _leaks(batch.take(pa.array(rows)), held_out, runs, settings)
+            tables.append(found.drop_columns("row"))
+            splits[place + rows[found["row"].to_numpy()]] = _DROPPED
+            place += len(batch)
+        table = pa.concat_tables(tables)
+        write_parquet(out / "dropped" / path.name, table)
+        for row in table["reason"].value_counts().to_pylist():
+            reasons[row["values"]] += row["counts"]
+        report(done)
+    return reasons
+
+
+def _leaks(batch: pa.RecordBatch, held_out: _HeldOut, runs: Runs, settings: ShardSettings) -> pa.Table:
+    """Return the rows of DROPPED for some training documents, each with its `row` in the batch."""
+    nearest, similarities = most_similar(batch["text"], held_out.index, settings.max_similarity)
+    found: dict[int, dict[str, object]] = {}
+    for row in np.flatnonzero(nearest >= 0).tolist():
+        owner = int(nearest[row])
+        reason = f"near_{SPLITS[held_out.splits[owner]]}"
+        similar_to = held_out.ids[owner].as_py()
+        found[row] = {"reason": reason, "similar_to": similar_to, "similarity": float(similarities[row])}
+    for row, file, words in contaminated(batch["text"], runs):
+        found.setdefault(row, {"reason": "contaminated", "file": settings.decontaminate[file], "words": words})
+    rows = sorted(found)
+    documents = batch.select(DROPPED.names[:4]).take(pa.array(rows, pa.int64())).to_pylist()
+    entries = [{**document, **found[row], "row": row} for document, row in zip(documents, rows, strict=True)]
+    return pa.Table.from_pylist(entries, DROPPED.append(pa.field("row", pa.int64())))
 
 
 def _check(counts: NDArray[np.int64], settings: ShardSettings) -> None:
@@ -158,8 +247,8 @@ def _spread(
                 own = ranks[place : place + len(batch)]
                 ranked = pa.record_batch([*batch.select(SCHEMA.names).columns, pa.array(own)], schema=_RANKED)
                 targets = np.searchsorted(firsts, own, side="right") - 1
-                for target in np.unique(targets):
-                    writers[target].write_batch(ranked.filter(pa.array(targets == target)))
+                for target in np.unique(targets[own >= 0]):
+                    writers[target].write_batch(ranked.filter(pa.array((targets == target) & (own >= 0))))
                 place += len(batch)
             report(done)
 

@@ -8,19 +8,20 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homegrown.corpus.dedup import dedup
-from homegrown.corpus.lsh import WINDOW, link, roots
+from homegrown.corpus.lsh import WINDOW, Documents, banding, link, roots
 from homegrown.parallel import process_pool
 from homegrown.recipe import DedupSettings
 from homegrown.seeds import derive
 from tests.corpus.made_up import corpus, digests, rows_of, write_documents
 
-SETTINGS = DedupSettings()
+SETTINGS = DedupSettings(verification="signature")
 
 
 def run(base: Path, texts: list[str], executor: Executor | None = None, rows: int = 50) -> Path:
@@ -120,7 +121,7 @@ def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
     with process_pool(2) as pool:
         dedup(tmp_path / "processes", tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=pool)
     assert digests(tmp_path / "processes") == digests(out)
-    assert {path.name for path in out.iterdir()} == {"documents", "dropped", "signatures"}
+    assert {path.name for path in out.iterdir()} == {"documents", "dropped", "signatures", "clusters.parquet"}
     outcome_again = dedup(
         out, tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=ThreadPoolExecutor(1)
     )
@@ -138,10 +139,11 @@ def test_a_bucket_of_two_groups_makes_two_clusters(size: int) -> None:
     signatures = np.stack([np.full(12, group, np.uint32) for group in groups])
     nodes = np.arange(len(groups), dtype=np.uint32)
     parents = nodes.copy()
-    pairs, agreements = link(np.zeros(len(nodes), np.uint64), nodes, nodes, signatures, 9, parents)
+    documents = Documents(signatures, np.empty(0, np.uint32), np.empty(0, np.int64))
+    pairs, similarities = link(np.zeros(len(nodes), np.uint64), nodes, nodes, documents, 0.7, parents)
     tree = roots(parents)
     assert all((tree[a] == tree[b]) == (groups[a] == groups[b]) for a, b in combinations(range(len(nodes)), 2))
-    assert len(pairs) == len(nodes) - 2 and set(agreements) == {12}
+    assert len(pairs) == len(nodes) - 2 and set(similarities) == {1.0}
 
 
 def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
@@ -152,3 +154,64 @@ def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
     (out / "spill" / "spill.duckdb").write_bytes(b"torn")
     run(tmp_path, corpus(4))
     assert digests(out) == expected
+
+
+def jaccard(one: str, other: str) -> float:
+    sets = [{tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (one.split(), other.split())]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def test_verification_by_jaccard_reports_the_true_one(tmp_path: Path) -> None:
+    write_documents(tmp_path / "in", corpus(12, 300))
+    with ThreadPoolExecutor(2) as pool:
+        dedup(tmp_path / "out", tmp_path / "in", DedupSettings(), seed=5, memory_gb=0.5, executor=pool)
+    texts = {row["id"]: row["text"] for row in rows_of(tmp_path / "in" / "documents")}
+    near = [row for row in rows_of(tmp_path / "out" / "dropped") if row["kind"] == "near"]
+    assert len(near) > 30
+    for row in near:
+        true = jaccard(texts[row["id"]], texts[row["duplicate_of"]])
+        assert row["similarity"] == pytest.approx(true, abs=1e-12) and true >= 0.7
+    kept = [row["text"] for row in rows_of(tmp_path / "out" / "documents")]
+    missed = sum(jaccard(one, other) >= 0.8 for one, other in combinations(kept, 2))
+    assert missed <= 1  # a pair at 0.8 is no candidate with a probability of 0.0017
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "documents", "dropped", "signatures", "clusters.parquet"
+    }  # fmt: skip
+
+
+def letters_and_runs(text: str) -> float:
+    words = text.split()
+    runs = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
+    return sum(map(str.isalpha, text)) / len(text) * len(set(runs)) / len(runs)
+
+
+def test_the_kept_one_is_the_longest_or_first_or_best(tmp_path: Path) -> None:
+    words = [f"word{i}x" for i in range(300)]
+    cuts = (words[:280], [*words[:298], "77777", "88888"], [*words[:297], *words[:9]], words[:296])
+    texts = [" ".join(cut) for cut in cuts]
+    first = [-place for place in range(len(texts))]
+    orders = {"longest": list(map(len, texts)), "first": first, "best_quality": list(map(letters_and_runs, texts))}
+    for keep, order in orders.items():
+        base = tmp_path / keep
+        write_documents(base / "in", texts)
+        settings = DedupSettings.model_validate({"keep": keep})
+        with ThreadPoolExecutor(1) as pool:
+            dedup(base / "out", base / "in", settings, seed=5, memory_gb=0.5, executor=pool)
+        assert [row["text"] for row in rows_of(base / "out" / "documents")] == [texts[order.index(max(order))]]
+        largest = pq.read_table(base / "out" / "clusters.parquet").to_pylist()
+        assert [row["documents"] for row in largest] == [4] and len(largest[0]["examples"]) == 3
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [(0.9, (9, 14)), (0.8, (15, 8)), (0.7, (21, 6)), (0.5, (42, 3))])
+def test_bands_for_a_similarity(similarity: float, expected: tuple[int, int]) -> None:
+    bands, rows = banding(similarity, 126)
+    assert (bands, rows) == expected
+    assert 1 - (1 - similarity**rows) ** bands >= 0.9
+    assert 1 - (1 - similarity ** (rows + 1)) ** (126 // (rows + 1)) < 0.9
+
+
+def test_rows_that_repeat_a_text_in_a_file_are_told_by_their_positions(tmp_path: Path) -> None:
+    out = run(tmp_path, ["the same text"] * 4)
+    kept, dropped = rows_of(out / "documents"), rows_of(out / "dropped")
+    assert {row["id"] for row in dropped} == {kept[0]["id"]}
+    assert sorted(row["position"] for row in [*kept, *dropped]) == [1, 2, 3, 4]

@@ -1,5 +1,7 @@
+import json
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,9 +10,9 @@ from homegrown.corpus.shard import SPLITS, shard
 from homegrown.errors import UserError
 from homegrown.outcome import Outcome
 from homegrown.recipe import ShardSettings
-from tests.corpus.made_up import corpus, digests, rows_of, write_documents
+from tests.corpus.made_up import corpus, digests, edited, rows_of, sentence, write_documents
 
-SETTINGS = ShardSettings(validation_share=0.1, test_share=0.2, shard_mb=0.05)
+SETTINGS = ShardSettings(validation_share=0.1, test_share=0.2, shard_mb=0.05, max_similarity=1.0)
 
 
 def run(base: Path, texts: list[str], rows: int = 100, seed: int = 1, memory_gb: float = 1) -> Outcome:
@@ -23,7 +25,7 @@ def ids(base: Path) -> dict[str, list[str]]:
 
 
 def test_every_document_is_in_one_split_of_about_its_share(tmp_path: Path) -> None:
-    texts = corpus(1, 1500)
+    texts = sorted(set(corpus(1, 1500)))
     outcome = run(tmp_path, texts)
     expected = rows_of(tmp_path / "in" / "documents")
     found = [row for split in SPLITS for row in rows_of(tmp_path / "out" / split)]
@@ -31,11 +33,12 @@ def test_every_document_is_in_one_split_of_about_its_share(tmp_path: Path) -> No
         expected, key=lambda row: (row["id"], row["position"])
     )
     sizes = {split: len(own) for split, own in ids(tmp_path).items()}
-    assert 1000 < sizes["train"] < 1100 and 110 < sizes["validation"] < 190 and 250 < sizes["test"] < 350
+    shares = {split: size / len(texts) for split, size in sizes.items()}
+    assert 0.66 < shares["train"] < 0.74 and 0.07 < shares["validation"] < 0.13 and 0.16 < shares["test"] < 0.24
     assert [outcome.metrics[f"{split}_documents"] for split in SPLITS] == list(sizes.values())
     texts_bytes = sum(len(row["text"].encode()) for row in expected)
     assert sum(int(outcome.metrics[f"{split}_bytes"]) for split in SPLITS) == texts_bytes
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(SPLITS)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*SPLITS, "dropped"}
 
 
 def test_shards_are_even_and_shuffled(tmp_path: Path) -> None:
@@ -53,14 +56,15 @@ def test_memory_and_shards_of_the_input_do_not_change_a_byte_but_the_seed_does(t
     texts = sorted(set(corpus(2, 600)))
     run(tmp_path / "one", texts)
     run(tmp_path / "other", texts, rows=37, memory_gb=1e-4)  # some ten buckets
-    assert digests(tmp_path / "one" / "out").keys() == digests(tmp_path / "other" / "out").keys()
+    for split in SPLITS:
+        assert digests(tmp_path / "one" / "out" / split) == digests(tmp_path / "other" / "out" / split)
     assert ids(tmp_path / "one") == ids(tmp_path / "other")
     run(tmp_path / "seed", texts, seed=2)
     assert ids(tmp_path / "seed")["test"] != ids(tmp_path / "one")["test"]
 
 
 def test_a_document_keeps_its_split_when_others_come(tmp_path: Path) -> None:
-    texts = corpus(3, 600)
+    texts = sorted(set(corpus(3, 600)))
     run(tmp_path / "few", texts[:300])
     run(tmp_path / "many", texts)
     few, many = ids(tmp_path / "few"), ids(tmp_path / "many")
@@ -83,3 +87,61 @@ def test_a_run_that_was_cut_short_is_finished(tmp_path: Path) -> None:
     (tmp_path / "out" / "spill" / "000.arrow").write_bytes(b"torn")
     run(tmp_path, corpus(1, 300))
     assert digests(tmp_path / "out") == expected
+
+
+def jaccard(one: str, other: str) -> float:
+    sets = [{tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (one.split(), other.split())]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def test_no_training_text_is_like_a_held_out_one(tmp_path: Path) -> None:
+    random = Random(1)
+    originals = [sentence(random, 120) for _ in range(300)]
+    texts = [" ".join(words) for words in originals]
+    texts += [" ".join(edited(random, words, 0.04)) for words in originals]  # Jaccard about 0.65, below dedup's 0.7
+    write_documents(tmp_path / "in", texts)
+    settings = SETTINGS.model_copy(update={"max_similarity": 0.4})
+    outcome = shard(tmp_path / "out", tmp_path / "in", settings, seed=1, memory_gb=1)
+    splits = {split: {row["id"]: row["text"] for row in rows_of(tmp_path / "out" / split)} for split in SPLITS}
+    for split in ("validation", "test"):
+        for text in splits[split].values():
+            assert max(jaccard(text, other) for other in splits["train"].values()) < 0.55
+    dropped = rows_of(tmp_path / "out" / "dropped")
+    assert len(dropped) > 50
+    by_id = {row["id"]: row["text"] for row in rows_of(tmp_path / "in" / "documents")}
+    for row in dropped:
+        split = row["reason"].removeprefix("near_")
+        assert row["similar_to"] in splits[split] and row["id"] not in splits["train"]
+        assert abs(jaccard(by_id[row["id"]], by_id[row["similar_to"]]) - row["similarity"]) < 0.2
+    assert outcome.rows_in == 600 == outcome.rows_out + len(dropped)
+
+
+def test_what_shares_13_words_with_an_evaluation_is_dropped_with_the_words(tmp_path: Path) -> None:
+    random = Random(2)
+    words = [" ".join(sentence(random, 13)) for _ in range(3)]
+    texts = [" ".join(sentence(random, 80)) for _ in range(200)]
+    rows = [{"question": "Q. " + words[0] + "?", "deep": [words[1]]}, {"question": "too short"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "other.txt").write_text(f"Before. {words[2]} After.")
+    shown = [words[0].upper().replace(" ", " - "), words[1], words[2]]
+    texts += [f"Lead in, {run} and out." for run in shown]
+    texts += [" ".join(words[0].split()[:12]) + " and no more"]
+    paths = [str(tmp_path / "test.jsonl"), str(tmp_path / "other.txt")]
+    settings = SETTINGS.model_copy(update={"decontaminate": paths, "validation_share": 0.01, "test_share": 0.01})
+    write_documents(tmp_path / "in", texts)
+    outcome = shard(tmp_path / "out", tmp_path / "in", settings, seed=4, memory_gb=1)
+    dropped = {row["words"]: row["file"] for row in rows_of(tmp_path / "out" / "dropped")}
+    assert dropped == {shown[0]: paths[0], shown[1]: paths[0], shown[2]: paths[1]}
+    assert outcome.metrics["dropped_contaminated"] == 3 and outcome.metrics["evaluation_texts_too_short"] == 1
+    with pytest.raises(UserError, match="there is no file nowhere"):
+        shard(
+            tmp_path / "x",
+            tmp_path / "in",
+            SETTINGS.model_copy(update={"decontaminate": ["nowhere"]}),
+            seed=1,
+            memory_gb=1,
+        )
+    (tmp_path / "bad.jsonl").write_text("{broken")
+    with pytest.raises(UserError, match=r"bad\.jsonl cannot be read"):
+        bad = SETTINGS.model_copy(update={"decontaminate": [str(tmp_path / "bad.jsonl")]})
+        shard(tmp_path / "x", tmp_path / "in", bad, seed=1, memory_gb=1)

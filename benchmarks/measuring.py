@@ -1,0 +1,109 @@
+"""What the benchmarks share: CPU seconds and peak memory of a call, real text to measure on, tables."""
+
+import gzip
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+Result = TypeVar("Result")
+
+CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
+
+
+class Measured(NamedTuple):
+    """What a call returned, and what it cost: CPU seconds of all its threads and children, most resident memory."""
+
+    result: Any
+    cpu_seconds: float
+    wall_seconds: float
+    peak_gb: float
+
+
+def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
+    """Call a function in a fresh process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, function, arguments).result()
+
+
+def _measure(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
+    before, start = cpu_seconds(), time.perf_counter()
+    result = function(*arguments)
+    return Measured(result, cpu_seconds() - before, time.perf_counter() - start, _peak_gb())
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and its children that have ended, user and system."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def rate(function: Callable[[list[str]], object], texts: list[str]) -> float:
+    """Return how many of `texts` a function handles per CPU second: the better of two, after a call to warm up."""
+    function(texts[:2])
+    seconds = []
+    for _ in range(2):
+        before = cpu_seconds()
+        function(texts)
+        seconds.append(cpu_seconds() - before)
+    return len(texts) / min(seconds)
+
+
+def _peak_gb() -> float:
+    # ru_maxrss would count the parent's memory too, which a process has for the moment before it becomes a new one.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e9
+    raise RuntimeError("This system does not tell a process's peak memory in /proc/self/status.")
+
+
+def real_texts(count: int) -> tuple[list[str], str]:
+    """Return `count` real texts of about 3 KB, and what they are: articles, or documentation where there are none."""
+    if CORPORA.is_dir():
+        with gzip.open(CORPORA / "wikipedia-2015.jsonl.gz", "rt") as file:
+            whole: Iterable[str] = [json.loads(line)["text"] for line in file]
+        name = "passages of Wikipedia"
+    else:
+        whole = _documentation()
+        name = f"installed documentation ({CORPORA} is missing)"
+    pieces = _pieces(whole)
+    return [text for text, _ in zip(pieces, range(count), strict=False)], name
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts' lines put together to pieces of at least 3,000 characters."""
+    held: list[str] = []
+    size = 0
+    for text in texts:
+        for line in text.splitlines():
+            held.append(line)
+            size += len(line) + 1
+            if size >= 3000:
+                yield "\n".join(held)
+                held, size = [], 0
+
+
+def _documentation() -> Iterator[str]:
+    from homegrown.corpus import packages
+    from homegrown.corpus.records import Document
+
+    for record in packages.read(tuple(packages.modules())):
+        if isinstance(record, Document):
+            yield record.text
+
+
+def table(title: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print a table, its first column to the left and the others to the right."""
+    every = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    print(f"\n{title}")
+    for row in every:
+        cells = [
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  " + "  ".join(cells).rstrip(), flush=True)

@@ -1,0 +1,117 @@
+"""Files of evaluations as runs of words, and which documents share one (Brown et al. 2020, appendix C)."""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unicodedata import normalize
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from homegrown.corpus.characters import ALONE, CODE_POINTS, WORD, characters
+from homegrown.corpus.minhash import hash_runs
+from homegrown.errors import UserError
+
+
+class Runs(NamedTuple):
+    """All distinct runs of `size` words of some files: hashes (r,) uint64, ascending, and the file of each, (r,)."""
+
+    size: int
+    hashes: NDArray[np.uint64]
+    files: NDArray[np.int64]
+    short: int  # texts that have fewer words
+
+
+def check_files(paths: list[str]) -> list[Path]:
+    """Return the files of `shard.decontaminate`; raise UserError for what is none."""
+    for path in paths:
+        if not Path(path).expanduser().is_file():
+            raise UserError(f"shard.decontaminate: there is no file {path}.")
+    return [Path(path).expanduser() for path in paths]
+
+
+def runs_of_files(paths: list[str], size: int) -> Runs:
+    """Return the runs of `size` words of all texts in the files; raise UserError for a file that cannot be read."""
+    hashes, files, short = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
+    for number, path in enumerate(check_files(paths)):
+        texts = list(_texts(path))
+        starts, runs = hash_runs(pa.array([normalize("NFC", text) for text in texts], pa.string()), size)
+        short += int((np.diff(starts) == 0).sum())
+        hashes.append(runs)
+        files.append(np.full(len(runs), number))
+    distinct, first = np.unique(np.concatenate(hashes), return_index=True)
+    return Runs(size, distinct, np.concatenate(files)[first], short)
+
+
+def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, str]]:
+    """Yield for each text that shares a run: its index, the file's number and the first such run as it is written.
+
+    Two runs are taken for the same when their 64-bit hashes are; words are those of `homegrown.corpus.splitting`, in
+    lower case and without punctuation, as Brown et al. 2020 compare them.
+    """
+    starts, hashes = hash_runs(texts, runs.size)
+    if not len(hashes) or not len(runs.hashes):
+        return
+    places = np.minimum(np.searchsorted(runs.hashes, hashes), len(runs.hashes) - 1)
+    hits = np.flatnonzero(runs.hashes[places] == hashes)
+    owners = np.searchsorted(starts, hits, side="right") - 1
+    for owner, first in zip(*np.unique(owners, return_index=True), strict=True):
+        hit = hits[first]
+        word = int(hit - starts[owner])
+        yield int(owner), int(runs.files[places[hit]]), _words(texts[int(owner)].as_py(), word, runs.size)
+
+
+def _words(text: str, first: int, count: int) -> str:
+    """Return the text from its word number `first` (from 0) over `count` words."""
+    kinds = characters().kinds
+    start = seen = 0
+    inside = False
+    for place, character in enumerate(text):
+        kind = kinds[ord(character)] if ord(character) < CODE_POINTS else 0
+        if inside and (not kind & WORD or kind & ALONE):
+            inside = False
+            if seen == first + count:
+                return text[start:place]
+        if kind & WORD and not inside:
+            seen += 1
+            inside = True
+            if seen == first + 1:
+                start = place
+    return text[start:]
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """Yield every string in a file: all values of JSON, CSV and Parquet, or the whole of any other text."""
+    name = path.name.lower()
+    try:
+        if name.endswith(".parquet"):
+            yield from _strings(pq.read_table(path).to_pylist())
+            return
+        data = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+        name = name.removesuffix(".gz")
+        if name.endswith(".jsonl"):
+            for line in data.splitlines():
+                yield from _strings(orjson.loads(line) if line.strip() else None)
+        elif name.endswith(".json"):
+            yield from _strings(orjson.loads(data))
+        elif name.endswith((".csv", ".tsv")):
+            delimiter = "\t" if name.endswith(".tsv") else ","
+            yield from _strings(list(csv.reader(io.StringIO(data.decode("utf-8-sig")), delimiter=delimiter)))
+        else:
+            yield data.decode("utf-8-sig")
+    except (ValueError, csv.Error, OSError, EOFError) as error:  # Arrow's, JSON's and Unicode's are ValueErrors
+        raise UserError(f"shard.decontaminate: {path} cannot be read: {str(error).splitlines()[0]}.") from error
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)

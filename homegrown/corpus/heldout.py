@@ -1,0 +1,89 @@
+"""Which documents are like those held out for validation and test, though less than a duplicate is."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from homegrown.corpus.compiled import compiled
+from homegrown.corpus.lsh import agreement, band_keys, banding
+from homegrown.corpus.minhash import permutations, sketch
+
+PERMUTATIONS = 126
+SHINGLE_WORDS = 5
+
+
+class HeldOut(NamedTuple):
+    """The h documents held out: signatures (h, permutations), band keys (bands, h), ascending, and their owners."""
+
+    permuted: NDArray[np.uint32]
+    bands: int
+    signatures: NDArray[np.uint32]
+    keys: NDArray[np.uint64]
+    owners: NDArray[np.int64]
+
+
+class Signer:
+    """Takes the held-out documents, batch by batch; some 800 bytes of memory for each."""
+
+    def __init__(self, threshold: float, seed: int) -> None:
+        self._bands, rows = banding(threshold, PERMUTATIONS)
+        self._permuted = permutations(self._bands * rows, seed)
+        self._signatures = [np.empty((0, self._bands * rows), np.uint32)]
+
+    def add(self, texts: pa.StringArray) -> None:
+        """Take texts; their numbers count from 0 over all calls."""
+        sketches = sketch(texts, SHINGLE_WORDS, self._permuted)
+        # Texts without words are like nothing; no text has their signature.
+        self._signatures.append(sketches.signatures)
+
+    def finish(self) -> HeldOut:
+        """Return the index of all that was taken."""
+        signatures = np.concatenate(self._signatures)
+        keys = band_keys(signatures, self._bands)
+        owners = np.argsort(keys, axis=1, kind="stable")
+        return HeldOut(self._permuted, self._bands, signatures, np.take_along_axis(keys, owners, axis=1), owners)
+
+
+def most_similar(
+    texts: pa.StringArray, held_out: HeldOut, threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return for each text the number of the held-out document it is most like, or -1, and their estimated Jaccard.
+
+    Only documents that agree in a band are compared, and only what is at least `threshold` counts; bands are chosen so
+    that a pair of just this similarity is compared with a probability of at least 0.9 (`homegrown.corpus.lsh`).
+    """
+    sketches = sketch(texts, SHINGLE_WORDS, held_out.permuted)
+    keys = band_keys(sketches.signatures, held_out.bands)
+    return _most_similar(
+        sketches.signatures, sketches.words, keys, held_out.signatures, held_out.keys, held_out.owners, threshold
+    )
+
+
+@compiled
+def _most_similar(
+    signatures: NDArray[np.uint32],
+    words: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    other_signatures: NDArray[np.uint32],
+    other_keys: NDArray[np.uint64],
+    owners: NDArray[np.int64],
+    threshold: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    n, size = signatures.shape
+    nearest = np.full(n, -1, np.int64)
+    similarities = np.zeros(n, np.float64)
+    for band in range(other_keys.shape[0]):
+        sorted_keys = other_keys[band]
+        firsts = np.searchsorted(sorted_keys, keys[band])
+        for i in range(n):
+            j = firsts[i]
+            while words[i] and j < sorted_keys.size and sorted_keys[j] == keys[band, i]:
+                owner = owners[band, j]
+                alike = agreement(signatures[i], other_signatures[owner]) / size
+                better = alike > similarities[i] or (alike == similarities[i] and owner < nearest[i])
+                if alike >= threshold - 1e-9 and better:
+                    nearest[i], similarities[i] = owner, alike
+                j += 1
+    return nearest, similarities
