@@ -14,7 +14,7 @@ PARTS: dict[str, dict[str, bool | int]] = {  # each with what makes it quick
     "minhash": {"quick": True},
     "neardup": {"quick": True},
     "quality": {"agreed": 300, "timed": 60},
-    "ingest": {},
+    "ingest": {"big": False},
 }
 
 

@@ -340,21 +340,26 @@ def big_file(folder: Path, name: str, write: Callable[[Path, list[str]], None], 
     return {"what": name, "seconds": seconds, "text_gb": int(outcome.metrics["text_bytes"]) / 1e9, **peaks}
 
 
-def measure(*, big: bool = False) -> list[Row]:
-    """Return all rows: each says `what` was measured, then its figures."""
+def rows(*, big: bool = False) -> Iterator[Row]:
+    """Yield all rows: each says `what` was measured, then its figures."""
     documents, origin = texts(_TEXT_MB)
-    print(f"Text: {origin}.", file=sys.stderr)
+    print(f"\nIngest, MB of text per CPU second. Text: {origin}.")
     with tempfile.TemporaryDirectory() as folder:
-        rows = read_speeds(Path(folder), documents)
-        rows.append(clean_speed(documents))
-        rows += main_text_quality(documents)
+        yield from read_speeds(Path(folder), documents)
+        yield clean_speed(documents)
+        yield from main_text_quality(documents)
         if big:
-            rows.append(big_file(Path(folder), "2gb.jsonl", _big_json_lines, documents))
-            rows.append(big_file(Path(folder), "2gb.parquet", _big_parquet, documents))
-    return rows
+            yield big_file(Path(folder), "2gb.jsonl", _big_json_lines, documents)
+            yield big_file(Path(folder), "2gb.parquet", _big_parquet, documents)
+
+
+def measure(*, big: bool = True) -> dict[str, float]:
+    """Print all rows; none is among the figures of the benchmark's last line."""
+    for row in rows(big=big):
+        figures = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, int | float))
+        print(f"{row['what']:<22}", *figures, sep="  ", flush=True)
+    return {}
 
 
 if __name__ == "__main__":
-    for row in measure(big="--big" in sys.argv[1:]):
-        figures = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, int | float))
-        print(f"{row['what']:<22}", *figures, sep="  ", flush=True)
+    measure(big="--big" in sys.argv[1:])
