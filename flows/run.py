@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def _stage_names(*names: str) -> "list[StageName]":
 def report(console: Console, name: str, made: dict[str, Path]) -> None:
     """Print what a run of the pipeline `name` made: evaluation, where everything lies, a sample, what to try next."""
     command = _short(Path(sys.argv[0]).absolute())
-    artifacts = Table("stage", "artifact", title="Artifacts", title_justify="left")
+    artifacts = Table("stage", "artifact", title="Artifacts", title_justify="left", box=SIMPLE_HEAD)
     for stage, path in made.items():
         artifacts.add_row(stage, _short(path))
     if "evaluate" in made:
@@ -75,17 +76,17 @@ def report(console: Console, name: str, made: dict[str, Path]) -> None:
             f"  {command} sql 'select rule, count(*) from filter.dropped group by rule'\n"
             f"  {command} run {name} --set evaluation.samples=64",
             highlight=False,
+            soft_wrap=True,
         )
 
 
 # The columns of the evaluation's results that fit a terminal; all are in `evaluate.results`.
 _COLUMNS = {
     "variant": "variant",
-    "bits_per_byte": "bits per byte",
+    "bits_per_byte": "bits/byte",
     "perplexity": "perplexity",
     "bleu": "BLEU",
     "rouge_l": "ROUGE-L",
-    "repeated_4grams": "repeated",
     "tokens_per_second": "tokens/s",
     "disk_megabytes": "MB",
 }
@@ -94,7 +95,7 @@ _COLUMNS = {
 def _evaluation(folder: Path) -> Table:
     import pyarrow.parquet as pq
 
-    table = Table(title="Evaluation on held-out text", title_justify="left")
+    table = Table(title="Evaluation on held-out text", title_justify="left", box=SIMPLE_HEAD)
     for name, header in _COLUMNS.items():
         table.add_column(header, justify="left" if name == "variant" else "right", no_wrap=True)
     for row in pq.read_table(parquet_parts(folder / "results"), columns=list(_COLUMNS)).to_pylist():

@@ -2,15 +2,17 @@
 
 import re
 
+import torch
 from tokenizers import Tokenizer
 
 from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
-from homegrown.tokens.tokenizer import BOS_ID, EOS_ID
+from homegrown.tokens.tokenizer import BOS_ID, EOS_ID, token_bytes
 
 _TOKENS = 200
-_ATTEMPTS = 4
+_ATTEMPTS = 8
+_LEAST_BYTES = 100
 
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]|\n\n")
 
@@ -18,8 +20,9 @@ _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]|\n\n")
 def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
     """Return a text that the model writes from nothing, at temperature 0.8 among the 40 likeliest tokens.
 
-    It ends where the model ends the document, or with the last whole sentence or word. A document that the model
-    ends at once is passed over, up to three times.
+    It is the likeliest per byte of eight attempts, of those with 100 bytes if there is one: a small model that has once
+    lost the thread, in a row of capitals say, does not find it again. It ends where the model ends the document, or
+    with the last whole sentence or word.
     """
     most = min(_TOKENS, model.config.context - 1)
     attempts = generate(
@@ -31,9 +34,26 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
         seed=derive(seed, "sample"),
         stop_ids={EOS_ID},
     )
-    tokens = next((tokens for tokens in attempts if tokens), [])
+    bytes_of = token_bytes(tokenizer)
+    sizes = [int(bytes_of[tokens].sum()) for tokens in attempts]
+    least = min(_LEAST_BYTES, max(sizes))
+    _, tokens = min(
+        (nats(model, tokens) / max(size, 1), tokens)
+        for tokens, size in zip(attempts, sizes, strict=True)
+        if size >= least
+    )
     text = tokenizer.decode(tokens)
     return (text if len(tokens) < most else cut(text)).strip()
+
+
+def nats(model: Transformer, tokens: list[int]) -> float:
+    """Return -log of the probability that the model gives to a whole text's `tokens`, in nats; 0 for none."""
+    if not tokens:
+        return 0.0
+    window = torch.tensor([[BOS_ID, *tokens]], device=model.device)
+    with torch.inference_mode():
+        logits = model(window[:, :-1])[0].float()
+    return float(torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum"))
 
 
 def cut(text: str) -> str:

@@ -1,15 +1,17 @@
 """Which documents are continued, and how."""
 
 import pytest
+import torch
 from small_model import CONTEXT, small_model
 from tokenizers import Tokenizer
 
 from homegrown.errors import UserError
 from homegrown.evaluation.continuations import Task, choose_tasks, continue_all, tokens_per_second
-from homegrown.evaluation.sample import cut, write_sample
+from homegrown.evaluation.sample import cut, nats, write_sample
 from homegrown.model.generation import generate
 from homegrown.recipe import EvaluationSettings
 from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.tokenizer import BOS_ID
 
 
 def settings(**changes: int) -> EvaluationSettings:
@@ -59,6 +61,16 @@ def test_a_sample_depends_on_the_seed_and_fits_the_context(tokenizer: Tokenizer)
     texts = [write_sample(model, tokenizer, seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert 0 < len(tokenizer.encode(texts[0]).ids) < CONTEXT
+
+
+def test_the_cost_of_a_text_is_that_of_its_tokens_one_after_another() -> None:
+    model, tokens = small_model(), [9, 30, 11]
+    one_by_one = 0.0
+    for place, token in enumerate(tokens):
+        logits = model(torch.tensor([[BOS_ID, *tokens[:place]]]))[0, -1]
+        one_by_one -= float(torch.log_softmax(logits.float(), 0)[token])
+    assert nats(model, tokens) == pytest.approx(one_by_one, rel=1e-5)
+    assert nats(model, []) == 0
 
 
 @pytest.mark.parametrize(
