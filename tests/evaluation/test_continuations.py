@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_model import CONTEXT, small_model
+from small_model import small_model
 from tokenizers import Tokenizer
 
 from homegrown.errors import UserError
