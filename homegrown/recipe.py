@@ -285,9 +285,16 @@ class TrainingSettings(Settings):
     max_steps: Positive = Field(description="Optimizer steps.")
     batch_size: Positive = Field(description="Sequences in one optimizer step, over all workers and accumulation.")
     micro_batch_size: Positive = Field(description="Sequences in one forward pass of one worker; memory bounds it.")
-    learning_rate: float = Field(gt=0, description="Peak learning rate.")
+    optimizer: Literal["muon", "adamw"] = Field(
+        default="muon", description="muon: for the hidden matrices, with AdamW for the rest; adamw: for everything."
+    )
+    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
+    matrix_learning_rate: float = Field(default=0.02, gt=0, description="Peak learning rate of Muon.")
     final_learning_rate_share: Share = Field(default=0.1, description="Share of the peak left at the last step.")
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["wsd", "cosine", "linear"] = Field(
+        default="cosine", description="wsd: warm up, stay at the peak, then fall in a line."
+    )
+    decay_share: float = Field(default=0.5, gt=0, le=1, description="Share of the steps in which wsd falls.")
     warmup_steps: Count
     weight_decay: float = Field(ge=0, description="Decoupled decay of the matrices; gains and biases have none.")
     beta1: Share = 0.9

@@ -7,7 +7,7 @@ A checkpoint is a folder that appears whole, by a rename, with the digests of it
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from homegrown.files import sync, write_parquet
 from homegrown.model import weights
@@ -47,11 +47,11 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def save(self, model: Transformer, optimizer: AdamW, state: TrainingState) -> None:
+    def save(self, model: Transformer, optimizers: Sequence[Optimizer], state: TrainingState) -> None:
         """Write a checkpoint, then remove all but the newest two and the best weights that those refer to."""
         with self._publishing(self._step(state.step)) as folder:
             weights.save(model, folder)
-            save_file(state_tensors(model, optimizer), folder / "optimizer.safetensors")
+            save_file(state_tensors(model, optimizers), folder / "optimizer.safetensors")
             write_parquet(folder / "metrics.parquet", metrics_table(state.metrics))
             write_parquet(folder / "samples.parquet", samples_table(state.samples))
             small = {key: value for key, value in asdict(state).items() if key not in ("metrics", "samples")}
@@ -76,11 +76,11 @@ class Checkpoints:
             shutil.rmtree(self._step(step))
         return 0
 
-    def load(self, step: int, model: Transformer, optimizer: AdamW) -> TrainingState:
+    def load(self, step: int, model: Transformer, optimizers: Sequence[Optimizer]) -> TrainingState:
         """Restore model and optimizer from an intact checkpoint and return the rest of its state."""
         folder = self._step(step)
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        restore_state(model, optimizer, load_file(folder / "optimizer.safetensors"))
+        restore_state(model, optimizers, load_file(folder / "optimizer.safetensors"))
         state = TrainingState(**json.loads((folder / "state.json").read_text()))
         state.metrics = [StepMetrics(**row) for row in pq.read_table(folder / "metrics.parquet").to_pylist()]
         state.samples = [Sample(**row) for row in pq.read_table(folder / "samples.parquet").to_pylist()]

@@ -25,10 +25,10 @@ from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.curve import draw_curve
 from homegrown.training.job import CHECKPOINTS, Job
 from homegrown.training.metrics import Sample, StepMetrics
-from homegrown.training.optimizer import adamw
+from homegrown.training.optimizer import optimizers, set_rates
 from homegrown.training.precision import choose_precision
 from homegrown.training.report import Report
-from homegrown.training.schedule import learning_rate
+from homegrown.training.schedule import share
 from homegrown.training.validation import Validation, Validator
 from homegrown.training.workers import Worker
 
@@ -91,7 +91,7 @@ class Trainer:
         self.model = Transformer(self.config)
         self.model.initialise()
         self.model.to(worker.device)
-        self.optimizer = adamw(self.model, self.settings)
+        self.optimizers = optimizers(self.model, self.settings)
         self.scaler = self.precision.scaler()
         self.checkpoints = Checkpoints(out / CHECKPOINTS)
         self.state = TrainingState()
@@ -101,7 +101,7 @@ class Trainer:
         found = self.checkpoints.newest(report.note) if self.worker.leads else 0
         step = self.worker.agree(found)
         if step:
-            self.state = self.checkpoints.load(step, self.model, self.optimizer)
+            self.state = self.checkpoints.load(step, self.model, self.optimizers)
             self.scaler.load_state_dict(self.state.scaler)
         return step
 
@@ -128,8 +128,10 @@ class Trainer:
     def _step(self, objective: nn.Module, windows: Tensor, report: Report) -> None:
         settings, state, began = self.settings, self.state, time.perf_counter()
         state.step += 1
-        rate = learning_rate(state.step, settings)
-        update = self._update(objective, windows, rate)
+        rate_share = share(state.step, settings)
+        rate = settings.learning_rate * rate_share
+        set_rates(self.optimizers, rate_share)
+        update = self._update(objective, windows)
         batch_tokens = settings.batch_size * self.config.context
         speed = batch_tokens / (time.perf_counter() - began)
         validation = None
@@ -155,7 +157,7 @@ class Trainer:
             return
         if self.finished or state.step % settings.checkpoint_every == 0:
             state.scaler = self.scaler.state_dict()
-            self.checkpoints.save(self.model, self.optimizer, state)
+            self.checkpoints.save(self.model, self.optimizers, state)
         if validation:
             draw_curve(self.out / "curve.png", state.metrics)
         said: dict[str, float] = {"loss": row.loss, "learning_rate": rate, "tokens_per_second": speed}
@@ -163,10 +165,8 @@ class Trainer:
             said["validation_bits_per_byte"] = validation.bits_per_byte
         report.step(state.step, settings.max_steps, validation is not None, **said)
 
-    def _update(self, objective: nn.Module, windows: Tensor, rate: float) -> Update:
+    def _update(self, objective: nn.Module, windows: Tensor) -> Update:
         """Take one optimizer step on this worker's `windows` of the batch, all workers together."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         batch_tokens = self.settings.batch_size * self.config.context
         nats = torch.zeros((), dtype=torch.float64, device=self.worker.device)
         for place, rows in enumerate(windows.chunk(self.micro_batches)):
@@ -180,11 +180,13 @@ class Trainer:
                 # Gradients are averaged over workers; the loss is a mean over the whole batch.
                 self.scaler.scale(loss * (self.worker.count / batch_tokens)).backward()
             nats += loss.detach()
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
         mean = float(self.worker.sum(nats)) / batch_tokens
         if not math.isfinite(mean):
             raise UserError(

@@ -1,38 +1,78 @@
-"""AdamW, and its state as named tensors."""
+"""The optimizers of a run, and their state as named tensors."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 
 from homegrown.recipe import TrainingSettings
 
 
-def adamw(model: nn.Module, settings: TrainingSettings) -> AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019) with decoupled decay of the matrices only.
+def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
+    """Return what updates the model's weights: AdamW, or Muon for the hidden matrices and AdamW for the rest.
 
-    Gains and biases are not decayed: pulled towards 0, they would switch off what they scale.
+    Muon (Jordan et al. 2024) makes every update of a matrix orthogonal; it is meant for matrices that map hidden states
+    to hidden states, so embeddings, the output projection, gains and biases stay with AdamW (Loshchilov and Hutter
+    2019). Decay is decoupled and of matrices only: gains and biases, pulled towards 0, would switch off what they
+    scale. Every group has its highest rate under "peak_lr"; `set_rates` sets what holds at a step.
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    hidden, wide, vectors = _kinds(model)
+    adamw_matrices = wide if settings.optimizer == "muon" else [*hidden, *wide]
     groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": adamw_matrices, "weight_decay": settings.weight_decay, "peak_lr": settings.learning_rate},
+        {"params": vectors, "weight_decay": 0.0, "peak_lr": settings.learning_rate},
     ]
-    return AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+    made: list[Optimizer] = [
+        AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+    ]
+    if settings.optimizer == "muon":
+        group = {"params": hidden, "peak_lr": settings.matrix_learning_rate}
+        made.append(Muon([group], lr=settings.matrix_learning_rate, weight_decay=settings.weight_decay))
+    return made
 
 
-def state_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
-    """Return the optimizer's state as `<parameter>/<moment>` tensors on the CPU."""
+def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
+    """Set every group's learning rate to `share` of its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
+
+
+def state_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """Return the optimizers' state as `<parameter>/<moment>` tensors on the CPU."""
     return {
         f"{name}/{key}": tensor.detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
-        for key, tensor in optimizer.state[parameter].items()
+        for optimizer in optimizers
+        for key, tensor in optimizer.state.get(parameter, {}).items()
     }
 
 
-def restore_state(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
+def restore_state(model: nn.Module, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor]) -> None:
     """Put back what `state_tensors` returned."""
     parameters = dict(model.named_parameters())
+    owners: dict[Any, Optimizer] = {
+        parameter: optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
-        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device, torch.float32)
+        parameter = parameters[name]
+        owners[parameter].state[parameter][key] = tensor.to(parameter.device, torch.float32)
+
+
+def _kinds(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Return the hidden matrices, the matrices with a vocabulary, and the vectors."""
+    hidden, wide, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            vectors.append(parameter)
+        elif "embed_tokens" in name or "lm_head" in name:
+            wide.append(parameter)
+        else:
+            hidden.append(parameter)
+    return hidden, wide, vectors

@@ -6,51 +6,52 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.metrics import Sample, StepMetrics
-from homegrown.training.optimizer import adamw
+from homegrown.training.optimizer import optimizers as make_optimizers
 
 
 @pytest.fixture
 def build(
     model_settings: ModelSettings, training_settings: TrainingSettings
-) -> Callable[[], tuple[Transformer, AdamW]]:
-    def new() -> tuple[Transformer, AdamW]:
+) -> Callable[[], tuple[Transformer, list[Optimizer]]]:
+    def new() -> tuple[Transformer, list[Optimizer]]:
         model = Transformer(ModelConfig.from_settings(model_settings, 300, 0.0))
         model.initialise()
-        return model, adamw(model, training_settings)
+        return model, make_optimizers(model, training_settings)
 
     return new
 
 
-def learn(model: Transformer, optimizer: AdamW, step: int) -> None:
+def learn(model: Transformer, optimizers: list[Optimizer], step: int) -> None:
     tokens = torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(step))
     model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def metrics(step: int) -> StepMetrics:
     return StepMetrics(step, 64 * step, 1 / 3, 1e-3, 0.7, 1e4, 0.1 * step, *((2.5, 1.5) if step % 2 else (None, None)))
 
 
-def checkpointed(folder: Path, model: Transformer, optimizer: AdamW, steps: int) -> Checkpoints:
+def checkpointed(folder: Path, model: Transformer, optimizers: list[Optimizer], steps: int) -> Checkpoints:
     """Take `steps` steps with a checkpoint after each; the best validation was at step 2."""
     checkpoints, state = Checkpoints(folder), TrainingState()
     for step in range(1, steps + 1):
-        learn(model, optimizer, step)
+        learn(model, optimizers, step)
         state.step, state.seconds = step, 0.1 * step
         state.metrics.append(metrics(step))
         state.samples.append(Sample(step, "a", "b\n\u2028"))
         if step == 2:
             state.best_step, state.best_loss = step, 0.1 + 0.2
             checkpoints.save_best(model, step)
-        checkpoints.save(model, optimizer, state)
+        checkpoints.save(model, optimizers, state)
     return checkpoints
 
 

@@ -1,4 +1,4 @@
-"""AdamW's groups, and its step against the paper's algorithm."""
+"""The groups of weights, and the steps of AdamW and Muon against their papers' algorithms."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import ModelSettings, TrainingSettings
-from homegrown.training.optimizer import adamw
+from homegrown.training.optimizer import optimizers
 
 
 @pytest.mark.parametrize("family", ["modern", "classic"])
@@ -17,7 +17,8 @@ def test_matrices_decay_and_gains_and_biases_do_not(
     model = Transformer(ModelConfig.from_settings(settings, 300, 0.0))
     decay = {
         name: group["weight_decay"]
-        for group in adamw(model, training_settings).param_groups
+        for optimizer in optimizers(model, training_settings)
+        for group in optimizer.param_groups
         for name, parameter in model.named_parameters()
         if any(parameter is member for member in group["params"])
     }
@@ -32,8 +33,8 @@ def test_two_steps_are_those_of_the_paper(training_settings: TrainingSettings) -
     """Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the learning rate."""
     module = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.constant_(module.weight, 0.5)
-    changes = {"learning_rate": 0.1, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.95}
-    optimizer = adamw(module, training_settings.model_copy(update=changes))
+    changes = {"optimizer": "adamw", "learning_rate": 0.1, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.95}
+    (optimizer,) = optimizers(module, training_settings.model_copy(update=changes))
     weight, first, second = 0.5, 0.0, 0.0
     for step, gradient in enumerate([1.0, -0.25], start=1):
         module.weight.grad = torch.full_like(module.weight, gradient)

@@ -21,7 +21,7 @@ from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import TokenSplit
 from homegrown.tokens.tokenizer import load
 from homegrown.training.pretrain import pretrain
-from homegrown.training.schedule import learning_rate
+from homegrown.training.schedule import share
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_metrics_have_every_step_once(whole: Run, tiny: tuple[ModelSettings, Tra
     metrics, settings = whole.metrics, tiny[1]
     assert metrics["step"] == list(range(1, 25))
     assert metrics["tokens"] == [128 * step for step in metrics["step"]]
-    assert metrics["learning_rate"] == [learning_rate(step, settings) for step in metrics["step"]]
+    assert metrics["learning_rate"] == [settings.learning_rate * share(step, settings) for step in metrics["step"]]
     validated = [step for step, loss in zip(metrics["step"], metrics["validation_loss"], strict=True) if loss]
     assert validated == [6, 12, 18, 24]
     assert metrics["seconds"] == sorted(metrics["seconds"])
