@@ -7,6 +7,7 @@ takes the parts that it needs.
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,9 @@ def load(tensors: Mapping[str, Tensor], folder: Path, group: ProcessGroup | None
     All workers of `group` call it together, unless one is `alone`.
     """
     reader = HuggingFaceStorageReader(str(folder))
-    state_dict_loader.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=alone)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it shall be for one who is alone
+        state_dict_loader.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=alone)
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
