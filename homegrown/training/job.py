@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from homegrown.errors import UserError
 from homegrown.files import replacing
-from homegrown.recipe import ModelSettings, Settings, TrainingSettings
+from homegrown.recipe import ModelSettings, Parallel, Settings, TrainingSettings
 
 JOB = "job.json"
 PARENT_LOCK = "parent.lock"
@@ -28,6 +28,7 @@ class Job(Settings):
     training: TrainingSettings
     seed: int
     device: str
+    parallel: Parallel = "ddp"
 
     def write(self, out: Path) -> Path:
         """Write the job to `out` and return its path."""
