@@ -33,10 +33,12 @@ class TrainingState:
 
     step: int = 0
     seconds: float = 0.0
+    seconds_to_first_step: float | None = None
     best_step: int = 0
     best_loss: float | None = None
     validations_since_best: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+    spikes: dict[str, Any] = field(default_factory=dict)
     metrics: list[StepMetrics] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
@@ -85,6 +87,10 @@ class Checkpoints:
         state.metrics = [StepMetrics(**row) for row in pq.read_table(folder / "metrics.parquet").to_pylist()]
         state.samples = [Sample(**row) for row in pq.read_table(folder / "samples.parquet").to_pylist()]
         return state
+
+    def drop(self, step: int) -> None:
+        """Remove the checkpoint of `step`, which turned out to be of no use."""
+        shutil.rmtree(self._step(step))
 
     def best(self, step: int) -> Path:
         """Return the folder of the best weights, found at `step`."""

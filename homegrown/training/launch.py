@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
@@ -15,7 +16,9 @@ from homegrown import locks
 from homegrown.errors import UserError
 from homegrown.progress import Progress
 from homegrown.training import worker
-from homegrown.training.job import DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL
+from homegrown.training.curve import LiveCurve
+from homegrown.training.job import CURVE, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL
+from homegrown.training.journal import read_steps
 from homegrown.training.report import Relay
 
 _RESTARTS = 3
@@ -37,6 +40,7 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
     for name in (PROGRESS, REFUSAL, DISK_FULL):
         (out / name).unlink(missing_ok=True)
     relay = Relay(out / PROGRESS)
+    curve = LiveCurve(out / CURVE, partial(read_steps, out))
     agent = _Agent(job, processes)
     with locks.exclusive(out / PARENT_LOCK):
         agent.start()
@@ -44,6 +48,7 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
             agent.join(_POLL_SECONDS)
             for done, total, metrics in relay.new():
                 progress(done, total, **metrics)
+            curve.draw()
     if (out / REFUSAL).exists():
         raise UserError((out / REFUSAL).read_text())
     if (out / DISK_FULL).exists():

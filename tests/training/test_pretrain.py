@@ -68,7 +68,9 @@ def whole(train, tiny: tuple[ModelSettings, TrainingSettings], tmp_path_factory:
 def test_it_leaves_a_model_and_its_records_and_nothing_else(whole: Run) -> None:
     files = {str(path.relative_to(whole.out)) for path in whole.out.rglob("*") if path.is_file()}
     checkpoint = {path for path in files if path.startswith("checkpoints/step-00000024/")}
-    assert files - checkpoint == {
+    events = {path for path in files if path.startswith("tensorboard/events.out.tfevents.")}
+    assert len(events) == 1
+    assert files - checkpoint - events == {
         "model/config.json",
         "model/model.safetensors",
         "model/tokenizer.json",
@@ -147,7 +149,7 @@ def test_a_finished_run_is_not_repeated(whole: Run, train, tiny: tuple[ModelSett
 @pytest.mark.parametrize(
     ("name", "times", "goes_on_from"),
     [
-        ("curve.png", 2, 10),  # at step 12, two steps after a checkpoint
+        ("best-00000012", 1, 10),  # two steps after a checkpoint
         ("metrics.parquet", 2, 5),  # half of a checkpoint's files are there
         ("model/model.safetensors", 1, 24),  # training is over, the results are half written
     ],
@@ -172,7 +174,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(
 
 def test_workers_die_with_the_process_that_launched_them(corpus, tiny, tmp_path: Path) -> None:
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    _, worker = process.kill_at("curve.png", 1, "parent", tmp_path / "killer")
+    _, worker = process.kill_at("best-00000006", 1, "parent", tmp_path / "killer")
     end = time.monotonic() + 20
     while is_alive(worker):
         assert time.monotonic() < end, "the worker outlived its parent"
@@ -190,7 +192,7 @@ def is_alive(process: int) -> bool:
 
 def test_a_worker_that_dies_is_started_again(whole: Run, corpus, tiny, tmp_path: Path) -> None:
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    code, _ = process.kill_at("curve.png", 2, "worker", tmp_path / "killer")
+    code, _ = process.kill_at("best-00000012", 1, "worker", tmp_path / "killer")
     assert code == 0
     assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 10
     assert Run(process.out).weights == whole.weights
