@@ -1,7 +1,6 @@
 """The rule for a loss that spikes or is no number: which updates are skipped, and when training goes back."""
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,8 +33,8 @@ class SpikeRule:
     An update is skipped, its batch used up and the weights untouched, if one of the two is no number or lies more than
     `spike_deviations` standard deviations above its mean over the last steps (OLMo-core's `SkipStepOptimizer`: 6 above
     the last 128). What is no number never enters a mean, and a loss only if its update is taken: so a loss that stays
-    high remains a spike. A norm enters up to the bound: so gradients of a new size are the usual ones after a few
-    steps, and one huge norm does not make the rule blind to the next.
+    high remains a spike. A norm enters at most twice as far from the mean as the bound is: so gradients of a new size
+    are the usual ones after a few steps, and one huge norm does not make the rule blind to the next.
 
     After `rollback_after` skipped updates in a row training goes back to a checkpoint and on with the batches that
     come after them (Chowdhery et al. 2022, PaLM, section 5.1: from a checkpoint before the spike, past 200 to 500
@@ -80,11 +79,13 @@ class SpikeRule:
     def admits(self, loss: float, gradient_norm: float) -> bool:
         """Say whether the update of a step with this loss and gradient norm is to be taken, and remember them."""
         memory = self._memory
-        highest_norm = self._bound(memory.gradient_norms)
-        # Nothing compares with NaN, so it is never taken.
-        taken = loss <= self._bound(memory.losses) and gradient_norm <= highest_norm
+        _, highest_loss = self._usual(memory.losses)
+        mean_norm, highest_norm = self._usual(memory.gradient_norms)
+        numbers = math.isfinite(loss) and math.isfinite(gradient_norm)
+        taken = numbers and loss <= highest_loss and gradient_norm <= highest_norm
         if math.isfinite(gradient_norm):
-            memory.gradient_norms = [*memory.gradient_norms, min(gradient_norm, highest_norm)][-WINDOW:]
+            capped = min(gradient_norm, 2 * highest_norm - mean_norm)
+            memory.gradient_norms = [*memory.gradient_norms, capped][-WINDOW:]
         if taken:
             memory.losses = [*memory.losses, loss][-WINDOW:]
             memory.in_a_row, self._fruitless = 0, False
@@ -100,7 +101,12 @@ class SpikeRule:
             UserError: there is no checkpoint (`to` is 0), or training has gone back too often.
         """
         if not to or self.rollbacks >= self._settings.max_rollbacks:
-            why = f"and training went back {self.rollbacks} times already" if to else "and no checkpoint is there yet"
+            most = self._settings.max_rollbacks
+            why = (
+                f"although training went back as often as training.max_rollbacks ({most}) allows"
+                if to
+                else "and no checkpoint is there yet to go back to"
+            )
             raise UserError(
                 f"The loss or the gradient was no number or far too high in each of the last {self._memory.in_a_row} "
                 f"steps up to step {at}, {why}; lower training.learning_rate ({self._settings.learning_rate}), raise "
@@ -122,8 +128,9 @@ class SpikeRule:
         """Put back what `state` returned."""
         self._memory = _Memory(**state)
 
-    def _bound(self, usual: Sequence[float]) -> float:
-        """Return the highest value that is no spike; any number, until there is enough to compare with."""
-        if self._settings.spike_deviations is None or len(usual) < _ENOUGH:
-            return sys.float_info.max
-        return float(np.mean(usual) + self._settings.spike_deviations * np.std(usual, ddof=1))
+    def _usual(self, values: Sequence[float]) -> tuple[float, float]:
+        """Return the mean and the highest value that is no spike: infinity until there is enough to compare with."""
+        if self._settings.spike_deviations is None or len(values) < _ENOUGH:
+            return 0.0, math.inf
+        mean = float(np.mean(values))
+        return mean, mean + self._settings.spike_deviations * float(np.std(values, ddof=1))
