@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from processes import Process
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from homegrown.errors import UserError
 from homegrown.model import weights
@@ -127,9 +128,17 @@ def test_outcome_and_progress_say_what_happened(whole: Run, corpus: dict[str, Pa
     )
     assert outcome.metrics["parameters"] == sum(p.numel() for p in weights.load(whole.out / "model").parameters())
     assert (outcome.metrics["steps"], outcome.metrics["resumed_from"], outcome.metrics["weights"]) == (24, 0, "final")
+    figures = outcome.metrics
+    assert (figures["skipped_steps"], figures["rolled_back_steps"]) == (0, 0)
+    flops = weights.load(whole.out / "model").config.flops_per_token()
+    peak = flops * figures["tokens_per_second"] / figures["model_flops_utilisation"]
+    assert 1e9 < peak < 1e14
+    assert 0 < figures["seconds_to_first_step"] < 300
+    assert 100 < figures["peak_memory_megabytes"] < 5000
     last = whole.said[-1]
     assert last[:2] == (24, 24)
-    assert {"loss", "learning_rate", "tokens_per_second", "validation_bits_per_byte"} <= last[2].keys()
+    assert list(last[2])[:4] == ["loss", "validation_bits_per_byte", "tokens_per_second", "model_flops_utilisation"]
+    assert last[2]["seconds_left"] == 0
     assert [done for done, _, _ in whole.said] == sorted(done for done, _, _ in whole.said)
 
 
@@ -170,6 +179,9 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(
         assert resumed.metrics[column] == whole.metrics[column]
     samples = [pq.read_table(run.out / "samples.parquet") for run in (resumed, whole)]
     assert samples[0].equals(samples[1])
+    shown = EventAccumulator(str(out / "tensorboard"), {"scalars": 0}).Reload().Scalars("loss/training")
+    assert [point.step for point in shown] == list(range(1, 25))
+    assert [point.value for point in shown] == pytest.approx(whole.metrics["loss"])
 
 
 def test_workers_die_with_the_process_that_launched_them(corpus, tiny, tmp_path: Path) -> None:
@@ -238,7 +250,8 @@ def test_early_stopping_keeps_the_best_weights(train, corpus, tiny, tmp_path: Pa
             "compute.device is 'cuda'",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        ({"learning_rate": 1e30, "warmup_steps": 0}, {}, "lower training.learning_rate"),
+        # Two workers, who must take the same decision at each step.
+        ({"learning_rate": 1e30, "warmup_steps": 0}, {"processes": 2}, "lower training.learning_rate"),
     ],
 )
 def test_what_a_user_must_mend_comes_back_in_one_sentence(train, tiny, tmp_path: Path, changes, given, message) -> None:

@@ -263,7 +263,7 @@ def test_a_checkpoint_from_which_nothing_can_be_learnt_gives_way_to_the_one_befo
 
 def test_without_a_checkpoint_to_go_back_to_a_sentence_ends_the_run(train) -> None:
     with pytest.raises(
-        UserError, match="last 3 steps up to step 3, and no checkpoint is there yet .*; lower"
+        UserError, match=r"last 3 steps up to step 3, and no checkpoint is there yet .*; lower"
     ) as refusal:
         train("out", poisoned=range(10))
     assert "\n" not in str(refusal.value)
