@@ -18,9 +18,10 @@ from homegrown.pipelines import load_recipe
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.tokenizer import load, token_bytes
-from homegrown.training.job import Job
+from homegrown.training.job import PROGRESS, Job
 from homegrown.training.loop import Trainer
 from homegrown.training.report import Report
+from homegrown.training.stopping import Stop
 from homegrown.training.workers import Worker
 
 SEED = 1
@@ -127,13 +128,13 @@ class Ours:
         self._worker = _only_worker()
         steps = max(20, round(MARGIN * seconds / self._seconds_per_step()))
         warmup = round(steps * recipe.training.warmup_steps / recipe.training.max_steps)
-        self._trainer = self._new_trainer(steps, warmup)
+        self._folder = Path(tempfile.mkdtemp())
+        self._trainer = self._new_trainer(self._folder, steps, warmup)
 
     def steps(self) -> Iterator[int]:
         """Train for the steps that were counted out."""
-        with tempfile.TemporaryDirectory() as folder:
-            for _ in self._trainer.steps(Report(Path(folder) / "progress.jsonl")):
-                yield BATCH * CONTEXT
+        for _ in self._started(self._trainer, self._folder):
+            yield BATCH * CONTEXT
 
     def bits_per_byte(self) -> float:
         """Judge the model as it is."""
@@ -144,7 +145,7 @@ class Ours:
 
         return self._held_out.bits_per_byte(self._trainer.model, nats)
 
-    def _new_trainer(self, steps: int, warmup: int) -> Trainer:
+    def _new_trainer(self, out: Path, steps: int, warmup: int) -> Trainer:
         settings = TrainingSettings.model_validate(
             {
                 **self._settings,
@@ -163,12 +164,17 @@ class Ours:
             seed=SEED,
             device="cpu",
         )
-        return Trainer(job, Path(tempfile.mkdtemp()), self._worker)
+        return Trainer(job, out, self._worker)
+
+    def _started(self, trainer: Trainer, out: Path) -> Iterator[None]:
+        report = Report(out / PROGRESS)
+        trainer.start(report)
+        return trainer.steps(report, Stop())
 
     def _seconds_per_step(self) -> float:
         spent = []
         with tempfile.TemporaryDirectory() as folder:
-            steps = self._new_trainer(100, 0).steps(Report(Path(folder) / "progress.jsonl"))
+            steps = self._started(self._new_trainer(Path(folder), 100, 0), Path(folder))
             for _ in range(20):
                 began = time.perf_counter()
                 next(steps)

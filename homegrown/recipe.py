@@ -308,6 +308,14 @@ class TrainingSettings(Settings):
     beta1: Share = 0.9
     beta2: Share = 0.95
     clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    spike_deviations: float | None = Field(
+        default=6,
+        gt=0,
+        description="Skip an update whose loss or gradient norm is so many standard deviations above the mean of the "
+        "last 128 steps; null: only what is no number.",
+    )
+    rollback_after: Positive = Field(default=8, description="Skipped updates in a row, to go back to a checkpoint.")
+    max_rollbacks: Count = Field(default=5, description="Rollbacks after which training is given up.")
     dropout: float = Field(ge=0, lt=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="auto: bf16 where the device computes in it, fp16 on older GPUs, else fp32."
