@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from processes import Process
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from homegrown.errors import UserError
 from homegrown.model import weights
@@ -68,7 +69,9 @@ def whole(train, tiny: tuple[ModelSettings, TrainingSettings], tmp_path_factory:
 def test_it_leaves_a_model_and_its_records_and_nothing_else(whole: Run) -> None:
     files = {str(path.relative_to(whole.out)) for path in whole.out.rglob("*") if path.is_file()}
     checkpoint = {path for path in files if path.startswith("checkpoints/step-00000024/")}
-    assert files - checkpoint == {
+    events = {path for path in files if path.startswith("tensorboard/events.out.tfevents.")}
+    assert len(events) == 1
+    assert files - checkpoint - events == {
         "model/config.json",
         "model/model.safetensors",
         "model/tokenizer.json",
@@ -125,9 +128,17 @@ def test_outcome_and_progress_say_what_happened(whole: Run, corpus: dict[str, Pa
     )
     assert outcome.metrics["parameters"] == sum(p.numel() for p in weights.load(whole.out / "model").parameters())
     assert (outcome.metrics["steps"], outcome.metrics["resumed_from"], outcome.metrics["weights"]) == (24, 0, "final")
+    figures = outcome.metrics
+    assert (figures["skipped_steps"], figures["rolled_back_steps"]) == (0, 0)
+    flops = weights.load(whole.out / "model").config.flops_per_token()
+    peak = flops * figures["tokens_per_second"] / figures["model_flops_utilisation"]
+    assert 1e9 < peak < 1e14
+    assert 0 < figures["seconds_to_first_step"] < 300
+    assert 100 < figures["peak_memory_megabytes"] < 5000
     last = whole.said[-1]
     assert last[:2] == (24, 24)
-    assert {"loss", "learning_rate", "tokens_per_second", "validation_bits_per_byte"} <= last[2].keys()
+    assert list(last[2])[:4] == ["loss", "validation_bits_per_byte", "tokens_per_second", "model_flops_utilisation"]
+    assert last[2]["seconds_left"] == 0
     assert [done for done, _, _ in whole.said] == sorted(done for done, _, _ in whole.said)
 
 
@@ -147,7 +158,7 @@ def test_a_finished_run_is_not_repeated(whole: Run, train, tiny: tuple[ModelSett
 @pytest.mark.parametrize(
     ("name", "times", "goes_on_from"),
     [
-        ("curve.png", 2, 10),  # at step 12, two steps after a checkpoint
+        ("best-00000012", 1, 10),  # two steps after a checkpoint
         ("metrics.parquet", 2, 5),  # half of a checkpoint's files are there
         ("model/model.safetensors", 1, 24),  # training is over, the results are half written
     ],
@@ -168,11 +179,14 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(
         assert resumed.metrics[column] == whole.metrics[column]
     samples = [pq.read_table(run.out / "samples.parquet") for run in (resumed, whole)]
     assert samples[0].equals(samples[1])
+    shown = EventAccumulator(str(out / "tensorboard"), {"scalars": 0}).Reload().Scalars("loss/training")
+    assert [point.step for point in shown] == list(range(1, 25))
+    assert [point.value for point in shown] == pytest.approx(whole.metrics["loss"])
 
 
 def test_workers_die_with_the_process_that_launched_them(corpus, tiny, tmp_path: Path) -> None:
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    _, worker = process.kill_at("curve.png", 1, "parent", tmp_path / "killer")
+    _, worker = process.kill_at("best-00000006", 1, "parent", tmp_path / "killer")
     end = time.monotonic() + 20
     while is_alive(worker):
         assert time.monotonic() < end, "the worker outlived its parent"
@@ -190,7 +204,7 @@ def is_alive(process: int) -> bool:
 
 def test_a_worker_that_dies_is_started_again(whole: Run, corpus, tiny, tmp_path: Path) -> None:
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    code, _ = process.kill_at("curve.png", 2, "worker", tmp_path / "killer")
+    code, _ = process.kill_at("best-00000012", 1, "worker", tmp_path / "killer")
     assert code == 0
     assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 10
     assert Run(process.out).weights == whole.weights
@@ -236,7 +250,8 @@ def test_early_stopping_keeps_the_best_weights(train, corpus, tiny, tmp_path: Pa
             "compute.device is 'cuda'",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        ({"learning_rate": 1e30, "warmup_steps": 0}, {}, "lower training.learning_rate"),
+        # Two workers, who must take the same decision at each step.
+        ({"learning_rate": 1e30, "warmup_steps": 0}, {"processes": 2}, "lower training.learning_rate"),
     ],
 )
 def test_what_a_user_must_mend_comes_back_in_one_sentence(train, tiny, tmp_path: Path, changes, given, message) -> None:
