@@ -10,9 +10,6 @@ first of their three approaches (400 million parameters and 8.0 billion tokens, 
 WORTHWHILE_EPOCHS = 4
 """Passes over the same text that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
 
-_NEWTON_SCHULZ_STEPS = 5
-"""Of PyTorch's Muon, which the recipe leaves as they are."""
-
 
 def block_matrices(config: ModelConfig) -> list[tuple[int, int]]:
     """Return the shapes, outputs by inputs, of the weight matrices of one block."""
@@ -51,7 +48,7 @@ def optimizer_flops(config: ModelConfig, settings: TrainingSettings) -> int:
     if settings.optimizer == "adamw":
         return 0
     sizes = [(min(shape), max(shape)) for shape in block_matrices(config)]
-    return config.layers * _NEWTON_SCHULZ_STEPS * sum(4 * m * m * n + 2 * m**3 for m, n in sizes)
+    return config.layers * settings.orthogonalization_steps * sum(4 * m * m * n + 2 * m**3 for m, n in sizes)
 
 
 def optimizer_bytes(config: ModelConfig, settings: TrainingSettings) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import block_matrices, hidden_parameters
-from homegrown.recipe import TrainingSettings
+from homegrown.recipe import Parallel, TrainingSettings
 
 LONGEST_BY_HAND = 512
 """`homegrown.model.by_hand.LONGEST`, which cannot be imported without PyTorch: longer contexts keep no scores."""
@@ -35,8 +35,9 @@ class Layout:
     rows: int
     passes: int
     devices: int = 1
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Parallel = "ddp"
     checkpointing: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,11 @@ def training_memory(config: ModelConfig, settings: TrainingSettings, layout: Lay
     working = _loss_work(config, layout) + gathered
     held = (_FLOAT * config.parameter_count() if sharded else gradients) if layout.passes > 1 else 0
     embedding = _FLOAT * config.vocabulary_size * config.hidden
-    # Gradients grow while activations go. A tied embedding's gradient comes in two parts and is their sum, a third.
-    ends = max(held, gradients) + gathered + embedding * (2 if config.tied else 0)
+    # Gradients grow while activations go, until the first block is left. Then a tied embedding's gradient comes in two
+    # parts and is their sum, a third.
+    own = _FLOAT * hidden_parameters(config) // config.layers // parts
+    first = _block_saved(config, layout) + _narrow_weights(config, layout) - own
+    ends = max(held, gradients) + gathered + max(first, embedding * (2 if config.tied else 0))
     backward = held + activations + gathered + _backward_work(config, layout)
     # AdamW comes first, in place, and its gradients are gone when Muon begins.
     update = _FLOAT * hidden_parameters(config) // parts + _update_work(config) if settings.optimizer == "muon" else 0
@@ -96,24 +100,26 @@ def moments(config: ModelConfig, settings: TrainingSettings) -> int:
 def saved_for_backward(config: ModelConfig, layout: Layout) -> int:
     """Return the bytes that a forward pass keeps, weights themselves not counted.
 
-    With activation checkpointing (Chen et al. 2016) each block keeps its input only, and one block at a time is
-    computed again.
+    With activation checkpointing (Chen et al. 2016) that of a block is its input; of narrow weights only autocast's own
+    copies are left, which it forgets at the end of the pass.
     """
     tokens, size = layout.rows * config.context, layout.value_bytes
-    block = _block_saved(config, layout)
-    blocks = config.layers * block
-    if layout.checkpointing:
-        blocks = config.layers * _FLOAT * tokens * config.hidden + block
-    narrow = 0
-    if size < _FLOAT:
-        biases = config.layers * sum(rows for rows, _ in block_matrices(config)) if config.family == "classic" else 0
-        angles = 2 * config.context * config.head_size if config.family == "modern" else 0
-        narrow = size * (hidden_parameters(config) + biases + angles)
+    block = _FLOAT * tokens * config.hidden if layout.checkpointing else _block_saved(config, layout)
+    angles = 2 * config.context * config.head_size if config.family == "modern" else 0
+    narrow = size * angles + config.layers * _narrow_weights(config, layout) if size < _FLOAT else 0
     indices = 8 * layout.rows * (config.context + 1)
     dropped = tokens * config.hidden * (_FLOAT if layout.device == "cpu" else 1) if config.dropout else 0
     last_norm = _norm_saved(config, tokens)
     output = _FLOAT * config.vocabulary_size * (config.hidden + (config.family == "classic"))
-    return blocks + narrow + indices + dropped + last_norm + size * tokens * config.hidden + output
+    return config.layers * block + narrow + indices + dropped + last_norm + size * tokens * config.hidden + output
+
+
+def _narrow_weights(config: ModelConfig, layout: Layout) -> int:
+    """Return the size of autocast's copies of one block's weights."""
+    if layout.value_bytes == _FLOAT:
+        return 0
+    biases = sum(rows for rows, _ in block_matrices(config)) if config.family == "classic" else 0
+    return layout.value_bytes * (hidden_parameters(config) // config.layers + biases)
 
 
 def _block_saved(config: ModelConfig, layout: Layout) -> int:
@@ -127,7 +133,7 @@ def _block_saved(config: ModelConfig, layout: Layout) -> int:
         numbers += queries + keys  # before their norms
         heads = config.heads + config.kv_heads
         statistics += (size if layout.device == "cpu" else _FLOAT) * heads
-    if layout.device == "cpu" and config.context <= LONGEST_BY_HAND:
+    if layout.device == "cpu" and config.context <= LONGEST_BY_HAND and not layout.compiled:
         numbers += config.heads * config.context  # attention's weights
     else:
         statistics += _FLOAT * config.heads
@@ -163,6 +169,10 @@ def _backward_work(config: ModelConfig, layout: Layout) -> int:
     of_loss = _FLOAT * config.vocabulary_size * config.hidden + (size + _FLOAT) * tokens * config.hidden
     of_norm = (4 * _FLOAT - size) * tokens * config.hidden
     of_block = 2 * size * tokens * config.feed_forward - (_FLOAT * tokens * config.hidden if size == _FLOAT else 0)
+    if layout.checkpointing:
+        # What the block keeps when it is computed again, instead of autocast's copies and what the loss kept.
+        forgotten = config.layers * _narrow_weights(config, layout)
+        of_block += _block_saved(config, layout) + _narrow_weights(config, layout) - forgotten
     return max(of_loss, of_norm, of_block)
 
 

@@ -58,6 +58,7 @@ def test_what_the_forward_pass_keeps_with_dropout() -> None:
     assert saved_for_backward(config, Layout("cpu", 2, 3, 1)) == pytest.approx(real, rel=0.005)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("changes", SHAPES[:2])
 @pytest.mark.parametrize(
     ("value_bytes", "rows", "passes", "optimizer", "vocabulary"),
@@ -72,6 +73,7 @@ def test_what_the_forward_pass_keeps_with_dropout() -> None:
 def test_the_most_that_a_step_holds(
     training_settings: TrainingSettings,
     changes: dict[str, Any],
+    checkpointing: bool,
     value_bytes: Any,
     rows: int,
     passes: int,
@@ -81,6 +83,7 @@ def test_the_most_that_a_step_holds(
     config = config_of(changes, vocabulary)
     settings = training_settings.model_copy(update={"optimizer": optimizer})
     model, windows = model_of(config), torch.zeros(rows, config.context + 1, dtype=torch.int64)
+    model.model.checkpointing = checkpointing
     update = optimizers(model, settings)
     with Live(*model.parameters(), *model.buffers(), windows) as live:
         for _ in range(2):  # the second step has the optimizer's moments from its start
@@ -92,13 +95,14 @@ def test_the_most_that_a_step_holds(
             for one in update:
                 one.step()
                 one.zero_grad(set_to_none=True)
-    planned = training_memory(config, settings, Layout("cpu", value_bytes, rows, passes))
+    layout = Layout("cpu", value_bytes, rows, passes, checkpointing=checkpointing)
+    planned = training_memory(config, settings, layout)
     states = chain.from_iterable(one.state.values() for one in update)
     moments = sum(tensor.nbytes for state in states for tensor in state.values() if tensor.ndim)
     assert planned.weights == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     assert planned.gradients == gradients
     assert planned.optimizer == moments
-    assert planned.peak == pytest.approx(live.peak, rel=0.02)
+    assert planned.peak == pytest.approx(live.peak, rel=0.04 if checkpointing else 0.02)
 
 
 def test_sharding_divides_what_is_held_and_not_what_is_computed(training_settings: TrainingSettings) -> None:
