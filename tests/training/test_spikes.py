@@ -20,9 +20,11 @@ from torch import Tensor
 from homegrown.errors import UserError
 from homegrown.recipe import TrainingSettings
 from homegrown.training.job import Job
-from homegrown.training.loop import NextToken, Trainer
+from homegrown.training.loop import Trainer
+from homegrown.training.objective import NextToken
 from homegrown.training.report import Report
 from homegrown.training.spikes import SpikeRule
+from homegrown.training.stopping import Stop
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +159,7 @@ ALONE = {
     "kind": "cpu",
     "device": torch.device("cpu"),
     "leads": True,
-    "share": lambda module: module,
+    "writers": None,
     "sum": lambda values: values,
     "agree": lambda value: value,
 }
@@ -195,19 +197,20 @@ def train(corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(NextToken, "forward", forward)
         step = trainer._step
 
-        def watched(objective: Any, windows: Tensor, *others: Any) -> None:
+        def watched(*arguments: Any) -> None:
             if trainer.state.step + 1 == stop_at and trainer.spikes.rollbacks:
+                trainer.checkpoints.settle(trainer.state)
                 raise Stopped
             before = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
-            step(objective, windows, *others)
+            step(*arguments)
             same = all(torch.equal(tensor, before[key]) for key, tensor in trainer.model.state_dict().items())
             row = trainer.state.metrics[-1]
             assert same == (row.skipped or not math.isfinite(row.gradient_norm))
 
         monkeypatch.setattr(trainer, "_step", watched)
         report = Report(tmp_path / name / "progress.jsonl")
-        trainer.resumed_from = trainer.resume(report)
-        trainer.run(report)
+        trainer.resumed_from = trainer.start(report)
+        trainer.run(report, Stop())
         return trainer
 
     return run
