@@ -1,4 +1,4 @@
-"""Two workers, whether they hold copies of the model or parts of it, train as one does, and take over from each other."""
+"""Two workers, with copies of the model or parts of it, train as one does, and take over from each other."""
 
 import json
 from pathlib import Path
@@ -76,7 +76,9 @@ def test_sharded_models_are_written_in_parts_and_sampled_as_a_whole(outs: Path) 
     embedding = "model.embed_tokens.weight"
     parts = [load_file(checkpoint / f"part-{part}-of-2.safetensors") for part in (1, 2)]
     assert [part[embedding].shape for part in parts] == [(256, 64), (256, 64)]
-    samples = [pq.read_table(outs / run / "checkpoints" / checkpoint.name / "samples.parquet") for run in ("fsdp", "one")]
+    samples = [
+        pq.read_table(outs / run / "checkpoints" / checkpoint.name / "samples.parquet") for run in ("fsdp", "one")
+    ]
     assert samples[0].num_rows == 4
     assert samples[0].select(["step", "prompt"]).equals(samples[1].select(["step", "prompt"]))
 
