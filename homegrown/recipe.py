@@ -295,6 +295,9 @@ class TrainingSettings(Settings):
     )
     learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
     matrix_learning_rate: float = Field(default=0.02, gt=0, description="Peak learning rate of Muon.")
+    orthogonalization_steps: Positive = Field(
+        default=5, description="Newton-Schulz steps of Muon; 3 nearly halve its cost, which small batches feel."
+    )
     final_learning_rate_share: Share = Field(default=0.1, description="Share of the peak left at the last step.")
     schedule: Literal["wsd", "cosine", "linear"] = Field(
         default="cosine", description="wsd: warm up, stay at the peak, then fall in a line."
@@ -313,6 +316,9 @@ class TrainingSettings(Settings):
         default=False,
         description="Compute each block again in the backward pass instead of keeping what it computed: a third more "
         "work for a fraction of the memory (Chen et al. 2016).",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile; auto: where the run is long enough to gain what compiling costs."
     )
     validate_every: Positive = Field(description="Steps between validations.")
     validation_tokens: Positive = Field(description="Most tokens of the validation split to use each time.")

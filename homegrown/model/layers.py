@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from homegrown.model import by_hand
 from homegrown.model.cache import KVCache, Span
 from homegrown.model.config import ModelConfig
 
@@ -24,6 +25,8 @@ def rotary_table(head_size: int, context: int, theta: float) -> Tensor:
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Turn queries or keys [..., tokens, head_size] by their positions' angles [..., tokens, head_size]."""
+    if by_hand.serves(x):
+        return by_hand.rotate(x, cosines, sines)
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-second, first), dim=-1) * sines
 
@@ -40,12 +43,17 @@ def sinusoidal_table(hidden: int, context: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Pass:
-    """What every layer of one forward pass shares: rotary angles, and the cache with its span while decoding."""
+    """What every layer of one forward pass shares.
+
+    Rotary angles; the cache with its span while decoding; a mask that is added to the scores where attention is to be
+    computed by hand.
+    """
 
     cosines: Tensor | None = None
     sines: Tensor | None = None
     cache: KVCache | None = None
     span: Span | None = None
+    mask: Tensor | None = None
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -60,6 +68,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
+        if by_hand.serves(x):
+            return by_hand.rms_norm(x, self.weight, self.eps or 0.0)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -95,15 +105,19 @@ class Attention(nn.Module):
         if now.cosines is not None and now.sines is not None:
             queries = rotate(queries, now.cosines, now.sines)
             keys = rotate(keys, now.cosines, now.sines)
+        output: Tensor = self.o_proj(self._mix(queries, keys, values, now).transpose(1, 2).flatten(2))
+        return output
+
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, now: Pass) -> Tensor:
+        if now.mask is not None:
+            return by_hand.causal_attention(queries, keys, values, now.mask)
         mask, causal = None, True
         if now.cache is not None and now.span is not None:
             keys, values = now.cache.write(self.layer, now.span, keys, values)
             mask, causal = now.span.mask, now.span.causal
-        mixed = F.scaled_dot_product_attention(
+        return F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
         )
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
-        return output
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.head_size)

@@ -43,20 +43,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learning else None
             bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learning and bias is not None else None
             total = torch.zeros((), device=hidden.device)
+            # One buffer for all chunks: fresh pages of this size cost more than what is computed in them.
+            kept = torch.empty(min(rows, len(targets)), len(weight), device=hidden.device)
             for start in range(0, len(targets), rows):
                 part, expected = inputs[start : start + rows], targets[start : start + rows, None]
-                logits = (part @ matrix.T).float()
+                logits = torch.mm(part, matrix.T)
+                chances = kept[: len(part)].copy_(logits)
                 if bias is not None:
-                    logits += bias
-                normaliser = logits.logsumexp(1, keepdim=True)
-                total += (normaliser - logits.gather(1, expected)).sum()
+                    chances += bias
+                highest, chosen = chances.amax(1, keepdim=True), chances.gather(1, expected)
+                torch.softmax(chances, 1, out=chances)
+                # The likeliest token's chance is exp(highest - normaliser).
+                normaliser = highest - chances.amax(1, keepdim=True).log()
+                total += (normaliser - chosen).sum()
                 if hidden_gradient is None or weight_gradient is None:
                     continue
-                gradient = logits.sub_(normaliser).exp_()
-                gradient.scatter_add_(1, expected, gradient.new_full((len(part), 1), -1.0))
+                chances.scatter_add_(1, expected, chances.new_full((len(part), 1), -1.0))
                 if bias_gradient is not None:
-                    bias_gradient += gradient.sum(0)
-                gradient = gradient.to(dtype)
+                    bias_gradient += chances.sum(0)
+                gradient = logits.copy_(chances)
                 torch.mm(gradient, matrix, out=hidden_gradient[start : start + rows])
                 weight_gradient += gradient.T @ part
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)

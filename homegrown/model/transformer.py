@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from homegrown.model import by_hand
 from homegrown.model.cache import KVCache
 from homegrown.model.config import ModelConfig
 from homegrown.model.layers import Block, Pass, compute_dtype, norm, rotary_table, sinusoidal_table
@@ -41,13 +42,15 @@ class Decoder(nn.Module):
         span = None if cache is None else cache.span(new)
         where = slice(new) if span is None else span.positions
         x = self.embed_tokens(tokens)
+        short = cache is None and new <= by_hand.LONGEST and by_hand.serves(x)
+        mask = by_hand.causal_mask(new, compute_dtype(x)) if short else None
         if self.config.family == "modern":
             table = self.positions[:, where].to(compute_dtype(x))
             cosines, sines = table if span is None else table[:, :, None]
-            now = Pass(cosines, sines, cache, span)
+            now = Pass(cosines, sines, cache, span, mask)
         else:
             x = x * math.sqrt(self.config.hidden) + self.positions[where]
-            now = Pass(cache=cache, span=span)
+            now = Pass(cache=cache, span=span, mask=mask)
         x = self.dropout(x)
         for layer in self.layers:
             again = self.checkpointing and torch.is_grad_enabled()

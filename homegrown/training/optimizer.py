@@ -32,7 +32,14 @@ def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
     if settings.optimizer == "muon":
         group = {"params": hidden, "peak_lr": settings.matrix_learning_rate}
         kind = ShardedMuon if isinstance(hidden[0], DTensor) else Muon
-        made.append(kind([group], lr=settings.matrix_learning_rate, weight_decay=settings.weight_decay))
+        made.append(
+            kind(
+                [group],
+                lr=settings.matrix_learning_rate,
+                weight_decay=settings.weight_decay,
+                ns_steps=settings.orthogonalization_steps,
+            )
+        )
     return made
 
 

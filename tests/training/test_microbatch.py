@@ -44,7 +44,7 @@ class Simulated(nn.Module):
 @pytest.mark.parametrize(
     ("memory", "expected"),
     [
-        # KB: 90% of the memory holds weights and gradients (200), AdamW's moments (200), the pass (50) and 30 for each row.
+        # In KB, 90% of it holds weights and gradients (200), AdamW's moments (200), the pass (50) and 30 for each row.
         (1100, 16),
         (1000, 8),
         (10_000, 64),
