@@ -103,11 +103,7 @@ class Trainer:
         self.checkpoints = Checkpoints(
             self.out / CHECKPOINTS, self.settings.keep_checkpoints, report.note, worker.writers, worker.device
         )
-        step = worker.agree(self.checkpoints.newest() if worker.leads else 0)
-        if step:
-            self.state = self.checkpoints.load(step, self.model, self.optimizers)
-            self.scaler.load_state_dict(self.state.scaler)
-        return step
+        return self._restore()
 
     def run(self, report: Report, stop: Stop) -> None:
         """Train until the last step, until validation has stopped improving, or until `stop` is wished in any worker.
@@ -206,7 +202,16 @@ class Trainer:
                 f"The training loss is {mean} at step {self.state.step}; lower training.learning_rate "
                 f"({self.settings.learning_rate}) or raise training.warmup_steps."
             )
-        return Update(mean, norm, stops > 0)
+        return Update(mean, float(norm), stops > 0)
+
+    def _restore(self) -> int:
+        """Go back to the newest intact checkpoint, all workers together, and return its step; 0 if there is none."""
+        self.checkpoints.settle(self.state)
+        step = self.worker.agree(self.checkpoints.newest() if self.worker.leads else 0)
+        if step:
+            self.state = self.checkpoints.load(step, self.model, self.optimizers)
+            self.scaler.load_state_dict(self.state.scaler)
+        return step
 
     def _compare(self, validation: Validation) -> bool:
         """Say whether the weights are the best so far, and remember it."""
