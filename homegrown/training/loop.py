@@ -252,7 +252,8 @@ class Trainer:
         return True
 
     def _restore(self) -> int:
-        """Go back to the newest intact checkpoint and return its step, 0 if there is none."""
+        """Go back to the newest intact checkpoint, all workers together, and return its step; 0 if there is none."""
+        self.checkpoints.settle(self.state)
         step = self.worker.agree(self.checkpoints.newest() if self.worker.leads else 0)
         if step:
             self.state = self.checkpoints.load(step, self.model, self.optimizers)
@@ -266,7 +267,6 @@ class Trainer:
             UserError: there is none, or this has been done too often.
         """
         here, seconds = self.state.step, self.state.seconds
-        self.checkpoints.settle(self.state)
         if self.worker.leads and self.spikes.fruitless:
             self.checkpoints.drop(self.checkpoints.newest())
         step = self._restore()

@@ -54,10 +54,10 @@ def accumulating(objective: nn.Module, last: bool) -> AbstractContextManager[Non
     return nullcontext()
 
 
-def clip_gradients(model: nn.Module, norm: float) -> float:
-    """Scale all gradients so that their common norm is at most `norm`, and return what it was."""
+def clip_gradients(model: nn.Module, norm: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most `norm`, and return what it was, a scalar."""
     before = nn.utils.clip_grad_norm_(model.parameters(), norm)
-    return float(before.full_tensor() if isinstance(before, DTensor) else before)
+    return before.full_tensor() if isinstance(before, DTensor) else before
 
 
 def held(tensor: Tensor) -> Tensor:
