@@ -13,6 +13,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+Parallel = Literal["ddp", "fsdp"]
 
 
 class Settings(BaseModel):
@@ -284,12 +285,19 @@ class TrainingSettings(Settings):
 
     max_steps: Positive = Field(description="Optimizer steps.")
     batch_size: Positive = Field(description="Sequences in one optimizer step, over all workers and accumulation.")
-    micro_batch_size: Positive = Field(description="Sequences in one forward pass of one worker; memory bounds it.")
+    micro_batch_size: Positive | Literal["auto"] = Field(
+        default="auto",
+        description="Sequences in one forward pass of one worker; auto: as many as memory holds, measured on a GPU, or "
+        "on a CPU as many as it computes fastest.",
+    )
     optimizer: Literal["muon", "adamw"] = Field(
         default="muon", description="muon: for the hidden matrices, with AdamW for the rest; adamw: for everything."
     )
     learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
     matrix_learning_rate: float = Field(default=0.02, gt=0, description="Peak learning rate of Muon.")
+    orthogonalization_steps: Positive = Field(
+        default=5, description="Newton-Schulz steps of Muon; 3 nearly halve its cost, which small batches feel."
+    )
     final_learning_rate_share: Share = Field(default=0.1, description="Share of the peak left at the last step.")
     schedule: Literal["wsd", "cosine", "linear"] = Field(
         default="cosine", description="wsd: warm up, stay at the peak, then fall in a line."
@@ -312,19 +320,28 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="auto: bf16 where the device computes in it, fp16 on older GPUs, else fp32."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile; auto: where the run is long enough to gain what compiling costs."
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Compute each block again in the backward pass instead of keeping what it computed: a third more "
+        "work for a fraction of the memory (Chen et al. 2016).",
+    )
     validate_every: Positive = Field(description="Steps between validations.")
     validation_tokens: Positive = Field(description="Most tokens of the validation split to use each time.")
     patience: Positive | None = Field(
         default=None, description="Stop after this many validations without improvement; null: never."
     )
     checkpoint_every: Positive = Field(description="Steps between checkpoints: at most so much work is lost.")
+    keep_checkpoints: Positive = Field(default=2, description="Newest checkpoints to keep, besides the best one.")
     sample_every: Positive = Field(description="Steps between samples.")
     sample_prompts: list[str] = Field(description="Prompts of the samples; an empty one starts a document.")
     sample_tokens: Positive = 64
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.batch_size % self.micro_batch_size:
+        if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size ({self.micro_batch_size})"
             )
@@ -359,6 +376,11 @@ class ComputeSettings(Settings):
     workers: Count = Field(default=0, description="Processes for the shards of a stage; 0: one for each processor.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: Positive = Field(default=1, description="Training processes (one for each GPU).")
+    parallel: Parallel = Field(
+        default="ddp",
+        description="How processes share the training: ddp: each holds the whole model; fsdp: each a part of it, for a "
+        "model that does not fit one GPU.",
+    )
     memory_gb: float = Field(default=2, gt=0, description="Memory that DuckDB may use before it spills to disk.")
 
 

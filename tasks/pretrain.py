@@ -67,5 +67,6 @@ def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack:
             seed=work.seed,
             device=device,
             processes=work.compute.processes,
+            parallel=work.compute.parallel,
             progress=work.progress,
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from homegrown.model import by_hand
 from homegrown.model.cache import KVCache
@@ -22,6 +23,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.checkpointing = False  # compute blocks again in the backward pass, instead of keeping what they computed
         self.embed_tokens = nn.Embedding(config.vocabulary_size, config.hidden)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = norm(config)
@@ -51,7 +53,8 @@ class Decoder(nn.Module):
             now = Pass(cache=cache, span=span, mask=mask)
         x = self.dropout(x)
         for layer in self.layers:
-            x = layer(x, now)
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(layer, x, now, use_reentrant=False) if again else layer(x, now)
         if cache is not None:
             cache.advance([new] * batch if counts is None else counts)
         hidden: Tensor = self.norm(x)

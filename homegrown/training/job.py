@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from homegrown.errors import UserError
 from homegrown.files import replacing
-from homegrown.recipe import ModelSettings, Settings, TrainingSettings
+from homegrown.recipe import ModelSettings, Parallel, Settings, TrainingSettings
 
 JOB = "job.json"
 PARENT_LOCK = "parent.lock"
@@ -34,6 +34,7 @@ class Job(Settings):
     training: TrainingSettings
     seed: int
     device: str
+    parallel: Parallel = "ddp"
     started: float = Field(default_factory=time.time)
     """When training was asked for, in seconds since 1970."""
 

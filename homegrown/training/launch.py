@@ -17,22 +17,26 @@ from homegrown.errors import UserError
 from homegrown.progress import Progress
 from homegrown.training import worker
 from homegrown.training.curve import LiveCurve
-from homegrown.training.job import CURVE, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL
+from homegrown.training.job import CHECKPOINTS, CURVE, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY
 from homegrown.training.journal import read_steps
 from homegrown.training.report import Relay
+from homegrown.training.stopping import GRACE_SECONDS
 
 _RESTARTS = 3
 _POLL_SECONDS = 0.2
+_EXIT_SECONDS = 5.0  # for the agent to see that its workers have gone
 
 
 def launch(job: Path, processes: int, progress: Progress) -> None:
     """Run `processes` workers on this machine until they are done, restarting all if one dies.
 
     The agent runs in a thread: it then leaves this process's signal handlers alone, and `progress` is called in the
-    thread of the caller. When this process dies or gives up, the workers see its lock free and exit.
+    thread of the caller. When this process dies or gives up, the workers see its lock free, finish their step, write a
+    checkpoint and exit. So they do when a signal ends this function by an exception (Prefect's cancelling, Ctrl-C); it
+    then waits for them.
 
     Raises:
-        UserError: the workers refuse the job.
+        UserError: the workers refuse the job, or a signal to one of them stopped it.
         OSError: the disk is full (ENOSPC).
         RuntimeError: a worker failed again and again; names its log.
     """
@@ -42,19 +46,27 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
     relay = Relay(out / PROGRESS)
     curve = LiveCurve(out / CURVE, partial(read_steps, out))
     agent = _Agent(job, processes)
-    with locks.exclusive(out / PARENT_LOCK):
-        agent.start()
-        while agent.is_alive():
-            agent.join(_POLL_SECONDS)
-            for done, total, metrics in relay.new():
-                progress(done, total, **metrics)
-            curve.draw()
+    try:
+        with locks.exclusive(out / PARENT_LOCK):
+            agent.start()
+            # A worker that refuses leaves others waiting for it, which end when the lock is free.
+            while agent.is_alive() and not (out / REFUSAL).exists():
+                agent.join(_POLL_SECONDS)
+                for done, total, metrics in relay.new():
+                    progress(done, total, **metrics)
+                curve.draw()
+    finally:
+        agent.join(GRACE_SECONDS + _EXIT_SECONDS)
     if (out / REFUSAL).exists():
         raise UserError((out / REFUSAL).read_text())
     if (out / DISK_FULL).exists():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     if agent.error is not None:
         raise RuntimeError(f"training failed; {_last_log(out / LOGS)} says why") from agent.error
+    if not (out / SUMMARY).exists():
+        kept = max((out / CHECKPOINTS).glob("step-*"), default=None)
+        where = f"after step {int(kept.name.removeprefix('step-'))}" if kept else "before its first checkpoint"
+        raise UserError(f"Training was stopped by a signal {where}; run it again, and it goes on from there.")
 
 
 class _Agent(threading.Thread):

@@ -4,26 +4,28 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from homegrown.errors import UserError
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import TrainingSettings
 from homegrown.seeds import derive
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.tokenizer import load, token_bytes
+from homegrown.training import microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
+from homegrown.training.compilation import compile_blocks, compiles
 from homegrown.training.job import CHECKPOINTS, Job
 from homegrown.training.journal import Journal
 from homegrown.training.metrics import StepMetrics
+from homegrown.training.objective import accumulating, clip_gradients, whole
+from homegrown.training.objective import share as share_model
 from homegrown.training.optimizer import optimizers, set_rates
 from homegrown.training.peak import matmul_peak
 from homegrown.training.precision import choose_precision
@@ -31,21 +33,10 @@ from homegrown.training.report import Report
 from homegrown.training.samples import Sampler
 from homegrown.training.schedule import share
 from homegrown.training.spikes import SpikeRule
+from homegrown.training.stopping import Stop
 from homegrown.training.validation import Validation, Validator
 from homegrown.training.watch import Watch, peak_memory
 from homegrown.training.workers import Worker
-
-
-class NextToken(nn.Module):
-    """The objective as a module, which is what gradient averaging over workers wraps."""
-
-    def __init__(self, model: Transformer):
-        super().__init__()
-        self.model = model
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Return the summed loss in nats of predicting each token of int64 `windows` [rows, context + 1]."""
-        return self.model.loss(windows[:, :-1], windows[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -55,6 +46,7 @@ class Update:
     loss: float
     gradient_norm: float
     skipped: bool
+    stop: bool  # a worker was told to end
 
 
 class Trainer:
@@ -87,42 +79,68 @@ class Trainer:
             worker,
             self.precision,
         )
-        self.micro_batches = _share_of_batch(self.settings, worker.count)
+        microbatch.check(self.settings, worker.count)
         self.batch_tokens = self.settings.batch_size * self.config.context
+        self.tokens = self.settings.max_steps * self.batch_tokens
         self.sampler = Sampler(
             self.tokenizer, self.settings, self.config.context, self.precision, derive(job.seed, "samples")
         )
         torch.manual_seed(derive(job.seed, "initialisation"))
         self.model = Transformer(self.config)
         self.model.initialise()
+        self.model.model.checkpointing = self.settings.activation_checkpointing
         self.model.to(worker.device)
-        self.optimizers = optimizers(self.model, self.settings)
+        if compiles(self.settings.compile, worker.kind, self.config.flops_per_token(), self.tokens):
+            compile_blocks(self.model)
+        self.parallel = job.parallel
         self.scaler = self.precision.scaler()
-        self.checkpoints = Checkpoints(out / CHECKPOINTS)
         self.spikes = SpikeRule(self.settings)
         self.state = TrainingState()
+        self.stopped = False
 
-    def resume(self, report: Report) -> int:
-        """Go back to the newest intact checkpoint and return its step, 0 for a fresh start."""
-        step = self._restore(report)
+    def start(self, report: Report) -> int:
+        """Share the model with the other workers, who all call this, and go back to the newest intact checkpoint.
+
+        Returns:
+            The checkpoint's step, 0 for a fresh start.
+        """
+        worker = self.worker
+        self.objective = share_model(self.model, worker, self.parallel)
+        self.optimizers = optimizers(self.model, self.settings)
+        with self._memory_errors(), self.precision.autocast():
+            self.micro_batch_size = microbatch.choose(
+                self.settings, self.config.context, worker, self.objective, self.optimizers
+            )
+        self.checkpoints = Checkpoints(
+            self.out / CHECKPOINTS, self.settings.keep_checkpoints, report.note, worker.writers, worker.device
+        )
+        step = self._restore()
         if step:
             self.spikes.load(self.state.spikes)
         return step
 
-    def run(self, report: Report) -> None:
-        """Train until the last step or until validation has stopped improving.
+    def run(self, report: Report, stop: Stop) -> None:
+        """Train until the last step, until validation has stopped improving, or until `stop` is wished in any worker.
+
+        Whichever it is, a checkpoint of the last step taken is on disk at the end.
 
         Raises:
-            UserError: loss or gradients are no numbers, or far too high, again and again.
+            UserError: loss or gradients are no numbers, or far too high, again and again; the GPU's memory is full.
+            OSError: the disk was too full for the last checkpoint of a finished training (ENOSPC).
         """
-        objective = self.worker.share(NextToken(self.model))
+        for _ in self.steps(report, stop):
+            pass
+        self.checkpoints.settle(self.state, required=self.finished)
+
+    def steps(self, report: Report, stop: Stop) -> Iterator[None]:
+        """Do what `run` does but for its end, one step for each value."""
         self.model.train()
         self.watch = self._watch()
-        with ThreadPoolExecutor(1) as loader:
-            self._go_on(objective, loader, report)
-            while self.spikes.must_roll_back:
+        with ThreadPoolExecutor(1) as loader, self._memory_errors():
+            yield from self._go_on(loader, report, stop)
+            while self.spikes.must_roll_back and not self.stopped:
                 self._roll_back(report)
-                self._go_on(objective, loader, report)
+                yield from self._go_on(loader, report, stop)
 
     @property
     def finished(self) -> bool:
@@ -131,33 +149,36 @@ class Trainer:
         impatient = patience is not None and self.state.validations_since_best >= patience
         return impatient or self.state.step >= self.settings.max_steps
 
-    def _go_on(self, objective: nn.Module, loader: ThreadPoolExecutor, report: Report) -> None:
-        """Train until there is nothing left to train, or training must go back."""
+    def _go_on(self, loader: ThreadPoolExecutor, report: Report, stop: Stop) -> Iterator[None]:
+        """Train until there is nothing left to train, a worker wishes to stop, or training must go back."""
         journal = Journal(self.out, self.state.metrics, self.state.samples) if self.worker.leads else None
         batches = self._batches(loader)
-        while not self.finished and not self.spikes.must_roll_back:
-            self._step(objective, next(batches), report, journal)
+        while not (self.finished or self.stopped or self.spikes.must_roll_back):
+            self._step(next(batches), report, stop, journal)
+            yield
         if journal:
             journal.close()
 
-    def _step(self, objective: nn.Module, windows: Tensor, report: Report, journal: Journal | None) -> None:
+    def _step(self, windows: Tensor, report: Report, stop: Stop, journal: Journal | None) -> None:
+        """Take one step, with all that is due after it."""
         settings, state, watch, began = self.settings, self.state, self.watch, time.perf_counter()
         state.step += 1
         rate_share = share(state.step, settings)
         set_rates(self.optimizers, rate_share)
         with watch.timing("update"):
-            update = self._update(objective, windows)
+            update = self._update(windows, stop)
+        self.stopped = update.stop
         if state.seconds_to_first_step is None:
             state.seconds_to_first_step = time.time() - self.started
-        validation = None
+        validation, improved = None, False
         if state.step % settings.validate_every == 0 or state.step == settings.max_steps:
-            with watch.timing("validation"):
-                validation = self.validator(self.model)
-                self._compare(validation)
+            with watch.timing("validation"), whole(self.objective):
+                validation = self.validator(self.model, self.micro_batch_size)
+            improved = self.spikes.calm and self._compare(validation)
         samples = []
-        if self.worker.leads and (self.finished or state.step % settings.sample_every == 0):
-            with watch.timing("samples"):
-                samples = self.sampler(self.model, state.step)
+        if self.finished or state.step % settings.sample_every == 0:
+            with watch.timing("samples"), whole(self.objective):
+                samples = self.sampler(self.model, state.step) if self.worker.leads else []
         state.seconds += time.perf_counter() - began
         row = StepMetrics(
             step=state.step,
@@ -175,38 +196,37 @@ class Trainer:
         )
         state.metrics.append(row)
         state.samples += samples
-        if not journal:
-            return
         # While updates are skipped, the weights may be what training has to go back from.
         due = self.spikes.calm and state.step % settings.checkpoint_every == 0
-        if due or (self.finished and not self.spikes.must_roll_back):
+        if improved or due or self.stopped or (self.finished and not self.spikes.must_roll_back):
             with watch.timing("checkpoint"):
                 state.scaler, state.spikes = self.scaler.state_dict(), self.spikes.state()
                 self.checkpoints.save(self.model, self.optimizers, state)
-        journal.add(row, samples)
-        news = watch.news(state.metrics, self.spikes)
-        report.step(state.step, settings.max_steps, validation is not None, **news)
+        if journal:
+            journal.add(row, samples)
+            news = watch.news(state.metrics, self.spikes)
+            report.step(state.step, settings.max_steps, validation is not None, **news)
 
-    def _update(self, objective: nn.Module, windows: Tensor) -> Update:
+    def _update(self, windows: Tensor, stop: Stop) -> Update:
         """Take one optimizer step on this worker's `windows` of the batch, all workers together."""
         nats = torch.zeros((), dtype=torch.float64, device=self.worker.device)
-        for place, rows in enumerate(windows.chunk(self.micro_batches)):
+        micro_batches = torch.split(windows, self.micro_batch_size)
+        for place, rows in enumerate(micro_batches):
             # Dropout depends on the micro-batch's place in the whole batch: the same however many workers share it.
-            micro_batch = self.worker.rank * self.micro_batches + place
+            micro_batch = self.worker.rank * len(micro_batches) + place
             torch.manual_seed(derive(self.seed, "dropout", self.state.step, micro_batch))
-            last = place == self.micro_batches - 1
-            with nullcontext() if last or not isinstance(objective, DistributedDataParallel) else objective.no_sync():
+            with accumulating(self.objective, last=place == len(micro_batches) - 1):
                 with self.precision.autocast():
-                    loss = objective(rows)
+                    loss = self.objective(rows)
                 # Gradients are averaged over workers; the loss is a mean over the whole batch.
                 self.scaler.scale(loss * (self.worker.count / self.batch_tokens)).backward()
             nats += loss.detach()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        # Summed together, so that all workers see the same bits and take the same decision.
-        measured = self.worker.sum(torch.stack([nats, norm.double() / self.worker.count]))
-        update = self._judge(*measured.tolist())
+        norm = clip_gradients(self.model, self.settings.clip_norm)
+        # Summed together, so that all workers see the same bits and take the same decisions.
+        mine = torch.tensor([norm / self.worker.count, stop.wished], dtype=torch.float64, device=self.worker.device)
+        update = self._judge(*self.worker.sum(torch.cat([nats[None], mine])).tolist())
         for optimizer in self.optimizers:
             if not update.skipped:
                 self.scaler.step(optimizer)
@@ -214,26 +234,26 @@ class Trainer:
         self.scaler.update()
         return update
 
-    def _judge(self, nats: float, gradient_norm: float) -> Update:
+    def _judge(self, nats: float, gradient_norm: float, stops: float) -> Update:
         loss = nats / self.batch_tokens
         # The scaler looks for its scale by overflowing, leaves such updates out by itself, and halves the scale.
         overflow = self.scaler.is_enabled() and math.isfinite(loss) and not math.isfinite(gradient_norm)
         searching = overflow and self.scaler.get_scale() > 1
-        return Update(loss, gradient_norm, skipped=not searching and not self.spikes.admits(loss, gradient_norm))
+        skipped = not searching and not self.spikes.admits(loss, gradient_norm)
+        return Update(loss, gradient_norm, skipped, stop=stops > 0)
 
-    def _compare(self, validation: Validation) -> None:
-        """Remember the weights if they are the best so far."""
+    def _compare(self, validation: Validation) -> bool:
+        """Say whether the weights are the best so far, and remember it."""
         state = self.state
         if state.best_loss is not None and validation.loss >= state.best_loss:
             state.validations_since_best += 1
-            return
+            return False
         state.best_loss, state.best_step, state.validations_since_best = validation.loss, state.step, 0
-        if self.worker.leads:
-            self.checkpoints.save_best(self.model, state.step)
+        return True
 
-    def _restore(self, report: Report) -> int:
-        found = self.checkpoints.newest(report.note) if self.worker.leads else 0
-        step = self.worker.agree(found)
+    def _restore(self) -> int:
+        """Go back to the newest intact checkpoint and return its step, 0 if there is none."""
+        step = self.worker.agree(self.checkpoints.newest() if self.worker.leads else 0)
         if step:
             self.state = self.checkpoints.load(step, self.model, self.optimizers)
             self.scaler.load_state_dict(self.state.scaler)
@@ -246,9 +266,10 @@ class Trainer:
             UserError: there is none, or this has been done too often.
         """
         here, seconds = self.state.step, self.state.seconds
+        self.checkpoints.settle(self.state)
         if self.worker.leads and self.spikes.fruitless:
-            self.checkpoints.drop(self.checkpoints.newest(report.note))
-        step = self._restore(report)
+            self.checkpoints.drop(self.checkpoints.newest())
+        step = self._restore()
         self.spikes.roll_back(here, step, self.state.spikes)
         self.state.seconds = seconds
         if self.worker.leads:
@@ -259,9 +280,20 @@ class Trainer:
         peaks = self.worker.sum(torch.tensor(peak, dtype=torch.float64, device=self.worker.device))
         return Watch(self.settings, self.batch_tokens, self.config.flops_per_token(), float(peaks))
 
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """Turn a GPU's lack of memory into a sentence."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"The GPU's memory is full after step {self.state.step}; lower training.micro_batch_size, set "
+                "training.activation_checkpointing, or share the model with compute.parallel 'fsdp' on several GPUs."
+            ) from error
+
     def _batches(self, loader: ThreadPoolExecutor) -> Iterator[Tensor]:
         """Yield this worker's int64 [rows, context + 1] of each step's batch, the next one loaded meanwhile."""
-        rows = self.micro_batches * self.settings.micro_batch_size
+        rows = self.settings.batch_size // self.worker.count
         mine = slice(self.worker.rank * rows, (self.worker.rank + 1) * rows)
 
         def read(number: int) -> Tensor:
@@ -274,13 +306,3 @@ class Trainer:
             windows = coming.result()
             coming = loader.submit(read, number)
             yield windows.to(self.worker.device, non_blocking=True)
-
-
-def _share_of_batch(settings: TrainingSettings, workers: int) -> int:
-    micro_batches = settings.batch_size // settings.micro_batch_size
-    if micro_batches % workers:
-        raise UserError(
-            f"compute.processes ({workers}) must divide training.batch_size / training.micro_batch_size "
-            f"({micro_batches}); change one of the three."
-        )
-    return micro_batches // workers

@@ -1,13 +1,15 @@
 """The optimizers of a run, and their state as named tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Muon, Optimizer
 
 from homegrown.recipe import TrainingSettings
+from homegrown.training.muon import ShardedMuon
 
 
 def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
@@ -29,7 +31,15 @@ def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
     ]
     if settings.optimizer == "muon":
         group = {"params": hidden, "peak_lr": settings.matrix_learning_rate}
-        made.append(Muon([group], lr=settings.matrix_learning_rate, weight_decay=settings.weight_decay))
+        kind = ShardedMuon if isinstance(hidden[0], DTensor) else Muon
+        made.append(
+            kind(
+                [group],
+                lr=settings.matrix_learning_rate,
+                weight_decay=settings.weight_decay,
+                ns_steps=settings.orthogonalization_steps,
+            )
+        )
     return made
 
 
@@ -41,17 +51,20 @@ def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
 
 
 def state_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """Return the optimizers' state as `<parameter>/<moment>` tensors on the CPU."""
+    """Return the optimizers' own tensors, not copies, as `<parameter>/<moment>`."""
     return {
-        f"{name}/{key}": tensor.detach().cpu().contiguous()
+        f"{name}/{moment}": tensor
         for name, parameter in model.named_parameters()
         for optimizer in optimizers
-        for key, tensor in optimizer.state.get(parameter, {}).items()
+        for moment, tensor in optimizer.state.get(parameter, {}).items()
     }
 
 
-def restore_state(model: nn.Module, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Put back what `state_tensors` returned."""
+def make_state(model: nn.Module, optimizers: Sequence[Optimizer], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Make the tensors that `state_tensors` has after a step: zeros in the given shapes, each of a whole tensor.
+
+    They are sharded as their parameters are; names that are none of theirs are passed over.
+    """
     parameters = dict(model.named_parameters())
     owners: dict[Any, Optimizer] = {
         parameter: optimizer
@@ -59,10 +72,13 @@ def restore_state(model: nn.Module, optimizers: Sequence[Optimizer], tensors: di
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    for path, tensor in tensors.items():
-        name, key = path.rsplit("/", 1)
-        parameter = parameters[name]
-        owners[parameter].state[parameter][key] = tensor.to(parameter.device, torch.float32)
+    for path, shape in shapes.items():
+        name, _, moment = path.rpartition("/")
+        if name in parameters:
+            parameter = parameters[name]
+            alike = tuple(parameter.shape) == tuple(shape)
+            tensor = torch.zeros_like(parameter) if alike else torch.zeros(tuple(shape), device=parameter.device)
+            owners[parameter].state[parameter][moment] = tensor.detach()
 
 
 def _kinds(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:

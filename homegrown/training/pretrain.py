@@ -6,7 +6,7 @@ from pathlib import Path
 
 from homegrown.outcome import Outcome
 from homegrown.progress import Progress, silent
-from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.recipe import ModelSettings, Parallel, TrainingSettings
 from homegrown.tokens.loader import TokenSplit
 from homegrown.training.job import (
     CHECKPOINTS,
@@ -31,6 +31,7 @@ def pretrain(
     seed: int,
     device: str,
     processes: int,
+    parallel: Parallel = "ddp",
     progress: Progress = silent,
 ) -> Outcome:
     """Train a model from the folders of packed tokens and of their tokenizer, with `processes` workers.
@@ -56,6 +57,7 @@ def pretrain(
             training=settings,
             seed=seed,
             device=device,
+            parallel=parallel,
         )
         launch(job.write(out.resolve()), processes, progress)
     summary = json.loads((out / SUMMARY).read_bytes())

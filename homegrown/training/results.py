@@ -24,17 +24,13 @@ def finish(trainer: Trainer, job: Job, out: Path, resumed_from: int) -> None:
     """
     state = trainer.state
     last = state.metrics[-1]
-    if state.best_step not in (0, state.step):
-        model = weights.load(trainer.checkpoints.best(state.best_step))
-    else:
-        model = trainer.model
-    weights.save(model, out / "model")
+    kept = next(row for row in state.metrics if row.step == (state.best_step or state.step))
+    weights.save(trainer.checkpoints.model(kept.step, trainer.config), out / "model")
     with replacing(out / "model" / TOKENIZER_FILE) as temporary:
         temporary.write_bytes((job.tokenizer / TOKENIZER_FILE).read_bytes())
     write_parquet(out / METRICS, metrics_table(state.metrics))
     write_parquet(out / SAMPLES, samples_table(state.samples))
     draw_curve(out / CURVE, state.metrics)
-    kept = next(row for row in state.metrics if row.step == (state.best_step or state.step))
     summary: dict[str, Metric] = {
         "parameters": trainer.config.parameter_count(),
         "steps": state.step,

@@ -52,17 +52,17 @@ class Validator:
         wanted = min(windows, math.ceil(settings.validation_tokens / context))
         chosen = np.linspace(0, windows - 1, wanted).round().astype(np.int64)
         self._indices = chosen[worker.rank :: worker.count]
-        self._split, self._context, self._rows = split, context, settings.micro_batch_size
+        self._split, self._context = split, context
         self._token_bytes, self._worker, self._precision = token_bytes, worker, precision
 
     @torch.no_grad()
-    def __call__(self, model: Transformer) -> Validation:
-        """Return the model's loss; all workers must call together and get the same."""
+    def __call__(self, model: Transformer, rows: int) -> Validation:
+        """Return the model's loss, `rows` windows at a time; all workers must call together and get the same."""
         model.eval()
         nats = torch.zeros((), dtype=torch.float64, device=self._worker.device)
         tokens = text_bytes = 0
-        for start in range(0, len(self._indices), self._rows):
-            windows = self._split.read(self._indices[start : start + self._rows], self._context)
+        for start in range(0, len(self._indices), rows):
+            windows = self._split.read(self._indices[start : start + rows], self._context)
             batch = torch.from_numpy(windows).to(self._worker.device)
             with self._precision.autocast():
                 nats += model.loss(batch[:, :-1], batch[:, 1:])

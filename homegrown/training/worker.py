@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 from pathlib import Path
 
 from homegrown import locks
@@ -10,6 +9,7 @@ from homegrown.errors import UserError, is_disk_full
 from homegrown.files import replacing
 from homegrown.parallel import spin_less
 from homegrown.training.job import DISK_FULL, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY, WORKER_LOCK, Job
+from homegrown.training.stopping import Stop
 
 
 def main(path: Path) -> None:
@@ -18,10 +18,11 @@ def main(path: Path) -> None:
     It is no failure of the process, so that the launcher does not try again.
     """
     prepare_environment()
-    out = path.parent
-    exit_without_parent(out / PARENT_LOCK)
+    out, stop = path.parent, Stop()
+    stop.on_signals()
+    stop.without_parent(out / PARENT_LOCK)
     try:
-        train(Job.read(path), out)
+        train(Job.read(path), out, stop)
     except UserError as error:
         with replacing(out / REFUSAL) as temporary:
             temporary.write_text(str(error))
@@ -39,22 +40,11 @@ def prepare_environment() -> None:
     spin_less()
 
 
-def exit_without_parent(lock: Path) -> None:
-    """End this process as soon as the lock that the launching process holds is free.
+def train(job: Job, out: Path, stop: Stop) -> None:
+    """Train, and write the results to `out`; the leading worker waits until no other run works there.
 
-    So it is when that process is killed, and when it gives up this run. The exit code is that of success, because
-    there is nothing to try again.
+    Without results it returns when `stop` was wished before the end; the checkpoints are then in `out`.
     """
-
-    def wait() -> None:
-        locks.acquire(lock)
-        os._exit(0)
-
-    threading.Thread(target=wait, name="exit-without-parent", daemon=True).start()
-
-
-def train(job: Job, out: Path) -> None:
-    """Train, and write the results to `out`; the leading worker waits until no other run works there."""
     from homegrown.training.loop import Trainer
     from homegrown.training.report import Report
     from homegrown.training.results import finish
@@ -68,10 +58,10 @@ def train(job: Job, out: Path) -> None:
     trainer = Trainer(job, out, worker)
     report = Report(out / PROGRESS)
     worker.join()
-    resumed_from = trainer.resume(report)
-    trainer.run(report)
+    resumed_from = trainer.start(report)
+    trainer.run(report, stop)
     worker.leave()
-    if worker.leads:
+    if worker.leads and trainer.finished:
         finish(trainer, job, out, resumed_from)
 
 

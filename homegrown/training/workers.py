@@ -5,15 +5,20 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from homegrown.devices import gpu_names, resolve
 from homegrown.parallel import cpu_count
 
 
 class Worker:
-    """This process's place, as the elastic launcher's environment says, its device, and sums over all workers."""
+    """This process's place, as the elastic launcher's environment says, its device, and sums over all workers.
+
+    `writers` are all workers, met on the CPU apart from training: to write checkpoints while it goes on.
+    """
+
+    writers: ProcessGroup
 
     def __init__(self, device: str):
         """Choose the device and its settings.
@@ -42,23 +47,23 @@ class Worker:
 
     def join(self) -> None:
         """Meet the other workers; returns when all are there."""
-        dist.init_process_group("nccl" if self.kind == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if self.kind == "cuda" else "gloo")
+        self.writers = dist.new_group(backend="gloo")
 
     def leave(self) -> None:
         """Part from the other workers."""
         dist.destroy_process_group()
 
-    def share(self, module: nn.Module) -> nn.Module:
-        """Return `module` such that its gradients are averaged over all workers."""
-        if self.count == 1:
-            return module
-        ids = [self.device.index] if self.kind == "cuda" else None
-        return DistributedDataParallel(module, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
-
     def sum(self, values: Tensor) -> Tensor:
         """Return `values`, which must lie on this worker's device, summed over all workers."""
         dist.all_reduce(values)
         return values
+
+    def least(self, value: int) -> int:
+        """Return the least of all workers' values."""
+        shared = torch.tensor(value, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MIN)
+        return int(shared)
 
     def agree(self, value: int) -> int:
         """Return the leading worker's `value`."""

@@ -1,5 +1,6 @@
 """A tiny corpus, packed by the real stages, and the smallest settings that train on it."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
 
 from homegrown.recipe import ModelSettings, PackSettings, TokenizerSettings, TrainingSettings
 from homegrown.tokens.packing import pack
@@ -35,6 +37,14 @@ def sentences(seed: int, documents: int) -> list[str]:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[None]:
+    """This process as the one worker of a group."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,28 @@
 """Checkpoints: complete, checked, and never more than needed."""
 
+import errno
 import shutil
-from collections.abc import Callable
+import subprocess
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.optim import Optimizer
 
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.training import storage
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.metrics import Sample, StepMetrics
 from homegrown.training.optimizer import optimizers as make_optimizers
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture
@@ -41,9 +50,15 @@ def metrics(step: int) -> StepMetrics:
     return StepMetrics(step, 64 * step, 1 / 3, 1e-3, 0.7, 1e4, 0.4, 5 * 10**8, step == 2, 0.1 * step, *validation)
 
 
-def checkpointed(folder: Path, model: Transformer, optimizers: list[Optimizer], steps: int) -> Checkpoints:
+def opened(folder: Path, keep: int = 2, note: Callable[[str], None] = print) -> Checkpoints:
+    return Checkpoints(folder, keep, note, dist.group.WORLD, torch.device("cpu"))
+
+
+def checkpointed(
+    folder: Path, model: Transformer, optimizers: list[Optimizer], steps: int, keep: int = 2
+) -> Checkpoints:
     """Take `steps` steps with a checkpoint after each; the best validation was at step 2."""
-    checkpoints, state = Checkpoints(folder), TrainingState()
+    checkpoints, state = opened(folder, keep), TrainingState()
     for step in range(1, steps + 1):
         learn(model, optimizers, step)
         state.step, state.seconds = step, 0.1 * step
@@ -51,8 +66,8 @@ def checkpointed(folder: Path, model: Transformer, optimizers: list[Optimizer], 
         state.samples.append(Sample(step, "a", "b\n\u2028"))
         if step == 2:
             state.best_step, state.best_loss = step, 0.1 + 0.2
-            checkpoints.save_best(model, step)
         checkpoints.save(model, optimizers, state)
+    checkpoints.settle(state)
     return checkpoints
 
 
@@ -79,13 +94,61 @@ def test_training_goes_on_bit_for_bit(build, tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_two_checkpoints_and_the_best_weights_are_kept(build, tmp_path: Path) -> None:
-    checkpointed(tmp_path, *build(), 5)
-    assert names(tmp_path) == ["best-00000002", "step-00000004", "step-00000005"]
+@pytest.mark.parametrize(("keep", "newest"), [(1, ["step-00000005"]), (2, ["step-00000004", "step-00000005"])])
+def test_the_newest_and_the_best_are_kept(build, tmp_path: Path, keep: int, newest: list[str]) -> None:
+    checkpointed(tmp_path, *build(), 5, keep)
+    assert names(tmp_path) == ["step-00000002", *newest]
+
+
+def test_what_is_learnt_while_a_checkpoint_is_written_is_not_in_it(build, tmp_path: Path, monkeypatch) -> None:
+    learning = threading.Event()
+    write = storage.save
+
+    def late(*arguments: Any) -> None:
+        assert learning.wait(20)
+        write(*arguments)
+
+    monkeypatch.setattr(storage, "save", late)
+    model, optimizers = build()
+    checkpoints, state = opened(tmp_path), TrainingState(step=1)
+    learn(model, optimizers, 1)
+    state.metrics.append(metrics(1))
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    checkpoints.save(model, optimizers, state)
+    learn(model, optimizers, 2)
+    state.step = 2
+    state.metrics.append(metrics(2))
+    learning.set()
+    checkpoints.settle(state)
+    again, its_optimizers = build()
+    saved = checkpoints.load(1, again, its_optimizers)
+    assert (saved.step, saved.metrics) == (1, [metrics(1)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.named_parameters())
+
+
+def test_the_model_of_a_checkpoint_is_whole(build, tmp_path: Path) -> None:
+    model, optimizers = build()
+    again = checkpointed(tmp_path, model, optimizers, 1).model(1, model.config)
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(build, tmp_path: Path) -> None:
+    """A pickle of protocol 2 or later begins with 0x80, and so does none; nor is one in a zip, as torch.save makes."""
+    checkpointed(tmp_path, *build(), 1)
+    files = sorted((tmp_path / "step-00000001").iterdir())
+    assert [file.name for file in files] == [
+        "digests.json",
+        "metrics.parquet",
+        "part-1-of-1.safetensors",
+        "samples.parquet",
+        "state.json",
+    ]
+    assert not [file for file in files if file.read_bytes()[:1] == b"\x80" or zipfile.is_zipfile(file)]
 
 
 def flip_a_byte(folder: Path) -> None:
-    path = folder / "optimizer.safetensors"
+    path = folder / "part-1-of-1.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -97,7 +160,7 @@ def truncate(folder: Path) -> None:
 
 
 def lose_a_file(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
+    (folder / "part-1-of-1.safetensors").unlink()
 
 
 def lose_the_digests(folder: Path) -> None:
@@ -129,26 +192,66 @@ def garble_the_state(folder: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(build, tmp_path: Path, damage) -> None:
-    checkpoints, notes = checkpointed(tmp_path, *build(), 4), []
+    notes: list[str] = []
+    checkpointed(tmp_path, *build(), 4)
     damage(tmp_path / "step-00000004")
-    assert checkpoints.newest(notes.append) == 3
+    assert opened(tmp_path, note=notes.append).newest() == 3
     assert notes == ["The checkpoint of step 4 is damaged and was passed over."]
 
 
 def test_a_checkpoint_whose_best_weights_are_damaged_is_passed_over(build, tmp_path: Path) -> None:
-    checkpoints, notes = checkpointed(tmp_path, *build(), 2), []
-    (tmp_path / "best-00000002" / "model.safetensors").write_bytes(b"")
-    assert checkpoints.newest(notes.append) == 1  # at step 1 there was no validation yet
-    assert len(notes) == 1
+    notes: list[str] = []
+    checkpointed(tmp_path, *build(), 3, keep=3)
+    (tmp_path / "step-00000002" / "part-1-of-1.safetensors").write_bytes(b"")
+    assert opened(tmp_path, note=notes.append).newest() == 1  # at step 1 there was no validation yet
+    assert notes == [f"The checkpoint of step {step} is damaged and was passed over." for step in (3, 2)]
 
 
 def test_a_half_written_checkpoint_is_cleared_away(build, tmp_path: Path) -> None:
-    checkpoints, notes = checkpointed(tmp_path, *build(), 2), []
+    notes: list[str] = []
+    checkpointed(tmp_path, *build(), 2)
     shutil.copytree(tmp_path / "step-00000002", tmp_path / ".step-00000003.tmp")
-    assert checkpoints.newest(notes.append) == 2
-    assert names(tmp_path) == ["best-00000002", "step-00000001", "step-00000002"]
+    assert opened(tmp_path, note=notes.append).newest() == 2
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
     assert notes == []
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path / "none").newest(print) == 0
+    assert opened(tmp_path / "none").newest() == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk on which one checkpoint of the test's model (0.7 MB) has room, and not two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1100k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_more(build, small_disk: Path) -> None:
+    notes: list[str] = []
+    model, optimizers = build()
+    checkpoints, state = opened(small_disk / "checkpoints", keep=1, note=notes.append), TrainingState()
+    for state.step in (1, 2):
+        learn(model, optimizers, state.step)
+        if state.step == 2:
+            state.best_step, state.best_loss = 2, 1.0
+        checkpoints.save(model, optimizers, state)
+    checkpoints.settle(state)
+    assert notes == ["The disk is full, so the checkpoint of step 2 was not written; that of step 1 is kept."]
+    assert names(small_disk / "checkpoints") == ["step-00000001"]
+    assert (state.best_step, state.best_loss) == (0, None)
+    assert opened(small_disk / "checkpoints").newest() == 1
+    checkpoints.save(model, optimizers, state)
+    with pytest.raises(OSError, match="No space left") as full:
+        checkpoints.settle(state, required=True)
+    assert full.value.errno == errno.ENOSPC
+    shutil.rmtree(small_disk / "checkpoints" / "step-00000001")
+    state.step = 3
+    checkpoints.save(model, optimizers, state)
+    checkpoints.settle(state, required=True)
+    assert opened(small_disk / "checkpoints").newest() == 3

@@ -1,0 +1,225 @@
+"""Training beside its peers: bits per byte against seconds, on the same tokens, the same machine, the same time.
+
+    python -m benchmarks.training [--seconds 120] [--only shakespeare|wikipedia] [--out FOLDER]
+
+Every contestant is a process of its own. They take turns of two seconds, so that whatever else the machine does is
+shared by all; a contestant's clock runs only while it trains. Ours are trained by the engine's own `Trainer`, whose
+steps are counted out beforehand from a few timed ones; the peers' rates follow their clocks. All have about 4.2 million
+parameters (`classic` 5.2), a context of 256 and batches of 4, and are judged on the same held-out text.
+
+Needs ../shared/corpora beside the repository. The whole takes half an hour at 120 seconds; the picture and the table go
+to `--out`, and the last line is one JSON object: each of our figures divided by theirs, the worse of the two corpora.
+"""
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.measuring import CORPORA
+from homegrown.parallel import cpu_count
+from homegrown.recipe import PackSettings, TokenizerSettings
+from homegrown.tokens.packing import pack
+from homegrown.tokens.tokenizer import train_tokenizer
+from homegrown.training.worker import prepare_environment
+
+CONTESTANTS = {
+    "modern": "(a) modern, our defaults",
+    "modern-adamw": "(b) modern, AdamW",
+    "classic": "(c) classic, the guide's settings",
+    "nanogpt-0.0005": "(d) nanoGPT's recipe, 5e-4",
+    "nanogpt-0.001": "(d) nanoGPT's recipe, 1e-3",
+    "nanogpt-0.002": "(d) nanoGPT's recipe, 2e-3",
+    "llama": "(e) LlamaForCausalLM, 1e-3",
+}
+NANOGPT = [name for name in CONTESTANTS if name.startswith("nanogpt")]
+TURN_SECONDS = 2.0
+POINTS = 12
+"""Validations of each contestant, evenly over its time; they do not count as training."""
+
+
+@dataclass
+class Run:
+    """What one contestant did: bits per byte of held-out text by seconds of training, and its speed."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    bits_per_byte: list[float] = field(default_factory=list)
+    tokens_per_second: float = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=120, help="training time of each contestant (default 120)")
+    parser.add_argument("--only", choices=["shakespeare", "wikipedia"], help="one corpus alone")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where picture and table go")
+    arguments = parser.parse_args()
+    if not CORPORA.is_dir():
+        raise SystemExit(f"{CORPORA} is missing; this benchmark needs its texts.")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    prepare_environment()
+    ratios: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for corpus in [arguments.only] if arguments.only else ["shakespeare", "wikipedia"]:
+            prepare(Path(folder) / corpus, *TEXTS[corpus]())
+            runs = compete(Path(folder) / corpus, arguments.seconds)
+            print_table(corpus, runs)
+            draw(arguments.out / f"training-{corpus}.png", corpus, runs)
+            ratios.append(compare(runs))
+            print(f"{corpus}: {json.dumps(ratios[-1])}\n", flush=True)
+    worst = {key: (min if key.startswith("tokens") else max)(one[key] for one in ratios) for key in ratios[0]}
+    print(json.dumps(worst))
+
+
+# --- the text ---------------------------------------------------------------------------------------------------------
+
+
+def shakespeare() -> tuple[list[str], list[str]]:
+    """Return the first nine tenths, and the last tenth held out."""
+    text = (CORPORA / "tinyshakespeare.txt").read_text()
+    cut = text.rindex("\n\n", 0, len(text) * 9 // 10)
+    return [text[:cut]], [text[cut:]]
+
+
+def wikipedia() -> tuple[list[str], list[str]]:
+    """Return 20 MB of articles, and every twentieth held out, up to 1 MB."""
+    train: list[str] = []
+    held_out: list[str] = []
+    room = {"train": 20e6, "held out": 1e6}
+    with gzip.open(CORPORA / "wikipedia-2015.jsonl.gz", "rt") as lines:
+        for number, line in enumerate(lines):
+            text = json.loads(line)["text"]
+            use = "held out" if number % 20 == 0 and room["held out"] > 0 else "train"
+            (held_out if use == "held out" else train).append(text)
+            room[use] -= len(text.encode())
+            if room["train"] <= 0:
+                break
+    return train, held_out
+
+
+TEXTS = {"shakespeare": shakespeare, "wikipedia": wikipedia}
+
+
+def prepare(folder: Path, train: list[str], held_out: list[str]) -> None:
+    """Write tokenizer and token shards of a vocabulary of 4,096, learned from the training text."""
+    for split, texts in {"train": train, "validation": held_out}.items():
+        path = folder / "shards" / split / "part-00000.parquet"
+        path.parent.mkdir(parents=True)
+        rows = {"id": [f"{split}-{row}" for row in range(len(texts))], "text": texts, "source": ["text"] * len(texts)}
+        pq.write_table(pa.table(rows), path)
+    train_tokenizer(folder / "tokenizer", folder / "shards", TokenizerSettings(vocabulary_size=4096, sample_mb=20))
+    with ThreadPoolExecutor(1) as executor:
+        pack(folder / "packed", folder / "shards", folder / "tokenizer", PackSettings(), executor=executor)
+
+
+# --- the contest ------------------------------------------------------------------------------------------------------
+
+
+def compete(data: Path, seconds: float) -> list[Run]:
+    """Train all contestants in turns, each for `seconds` of its own clock."""
+    context = multiprocessing.get_context("spawn")
+    runs: dict[str, Run] = {}
+    lines: dict[str, Connection] = {}
+    for name in CONTESTANTS:
+        ours, its = context.Pipe()
+        context.Process(target=contend, args=(name, data, seconds, its), daemon=True).start()
+        lines[name], runs[name] = ours, Run(name)
+    while lines:
+        for name, line in list(lines.items()):
+            line.send("go")
+            while (said := line.recv()) not in ("paused", "done"):
+                second, bits, speed = said
+                runs[name].seconds.append(second)
+                runs[name].bits_per_byte.append(bits)
+                runs[name].tokens_per_second = speed
+                print(f"{name:16} {second:6.1f} s  {bits:.4f} bits per byte  {speed:7.0f} tokens/s", flush=True)
+            if said == "done":
+                del lines[name]
+    return list(runs.values())
+
+
+def contend(name: str, data: Path, seconds: float, line: Connection) -> None:
+    """Train one contestant, in a process of its own, whenever it is its turn."""
+    import torch
+
+    from benchmarks import training_contestants
+
+    torch.set_num_threads(cpu_count())
+    line.recv()
+    contestant = training_contestants.build(name, data, seconds)
+    clock, turn, next_point = 0.0, 0.0, 1
+    tokens = 0
+    steps = contestant.steps()
+    while True:
+        began = time.perf_counter()
+        learned = next(steps, 0)
+        spent = time.perf_counter() - began
+        tokens, clock, turn = tokens + learned, clock + spent, turn + spent
+        contestant.gone = clock / seconds
+        over = not learned or clock >= seconds
+        if over or clock >= next_point * seconds / POINTS:
+            next_point += 1
+            line.send((clock, contestant.bits_per_byte(), tokens / clock))
+        if over:
+            break
+        if turn >= TURN_SECONDS:
+            turn = 0.0
+            line.send("paused")
+            line.recv()
+    line.send("done")
+    os._exit(0)  # process groups and loader threads have nothing left to say
+
+
+# --- the outcome ------------------------------------------------------------------------------------------------------
+
+
+def compare(runs: list[Run]) -> dict[str, float]:
+    """Return our last figures divided by theirs."""
+    last = {run.name: run.bits_per_byte[-1] for run in runs}
+    speed = {run.name: run.tokens_per_second for run in runs}
+    nanogpt = min(NANOGPT, key=lambda name: last[name])
+    return {
+        "bpb_vs_nanogpt": round(last["modern"] / last[nanogpt], 4),
+        "bpb_vs_guide": round(last["modern"] / last["classic"], 4),
+        "bpb_vs_own_adamw": round(last["modern"] / last["modern-adamw"], 4),
+        "tokens_per_second_vs_nanogpt": round(speed["modern-adamw"] / max(speed[name] for name in NANOGPT), 3),
+        "tokens_per_second_vs_llama": round(speed["modern-adamw"] / speed["llama"], 3),
+    }
+
+
+def print_table(corpus: str, runs: list[Run]) -> None:
+    print(f"\n{corpus:36} {'seconds':>8} {'bits per byte':>14} {'tokens/s':>9}")
+    for run in runs:
+        print(
+            f"{CONTESTANTS[run.name]:36} {run.seconds[-1]:8.1f} {run.bits_per_byte[-1]:14.4f} "
+            f"{run.tokens_per_second:9.0f}"
+        )
+
+
+def draw(path: Path, corpus: str, runs: list[Run]) -> None:
+    """Draw bits per byte against seconds of training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        axes.plot(run.seconds, run.bits_per_byte, marker=".", label=CONTESTANTS[run.name])
+    axes.set(title=f"{corpus}: held-out text", xlabel="seconds of training", ylabel="bits per byte")
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

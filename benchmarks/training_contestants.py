@@ -1,0 +1,193 @@
+"""The contestants of `benchmarks.training`: each takes steps and says its bits per byte of held-out text."""
+
+import math
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.training_peers import CONTEXT, GPT2Style, PlainLoop, llama
+from homegrown.pipelines import load_recipe
+from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.tokens.loader import Batches, TokenSplit
+from homegrown.tokens.tokenizer import load, token_bytes
+from homegrown.training.job import PROGRESS, Job
+from homegrown.training.loop import Trainer
+from homegrown.training.report import Report
+from homegrown.training.stopping import Stop
+from homegrown.training.workers import Worker
+
+SEED = 1
+BATCH = 4
+HELD_OUT_WINDOWS = 134
+MARGIN = 0.97
+"""Our steps are counted out for this share of the time, so that a slower moment does not cut off the rate's descent."""
+
+ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3}
+"""The best of benchmarks/results/sweeps.md."""
+GUIDE = {
+    "optimizer": "adamw",
+    "learning_rate": 5e-5,
+    "schedule": "linear",
+    "final_learning_rate_share": 0.0,
+    "weight_decay": 0.01,
+    "beta2": 0.999,
+    "dropout": 0.1,
+}
+CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}
+
+
+class Contestant(Protocol):
+    """What takes part; `gone` is the share of its time that it has used, which the benchmark keeps up to date."""
+
+    gone: float
+
+    def steps(self) -> Iterator[int]:
+        """Take one training step for each value, the tokens that it learned from."""
+
+    def bits_per_byte(self) -> float:
+        """Return the loss on the held-out windows, the same for all."""
+
+
+def build(name: str, data: Path, seconds: float) -> Contestant:
+    """Return a contestant that is ready to train on the shards in `data` for `seconds`."""
+    torch.manual_seed(SEED)
+    kind, _, rate = name.partition("-")
+    if kind == "nanogpt":
+        gpt2 = GPT2Style()
+        return Peer(data, PlainLoop(gpt2, gpt2, float(rate)))
+    if kind == "llama":
+        model = llama()
+        return Peer(data, PlainLoop(model, lambda tokens: model(tokens, use_cache=False).logits, 1e-3))
+    changes: dict[str, dict[str, Any]] = {"modern": {}, "modern-adamw": ADAMW, "classic": GUIDE}
+    return Ours(data, seconds, CLASSIC if name == "classic" else {}, changes[name])
+
+
+class HeldOut:
+    """The windows of the validation split by which all are judged, taken evenly from all of it."""
+
+    def __init__(self, data: Path):
+        split = TokenSplit(data / "packed", "validation")
+        windows = min(HELD_OUT_WINDOWS, split.windows(CONTEXT))
+        chosen = np.linspace(0, split.windows(CONTEXT) - 1, windows).round().astype(np.int64)
+        self._windows = split.read(chosen, CONTEXT)
+        self._bytes = int(token_bytes(load(data / "tokenizer"))[self._windows[:, 1:]].sum())
+
+    @torch.no_grad()
+    def bits_per_byte(self, model: torch.nn.Module, nats: Callable[[Tensor], Tensor]) -> float:
+        """Return the bits per byte of a model whose summed loss on windows is `nats`."""
+        model.eval()
+        total = math.fsum(float(nats(rows)) for rows in torch.split(torch.from_numpy(self._windows), 8))
+        model.train()
+        return total / math.log(2) / self._bytes
+
+
+class Peer:
+    """A model in the plain loop, on the batches that ours learns from."""
+
+    def __init__(self, data: Path, loop: PlainLoop):
+        self.gone = 0.0
+        self._loop, self._held_out = loop, HeldOut(data)
+        self._batches = Batches(TokenSplit(data / "packed", "train"), CONTEXT, BATCH, SEED)
+
+    def steps(self) -> Iterator[int]:
+        """Train for ever."""
+        step = 0
+        while True:
+            self._loop.step(torch.from_numpy(self._batches.batch(step)), self.gone)
+            step += 1
+            yield BATCH * CONTEXT
+
+    def bits_per_byte(self) -> float:
+        """Judge the model as it is."""
+        return self._held_out.bits_per_byte(self._loop.model, self._loop.nats)
+
+
+class Ours:
+    """The engine's own loop, with the settings of the recipe `tiny` but for `changes`."""
+
+    def __init__(self, data: Path, seconds: float, model: dict[str, Any], changes: dict[str, Any]):
+        self.gone = 0.0
+        self._data, self._held_out = data, HeldOut(data)
+        recipe = load_recipe("tiny")
+        self._model = ModelSettings(**{**recipe.model.model_dump(), **model})
+        self._settings: dict[str, Any] = {
+            **recipe.training.model_dump(),
+            **changes,
+            "batch_size": BATCH,
+            "micro_batch_size": BATCH,
+            "sample_prompts": [],
+        }
+        self._worker = _only_worker()
+        steps = max(20, round(MARGIN * seconds / self._seconds_per_step()))
+        warmup = round(steps * recipe.training.warmup_steps / recipe.training.max_steps)
+        self._folder = Path(tempfile.mkdtemp())
+        self._trainer = self._new_trainer(self._folder, steps, warmup)
+
+    def steps(self) -> Iterator[int]:
+        """Train for the steps that were counted out."""
+        for _ in self._started(self._trainer, self._folder):
+            yield BATCH * CONTEXT
+
+    def bits_per_byte(self) -> float:
+        """Judge the model as it is."""
+
+        def nats(windows: Tensor) -> Tensor:
+            with self._trainer.precision.autocast():
+                return self._trainer.model.loss(windows[:, :-1], windows[:, 1:])
+
+        return self._held_out.bits_per_byte(self._trainer.model, nats)
+
+    def _new_trainer(self, out: Path, steps: int, warmup: int) -> Trainer:
+        settings = TrainingSettings.model_validate(
+            {
+                **self._settings,
+                "max_steps": steps,
+                "warmup_steps": warmup,
+                "validate_every": steps + 1,
+                "checkpoint_every": steps + 1,
+                "sample_every": steps + 1,
+            }
+        )
+        job = Job(
+            packed=self._data / "packed",
+            tokenizer=self._data / "tokenizer",
+            model=self._model,
+            training=settings,
+            seed=SEED,
+            device="cpu",
+        )
+        return Trainer(job, out, self._worker)
+
+    def _started(self, trainer: Trainer, out: Path) -> Iterator[None]:
+        report = Report(out / PROGRESS)
+        trainer.start(report)
+        return trainer.steps(report, Stop())
+
+    def _seconds_per_step(self) -> float:
+        spent = []
+        with tempfile.TemporaryDirectory() as folder:
+            steps = self._started(self._new_trainer(Path(folder), 100, 0), Path(folder))
+            for _ in range(20):
+                began = time.perf_counter()
+                next(steps)
+                spent.append(time.perf_counter() - began)
+        return float(np.median(spent[4:]))
+
+
+def _only_worker() -> Worker:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    worker = Worker("cpu")
+    worker.join()
+    return worker

@@ -1,0 +1,106 @@
+"""Trainers in this process, or in two that train together, each run from where the last one left off."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from homegrown.model import weights
+from homegrown.training.job import Job
+from homegrown.training.loop import Trainer
+from homegrown.training.report import Report
+from homegrown.training.stopping import Stop
+from homegrown.training.workers import Worker
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of training in the folder `out`: until `until` steps are done, with changed settings."""
+
+    out: str
+    until: int = sys.maxsize
+    parallel: str = "ddp"
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+class StopAt(Stop):
+    """A wish to end that comes true when a trainer has taken `until` steps."""
+
+    def __init__(self, trainer: Trainer, until: int):
+        super().__init__()
+        self._trainer, self._until = trainer, until
+
+    @property
+    def wished(self) -> bool:
+        return self._trainer.state.step >= self._until
+
+
+def run(leg: Leg, job: Job, worker: Worker) -> Trainer:
+    """Train a leg, together with all other workers; the leading one leaves the last model in `out`/model."""
+    out = Path(leg.out)
+    out.mkdir(exist_ok=True)
+    changes = {"training": job.training.model_copy(update=leg.changes), "parallel": leg.parallel}
+    trainer = Trainer(job.model_copy(update=changes), out, worker)
+    report = Report(out / "progress.jsonl")
+    trainer.start(report)
+    trainer.run(report, StopAt(trainer, leg.until))
+    if worker.leads:
+        metrics = [asdict(row) for row in trainer.state.metrics]
+        (out / "metrics.json").write_text(json.dumps(metrics))
+        weights.save(trainer.checkpoints.model(trainer.state.step, trainer.config), out / "model")
+    return trainer
+
+
+def run_here(legs: list[Leg], job: Job) -> list[Trainer]:
+    """Run the legs in this process, as the one worker of the group that it is in."""
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    threads = torch.get_num_threads()
+    worker = Worker("cpu")
+    worker.writers = dist.group.WORLD
+    torch.set_num_threads(threads)
+    try:
+        return [run(leg, job, worker) for leg in legs]
+    finally:
+        torch.use_deterministic_algorithms(False)
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            del os.environ[name]
+
+
+def run_in_two(legs: list[Leg], job: Job) -> None:
+    """Run the legs in two processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    argument = json.dumps({"job": job.model_dump_json(), "legs": [asdict(leg) for leg in legs]})
+    both = [
+        subprocess.Popen(
+            [sys.executable, __file__, argument], env={**os.environ, **together, "RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [process.wait(120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+
+
+def main() -> None:
+    told = json.loads(sys.argv[1])
+    job, worker = Job.model_validate_json(told["job"]), Worker("cpu")
+    worker.join()
+    for leg in told["legs"]:
+        run(Leg(**leg), job, worker)
+    worker.leave()
+
+
+if __name__ == "__main__":
+    main()
