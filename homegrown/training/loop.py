@@ -122,7 +122,8 @@ class Trainer:
     def run(self, report: Report, stop: Stop) -> None:
         """Train until the last step, until validation has stopped improving, or until `stop` is wished in any worker.
 
-        Whichever it is, a checkpoint of the last step taken is on disk at the end.
+        Whichever it is, a checkpoint is on disk at the end: of the last step, or of the last before those that were
+        skipped when the wish came.
 
         Raises:
             UserError: loss or gradients are no numbers, or far too high, again and again; the GPU's memory is full.
@@ -197,8 +198,8 @@ class Trainer:
         state.metrics.append(row)
         state.samples += samples
         # While updates are skipped, the weights may be what training has to go back from.
-        due = self.spikes.calm and state.step % settings.checkpoint_every == 0
-        if improved or due or self.stopped or (self.finished and not self.spikes.must_roll_back):
+        due = self.spikes.calm and (improved or self.stopped or state.step % settings.checkpoint_every == 0)
+        if due or (self.finished and not self.spikes.must_roll_back):
             with watch.timing("checkpoint"):
                 state.scaler, state.spikes = self.scaler.state_dict(), self.spikes.state()
                 self.checkpoints.save(self.model, self.optimizers, state)
