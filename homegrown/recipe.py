@@ -240,13 +240,27 @@ class ShardSettings(Settings):
 class TokenizerSettings(Settings):
     """Byte-level BPE."""
 
-    vocabulary_size: int = Field(ge=263, le=1_000_000, description="Tokens, the 7 special ones and 256 bytes included.")
-    sample_mb: float = Field(gt=0, description="Most text to train on, in megabytes: it bounds memory.")
+    path: str | None = Field(
+        default=None,
+        description="A tokenizer.json (or a folder with one) to use instead of training one: a byte-level BPE of "
+        "Hugging Face's form, such as GPT-2's, Llama 3's or Qwen's.",
+    )
+    vocabulary_size: int = Field(
+        ge=263,
+        le=1_000_000,
+        description="Tokens to train, the 7 special ones and 256 bytes included; of no effect with `path`.",
+    )
+    sample_mb: float = Field(gt=0, description="Most text to train and count on, in megabytes: it bounds memory.")
 
 
 class PackSettings(Settings):
     """Token shards."""
 
+    layout: Literal["contiguous", "best_fit"] = Field(
+        default="contiguous",
+        description="contiguous: windows of the context over all documents end to end; best_fit: whole documents in "
+        "rows of the context, at most 1% padding, and no attention from one document to another.",
+    )
     shard_tokens: Positive = Field(default=50_000_000, description="Tokens in one memory-mapped shard.")
 
 

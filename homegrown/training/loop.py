@@ -18,7 +18,8 @@ from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
 from homegrown.tokens.loader import Batches, TokenSplit
-from homegrown.tokens.tokenizer import BOS_ID, EOS_ID, load, token_bytes
+from homegrown.tokens.special import special_ids
+from homegrown.tokens.tokenizer import load, token_bytes
 from homegrown.training import microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.curve import draw_curve
@@ -228,7 +229,7 @@ class Trainer:
                 temperature=_SAMPLE_TEMPERATURE,
                 top_p=_SAMPLE_TOP_P,
                 seed=derive(self.seed, "samples"),
-                stop_ids={EOS_ID},
+                stop_ids={special_ids(self.tokenizer).eos},
             )
         for prompt, tokens in zip(self.settings.sample_prompts, written, strict=True):
             self.state.samples.append(Sample(self.state.step, prompt, self.tokenizer.decode(tokens)))
@@ -261,7 +262,8 @@ class Trainer:
 
 
 def _encode_prompts(tokenizer: Tokenizer, prompts: list[str], context: int) -> list[list[int]]:
-    encoded = [[BOS_ID, *tokenizer.encode(prompt, add_special_tokens=False).ids] for prompt in prompts]
+    start = special_ids(tokenizer).bos
+    encoded = [[start, *tokenizer.encode(prompt, add_special_tokens=False).ids] for prompt in prompts]
     for prompt, tokens in zip(prompts, encoded, strict=True):
         if len(tokens) > context:
             raise UserError(

@@ -8,7 +8,7 @@ from made_up import VOCABULARY, make_texts, write_shard
 
 from homegrown.recipe import PackSettings, TokenizerSettings
 from homegrown.tokens.packing import pack
-from homegrown.tokens.tokenizer import train_tokenizer
+from homegrown.tokens.train import train_tokenizer
 
 
 @pytest.fixture(scope="session")
