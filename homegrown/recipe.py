@@ -264,6 +264,12 @@ class PackSettings(Settings):
     shard_tokens: Positive = Field(default=50_000_000, description="Tokens in one memory-mapped shard.")
 
 
+class RowSettings(Settings):
+    """What packing must know of the model: in the layout best_fit its context, else nothing."""
+
+    context: int | None
+
+
 # --- model and training -----------------------------------------------------------------------------------------------
 
 
@@ -406,6 +412,11 @@ class Recipe(Settings):
     quantization: QuantizationSettings
     evaluation: EvaluationSettings
     compute: ComputeSettings
+
+    @property
+    def rows(self) -> RowSettings:
+        """What `pack` takes from `model`: with contiguous tokens another context packs nothing anew."""
+        return RowSettings(context=self.model.context if self.pack.layout == "best_fit" else None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

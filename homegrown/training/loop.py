@@ -18,6 +18,7 @@ from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
 from homegrown.tokens.loader import Batches, TokenSplit
+from homegrown.tokens.rows import NO_TARGET, parts
 from homegrown.tokens.special import special_ids
 from homegrown.tokens.tokenizer import load, token_bytes
 from homegrown.training import microbatch
@@ -179,7 +180,7 @@ class Trainer:
 
     def _update(self, windows: Tensor, stop: Stop) -> Update:
         """Take one optimizer step on this worker's `windows` of the batch, all workers together."""
-        batch_tokens = self.settings.batch_size * self.config.context
+        batch_tokens = self._targets(windows)
         nats = torch.zeros((), dtype=torch.float64, device=self.worker.device)
         micro_batches = torch.split(windows, self.micro_batch_size)
         for place, rows in enumerate(micro_batches):
@@ -208,6 +209,13 @@ class Trainer:
                 f"({self.settings.learning_rate}) or raise training.warmup_steps."
             )
         return Update(mean, norm, stops > 0)
+
+    def _targets(self, windows: Tensor) -> int:
+        """Return how many tokens the whole batch predicts: one at each place, but for the padding of rows."""
+        _, targets, starts = parts(windows)
+        if starts is None:
+            return self.settings.batch_size * self.config.context
+        return int(self.worker.sum((targets != NO_TARGET).sum()))
 
     def _compare(self, validation: Validation) -> bool:
         """Say whether the weights are the best so far, and remember it."""
@@ -246,7 +254,7 @@ class Trainer:
             ) from error
 
     def _batches(self, loader: ThreadPoolExecutor) -> Iterator[Tensor]:
-        """Yield this worker's int64 [rows, context + 1] of each step's batch, the next one loaded meanwhile."""
+        """Yield this worker's rows of each step's batch (int64, as `Batches.batch`), the next one loaded meanwhile."""
         rows = self.settings.batch_size // self.worker.count
         mine = slice(self.worker.rank * rows, (self.worker.rank + 1) * rows)
 
