@@ -23,7 +23,7 @@ def document_mask(starts: Tensor) -> Tensor | BlockMask:
 
 
 def within_document(starts: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Return the rule that says, for a row, a head and the places of a query and a key, whether the one sees the other."""
+    """Return the rule that says of a row, a head and the places of a query and a key whether the one sees the other."""
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (key >= starts[row, query])
