@@ -102,15 +102,8 @@ def best_fit(work: Path, name: str) -> dict[str, float]:
             waste = 1 - int(lengths.sum()) / ((int(pieces.row[-1]) + 1) * context)
             cut = len(pieces.row) - int((-(-lengths // context)).sum())
             speed = len(pieces.row) / seconds
-            rows.append(
-                (
-                    f"{label}, rows of {context:,}",
-                    f"{len(pieces.row):,}",
-                    f"{cut:,}",
-                    f"{waste:.3%}",
-                    f"{speed / 1e6:.1f}",
-                )
-            )
+            figures = (f"{len(pieces.row):,}", f"{cut:,}", f"{waste:.3%}", f"{speed / 1e6:.1f}")
+            rows.append((f"{label}, rows of {context:,}", *figures))
             wastes.append(waste)
             if len(lengths) >= 100_000:
                 speeds.append(speed)
