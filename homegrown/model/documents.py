@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def within_document(starts: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor]
 def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockMask) -> Tensor:
     """Return attention's output [rows, heads, tokens, head_size]; there may be fewer heads of keys than of queries."""
     grouped = keys.shape[1] != queries.shape[1]
-    attend: Callable[..., Tensor] = flex_attention if torch.compiler.is_compiling() else _compiled()
+    attend: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
     mixed: Tensor = attend(queries, keys, values, block_mask=mask, enable_gqa=grouped)
     return mixed
 

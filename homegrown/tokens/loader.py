@@ -139,6 +139,11 @@ class Batches:
         self._starts = lru_cache(maxsize=2)(self._draw)
 
     @property
+    def window(self) -> tuple[int, ...]:
+        """The shape of one window of a batch."""
+        return (self._context + 1,) if self._contiguous else (3, self._context)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps after which every window has been drawn at least once."""
         return -(-self._windows // self._batch_size)

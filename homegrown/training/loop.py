@@ -100,7 +100,7 @@ class Trainer:
         self.optimizers = optimizers(self.model, self.settings)
         with self._memory_errors(), self.precision.autocast():
             self.micro_batch_size = microbatch.choose(
-                self.settings, self.config.context, worker, self.objective, self.optimizers
+                self.settings, self.config.context, self.batches.window, worker, self.objective, self.optimizers
             )
         self.checkpoints = Checkpoints(
             self.out / CHECKPOINTS, self.settings.keep_checkpoints, report.note, worker.writers, worker.device

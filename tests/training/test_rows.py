@@ -1,6 +1,7 @@
 """Training on the layout best_fit: losses are means over what is predicted, each document on its own."""
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,9 @@ from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.packing import pack
 from homegrown.training.job import Job
 from homegrown.training.loop import Trainer
+from homegrown.training.report import Report
+from homegrown.training.stopping import Stop
+from homegrown.training.workers import Worker
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +45,37 @@ def loss_alone(model: Transformer, batch: np.ndarray) -> tuple[float, int]:
     return nats, count
 
 
-def test_losses_are_those_of_each_document_alone(
-    rows: dict[str, Path], model_settings: ModelSettings, training_settings: TrainingSettings, tmp_path: Path
-) -> None:
-    changes = {"dropout": 0.0, "max_steps": 12, "micro_batch_size": 1, "checkpoint_every": 100}
-    job = Job(**rows, model=model_settings, training=training_settings.model_copy(update=changes), seed=1, device="cpu")
-    alone = {"rank": 0, "count": 1, "leads": False, "sum": lambda values: values, "share": lambda module: module}
-    trainer = Trainer(job, tmp_path, SimpleNamespace(kind="cpu", device=torch.device("cpu"), **alone))
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """The only worker, in this process."""
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    worker = Worker("cpu")
+    torch.set_num_threads(1)
+    worker.join()
+    yield worker
+    worker.leave()
+    torch.use_deterministic_algorithms(False)
 
+
+def test_losses_are_those_of_each_document_alone(
+    rows: dict[str, Path],
+    model_settings: ModelSettings,
+    training_settings: TrainingSettings,
+    worker: Worker,
+    tmp_path: Path,
+) -> None:
+    changes = {"dropout": 0.0, "max_steps": 12, "micro_batch_size": 1, "sample_prompts": []}
+    job = Job(**rows, model=model_settings, training=training_settings.model_copy(update=changes), seed=1, device="cpu")
+    trainer, report = Trainer(job, tmp_path, worker), Report(tmp_path / "progress.jsonl")
+    trainer.start(report)
     first = Batches(TokenSplit(rows["packed"], "train"), 32, 4, derive(1, "batches")).batch(0)
     first[0, 1, 20:], first[0, 2, 20:] = -100, 20  # more padding than rows of a whole corpus have
     trainer.batches = SimpleNamespace(batch=lambda step: first)
     nats, count = loss_alone(trainer.model, first)
     assert count <= 4 * 32 - 12
-    trainer.run(SimpleNamespace())
+    trainer.run(report, Stop())
     losses = [step.loss for step in trainer.state.metrics]
     assert losses[0] == pytest.approx(nats / count, rel=1e-5)
     assert losses[-1] < losses[0] - 0.5
