@@ -30,7 +30,7 @@ from benchmarks.measuring import CORPORA
 from homegrown.parallel import cpu_count
 from homegrown.recipe import PackSettings, TokenizerSettings
 from homegrown.tokens.packing import pack
-from homegrown.tokens.tokenizer import train_tokenizer
+from homegrown.tokens.train import train_tokenizer
 from homegrown.training.worker import prepare_environment
 
 CONTESTANTS = {
