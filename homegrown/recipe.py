@@ -315,6 +315,7 @@ class TrainingSettings(Settings):
     )
     learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
     matrix_learning_rate: float = Field(default=0.02, gt=0, description="Peak learning rate of Muon.")
+    momentum: Share = Field(default=0.95, description="Muon's; short runs learn faster with less.")
     orthogonalization_steps: Positive = Field(
         default=5, description="Newton-Schulz steps of Muon; 3 nearly halve its cost, which small batches feel."
     )
