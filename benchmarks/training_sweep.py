@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("corpus", choices=list(TEXTS))
     parser.add_argument("--tokens", type=int, default=300_000, help="tokens to train on (default 300,000)")
     parser.add_argument("changes", nargs="*", metavar="SETTING=VALUE")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if not CORPORA.is_dir():
         raise SystemExit(f"{CORPORA} is missing; this benchmark needs its texts.")
     prepare_environment()
