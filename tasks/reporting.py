@@ -62,7 +62,7 @@ class Reporter:
     def _post_all(self) -> None:
         posted = None
         artifact: UUID | None = None
-        live = _Live(f"{self._stage}-live", f"{self._stage}, while it runs")
+        live = LiveMarkdown(f"{self._stage}-live", f"{self._stage}, while it runs")
         pictured = time.monotonic()
         while True:
             stopping = self._stop.wait(_POST_SECONDS)
@@ -98,7 +98,7 @@ class Reporter:
         return (min(100 * event.done / event.total, 100) if event.total else 0.0), " · ".join(words)
 
 
-class _Live:
+class LiveMarkdown:
     """One markdown artifact in the UI, in its newest form only: pictures would fill the server's database.
 
     A new one takes the place of the last; an update would keep every form too, in the record of events.

@@ -50,13 +50,15 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
         with locks.exclusive(out / PARENT_LOCK):
             agent.start()
             # A worker that refuses leaves others waiting for it, which end when the lock is free.
-            while agent.is_alive() and not (out / REFUSAL).exists():
-                agent.join(_POLL_SECONDS)
+            while not agent.ended.wait(_POLL_SECONDS) and not (out / REFUSAL).exists():
                 for done, total, metrics in relay.new():
                     progress(done, total, **metrics)
                 curve.draw()
     finally:
-        agent.join(GRACE_SECONDS + _EXIT_SECONDS)
+        if agent.ident is not None:
+            agent.ended.wait(GRACE_SECONDS + _EXIT_SECONDS)
+    for done, total, metrics in relay.new():
+        progress(done, total, **metrics)
     if (out / REFUSAL).exists():
         raise UserError((out / REFUSAL).read_text())
     if (out / DISK_FULL).exists():
@@ -70,9 +72,12 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
 
 
 class _Agent(threading.Thread):
+    """`ended` is waited for in place of `join`, which takes a thread for ended when a signal interrupts it (3.11)."""
+
     def __init__(self, job: Path, processes: int):
         super().__init__(name="elastic-agent", daemon=True)
         self.error: Exception | None = None
+        self.ended = threading.Event()
         self._arguments = ["-u", "-m", worker.__name__, str(job)]
         self._config = LaunchConfig(
             min_nodes=1,
@@ -92,6 +97,8 @@ class _Agent(threading.Thread):
             elastic_launch(self._config, sys.executable)(*self._arguments)
         except (ChildFailedError, RuntimeError, OSError) as error:
             self.error = error
+        finally:
+            self.ended.set()
 
 
 def _last_log(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
 from homegrown.tokens.loader import Batches, TokenSplit
+from homegrown.tokens.rows import NO_TARGET, parts
 from homegrown.tokens.tokenizer import load, token_bytes
 from homegrown.training import microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
@@ -109,7 +110,7 @@ class Trainer:
         self.optimizers = optimizers(self.model, self.settings)
         with self._memory_errors(), self.precision.autocast():
             self.micro_batch_size = microbatch.choose(
-                self.settings, self.config.context, worker, self.objective, self.optimizers
+                self.settings, self.config.context, self.batches.window, worker, self.objective, self.optimizers
             )
         self.checkpoints = Checkpoints(
             self.out / CHECKPOINTS, self.settings.keep_checkpoints, report.note, worker.writers, worker.device
@@ -122,7 +123,8 @@ class Trainer:
     def run(self, report: Report, stop: Stop) -> None:
         """Train until the last step, until validation has stopped improving, or until `stop` is wished in any worker.
 
-        Whichever it is, a checkpoint of the last step taken is on disk at the end.
+        Whichever it is, a checkpoint is on disk at the end: of the last step, or of the last before those that were
+        skipped when the wish came.
 
         Raises:
             UserError: loss or gradients are no numbers, or far too high, again and again; the GPU's memory is full.
@@ -197,8 +199,8 @@ class Trainer:
         state.metrics.append(row)
         state.samples += samples
         # While updates are skipped, the weights may be what training has to go back from.
-        due = self.spikes.calm and state.step % settings.checkpoint_every == 0
-        if improved or due or self.stopped or (self.finished and not self.spikes.must_roll_back):
+        due = self.spikes.calm and (improved or self.stopped or state.step % settings.checkpoint_every == 0)
+        if due or (self.finished and not self.spikes.must_roll_back):
             with watch.timing("checkpoint"):
                 state.scaler, state.spikes = self.scaler.state_dict(), self.spikes.state()
                 self.checkpoints.save(self.model, self.optimizers, state)
@@ -209,6 +211,7 @@ class Trainer:
 
     def _update(self, windows: Tensor, stop: Stop) -> Update:
         """Take one optimizer step on this worker's `windows` of the batch, all workers together."""
+        targets = self._targets(windows)
         nats = torch.zeros((), dtype=torch.float64, device=self.worker.device)
         micro_batches = torch.split(windows, self.micro_batch_size)
         for place, rows in enumerate(micro_batches):
@@ -219,14 +222,14 @@ class Trainer:
                 with self.precision.autocast():
                     loss = self.objective(rows)
                 # Gradients are averaged over workers; the loss is a mean over the whole batch.
-                self.scaler.scale(loss * (self.worker.count / self.batch_tokens)).backward()
+                self.scaler.scale(loss * (self.worker.count / targets)).backward()
             nats += loss.detach()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = clip_gradients(self.model, self.settings.clip_norm)
         # Summed together, so that all workers see the same bits and take the same decisions.
         mine = torch.tensor([norm / self.worker.count, stop.wished], dtype=torch.float64, device=self.worker.device)
-        update = self._judge(*self.worker.sum(torch.cat([nats[None], mine])).tolist())
+        update = self._judge(targets, *self.worker.sum(torch.cat([nats[None], mine])).tolist())
         for optimizer in self.optimizers:
             if not update.skipped:
                 self.scaler.step(optimizer)
@@ -234,13 +237,20 @@ class Trainer:
         self.scaler.update()
         return update
 
-    def _judge(self, nats: float, gradient_norm: float, stops: float) -> Update:
-        loss = nats / self.batch_tokens
+    def _judge(self, targets: int, nats: float, gradient_norm: float, stops: float) -> Update:
+        loss = nats / targets
         # The scaler looks for its scale by overflowing, leaves such updates out by itself, and halves the scale.
         overflow = self.scaler.is_enabled() and math.isfinite(loss) and not math.isfinite(gradient_norm)
         searching = overflow and self.scaler.get_scale() > 1
         skipped = not searching and not self.spikes.admits(loss, gradient_norm)
         return Update(loss, gradient_norm, skipped, stop=stops > 0)
+
+    def _targets(self, windows: Tensor) -> int:
+        """Return how many tokens the whole batch predicts: one at each place, but for the padding of rows."""
+        _, targets, starts = parts(windows)
+        if starts is None:
+            return self.batch_tokens
+        return int(self.worker.sum((targets != NO_TARGET).sum()))
 
     def _compare(self, validation: Validation) -> bool:
         """Say whether the weights are the best so far, and remember it."""
@@ -252,7 +262,8 @@ class Trainer:
         return True
 
     def _restore(self) -> int:
-        """Go back to the newest intact checkpoint and return its step, 0 if there is none."""
+        """Go back to the newest intact checkpoint, all workers together, and return its step; 0 if there is none."""
+        self.checkpoints.settle(self.state)
         step = self.worker.agree(self.checkpoints.newest() if self.worker.leads else 0)
         if step:
             self.state = self.checkpoints.load(step, self.model, self.optimizers)
@@ -266,7 +277,6 @@ class Trainer:
             UserError: there is none, or this has been done too often.
         """
         here, seconds = self.state.step, self.state.seconds
-        self.checkpoints.settle(self.state)
         if self.worker.leads and self.spikes.fruitless:
             self.checkpoints.drop(self.checkpoints.newest())
         step = self._restore()
@@ -292,7 +302,7 @@ class Trainer:
             ) from error
 
     def _batches(self, loader: ThreadPoolExecutor) -> Iterator[Tensor]:
-        """Yield this worker's int64 [rows, context + 1] of each step's batch, the next one loaded meanwhile."""
+        """Yield this worker's rows of each step's batch (int64, as `Batches.batch`), the next one loaded meanwhile."""
         rows = self.settings.batch_size // self.worker.count
         mine = slice(self.worker.rank * rows, (self.worker.rank + 1) * rows)
 

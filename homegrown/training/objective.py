@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import Parallel
+from homegrown.tokens.rows import parts
 from homegrown.training.workers import Worker
 
 
@@ -21,8 +22,8 @@ class NextToken(nn.Module):
         self.model = model
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Return the summed loss in nats of predicting each token of int64 `windows` [rows, context + 1]."""
-        return self.model.loss(windows[:, :-1], windows[:, 1:])
+        """Return the summed loss in nats of int64 `windows`, [rows, context + 1] or as `parts` takes them."""
+        return self.model.loss(*parts(windows))
 
 
 def share(model: Transformer, worker: Worker, parallel: Parallel) -> nn.Module:
@@ -54,10 +55,10 @@ def accumulating(objective: nn.Module, last: bool) -> AbstractContextManager[Non
     return nullcontext()
 
 
-def clip_gradients(model: nn.Module, norm: float) -> float:
-    """Scale all gradients so that their common norm is at most `norm`, and return what it was."""
+def clip_gradients(model: nn.Module, norm: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most `norm`, and return what it was, a scalar."""
     before = nn.utils.clip_grad_norm_(model.parameters(), norm)
-    return float(before.full_tensor() if isinstance(before, DTensor) else before)
+    return before.full_tensor() if isinstance(before, DTensor) else before
 
 
 def held(tensor: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Pretraining in a process of its own, which a test may kill at a chosen rename of a file."""
+"""Pretraining in a process of its own, which a test may have signalled at a chosen rename of a file."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,34 +13,38 @@ from homegrown.recipe import ModelSettings, TrainingSettings
 
 Victim = Literal["parent", "worker", "both"]
 
+# As Prefect's flow engine does, SIGTERM raises in the main thread what is no Exception.
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training.pretrain import pretrain
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 job = json.loads(sys.argv[1])
 pretrain(Path(job["out"]), Path(job["packed"]), Path(job["tokenizer"]), ModelSettings(**job["model"]),
-         TrainingSettings(**job["settings"]), seed=1, device="cpu", processes=1)
+         TrainingSettings(**job["settings"]), seed=1, device="cpu", processes=job["processes"])
 """
 
-# Imported by every Python process on whose path it lies. Once, when a worker is about to rename a file to the given
-# name for the given time, it kills the process that launched it, itself, or both.
-KILLER = """
-import os, signal, sys, time
-name, times, victim, record = os.environ["KILL_AT"].split(":")
+# Imported by every Python process on whose path it lies. Once, when the worker of the given rank is about to make a
+# folder of the given name, or to rename a file to it, for the given time, it sends the signal to the process that
+# launched it, to itself, or to both. It then gives them time to act on it.
+SIGNALLER = """
+import json, os, sys, time
+told = json.loads(os.environ["SIGNAL_AT"])
 seen = 0
 def watch(event, args):
     global seen
-    if event == "os.rename" and os.fspath(args[1]).endswith(name):
-        seen += 1
-        if seen == int(times) and not os.path.exists(record):
-            with open(record, "w") as file:
-                file.write(str(os.getpid()))
-            if victim != "worker":
-                os.kill(os.getppid(), signal.SIGKILL)
-            if victim != "parent":
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(60)
+    if event in ("os.rename", "os.mkdir") and os.environ.get("RANK") == str(told["rank"]):
+        if os.fspath(args[event == "os.rename"]).endswith(told["name"]):
+            seen += 1
+            if seen == told["times"] and not os.path.exists(told["record"]):
+                with open(told["record"], "w") as file:
+                    file.write(str(os.getpid()))
+                if told["victim"] != "worker":
+                    os.kill(os.getppid(), told["signal"])
+                if told["victim"] != "parent":
+                    os.kill(os.getpid(), told["signal"])
+                time.sleep(1)
 sys.addaudithook(watch)
 """
 
@@ -54,22 +59,41 @@ class Process:
     model: ModelSettings
     settings: TrainingSettings
 
-    def kill_at(self, name: str, times: int, victim: Victim, folder: Path) -> tuple[int, int]:
-        """Run until a worker is about to rename something to `name`; return the exit code and that worker's id."""
+    processes: int = 1
+
+    def signal_at(
+        self,
+        name: str,
+        times: int,
+        victim: Victim,
+        folder: Path,
+        *,
+        number: signal.Signals = signal.SIGKILL,
+        rank: int = 0,
+    ) -> tuple[int, int, str]:
+        """Run until worker `rank` makes or renames something to `name`, and signal; then wait for the end.
+
+        Returns:
+            The exit code, that worker's process id, and what was written to the standard error.
+        """
         folder.mkdir()
-        (folder / "sitecustomize.py").write_text(KILLER)
+        (folder / "sitecustomize.py").write_text(SIGNALLER)
         record = folder / "worker"
-        kill_at = f"{name}:{times}:{victim}:{record}"
+        told = {"name": name, "times": times, "victim": victim, "record": str(record), "signal": number, "rank": rank}
         job = {
             "out": str(self.out),
             "packed": str(self.packed),
             "tokenizer": str(self.tokenizer),
             "model": self.model.model_dump(),
             "settings": self.settings.model_dump(),
+            "processes": self.processes,
         }
+        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         ended = subprocess.run(
             [sys.executable, "-c", SCRIPT, json.dumps(job)],
-            env={**os.environ, "PYTHONPATH": str(folder), "KILL_AT": kill_at},
+            env={**os.environ, "PYTHONPATH": path, "SIGNAL_AT": json.dumps(told)},
             timeout=120,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        return ended.returncode, int(record.read_text())
+        return ended.returncode, int(record.read_text()), ended.stderr

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from processes import Process
+from processes import Process, Victim
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from homegrown.errors import UserError
@@ -156,41 +157,89 @@ def test_a_finished_run_is_not_repeated(whole: Run, train, tiny: tuple[ModelSett
 
 
 @pytest.mark.parametrize(
-    ("name", "times", "goes_on_from"),
+    ("name", "times"),
     [
-        ("best-00000012", 1, 10),  # two steps after a checkpoint
-        ("metrics.parquet", 2, 5),  # half of a checkpoint's files are there
-        ("model/model.safetensors", 1, 24),  # training is over, the results are half written
+        ("out/samples.parquet", 2),  # at step 12, at which a checkpoint is being written
+        ("metrics.parquet", 2),  # half of a checkpoint's files are there
+        ("model/model.safetensors", 1),  # training is over, the results are half written
     ],
 )
 def test_a_run_killed_and_resumed_ends_with_the_same_bits(
-    whole: Run, train, corpus, tiny, tmp_path: Path, name: str, times: int, goes_on_from: int
+    whole: Run, train, corpus, tiny, tmp_path: Path, name: str, times: int
 ) -> None:
     out = tmp_path / "out"
     process = Process(out, corpus["packed"], corpus["tokenizer"], *tiny)
-    code, _ = process.kill_at(name, times, "both", tmp_path / "killer")
+    code, _, _ = process.signal_at(name, times, "both", tmp_path / "killer")
     assert code == -9
     assert not (out / "summary.json").exists()
+    kept = newest_checkpoint(out)
+    assert kept >= 5
     resumed = train(out, *tiny)
     assert resumed.outcome is not None
-    assert resumed.outcome.metrics["resumed_from"] == goes_on_from
-    assert resumed.weights == whole.weights
+    assert resumed.outcome.metrics["resumed_from"] == kept
+    assert_same_but_for_time(resumed, whole)
+
+
+def newest_checkpoint(out: Path) -> int:
+    return max(int(path.name.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*"))
+
+
+def assert_same_but_for_time(run: Run, other: Run) -> None:
+    assert run.weights == other.weights
     for column in SAME_IN_EVERY_RUN:
-        assert resumed.metrics[column] == whole.metrics[column]
-    samples = [pq.read_table(run.out / "samples.parquet") for run in (resumed, whole)]
+        assert run.metrics[column] == other.metrics[column]
+    samples = [pq.read_table(each.out / "samples.parquet") for each in (run, other)]
     assert samples[0].equals(samples[1])
-    shown = EventAccumulator(str(out / "tensorboard"), {"scalars": 0}).Reload().Scalars("loss/training")
+    shown = EventAccumulator(str(run.out / "tensorboard"), {"scalars": 0}).Reload().Scalars("loss/training")
     assert [point.step for point in shown] == list(range(1, 25))
-    assert [point.value for point in shown] == pytest.approx(whole.metrics["loss"])
+    assert [point.value for point in shown] == pytest.approx(other.metrics["loss"])
 
 
-def test_workers_die_with_the_process_that_launched_them(corpus, tiny, tmp_path: Path) -> None:
-    process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    _, worker = process.kill_at("best-00000006", 1, "parent", tmp_path / "killer")
+def endless(settings: TrainingSettings) -> TrainingSettings:
+    """Settings with which only a signal ends training, and only at that end a checkpoint is written."""
+    changes = {
+        "max_steps": 10_000_000,
+        "validate_every": 2,
+        "patience": None,
+        "checkpoint_every": 10_000_000,
+        "sample_every": 2,
+    }
+    return settings.model_copy(update=changes)
+
+
+def test_workers_go_when_the_process_that_launched_them_is_killed(corpus, tiny, tmp_path: Path) -> None:
+    """They finish their step and write a checkpoint, though nobody is there to wait for them."""
+    process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], tiny[0], endless(tiny[1]))
+    _, worker, _ = process.signal_at("out/samples.parquet", 41, "parent", tmp_path / "killer")
+    killed_at = 80
     end = time.monotonic() + 20
     while is_alive(worker):
         assert time.monotonic() < end, "the worker outlived its parent"
         time.sleep(0.05)
+    assert newest_checkpoint(process.out) > killed_at
+
+
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_a_run_that_is_told_to_end_leaves_a_checkpoint_of_its_last_step(
+    whole: Run, train, corpus, tiny, tmp_path: Path, victim: Victim
+) -> None:
+    """SIGTERM, as Prefect's cancelling sends it to the launching process; a second later both have acted on it."""
+    process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
+    code, worker, said = process.signal_at("out/samples.parquet", 2, victim, tmp_path / "killer", number=signal.SIGTERM)
+    assert not is_alive(worker)
+    assert not (process.out / "summary.json").exists()
+    stopped_at = newest_checkpoint(process.out)
+    assert stopped_at == 13  # the signal came when step 12 was done
+    if victim == "parent":
+        assert (code, said) == (3, "")
+        return
+    assert said.splitlines()[-1].endswith(
+        "Training was stopped by a signal after step 13; run it again, and it goes on from there."
+    )
+    resumed = train(process.out, *tiny)
+    assert resumed.outcome is not None
+    assert resumed.outcome.metrics["resumed_from"] == stopped_at
+    assert_same_but_for_time(resumed, whole)
 
 
 def is_alive(process: int) -> bool:
@@ -204,10 +253,24 @@ def is_alive(process: int) -> bool:
 
 def test_a_worker_that_dies_is_started_again(whole: Run, corpus, tiny, tmp_path: Path) -> None:
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    code, _ = process.kill_at("best-00000012", 1, "worker", tmp_path / "killer")
+    code, _, _ = process.signal_at("out/samples.parquet", 2, "worker", tmp_path / "killer")
     assert code == 0
-    assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 10
+    assert json.loads((process.out / "summary.json").read_text())["resumed_from"] >= 5
     assert Run(process.out).weights == whole.weights
+
+
+def test_two_workers_of_which_one_is_killed_compute_what_one_does(whole: Run, corpus, tiny, tmp_path: Path) -> None:
+    """The second dies while a checkpoint is written; the same batch, one micro-batch for each; dropout is on."""
+    process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny, processes=2)
+    code, _, _ = process.signal_at("checkpoints/.step-00000010.tmp", 1, "worker", tmp_path / "killer", rank=1)
+    assert code == 0
+    assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 6
+    shared = Run(process.out)
+    assert shared.metrics["step"] == whole.metrics["step"]
+    for column in ("loss", "gradient_norm"):
+        assert shared.metrics[column] == pytest.approx(whole.metrics[column], rel=1e-3)
+    validations = [[loss for loss in run.metrics["validation_loss"] if loss] for run in (shared, whole)]
+    assert validations[0] == pytest.approx(validations[1], rel=1e-3)
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(whole: Run, train, tiny, tmp_path: Path) -> None:
@@ -217,15 +280,6 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(whole: Run, train, 
     run = train(tmp_path / "out", *tiny)
     assert run.said[0][2]["note"] == "The checkpoint of step 5 is damaged and was passed over."
     assert run.weights == whole.weights
-
-
-def test_two_processes_compute_what_one_does(whole: Run, train, tiny, tmp_path: Path) -> None:
-    """The same batch: one worker in two micro-batches, or two workers with one each; dropout is on."""
-    shared = train(tmp_path / "out", *tiny, processes=2)
-    for column in ("loss", "gradient_norm"):
-        assert shared.metrics[column] == pytest.approx(whole.metrics[column], rel=1e-3)
-    validations = [[loss for loss in run.metrics["validation_loss"] if loss] for run in (shared, whole)]
-    assert validations[0] == pytest.approx(validations[1], rel=1e-3)
 
 
 def test_early_stopping_keeps_the_best_weights(train, corpus, tiny, tmp_path: Path) -> None:

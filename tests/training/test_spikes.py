@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -20,9 +22,11 @@ from torch import Tensor
 from homegrown.errors import UserError
 from homegrown.recipe import TrainingSettings
 from homegrown.training.job import Job
-from homegrown.training.loop import NextToken, Trainer
+from homegrown.training.loop import Trainer
+from homegrown.training.objective import NextToken
 from homegrown.training.report import Report
 from homegrown.training.spikes import SpikeRule
+from homegrown.training.stopping import Stop
 
 
 @pytest.fixture(scope="session")
@@ -157,24 +161,36 @@ ALONE = {
     "kind": "cpu",
     "device": torch.device("cpu"),
     "leads": True,
-    "share": lambda module: module,
     "sum": lambda values: values,
     "agree": lambda value: value,
 }
 
 
-class Stopped(Exception):
+class Killed(Exception):
     """Stands for a kill."""
 
 
+class StopAt(Stop):
+    """The wish to end after a step."""
+
+    def __init__(self, trainer: Trainer, step: int | None):
+        super().__init__()
+        self._trainer, self._step = trainer, step
+
+    @property
+    def wished(self) -> bool:
+        return self._trainer.state.step == self._step
+
+
 @pytest.fixture
-def train(corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
+def train(alone: None, corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
     """Train in this process, with some batches poisoned: their loss is not a number."""
     monkeypatch.setattr("homegrown.training.loop.matmul_peak", lambda *_: 1e11)
 
     def run(
         name: str,
         poisoned: Iterable[int] = (),
+        kill_at: int | None = None,
         stop_at: int | None = None,
         order: Callable[[int], int] = lambda number: number,
         **changes: Any,
@@ -183,8 +199,8 @@ def train(corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         changes = {"validate_every": 24, "sample_every": 24, "rollback_after": 3, **changes}
         job = Job(**corpus, model=model, training=settings.model_copy(update=changes), seed=1, device="cpu")
         (tmp_path / name).mkdir(exist_ok=True)
-        trainer = Trainer(job, tmp_path / name, SimpleNamespace(**ALONE))
-        read, trainer.used = trainer.batches.batch, []
+        trainer = Trainer(job, tmp_path / name, SimpleNamespace(**ALONE, writers=dist.group.WORLD))
+        read = trainer.batches.batch
         monkeypatch.setattr(trainer.batches, "batch", lambda number: read(order(number)))
         bad = [torch.from_numpy(read(number)[:2]) for number in poisoned]
 
@@ -195,19 +211,20 @@ def train(corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(NextToken, "forward", forward)
         step = trainer._step
 
-        def watched(objective: Any, windows: Tensor, *others: Any) -> None:
-            if trainer.state.step + 1 == stop_at and trainer.spikes.rollbacks:
-                raise Stopped
+        def watched(windows: Tensor, *others: Any) -> None:
+            if trainer.state.step + 1 == kill_at and trainer.spikes.rollbacks:
+                trainer.checkpoints.settle(trainer.state)
+                raise Killed
             before = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
-            step(objective, windows, *others)
+            step(windows, *others)
             same = all(torch.equal(tensor, before[key]) for key, tensor in trainer.model.state_dict().items())
             row = trainer.state.metrics[-1]
             assert same == (row.skipped or not math.isfinite(row.gradient_norm))
 
         monkeypatch.setattr(trainer, "_step", watched)
         report = Report(tmp_path / name / "progress.jsonl")
-        trainer.resumed_from = trainer.resume(report)
-        trainer.run(report)
+        trainer.resumed_from = trainer.start(report)
+        trainer.run(report, StopAt(trainer, stop_at))
         return trainer
 
     return run
@@ -239,14 +256,20 @@ def test_too_many_in_a_row_lead_back_to_a_checkpoint_and_past_their_batches(trai
     assert [row.seconds for row in trainer.state.metrics] == sorted(row.seconds for row in trainer.state.metrics)
 
 
-@pytest.mark.parametrize(("stop_at", "resumed_from"), [(12, 10), (18, 15)])
-def test_a_run_that_is_stopped_after_it_went_back_ends_with_the_same_bits(
-    train, stop_at: int, resumed_from: int
+@pytest.mark.parametrize(
+    ("interrupted", "resumed_from"),
+    [
+        ({"kill_at": 12}, 10),  # before the next checkpoint, which knows that batches were passed over
+        ({"kill_at": 18}, 15),  # after it
+        ({"stop_at": 12}, 10),  # between the updates that are skipped: no checkpoint there
+    ],
+)
+def test_a_run_interrupted_around_a_rollback_ends_with_the_same_bits(
+    train, interrupted: dict[str, int], resumed_from: int
 ) -> None:
-    """Stopped before the next checkpoint, which knows that batches were passed over, and after it."""
     whole = train("whole", poisoned=[10, 11, 12])
-    with pytest.raises(Stopped):
-        train("out", poisoned=[10, 11, 12], stop_at=stop_at)
+    with pytest.raises(Killed) if "kill_at" in interrupted else nullcontext():
+        train("out", poisoned=[10, 11, 12], **interrupted)
     resumed = train("out", poisoned=[10, 11, 12])
     assert resumed.resumed_from == resumed_from
     assert weights(resumed) == weights(whole)

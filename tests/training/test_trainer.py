@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from side_by_side import Leg, run_here
 
 from homegrown.errors import UserError
 from homegrown.training.job import Job
 from homegrown.training.loop import Trainer
+from homegrown.training.objective import NextToken
 
 CPU = {"rank": 0, "count": 1, "kind": "cpu", "device": torch.device("cpu")}
 
@@ -34,6 +36,7 @@ def build(corpus, tiny, tmp_path: Path):
     ("wrong", "message"),
     [
         ({"workers": 3}, r"compute.processes \(3\) must divide .* \(2\)"),
+        ({"workers": 3, "micro_batch_size": "auto"}, r"compute.processes \(3\) must divide training.batch_size \(4\)"),
         ({"model": {"context": 20_000}}, "model.context"),  # longer than the training split
         ({"model": {"context": 10_000}}, "validation split"),  # longer than the validation split
         ({"sample_prompts": ["fine", "bala " * 40]}, "training.sample_prompts"),
@@ -57,3 +60,14 @@ def test_weights_depend_on_the_seed_alone(build) -> None:
     first, second = build(), build()
     for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_full_gpu_is_one_sentence_that_names_settings(alone: None, corpus, tiny, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(NextToken, "forward", full)
+    job = Job(**corpus, model=tiny[0], training=tiny[1], seed=1, device="cpu")
+    with pytest.raises(UserError, match=r"training\.micro_batch_size") as refusal:
+        run_here([Leg(str(tmp_path / "out"))], job)
+    assert "\n" not in str(refusal.value)
