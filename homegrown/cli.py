@@ -105,7 +105,7 @@ def plan(
     from homegrown.planning import gpus
     from homegrown.planning.machine import this_machine
     from homegrown.planning.plan import make_plan
-    from homegrown.planning.render import print_plan
+    from homegrown.planning.render_plan import print_plan
     from homegrown.planning.target import gpus_as_target, this_machine_as_target
 
     if gpu is None and (count or mfu):
@@ -120,6 +120,37 @@ def plan(
         click.echo(json.dumps(made.as_json(), indent=2))
     else:
         print_plan(Console(), made)
+
+
+@cli.command()
+@click.argument("pipeline", required=False)
+@click.option("--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change one, as in compute.processes=2.")
+@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
+@click.pass_context
+def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...], as_json: bool) -> None:
+    """Look at this machine: does homegrown run on it, and does PIPELINE?
+
+    Ends with exit code 1 where something stands in the way, and says what to do. Below it is what hardware each recipe
+    wants.
+    """
+    import json
+
+    from rich.console import Console
+
+    from homegrown.pipelines import load_recipe, pipeline_names
+    from homegrown.planning.doctor import diagnose
+    from homegrown.planning.machine import this_machine
+    from homegrown.planning.render_doctor import print_diagnosis
+
+    if pipeline is None and changes:
+        raise UserError("--set changes a pipeline; name it, as in `homegrown doctor tiny --set compute.processes=2`.")
+    recipe = load_recipe(pipeline, changes) if pipeline else None
+    found = diagnose(this_machine(), context.obj, [load_recipe(name) for name in pipeline_names()], recipe)
+    if as_json:
+        click.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        print_diagnosis(Console(), found.checks, found.wants)
+    context.exit(0 if found.healthy else 1)
 
 
 @cli.group(invoke_without_command=True)

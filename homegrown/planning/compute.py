@@ -1,7 +1,9 @@
 """The arithmetic of a training run: operations, bytes moved, and how many tokens a model of a size deserves."""
 
+from pathlib import Path
+
 from homegrown.model.config import ModelConfig
-from homegrown.recipe import TrainingSettings
+from homegrown.recipe import Recipe, TrainingSettings
 
 COMPUTE_OPTIMAL_TOKENS = 20
 """Tokens for each parameter at which a budget of compute gives the least loss: Hoffmann et al. 2022, table 3, from the
@@ -9,6 +11,20 @@ first of their three approaches (400 million parameters and 8.0 billion tokens, 
 
 WORTHWHILE_EPOCHS = 4
 """Passes over the same text that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
+
+
+def config_of(recipe: Recipe) -> ModelConfig:
+    """Return the configuration of the recipe's model, with the vocabulary of the tokenizer that it names or trains.
+
+    Raises:
+        UserError: the tokenizer that it names cannot be used.
+    """
+    vocabulary_size = recipe.tokenizer.vocabulary_size
+    if recipe.tokenizer.path is not None:
+        from homegrown.tokens.existing import take
+
+        vocabulary_size = take(Path(recipe.tokenizer.path)).get_vocab_size()
+    return ModelConfig.from_settings(recipe.model, vocabulary_size, recipe.training.dropout)
 
 
 def block_matrices(config: ModelConfig) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from homegrown.artifacts import Store
 from homegrown.model.config import ModelConfig
-from homegrown.planning.compute import compute_optimal_tokens, optimizer_flops, step_tokens
+from homegrown.planning.compute import compute_optimal_tokens, config_of, optimizer_flops, step_tokens
 from homegrown.planning.cost import ASSUMED_UTILISATION, Cost, measured_cost, specified_cost
 from homegrown.planning.history import Past, past_runs
 from homegrown.planning.layouts import Fit, fits, layouts
@@ -71,7 +71,7 @@ def make_plan(
         UserError: the recipe does not fit the devices.
     """
     settings = recipe.training
-    config = ModelConfig.from_settings(recipe.model, recipe.tokenizer.vocabulary_size, settings.dropout)
+    config = config_of(recipe)
     ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
     probed = None
     cost = None
@@ -82,7 +82,7 @@ def make_plan(
     elif measure:
         probed = _probe(recipe, config, target)
         cost = measured_cost(recipe, config, target, probed)
-    text, tokens = text_of(store, recipe), step_tokens(config, settings) * settings.max_steps
+    text, tokens = text_of(store, recipe, config.vocabulary_size), step_tokens(config, settings) * settings.max_steps
     model = recipe.model
     shape = (model.hidden, model.layers, model.heads, model.feed_forward, model.context)
     return Plan(
@@ -108,11 +108,26 @@ def make_plan(
 
 def _probe(recipe: Recipe, config: ModelConfig, target: Target) -> Probed:
     """Measure a few steps with as many layers as the device holds, one sequence in a pass."""
-    alone = Layout(target.device, target.value_bytes, rows=1, passes=2)
+    alone = Layout(
+        target.device,
+        target.value_bytes,
+        rows=1,
+        passes=2,
+        devices=target.count,
+        parallel=recipe.compute.parallel,
+        checkpointing=recipe.training.activation_checkpointing,
+    )
     layers = config.layers
     while layers > 1:
         needed = training_memory(replace(config, layers=layers), recipe.training, alone).peak
         if fits(needed, target.memory_bytes):
             break
         layers //= 2
-    return probe(recipe, target.device, seconds=_PROBE_SECONDS, step_seconds=_STEP_SECONDS, layers=layers)
+    return probe(
+        recipe,
+        config.vocabulary_size,
+        target.device,
+        seconds=_PROBE_SECONDS,
+        step_seconds=_STEP_SECONDS,
+        layers=layers,
+    )

@@ -66,7 +66,13 @@ class Probed(BaseModel):
 
 
 def probe(
-    recipe: Recipe, kind: Literal["cpu", "cuda"], *, seconds: float, step_seconds: float | None, layers: int
+    recipe: Recipe,
+    vocabulary_size: int,
+    kind: Literal["cpu", "cuda"],
+    *,
+    seconds: float,
+    step_seconds: float | None = None,
+    layers: int,
 ) -> Probed:
     """Train the recipe's model for `seconds` in processes of their own, as many as the recipe says; leave nothing.
 
@@ -87,7 +93,7 @@ def probe(
             device=kind,
             parallel=recipe.compute.parallel,
         )
-        write_synthetic(folder, recipe.tokenizer.vocabulary_size, recipe.model.context, _WINDOWS)
+        write_synthetic(folder, vocabulary_size, recipe.model.context, _WINDOWS)
         order = ProbeJob(job=job, seconds=seconds, step_seconds=step_seconds, layers=layers)
         path = folder / "job.json"
         with replacing(path) as temporary:

@@ -8,7 +8,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from homegrown.tokens.index import SPLITS, Index, Split, TokenFile, token_type, write_index
-from homegrown.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE
+from homegrown.tokens.special import SPECIAL_TOKENS
+from homegrown.tokens.tokenizer import TOKENIZER_FILE
 
 
 def write_synthetic(folder: Path, vocabulary_size: int, context: int, windows: int) -> None:

@@ -41,7 +41,7 @@ class Text:
     bytes: int | None
 
 
-def text_of(store: Store, recipe: Recipe) -> Text:
+def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
     """Return how much text the recipe trains on."""
     packed = made_by(store, recipe, "pack", _UP_TO_PACK)
     if packed:
@@ -54,7 +54,7 @@ def text_of(store: Store, recipe: Recipe) -> Text:
         return Text(None, False, "nobody knows before ingest has read the sources", None)
     held_out = recipe.shard.validation_share + recipe.shard.test_share
     kept = sum(known) * _KEPT_SHARE * (1 - held_out)
-    tokens = int(kept / bytes_per_token(recipe.tokenizer.vocabulary_size))
+    tokens = int(kept / bytes_per_token(vocabulary_size))
     return Text(tokens, False, "estimated from the size of the sources", sum(known))
 
 

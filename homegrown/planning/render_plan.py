@@ -1,4 +1,4 @@
-"""A plan and a diagnosis as a person reads them in the terminal."""
+"""A plan as a person reads it in the terminal."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -8,8 +8,7 @@ from homegrown.planning.compute import COMPUTE_OPTIMAL_TOKENS, WORTHWHILE_EPOCHS
 from homegrown.planning.history import Past
 from homegrown.planning.memory import MARGIN
 from homegrown.planning.plan import Plan
-
-_SCALES = ((1e12, " T"), (1e9, " B"), (1e6, " M"))
+from homegrown.planning.words import count, span
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -18,27 +17,6 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print(_memory(plan))
     if plan.past:
         console.print(_past(plan))
-
-
-def count(number: float) -> str:
-    """Write a large number in three digits: 4.19 M, 2.21 B."""
-    for scale, name in _SCALES:
-        if number >= scale:
-            return f"{number / scale:.3g}{name}"
-    return f"{number:,.0f}"
-
-
-def span(seconds: float) -> str:
-    """Write a time span: 42 s, 3 min 20 s, 5 h 12 min, 12 days, 3.1 years."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if seconds < 60:
-        return f"{seconds:.2g} s"
-    if not hours:
-        return f"{minutes} min {rest:02d} s"
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours / 24:.0f} days" if hours < 24 * 730 else f"{hours / 24 / 365.25:.1f} years"
 
 
 def _summary(plan: Plan) -> Table:
