@@ -44,6 +44,11 @@ def layouts(
     own = (recipe.compute.parallel if devices > 1 else "ddp", settings.activation_checkpointing)
     kinds.sort(key=lambda kind: kind != own)
     share, unshared = divmod(settings.batch_size, devices)
+    if settings.micro_batch_size != "auto" and not unshared and share % settings.micro_batch_size:
+        raise UserError(
+            f"The devices ({devices}) must divide training.batch_size / training.micro_batch_size "
+            f"({settings.batch_size // settings.micro_batch_size}); change one of the three."
+        )
     if unshared:
         raise UserError(
             f"The devices ({devices}) must divide training.batch_size ({settings.batch_size}); change one of the two."
@@ -78,7 +83,7 @@ def _with_rows(config: ModelConfig, settings: TrainingSettings, layout: Layout, 
     share = layout.rows
     divisors = [rows for rows in range(share, 0, -1) if share % rows == 0]
     if settings.micro_batch_size != "auto":
-        rows = min(settings.micro_batch_size, share)
+        rows = settings.micro_batch_size
     elif layout.device == "cpu":
         rows = next(rows for rows in divisors if rows * config.context <= CPU_TOKENS or rows == 1)
     else:
