@@ -30,16 +30,16 @@ from benchmarks.measuring import CORPORA
 from homegrown.parallel import cpu_count
 from homegrown.recipe import PackSettings, TokenizerSettings
 from homegrown.tokens.packing import pack
-from homegrown.tokens.tokenizer import train_tokenizer
+from homegrown.tokens.train import train_tokenizer
 from homegrown.training.worker import prepare_environment
 
 CONTESTANTS = {
     "modern": "(a) modern, our defaults",
     "modern-adamw": "(b) modern, AdamW",
     "classic": "(c) classic, the guide's settings",
-    "nanogpt-0.0005": "(d) nanoGPT's recipe, 5e-4",
     "nanogpt-0.001": "(d) nanoGPT's recipe, 1e-3",
     "nanogpt-0.002": "(d) nanoGPT's recipe, 2e-3",
+    "nanogpt-0.004": "(d) nanoGPT's recipe, 4e-3",
     "llama": "(e) LlamaForCausalLM, 1e-3",
 }
 NANOGPT = [name for name in CONTESTANTS if name.startswith("nanogpt")]

@@ -18,19 +18,21 @@ from homegrown.pipelines import load_recipe
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.tokenizer import load, token_bytes
-from homegrown.training.job import Job
+from homegrown.training.job import PROGRESS, Job
 from homegrown.training.loop import Trainer
 from homegrown.training.report import Report
+from homegrown.training.stopping import Stop
 from homegrown.training.workers import Worker
 
 SEED = 1
 BATCH = 4
+"""Of the peers: small batches serve them best in so little time."""
 HELD_OUT_WINDOWS = 134
 MARGIN = 0.97
 """Our steps are counted out for this share of the time, so that a slower moment does not cut off the rate's descent."""
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3}
-"""The best of benchmarks/results/sweeps.md."""
+"""AdamW's best in benchmarks/results/sweeps.md."""
 GUIDE = {
     "optimizer": "adamw",
     "learning_rate": 5e-5,
@@ -66,7 +68,7 @@ def build(name: str, data: Path, seconds: float) -> Contestant:
         model = llama()
         return Peer(data, PlainLoop(model, lambda tokens: model(tokens, use_cache=False).logits, 1e-3))
     changes: dict[str, dict[str, Any]] = {"modern": {}, "modern-adamw": ADAMW, "classic": GUIDE}
-    return Ours(data, seconds, CLASSIC if name == "classic" else {}, changes[name])
+    return Ours(data, CLASSIC if name == "classic" else {}, changes[name], seconds=seconds)
 
 
 class HeldOut:
@@ -110,30 +112,33 @@ class Peer:
 
 
 class Ours:
-    """The engine's own loop, with the settings of the recipe `tiny` but for `changes`."""
+    """The engine's own loop, with the settings of the recipe `tiny` but for those given."""
 
-    def __init__(self, data: Path, seconds: float, model: dict[str, Any], changes: dict[str, Any]):
+    def __init__(
+        self,
+        data: Path,
+        model: dict[str, Any],
+        training: dict[str, Any],
+        *,
+        seconds: float | None = None,
+        tokens: int = 0,
+    ):
+        """Train for `seconds`, by the speed of a few timed steps, or on so many `tokens`."""
         self.gone = 0.0
-        self._data, self._held_out = data, HeldOut(data)
-        recipe = load_recipe("tiny")
-        self._model = ModelSettings(**{**recipe.model.model_dump(), **model})
-        self._settings: dict[str, Any] = {
-            **recipe.training.model_dump(),
-            **changes,
-            "batch_size": BATCH,
-            "micro_batch_size": BATCH,
-            "sample_prompts": [],
-        }
-        self._worker = _only_worker()
-        steps = max(20, round(MARGIN * seconds / self._seconds_per_step()))
-        warmup = round(steps * recipe.training.warmup_steps / recipe.training.max_steps)
-        self._trainer = self._new_trainer(steps, warmup)
+        self._data, self._held_out, self._worker = data, HeldOut(data), _only_worker()
+        self._recipe = load_recipe("tiny")
+        self._model = ModelSettings.model_validate({**self._recipe.model.model_dump(), **model})
+        self._settings = {**self._recipe.training.model_dump(), **training, "sample_prompts": []}
+        self._batch_tokens = self._settings["batch_size"] * self._model.context
+        self._settings["micro_batch_size"] = self._settings["batch_size"]
+        steps = tokens // self._batch_tokens if seconds is None else int(MARGIN * seconds / self._seconds_per_step())
+        self._folder = Path(tempfile.mkdtemp())
+        self._trainer = self._new_trainer(self._folder, max(20, steps))
 
     def steps(self) -> Iterator[int]:
         """Train for the steps that were counted out."""
-        with tempfile.TemporaryDirectory() as folder:
-            for _ in self._trainer.steps(Report(Path(folder) / "progress.jsonl")):
-                yield BATCH * CONTEXT
+        for _ in self._started(self._trainer, self._folder):
+            yield self._batch_tokens
 
     def bits_per_byte(self) -> float:
         """Judge the model as it is."""
@@ -144,12 +149,13 @@ class Ours:
 
         return self._held_out.bits_per_byte(self._trainer.model, nats)
 
-    def _new_trainer(self, steps: int, warmup: int) -> Trainer:
+    def _new_trainer(self, out: Path, steps: int) -> Trainer:
+        tiny = self._recipe.training
         settings = TrainingSettings.model_validate(
             {
                 **self._settings,
                 "max_steps": steps,
-                "warmup_steps": warmup,
+                "warmup_steps": round(steps * tiny.warmup_steps / tiny.max_steps),
                 "validate_every": steps + 1,
                 "checkpoint_every": steps + 1,
                 "sample_every": steps + 1,
@@ -163,12 +169,17 @@ class Ours:
             seed=SEED,
             device="cpu",
         )
-        return Trainer(job, Path(tempfile.mkdtemp()), self._worker)
+        return Trainer(job, out, self._worker)
+
+    def _started(self, trainer: Trainer, out: Path) -> Iterator[None]:
+        report = Report(out / PROGRESS)
+        trainer.start(report)
+        return trainer.steps(report, Stop())
 
     def _seconds_per_step(self) -> float:
         spent = []
         with tempfile.TemporaryDirectory() as folder:
-            steps = self._new_trainer(100, 0).steps(Report(Path(folder) / "progress.jsonl"))
+            steps = self._started(self._new_trainer(Path(folder), 100), Path(folder))
             for _ in range(20):
                 began = time.perf_counter()
                 next(steps)

@@ -29,7 +29,9 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
     "filter": lambda run, recipe, made: filter_documents(run, settings=recipe.filter, dedup=made["dedup"]),
     "shard": lambda run, recipe, made: shard(run, settings=recipe.shard, filter=made["filter"]),
     "tokenizer": lambda run, recipe, made: tokenizer(run, settings=recipe.tokenizer, shard=made["shard"]),
-    "pack": lambda run, recipe, made: pack(run, settings=recipe.pack, shard=made["shard"], tokenizer=made["tokenizer"]),
+    "pack": lambda run, recipe, made: pack(
+        run, settings=recipe.pack, rows=recipe.rows, shard=made["shard"], tokenizer=made["tokenizer"]
+    ),
     "pretrain": lambda run, recipe, made: train(
         run, settings=recipe.training, model=recipe.model, pack=made["pack"], tokenizer=made["tokenizer"]
     ),

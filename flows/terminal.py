@@ -2,12 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from tasks.events import Event, listening
-from tasks.figures import duration, shown
+from tasks.figures import SECONDS_LEFT, duration, news, shown
 
 _FIGURES_SHOWN = 4
 
@@ -33,10 +44,20 @@ def _bars(console: Console) -> Progress:
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         TextColumn("{task.fields[note]}"),
         console=console,
     )
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """What the stage itself says is left, or else what its speed so far lets expect."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        if left is None or task.finished:
+            return super().render(task)
+        return Text(str(timedelta(seconds=round(left))), style="progress.remaining")
 
 
 class _Bars:
@@ -55,7 +76,8 @@ class _Bars:
             self._progress.start_task(row)
             self._progress.update(row, visible=True)
         elif event.kind == "progress":
-            self._progress.update(row, total=event.total, completed=event.done, note=_note(event))
+            note, left = news(event.metrics, _FIGURES_SHOWN), event.metrics.get(SECONDS_LEFT)
+            self._progress.update(row, total=event.total, completed=event.done, note=note, left=left)
         elif event.kind == "failed":
             self._progress.update(row, note="[red]failed")
             self._progress.stop_task(row)
@@ -76,11 +98,6 @@ class _Lines:
             self._console.print(f"{event.stage}: {_summary(event)}", highlight=False)
         elif event.kind == "failed":
             self._console.print(f"{event.stage}: failed", highlight=False)
-
-
-def _note(event: Event) -> str:
-    figures = list(event.metrics.items())[:_FIGURES_SHOWN]
-    return " · ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in figures)
 
 
 def _summary(event: Event) -> str:

@@ -212,13 +212,15 @@ def generate(
 ) -> None:
     """Have a pretrained model continue a text."""
     from homegrown.model import generation, weights
+    from homegrown.tokens import special
     from homegrown.tokens import tokenizer as tokens
 
     folder = store.resolve(artifact).path / "model"
     if not folder.is_dir():
         raise UserError(f"{artifact} holds no model; name a version of pretrain.")
     model, tokenizer = weights.load(folder), tokens.load(folder)
-    ids = [tokens.BOS_ID, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    marks = special.special_ids(tokenizer)
+    ids = [marks.bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
     written = generation.generate(
         model,
         [ids],
@@ -226,7 +228,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         seed=seed,
-        stop_ids=frozenset({tokens.EOS_ID}),
+        stop_ids=frozenset({marks.eos}),
     )
     click.echo(prompt + tokenizer.decode(written[0]))
 

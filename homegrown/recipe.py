@@ -240,14 +240,34 @@ class ShardSettings(Settings):
 class TokenizerSettings(Settings):
     """Byte-level BPE."""
 
-    vocabulary_size: int = Field(ge=263, le=1_000_000, description="Tokens, the 7 special ones and 256 bytes included.")
-    sample_mb: float = Field(gt=0, description="Most text to train on, in megabytes: it bounds memory.")
+    path: str | None = Field(
+        default=None,
+        description="A tokenizer.json (or a folder with one) to use instead of training one: a byte-level BPE of "
+        "Hugging Face's form, such as GPT-2's, Llama 3's or Qwen's.",
+    )
+    vocabulary_size: int = Field(
+        ge=263,
+        le=1_000_000,
+        description="Tokens to train, the 7 special ones and 256 bytes included; of no effect with `path`.",
+    )
+    sample_mb: float = Field(gt=0, description="Most text to train and count on, in megabytes: it bounds memory.")
 
 
 class PackSettings(Settings):
     """Token shards."""
 
+    layout: Literal["contiguous", "best_fit"] = Field(
+        default="contiguous",
+        description="contiguous: windows of the context over all documents end to end; best_fit: whole documents in "
+        "rows of the context, at most 1% padding, and no attention from one document to another.",
+    )
     shard_tokens: Positive = Field(default=50_000_000, description="Tokens in one memory-mapped shard.")
+
+
+class RowSettings(Settings):
+    """What packing must know of the model: in the layout best_fit its context, else nothing."""
+
+    context: int | None
 
 
 # --- model and training -----------------------------------------------------------------------------------------------
@@ -295,6 +315,7 @@ class TrainingSettings(Settings):
     )
     learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
     matrix_learning_rate: float = Field(default=0.02, gt=0, description="Peak learning rate of Muon.")
+    momentum: Share = Field(default=0.95, description="Muon's; short runs learn faster with less.")
     orthogonalization_steps: Positive = Field(
         default=5, description="Newton-Schulz steps of Muon; 3 nearly halve its cost, which small batches feel."
     )
@@ -308,17 +329,25 @@ class TrainingSettings(Settings):
     beta1: Share = 0.9
     beta2: Share = 0.95
     clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    spike_deviations: float | None = Field(
+        default=6,
+        gt=0,
+        description="Skip an update whose loss or gradient norm is so many standard deviations above the mean of the "
+        "last 128 steps; null: only what is no number.",
+    )
+    rollback_after: Positive = Field(default=8, description="Skipped updates in a row, to go back to a checkpoint.")
+    max_rollbacks: Count = Field(default=5, description="Rollbacks after which training is given up.")
     dropout: float = Field(ge=0, lt=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="auto: bf16 where the device computes in it, fp16 on older GPUs, else fp32."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile; auto: where the run is long enough to gain what compiling costs."
     )
     activation_checkpointing: bool = Field(
         default=False,
         description="Compute each block again in the backward pass instead of keeping what it computed: a third more "
         "work for a fraction of the memory (Chen et al. 2016).",
-    )
-    compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="torch.compile; auto: where the run is long enough to gain what compiling costs."
     )
     validate_every: Positive = Field(description="Steps between validations.")
     validation_tokens: Positive = Field(description="Most tokens of the validation split to use each time.")
@@ -392,6 +421,11 @@ class Recipe(Settings):
     quantization: QuantizationSettings
     evaluation: EvaluationSettings
     compute: ComputeSettings
+
+    @property
+    def rows(self) -> RowSettings:
+        """What `pack` takes from `model`: with contiguous tokens another context packs nothing anew."""
+        return RowSettings(context=self.model.context if self.pack.layout == "best_fit" else None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,6 +1,17 @@
 """Figures as people read them."""
 
+from collections.abc import Mapping
+
 from homegrown.progress import Metric
+
+SECONDS_LEFT = "seconds_left"
+"""The figure by which a stage that knows better says how long it will still take."""
+
+_SHORT = {
+    "validation_bits_per_byte": "bits per byte",
+    "tokens_per_second": "tokens/s",
+    "model_flops_utilisation": "MFU",
+}
 
 
 def shown(value: Metric) -> str:
@@ -8,6 +19,21 @@ def shown(value: Metric) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def figure(name: str, value: Metric) -> str:
+    """Write a figure as what its name says it is: `seconds…` a time span, `…utilisation` a percentage."""
+    if name.startswith("seconds") and not isinstance(value, str):
+        return duration(value)
+    if name.endswith("utilisation") and not isinstance(value, str):
+        return f"{value:.0%}"
+    return shown(value)
+
+
+def news(metrics: Mapping[str, Metric], most: int | None = None) -> str:
+    """Write the first `most` figures of a stage's progress in one short line; what is left is told elsewhere."""
+    told = [name for name in metrics if name != SECONDS_LEFT][:most]
+    return " · ".join(f"{_SHORT.get(name) or name.replace('_', ' ')} {figure(name, metrics[name])}" for name in told)
 
 
 def duration(seconds: float) -> str:

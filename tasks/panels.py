@@ -10,7 +10,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from homegrown.artifacts import Artifact
-from tasks.figures import duration, shown
+from tasks.figures import duration, figure, shown
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _summary(artifact: Artifact) -> list[dict[str, Any]]:
         f"{manifest.unit} out": shown(manifest.rows_out),
         "time": duration(manifest.seconds),
         "size": f"{manifest.bytes / 1e6:,.1f} MB",
-        **{name.replace("_", " "): shown(value) for name, value in manifest.metrics.items()},
+        **{name.replace("_", " "): figure(name, value) for name, value in manifest.metrics.items()},
         "key": manifest.key[:16],
     }
     return [{"": name, artifact.name: value} for name, value in figures.items()]

@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Self, cast
 from uuid import UUID
 
+from prefect import get_client
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from homegrown.progress import Metric
 from tasks.events import Event, tell
-from tasks.figures import duration, shown
+from tasks.figures import SECONDS_LEFT, duration, figure, news
 
 _log = logging.getLogger(__name__)
 _POST_SECONDS = 2.0
@@ -61,6 +62,7 @@ class Reporter:
     def _post_all(self) -> None:
         posted = None
         artifact: UUID | None = None
+        live = LiveMarkdown(f"{self._stage}-live", f"{self._stage}, while it runs")
         pictured = time.monotonic()
         while True:
             stopping = self._stop.wait(_POST_SECONDS)
@@ -76,7 +78,7 @@ class Reporter:
                 if self._picture and not stopping and time.monotonic() - pictured > _PICTURE_SECONDS:
                     pictured = time.monotonic()
                     if markdown := self._picture():
-                        create_markdown_artifact(markdown, f"{self._stage}-live", f"{self._stage}, while it runs")
+                        live.post(markdown)
             except Exception as error:
                 _log.debug("progress of %s could not be posted: %s", self._stage, error)
             if stopping:
@@ -85,10 +87,34 @@ class Reporter:
     def _describe(self, event: Event) -> tuple[float, str]:
         """Return how far the stage is, in percent, and the same in words."""
         words = [f"{event.done:,.6g} of {event.total:,.6g}" if event.total else f"{event.done:,.6g}"]
-        words += [f"{name.replace('_', ' ')} {shown(value)}" for name, value in event.metrics.items()]
         seconds = time.monotonic() - self._started
         if self._finished:
             return 100.0, f"finished in {duration(seconds)}"
+        if event.metrics:
+            words.append(news(event.metrics))
         if event.total and 0 < event.done < event.total:
-            words.append(f"{duration(seconds * (event.total - event.done) / event.done)} left")
+            left = event.metrics.get(SECONDS_LEFT, seconds * (event.total - event.done) / event.done)
+            words.append(f"{figure(SECONDS_LEFT, left)} left")
         return (min(100 * event.done / event.total, 100) if event.total else 0.0), " · ".join(words)
+
+
+class LiveMarkdown:
+    """One markdown artifact in the UI, in its newest form only: pictures would fill the server's database.
+
+    A new one takes the place of the last; an update would keep every form too, in the record of events.
+    """
+
+    def __init__(self, key: str, description: str) -> None:
+        self._key, self._description = key, description
+        self._shown = ""
+        self._last: UUID | None = None
+
+    def post(self, markdown: str) -> None:
+        """Show `markdown`, unless it is what is shown already."""
+        if markdown == self._shown:
+            return
+        before, self._shown = self._last, markdown
+        self._last = cast(UUID, create_markdown_artifact(markdown, self._key, self._description))
+        if before:
+            with get_client(sync_client=True) as client:
+                client.delete_artifact(before)

@@ -13,7 +13,6 @@ from homegrown.recipe import EvaluationSettings
 from homegrown.seeds import derive
 from homegrown.tokens.loader import TokenSplit
 from homegrown.tokens.permutation import Permutation
-from homegrown.tokens.tokenizer import EOS_ID
 
 _BATCH = 64
 
@@ -35,9 +34,9 @@ def choose_tasks(split: TokenSplit, settings: EvaluationSettings, seed: int) -> 
     needed = settings.prompt_tokens + settings.continuation_tokens
     tasks: list[Task] = []
     for number in Permutation(split.documents, derive(seed, "tasks"))(np.arange(split.documents)):
-        document = split.document(int(number))[:needed].tolist()
-        if len(document) == needed and EOS_ID not in document:
-            tasks.append(Task(document[: settings.prompt_tokens], document[settings.prompt_tokens :]))
+        document = split.document(int(number))[: needed + 1].tolist()
+        if len(document) > needed:  # the last token marks its end
+            tasks.append(Task(document[: settings.prompt_tokens], document[settings.prompt_tokens : needed]))
         if len(tasks) == settings.samples:
             break
     if not tasks:
@@ -48,8 +47,8 @@ def choose_tasks(split: TokenSplit, settings: EvaluationSettings, seed: int) -> 
     return tasks
 
 
-def continue_all(model: Transformer, tasks: Sequence[Task]) -> list[list[int]]:
-    """Return the likeliest tokens after each prompt (greedy), at most as many as its reference has."""
+def continue_all(model: Transformer, tasks: Sequence[Task], end: int) -> list[list[int]]:
+    """Return the likeliest tokens after each prompt (greedy) up to `end`, at most as many as its reference has."""
     written: list[list[int]] = []
     for start in range(0, len(tasks), _BATCH):
         batch = tasks[start : start + _BATCH]
@@ -58,7 +57,7 @@ def continue_all(model: Transformer, tasks: Sequence[Task]) -> list[list[int]]:
             [task.prompt for task in batch],
             max_new_tokens=len(batch[0].reference),
             temperature=0.0,
-            stop_ids={EOS_ID},
+            stop_ids={end},
         )
     return written
 

@@ -18,6 +18,7 @@ from homegrown.outcome import Outcome
 from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import EvaluationSettings
 from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.special import special_ids
 from homegrown.tokens.tokenizer import load, token_bytes
 
 
@@ -53,7 +54,7 @@ def evaluate(
         if name == ORIGINAL:
             sample = write_sample(model, encoding, seed)
         predicted = measure_perplexity(model, split, sizes, settings.perplexity_tokens)
-        written = continue_all(model, tasks)
+        written = continue_all(model, tasks, special_ids(encoding).eos)
         compared = _compare(name, tasks, written, encoding)
         results.append(
             Result(

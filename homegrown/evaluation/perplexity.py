@@ -10,6 +10,7 @@ import torch
 from homegrown.errors import UserError
 from homegrown.model.transformer import Transformer
 from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.rows import NO_TARGET, parts
 
 _BATCH_TOKENS = 4096
 
@@ -40,7 +41,7 @@ class Perplexity:
 def measure_perplexity(
     model: Transformer, split: TokenSplit, token_bytes: npt.NDArray[np.int32], most_tokens: int
 ) -> Perplexity:
-    """Predict every token of windows of the model's context, side by side, taken evenly from the split.
+    """Predict every token of windows of the model's context, side by side, or of rows, taken evenly from the split.
 
     Each window starts without knowledge of the text before it (stride = context), so tokens near its start cost more
     than they would in a sliding window: the figure is an upper bound, and needs one pass.
@@ -61,7 +62,9 @@ def measure_perplexity(
     for start in range(0, len(chosen), rows):
         batch = split.read(chosen[start : start + rows], context)
         inputs = torch.from_numpy(batch).to(model.device)
-        nats += model.loss(inputs[:, :-1], inputs[:, 1:]).item()
-        tokens += batch[:, 1:].size
-        size += int(token_bytes[batch[:, 1:]].sum())
+        nats += model.loss(*parts(inputs)).item()
+        _, targets, _ = parts(batch)
+        predicted = targets[targets != NO_TARGET]
+        tokens += len(predicted)
+        size += int(token_bytes[predicted].sum())
     return Perplexity(nats, tokens, size)

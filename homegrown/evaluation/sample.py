@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
-from homegrown.tokens.tokenizer import BOS_ID, EOS_ID, token_bytes
+from homegrown.tokens.special import special_ids
+from homegrown.tokens.tokenizer import token_bytes
 
 _TOKENS = 200
 _ATTEMPTS = 8
@@ -25,20 +26,21 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
     with the last whole sentence or word.
     """
     most = min(_TOKENS, model.config.context - 1)
+    marks = special_ids(tokenizer)
     attempts = generate(
         model,
-        [[BOS_ID]] * _ATTEMPTS,
+        [[marks.bos]] * _ATTEMPTS,
         max_new_tokens=most,
         temperature=0.8,
         top_k=40,
         seed=derive(seed, "sample"),
-        stop_ids={EOS_ID},
+        stop_ids={marks.eos},
     )
     bytes_of = token_bytes(tokenizer)
     sizes = [int(bytes_of[tokens].sum()) for tokens in attempts]
     least = min(_LEAST_BYTES, max(sizes))
     _, tokens = min(
-        (nats(model, tokens) / max(size, 1), tokens)
+        (nats(model, [marks.bos, *tokens]) / max(size, 1), tokens)
         for tokens, size in zip(attempts, sizes, strict=True)
         if size >= least
     )
@@ -47,10 +49,10 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
 
 
 def nats(model: Transformer, tokens: list[int]) -> float:
-    """Return -log of the probability that the model gives to a whole text's `tokens`, in nats; 0 for none."""
-    if not tokens:
+    """Return -log of the probability that the model gives to `tokens` after their first, in nats; 0 for one token."""
+    if len(tokens) == 1:
         return 0.0
-    window = torch.tensor([[BOS_ID, *tokens]], device=model.device)
+    window = torch.tensor([tokens], device=model.device)
     with torch.inference_mode():
         logits = model(window[:, :-1])[0].float()
     return float(torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum"))

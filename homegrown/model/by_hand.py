@@ -46,6 +46,11 @@ def causal_mask(tokens: int, dtype: torch.dtype) -> Tensor:
     return torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu_(1)
 
 
+def added(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a bool mask in the form that is added: 0 where it is true and -inf elsewhere."""
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from homegrown.model import by_hand
 from homegrown.model.cache import KVCache, Span
 from homegrown.model.config import ModelConfig
+from homegrown.model.documents import attend_in_blocks
 
 
 def rotary_table(head_size: int, context: int, theta: float) -> Tensor:
@@ -46,7 +48,7 @@ class Pass:
     """What every layer of one forward pass shares.
 
     Rotary angles; the cache with its span while decoding; a mask that is added to the scores where attention is to be
-    computed by hand.
+    computed by hand; and otherwise, where rows hold several documents, the mask that keeps attention within them.
     """
 
     cosines: Tensor | None = None
@@ -54,6 +56,7 @@ class Pass:
     cache: KVCache | None = None
     span: Span | None = None
     mask: Tensor | None = None
+    documents: Tensor | BlockMask | None = None
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -111,7 +114,9 @@ class Attention(nn.Module):
     def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, now: Pass) -> Tensor:
         if now.mask is not None:
             return by_hand.causal_attention(queries, keys, values, now.mask)
-        mask, causal = None, True
+        if isinstance(now.documents, BlockMask):
+            return attend_in_blocks(queries, keys, values, now.documents)
+        mask, causal = now.documents, now.documents is None
         if now.cache is not None and now.span is not None:
             keys, values = now.cache.write(self.layer, now.span, keys, values)
             mask, causal = now.span.mask, now.span.causal

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from homegrown.model import by_hand
 from homegrown.model.cache import KVCache
 from homegrown.model.config import ModelConfig
+from homegrown.model.documents import document_mask
 from homegrown.model.layers import Block, Pass, compute_dtype, norm, rotary_table, sinusoidal_table
 from homegrown.model.loss import linear_cross_entropy
 
@@ -36,21 +37,32 @@ class Decoder(nn.Module):
             return rotary_table(self.config.head_size, self.config.context, self.config.rope_theta)
         return sinusoidal_table(self.config.hidden, self.config.context)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None, counts: Sequence[int] | None) -> Tensor:
-        """Return the hidden states [batch, tokens, hidden] of `tokens`, after those that the cache holds."""
+    def forward(
+        self, tokens: Tensor, cache: KVCache | None, counts: Sequence[int] | None, starts: Tensor | None
+    ) -> Tensor:
+        """Return the hidden states [batch, tokens, hidden] of `tokens`, after those that the cache holds.
+
+        `starts` keeps attention within documents. Their tokens have the positions that they would have alone: absolute
+        ones begin anew; rotary ones need not, for only the distance of two tokens counts (Su et al. 2021).
+        """
         batch, new = tokens.shape
         span = None if cache is None else cache.span(new)
         where = slice(new) if span is None else span.positions
+        documents, mask = None if starts is None else document_mask(starts), None
         x = self.embed_tokens(tokens)
         short = cache is None and new <= by_hand.LONGEST and by_hand.serves(x)
-        mask = by_hand.causal_mask(new, compute_dtype(x)) if short else None
+        if short and isinstance(documents, Tensor):
+            mask = by_hand.added(documents, compute_dtype(x))
+        elif short:
+            mask = by_hand.causal_mask(new, compute_dtype(x))
         if self.config.family == "modern":
             table = self.positions[:, where].to(compute_dtype(x))
             cosines, sines = table if span is None else table[:, :, None]
-            now = Pass(cosines, sines, cache, span, mask)
+            now = Pass(cosines, sines, cache, span, mask, documents)
         else:
-            x = x * math.sqrt(self.config.hidden) + self.positions[where]
-            now = Pass(cache=cache, span=span, mask=mask)
+            positions = where if starts is None else torch.arange(new, device=starts.device) - starts
+            x = x * math.sqrt(self.config.hidden) + self.positions[positions]
+            now = Pass(cache=cache, span=span, mask=mask, documents=documents)
         x = self.dropout(x)
         for layer in self.layers:
             again = self.checkpointing and torch.is_grad_enabled()
@@ -119,22 +131,31 @@ class Transformer(nn.Module):
         return self.logits(self.hidden_states(tokens, cache, counts))
 
     def hidden_states(
-        self, tokens: Tensor, cache: KVCache | None = None, counts: Sequence[int] | None = None
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        counts: Sequence[int] | None = None,
+        starts: Tensor | None = None,
     ) -> Tensor:
-        """Return the normalised hidden states [batch, tokens, hidden] that `logits` takes; arguments as `forward`'s."""
+        """Return the normalised hidden states [batch, tokens, hidden] that `logits` takes.
+
+        Arguments as those of `forward`, and `starts` as that of `loss`.
+        """
         if tokens.shape[1] > self.config.context:
             raise ValueError(f"{tokens.shape[1]} tokens are more than the context of {self.config.context}")
-        hidden: Tensor = self.model(tokens, cache, counts)
+        hidden: Tensor = self.model(tokens, cache, counts, starts)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., vocabulary] of hidden states [..., hidden]."""
         return F.linear(hidden, self.output_weight, self.output_bias)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
         """Return the summed cross-entropy in nats (float32 scalar) of int64 `targets` [batch, tokens].
 
-        The logits never exist as a whole: see `linear_cross_entropy`.
+        Targets of `loss.IGNORED` count nothing. `starts`, int64 [batch, tokens], is given where rows hold several
+        documents: the place in the row where each token's document starts. The logits never exist as a whole: see
+        `linear_cross_entropy`.
         """
-        hidden = self.hidden_states(tokens)
+        hidden = self.hidden_states(tokens, starts=starts)
         return linear_cross_entropy(hidden.flatten(0, 1), self.output_weight, self.output_bias, targets.flatten())

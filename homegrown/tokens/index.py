@@ -21,6 +21,19 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class RowFiles(_Strict):
+    """How a shard's documents are laid out in rows: two files (npy, int64), relative to the index.
+
+    Piece i is `pieces_file`[i] = (its first token in the shard, how many tokens are predicted from there on); row r
+    holds the pieces from `rows_file`[r] to `rows_file`[r + 1].
+    """
+
+    rows_file: str
+    pieces_file: str
+    rows: int
+    pieces: int
+
+
 class TokenFile(_Strict):
     """One shard: its two files, relative to the index, and what they hold.
 
@@ -33,13 +46,15 @@ class TokenFile(_Strict):
     tokens: int
     documents: int
     bytes: int
+    layout: RowFiles | None = None
 
 
 class Index(_Strict):
-    """All shards of all splits, in order."""
+    """All shards of all splits, in order; `context` is the length of their rows, None where tokens lie end to end."""
 
     dtype: TokenType
     vocabulary_size: int
+    context: int | None = None
     splits: dict[Split, list[TokenFile]]
 
 

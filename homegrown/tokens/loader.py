@@ -12,6 +12,7 @@ from homegrown.errors import UserError
 from homegrown.seeds import derive
 from homegrown.tokens.index import Split, TokenFile, read_index
 from homegrown.tokens.permutation import Permutation
+from homegrown.tokens.rows import Rows, map_array
 
 Tokens = npt.NDArray[np.int64]
 
@@ -22,8 +23,8 @@ _BLOCK = 4096
 class TokenSplit:
     """One split (train, validation or test) of a packed corpus, as if it were one long array of tokens.
 
-    `tokens` and `documents` count what the split holds; `bytes` is the size of its text as UTF-8. Nothing is read
-    before it is asked for.
+    `tokens` and `documents` count what the split holds; `bytes` is the size of its text as UTF-8; `context` is the
+    length of its rows in the layout best_fit, None in the contiguous one. Nothing is read before it is asked for.
     """
 
     def __init__(self, packed: Path, split: Split):
@@ -35,26 +36,44 @@ class TokenSplit:
         index = read_index(packed)
         files = index.splits.get(split, [])
         self.vocabulary_size = index.vocabulary_size
+        self.context = index.context
         self.tokens = sum(file.tokens for file in files)
         self.documents = sum(file.documents for file in files)
         self.bytes = sum(file.bytes for file in files)
         self._shards = [_map_tokens(packed, file, index.dtype) for file in files]
         self._starts = [_map_documents(packed, file) for file in files]
+        self._rows = None if index.context is None else Rows(packed, files, self._shards, index.context)
         self._first_token = np.cumsum([0, *(file.tokens for file in files)]).tolist()
         self._first_document = np.cumsum([0, *(file.documents for file in files)]).tolist()
 
     def windows(self, context: int) -> int:
-        """Return how many windows of `context` inputs and their targets fit, side by side, from the first token on."""
-        return max(0, (self.tokens - 1) // context)
+        """Return how many windows of `context` inputs and their targets there are.
+
+        They lie side by side from the first token on; in the layout best_fit they are its rows.
+
+        Raises:
+            UserError: the rows were made for another context.
+        """
+        if self._rows is None:
+            return max(0, (self.tokens - 1) // context)
+        if context != self.context:
+            raise UserError(
+                f"The tokens are packed in rows of {self.context}, but the model's context is {context}; run the stage "
+                "`pack` again, or set pack.layout to contiguous."
+            )
+        return len(self._rows)
 
     def read(self, indices: Sequence[int] | Tokens, context: int, offset: int = 0) -> Tokens:
-        """Return the windows `indices` as int64 [len(indices), context + 1].
+        """Return the windows `indices` as int64 [len(indices), context + 1], or rows as [len(indices), 3, context].
 
-        Window i covers the split's tokens from offset + i * context on; its last token is the next one's first.
+        Window i covers the split's tokens from offset + i * context on; its last token is the next one's first. Rows,
+        which have no offset, hold inputs, targets and where each input's piece starts (`Rows.read`).
 
         Raises:
             IndexError: a window reaches beyond the split.
         """
+        if self._rows is not None:
+            return self._rows.read(indices)
         return self.read_at([offset + int(index) * context for index in indices], context + 1)
 
     def read_at(self, starts: Sequence[int], length: int) -> Tokens:
@@ -98,8 +117,8 @@ class Batches:
     """Shuffled training batches, a pure function of the step, so training resumes at any step with no other state.
 
     In each epoch every window is drawn once, in an order seeded by the epoch, and the windows begin at an offset seeded
-    by it too, so a token does not stay at the same position of its window. The last batch of an epoch goes on into the
-    next one.
+    by it too, so a token does not stay at the same position of its window; the rows of the layout best_fit are what
+    they are. The last batch of an epoch goes on into the next one.
     """
 
     def __init__(self, split: TokenSplit, context: int, batch_size: int, seed: int):
@@ -114,9 +133,15 @@ class Batches:
                 f"({context}) + 1; add text or lower model.context."
             )
         self._split, self._context, self._batch_size, self._seed = split, context, batch_size, seed
-        self._windows = max(1, (split.tokens - context) // context)
+        self._contiguous = split.context is None
+        self._windows = max(1, (split.tokens - context) // context) if self._contiguous else split.windows(context)
         self._offsets = min(context, split.tokens - self._windows * context)
         self._starts = lru_cache(maxsize=2)(self._draw)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The shape of one window of a batch."""
+        return (self._context + 1,) if self._contiguous else (3, self._context)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,18 +149,24 @@ class Batches:
         return -(-self._windows // self._batch_size)
 
     def batch(self, step: int) -> Tokens:
-        """Return batch `step` (from 0) as int64 [batch_size, context + 1]: inputs, and targets one further."""
+        """Return batch `step` (from 0) as int64 [batch_size, context + 1] or, of rows, [batch_size, 3, context]."""
         drawn = range(step * self._batch_size, (step + 1) * self._batch_size)
-        return self._split.read_at([self._start(*divmod(number, self._windows)) for number in drawn], self._context + 1)
+        chosen = [self._start(*divmod(number, self._windows)) for number in drawn]
+        if self._contiguous:
+            return self._split.read_at(chosen, self._context + 1)
+        return self._split.read(chosen, self._context)
 
     def _start(self, epoch: int, position: int) -> int:
         block, within = divmod(position, _BLOCK)
         return self._starts(epoch, block)[within]
 
     def _draw(self, epoch: int, block: int) -> list[int]:
-        """Return where the epoch's windows begin, `_BLOCK` of them at a time."""
+        """Return where the epoch's windows begin, or which rows it draws, `_BLOCK` of them at a time."""
         positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self._windows), dtype=np.int64)
         order = Permutation(self._windows, derive(self._seed, "order", epoch))(positions)
+        if not self._contiguous:
+            rows: list[int] = order.tolist()
+            return rows
         offset = derive(self._seed, "offset", epoch) % self._offsets
         starts: list[int] = (offset + order * self._context).tolist()
         return starts
@@ -153,11 +184,4 @@ def _map_tokens(packed: Path, file: TokenFile, dtype: str) -> npt.NDArray[np.uin
 
 
 def _map_documents(packed: Path, file: TokenFile) -> npt.NDArray[np.int64]:
-    path = packed / file.documents_file
-    try:
-        starts: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is missing or damaged; run the stage `pack` again.") from error
-    if len(starts) != file.documents:
-        raise UserError(f"{path} holds {len(starts)} documents instead of {file.documents}; run `pack` again.")
-    return np.asarray(starts)
+    return map_array(packed / file.documents_file, (file.documents,))

@@ -1,4 +1,4 @@
-"""Packing: every document as `<s>` ids `</s>`, one after the other, in memory-mapped token shards."""
+"""Packing: every document between its marks, `<s>` ids `</s>`, in memory-mapped token shards."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ from homegrown.errors import UserError
 from homegrown.files import parquet_parts, replacing
 from homegrown.outcome import Outcome
 from homegrown.parallel import map_ordered
-from homegrown.progress import Progress, silent
+from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import PackSettings
+from homegrown.tokens.best_fit import Pieces, lay_out
 from homegrown.tokens.encoding import Encoder
-from homegrown.tokens.index import SPLITS, Index, Split, TokenFile, TokenType, token_type, write_index
+from homegrown.tokens.index import SPLITS, Index, RowFiles, Split, TokenFile, TokenType, token_type, write_index
 from homegrown.tokens.shards import read_shard, text_bytes
-from homegrown.tokens.tokenizer import BOS_ID, EOS_ID, load
+from homegrown.tokens.special import SpecialIds, special_ids
+from homegrown.tokens.tokenizer import load
 
 _FILES = TypeAdapter(list[TokenFile])
 
@@ -33,6 +35,7 @@ class _Part:
     shard: Path
     tokenizer: Path
     shard_tokens: int
+    context: int | None
 
     @property
     def record(self) -> Path:
@@ -46,6 +49,7 @@ def pack(
     tokenizer: Path,
     settings: PackSettings,
     *,
+    context: int | None = None,
     executor: Executor,
     progress: Progress = silent,
 ) -> Outcome:
@@ -55,12 +59,21 @@ def pack(
     tokens) with `documents-PPPPP-NN.npy` (int64 starts of its documents); NN counts up where a file has reached
     `shard_tokens`. `index.json` is written last. Run again on the same `out`, it leaves complete parts alone.
 
+    The layout `best_fit` needs the model's `context`. A document of n tokens is n - 1 predictions, each of a token from
+    those before it; a row holds `context` predictions of one or more documents, each whole or, if it is too long, cut
+    into pieces. A piece that goes on starts with the last token of the piece before, which that one only predicted: no
+    token is lost and none is predicted twice, and the model sees nothing of the document before the piece, as in a
+    window of the contiguous layout. The token shards are as those of the contiguous layout, but for the order of
+    documents, which follows the rows; `rows-PPPPP-NN.npy` and `pieces-PPPPP-NN.npy` beside them say what is where.
+
     Raises:
         UserError: the tokenizer or a shard cannot be read, or there is no training text.
     """
+    if (settings.layout == "best_fit") != (context is not None):
+        raise ValueError("the layout best_fit, and no other, needs a context")
     size = load(tokenizer).get_vocab_size()
     parts = [
-        _Part(out, split, number, shard, tokenizer, settings.shard_tokens)
+        _Part(out, split, number, shard, tokenizer, settings.shard_tokens, context)
         for split in SPLITS
         for number, shard in enumerate(parquet_parts(shards / split))
     ]
@@ -70,7 +83,7 @@ def pack(
         progress(done, len(parts), tokens=sum(file.tokens for files in splits.values() for file in files))
     if not splits["train"]:
         raise UserError(f"{shards / 'train'} holds no documents; give more text, or filter less.")
-    write_index(out, Index(dtype=token_type(size), vocabulary_size=size, splits=splits))
+    write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=context, splits=splits))
     everything = [file for files in splits.values() for file in files]
     documents, tokens = sum(file.documents for file in everything), sum(file.tokens for file in everything)
     return Outcome(
@@ -80,20 +93,32 @@ def pack(
             "tokens": tokens,
             **{f"{split}_tokens": sum(file.tokens for file in files) for split, files in splits.items()},
             "bytes_per_token": sum(file.bytes for file in everything) / max(1, tokens - 2 * documents),
+            **_row_metrics([file.layout for file in everything if file.layout], tokens - documents, context),
         },
     )
+
+
+def _row_metrics(layouts: list[RowFiles], predictions: int, context: int | None) -> dict[str, Metric]:
+    if context is None:
+        return {}
+    rows = sum(layout.rows for layout in layouts)
+    return {
+        "rows": rows,
+        "pieces": sum(layout.pieces for layout in layouts),
+        "padding": 1 - predictions / (rows * context),
+    }
 
 
 def _pack_part(part: _Part) -> list[TokenFile]:
     if part.record.exists():
         return _FILES.validate_json(part.record.read_bytes())
-    encoder, dtype = _encoder(part.tokenizer)
+    encoder, marks, dtype = _encoder(part.tokenizer)
     files: list[TokenFile] = []
     documents: list[npt.NDArray[np.uint16 | np.uint32]] = []
     tokens = size = 0
     for batch in read_shard(part.shard, ["text"]):
         for text, text_size in zip(batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
-            documents.append(_document(encoder, text, dtype))
+            documents.append(_document(encoder, text, marks, dtype))
             tokens += len(documents[-1])
             size += text_size
             if tokens >= part.shard_tokens:
@@ -107,32 +132,65 @@ def _pack_part(part: _Part) -> list[TokenFile]:
 
 
 @lru_cache(maxsize=1)
-def _encoder(tokenizer: Path) -> tuple[Encoder, TokenType]:
-    """Return a worker's engine, made once, and the type of its tokens."""
+def _encoder(tokenizer: Path) -> tuple[Encoder, SpecialIds, TokenType]:
+    """Return a worker's engine, made once, its special tokens and the type of its tokens."""
     loaded = load(tokenizer)
-    return Encoder(loaded), token_type(loaded.get_vocab_size())
+    return Encoder(loaded), special_ids(loaded), token_type(loaded.get_vocab_size())
 
 
-def _document(encoder: Encoder, text: str, dtype: TokenType) -> npt.NDArray[np.uint16 | np.uint32]:
+def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType) -> npt.NDArray[np.uint16 | np.uint32]:
     ids = encoder.encode(text)
     tokens: npt.NDArray[np.uint16 | np.uint32] = np.empty(len(ids) + 2, dtype=dtype)
-    tokens[0], tokens[1:-1], tokens[-1] = BOS_ID, ids, EOS_ID
+    tokens[0], tokens[1:-1], tokens[-1] = marks.bos, ids, marks.eos
     return tokens
 
 
 def _write(part: _Part, number: int, documents: list[npt.NDArray[np.uint16 | np.uint32]], size: int) -> TokenFile:
-    """Write one shard of tokens and the int64 starts of its documents."""
-    ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
+    """Write one shard of tokens, the int64 starts of its documents and, in the layout best_fit, its rows."""
+    name, layout = f"{part.number:05d}-{number:02d}.npy", None
+    if part.context:
+        lengths = np.array([len(document) - 1 for document in documents], dtype=np.int64)
+        pieces = lay_out(lengths, part.context)
+        # Documents follow the rows in which their last pieces lie, so that a row is read from one place.
+        last = np.zeros(len(documents), dtype=np.int64)
+        np.maximum.at(last, pieces.document, pieces.row)
+        order = np.argsort(last, kind="stable")
+        documents = [documents[index] for index in order.tolist()]
+        layout = _write_rows(part, name, pieces, _starts(documents)[np.argsort(order)])
     file = TokenFile(
         tokens_file=f"{part.split}/tokens-{part.number:05d}-{number:02d}.bin",
-        documents_file=f"{part.split}/documents-{part.number:05d}-{number:02d}.npy",
-        tokens=int(ends[-1]),
+        documents_file=f"{part.split}/documents-{name}",
+        tokens=sum(map(len, documents)),
         documents=len(documents),
         bytes=size,
+        layout=layout,
     )
     with replacing(part.out / file.tokens_file) as temporary, temporary.open("wb") as stream:
         for document in documents:
             stream.write(document.data)
-    with replacing(part.out / file.documents_file) as temporary, temporary.open("wb") as stream:
-        np.save(stream, np.concatenate([[0], ends[:-1]]), allow_pickle=False)
+    _save(part.out / file.documents_file, _starts(documents))
     return file
+
+
+def _write_rows(part: _Part, name: str, pieces: Pieces, starts: npt.NDArray[np.int64]) -> RowFiles:
+    """Write where the pieces of documents with these `starts` lie."""
+    rows = int(pieces.row[-1]) + 1
+    layout = RowFiles(
+        rows_file=f"{part.split}/rows-{name}",
+        pieces_file=f"{part.split}/pieces-{name}",
+        rows=rows,
+        pieces=len(pieces.row),
+    )
+    _save(part.out / layout.rows_file, np.searchsorted(pieces.row, np.arange(rows + 1)).astype(np.int64))
+    _save(part.out / layout.pieces_file, np.stack([starts[pieces.document] + pieces.start, pieces.length], axis=1))
+    return layout
+
+
+def _starts(documents: list[npt.NDArray[np.uint16 | np.uint32]]) -> npt.NDArray[np.int64]:
+    ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
+    return np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])
+
+
+def _save(path: Path, array: npt.NDArray[np.int64]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)

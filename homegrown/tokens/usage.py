@@ -1,4 +1,4 @@
-"""How a tokenizer uses its vocabulary: how often each token occurs, and how many bytes a token is worth by source."""
+"""How a tokenizer uses its vocabulary: how often each token occurs, and bytes per token by source and by language."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,15 +9,30 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from homegrown.corpus.languages import identify
 from homegrown.tokens.encoding import Encoder
 from homegrown.tokens.shards import text_bytes
 
+_LANGUAGE_DOCUMENTS = 10_000
+"""Documents whose language is identified, some seconds of work; shuffled, so the first ones stand for all."""
+
 
 @dataclass
-class _Totals:
+class Totals:
+    """Sums over some of the sample's documents."""
+
     documents: int = 0
     bytes: int = 0
     tokens: int = 0
+
+    def add(self, size: int, tokens: int) -> None:
+        """Count one document of `size` bytes."""
+        self.documents += 1
+        self.bytes += size
+        self.tokens += tokens
+
+
+TotalsByName = dict[str, Totals]
 
 
 @dataclass
@@ -25,21 +40,8 @@ class Usage:
     """Counts over a sample of documents; `counts` is int64 [vocabulary]."""
 
     counts: npt.NDArray[np.int64]
-    sources: dict[str, _Totals] = field(default_factory=lambda: defaultdict(_Totals))
-
-    def by_source(self) -> pa.Table:
-        """Return the table (source, documents, bytes, tokens, bytes_per_token), by name."""
-        rows = [
-            {
-                "source": source,
-                "documents": totals.documents,
-                "bytes": totals.bytes,
-                "tokens": totals.tokens,
-                "bytes_per_token": totals.bytes / max(1, totals.tokens),
-            }
-            for source, totals in sorted(self.sources.items())
-        ]
-        return pa.Table.from_pylist(rows)
+    sources: TotalsByName = field(default_factory=lambda: defaultdict(Totals))
+    languages: TotalsByName = field(default_factory=lambda: defaultdict(Totals))
 
     def by_token(self, tokenizer: Tokenizer, sizes: npt.NDArray[np.int32]) -> pa.Table:
         """Return the table (id, token, bytes, count), by id; bytes that are no whole character show as U+FFFD."""
@@ -54,16 +56,34 @@ class Usage:
         )
 
 
+def by_name(column: str, groups: TotalsByName) -> pa.Table:
+    """Return the table (`column`, documents, bytes, tokens, bytes_per_token), the group of most bytes first."""
+    ordered = sorted(groups.items(), key=lambda item: (-item[1].bytes, item[0]))
+    totals = [total for _, total in ordered]
+    return pa.table(
+        {
+            column: pa.array([name for name, _ in ordered], pa.string()),
+            "documents": pa.array([total.documents for total in totals], pa.int64()),
+            "bytes": pa.array([total.bytes for total in totals], pa.int64()),
+            "tokens": pa.array([total.tokens for total in totals], pa.int64()),
+            "bytes_per_token": pa.array([total.bytes / max(1, total.tokens) for total in totals], pa.float64()),
+        }
+    )
+
+
 def measure_usage(tokenizer: Tokenizer, sample: Iterable[pa.RecordBatch]) -> Usage:
-    """Encode a sample with the columns `text` and `source`, and count."""
+    """Encode a sample with the columns `text` and `source`, and count; languages of its first documents only."""
     encoder = Encoder(tokenizer)
     usage = Usage(np.zeros(tokenizer.get_vocab_size(), dtype=np.int64))
+    unidentified = _LANGUAGE_DOCUMENTS
     for batch in sample:
         encoded = [encoder.encode(text) for text in batch["text"].to_pylist()]
         usage.counts += np.bincount(np.concatenate(encoded), minlength=len(usage.counts))
-        for source, size, ids in zip(batch["source"].to_pylist(), text_bytes(batch).tolist(), encoded, strict=True):
-            totals = usage.sources[source]
-            totals.documents += 1
-            totals.bytes += size
-            totals.tokens += len(ids)
+        sizes, tokens = text_bytes(batch).tolist(), [len(ids) for ids in encoded]
+        for source, size, count in zip(batch["source"].to_pylist(), sizes, tokens, strict=True):
+            usage.sources[source].add(size, count)
+        languages = identify(batch["text"].slice(0, unidentified), []).codes
+        for language, size, count in zip(languages, sizes, tokens, strict=False):
+            usage.languages[language].add(size, count)
+        unidentified -= len(languages)
     return usage

@@ -41,10 +41,12 @@ class TrainingState:
 
     step: int = 0
     seconds: float = 0.0
+    seconds_to_first_step: float | None = None
     best_step: int = 0
     best_loss: float | None = None
     validations_since_best: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+    spikes: dict[str, Any] = field(default_factory=dict)
     metrics: list[StepMetrics] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
@@ -139,6 +141,10 @@ class Checkpoints:
         model = Transformer(config)
         storage.load(dict(model.named_parameters()), self.at(step), None, alone=True)
         return model
+
+    def drop(self, step: int) -> None:
+        """Remove the checkpoint of `step`, which turned out to be of no use."""
+        shutil.rmtree(self.at(step))
 
     def at(self, step: int) -> Path:
         """Return the folder of the checkpoint of `step`."""

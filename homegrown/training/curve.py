@@ -1,58 +1,144 @@
-"""The picture of a training run."""
+"""The picture of a training run, and when to draw it while the run goes on."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from homegrown.files import replacing
 from homegrown.training.metrics import StepMetrics
 
-_TRAINING, _VALIDATION, _RATE, _INK = "#3b6ea8", "#d1603d", "#5f8a4c", "#3a3a3a"
+_TRAINING, _VALIDATION, _RATE, _NORM, _SPEED, _INK = "#3b6ea8", "#d1603d", "#5f8a4c", "#8a6bb0", "#c79a2b", "#3a3a3a"
+_POINTS = 2000
+_VIEW, _MARGIN = 0.99, 0.08
+_LEAST_SECONDS = 20.0
+_SHARE = 0.01
+
+Values = npt.NDArray[np.float64]
+
+
+class LiveCurve:
+    """Draws the curve of a run that goes on, in the process that waits for the workers, not in the loop.
+
+    At most every 20 seconds, and rarer if drawing would take more than 1% of the time, because on a small machine the
+    two share processors.
+    """
+
+    def __init__(self, path: Path, steps: Callable[[], Sequence[StepMetrics]]):
+        self._path, self._steps = path, steps
+        self._next = time.monotonic() + _LEAST_SECONDS
+
+    def draw(self) -> None:
+        """Draw what there is by now, if it is time."""
+        began = time.monotonic()
+        if began < self._next:
+            return
+        try:
+            if len(steps := self._steps()) > 1:
+                draw_curve(self._path, steps)
+        except OSError:
+            pass  # A full disk is the workers' to report; a picture stops nothing.
+        took = time.monotonic() - began
+        self._next = began + max(_LEAST_SECONDS, took / _SHARE)
 
 
 def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
-    """Draw training and validation loss against steps, and the learning rate beside them, as a PNG."""
-    figure = Figure(figsize=(11, 4.6), dpi=110, facecolor="white", layout="constrained")
+    """Draw loss, learning rate, gradient norm and speed against steps, as a PNG."""
+    figure = Figure(figsize=(12, 6.4), dpi=100, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    losses, rates = figure.subplots(1, 2, width_ratios=[2.4, 1])
-    steps = np.array([row.step for row in metrics])
-    loss = np.array([row.loss for row in metrics])
-    losses.plot(steps, loss, color=_TRAINING, alpha=0.22, linewidth=0.8)
-    losses.plot(steps, _running_mean(loss), color=_TRAINING, linewidth=2, label="training")
-    validated = [(row.step, row.validation_loss) for row in metrics if row.validation_loss is not None]
-    if validated:
-        at, values = zip(*validated, strict=True)
-        losses.plot(at, values, color=_VALIDATION, linewidth=2, marker="o", markersize=4, label="validation")
-        best = min(validated, key=lambda pair: pair[1])
-        losses.annotate(
-            f"{best[1]:.3f}", best, xytext=(0, -14), textcoords="offset points", ha="center", color=_VALIDATION
-        )
-    losses.set_title("Loss", loc="left", color=_INK, fontweight="bold")
-    losses.set_ylabel("nats per token", color=_INK)
-    losses.legend(frameon=False, loc="upper right")
-    losses.margins(y=0.12)
-    rates.plot(steps, [row.learning_rate for row in metrics], color=_RATE, linewidth=2)
-    rates.set_title("Learning rate", loc="left", color=_INK, fontweight="bold")
-    rates.set_ylim(bottom=0)
-    rates.yaxis.set_major_formatter("{x:g}")
-    for axes in (losses, rates):
-        axes.set_xlabel("step", color=_INK)
-        axes.set_xlim(left=0)
-        axes.grid(alpha=0.18)
-        axes.tick_params(colors=_INK)
-        axes.spines[["top", "right"]].set_visible(False)
+    panels = figure.subplot_mosaic([["loss", "rate"], ["loss", "norm"], ["loss", "speed"]], width_ratios=[1.9, 1])
+    steps = _column(metrics, "step")
+    _draw_loss(panels["loss"], steps, metrics)
+    _draw_line(panels["rate"], "Learning rate", _RATE, steps, _column(metrics, "learning_rate"))
+    _draw_noisy(panels["norm"], "Gradient norm", _NORM, steps, _taken(metrics, "gradient_norm"))
+    panels["norm"].set_ylim(bottom=0)
+    _draw_speed(panels["speed"], steps, metrics)
+    for panel in panels.values():
+        panel.set_xlim(0, max(steps[-1], 2))
+        panel.grid(alpha=0.18)
+        panel.tick_params(colors=_INK, labelsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in (panels["loss"], panels["speed"]):
+        panel.set_xlabel("step", color=_INK)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each value's neighbourhood, a twentieth of the run, cut off at the ends."""
+def _draw_loss(panel: Axes, steps: Values, metrics: Sequence[StepMetrics]) -> None:
+    _draw_noisy(panel, "Loss", _TRAINING, steps, _taken(metrics, "loss"), label="training")
+    panel.set_ylabel("nats per token", color=_INK)
+    validated = [row for row in metrics if row.validation_loss is not None]
+    if validated:
+        at, losses = [row.step for row in validated], _column(validated, "validation_loss")
+        panel.plot(at, losses, color=_VALIDATION, linewidth=2, marker="o", markersize=4, label="validation")
+        best = validated[int(np.argmin(losses))]
+        panel.annotate(
+            f"{best.validation_loss:.3f} nats per token\n{best.validation_bits_per_byte:.3f} bits per byte",
+            (best.step, float(losses.min())),
+            xytext=(-6, 26),
+            textcoords="offset points",
+            ha="right",
+            color=_VALIDATION,
+            fontweight="bold",
+        )
+    skipped = [row.step for row in metrics if row.skipped]
+    if skipped:
+        place = panel.get_xaxis_transform()
+        panel.plot(skipped, np.zeros(len(skipped)), "|", color=_INK, transform=place, clip_on=False, label="skipped")
+    panel.legend(frameon=False, loc="upper right")
+
+
+def _draw_speed(panel: Axes, steps: Values, metrics: Sequence[StepMetrics]) -> None:
+    speeds, shares = _column(metrics, "tokens_per_second"), _column(metrics, "model_flops_utilisation")
+    _draw_noisy(panel, "Tokens per second", _SPEED, steps, speeds)
+    panel.set_ylim(bottom=0)
+    panel.yaxis.set_major_formatter("{x:,.0f}")
+    title = f"{np.median(shares):.0%} of the device's peak"
+    panel.set_title(title, loc="right", color=_INK, fontsize=9)
+
+
+def _draw_noisy(panel: Axes, title: str, colour: str, steps: Values, values: Values, label: str | None = None) -> None:
+    """Draw values faintly, and their running mean; the view leaves out the highest of them, such as the first."""
+    panel.plot(*_thinned(steps, values), color=colour, alpha=0.22, linewidth=0.8)
+    _draw_line(panel, title, colour, steps, _running_mean(values), label)
+    if np.isfinite(values).any():
+        low, high = np.nanmin(values), np.nanquantile(values, _VIEW)
+        panel.set_ylim(low - _MARGIN * (high - low or 1), high + _MARGIN * (high - low or 1))
+
+
+def _draw_line(panel: Axes, title: str, colour: str, steps: Values, values: Values, label: str | None = None) -> None:
+    panel.plot(*_thinned(steps, values), color=colour, linewidth=2, label=label)
+    panel.set_title(title, loc="left", color=_INK, fontweight="bold")
+
+
+def _column(metrics: Sequence[StepMetrics], name: str) -> Values:
+    return np.array([getattr(row, name) for row in metrics], dtype=np.float64)
+
+
+def _taken(metrics: Sequence[StepMetrics], name: str) -> Values:
+    """Return the figure of the steps whose update was taken, NaN for the others."""
+    return np.where([row.skipped for row in metrics], np.nan, _column(metrics, name))
+
+
+def _thinned(steps: Values, values: Values) -> tuple[Values, Values]:
+    """Return at most about 2,000 points, more than the picture has columns, so that a long run is drawn as fast."""
+    every = -(-len(steps) // _POINTS)
+    return steps[::every], values[::every]
+
+
+def _running_mean(values: Values) -> Values:
+    """Return the mean of the numbers in each value's neighbourhood, a twentieth of the run, cut off at the ends."""
     reach = max(1, len(values) // 40)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    numbers = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(numbers, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(numbers)])
     places = np.arange(len(values))
     first, end = np.maximum(0, places - reach), np.minimum(len(values), places + reach + 1)
-    means: np.ndarray = (sums[end] - sums[first]) / (end - first)
+    with np.errstate(invalid="ignore"):
+        means: Values = (sums[end] - sums[first]) / (counts[end] - counts[first])
     return means

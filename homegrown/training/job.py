@@ -1,8 +1,9 @@
 """What the launching process tells its workers, and the names of the files through which they talk."""
 
+import time
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from homegrown.errors import UserError
 from homegrown.files import replacing
@@ -15,6 +16,11 @@ PROGRESS = "progress.jsonl"
 REFUSAL = "refusal.txt"
 DISK_FULL = "disk-full"
 SUMMARY = "summary.json"
+STEPS = "steps.jsonl"
+METRICS = "metrics.parquet"
+SAMPLES = "samples.parquet"
+CURVE = "curve.png"
+EVENTS = "tensorboard"
 LOGS = "logs"
 CHECKPOINTS = "checkpoints"
 
@@ -29,6 +35,8 @@ class Job(Settings):
     seed: int
     device: str
     parallel: Parallel = "ddp"
+    started: float = Field(default_factory=time.time)
+    """When training was asked for, in seconds since 1970."""
 
     def write(self, out: Path) -> Path:
         """Write the job to `out` and return its path."""

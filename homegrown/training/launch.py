@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
@@ -15,7 +16,9 @@ from homegrown import locks
 from homegrown.errors import UserError
 from homegrown.progress import Progress
 from homegrown.training import worker
-from homegrown.training.job import CHECKPOINTS, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY
+from homegrown.training.curve import LiveCurve
+from homegrown.training.job import CHECKPOINTS, CURVE, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY
+from homegrown.training.journal import read_steps
 from homegrown.training.report import Relay
 from homegrown.training.stopping import GRACE_SECONDS
 
@@ -41,6 +44,7 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
     for name in (PROGRESS, REFUSAL, DISK_FULL):
         (out / name).unlink(missing_ok=True)
     relay = Relay(out / PROGRESS)
+    curve = LiveCurve(out / CURVE, partial(read_steps, out))
     agent = _Agent(job, processes)
     try:
         with locks.exclusive(out / PARENT_LOCK):
@@ -49,6 +53,7 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
             while not agent.ended.wait(_POLL_SECONDS) and not (out / REFUSAL).exists():
                 for done, total, metrics in relay.new():
                     progress(done, total, **metrics)
+                curve.draw()
     finally:
         if agent.ident is not None:
             agent.ended.wait(GRACE_SECONDS + _EXIT_SECONDS)

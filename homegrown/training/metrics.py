@@ -12,6 +12,9 @@ METRICS_SCHEMA = pa.schema(
         pa.field("learning_rate", pa.float64(), nullable=False),
         pa.field("gradient_norm", pa.float64(), nullable=False),
         pa.field("tokens_per_second", pa.float64(), nullable=False),
+        pa.field("model_flops_utilisation", pa.float64(), nullable=False),
+        pa.field("peak_memory_bytes", pa.int64(), nullable=False),
+        pa.field("skipped", pa.bool_(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("validation_loss", pa.float64()),
         pa.field("validation_bits_per_byte", pa.float64()),
@@ -30,8 +33,9 @@ SAMPLES_SCHEMA = pa.schema(
 class StepMetrics:
     """One optimizer step, counted from 1.
 
-    `loss` is the mean over the step's batch in nats per token, before its update; `tokens` and `seconds` count from
-    the start of training, over all interruptions; `gradient_norm` is taken before clipping.
+    `loss` is the mean over the step's batch in nats per token, before its update; `gradient_norm` is taken before
+    clipping; both may be no number in a step whose update was `skipped`. `tokens` and `seconds` count from the start of
+    training, over all interruptions. The speed is that of all workers, the memory the most of the leading one so far.
     """
 
     step: int
@@ -40,6 +44,9 @@ class StepMetrics:
     learning_rate: float
     gradient_norm: float
     tokens_per_second: float
+    model_flops_utilisation: float
+    peak_memory_bytes: int
+    skipped: bool
     seconds: float
     validation_loss: float | None = None
     validation_bits_per_byte: float | None = None

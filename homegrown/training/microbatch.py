@@ -34,9 +34,16 @@ def check(settings: TrainingSettings, workers: int) -> None:
 
 
 def choose(
-    settings: TrainingSettings, context: int, worker: Worker, objective: nn.Module, optimizers: list[Optimizer]
+    settings: TrainingSettings,
+    context: int,
+    window: tuple[int, ...],
+    worker: Worker,
+    objective: nn.Module,
+    optimizers: list[Optimizer],
 ) -> int:
     """Return the sequences in one forward pass, a divisor of the worker's share of the batch; the same in all workers.
+
+    `window` is the shape of one sequence as the objective takes it.
 
     Raises:
         torch.OutOfMemoryError: two sequences are too many for the GPU.
@@ -46,7 +53,7 @@ def choose(
     share = settings.batch_size // worker.count
     if worker.kind == "cpu":
         return largest(share, _CPU_TOKENS // context)
-    first, second = (_peak_bytes(objective, rows, context, worker.device) for rows in (1, 2))
+    first, second = (_peak_bytes(objective, (rows, *window), worker.device) for rows in (1, 2))
     free, _ = torch.cuda.mem_get_info()
     available = free + torch.cuda.memory_reserved()
     spare = (1 - _MARGIN) * available - first - _bytes_to_come(objective, optimizers)
@@ -58,10 +65,10 @@ def largest(share: int, bound: int) -> int:
     return max(size for size in range(1, share + 1) if share % size == 0 and (size <= bound or size == 1))
 
 
-def _peak_bytes(objective: nn.Module, rows: int, context: int, device: torch.device) -> int:
+def _peak_bytes(objective: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
     """Return the most memory that a forward and backward pass held, weights and gradients included."""
     torch.cuda.reset_peak_memory_stats()
-    objective(torch.zeros(rows, context + 1, dtype=torch.int64, device=device)).backward()
+    objective(torch.zeros(shape, dtype=torch.int64, device=device)).backward()
     objective.zero_grad(set_to_none=True)
     return torch.cuda.max_memory_allocated()
 

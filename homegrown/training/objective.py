@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import Parallel
+from homegrown.tokens.rows import parts
 from homegrown.training.workers import Worker
 
 
@@ -21,8 +22,8 @@ class NextToken(nn.Module):
         self.model = model
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Return the summed loss in nats of predicting each token of int64 `windows` [rows, context + 1]."""
-        return self.model.loss(windows[:, :-1], windows[:, 1:])
+        """Return the summed loss in nats of int64 `windows`, [rows, context + 1] or as `parts` takes them."""
+        return self.model.loss(*parts(windows))
 
 
 def share(model: Transformer, worker: Worker, parallel: Parallel) -> nn.Module:

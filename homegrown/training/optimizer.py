@@ -37,6 +37,7 @@ def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
                 [group],
                 lr=settings.matrix_learning_rate,
                 weight_decay=settings.weight_decay,
+                momentum=settings.momentum,
                 ns_steps=settings.orthogonalization_steps,
             )
         )

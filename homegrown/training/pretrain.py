@@ -8,7 +8,17 @@ from homegrown.outcome import Outcome
 from homegrown.progress import Progress, silent
 from homegrown.recipe import ModelSettings, Parallel, TrainingSettings
 from homegrown.tokens.loader import TokenSplit
-from homegrown.training.job import CHECKPOINTS, JOB, LOGS, PARENT_LOCK, PROGRESS, SUMMARY, WORKER_LOCK, Job
+from homegrown.training.job import (
+    CHECKPOINTS,
+    JOB,
+    LOGS,
+    PARENT_LOCK,
+    PROGRESS,
+    STEPS,
+    SUMMARY,
+    WORKER_LOCK,
+    Job,
+)
 
 
 def pretrain(
@@ -27,11 +37,12 @@ def pretrain(
     """Train a model from the folders of packed tokens and of their tokenizer, with `processes` workers.
 
     Writes `model/` (config.json, model.safetensors, tokenizer.json), `metrics.parquet`, `samples.parquet`, `curve.png`,
-    `summary.json` and the last checkpoint. Called again on the same `out` it goes on from the newest checkpoint; on a
-    CPU the weights are then the same, bit for bit, as if it had not stopped.
+    `tensorboard/`, `summary.json` and the last checkpoint; while training goes on, curve, samples and event file are
+    those so far, and `steps.jsonl` has a line for each step. Called again on the same `out` it goes on from the newest
+    checkpoint; on a CPU the weights are then the same, bit for bit, as if it had not stopped.
 
     Raises:
-        UserError: a setting does not fit the data or the machine, or the loss stopped being a number.
+        UserError: a setting does not fit the data or the machine, or training diverges again and again.
         RuntimeError: a worker failed for another reason; the message names its log.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +67,7 @@ def pretrain(
 
 def _tidy(out: Path) -> None:
     """Remove what only served the run: it names this machine's paths and is of no use once training is finished."""
-    for name in (JOB, PROGRESS, PARENT_LOCK, WORKER_LOCK):
+    for name in (JOB, PROGRESS, PARENT_LOCK, WORKER_LOCK, STEPS):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / LOGS, ignore_errors=True)
     newest = max((out / CHECKPOINTS).glob("step-*"))

@@ -17,10 +17,11 @@ class Report:
     def __init__(self, path: Path):
         self._path = path
         self._last = 0.0
+        self._reached: tuple[int, int | None] = 0, None
 
     def step(self, done: int, total: int, important: bool, **metrics: Metric) -> None:
         """Say that `done` of `total` steps are finished."""
-        now = time.monotonic()
+        now, self._reached = time.monotonic(), (done, total)
         if important or now - self._last >= _LEAST_SECONDS:
             self._last = now
             self._append({"done": done, "total": total, "metrics": metrics})
@@ -28,7 +29,8 @@ class Report:
     def note(self, sentence: str) -> None:
         """Pass on a sentence for the person who watches."""
         print(sentence, flush=True)
-        self._append({"done": 0, "total": None, "metrics": {"note": sentence}})
+        done, total = self._reached
+        self._append({"done": done, "total": total, "metrics": {"note": sentence}})
 
     def _append(self, line: dict[str, Any]) -> None:
         with self._path.open("a") as file:

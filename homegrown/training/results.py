@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from homegrown.files import replacing, write_parquet
@@ -9,9 +10,9 @@ from homegrown.model import weights
 from homegrown.progress import Metric
 from homegrown.tokens.tokenizer import TOKENIZER_FILE
 from homegrown.training.curve import draw_curve
-from homegrown.training.job import SUMMARY, Job
+from homegrown.training.job import CURVE, METRICS, SAMPLES, SUMMARY, Job
 from homegrown.training.loop import Trainer
-from homegrown.training.metrics import metrics_table, samples_table
+from homegrown.training.metrics import StepMetrics, metrics_table, samples_table
 
 _LOSS_STEPS = 50
 
@@ -27,18 +28,23 @@ def finish(trainer: Trainer, job: Job, out: Path, resumed_from: int) -> None:
     weights.save(trainer.checkpoints.model(kept.step, trainer.config), out / "model")
     with replacing(out / "model" / TOKENIZER_FILE) as temporary:
         temporary.write_bytes((job.tokenizer / TOKENIZER_FILE).read_bytes())
-    write_parquet(out / "metrics.parquet", metrics_table(state.metrics))
-    write_parquet(out / "samples.parquet", samples_table(state.samples))
-    draw_curve(out / "curve.png", state.metrics)
+    write_parquet(out / METRICS, metrics_table(state.metrics))
+    write_parquet(out / SAMPLES, samples_table(state.samples))
+    draw_curve(out / CURVE, state.metrics)
     summary: dict[str, Metric] = {
         "parameters": trainer.config.parameter_count(),
         "steps": state.step,
         "tokens": last.tokens,
-        "training_loss": statistics.fmean(row.loss for row in state.metrics[-_LOSS_STEPS:]),
+        "training_loss": _training_loss(state.metrics),
         "weights": "final" if kept.step == state.step else f"best validation, step {kept.step}",
         "weights_step": kept.step,
         "tokens_per_second": statistics.median(row.tokens_per_second for row in state.metrics),
+        "model_flops_utilisation": statistics.median(row.model_flops_utilisation for row in state.metrics),
+        "peak_memory_megabytes": max(row.peak_memory_bytes for row in state.metrics) / 1e6,
         "seconds": state.seconds,
+        "seconds_to_first_step": state.seconds_to_first_step or 0.0,
+        "skipped_steps": trainer.spikes.skipped_steps,
+        "rolled_back_steps": trainer.spikes.rolled_back_steps,
         "resumed_from": resumed_from,
     }
     if kept.validation_loss is not None and kept.validation_bits_per_byte is not None:
@@ -46,3 +52,9 @@ def finish(trainer: Trainer, job: Job, out: Path, resumed_from: int) -> None:
         summary["validation_bits_per_byte"] = kept.validation_bits_per_byte
     with replacing(out / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _training_loss(metrics: Sequence[StepMetrics]) -> float:
+    """Return the mean loss of the last steps whose update was taken, or of the last one if none was."""
+    taken = [row.loss for row in metrics[-_LOSS_STEPS:] if not row.skipped]
+    return statistics.fmean(taken or [metrics[-1].loss])

@@ -10,6 +10,7 @@ from homegrown.errors import UserError
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import TrainingSettings
 from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.rows import NO_TARGET, parts
 from homegrown.training.precision import Precision
 from homegrown.training.workers import Worker
 
@@ -65,9 +66,11 @@ class Validator:
             windows = self._split.read(self._indices[start : start + rows], self._context)
             batch = torch.from_numpy(windows).to(self._worker.device)
             with self._precision.autocast():
-                nats += model.loss(batch[:, :-1], batch[:, 1:])
-            tokens += windows[:, 1:].size
-            text_bytes += int(self._token_bytes[windows[:, 1:]].sum())
+                nats += model.loss(*parts(batch))
+            _, targets, _ = parts(windows)
+            predicted = targets[targets != NO_TARGET]
+            tokens += len(predicted)
+            text_bytes += int(self._token_bytes[predicted].sum())
         model.train()
         counts = torch.tensor([tokens, text_bytes], dtype=torch.float64, device=self._worker.device)
         total, all_tokens, all_bytes = self._worker.sum(torch.cat([nats[None], counts])).tolist()

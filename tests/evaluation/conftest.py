@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from homegrown.recipe import PackSettings, TokenizerSettings
 from homegrown.tokens.loader import TokenSplit
 from homegrown.tokens.packing import pack
-from homegrown.tokens.tokenizer import load, train_tokenizer
+from homegrown.tokens.tokenizer import load
+from homegrown.tokens.train import train_tokenizer
 
 WORDS = ("the", "a", "model", "text", "of", "für", "größe", "<b>", "&", "жизнь", "語言", "reads", "writes.", "then,")
 

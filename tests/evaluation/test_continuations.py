@@ -11,7 +11,6 @@ from homegrown.evaluation.sample import cut, nats, write_sample
 from homegrown.model.generation import generate
 from homegrown.recipe import EvaluationSettings
 from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.tokenizer import BOS_ID
 
 
 def settings(**changes: int) -> EvaluationSettings:
@@ -46,7 +45,7 @@ def test_no_document_long_enough_is_one_sentence(split: TokenSplit) -> None:
 def test_continuations_are_greedy_and_in_order() -> None:
     model = small_model()
     tasks = [Task([0, 10 + number], [0] * 5) for number in range(70)]
-    written = continue_all(model, tasks)
+    written = continue_all(model, tasks, end=2)
     assert written == [
         generate(model, [task.prompt], max_new_tokens=5, temperature=0.0, stop_ids={2})[0] for task in tasks
     ]
@@ -64,13 +63,13 @@ def test_a_sample_depends_on_the_seed_alone(tokenizer: Tokenizer) -> None:
 
 
 def test_the_cost_of_a_text_is_that_of_its_tokens_one_after_another() -> None:
-    model, tokens = small_model(), [9, 30, 11]
+    model, tokens = small_model(), [0, 9, 30, 11]
     one_by_one = 0.0
-    for place, token in enumerate(tokens):
-        logits = model(torch.tensor([[BOS_ID, *tokens[:place]]]))[0, -1]
+    for place, token in enumerate(tokens[1:], start=1):
+        logits = model(torch.tensor([tokens[:place]]))[0, -1]
         one_by_one -= float(torch.log_softmax(logits.float(), 0)[token])
     assert nats(model, tokens) == pytest.approx(one_by_one, rel=1e-5)
-    assert nats(model, []) == 0
+    assert nats(model, tokens[:1]) == 0
 
 
 @pytest.mark.parametrize(

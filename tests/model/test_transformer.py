@@ -7,7 +7,7 @@ import torch
 
 from homegrown.model.config import ModelConfig
 from homegrown.model.layers import sinusoidal_table
-from homegrown.model.loss import CHUNK_TOKENS, linear_cross_entropy
+from homegrown.model.loss import CHUNK_TOKENS, IGNORED, linear_cross_entropy
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import ModelSettings
 
@@ -114,14 +114,17 @@ def test_a_sequence_longer_than_the_context_is_refused(make_model) -> None:
         model(torch.zeros(1, 49, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("ignored", [0, 3, 7])
 @pytest.mark.parametrize("bias", [False, True])
-def test_chunked_cross_entropy_is_cross_entropy(bias: bool) -> None:
+def test_chunked_cross_entropy_is_cross_entropy(bias: bool, ignored: int) -> None:
     random = torch.Generator().manual_seed(3)
     rows = 2 * CHUNK_TOKENS["cpu"] + 77
     hidden = torch.randn(rows, 24, generator=random, dtype=torch.float64).requires_grad_()
     weight = torch.randn(50, 24, generator=random, dtype=torch.float64).requires_grad_()
     offset = torch.randn(50, generator=random, dtype=torch.float64).requires_grad_() if bias else None
     targets = torch.randint(50, (rows,), generator=random)
+    targets[torch.arange(rows) % 10 < ignored] = IGNORED
+    targets[: CHUNK_TOKENS["cpu"] * (ignored > 0)] = IGNORED
     inputs = [tensor for tensor in (hidden, weight, offset) if tensor is not None]
     logits = torch.nn.functional.linear(hidden, weight, offset)
     expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")

@@ -8,7 +8,7 @@ from made_up import VOCABULARY, make_texts, write_shard
 
 from homegrown.recipe import PackSettings, TokenizerSettings
 from homegrown.tokens.packing import pack
-from homegrown.tokens.tokenizer import train_tokenizer
+from homegrown.tokens.train import train_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +33,14 @@ def packed(shards: Path, tokenizer_folder: Path, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("packed")
     with ThreadPoolExecutor(1) as executor:
         pack(folder, shards, tokenizer_folder, PackSettings(shard_tokens=1000), executor=executor)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed_in_rows(shards: Path, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same documents in rows of 64, which are shorter than most of them."""
+    folder = tmp_path_factory.mktemp("rows")
+    settings = PackSettings(layout="best_fit", shard_tokens=4000)
+    with ThreadPoolExecutor(1) as executor:
+        pack(folder, shards, tokenizer_folder, settings, context=64, executor=executor)
     return folder

@@ -1,15 +1,19 @@
 """tiktoken's engine against `tokenizers` on the same merges."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from made_up import SYLLABLES
+from made_up import SYLLABLES, make_texts
+from published import FORMS, LLAMA3, QWEN, adjacent, edited, every_pair
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from homegrown.tokens.encoding import Encoder
-from homegrown.tokens.tokenizer import SPECIAL_TOKENS, load
+from homegrown.tokens.encoding import GPT2_PATTERN, SPLIT_PATTERN, Encoder
+from homegrown.tokens.special import SPECIAL_TOKENS
+from homegrown.tokens.tokenizer import load
 
 TEXT = st.one_of(
     st.text(max_size=200),
@@ -43,20 +47,64 @@ def test_blanks_too_long_for_tiktoken(tokenizer: Tokenizer, encoder: Encoder, bl
     assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
 
 
-def test_a_tokenizer_that_merges_into_a_special_token_is_refused() -> None:
+@pytest.mark.parametrize(("pattern", "step"), [(SPLIT_PATTERN, 1), (GPT2_PATTERN, 16), (LLAMA3, 16), (QWEN, 16)])
+def test_every_character_is_split_off_alike(pattern: str, step: int) -> None:
+    """With a token for every pair of bytes, ids show between which bytes a text was split."""
+    tokenizer = every_pair(pattern)
+    encoder = Encoder(tokenizer)
+    assert encoder.fast
+    planes = [*range(0xD800), *range(0xE000, 0x34000), *range(0xE0000, 0xE0200)]  # beyond, nothing is assigned
+    for start in range(0, len(planes), 4096):
+        characters = map(chr, planes[start : start + 4096 : step])
+        text = "".join(f"a{character}a 1{character} '{character}\n" for character in characters)
+        assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_published_forms(form: str) -> None:
+    theirs = FORMS[form]()
+    theirs.normalizer, theirs.post_processor, theirs.encode_special_tokens = None, None, True
+    theirs.no_truncation()
+    encoder = Encoder(theirs)
+    assert encoder.fast == (form != "digits")
+
+    @settings(max_examples=200, deadline=None)
+    @given(text=TEXT)
+    @example("'ſ 'S'ſ İi K 1234567 'LL")
+    def check(text: str) -> None:
+        assert encoder.encode(text).tolist() == theirs.encode(text).ids
+
+    check()
+
+
+def _other_pattern(tokenizer: Tokenizer) -> Tokenizer:
+    return Tokenizer.from_str(tokenizer.to_str().replace("[^\\\\s", "[^\\\\s_", 1))
+
+
+def _merges_out_of_order(tokenizer: Tokenizer) -> Tokenizer:
+    return edited(tokenizer, merges=adjacent(json.loads(tokenizer.to_str())["model"]["merges"]))
+
+
+def _token_without_its_merge(tokenizer: Tokenizer) -> Tokenizer:
+    return edited(tokenizer, merges=json.loads(tokenizer.to_str())["model"]["merges"][:-1])
+
+
+@pytest.mark.parametrize("change", [_other_pattern, _merges_out_of_order, _token_without_its_merge])
+def test_where_the_ids_could_differ_tokenizers_encodes(
+    tokenizer: Tokenizer, change: Callable[[Tokenizer], Tokenizer]
+) -> None:
+    changed = change(tokenizer)
+    changed.encode_special_tokens = True
+    assert changed.to_str() != tokenizer.to_str()
+    encoder = Encoder(changed)
+    assert not encoder.fast
+    for text in make_texts(7, 20):
+        assert encoder.encode(text).tolist() == changed.encode(text).ids
+
+
+def test_a_merge_that_spells_a_special_token_is_left_to_tokenizers() -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["ab"], show_progress=False)
     tokenizer.train_from_iterator(["ab ab ab abab"], trainer)
-    with pytest.raises(ValueError, match="byte-level BPE"):
-        Encoder(tokenizer)
-
-
-def test_merges_out_of_order_are_refused(tokenizer: Tokenizer) -> None:
-    import json
-
-    description = json.loads(tokenizer.to_str())
-    merges = description["model"]["merges"]
-    merges[0], merges[1] = merges[1], merges[0]
-    with pytest.raises(ValueError, match="follow its merges"):
-        Encoder(Tokenizer.from_str(json.dumps(description)))
+    assert not Encoder(tokenizer).fast

@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -85,19 +86,29 @@ if __name__ == "__main__":
             time.sleep(60)
         return write(part, number, documents, size)
     packing._write = slowly
-    out, shards, tokenizer = map(Path, sys.argv[1:])
+    out, shards, tokenizer = map(Path, sys.argv[1:4])
+    settings, context = PackSettings.model_validate_json(sys.argv[4]), int(sys.argv[5]) or None
     with ThreadPoolExecutor(1) as executor:
-        packing.pack(out, shards, tokenizer, PackSettings(shard_tokens=1000), executor=executor)
+        packing.pack(out, shards, tokenizer, settings, context=context, executor=executor)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layout", ["contiguous", "best_fit"])
 def test_a_killed_run_goes_on_where_it_was(
-    shards: Path, tokenizer_folder: Path, packed: Path, tmp_path: Path, executor: Executor
+    layout: Literal["contiguous", "best_fit"],
+    shards: Path,
+    tokenizer_folder: Path,
+    packed: Path,
+    packed_in_rows: Path,
+    tmp_path: Path,
+    executor: Executor,
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, tmp_path, shards, tokenizer_folder], cwd=Path(__file__).parents[2]
-    )
+    rows = layout == "best_fit"
+    whole, context = (packed_in_rows, 64) if rows else (packed, None)
+    settings = PackSettings(layout=layout, shard_tokens=4000 if rows else 1000)
+    arguments = [tmp_path, shards, tokenizer_folder, settings.model_dump_json(), str(context or 0)]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], cwd=Path(__file__).parents[2])
     finished = tmp_path / "train" / "part-00000.json"
     while not finished.exists():
         assert process.poll() is None
@@ -106,8 +117,8 @@ def test_a_killed_run_goes_on_where_it_was(
     process.wait()
     assert not (tmp_path / "index.json").exists()
     before = finished.stat().st_ino, (tmp_path / "train" / "tokens-00000-00.bin").stat().st_ino
-    pack(tmp_path, shards, tokenizer_folder, PackSettings(shard_tokens=1000), executor=executor)
-    assert digests(tmp_path) == digests(packed)
+    pack(tmp_path, shards, tokenizer_folder, settings, context=context, executor=executor)
+    assert digests(tmp_path) == digests(whole)
     assert (finished.stat().st_ino, (tmp_path / "train" / "tokens-00000-00.bin").stat().st_ino) == before
 
 

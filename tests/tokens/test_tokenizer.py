@@ -14,7 +14,11 @@ from tokenizers import Tokenizer
 
 from homegrown.errors import UserError
 from homegrown.recipe import TokenizerSettings
-from homegrown.tokens.tokenizer import SPECIAL_TOKENS, load, token_bytes, train_tokenizer
+from homegrown.tokens import usage
+from homegrown.tokens.encoding import to_bytes
+from homegrown.tokens.special import SPECIAL_TOKENS
+from homegrown.tokens.tokenizer import load, token_bytes
+from homegrown.tokens.train import train_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +41,19 @@ def test_round_trip_is_exact_and_bytes_add_up(tokenizer: Tokenizer, text: str) -
     ids = tokenizer.encode(text).ids
     assert tokenizer.decode(ids) == text
     assert token_bytes(tokenizer)[ids].sum() == len(text.encode())
+
+
+@given(data=st.binary())
+def test_any_bytes_have_tokens_and_come_back(tokenizer: Tokenizer, data: bytes) -> None:
+    """Bytes that are no UTF-8 too: each has a token, and what is whole among them decodes."""
+    names = [tokenizer.id_to_token(7 + number) for number in range(256)]
+    number_of = {to_bytes(name): 7 + number for number, name in enumerate(names)}
+    ids = [number_of[bytes([byte])] for byte in data]
+    assert tokenizer.decode(ids) == data.decode(errors="replace")
+    text = data.decode("latin-1")
+    encoded = tokenizer.encode(text).ids
+    assert b"".join(to_bytes(tokenizer.id_to_token(number)) for number in encoded) == text.encode()
+    assert tokenizer.decode(encoded).encode("latin-1") == data
 
 
 @given(pieces=st.lists(st.sampled_from([*SPECIAL_TOKENS, " ", "a", "<", "|>", "\n"]), max_size=12))
@@ -65,7 +82,7 @@ def test_the_same_file_whatever_the_number_of_threads(shards: Path, tmp_path: Pa
     code = (
         "import sys; from pathlib import Path\n"
         "from homegrown.recipe import TokenizerSettings\n"
-        "from homegrown.tokens.tokenizer import train_tokenizer\n"
+        "from homegrown.tokens.train import train_tokenizer\n"
         "train_tokenizer(Path(sys.argv[1]), Path(sys.argv[2]), TokenizerSettings(vocabulary_size=700, sample_mb=1))"
     )
     for threads in ("1", "5"):
@@ -75,7 +92,12 @@ def test_the_same_file_whatever_the_number_of_threads(shards: Path, tmp_path: Pa
             cwd=Path(__file__).parents[2],
             check=True,
         )
-    for name in ("tokenizer.json", "vocabulary/part-00000.parquet", "sources/part-00000.parquet"):
+    for name in (
+        "tokenizer.json",
+        "vocabulary/part-00000.parquet",
+        "sources/part-00000.parquet",
+        "languages/part-00000.parquet",
+    ):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "5" / name).read_bytes()
 
 
@@ -91,12 +113,35 @@ def test_only_the_first_documents_up_to_the_limit_are_used(tmp_path: Path) -> No
     assert files[0] == files[1]
 
 
+def test_shards_beyond_the_limit_are_not_even_opened(tmp_path: Path) -> None:
+    texts = make_texts(0, 60)
+    write_shard(tmp_path / "train" / "part-00000.parquet", texts)
+    (tmp_path / "train" / "part-00001.parquet").write_bytes(b"no Parquet")
+    limit = sum(len(text.encode()) for text in texts[:59])
+    settings = TokenizerSettings(vocabulary_size=400, sample_mb=limit / 1e6)
+    assert train_tokenizer(tmp_path / "out", tmp_path, settings).rows_in == 59
+
+
+def test_languages_are_told_apart_on_the_first_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    english = "The weather was so fine that they walked to the river and stayed there until the evening came. "
+    polish = "Pogoda była tak piękna, że poszli nad rzekę i zostali tam aż do wieczora, rozmawiając o wszystkim. "
+    write_shard(tmp_path / "train" / "part-00000.parquet", [english * 3, polish * 2, english] * 10)
+    monkeypatch.setattr(usage, "_LANGUAGE_DOCUMENTS", 20)
+    train_tokenizer(tmp_path, tmp_path, TokenizerSettings(vocabulary_size=300, sample_mb=1))
+    tokenizer = load(tmp_path)
+    rows = {row["language"]: row for row in pq.read_table(tmp_path / "languages").to_pylist()}
+    assert {code: row["documents"] for code, row in rows.items()} == {"en": 13, "pl": 7}
+    assert rows["pl"]["bytes"] == 7 * 2 * len(polish.encode())
+    assert rows["pl"]["tokens"] == 7 * len(tokenizer.encode(polish * 2).ids)
+    assert rows["pl"]["bytes_per_token"] == pytest.approx(rows["pl"]["bytes"] / rows["pl"]["tokens"])
+
+
 def test_statistics_count_the_sample(shards: Path, tokenizer_folder: Path, tokenizer: Tokenizer) -> None:
     ids = [number for text in split_texts(shards, "train") for number in tokenizer.encode(text).ids]
     vocabulary = pq.read_table(tokenizer_folder / "vocabulary")
     assert vocabulary["count"].to_pylist() == [ids.count(number) for number in range(VOCABULARY)]
     sources = pq.read_table(tokenizer_folder / "sources")
-    assert sources["source"].to_pylist() == ["source-0", "source-1", "source-2"]
+    assert sorted(sources["source"].to_pylist()) == ["source-0", "source-1", "source-2"]
     assert pc.sum(sources["tokens"]).as_py() == len(ids)
     text_bytes = sum(len(text.encode()) for text in split_texts(shards, "train"))
     assert pc.sum(sources["bytes"]).as_py() == text_bytes

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from homegrown.recipe import ModelSettings, PackSettings, TokenizerSettings, TrainingSettings
 from homegrown.tokens.packing import pack
-from homegrown.tokens.tokenizer import train_tokenizer
+from homegrown.tokens.train import train_tokenizer
 
 ONSETS, ENDINGS = (
     ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sh"],

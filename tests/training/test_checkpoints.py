@@ -46,7 +46,8 @@ def learn(model: Transformer, optimizers: list[Optimizer], step: int) -> None:
 
 
 def metrics(step: int) -> StepMetrics:
-    return StepMetrics(step, 64 * step, 1 / 3, 1e-3, 0.7, 1e4, 0.1 * step, *((2.5, 1.5) if step % 2 else (None, None)))
+    validation = (2.5, 1.5) if step % 2 else (None, None)
+    return StepMetrics(step, 64 * step, 1 / 3, 1e-3, 0.7, 1e4, 0.4, 5 * 10**8, step == 2, 0.1 * step, *validation)
 
 
 def opened(folder: Path, keep: int = 2, note: Callable[[str], None] = print) -> Checkpoints:

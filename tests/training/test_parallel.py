@@ -1,4 +1,4 @@
-"""Two workers, with copies of the model or parts of it, train as one does, and take over from each other."""
+"""Two workers, with copies of the model or parts of it, train as one does and take over from each other."""
 
 import json
 from pathlib import Path

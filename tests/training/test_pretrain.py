@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from processes import Process, Victim
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from homegrown.errors import UserError
 from homegrown.model import weights
@@ -69,7 +70,9 @@ def whole(train, tiny: tuple[ModelSettings, TrainingSettings], tmp_path_factory:
 def test_it_leaves_a_model_and_its_records_and_nothing_else(whole: Run) -> None:
     files = {str(path.relative_to(whole.out)) for path in whole.out.rglob("*") if path.is_file()}
     checkpoint = {path for path in files if path.startswith("checkpoints/step-00000024/")}
-    assert files - checkpoint == {
+    events = {path for path in files if path.startswith("tensorboard/events.out.tfevents.")}
+    assert len(events) == 1
+    assert files - checkpoint - events == {
         "model/config.json",
         "model/model.safetensors",
         "model/tokenizer.json",
@@ -126,9 +129,17 @@ def test_outcome_and_progress_say_what_happened(whole: Run, corpus: dict[str, Pa
     )
     assert outcome.metrics["parameters"] == sum(p.numel() for p in weights.load(whole.out / "model").parameters())
     assert (outcome.metrics["steps"], outcome.metrics["resumed_from"], outcome.metrics["weights"]) == (24, 0, "final")
+    figures = outcome.metrics
+    assert (figures["skipped_steps"], figures["rolled_back_steps"]) == (0, 0)
+    flops = weights.load(whole.out / "model").config.flops_per_token()
+    peak = flops * figures["tokens_per_second"] / figures["model_flops_utilisation"]
+    assert 1e9 < peak < 1e14
+    assert 0 < figures["seconds_to_first_step"] < 300
+    assert 100 < figures["peak_memory_megabytes"] < 5000
     last = whole.said[-1]
     assert last[:2] == (24, 24)
-    assert {"loss", "learning_rate", "tokens_per_second", "validation_bits_per_byte"} <= last[2].keys()
+    assert list(last[2])[:4] == ["loss", "validation_bits_per_byte", "tokens_per_second", "model_flops_utilisation"]
+    assert last[2]["seconds_left"] == 0
     assert [done for done, _, _ in whole.said] == sorted(done for done, _, _ in whole.said)
 
 
@@ -148,7 +159,7 @@ def test_a_finished_run_is_not_repeated(whole: Run, train, tiny: tuple[ModelSett
 @pytest.mark.parametrize(
     ("name", "times"),
     [
-        ("curve.png", 2),  # at step 12, at which a checkpoint is being written
+        ("out/samples.parquet", 2),  # at step 12, at which a checkpoint is being written
         ("metrics.parquet", 2),  # half of a checkpoint's files are there
         ("model/model.safetensors", 1),  # training is over, the results are half written
     ],
@@ -179,18 +190,27 @@ def assert_same_but_for_time(run: Run, other: Run) -> None:
         assert run.metrics[column] == other.metrics[column]
     samples = [pq.read_table(each.out / "samples.parquet") for each in (run, other)]
     assert samples[0].equals(samples[1])
+    shown = EventAccumulator(str(run.out / "tensorboard"), {"scalars": 0}).Reload().Scalars("loss/training")
+    assert [point.step for point in shown] == list(range(1, 25))
+    assert [point.value for point in shown] == pytest.approx(other.metrics["loss"])
 
 
 def endless(settings: TrainingSettings) -> TrainingSettings:
     """Settings with which only a signal ends training, and only at that end a checkpoint is written."""
-    changes = {"max_steps": 10_000_000, "validate_every": 2, "patience": None, "checkpoint_every": 10_000_000}
+    changes = {
+        "max_steps": 10_000_000,
+        "validate_every": 2,
+        "patience": None,
+        "checkpoint_every": 10_000_000,
+        "sample_every": 2,
+    }
     return settings.model_copy(update=changes)
 
 
 def test_workers_go_when_the_process_that_launched_them_is_killed(corpus, tiny, tmp_path: Path) -> None:
     """They finish their step and write a checkpoint, though nobody is there to wait for them."""
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], tiny[0], endless(tiny[1]))
-    _, worker, _ = process.signal_at("curve.png", 5, "parent", tmp_path / "killer")
+    _, worker, _ = process.signal_at("out/samples.parquet", 6, "parent", tmp_path / "killer")
     killed_at = 10
     end = time.monotonic() + 20
     while is_alive(worker):
@@ -205,7 +225,7 @@ def test_a_run_that_is_told_to_end_leaves_a_checkpoint_of_its_last_step(
 ) -> None:
     """SIGTERM, as Prefect's cancelling sends it to the launching process; a second later both have acted on it."""
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    code, worker, said = process.signal_at("curve.png", 2, victim, tmp_path / "killer", number=signal.SIGTERM)
+    code, worker, said = process.signal_at("out/samples.parquet", 2, victim, tmp_path / "killer", number=signal.SIGTERM)
     assert not is_alive(worker)
     assert not (process.out / "summary.json").exists()
     stopped_at = newest_checkpoint(process.out)
@@ -233,7 +253,7 @@ def is_alive(process: int) -> bool:
 
 def test_a_worker_that_dies_is_started_again(whole: Run, corpus, tiny, tmp_path: Path) -> None:
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
-    code, _, _ = process.signal_at("curve.png", 2, "worker", tmp_path / "killer")
+    code, _, _ = process.signal_at("out/samples.parquet", 2, "worker", tmp_path / "killer")
     assert code == 0
     assert json.loads((process.out / "summary.json").read_text())["resumed_from"] >= 5
     assert Run(process.out).weights == whole.weights
@@ -284,7 +304,8 @@ def test_early_stopping_keeps_the_best_weights(train, corpus, tiny, tmp_path: Pa
             "compute.device is 'cuda'",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        ({"learning_rate": 1e30, "warmup_steps": 0}, {}, "lower training.learning_rate"),
+        # Two workers, who must take the same decision at each step.
+        ({"learning_rate": 1e30, "warmup_steps": 0}, {"processes": 2}, "lower training.learning_rate"),
     ],
 )
 def test_what_a_user_must_mend_comes_back_in_one_sentence(train, tiny, tmp_path: Path, changes, given, message) -> None:

@@ -1,0 +1,46 @@
+"""Attention that stays within a document, for rows that hold several, one after the other."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+
+def document_mask(starts: Tensor) -> Tensor | BlockMask:
+    """Return who may look at whom: each token at those from its document's start to itself.
+
+    `starts` is int64 [rows, tokens]: the place in the row where each token's document starts. On a CPU the mask is
+    bool [rows, 1, tokens, tokens], which PyTorch's fused attention takes; on a GPU it is flex attention's, with which
+    blocks of two documents that do not meet are not computed (Dong et al. 2024).
+    """
+    (rows, tokens), visible = starts.shape, within_document(starts)
+    if starts.device.type != "cpu":
+        return create_block_mask(visible, rows, None, tokens, tokens, device=starts.device)
+    row, place = torch.arange(rows)[:, None, None], torch.arange(tokens)
+    return visible(row, row, place[:, None], place)[:, None]
+
+
+def within_document(starts: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return the rule that says of a row, a head and the places of a query and a key whether the one sees the other."""
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (key >= starts[row, query])
+
+    return visible
+
+
+def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockMask) -> Tensor:
+    """Return attention's output [rows, heads, tokens, head_size]; there may be fewer heads of keys than of queries."""
+    grouped = keys.shape[1] != queries.shape[1]
+    attend: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
+    mixed: Tensor = attend(queries, keys, values, block_mask=mask, enable_gqa=grouped)
+    return mixed
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    # Uncompiled, flex attention would compute all scores and keep them.
+    return torch.compile(flex_attention)

@@ -1,0 +1,140 @@
+"""Documents laid out in rows of one length, almost without padding: best-fit-decreasing (Johnson 1973)."""
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.NDArray[np.int64]
+
+MOST_PADDING = 0.01
+"""Share of all places that may stay empty before documents are cut to fill them."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Where every piece of every document lies: int64 [pieces] each, ordered by row.
+
+    A piece is `length` elements of `document` from its element `start` on. All elements of all documents are in
+    exactly one piece, and the pieces of no row have more than its capacity together.
+    """
+
+    row: Numbers
+    document: Numbers
+    start: Numbers
+    length: Numbers
+
+
+def lay_out(lengths: Numbers, capacity: int) -> Pieces:
+    """Lay out documents of `lengths` (int64 [documents], each at least 1) in rows of `capacity`.
+
+    A longer document is cut: as many full rows as it fills, and a rest, which is packed like a short document. Should
+    more than `MOST_PADDING` stay empty, as where all documents are a little longer than half a row, the emptiest rows
+    are given up and what they hold is cut to fill the others. So at most that share is padding, or less than one row
+    where the rows are so few that one is more.
+    """
+    count = -(-lengths // capacity)
+    document = np.repeat(np.arange(len(lengths)), count)
+    start = (np.arange(len(document)) - np.repeat(np.cumsum(count) - count, count)) * capacity
+    length = np.minimum(lengths[document] - start, capacity)
+    pieces = _fill(Pieces(best_fit(length, capacity), document, start, length), capacity)
+    order = np.argsort(pieces.row, kind="stable")
+    return Pieces(pieces.row[order], pieces.document[order], pieces.start[order], pieces.length[order])
+
+
+def best_fit(lengths: Numbers, capacity: int) -> Numbers:
+    """Return the row (int64 [pieces], from 0) of each piece: the longest first, each where it leaves the least space.
+
+    Equal pieces and rows with equal space are handled together, so the work grows with the number of different
+    lengths rather than of pieces. Lengths must be in 1 … capacity.
+    """
+    rows = np.empty(len(lengths), dtype=np.int64)
+    short = np.min_scalar_type(capacity)  # NumPy sorts 16-bit integers by counting
+    order = np.argsort((capacity - lengths).astype(short), kind="stable")
+    counts = np.bincount(lengths)
+    different = np.flatnonzero(counts)
+    spaces = _Spaces(capacity)
+    first = 0
+    for length, count in zip(different[::-1].tolist(), counts[different][::-1].tolist(), strict=True):
+        left = count
+        while left:
+            space = spaces.tightest(length)
+            each = space // length  # the row that was the tightest is so again, with less space, while a piece fits
+            taken = spaces.take(space, -(-left // each))
+            fitting = min(left, each * len(taken))
+            rows[order[first : first + fitting]] = np.repeat(taken, each)[:fitting]
+            full, rest = divmod(fitting, each)
+            spaces.put(space - each * length, taken[:full])
+            spaces.put(space - rest * length, taken[full:])
+            first, left = first + fitting, left - fitting
+    return rows
+
+
+class _Spaces:
+    """The rows that are not full, by how much space each has; a new row is opened where none has enough."""
+
+    def __init__(self, capacity: int):
+        self._capacity = capacity
+        self._opened = 0
+        self._sizes: list[int] = []  # of which there are rows, ascending
+        self._rows: dict[int, list[Numbers]] = {}
+
+    def tightest(self, length: int) -> int:
+        """Return the least space of a row that has `length` or more."""
+        place = bisect_left(self._sizes, length)
+        return self._sizes[place] if place < len(self._sizes) else self._capacity
+
+    def take(self, space: int, most: int) -> Numbers:
+        """Take out as many as `most` rows with this space, at least one."""
+        if space == self._capacity:
+            self._opened += most
+            return np.arange(self._opened - most, self._opened)
+        chunks = self._rows[space]
+        rows = chunks.pop()
+        if len(rows) > most:
+            chunks.append(rows[most:])
+        if not chunks:
+            self._sizes.remove(space)
+        return rows[:most]
+
+    def put(self, space: int, rows: Numbers) -> None:
+        """Put rows back with the space that they have now."""
+        if not space or not len(rows):
+            return
+        chunks = self._rows.setdefault(space, [])
+        if not chunks:
+            insort(self._sizes, space)
+        chunks.append(rows)
+
+
+def _fill(pieces: Pieces, capacity: int) -> Pieces:
+    """Give up the emptiest rows, should there be too much padding, and pour what they hold into the others."""
+    total, rows = int(pieces.length.sum()), int(pieces.row.max(initial=-1)) + 1
+    fewest = -(-total // capacity)
+    enough = max(fewest, int(total / (1 - MOST_PADDING) / capacity))
+    if rows <= enough:
+        return pieces
+    filled = np.bincount(pieces.row, weights=pieces.length).astype(np.int64)
+    by_filling = np.argsort(-filled, kind="stable")
+    number = np.full(rows, -1)
+    number[by_filling[:enough]] = np.arange(enough)
+    row = number[pieces.row]
+    poured = np.flatnonzero(row < 0)
+    # The pieces end to end on one line, the spaces end to end on another, the largest first: cut where either ends.
+    gaps = np.argsort(filled[by_filling[:enough]], kind="stable")
+    piece_ends = np.cumsum(pieces.length[poured])
+    gap_ends = np.cumsum(capacity - filled[by_filling[:enough]][gaps])
+    ends = np.union1d(piece_ends, gap_ends[gap_ends < piece_ends[-1]])
+    begins = np.concatenate([[0], ends[:-1]])
+    within = np.searchsorted(piece_ends, begins, side="right")
+    origin = poured[within]
+    into = gaps[np.searchsorted(gap_ends, begins, side="right")]
+    offset = begins - (piece_ends - pieces.length[poured])[within]
+    kept = row >= 0
+    return Pieces(
+        np.concatenate([row[kept], into]),
+        np.concatenate([pieces.document[kept], pieces.document[origin]]),
+        np.concatenate([pieces.start[kept], pieces.start[origin] + offset]),
+        np.concatenate([pieces.length[kept], ends - begins]),
+    )

@@ -1,0 +1,81 @@
+"""The run as an event file that TensorBoard shows: `tensorboard --logdir artifacts/pretrain`."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import text
+
+from homegrown.training.metrics import Sample, StepMetrics
+
+_FLUSH_SECONDS = 10.0
+_TAGS = {
+    "loss/training": "loss",
+    "loss/validation": "validation_loss",
+    "loss/validation_bits_per_byte": "validation_bits_per_byte",
+    "optimizer/learning_rate": "learning_rate",
+    "optimizer/gradient_norm": "gradient_norm",
+    "optimizer/skipped": "skipped",
+    "speed/tokens_per_second": "tokens_per_second",
+    "speed/model_flops_utilisation": "model_flops_utilisation",
+    "memory/peak_bytes": "peak_memory_bytes",
+}
+
+
+class EventFile:
+    """Writes each step's figures and samples.
+
+    A run that goes on from a checkpoint, or back to one, begins a new file with all steps up to there in it and removes
+    the old one: no step is there twice and none is missing, for TensorBoard and for any other reader. Times are those
+    of training itself, so pauses do not show.
+    """
+
+    def __init__(self, folder: Path, metrics: Sequence[StepMetrics], samples: Sequence[Sample]):
+        """Begin the file in `folder` with the steps so far."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            path.unlink()
+        self._began = time.time() - (metrics[-1].seconds if metrics else 0.0)
+        # TensorBoard asks for "tfevents" in the name; its own writers put the machine's name there too.
+        self._writer = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}"))
+        self._writer.write(Event(wall_time=self._began, file_version="brain.Event:2").SerializeToString())
+        written: dict[int, list[Sample]] = defaultdict(list)
+        for sample in samples:
+            written[sample.step].append(sample)
+        for row in metrics:
+            self._write(row, written.get(row.step, []))
+        self._flush()
+
+    def add(self, row: StepMetrics, samples: Sequence[Sample]) -> None:
+        """Add a step and what was sampled at it; it is in the file within seconds."""
+        self._write(row, samples)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write out what is not in the file yet."""
+        self._flush()
+        self._writer.close()
+
+    def _write(self, row: StepMetrics, samples: Sequence[Sample]) -> None:
+        figures = {tag: getattr(row, name) for tag, name in _TAGS.items()}
+        summary = Summary(
+            value=[
+                Summary.Value(tag=tag, simple_value=figure)
+                for tag, figure in figures.items()
+                if figure is not None and math.isfinite(figure)
+            ]
+        )
+        for number, sample in enumerate(samples, 1):
+            summary.MergeFrom(text(f"samples/{number}", f"````\n{sample.prompt}{sample.text}\n````"))
+        event = Event(wall_time=self._began + row.seconds, step=row.step, summary=summary)
+        self._writer.write(event.SerializeToString())
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()

@@ -1,0 +1,88 @@
+"""Training on the layout best_fit: losses are means over what is predicted, each document on its own."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from homegrown.model.transformer import Transformer
+from homegrown.recipe import ModelSettings, PackSettings, TrainingSettings
+from homegrown.seeds import derive
+from homegrown.tokens.loader import Batches, TokenSplit
+from homegrown.tokens.packing import pack
+from homegrown.training.job import Job
+from homegrown.training.loop import Trainer
+from homegrown.training.report import Report
+from homegrown.training.stopping import Stop
+from homegrown.training.workers import Worker
+
+
+@pytest.fixture(scope="module")
+def rows(corpus: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    out = tmp_path_factory.mktemp("rows")
+    shards, settings = corpus["tokenizer"].parent / "shards", PackSettings(layout="best_fit")
+    with ThreadPoolExecutor(1) as executor:
+        pack(out, shards, corpus["tokenizer"], settings, context=32, executor=executor)
+    return corpus | {"packed": out}
+
+
+def loss_alone(model: Transformer, batch: np.ndarray) -> tuple[float, int]:
+    """The summed loss of the rows' documents, each given to the model by itself, and how many tokens it predicts."""
+    nats, count = 0.0, 0
+    for inputs, targets, starts in torch.from_numpy(batch):
+        for start in starts.unique():
+            piece = (starts == start) & (targets != -100)
+            if piece.any():
+                with torch.no_grad():
+                    nats += float(cross_entropy(model(inputs[None, piece])[0], targets[piece], reduction="sum"))
+                count += int(piece.sum())
+    return nats, count
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """The only worker, in this process."""
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    worker = Worker("cpu")
+    torch.set_num_threads(1)
+    worker.join()
+    yield worker
+    worker.leave()
+    torch.use_deterministic_algorithms(False)
+
+
+def test_losses_are_those_of_each_document_alone(
+    rows: dict[str, Path],
+    model_settings: ModelSettings,
+    training_settings: TrainingSettings,
+    worker: Worker,
+    tmp_path: Path,
+) -> None:
+    changes = {"dropout": 0.0, "max_steps": 12, "micro_batch_size": 1, "sample_prompts": []}
+    job = Job(**rows, model=model_settings, training=training_settings.model_copy(update=changes), seed=1, device="cpu")
+    trainer, report = Trainer(job, tmp_path, worker), Report(tmp_path / "progress.jsonl")
+    trainer.start(report)
+    first = Batches(TokenSplit(rows["packed"], "train"), 32, 4, derive(1, "batches")).batch(0)
+    first[0, 1, 20:], first[0, 2, 20:] = -100, 20  # more padding than rows of a whole corpus have
+    trainer.batches = SimpleNamespace(batch=lambda step: first)
+    nats, count = loss_alone(trainer.model, first)
+    assert count <= 4 * 32 - 12
+    trainer.run(report, Stop())
+    losses = [step.loss for step in trainer.state.metrics]
+    assert losses[0] == pytest.approx(nats / count, rel=1e-5)
+    assert losses[-1] < losses[0] - 0.5
+
+    split = TokenSplit(rows["packed"], "validation")
+    chosen = np.linspace(0, split.windows(32) - 1, 16).round().astype(int)
+    nats, count = loss_alone(trainer.model.eval(), split.read(chosen, 32))
+    last = trainer.state.metrics[-1]
+    assert last.validation_loss == pytest.approx(nats / count, rel=1e-5)
+    assert last.validation_bits_per_byte < nats / count / math.log(2)
