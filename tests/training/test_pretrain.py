@@ -203,6 +203,7 @@ def endless(settings: TrainingSettings) -> TrainingSettings:
         "patience": None,
         "checkpoint_every": 10_000_000,
         "sample_every": 2,
+        "compile": "off",
     }
     return settings.model_copy(update=changes)
 
