@@ -31,10 +31,11 @@ HELD_OUT_WINDOWS = 134
 MARGIN = 0.97
 """Our steps are counted out for this share of the time, so that a slower moment does not cut off the rate's descent."""
 
-ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3}
+ADAMW = {"optimizer": "adamw", "learning_rate": 3e-3, "batch_size": 4}
 """AdamW's best in benchmarks/results/sweeps.md."""
 GUIDE = {
     "optimizer": "adamw",
+    "batch_size": 4,
     "learning_rate": 5e-5,
     "schedule": "linear",
     "final_learning_rate_share": 0.0,

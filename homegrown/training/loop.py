@@ -277,6 +277,7 @@ class Trainer:
             UserError: there is none, or this has been done too often.
         """
         here, seconds = self.state.step, self.state.seconds
+        self.checkpoints.settle(self.state)  # before anybody looks for the newest
         if self.worker.leads and self.spikes.fruitless:
             self.checkpoints.drop(self.checkpoints.newest())
         step = self._restore()

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from homegrown.devices import gpu_names, resolve
 from homegrown.parallel import cpu_count
@@ -46,8 +48,15 @@ class Worker:
         return self.rank == 0
 
     def join(self) -> None:
-        """Meet the other workers; returns when all are there."""
-        dist.init_process_group("cpu:gloo,cuda:nccl" if self.kind == "cuda" else "gloo")
+        """Meet the other workers; returns when all are there.
+
+        The elastic launcher keeps one store for all its attempts, in which the addresses of workers that have died
+        remain (pytorch/pytorch issue 135712); so each attempt reads and writes under a prefix of its own.
+        """
+        store, rank, count = next(rendezvous("env://"))
+        attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "cpu:gloo,cuda:nccl" if self.kind == "cuda" else "gloo"
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=count)
         self.writers = dist.new_group(backend="gloo")
 
     def leave(self) -> None:

@@ -25,7 +25,7 @@ def test_on_a_cpu_it_depends_on_settings_alone(
 ) -> None:
     settings = training_settings.model_copy(update={"batch_size": 32, "micro_batch_size": "auto"})
     worker = SimpleNamespace(kind="cpu", count=workers)
-    assert microbatch.choose(settings, context, worker, nn.Identity(), []) == expected
+    assert microbatch.choose(settings, context, (context + 1,), worker, nn.Identity(), []) == expected
 
 
 class Simulated(nn.Module):
@@ -63,5 +63,5 @@ def test_on_a_gpu_it_is_found_from_two_measured_passes(
     settings = training_settings.model_copy(update={"batch_size": 64, "micro_batch_size": "auto"})
     worker = SimpleNamespace(kind="cuda", count=1, device=torch.device("cpu"), least=lambda value: value)
     optimizers = [torch.optim.AdamW(objective.parameters())]
-    assert microbatch.choose(settings, 32, worker, objective, optimizers) == expected
+    assert microbatch.choose(settings, 32, (33,), worker, objective, optimizers) == expected
     assert objective.weight.grad is None

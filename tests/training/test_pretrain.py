@@ -203,6 +203,7 @@ def endless(settings: TrainingSettings) -> TrainingSettings:
         "patience": None,
         "checkpoint_every": 10_000_000,
         "sample_every": 2,
+        "compile": "off",
     }
     return settings.model_copy(update=changes)
 
@@ -210,8 +211,8 @@ def endless(settings: TrainingSettings) -> TrainingSettings:
 def test_workers_go_when_the_process_that_launched_them_is_killed(corpus, tiny, tmp_path: Path) -> None:
     """They finish their step and write a checkpoint, though nobody is there to wait for them."""
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], tiny[0], endless(tiny[1]))
-    _, worker, _ = process.signal_at("out/samples.parquet", 41, "parent", tmp_path / "killer")
-    killed_at = 80
+    _, worker, _ = process.signal_at("out/samples.parquet", 6, "parent", tmp_path / "killer")
+    killed_at = 10
     end = time.monotonic() + 20
     while is_alive(worker):
         assert time.monotonic() < end, "the worker outlived its parent"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
 from homegrown.model.transformer import Transformer
@@ -46,16 +47,14 @@ def loss_alone(model: Transformer, batch: np.ndarray) -> tuple[float, int]:
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def worker(alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """The only worker, in this process."""
-    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}.items():
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     worker = Worker("cpu")
     torch.set_num_threads(1)
-    worker.join()
+    worker.writers = dist.group.WORLD
     yield worker
-    worker.leave()
     torch.use_deterministic_algorithms(False)
 
 
