@@ -81,7 +81,8 @@ def test_this_machine_is_measured_and_its_power_assumed(store: Store, monkeypatc
     plan = make_plan(recipe, store, this_machine_as_target(LAPTOP, recipe, None))
     assert plan.cost is not None
     steps, settings = recipe.training.max_steps, recipe.training
-    validations = -(-steps // settings.validate_every) * settings.validation_tokens / 3 / 2048
+    tokens_per_second = settings.batch_size * recipe.model.context / 0.5
+    validations = -(-steps // settings.validate_every) * settings.validation_tokens / 3 / tokens_per_second
     assert plan.cost.seconds == pytest.approx(steps * 0.5 + validations)
     assert plan.cost.watts == 40
     assert "10 W for each of 4 processors" in plan.cost.watts_source
@@ -134,6 +135,7 @@ def trained(store: Store, tmp_path: Path) -> tuple[Recipe, dict[str, Any]]:
 
     small = ["model.hidden=64", "model.layers=2", "model.heads=2", "model.kv_heads=1", "model.feed_forward=128"]
     steps = ["training.max_steps=12", "training.warmup_steps=2", "training.validation_tokens=512", "model.context=128"]
+    steps += ["training.batch_size=4", "training.micro_batch_size=4"]
     recipe = load_recipe("tiny", [*small, *steps, "tokenizer.vocabulary_size=300", "training.sample_prompts=[]"])
     write_synthetic(tmp_path, 300, recipe.model.context, 32)
 
