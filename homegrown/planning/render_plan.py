@@ -33,7 +33,7 @@ def _summary(plan: Plan) -> Table:
     table.add_row(
         "compute-optimal",
         f"{count(plan.compute_optimal_tokens)} tokens, {COMPUTE_OPTIMAL_TOKENS} for each parameter (Hoffmann et al. "
-        f"2022, table 3); this training has {share:.0%} of them",
+        f"2022, table 3); this training has {share:.2g} times as many",
     )
     table.add_row("text", _text(plan))
     cost = plan.cost
@@ -47,7 +47,8 @@ def _summary(plan: Plan) -> Table:
             f"{cost.tokens_per_second:,.0f} tokens/s, {span(cost.step_seconds)} a step, "
             f"{cost.model_flops_utilisation:.0%} of the peak ({cost.source})",
         )
-        table.add_row("energy", f"{cost.kilowatt_hours:.3g} kWh at {cost.watts:,.0f} W ({cost.watts_source})")
+        energy = f"{cost.kilowatt_hours:.3g} kWh" if cost.kilowatt_hours >= 1 else f"{cost.kilowatt_hours * 1e3:.2g} Wh"
+        table.add_row("energy", f"{energy} at {cost.watts:,.0f} W ({cost.watts_source})")
     return table
 
 
@@ -86,11 +87,16 @@ def _memory(plan: Plan) -> Table:
 
 
 def _past(plan: Plan) -> Table:
-    table = Table(title="What runs of this training took", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="What runs of this training took, and in brackets as a multiple of what is predicted",
+        caption="The memory predicted is that of PyTorch and the steps; a run writes samples and checkpoints besides.",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for name in ("", "tokens/s", "seconds", "memory, GB", "on"):
         table.add_column(name, justify="right" if name and name != "on" else "left", no_wrap=True)
     if plan.cost:
-        # The process has what PyTorch takes, and more than one device's worth only where it has more than one.
         memory = plan.base_memory_bytes + plan.fits[0].memory.peak
         cost = plan.cost
         table.add_row(
