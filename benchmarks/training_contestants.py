@@ -4,7 +4,6 @@ import math
 import os
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +17,10 @@ from homegrown.pipelines import load_recipe
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.tokenizer import load, token_bytes
+from homegrown.training import loop
 from homegrown.training.job import PROGRESS, Job
-from homegrown.training.loop import Trainer
 from homegrown.training.report import Report
+from homegrown.training.schedule import share
 from homegrown.training.stopping import Stop
 from homegrown.training.workers import Worker
 
@@ -28,8 +28,8 @@ SEED = 1
 BATCH = 4
 """Of the peers: small batches serve them best in so little time."""
 HELD_OUT_WINDOWS = 134
-MARGIN = 0.97
-"""Our steps are counted out for this share of the time, so that a slower moment does not cut off the rate's descent."""
+_MANY = 100_000
+"""More steps than anybody takes: into so many the time is divided when a learning rate follows the clock."""
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 3e-3, "batch_size": 4}
 """AdamW's best in benchmarks/results/sweeps.md."""
@@ -58,8 +58,8 @@ class Contestant(Protocol):
         """Return the loss on the held-out windows, the same for all."""
 
 
-def build(name: str, data: Path, seconds: float) -> Contestant:
-    """Return a contestant that is ready to train on the shards in `data` for `seconds`."""
+def build(name: str, data: Path) -> Contestant:
+    """Return a contestant that is ready to train on the shards in `data`."""
     torch.manual_seed(SEED)
     kind, _, rate = name.partition("-")
     if kind == "nanogpt":
@@ -69,7 +69,7 @@ def build(name: str, data: Path, seconds: float) -> Contestant:
         model = llama()
         return Peer(data, PlainLoop(model, lambda tokens: model(tokens, use_cache=False).logits, 1e-3))
     changes: dict[str, dict[str, Any]] = {"modern": {}, "modern-adamw": ADAMW, "classic": GUIDE}
-    return Ours(data, CLASSIC if name == "classic" else {}, changes[name], seconds=seconds)
+    return Ours(data, CLASSIC if name == "classic" else {}, changes[name])
 
 
 class HeldOut:
@@ -115,30 +115,44 @@ class Peer:
 class Ours:
     """The engine's own loop, with the settings of the recipe `tiny` but for those given."""
 
-    def __init__(
-        self,
-        data: Path,
-        model: dict[str, Any],
-        training: dict[str, Any],
-        *,
-        seconds: float | None = None,
-        tokens: int = 0,
-    ):
-        """Train for `seconds`, by the speed of a few timed steps, or on so many `tokens`."""
+    def __init__(self, data: Path, model: dict[str, Any], training: dict[str, Any], steps: int | None = None):
+        """Train for `steps`; by default, for ever, with a learning rate that follows `gone`."""
         self.gone = 0.0
-        self._data, self._held_out, self._worker = data, HeldOut(data), _only_worker()
-        self._recipe = load_recipe("tiny")
-        self._model = ModelSettings.model_validate({**self._recipe.model.model_dump(), **model})
-        self._settings = {**self._recipe.training.model_dump(), **training, "sample_prompts": []}
-        self._batch_tokens = self._settings["batch_size"] * self._model.context
-        self._settings["micro_batch_size"] = self._settings["batch_size"]
-        steps = tokens // self._batch_tokens if seconds is None else int(MARGIN * seconds / self._seconds_per_step())
+        self._held_out, tiny = HeldOut(data), load_recipe("tiny")
+        by_clock, steps = steps is None, steps or _MANY
+        changes = {
+            "max_steps": steps,
+            "warmup_steps": round(steps * tiny.training.warmup_steps / tiny.training.max_steps),
+            "validate_every": steps + 1,
+            "checkpoint_every": steps + 1,
+            "sample_every": steps + 1,
+            "sample_prompts": [],
+            "compile": "off",
+        }
+        settings = {**tiny.training.model_dump(), **training, **changes}
+        settings["micro_batch_size"] = settings["batch_size"]
+        job = Job(
+            packed=data / "packed",
+            tokenizer=data / "tokenizer",
+            model=ModelSettings.model_validate({**tiny.model.model_dump(), **model}),
+            training=TrainingSettings.model_validate(settings),
+            seed=SEED,
+            device="cpu",
+        )
+        self._batch_tokens = job.training.batch_size * job.model.context
+        if by_clock:
+            setattr(loop, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
         self._folder = Path(tempfile.mkdtemp())
-        self._trainer = self._new_trainer(self._folder, max(20, steps))
+        self._trainer = loop.Trainer(job, self._folder, _only_worker())
+
+    def _share(self, step: int, settings: TrainingSettings) -> float:
+        return share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)
 
     def steps(self) -> Iterator[int]:
-        """Train for the steps that were counted out."""
-        for _ in self._started(self._trainer, self._folder):
+        """Train with the engine's own loop."""
+        report = Report(self._folder / PROGRESS)
+        self._trainer.start(report)
+        for _ in self._trainer.steps(report, Stop()):
             yield self._batch_tokens
 
     def bits_per_byte(self) -> float:
@@ -149,43 +163,6 @@ class Ours:
                 return self._trainer.model.loss(windows[:, :-1], windows[:, 1:])
 
         return self._held_out.bits_per_byte(self._trainer.model, nats)
-
-    def _new_trainer(self, out: Path, steps: int) -> Trainer:
-        tiny = self._recipe.training
-        settings = TrainingSettings.model_validate(
-            {
-                **self._settings,
-                "max_steps": steps,
-                "warmup_steps": round(steps * tiny.warmup_steps / tiny.max_steps),
-                "validate_every": steps + 1,
-                "checkpoint_every": steps + 1,
-                "sample_every": steps + 1,
-            }
-        )
-        job = Job(
-            packed=self._data / "packed",
-            tokenizer=self._data / "tokenizer",
-            model=self._model,
-            training=settings,
-            seed=SEED,
-            device="cpu",
-        )
-        return Trainer(job, out, self._worker)
-
-    def _started(self, trainer: Trainer, out: Path) -> Iterator[None]:
-        report = Report(out / PROGRESS)
-        trainer.start(report)
-        return trainer.steps(report, Stop())
-
-    def _seconds_per_step(self) -> float:
-        spent = []
-        with tempfile.TemporaryDirectory() as folder:
-            steps = self._started(self._new_trainer(Path(folder), 100), Path(folder))
-            for _ in range(20):
-                began = time.perf_counter()
-                next(steps)
-                spent.append(time.perf_counter() - began)
-        return float(np.median(spent[4:]))
 
 
 def _only_worker() -> Worker:

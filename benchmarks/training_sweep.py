@@ -17,6 +17,7 @@ import yaml
 
 from benchmarks.measuring import CORPORA
 from benchmarks.training import TEXTS, prepare
+from homegrown.pipelines import load_recipe
 from homegrown.recipe import ModelSettings
 from homegrown.training.worker import prepare_environment
 
@@ -45,7 +46,9 @@ def run(data: Path, tokens: int, changes: dict[str, Any]) -> tuple[float, float]
 
     model = {name: value for name, value in changes.items() if name in ModelSettings.model_fields}
     training = {name: value for name, value in changes.items() if name not in model}
-    contestant = Ours(data, model, training, tokens=tokens)
+    tiny = load_recipe("tiny")
+    batch_tokens = training.get("batch_size", tiny.training.batch_size) * model.get("context", tiny.model.context)
+    contestant = Ours(data, model, training, steps=tokens // batch_tokens)
     torch.set_num_threads(1)
     speeds, began = [], time.thread_time()
     for learned in contestant.steps():

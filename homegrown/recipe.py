@@ -283,6 +283,9 @@ class ModelSettings(Settings):
     kv_heads: Positive = Field(description="Key and value heads; equal to heads for plain multi-head attention.")
     feed_forward: Positive = Field(description="Inner width of the feed-forward block.")
     context: Positive = Field(description="Longest sequence, in tokens.")
+    tied: bool = Field(
+        default=True, description="One matrix for embedding and output; the classic family always has two."
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:

@@ -42,7 +42,7 @@ class ModelConfig:
             feed_forward=settings.feed_forward,
             context=settings.context,
             dropout=dropout,
-            tied=settings.family == "modern",
+            tied=settings.tied and settings.family == "modern",
         )
 
     def parameter_count(self) -> int:

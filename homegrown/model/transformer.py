@@ -91,8 +91,10 @@ class Transformer(nn.Module):
         """Draw all weights anew from torch's global random state.
 
         Matrices are normal with standard deviation 0.02, those that write to the residual stream divided by
-        sqrt(2 x layers) (Radford et al. 2019, GPT-2); biases are 0 and gains 1. The classic family's embedding has
-        hidden^-0.5, so that, multiplied by sqrt(hidden), it is as large as the sinusoids (Vaswani et al. 2017).
+        sqrt(2 x layers) (Radford et al. 2019, GPT-2); biases are 0 and gains 1. The modern family's output projection,
+        where it has one of its own, is 0, so that training begins with all tokens equally likely. The classic family's
+        embedding has hidden^-0.5, so that, multiplied by sqrt(hidden), it is as large as the sinusoids (Vaswani et al.
+        2017).
         """
         embedding = 0.02 if self.config.family == "modern" else self.config.hidden**-0.5
         for name, parameter in self.named_parameters():
@@ -102,6 +104,8 @@ class Transformer(nn.Module):
                 nn.init.ones_(parameter)
             elif name.endswith("embed_tokens.weight"):
                 nn.init.normal_(parameter, std=embedding)
+            elif name.endswith("lm_head.weight") and self.config.family == "modern":
+                nn.init.zeros_(parameter)
             elif name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
             else:

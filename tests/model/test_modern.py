@@ -21,18 +21,20 @@ def qwen3(config: ModelConfig, model: Transformer) -> Qwen3ForCausalLM:
             max_position_embeddings=config.context,
             rms_norm_eps=config.norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=True,
+            tie_word_embeddings=config.tied,
             attention_bias=False,
         )
     )
     missing, unexpected = oracle.load_state_dict(model.state_dict(), strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"], [])  # tied to the embedding
+    assert (missing, unexpected) == (["lm_head.weight"] if config.tied else [], [])
     return oracle.eval()
 
 
-@pytest.mark.parametrize(("kv_heads", "theta"), [(4, 10_000.0), (2, 10_000.0), (1, 500_000.0)])
-def test_logits_are_those_of_qwen3(make_model, tokens, kv_heads: int, theta: float) -> None:
-    model = make_model("modern", kv_heads=kv_heads, rope_theta=theta)
+@pytest.mark.parametrize(
+    ("kv_heads", "theta", "tied"), [(4, 10_000.0, True), (2, 10_000.0, False), (1, 500_000.0, True)]
+)
+def test_logits_are_those_of_qwen3(make_model, tokens, kv_heads: int, theta: float, tied: bool) -> None:
+    model = make_model("modern", kv_heads=kv_heads, rope_theta=theta, tied=tied)
     with torch.no_grad():
         expected = qwen3(model.config, model)(tokens).logits
         torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
