@@ -170,8 +170,11 @@ def _backward_work(config: ModelConfig, layout: Layout) -> int:
     of_norm = (4 * _FLOAT - size) * tokens * config.hidden
     of_block = 2 * size * tokens * config.feed_forward - (_FLOAT * tokens * config.hidden if size == _FLOAT else 0)
     if layout.checkpointing:
-        # What the block keeps when it is computed again, instead of autocast's copies and what the loss kept.
+        # What the block keeps when it is computed again, instead of autocast's copies and, where it has been added to
+        # those of other passes, the gradient of the output projection.
         forgotten = config.layers * _narrow_weights(config, layout)
+        if not config.tied and layout.passes > 1:
+            forgotten += _FLOAT * config.vocabulary_size * config.hidden
         of_block += _block_saved(config, layout) + _narrow_weights(config, layout) - forgotten
     return max(of_loss, of_norm, of_block)
 

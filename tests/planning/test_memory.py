@@ -23,6 +23,7 @@ SHAPES: list[dict[str, Any]] = [
     {"family": "classic", "kv_heads": 4},
     {"context": 544},  # too long for attention by hand
     {"family": "classic", "kv_heads": 4, "context": 544},
+    {"tied": False},
     {"layers": 1, "hidden": 64, "feed_forward": 768, "kv_heads": 4},
 ]
 
@@ -59,7 +60,7 @@ def test_what_the_forward_pass_keeps_with_dropout() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("changes", SHAPES[:2])
+@pytest.mark.parametrize("changes", [SHAPES[0], SHAPES[1], SHAPES[4]])
 @pytest.mark.parametrize(
     ("value_bytes", "rows", "passes", "optimizer", "vocabulary"),
     [
