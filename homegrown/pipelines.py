@@ -32,6 +32,11 @@ def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) 
         raise UserError(f"The recipe {name!r} of {file} is wrong: {explain(error)}.") from error
 
 
+def pipeline_names(file: Path = PIPELINES) -> list[str]:
+    """Return the names of all recipes in `file`, in its order; raises UserError like `load_recipe`."""
+    return list(_recipes(file))
+
+
 def explain(error: ValidationError) -> str:
     """Say in one line which settings are wrong and why."""
     problems = []

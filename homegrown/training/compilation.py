@@ -1,9 +1,10 @@
 """Whether a run is long enough for `torch.compile` to pay for itself, and compiling a model's blocks."""
 
 import shutil
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from homegrown.model.transformer import Transformer
+if TYPE_CHECKING:  # a plan asks `compiles` without PyTorch
+    from homegrown.model.transformer import Transformer
 
 LEAST_FLOPS: dict[str, float] = {"cpu": 2e14, "cuda": 2e16}
 """Floating-point operations of a whole run from which `auto` compiles.
@@ -27,7 +28,7 @@ def compiles(
     return setting == "on"
 
 
-def compile_blocks(model: Transformer) -> None:
+def compile_blocks(model: "Transformer") -> None:
     """Have the model's blocks compiled at their first use, in place.
 
     All are alike, so one compilation serves them all, however many there are; names of weights stay as they are.

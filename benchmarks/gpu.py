@@ -1,0 +1,209 @@
+"""Training speed on a GPU: tokens per second, utilisation, memory beside the plan's, time to the first step.
+
+    python -m benchmarks.gpu [--preset small medium large] [--seconds 20] [--count 1] [--set training.optimizer=adamw]
+
+Each preset is its recipe of `pipelines.yaml` in bfloat16, trained by the engine's own `Trainer` on made-up tokens, in
+processes of their own: model, optimizer, compilation and the search for the micro-batch are those of a run. Activation
+checkpointing is on where the recipe would not fit without. A step that would take longer than some seconds gets a
+smaller batch; model and context stay.
+
+Model FLOPs utilisation is told twice: of the maker's figure for dense bfloat16, of which the goals are and what others
+publish, and of the fastest matrix product measured here. Without a GPU it says so and leaves nothing; `--device cpu
+--preset tiny` goes the same way on a processor. All figures go to `benchmarks/results/gpu-<device>-<date>.json`; the
+last line is one JSON object.
+"""
+
+import argparse
+import json
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.measuring import table
+from homegrown.errors import UserError
+from homegrown.files import replacing
+from homegrown.pipelines import load_recipe
+from homegrown.planning.compute import config_of
+from homegrown.planning.gpus import recognise
+from homegrown.planning.layouts import layouts
+from homegrown.planning.machine import Machine, this_machine
+from homegrown.planning.memory import Layout, training_memory
+from homegrown.planning.probe import Probed, probe
+from homegrown.planning.target import this_machine_as_target
+from homegrown.recipe import Recipe
+
+GOALS = {"small": 0.50, "medium": 0.55, "large": 0.55}
+"""Model FLOPs utilisation on an H100."""
+
+STEP_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one preset took; utilisation `of_specification` is None for a device that is not in the table."""
+
+    preset: str
+    device: str
+    devices: int
+    precision: str
+    batch_size: int
+    micro_batch_size: int
+    checkpointing: bool
+    compiled: bool
+    tokens_per_second: float
+    utilisation_of_specification: float | None
+    utilisation_of_measured_peak: float
+    goal: float | None
+    peak_memory_bytes: int
+    predicted_memory_bytes: int
+    seconds_to_first_step: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", nargs="+", default=["small", "medium", "large"], help="recipes of pipelines.yaml")
+    parser.add_argument("--seconds", type=float, default=20, help="how long to take steps of each (default 20)")
+    parser.add_argument("--count", type=int, default=1, help="GPUs to train on (default 1)")
+    parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE", help="change the recipes")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the figures go")
+    arguments = parser.parse_args()
+    machine = this_machine()
+    if arguments.device == "cuda" and not machine.gpus:
+        print("This machine has no GPU that nvidia-smi shows, so there is nothing to measure; nothing was written.")
+        return
+    changes = [f"compute.device={arguments.device}", f"compute.processes={arguments.count}"]
+    if arguments.device == "cuda":
+        changes.append("training.precision=bf16")
+    rows = []
+    for preset in arguments.preset:
+        try:
+            rows.append(measure(load_recipe(preset, [*changes, *arguments.set]), machine, arguments.seconds))
+        except UserError as error:
+            raise SystemExit(f"{preset}: {error}") from error
+        print_rows(rows[-1:])
+    write(arguments.out, rows, machine)
+    if len(rows) > 1:
+        print_rows(rows)
+    print(json.dumps({row.preset: summary(row) for row in rows}))
+
+
+def measure(recipe: Recipe, machine: Machine, seconds: float) -> Row:
+    """Train a preset for some seconds."""
+    target, config = this_machine_as_target(machine, recipe, None), config_of(recipe)
+    ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
+    if not ways[0].fits:
+        training = recipe.training.model_copy(update={"activation_checkpointing": True})
+        recipe = recipe.model_copy(update={"training": training})
+    probed = probe(
+        recipe,
+        config.vocabulary_size,
+        target.device,
+        seconds=seconds,
+        step_seconds=STEP_SECONDS,
+        layers=recipe.model.layers,
+    )
+    known = recognise(probed.device, target.memory_bytes) if target.device == "cuda" else None
+    flops = probed.tokens_per_second * config.flops_per_token()
+    return Row(
+        preset=recipe.name,
+        device=probed.device,
+        devices=target.count,
+        precision=probed.precision,
+        batch_size=probed.training.batch_size,
+        micro_batch_size=probed.micro_batch_size,
+        checkpointing=probed.training.activation_checkpointing,
+        compiled=probed.compiled,
+        tokens_per_second=probed.tokens_per_second,
+        utilisation_of_specification=flops / (known.teraflops * 1e12 * target.count) if known else None,
+        utilisation_of_measured_peak=probed.model_flops_utilisation,
+        goal=GOALS.get(recipe.name) if known and known.name == "NVIDIA H100 SXM" else None,
+        peak_memory_bytes=probed.peak_memory_bytes,
+        predicted_memory_bytes=predicted(recipe, probed),
+        seconds_to_first_step=probed.seconds_to_first_step,
+    )
+
+
+def predicted(recipe: Recipe, probed: Probed) -> int:
+    """Return the plan's memory for what was measured, and what the process held before."""
+    config, devices = config_of(recipe), recipe.compute.processes
+    layout = Layout(
+        device=probed.kind,
+        value_bytes=4 if probed.precision == "float32" else 2,
+        rows=probed.micro_batch_size,
+        passes=probed.training.batch_size // (probed.micro_batch_size * devices),
+        devices=devices,
+        parallel=recipe.compute.parallel,
+        checkpointing=probed.training.activation_checkpointing,
+        compiled=probed.compiled,
+    )
+    return probed.base_memory_bytes + training_memory(config, recipe.training, layout).peak
+
+
+def summary(row: Row) -> dict[str, float | None]:
+    """Return what of a row goes to the last line."""
+    return {
+        "tokens_per_second": row.tokens_per_second,
+        "mfu": row.utilisation_of_specification or row.utilisation_of_measured_peak,
+        "goal": row.goal,
+        "memory_vs_plan": row.peak_memory_bytes / row.predicted_memory_bytes,
+        "seconds_to_first_step": row.seconds_to_first_step,
+    }
+
+
+def write(out: Path, rows: list[Row], machine: Machine) -> None:
+    """Write all figures with the device, its driver and the date."""
+    now = datetime.now(UTC)
+    device = re.sub(r"[^a-z0-9]+", "-", rows[0].device.lower()).strip("-")
+    path = out / f"gpu-{device}-{now:%Y-%m-%d}.json"
+    driver = machine.gpus[0].driver if machine.gpus else None
+    figures = {
+        "device": rows[0].device,
+        "driver": driver,
+        "torch": version("torch"),
+        "date": now.isoformat(timespec="seconds"),
+        "rows": [asdict(row) for row in rows],
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def print_rows(rows: list[Row]) -> None:
+    header = (
+        "preset",
+        "tokens/s",
+        "MFU",
+        "of measured",
+        "goal",
+        "memory GB",
+        "planned",
+        "first step",
+        "batch",
+        "micro",
+    )
+    cells = [
+        (
+            row.preset,
+            f"{row.tokens_per_second:,.0f}",
+            _percent(row.utilisation_of_specification),
+            _percent(row.utilisation_of_measured_peak),
+            _percent(row.goal),
+            f"{row.peak_memory_bytes / 1e9:.2f}",
+            f"{row.predicted_memory_bytes / 1e9:.2f}",
+            f"{row.seconds_to_first_step:.1f} s",
+            str(row.batch_size),
+            str(row.micro_batch_size),
+        )
+        for row in rows
+    ]
+    table(f"{rows[0].devices} x {rows[0].device}, {rows[0].precision}", header, cells)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The arithmetic of a training run: operations, bytes moved, and how many tokens a model of a size deserves."""
+
+from pathlib import Path
+
+from homegrown.model.config import ModelConfig
+from homegrown.recipe import Recipe, TrainingSettings
+
+COMPUTE_OPTIMAL_TOKENS = 20
+"""Tokens for each parameter at which a budget of compute gives the least loss: Hoffmann et al. 2022, table 3, from the
+first of their three approaches (400 million parameters and 8.0 billion tokens, 1 billion and 20.2 billion)."""
+
+WORTHWHILE_EPOCHS = 4
+"""Passes over the same text that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
+
+
+def config_of(recipe: Recipe) -> ModelConfig:
+    """Return the configuration of the recipe's model, with the vocabulary of the tokenizer that it names or trains.
+
+    Raises:
+        UserError: the tokenizer that it names cannot be used.
+    """
+    vocabulary_size = recipe.tokenizer.vocabulary_size
+    if recipe.tokenizer.path is not None:
+        from homegrown.tokens.existing import take
+
+        vocabulary_size = take(Path(recipe.tokenizer.path)).get_vocab_size()
+    return ModelConfig.from_settings(recipe.model, vocabulary_size, recipe.training.dropout)
+
+
+def block_matrices(config: ModelConfig) -> list[tuple[int, int]]:
+    """Return the shapes, outputs by inputs, of the weight matrices of one block."""
+    queries, keys = config.heads * config.head_size, config.kv_heads * config.head_size
+    attention = [(queries, config.hidden), (keys, config.hidden), (keys, config.hidden), (config.hidden, queries)]
+    inwards = 2 if config.family == "modern" else 1
+    return [*attention, *[(config.feed_forward, config.hidden)] * inwards, (config.hidden, config.feed_forward)]
+
+
+def hidden_parameters(config: ModelConfig) -> int:
+    """Return the number of weights that Muon trains: the matrices of all blocks."""
+    return config.layers * sum(rows * columns for rows, columns in block_matrices(config))
+
+
+def compute_optimal_tokens(parameters: int) -> int:
+    """Return D = 20 N, the training tokens at which N parameters are the best use of 6 N D operations."""
+    return COMPUTE_OPTIMAL_TOKENS * parameters
+
+
+def step_tokens(config: ModelConfig, settings: TrainingSettings) -> int:
+    """Return the tokens of one optimizer step."""
+    return settings.batch_size * config.context
+
+
+def recomputed_flops_per_token(config: ModelConfig) -> int:
+    """Return what activation checkpointing adds for each token: the blocks' forward pass once more."""
+    return 2 * hidden_parameters(config) + 4 * config.layers * config.heads * config.head_size * config.context
+
+
+def optimizer_flops(config: ModelConfig, settings: TrainingSettings) -> int:
+    """Return the operations of one update that are not element by element: Muon's matrix products, none for AdamW.
+
+    Each of its Newton-Schulz steps takes, for a matrix of m x n with m the smaller, X X^T (2 m^2 n), that matrix
+    squared (2 m^3), and their sum times X (2 m^2 n): Jordan et al. 2024.
+    """
+    if settings.optimizer == "adamw":
+        return 0
+    sizes = [(min(shape), max(shape)) for shape in block_matrices(config)]
+    return config.layers * settings.orthogonalization_steps * sum(4 * m * m * n + 2 * m**3 for m, n in sizes)
+
+
+def optimizer_bytes(config: ModelConfig, settings: TrainingSettings) -> int:
+    """Return the bytes that one update reads and writes in float32, each tensor once.
+
+    The gradient's norm reads it and clipping reads and writes it (12 for a parameter); AdamW reads weight, gradient and
+    two moments and writes all but the gradient (28); Muon has one moment (20).
+    """
+    every = config.parameter_count()
+    with_muon = hidden_parameters(config) if settings.optimizer == "muon" else 0
+    return 12 * every + 28 * (every - with_muon) + 20 * with_muon

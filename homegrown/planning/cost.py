@@ -1,0 +1,94 @@
+"""Time and energy of a training: from a measured probe, or from a GPU's public specifications."""
+
+from dataclasses import dataclass
+
+from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import optimizer_bytes, step_tokens
+from homegrown.planning.layouts import Fit
+from homegrown.planning.probe import Probed, scaled, work
+from homegrown.planning.target import Target
+from homegrown.recipe import Recipe, TrainingSettings
+
+ASSUMED_UTILISATION = 0.4
+"""Model FLOPs utilisation assumed of GPUs that are not at hand; open trainers publish 0.3 to 0.6 of dense bfloat16."""
+
+_FORWARD_SHARE = 1 / 3
+"""Of a training step's operations, which are one part forward and two parts backward: what a validation takes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the training stage takes: steps and validations, but no samples, checkpoints, or start; on all devices."""
+
+    step_seconds: float
+    seconds: float
+    tokens_per_second: float
+    model_flops_utilisation: float
+    watts: float
+    kilowatt_hours: float
+    source: str
+    watts_source: str
+
+
+def measured_cost(recipe: Recipe, config: ModelConfig, target: Target, probed: Probed) -> Cost:
+    """Return the cost by a probe on the target itself."""
+    step = scaled(recipe, config, probed)
+    counted = probed.watts is not None and target.device == "cpu"
+    watts = probed.watts if counted and probed.watts is not None else target.watts * target.count
+    sliced = step != probed.step_seconds
+    size = f"{probed.training.batch_size} x {probed.model.context} tokens, {probed.model.layers} layers"
+    return _cost(
+        recipe.training,
+        config,
+        step,
+        flops=probed.peak_flops * target.count,
+        watts=watts,
+        source=f"{probed.steps} steps measured"
+        + (f" of a slice ({size}), the rest by its operations" if sliced else ""),
+        watts_source="the processor's own counter" if counted else target.watts_source,
+    )
+
+
+def specified_cost(recipe: Recipe, config: ModelConfig, target: Target, fit: Fit, utilisation: float) -> Cost:
+    """Return the cost on GPUs of the table: operations at a share of the peak, and the optimizer's traffic."""
+    assert target.gpu is not None
+    settings = recipe.training.model_copy(update={"activation_checkpointing": fit.layout.checkpointing})
+    peak, parts = target.gpu.teraflops * 1e12, target.count if fit.layout.parallel == "fsdp" else 1
+    computing = work(config, settings, target.count) / (peak * utilisation)
+    updating = optimizer_bytes(config, settings) / parts / (target.gpu.gigabytes_per_second * 1e9)
+    return _cost(
+        settings,
+        config,
+        computing + updating,
+        flops=peak * target.count,
+        watts=target.watts * target.count,
+        source=f"{utilisation:.0%} of {target.gpu.teraflops:g} TFLOP/s assumed of each, exchange between them included",
+        watts_source=target.watts_source,
+    )
+
+
+def _cost(
+    settings: TrainingSettings,
+    config: ModelConfig,
+    step_seconds: float,
+    *,
+    flops: float,
+    watts: float,
+    source: str,
+    watts_source: str,
+) -> Cost:
+    tokens = step_tokens(config, settings)
+    speed = tokens / step_seconds
+    validations = -(-settings.max_steps // settings.validate_every)
+    validating = validations * settings.validation_tokens * _FORWARD_SHARE / speed
+    seconds = settings.max_steps * step_seconds + validating
+    return Cost(
+        step_seconds=step_seconds,
+        seconds=seconds,
+        tokens_per_second=speed,
+        model_flops_utilisation=speed * config.flops_per_token() / flops,
+        watts=watts,
+        kilowatt_hours=watts * seconds / 3.6e6,
+        source=source,
+        watts_source=watts_source,
+    )

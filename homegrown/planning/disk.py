@@ -1,0 +1,31 @@
+"""Room on the disk that a recipe's artifacts take."""
+
+from homegrown.model.config import ModelConfig
+from homegrown.planning.memory import moments
+from homegrown.planning.text import bytes_per_token
+from homegrown.recipe import Recipe
+
+_SHARDS_SHARE = 1.35
+"""Size of the shards of ingest, dedup, filter and shard, all together, for a byte of text: measured with `tiny`."""
+
+_SPILL_SHARE = 1.0
+"""Room for what DuckDB writes while it sorts and joins, for a byte of text; it is free again afterwards."""
+
+_VARIANT_BYTES = {"int8": 1.1, "nf4": 0.6, "int8-dynamic": 1.1}
+"""For each parameter, scales included; embeddings, which stay as they are, make small models larger."""
+
+
+def disk_needed(recipe: Recipe, config: ModelConfig, text_bytes: int | None) -> int:
+    """Return the bytes of one run's artifacts: of its text, if its size is known, and of its model.
+
+    Checkpoints hold weights and moments: those kept, the best, and the one that is being written.
+    """
+    parameters = config.parameter_count()
+    weights, kept = 4 * parameters, recipe.training.keep_checkpoints + 2
+    variants = sum(_VARIANT_BYTES[variant] * parameters for variant in recipe.quantization.variants)
+    model = kept * (weights + moments(config, recipe.training)) + weights + variants
+    if text_bytes is None:
+        return int(model)
+    token_bytes = 2 if config.vocabulary_size <= 2**16 else 4
+    tokens = text_bytes / bytes_per_token(config.vocabulary_size) * token_bytes
+    return int(model + text_bytes * (_SHARDS_SHARE + _SPILL_SHARE) + tokens)

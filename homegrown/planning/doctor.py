@@ -1,0 +1,59 @@
+"""The diagnosis of this machine: whether homegrown runs on it, whether a recipe does, and what each recipe wants."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from homegrown.artifacts import Store
+from homegrown.planning.checks import Check, machine_checks
+from homegrown.planning.machine import Machine
+from homegrown.planning.presets import Wants, wants
+from homegrown.planning.recipe_checks import recipe_checks
+from homegrown.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was looked at, and what hardware each recipe wants."""
+
+    checks: list[Check]
+    wants: list[Wants]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing stands in the way."""
+        return all(check.verdict != "bad" for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the diagnosis as plain values."""
+        return {"healthy": self.healthy, **asdict(self)}
+
+
+def diagnose(machine: Machine, store: Store, recipes: list[Recipe], recipe: Recipe | None) -> Diagnosis:
+    """Look at the machine, at what `recipe` needs of it, and at what each of `recipes` would want.
+
+    Raises:
+        UserError: the recipe's batch cannot be shared by its processes.
+    """
+    checks = [*machine_checks(machine), *_gpus(machine, recipe), _writable(store.root)]
+    if recipe is not None:
+        checks += recipe_checks(recipe, machine, wants(recipe, store), store.root)
+    return Diagnosis(checks, [wants(one, store) for one in recipes])
+
+
+def _gpus(machine: Machine, recipe: Recipe | None) -> Iterator[Check]:
+    for gpu in machine.gpus:
+        found = f"{gpu.name}, {gpu.memory_bytes / 1e9:.1f} GB, driver {gpu.driver}"
+        yield Check("GPU", found, "none", "ok")
+    if not machine.gpus and (recipe is None or recipe.compute.device != "cuda"):
+        yield Check("GPU", "none that nvidia-smi shows", "none", "ok", "Without one, `tiny` trains in minutes.")
+
+
+def _writable(root: Path) -> Check:
+    place = next(folder for folder in (root, *root.parents) if folder.exists())
+    if os.access(place, os.W_OK):
+        return Check("artifacts", str(root), "a folder to write in", "ok")
+    advice = "Name another folder with --artifacts, or make this one writable."
+    return Check("artifacts", f"{place} cannot be written", "a folder to write in", "bad", advice)

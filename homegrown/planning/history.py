@@ -1,0 +1,60 @@
+"""What trainings of a recipe really took, from their artifacts."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from homegrown.artifacts import Manifest, Store
+from homegrown.recipe import Recipe
+from homegrown.runs import recorded
+
+
+@dataclass(frozen=True)
+class Past:
+    """One training of the same model with the same settings; None where an older version did not measure it."""
+
+    artifact: str
+    started: datetime
+    processors: int
+    processes: int
+    tokens_per_second: float
+    model_flops_utilisation: float | None
+    seconds: float
+    peak_memory_bytes: int | None
+    seconds_to_first_step: float | None
+
+
+def past_runs(store: Store, recipe: Recipe, most: int) -> list[Past]:
+    """Return the last trainings whose model, vocabulary and training settings were the recipe's, the newest first."""
+    wanted = _what_counts(recipe.model_dump(mode="json"))
+    made = {one.manifest.key: one for one in store.all() if one.manifest.stage == "pretrain"}
+    found: dict[str, Past] = {}
+    for run in reversed(recorded(store).values()):
+        key = run.keys.get("pretrain")
+        if key in made and key not in found and _what_counts(run.recipe) == wanted:
+            manifest = made[key].manifest
+            found[key] = _past(made[key].name, manifest, int(run.recipe["compute"]["processes"]))
+    return list(found.values())[:most]
+
+
+def _what_counts(recipe: dict[str, dict[str, object]]) -> list[object]:
+    """Return what of a recorded recipe decides time and memory; the text does not."""
+    return [recipe.get("model"), recipe.get("training"), recipe.get("tokenizer", {}).get("vocabulary_size")]
+
+
+def _past(name: str, manifest: Manifest, processes: int) -> Past:
+    def measured(metric: str) -> float | None:
+        value = manifest.metrics.get(metric)
+        return None if value is None else float(value)
+
+    megabytes = measured("peak_memory_megabytes")
+    return Past(
+        artifact=name,
+        started=manifest.started,
+        processors=int(manifest.host["processors"]),
+        processes=processes,
+        tokens_per_second=measured("tokens_per_second") or 0.0,
+        model_flops_utilisation=measured("model_flops_utilisation"),
+        seconds=measured("seconds") or 0.0,
+        peak_memory_bytes=None if megabytes is None else int(megabytes * 1e6),
+        seconds_to_first_step=measured("seconds_to_first_step"),
+    )

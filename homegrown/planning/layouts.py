@@ -1,0 +1,96 @@
+"""How a recipe's training lies on devices: the sequences in a forward pass, and the alternatives that save memory."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from homegrown.errors import UserError
+from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import step_tokens
+from homegrown.planning.memory import MARGIN, Layout, Memory, training_memory
+from homegrown.recipe import Parallel, Recipe, TrainingSettings
+from homegrown.training.compilation import compiles
+
+CPU_TOKENS = 1024
+"""`homegrown.training.microbatch._CPU_TOKENS`, which cannot be imported without PyTorch."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A layout, what it takes, and whether the device holds it."""
+
+    layout: Layout
+    memory: Memory
+    fits: bool
+
+
+def layouts(
+    recipe: Recipe,
+    config: ModelConfig,
+    device: Literal["cpu", "cuda"],
+    value_bytes: Literal[2, 4],
+    devices: int,
+    memory_bytes: int,
+) -> list[Fit]:
+    """Return what each way of training takes on one device: the recipe's own first.
+
+    That is DDP and, on several devices, FSDP2, each without and with activation checkpointing.
+
+    Raises:
+        UserError: the batch cannot be shared by so many devices.
+    """
+    settings = recipe.training
+    parallels: list[Parallel] = ["ddp", "fsdp"] if devices > 1 else ["ddp"]
+    kinds = [(parallel, again) for parallel in parallels for again in (False, True)]
+    own = (recipe.compute.parallel if devices > 1 else "ddp", settings.activation_checkpointing)
+    kinds.sort(key=lambda kind: kind != own)
+    share, unshared = divmod(settings.batch_size, devices)
+    if settings.micro_batch_size != "auto" and not unshared and share % settings.micro_batch_size:
+        raise UserError(
+            f"The devices ({devices}) must divide training.batch_size / training.micro_batch_size "
+            f"({settings.batch_size // settings.micro_batch_size}); change one of the three."
+        )
+    if unshared:
+        raise UserError(
+            f"The devices ({devices}) must divide training.batch_size ({settings.batch_size}); change one of the two."
+        )
+    tokens = step_tokens(config, settings) * settings.max_steps
+    compiled = compiles(settings.compile, device, config.flops_per_token(), tokens)
+    found = []
+    for parallel, again in kinds:
+        layout = Layout(
+            device=device,
+            value_bytes=value_bytes,
+            rows=share,
+            passes=1,
+            devices=devices,
+            parallel=parallel,
+            checkpointing=again,
+            compiled=compiled,
+        )
+        layout = _with_rows(config, settings, layout, memory_bytes)
+        memory = training_memory(config, settings, layout)
+        found.append(Fit(layout, memory, fits(memory.peak, memory_bytes)))
+    return found
+
+
+def fits(peak: int, memory_bytes: int) -> bool:
+    """Return whether a device of so much memory holds a training's peak, with a margin."""
+    return peak <= (1 - MARGIN) * memory_bytes
+
+
+def _with_rows(config: ModelConfig, settings: TrainingSettings, layout: Layout, memory_bytes: int) -> Layout:
+    """Return the layout with the rows that the trainer would take in a forward pass, of its share `layout.rows`."""
+    share = layout.rows
+    divisors = [rows for rows in range(share, 0, -1) if share % rows == 0]
+    if settings.micro_batch_size != "auto":
+        rows = settings.micro_batch_size
+    elif layout.device == "cpu":
+        rows = next(rows for rows in divisors if rows * config.context <= CPU_TOKENS or rows == 1)
+    else:
+        rows = 1
+        for candidate in divisors:
+            tried = replace(layout, rows=candidate, passes=share // candidate)
+            if fits(training_memory(config, settings, tried).peak, memory_bytes):
+                rows = candidate
+                break
+    return replace(layout, rows=rows, passes=share // rows)

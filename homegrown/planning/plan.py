@@ -1,0 +1,133 @@
+"""The plan of a recipe: what it will train, on how much text, in what memory, time and energy."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from homegrown.artifacts import Store
+from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import compute_optimal_tokens, config_of, optimizer_flops, step_tokens
+from homegrown.planning.cost import ASSUMED_UTILISATION, Cost, measured_cost, specified_cost
+from homegrown.planning.history import Past, past_runs
+from homegrown.planning.layouts import Fit, fits, layouts
+from homegrown.planning.memory import Layout, training_memory
+from homegrown.planning.probe import Probed, probe
+from homegrown.planning.target import Target
+from homegrown.planning.text import Text, text_of
+from homegrown.recipe import Recipe
+
+GUIDE = {
+    (768, 12, 12, 3072, 512): 110e6,
+    (1024, 24, 16, 4096, 1024): 700e6,
+    (2048, 32, 32, 8192, 2048): 1.3e9,
+}
+"""The guide's table: width, layers, heads, feed-forward and context, and the parameters that it states for them."""
+
+_PROBE_SECONDS = 5.0
+_STEP_SECONDS = 2.0
+_PAST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is said of a recipe before anything is spent.
+
+    `flops` are those of the whole training: the model's, and the optimizer's matrix products. `cost` is None where
+    nothing was measured.
+    """
+
+    recipe: str
+    family: str
+    parameters: int
+    guide_parameters: float | None
+    flops_per_token: int
+    steps: int
+    step_tokens: int
+    tokens: int
+    flops: float
+    compute_optimal_tokens: int
+    text: Text
+    epochs: float | None
+    target: Target
+    fits: list[Fit]
+    cost: Cost | None
+    base_memory_bytes: int
+    """What a training process holds without a model, where that was measured."""
+    past: list[Past]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as plain values, times as ISO 8601."""
+        values = asdict(self)
+        for run in values["past"]:
+            run["started"] = run["started"].isoformat()
+        return values
+
+
+def make_plan(
+    recipe: Recipe, store: Store, target: Target, *, measure: bool = True, utilisation: float | None = None
+) -> Plan:
+    """Return the plan of a recipe on a target; `measure` this machine if it is that, else assume a `utilisation`.
+
+    Raises:
+        UserError: the recipe does not fit the devices.
+    """
+    settings = recipe.training
+    config = config_of(recipe)
+    ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
+    probed = None
+    cost = None
+    if target.gpu is not None:
+        # What a person would choose: the recipe's own way if it fits, else the first that does.
+        way = next((way for way in ways if way.fits), ways[0])
+        cost = specified_cost(recipe, config, target, way, utilisation or ASSUMED_UTILISATION)
+    elif measure:
+        probed = _probe(recipe, config, target)
+        cost = measured_cost(recipe, config, target, probed)
+    text, tokens = text_of(store, recipe, config.vocabulary_size), step_tokens(config, settings) * settings.max_steps
+    model = recipe.model
+    shape = (model.hidden, model.layers, model.heads, model.feed_forward, model.context)
+    return Plan(
+        recipe=recipe.name,
+        family=model.family,
+        parameters=config.parameter_count(),
+        guide_parameters=GUIDE.get(shape),
+        flops_per_token=config.flops_per_token(),
+        steps=settings.max_steps,
+        step_tokens=step_tokens(config, settings),
+        tokens=tokens,
+        flops=float(tokens * config.flops_per_token() + settings.max_steps * optimizer_flops(config, settings)),
+        compute_optimal_tokens=compute_optimal_tokens(config.parameter_count()),
+        text=text,
+        epochs=tokens / text.tokens if text.tokens else None,
+        target=target,
+        fits=ways,
+        cost=cost,
+        base_memory_bytes=probed.base_memory_bytes if probed else 0,
+        past=past_runs(store, recipe, _PAST_RUNS),
+    )
+
+
+def _probe(recipe: Recipe, config: ModelConfig, target: Target) -> Probed:
+    """Measure a few steps with as many layers as the device holds, one sequence in a pass."""
+    alone = Layout(
+        target.device,
+        target.value_bytes,
+        rows=1,
+        passes=2,
+        devices=target.count,
+        parallel=recipe.compute.parallel,
+        checkpointing=recipe.training.activation_checkpointing,
+    )
+    layers = config.layers
+    while layers > 1:
+        needed = training_memory(replace(config, layers=layers), recipe.training, alone).peak
+        if fits(needed, target.memory_bytes):
+            break
+        layers //= 2
+    return probe(
+        recipe,
+        config.vocabulary_size,
+        target.device,
+        seconds=_PROBE_SECONDS,
+        step_seconds=_STEP_SECONDS,
+        layers=layers,
+    )

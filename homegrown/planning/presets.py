@@ -1,0 +1,60 @@
+"""What hardware each recipe wants: the guide's hardware table, computed by the plan's formulas instead of stated."""
+
+from dataclasses import dataclass
+
+from homegrown.artifacts import Store
+from homegrown.planning import gpus
+from homegrown.planning.compute import config_of
+from homegrown.planning.disk import disk_needed
+from homegrown.planning.memory import MARGIN, Layout, training_memory
+from homegrown.planning.target import value_bytes
+from homegrown.planning.text import text_of
+from homegrown.recipe import Recipe
+
+PROCESS_BYTES = 400_000_000
+"""What a process holds that has imported PyTorch and the training loop, measured on Linux without a GPU."""
+
+_COMFORTABLE_TOKENS = 8192
+"""Tokens in a forward pass with which large matrix products fill a GPU."""
+
+
+@dataclass(frozen=True)
+class Wants:
+    """Bytes that a recipe wants of one GPU, of the machine's memory if it trains on the processor, and of the disk.
+
+    At least: one sequence at a time with activation checkpointing. Recommended: 8,192 tokens at a time without it.
+    """
+
+    recipe: str
+    parameters: int
+    gpu_least: int
+    gpu_recommended: int
+    gpu: str
+    """The smallest of the table with what is recommended."""
+    memory: int
+    disk: int
+    text_is_known: bool
+
+
+def wants(recipe: Recipe, store: Store) -> Wants:
+    """Return what hardware a recipe wants."""
+    config, settings = config_of(recipe), recipe.training
+    comfortable = min(settings.batch_size, max(1, _COMFORTABLE_TOKENS // config.context))
+    size = value_bytes(settings.precision, narrow=True)
+    least, recommended = (
+        training_memory(config, settings, Layout("cuda", size, rows, 2, checkpointing=again)).peak / (1 - MARGIN)
+        for rows, again in ((1, True), (comfortable, False))
+    )
+    on_cpu = training_memory(config, settings, Layout("cpu", size, 1, 2)).peak + PROCESS_BYTES
+    text = text_of(store, recipe, config.vocabulary_size)
+    smallest = gpus.smallest(recommended)
+    return Wants(
+        recipe=recipe.name,
+        parameters=config.parameter_count(),
+        gpu_least=int(least),
+        gpu_recommended=int(recommended),
+        gpu=smallest.name if smallest else "several, with FSDP2",
+        memory=int(max(on_cpu, recipe.compute.memory_gb * 1e9 + PROCESS_BYTES)),
+        disk=disk_needed(recipe, config, text.bytes),
+        text_is_known=text.bytes is not None,
+    )

@@ -1,0 +1,170 @@
+"""A short measured training on made-up tokens: the recipe's own steps, or a slice of them, by the engine's own loop."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from homegrown import locks
+from homegrown.errors import UserError
+from homegrown.files import replacing
+from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import optimizer_flops, recomputed_flops_per_token, step_tokens
+from homegrown.planning.synthetic import write_synthetic
+from homegrown.recipe import ModelSettings, Recipe, Settings, TrainingSettings
+from homegrown.training.job import PARENT_LOCK, REFUSAL, Job
+
+RESULT = "probe.json"
+
+_WINDOWS = 64
+_SHORT_CONTEXT = 128
+_PASS_TOKENS = 1024
+_USUAL_SHARE = 0.25
+"""Share of the measured peak at which training is taken to run before it is measured, to choose the slice."""
+
+
+class ProbeJob(Settings):
+    """What the probing processes are told: training as the recipe has it, and how much of it to measure."""
+
+    job: Job
+    seconds: float
+    """How long to take steps, after those that warm up."""
+    step_seconds: float | None
+    """Cut the training to a slice whose step takes about so long; None: measure it as it is."""
+    layers: int
+    """The most layers that the slice may have, for its memory."""
+
+
+class Probed(BaseModel):
+    """What was measured, by the leading process; `model` and `training` say of what."""
+
+    model_config = ConfigDict(frozen=True)
+    model: ModelSettings
+    training: TrainingSettings
+    device: str
+    kind: Literal["cpu", "cuda"]
+    precision: str
+    micro_batch_size: int
+    compiled: bool
+    steps: int
+    step_seconds: float
+    """The median."""
+    tokens_per_second: float
+    model_flops_utilisation: float
+    """Of `peak_flops`, the fastest matrix product measured on this device, per second."""
+    peak_flops: float
+    seconds_to_first_step: float
+    """From the start of the launcher until the first optimizer step was taken."""
+    peak_memory_bytes: int
+    base_memory_bytes: int
+    """What the process held before it built the model: PyTorch itself on a CPU, nothing on a GPU."""
+    watts: float | None
+    """Of the processor packages while steps were taken, where the machine counts."""
+
+
+def probe(
+    recipe: Recipe,
+    vocabulary_size: int,
+    kind: Literal["cpu", "cuda"],
+    *,
+    seconds: float,
+    step_seconds: float | None = None,
+    layers: int,
+) -> Probed:
+    """Train the recipe's model for `seconds` in processes of their own, as many as the recipe says; leave nothing.
+
+    With `step_seconds`, of its steps only a slice that takes about so long, of at most so many `layers`.
+
+    Raises:
+        UserError: the training refuses its settings, or the GPU's memory is full.
+        RuntimeError: the processes failed for another reason; the message ends with what they said last.
+    """
+    with tempfile.TemporaryDirectory(prefix="homegrown-probe-") as name:
+        folder = Path(name)
+        job = Job(
+            packed=folder / "packed",
+            tokenizer=folder / "tokenizer",
+            model=recipe.model,
+            training=recipe.training,
+            seed=recipe.seed,
+            device=kind,
+            parallel=recipe.compute.parallel,
+        )
+        write_synthetic(folder, vocabulary_size, recipe.model.context, _WINDOWS)
+        order = ProbeJob(job=job, seconds=seconds, step_seconds=step_seconds, layers=layers)
+        path = folder / "job.json"
+        with replacing(path) as temporary:
+            temporary.write_text(order.model_dump_json())
+        said = _launch(path, recipe.compute.processes)
+        if (folder / REFUSAL).exists():
+            raise UserError((folder / REFUSAL).read_text())
+        if not (folder / RESULT).exists():
+            raise RuntimeError(f"The probe failed:\n{said[-2000:]}")
+        return Probed.model_validate_json((folder / RESULT).read_bytes())
+
+
+def _launch(job: Path, processes: int) -> str:
+    """Run the workers to their end and return what they printed; when this process dies, they end too."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    loopback = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    command = [*launcher, *loopback, "-m", "homegrown.planning.probe_worker", str(job)]
+    with locks.exclusive(job.parent / PARENT_LOCK):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.stdout
+
+
+def work(config: ModelConfig, settings: TrainingSettings, devices: int) -> float:
+    """Return the operations of one device in one step: its share of the batch, what is recomputed, Muon's products."""
+    per_token = config.flops_per_token()
+    if settings.activation_checkpointing:
+        per_token += recomputed_flops_per_token(config)
+    return step_tokens(config, settings) * per_token / devices + optimizer_flops(config, settings)
+
+
+def slice_of(
+    model: ModelSettings,
+    training: TrainingSettings,
+    vocabulary_size: int,
+    devices: int,
+    *,
+    flops_per_second: float,
+    step_seconds: float,
+    layers: int,
+) -> tuple[ModelSettings, TrainingSettings]:
+    """Return the training, cut until a step takes about `step_seconds`; with at most `layers` of the model's layers.
+
+    First the batch gets smaller, down to a pass of 1,024 tokens, then the model less deep, then again the batch, then
+    the context; widths and vocabulary stay, on which speed depends.
+    """
+    size: dict[str, int] = {
+        "batch": training.batch_size,
+        "layers": min(model.layers, layers),
+        "context": model.context,
+    }
+    least_batch = devices * max(1, _PASS_TOKENS // model.context)
+    cuts = [("batch", least_batch), ("layers", 2), ("batch", devices), ("context", _SHORT_CONTEXT), ("layers", 1)]
+    while True:
+        shape = model.model_copy(update={"layers": size["layers"], "context": size["context"]})
+        changes: dict[str, object] = {"batch_size": size["batch"]}
+        if training.micro_batch_size != "auto":
+            changes["micro_batch_size"] = min(training.micro_batch_size, size["batch"] // devices)
+        cut = training.model_copy(update=changes)
+        config = ModelConfig.from_settings(shape, vocabulary_size, training.dropout)
+        if work(config, cut, devices) <= step_seconds * _USUAL_SHARE * flops_per_second:
+            return shape, cut
+        while cuts and size[cuts[0][0]] // 2 < cuts[0][1]:
+            cuts.pop(0)
+        if not cuts:
+            return shape, cut
+        size[cuts[0][0]] //= 2
+
+
+def scaled(recipe: Recipe, config: ModelConfig, probed: Probed) -> float:
+    """Return the seconds of one step of the whole recipe: longer than the slice's as it has more operations."""
+    measured = ModelConfig.from_settings(probed.model, config.vocabulary_size, config.dropout)
+    devices = recipe.compute.processes
+    factor = work(config, recipe.training, devices) / work(measured, probed.training, devices)
+    return probed.step_seconds * factor

@@ -1,0 +1,134 @@
+"""The process that the launcher starts for each worker of a probe: `python -m homegrown.planning.probe_worker JOB`."""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homegrown.errors import UserError
+from homegrown.files import replacing
+from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import step_tokens
+from homegrown.planning.energy import EnergyMeter
+from homegrown.planning.machine import this_machine
+from homegrown.planning.probe import RESULT, Probed, ProbeJob, slice_of
+from homegrown.training.job import PARENT_LOCK, PROGRESS, REFUSAL, Job
+from homegrown.training.stopping import Stop
+from homegrown.training.worker import prepare_environment
+
+if TYPE_CHECKING:
+    from homegrown.training.workers import Worker
+
+_WARM_UP = 2
+_LEAST_STEPS = 3
+_NEVER = 10**9
+
+
+def main(path: Path) -> None:
+    """Take steps and write what they took beside `path`; what a user must mend goes to a file of its own."""
+    prepare_environment()
+    stop = Stop()
+    stop.without_parent(path.parent / PARENT_LOCK)
+    try:
+        result = measure(ProbeJob.model_validate_json(path.read_bytes()), path.parent, stop)
+    except UserError as error:
+        with replacing(path.parent / REFUSAL) as temporary:
+            temporary.write_text(str(error))
+        return
+    if result:
+        with replacing(path.parent / RESULT) as temporary:
+            temporary.write_text(result.model_dump_json())
+
+
+def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
+    """Train as the order says and return what was measured, in the leading worker."""
+    import torch
+
+    from homegrown.training.loop import Trainer
+    from homegrown.training.peak import matmul_peak
+    from homegrown.training.report import Report
+    from homegrown.training.watch import peak_memory
+    from homegrown.training.workers import Worker
+
+    worker = Worker(order.job.device)
+    worker.join()
+    job = _training(order, worker)
+    base = peak_memory(worker.device)
+    trainer = Trainer(job, out, worker)
+    report = Report(out / PROGRESS)
+    trainer.start(report)
+    steps = trainer.steps(report, stop)
+    for _ in range(_WARM_UP):
+        next(steps)
+    meter, began, taken = EnergyMeter(), time.perf_counter(), 0
+    while not worker.agree(taken >= _LEAST_STEPS and time.perf_counter() - began >= order.seconds):
+        next(steps)
+        taken += 1
+    watts = meter.watts()
+    worker.leave()
+    if not worker.leads:
+        return None
+    measured = trainer.state.metrics[_WARM_UP:]
+    speed = statistics.median(row.tokens_per_second for row in measured)
+    cuda = worker.kind == "cuda"
+    return Probed(
+        model=job.model,
+        training=job.training,
+        device=torch.cuda.get_device_name(worker.device) if cuda else this_machine().processor,
+        kind=worker.kind,
+        precision=str(trainer.precision.dtype).removeprefix("torch."),
+        micro_batch_size=trainer.micro_batch_size,
+        compiled=job.training.compile == "on",
+        steps=taken,
+        step_seconds=trainer.batch_tokens / speed,
+        tokens_per_second=speed,
+        model_flops_utilisation=statistics.median(row.model_flops_utilisation for row in measured),
+        peak_flops=matmul_peak(worker.device, trainer.precision.dtype),
+        seconds_to_first_step=trainer.state.seconds_to_first_step or 0.0,
+        peak_memory_bytes=measured[-1].peak_memory_bytes,
+        base_memory_bytes=base,
+        watts=watts,
+    )
+
+
+def _training(order: ProbeJob, worker: "Worker") -> Job:
+    """Return the job to measure: cut to a slice if asked, without validations, samples and checkpoints."""
+    from homegrown.tokens.index import read_index
+    from homegrown.training.compilation import compiles
+    from homegrown.training.peak import matmul_peak
+    from homegrown.training.precision import choose_precision
+
+    job, vocabulary_size = order.job, read_index(order.job.packed).vocabulary_size
+    model, training = job.model, job.training
+    config = ModelConfig.from_settings(model, vocabulary_size, training.dropout)
+    tokens = step_tokens(config, training) * training.max_steps
+    compiled = compiles(training.compile, worker.kind, config.flops_per_token(), tokens)
+    if order.step_seconds is not None:
+        # Compiling on a CPU takes longer than all the rest, for a twelfth of the time.
+        compiled = compiled and worker.kind == "cuda"
+        dtype = choose_precision(training.precision, worker.kind).dtype
+        model, training = slice_of(
+            model,
+            training,
+            vocabulary_size,
+            worker.count,
+            flops_per_second=matmul_peak(worker.device, dtype),
+            step_seconds=order.step_seconds,
+            layers=order.layers,
+        )
+    alone: dict[str, Any] = {
+        "max_steps": _NEVER,
+        "compile": "on" if compiled else "off",
+        "validate_every": _NEVER,
+        "validation_tokens": model.context,
+        "checkpoint_every": _NEVER,
+        "sample_every": _NEVER,
+        "sample_prompts": [],
+        "spike_deviations": None,
+    }
+    return job.model_copy(update={"model": model, "training": training.model_copy(update=alone)})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

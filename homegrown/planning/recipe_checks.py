@@ -1,0 +1,139 @@
+"""What doctor looks at for a recipe: memory, disk, GPUs, compiler, and how long the training would take."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from homegrown.planning.checks import Check
+from homegrown.planning.compute import config_of, optimizer_flops, step_tokens
+from homegrown.planning.layouts import layouts
+from homegrown.planning.machine import Machine, available_memory
+from homegrown.planning.memory import MARGIN
+from homegrown.planning.presets import PROCESS_BYTES, Wants
+from homegrown.planning.target import Target, this_machine_as_target
+from homegrown.planning.words import span
+from homegrown.recipe import Recipe
+from homegrown.training.compilation import compiles
+
+_LONG_SECONDS = 7 * 24 * 3600
+_USUAL_SHARE = 0.3
+"""Of the measured peak of matrix products, at which training on a processor usually runs."""
+
+
+def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, root: Path) -> Iterator[Check]:
+    """Yield what the recipe needs of this machine, and of the disk where artifacts lie.
+
+    Raises:
+        UserError: the recipe's batch cannot be shared by its processes.
+    """
+    device = machine.device(recipe.compute.device)
+    if device == "cuda" and len(machine.gpus) < recipe.compute.processes:
+        yield _too_few_gpus(recipe, machine)
+        return
+    target = this_machine_as_target(machine, recipe, None)
+    yield _training_memory(recipe, target)
+    yield _corpus_memory(recipe, machine)
+    yield _disk(wants, root)
+    if device == "cuda":
+        yield _pytorch_sees(machine)
+    else:
+        yield _compiler(recipe)
+        yield _time(recipe)
+
+
+def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:
+    needed, there = recipe.compute.processes, len(machine.gpus)
+    found = f"{there} x {machine.gpus[0].name}" if machine.gpus else "none that nvidia-smi shows"
+    least = max(1, there)
+    advice = "Set compute.device to 'auto' or 'cpu'." if not there else f"Set compute.processes to {least}."
+    return Check("GPU", found, str(needed), "bad", advice)
+
+
+def _training_memory(recipe: Recipe, target: Target) -> Check:
+    ways = layouts(recipe, config_of(recipe), target.device, target.value_bytes, target.count, target.memory_bytes)
+    base = PROCESS_BYTES if target.device == "cpu" else 0
+    room = (1 - MARGIN) * target.memory_bytes - base
+    what = "GPU memory" if target.device == "cuda" else "memory to train"
+    found = f"{target.name}: {target.memory_bytes / 1e9:.1f} GB"
+    if target.count > 1:
+        found = f"{target.count} x {found} each"
+    needed = f"{(ways[0].memory.peak + base) / 1e9:.1f} GB and {MARGIN:.0%} to spare"
+    if ways[0].memory.peak <= room:
+        return Check(what, found, needed, "ok")
+    other = next((way.layout for way in ways[1:] if way.memory.peak <= room), None)
+    if other is None:
+        advice = "No way of training it here fits: take a smaller model, a smaller micro_batch_size, or more devices."
+    elif other.parallel == recipe.compute.parallel or other.devices == 1:
+        advice = "It fits with training.activation_checkpointing."
+    else:
+        advice = f"It fits with compute.parallel={other.parallel}"
+        advice += " and training.activation_checkpointing." if other.checkpointing else "."
+    return Check(what, found, needed, "bad", advice)
+
+
+def _corpus_memory(recipe: Recipe, machine: Machine) -> Check:
+    """Compare what DuckDB may use, in this process, with what is free now."""
+    needed = recipe.compute.memory_gb * 1e9 + PROCESS_BYTES
+    free = available_memory()
+    there = machine.memory_bytes if free is None else min(free, machine.memory_bytes)
+    found = f"{there / 1e9:.1f} GB {'free' if free is not None else 'in all'}"
+    wish = f"{needed / 1e9:.1f} GB and what each worker of a stage takes"
+    if there >= needed:
+        return Check("memory for text", found, wish, "ok")
+    return Check("memory for text", found, wish, "warn", "Lower compute.memory_gb; DuckDB then spills to disk earlier.")
+
+
+def _disk(wants: Wants, root: Path) -> Check:
+    place = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    found, needed = f"{free / 1e9:.1f} GB free at {place}", f"{wants.disk / 1e9:.1f} GB"
+    if not wants.text_is_known:
+        needed += " for the model; nobody knows the size of the text"
+    if free < wants.disk:
+        return Check("disk", found, needed, "bad", "Make room, or name another folder with --artifacts.")
+    return Check("disk", found, needed, "ok" if wants.text_is_known else "warn")
+
+
+def _pytorch_sees(machine: Machine) -> Check:
+    import torch
+
+    driver = machine.gpus[0].driver
+    found = f"driver {driver}, PyTorch {torch.__version__}"
+    if torch.cuda.is_available():
+        name, (major, minor) = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+        return Check("CUDA", f"{found} sees {name}, capability {major}.{minor}", "a GPU that PyTorch sees", "ok")
+    advice = "Install PyTorch's CUDA build, and a driver that is new enough for it."
+    return Check("CUDA", f"{found} sees no GPU", "a GPU that PyTorch sees", "bad", advice)
+
+
+def _compiler(recipe: Recipe) -> Check:
+    compiler = next((found for found in map(shutil.which, ("g++", "clang++", "cl")) if found), None)
+    config, setting = config_of(recipe), recipe.training.compile
+    tokens = step_tokens(config, recipe.training) * recipe.training.max_steps
+    needed = "one, for torch.compile" if setting == "on" else "none"
+    if compiler:
+        wished = compiles(setting, "cpu", config.flops_per_token(), tokens)
+        return Check("C++ compiler", compiler, "one, for torch.compile" if wished else "none", "ok")
+    if setting == "on":
+        return Check("C++ compiler", "none", needed, "bad", "Install g++ or clang++, or set training.compile to auto.")
+    advice = "" if setting == "off" else "With g++ or clang++, long trainings would take a twelfth less time."
+    return Check("C++ compiler", "none", needed, "ok", advice)
+
+
+def _time(recipe: Recipe) -> Check:
+    """Say how long the training would take on the processor, by the peak of its matrix products."""
+    import torch
+
+    from homegrown.training.peak import matmul_peak
+    from homegrown.training.precision import choose_precision
+
+    config, settings = config_of(recipe), recipe.training
+    flops = config.flops_per_token() * step_tokens(config, settings) + optimizer_flops(config, settings)
+    peak = matmul_peak(torch.device("cpu"), choose_precision(settings.precision, "cpu").dtype)
+    seconds = settings.max_steps * flops / (peak * _USUAL_SHARE)
+    found = f"about {span(seconds)} at {peak / 1e9:,.0f} GFLOP/s, of which {_USUAL_SHARE:.0%} are usual"
+    if seconds <= _LONG_SECONDS:
+        return Check("time to train", found, "", "ok", f"`homegrown plan {recipe.name}` measures it.")
+    return Check(
+        "time to train", found, "", "warn", f"`homegrown plan {recipe.name} --gpu h100` says what a GPU takes."
+    )

@@ -1,0 +1,102 @@
+"""How many training tokens a recipe has: counted, where the text is packed already, else estimated from its sources."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from homegrown.artifacts import Artifact, Store
+from homegrown.errors import UserError
+from homegrown.recipe import AnySource, FilesSource, PackagesSource, Recipe
+from homegrown.runs import recorded
+
+MEGABYTE = 1_000_000
+
+_UP_TO_PACK = ("seed", "ingest", "dedup", "filter", "shard", "tokenizer", "pack")
+
+_BYTES_PER_TOKEN = {1024: 2.4, 4096: 3.25, 16384: 3.95, 32768: 4.2}
+"""By vocabulary, the mean of English Wikipedia and Python documentation, held out of 14 and 18 MB."""
+
+_KEPT_SHARE = 0.92
+"""Of the text that the corpus stages keep, measured with `tiny`; web text loses far more to its filters."""
+
+_DOCUMENTED_SHARE = 1 / 8
+"""Of Python source that is documentation (`homegrown.corpus.plan`)."""
+
+_COMPRESSION = 3.0
+"""Of English text by gzip; other packing differs."""
+
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".parquet", ".zip", ".epub")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Training tokens that there are, None if nobody can say, and where the figure comes from.
+
+    `bytes` is the size of the text that ingest reads, None if unknown.
+    """
+
+    tokens: int | None
+    counted: bool
+    source: str
+    bytes: int | None
+
+
+def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
+    """Return how much text the recipe trains on."""
+    packed = made_by(store, recipe, "pack", _UP_TO_PACK)
+    if packed:
+        read = next((one for one in store.lineage(packed) if one.manifest.stage == "ingest"), None)
+        size = int(read.manifest.metrics["text_bytes"]) if read else None
+        return Text(int(packed.manifest.metrics["train_tokens"]), True, packed.name, size)
+    sizes = [_size(source) for source in recipe.ingest.sources]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return Text(None, False, "nobody knows before ingest has read the sources", None)
+    held_out = recipe.shard.validation_share + recipe.shard.test_share
+    kept = sum(known) * _KEPT_SHARE * (1 - held_out)
+    tokens = int(kept / bytes_per_token(vocabulary_size))
+    return Text(tokens, False, "estimated from the size of the sources", sum(known))
+
+
+def made_by(store: Store, recipe: Recipe, stage: str, sections: tuple[str, ...]) -> Artifact | None:
+    """Return the artifact of `stage` of the last run whose recipe had the same `sections`, if it is still there."""
+    wanted = recipe.model_dump(mode="json", include=set(sections))
+    for run in reversed(recorded(store).values()):
+        if stage in run.keys and {name: run.recipe.get(name) for name in sections} == wanted:
+            for artifact in store.all():
+                if (artifact.manifest.stage, artifact.manifest.key) == (stage, run.keys[stage]):
+                    return artifact
+    return None
+
+
+def bytes_per_token(vocabulary_size: int) -> float:
+    """Return the usual bytes of English text in one token of byte-level BPE, between and beyond measured sizes."""
+    sizes = np.log2(list(_BYTES_PER_TOKEN))
+    return float(np.interp(np.log2(vocabulary_size), sizes, list(_BYTES_PER_TOKEN.values())))
+
+
+def _size(source: AnySource) -> int | None:
+    """Return the bytes of text that a source gives, None if only reading it would tell."""
+    limit = None if source.limit_mb is None else int(source.limit_mb * MEGABYTE)
+    found = _found(source)
+    if found is None:
+        return limit
+    kept = int(found * source.weight)
+    return kept if limit is None else min(kept, limit)
+
+
+def _found(source: AnySource) -> int | None:
+    # The readers' libraries are slow to import, and most commands do without.
+    from homegrown.corpus import packages
+    from homegrown.corpus.sources import find_files
+
+    if isinstance(source, PackagesSource):
+        return int(_DOCUMENTED_SHARE * sum(piece.size for piece in packages.modules()))
+    if not isinstance(source, FilesSource):
+        return None
+    try:
+        pieces = find_files(source).files
+    except UserError:
+        # A file that is not there is for ingest to refuse; a plan of a machine elsewhere may do without it.
+        return None
+    return int(sum(piece.size * (_COMPRESSION if piece.locator.endswith(_PACKED) else 1) for piece in pieces))

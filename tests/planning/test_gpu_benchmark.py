@@ -1,0 +1,54 @@
+"""The GPU benchmark without a GPU: it leaves nothing; and the way it takes, on a processor, by real processes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+
+SMALL = [
+    *("model.hidden=64", "model.layers=2", "model.heads=2", "model.kv_heads=1", "model.feed_forward=128"),
+    *("model.context=128", "tokenizer.vocabulary_size=300", "training.batch_size=4", "training.micro_batch_size=2"),
+]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu", *arguments])
+    gpu.main()
+
+
+def test_without_a_gpu_it_says_so_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run(monkeypatch, "--out", str(tmp_path / "results"))
+    assert "no GPU" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    changes = [part for change in SMALL for part in ("--set", change)]
+    run(
+        monkeypatch,
+        "--device=cpu",
+        "--preset=tiny",
+        "--seconds=0.1",
+        "--count=2",
+        f"--out={tmp_path / 'out'}",
+        *changes,
+    )
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (file,) = (tmp_path / "out").glob("gpu-*.json")
+    (row,) = json.loads(file.read_text())["rows"]
+    assert (row["devices"], row["micro_batch_size"], row["batch_size"]) == (2, 2, 4)
+    assert row["tokens_per_second"] == last["tiny"]["tokens_per_second"] > 0
+    assert 0 < row["utilisation_of_measured_peak"] < 1
+    assert row["seconds_to_first_step"] > 0
+    assert row["predicted_memory_bytes"] > 10**8
+    assert not list(tmp_path.glob("homegrown-probe-*"))

@@ -1,0 +1,121 @@
+"""The memory formulas, against what PyTorch holds during real steps of the real model and optimizer."""
+
+from contextlib import nullcontext
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from holding import Live, saved_bytes
+from torch import Tensor, nn
+
+from homegrown.model import by_hand, loss
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+from homegrown.planning import memory
+from homegrown.planning.memory import Layout, saved_for_backward, training_memory
+from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.training.optimizer import optimizers
+
+SHAPE = {"family": "modern", "hidden": 128, "layers": 2, "heads": 4, "kv_heads": 2, "feed_forward": 320, "context": 64}
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"family": "classic", "kv_heads": 4},
+    {"context": 544},  # too long for attention by hand
+    {"family": "classic", "kv_heads": 4, "context": 544},
+    {"layers": 1, "hidden": 64, "feed_forward": 768, "kv_heads": 4},
+]
+
+
+def config_of(changes: dict[str, Any], vocabulary: int, dropout: float = 0.0) -> ModelConfig:
+    return ModelConfig.from_settings(ModelSettings(**{**SHAPE, **changes}), vocabulary, dropout)
+
+
+def model_of(config: ModelConfig) -> Transformer:
+    model = Transformer(config)
+    model.initialise()
+    return model
+
+
+def forward(model: Transformer, windows: Tensor, value_bytes: int) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16) if value_bytes == 2 else nullcontext():
+        return model.loss(windows[:, :-1], windows[:, 1:])
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+@pytest.mark.parametrize("value_bytes", [2, 4])
+def test_what_the_forward_pass_keeps(changes: dict[str, Any], value_bytes: Any) -> None:
+    config = config_of(changes, 512)
+    model, windows = model_of(config), torch.zeros(3, config.context + 1, dtype=torch.int64)
+    real = saved_bytes(model, lambda: forward(model, windows, value_bytes))
+    assert saved_for_backward(config, Layout("cpu", value_bytes, 3, 1)) == pytest.approx(real, rel=0.005)
+
+
+def test_what_the_forward_pass_keeps_with_dropout() -> None:
+    config = config_of({}, 512, dropout=0.1)
+    model, windows = model_of(config), torch.zeros(3, config.context + 1, dtype=torch.int64)
+    real = saved_bytes(model, lambda: forward(model, windows, 2))
+    assert saved_for_backward(config, Layout("cpu", 2, 3, 1)) == pytest.approx(real, rel=0.005)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("changes", SHAPES[:2])
+@pytest.mark.parametrize(
+    ("value_bytes", "rows", "passes", "optimizer", "vocabulary"),
+    [
+        (2, 6, 2, "muon", 512),
+        (2, 6, 1, "adamw", 512),
+        (4, 4, 2, "adamw", 300),
+        (2, 1, 1, "muon", 512),  # the optimizer's step holds most
+        (2, 1, 1, "adamw", 8192),  # the loss
+    ],
+)
+def test_the_most_that_a_step_holds(
+    training_settings: TrainingSettings,
+    changes: dict[str, Any],
+    checkpointing: bool,
+    value_bytes: Any,
+    rows: int,
+    passes: int,
+    optimizer: str,
+    vocabulary: int,
+) -> None:
+    config = config_of(changes, vocabulary)
+    settings = training_settings.model_copy(update={"optimizer": optimizer})
+    model, windows = model_of(config), torch.zeros(rows, config.context + 1, dtype=torch.int64)
+    model.model.checkpointing = checkpointing
+    update = optimizers(model, settings)
+    with Live(*model.parameters(), *model.buffers(), windows) as live:
+        for _ in range(2):  # the second step has the optimizer's moments from its start
+            live.peak = 0
+            for _ in range(passes):
+                forward(model, windows, value_bytes).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            gradients = sum(parameter.grad.nbytes for parameter in model.parameters() if parameter.grad is not None)
+            for one in update:
+                one.step()
+                one.zero_grad(set_to_none=True)
+    layout = Layout("cpu", value_bytes, rows, passes, checkpointing=checkpointing)
+    planned = training_memory(config, settings, layout)
+    states = chain.from_iterable(one.state.values() for one in update)
+    moments = sum(tensor.nbytes for state in states for tensor in state.values() if tensor.ndim)
+    assert planned.weights == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    assert planned.gradients == gradients
+    assert planned.optimizer == moments
+    assert planned.peak == pytest.approx(live.peak, rel=0.04 if checkpointing else 0.02)
+
+
+def test_sharding_divides_what_is_held_and_not_what_is_computed(training_settings: TrainingSettings) -> None:
+    config = config_of({"layers": 8}, 512)
+    alone, sharded = (
+        training_memory(config, training_settings, Layout("cuda", 2, 4, 1, devices, "fsdp")) for devices in (1, 4)
+    )
+    assert sharded.gradients == alone.gradients // 4
+    assert sharded.optimizer == alone.optimizer // 4
+    assert sharded.activations == alone.activations
+    assert sharded.peak < alone.peak
+
+
+def test_constants_are_those_of_the_model() -> None:
+    assert memory.LONGEST_BY_HAND == by_hand.LONGEST
+    assert memory.CHUNK_TOKENS == loss.CHUNK_TOKENS
