@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/homegrown run tiny
 
 test: install lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: install
 	$(BIN)/ruff check .
