@@ -39,7 +39,7 @@ def test_on_a_gpu_the_rows_are_the_most_that_fit() -> None:
 
 
 def test_a_model_that_fits_no_gpu_alone_fits_several_in_parts() -> None:
-    recipe = load_recipe("large", ["compute.parallel=fsdp"])
+    recipe = load_recipe("large", ["compute.parallel=fsdp", "training.optimizer=adamw"])
     own, *others = ways(recipe, "cuda", 8, 40 * GIB)
     assert own.layout.parallel == "fsdp"
     assert {(fit.layout.parallel, fit.layout.checkpointing): fit.fits for fit in (own, *others)} == {

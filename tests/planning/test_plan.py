@@ -63,7 +63,7 @@ def test_the_guides_figures_are_set_beside_the_true_ones(store: Store) -> None:
 
 def test_time_on_gpus_is_that_of_six_n_d_and_attention(store: Store) -> None:
     """6 N D operations (Kaplan et al. 2020) at the assumed share of the peak, and a tenth more for attention."""
-    recipe = load_recipe("large")
+    recipe = load_recipe("large", ["training.optimizer=adamw"])
     plan = on_gpus(recipe, store, "h100", 8, utilisation=0.5)
     assert plan.cost is not None
     by_rule = 6 * plan.parameters * plan.tokens / (8 * 989e12 * 0.5)
@@ -121,11 +121,23 @@ def test_a_slice_is_as_small_as_it_must_be(name: str) -> None:
 
     assert cut(1e30) == (recipe.model, recipe.training)
     assert cut(work(config, recipe.training, 1) / 0.5 * 1.001) == (recipe.model, recipe.training)
-    model, training = cut(1e11)
+    model, training = cut(4e11)
     assert (model.hidden, model.feed_forward) == (recipe.model.hidden, recipe.model.feed_forward)
-    assert training.batch_size % (1 if training.micro_batch_size == "auto" else training.micro_batch_size) == 0
-    smallest, _ = cut(1.0)
-    assert smallest.layers == 1
+    assert work(config_of(recipe.model_copy(update={"model": model, "training": training})), training, 1) <= work(
+        config, recipe.training, 1
+    )
+    assert name == "large" or training.batch_size * model.context >= 1024
+    smallest, shortest = cut(1.0)
+    assert (smallest.layers, smallest.context, shortest.batch_size) == (1, 128, 1)
+
+
+def test_the_batch_of_a_slice_is_shared_evenly() -> None:
+    recipe = load_recipe("small", ["training.batch_size=120", "training.micro_batch_size=8"])
+    for flops_per_second in (1e15, 1e14, 1e13, 1e12, 1e11, 1.0):
+        limits = {"flops_per_second": flops_per_second, "step_seconds": 2.0, "layers": 12}
+        _, training = slice_of(recipe.model, recipe.training, 16384, 3, **limits)
+        assert isinstance(training.micro_batch_size, int)
+        assert training.batch_size % (3 * training.micro_batch_size) == 0
 
 
 @pytest.fixture
