@@ -127,7 +127,7 @@ class Ours:
             "checkpoint_every": steps + 1,
             "sample_every": steps + 1,
             "sample_prompts": [],
-            "compile": "off",
+            "compile": "never",
         }
         settings = {**tiny.training.model_dump(), **training, **changes}
         settings["micro_batch_size"] = settings["batch_size"]

@@ -344,7 +344,7 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="auto: bf16 where the device computes in it, fp16 on older GPUs, else fp32."
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Literal["auto", "always", "never"] = Field(
         default="auto", description="torch.compile; auto: where the run is long enough to gain what compiling costs."
     )
     activation_checkpointing: bool = Field(

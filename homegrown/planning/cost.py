@@ -36,15 +36,14 @@ def measured_cost(recipe: Recipe, config: ModelConfig, target: Target, probed: P
     counted = probed.watts is not None and target.device == "cpu"
     watts = probed.watts if counted and probed.watts is not None else target.watts * target.count
     sliced = step != probed.step_seconds
-    size = f"{probed.training.batch_size} x {probed.model.context} tokens, {probed.model.layers} layers"
+    part = f"{probed.training.batch_size} x {probed.model.context} tokens, {probed.model.layers} layers deep"
     return _cost(
         recipe.training,
         config,
         step,
         flops=probed.peak_flops * target.count,
         watts=watts,
-        source=f"{probed.steps} steps measured"
-        + (f" of a slice ({size}), the rest by its operations" if sliced else ""),
+        source=f"{probed.steps} steps measured" + (f" of a slice ({part}), scaled by operations" if sliced else ""),
         watts_source="the processor's own counter" if counted else target.watts_source,
     )
 

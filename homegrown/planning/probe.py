@@ -1,5 +1,6 @@
 """A short measured training on made-up tokens: the recipe's own steps, or a slice of them, by the engine's own loop."""
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ RESULT = "probe.json"
 _WINDOWS = 64
 _SHORT_CONTEXT = 128
 _PASS_TOKENS = 1024
+_PATIENCE = 5
 _USUAL_SHARE = 0.25
 """Share of the measured peak at which training is taken to run before it is measured, to choose the slice."""
 
@@ -137,8 +139,8 @@ def slice_of(
 ) -> tuple[ModelSettings, TrainingSettings]:
     """Return the training, cut until a step takes about `step_seconds`; with at most `layers` of the model's layers.
 
-    First the batch gets smaller, down to a pass of 1,024 tokens, then the model less deep, then again the batch, then
-    the context; widths and vocabulary stay, on which speed depends.
+    The batch gets smaller, down to a pass of 1,024 tokens, and the model less deep, down to 2 layers; where that takes
+    far too long yet, as deep as one layer, with shorter passes. Widths and vocabulary stay, on which speed depends.
     """
     size: dict[str, int] = {
         "batch": training.batch_size,
@@ -146,21 +148,23 @@ def slice_of(
         "context": model.context,
     }
     least_batch = devices * max(1, _PASS_TOKENS // model.context)
-    cuts = [("batch", least_batch), ("layers", 2), ("batch", devices), ("context", _SHORT_CONTEXT), ("layers", 1)]
+    gentle, harsh = step_seconds, _PATIENCE * step_seconds
+    cuts = [("batch", least_batch, gentle), ("layers", 2, gentle)]
+    cuts += [("layers", 1, harsh), ("batch", devices, harsh), ("context", _SHORT_CONTEXT, harsh)]
     while True:
         shape = model.model_copy(update={"layers": size["layers"], "context": size["context"]})
         changes: dict[str, object] = {"batch_size": size["batch"]}
         if training.micro_batch_size != "auto":
-            changes["micro_batch_size"] = min(training.micro_batch_size, size["batch"] // devices)
+            changes["micro_batch_size"] = math.gcd(training.micro_batch_size, size["batch"] // devices)
         cut = training.model_copy(update=changes)
         config = ModelConfig.from_settings(shape, vocabulary_size, training.dropout)
-        if work(config, cut, devices) <= step_seconds * _USUAL_SHARE * flops_per_second:
-            return shape, cut
-        while cuts and size[cuts[0][0]] // 2 < cuts[0][1]:
+        seconds = work(config, cut, devices) / (_USUAL_SHARE * flops_per_second)
+        while cuts and (size[cuts[0][0]] // 2 < cuts[0][1] or seconds <= cuts[0][2]):
             cuts.pop(0)
         if not cuts:
             return shape, cut
-        size[cuts[0][0]] //= 2
+        what = cuts[0][0]
+        size[what] = size[what] // 2 // devices * devices if what == "batch" else size[what] // 2
 
 
 def scaled(recipe: Recipe, config: ModelConfig, probed: Probed) -> float:

@@ -20,8 +20,7 @@ from homegrown.training.worker import prepare_environment
 if TYPE_CHECKING:
     from homegrown.training.workers import Worker
 
-_WARM_UP = 2
-_LEAST_STEPS = 3
+_LEAST_STEPS = 2
 _NEVER = 10**9
 
 
@@ -59,8 +58,12 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     report = Report(out / PROGRESS)
     trainer.start(report)
     steps = trainer.steps(report, stop)
-    for _ in range(_WARM_UP):
+    # The first step compiles and allocates; the second still may, and is measured only where it takes long.
+    began = time.perf_counter()
+    next(steps)
+    if worker.agree(time.perf_counter() - began < order.seconds):
         next(steps)
+    warm = len(trainer.state.metrics)
     meter, began, taken = EnergyMeter(), time.perf_counter(), 0
     while not worker.agree(taken >= _LEAST_STEPS and time.perf_counter() - began >= order.seconds):
         next(steps)
@@ -69,7 +72,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     worker.leave()
     if not worker.leads:
         return None
-    measured = trainer.state.metrics[_WARM_UP:]
+    measured = trainer.state.metrics[warm:]
     speed = statistics.median(row.tokens_per_second for row in measured)
     cuda = worker.kind == "cuda"
     return Probed(
@@ -79,7 +82,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
         kind=worker.kind,
         precision=str(trainer.precision.dtype).removeprefix("torch."),
         micro_batch_size=trainer.micro_batch_size,
-        compiled=job.training.compile == "on",
+        compiled=job.training.compile == "always",
         steps=taken,
         step_seconds=trainer.batch_tokens / speed,
         tokens_per_second=speed,
@@ -119,7 +122,7 @@ def _training(order: ProbeJob, worker: "Worker") -> Job:
         )
     alone: dict[str, Any] = {
         "max_steps": _NEVER,
-        "compile": "on" if compiled else "off",
+        "compile": "always" if compiled else "never",
         "validate_every": _NEVER,
         "validation_tokens": model.context,
         "checkpoint_every": _NEVER,

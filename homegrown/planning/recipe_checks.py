@@ -110,13 +110,13 @@ def _compiler(recipe: Recipe) -> Check:
     compiler = next((found for found in map(shutil.which, ("g++", "clang++", "cl")) if found), None)
     config, setting = config_of(recipe), recipe.training.compile
     tokens = step_tokens(config, recipe.training) * recipe.training.max_steps
-    needed = "one, for torch.compile" if setting == "on" else "none"
+    needed = "one, for torch.compile" if setting == "always" else "none"
     if compiler:
         wished = compiles(setting, "cpu", config.flops_per_token(), tokens)
         return Check("C++ compiler", compiler, "one, for torch.compile" if wished else "none", "ok")
-    if setting == "on":
+    if setting == "always":
         return Check("C++ compiler", "none", needed, "bad", "Install g++ or clang++, or set training.compile to auto.")
-    advice = "" if setting == "off" else "With g++ or clang++, long trainings would take a twelfth less time."
+    advice = "" if setting == "never" else "With g++ or clang++, long trainings would take a twelfth less time."
     return Check("C++ compiler", "none", needed, "ok", advice)
 
 

@@ -16,7 +16,7 @@ minutes, at 0.2 to 0.4 TFLOP/s. The figure for GPUs stands for a minute of compi
 
 
 def compiles(
-    setting: Literal["auto", "on", "off"], device: Literal["cpu", "cuda"], flops_per_token: int, tokens: int
+    setting: Literal["auto", "always", "never"], device: Literal["cpu", "cuda"], flops_per_token: int, tokens: int
 ) -> bool:
     """Return whether to compile a run that trains on `tokens`.
 
@@ -25,7 +25,7 @@ def compiles(
     if setting == "auto":
         possible = device == "cuda" or any(map(shutil.which, ("g++", "clang++", "cl")))
         return possible and flops_per_token * tokens >= LEAST_FLOPS[device]
-    return setting == "on"
+    return setting == "always"
 
 
 def compile_blocks(model: "Transformer") -> None:

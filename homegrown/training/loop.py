@@ -155,11 +155,13 @@ class Trainer:
         """Train until there is nothing left to train, a worker wishes to stop, or training must go back."""
         journal = Journal(self.out, self.state.metrics, self.state.samples) if self.worker.leads else None
         batches = self._batches(loader)
-        while not (self.finished or self.stopped or self.spikes.must_roll_back):
-            self._step(next(batches), report, stop, journal)
-            yield
-        if journal:
-            journal.close()
+        try:
+            while not (self.finished or self.stopped or self.spikes.must_roll_back):
+                self._step(next(batches), report, stop, journal)
+                yield
+        finally:
+            if journal:
+                journal.close()
 
     def _step(self, windows: Tensor, report: Report, stop: Stop, journal: Journal | None) -> None:
         """Take one step, with all that is due after it."""

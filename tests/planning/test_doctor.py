@@ -133,7 +133,7 @@ def test_without_a_compiler_only_a_demand_for_it_is_bad(
     look: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipe_checks.shutil, "which", lambda _: None)
-    wishes = ("training.compile=auto", 'training.compile="on"')
+    wishes = ("training.compile=auto", "training.compile=always")
     assert [look(MACHINE, "tiny", wish)["C++ compiler"].verdict for wish in wishes] == ["ok", "bad"]
 
 

@@ -18,8 +18,8 @@ def test_auto_compiles_long_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = int(LEAST_FLOPS["cpu"] / 1e6)
     assert compiles("auto", "cpu", 1_000_000, tokens)
     assert not compiles("auto", "cpu", 1_000_000, tokens - 1)
-    assert compiles("on", "cpu", 1, 1)
-    assert not compiles("off", "cuda", 1_000_000, 10**15)
+    assert compiles("always", "cpu", 1, 1)
+    assert not compiles("never", "cuda", 1_000_000, 10**15)
 
 
 def test_auto_does_without_a_compiler_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

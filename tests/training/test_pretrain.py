@@ -203,7 +203,7 @@ def endless(settings: TrainingSettings) -> TrainingSettings:
         "patience": None,
         "checkpoint_every": 10_000_000,
         "sample_every": 2,
-        "compile": "off",
+        "compile": "never",
     }
     return settings.model_copy(update=changes)
 
