@@ -220,7 +220,7 @@ def draw(path: Path, corpus: str, runs: list[Run]) -> None:
     axes.set(title=f"{corpus}: held-out text", xlabel="seconds of training", ylabel="bits per byte")
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     figure.savefig(path)
 
 
