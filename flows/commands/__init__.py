@@ -1,0 +1,7 @@
+"""The commands of `homegrown` that need Prefect, one module each; `homegrown.cli` finds them by an entry point."""
+
+from homegrown.commands import Lazy
+
+COMMANDS = {
+    "run": Lazy("flows.commands.run:run", "Run a pipeline; what is already made is taken as it is."),
+}

@@ -1,0 +1,24 @@
+"""The commands of `homegrown`, one module each, imported only when it is called."""
+
+from typing import NamedTuple
+
+
+class Lazy(NamedTuple):
+    """A command that is not imported yet."""
+
+    place: str
+    """`module:attribute` of the click command."""
+    summary: str
+    """What `homegrown --help` says of it."""
+
+
+COMMANDS = {
+    "artifacts": Lazy("homegrown.commands.artifacts:artifacts", "List every version of every artifact."),
+    "doctor": Lazy("homegrown.commands.doctor:doctor", "Look at this machine: does homegrown run on it?"),
+    "gc": Lazy("homegrown.commands.gc:gc", "Free what no recent run and no kept artifact stands on."),
+    "generate": Lazy("homegrown.commands.generate:generate", "Have a pretrained model continue a text."),
+    "plan": Lazy("homegrown.commands.plan:plan", "Say what a pipeline will take, before anything is spent."),
+    "report": Lazy("homegrown.commands.report:report", "Write a report as one HTML page."),
+    "similar": Lazy("homegrown.commands.similar:similar", "Print what in the corpus is like a text."),
+    "sql": Lazy("homegrown.commands.sql:sql", "Run SQL (DuckDB) over views of every artifact."),
+}
