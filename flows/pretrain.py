@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from homegrown import runs
+from homegrown.errors import UserError
 from homegrown.recipe import Recipe
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
@@ -22,6 +23,8 @@ from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
 Made = dict[str, Handle]
+SWEEP_TAG = "sweep:"
+"""What the tag of a flow run begins with that is part of a sweep; the sweep's name follows."""
 
 CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
     "ingest": lambda run, recipe, made: ingest(run, settings=recipe.ingest),
@@ -54,28 +57,47 @@ def _run_name() -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
+def again(until: StageName, from_stage: StageName | None, force: list[StageName]) -> frozenset[StageName]:
+    """Return the stages to run although they are cached: those from `from_stage` to `until`, and those in `force`.
+
+    Raises:
+        UserError: one of them comes after `until`, so that the run would never get there.
+    """
+    stages = list(CHAIN)
+    wanted = stages[: stages.index(until) + 1]
+    named: list[StageName] = [*([from_stage] if from_stage else []), *force]
+    for name in named:
+        if name not in wanted:
+            raise UserError(
+                f"The stage {name!r} is to run again, but the run ends with {until!r}, before it: choose a later end "
+                "(--until, in the UI `until`)."
+            )
+    return frozenset([*force, *(wanted[wanted.index(from_stage) :] if from_stage else [])])
+
+
 @flow(name="pretrain", flow_run_name=_run_name, persist_result=False, on_failure=[forget_flow_exception])
-def pretrain(recipe: Recipe, until: StageName = "evaluate", force: list[StageName] = []) -> dict[str, Handle]:  # noqa: B006
-    """Run the stages up to `until`; what is already made is taken as it is, but for the stages in `force`.
+def pretrain(
+    recipe: Recipe,
+    until: StageName = "evaluate",
+    force: list[StageName] = [],  # noqa: B006
+    from_stage: StageName | None = None,
+) -> dict[str, Handle]:
+    """Run the stages up to `until`; what is already made is taken as it is, but for what is asked to run again.
 
     Args:
         recipe: The whole recipe, from raw text to the evaluation table.
         until: The last stage to run.
         force: Stages to run again although an artifact with their key is there.
+        from_stage: Run this stage and all after it again, up to `until`.
     """
-    run = Run(recipe.seed, recipe.compute, frozenset(force))
+    forced = again(until, from_stage, force)
     made: Made = {}
-    started = datetime.now(UTC)
-    for name, stage in CHAIN.items():
-        made[name] = stage(run, recipe, made)
-        finished = datetime.now(UTC) if name == until else None
-        reached = runs.RunRecord(
-            recipe=recipe.model_dump(mode="json"),
-            started=started,
-            finished=finished,
-            keys={stage: handle.key for stage, handle in made.items()},
-        )
-        runs.record(store(), str(flow_run.name), reached)
-        if name == until:
-            break
+    sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
+    with runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log:
+        run = Run(recipe.seed, recipe.compute, forced, log.reach)
+        for name, stage in CHAIN.items():
+            made[name] = stage(run, recipe, made)
+            log.made(name, made[name].key, made[name].folder)
+            if name == until:
+                break
     return made

@@ -20,32 +20,42 @@ if TYPE_CHECKING:
     from flows.pretrain import StageName
 
 
-def run(recipe: Recipe, store: Store, until: str, force: list[str]) -> None:
-    """Run the recipe's stages up to `until`, those in `force` again, and print the report.
+def run(recipe: Recipe, store: Store, until: str, force: list[str], from_stage: str | None = None) -> None:
+    """Run the recipe's stages up to `until`, those in `force` and all from `from_stage` on again; print the report.
 
     Raises:
-        UserError: a stage's name is wrong, or a stage failed by a mistake that can be mended.
+        UserError: a stage's name is wrong or contradicts another's, or a stage failed by a mistake that can be mended.
     """
-    # Before Prefect is imported: it reads its settings then. Its lines would tear the live display; they go to the UI.
-    os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    prepare(store)
     console = Console()
     with ExitStack() as services:
         with console.status("starting"):
             from flows import server
-            from flows.pretrain import CHAIN, pretrain
+            from flows.pretrain import CHAIN, again, pretrain
             from flows.terminal import live_display
 
-            last, *again = _stage_names(until, *force)
+            last, *forced = stage_names(until, *force)
+            first = stage_names(from_stage)[0] if from_stage else None
+            again(last, first, forced)
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         stages = list(CHAIN)
         with live_display(console, stages[: stages.index(last) + 1]):
-            made = pretrain(recipe, last, again)
+            made = pretrain(recipe, last, forced, first)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
 
 
-def _stage_names(*names: str) -> "list[StageName]":
+def prepare(store: Store) -> None:
+    """Point Prefect at the store, before it is imported: it reads its settings then.
+
+    Its lines would tear the live display; they go to the UI.
+    """
+    os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+
+
+def stage_names(*names: str) -> "list[StageName]":
+    """Return the names as those of stages; raises UserError when one is none."""
     from flows.pretrain import CHAIN
 
     found = []

@@ -203,8 +203,18 @@ class Store:
         partials = (folder for folder in self.root.glob("*/.*.partial") if _PARTIAL.fullmatch(folder.name))
         return sorted(folder for folder in partials if locks.is_free(self._lock_of(folder)))
 
+    def trash(self) -> list[Path]:
+        """Return the folders whose deletion was begun and, where its process was killed, not ended."""
+        return sorted((self._state / "trash").glob("*"))
+
     def delete(self, folder: Path) -> bool:
-        """Delete a published or partial folder at once, never seen in parts; False when somebody is working in it."""
+        """Delete a published or partial folder, or one of the trash; False when somebody is working in it.
+
+        Nobody ever sees a folder in parts: it is first moved into the trash.
+        """
+        if folder.parent == self._state / "trash":
+            shutil.rmtree(folder, ignore_errors=True)
+            return not folder.exists()
         lock = self._lock_of(folder)
         if not locks.try_acquire(lock):
             return False
@@ -337,7 +347,7 @@ class Store:
         trash = self._state / "trash" / f"{folder.parent.name}-{folder.name.strip('.')}-{os.getpid()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(trash)
-        shutil.rmtree(trash)
+        shutil.rmtree(trash, ignore_errors=True)  # garbage collection may be at it too, and frees what remains
 
 
 def partial_of(slot: Path) -> Path:

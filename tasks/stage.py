@@ -74,6 +74,8 @@ class Run:
     seed: int
     compute: ComputeSettings
     force: frozenset[str] = frozenset()
+    reach: Callable[[str], None] = lambda key: None
+    """Told the key of each artifact before it is looked up."""
 
 
 class _SlotPolicy(CachePolicy):
@@ -118,6 +120,7 @@ class Stage:
         """Return the artifact of these settings and inputs; as a Prefect task run that is cached, or makes it."""
         hide_traceback_of_user_errors()
         order = self.order(run, **arguments)
+        run.reach(order.key)
         place = store()
         slot = place.slot(self.name, order.key, fresh=self.name in run.force)
         locks = StageLocks(place.root / ".state" / "locks")

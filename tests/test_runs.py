@@ -1,63 +1,70 @@
-"""Run records and garbage collection."""
+"""Run records: written as a run goes on, one for each run, current artifacts by recipe."""
 
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from homegrown import locks, runs
-from homegrown.artifacts import Artifact, Order, Store, partial_of
+from homegrown import runs
+from homegrown.artifacts import Order, Store
 from homegrown.errors import UserError
 from homegrown.outcome import Outcome
 
 
-def make(store: Store, stage: str, value: int, *inputs: Artifact, fresh: bool = False) -> Artifact:
-    keys = {one.manifest.stage: one.manifest.key for one in inputs}
-    wanted = Order(stage, "code", {"value": value}, keys)
-    return store.make(wanted, store.slot(stage, wanted.key, fresh=fresh), lambda out: Outcome(1, 1))[0]
+def test_a_run_is_recorded_as_it_goes_on(store: Store) -> None:
+    def seen() -> tuple[str, dict[str, str], str | None]:
+        run = runs.recorded(store)["one"]
+        return runs.state(store, "one", run), run.keys, run.making
+
+    with runs.ongoing(store, "one", {"name": "tiny"}) as log:
+        assert seen() == ("running", {}, None)
+        log.reach("k1")
+        assert seen() == ("running", {}, "k1")
+        log.made("ingest", "k1", "1-k1")
+        assert seen() == ("running", {"ingest": "k1"}, None)
+    assert seen() == ("finished", {"ingest": "k1"}, None)
 
 
-def record(store: Store, name: str, age: int, *reached: Artifact, recipe: str = "tiny") -> None:
-    started = datetime.now(UTC) - timedelta(hours=age)
-    keys = {one.manifest.stage: one.manifest.key for one in reached}
-    runs.record(store, name, runs.RunRecord(recipe={"name": recipe}, started=started, keys=keys))
+def test_a_failed_run_is_stopped_and_says_what_it_failed_at(store: Store) -> None:
+    with pytest.raises(RuntimeError), runs.ongoing(store, "one", {"name": "tiny"}) as log:
+        log.reach("k1")
+        raise RuntimeError
+    run = runs.recorded(store)["one"]
+    assert (runs.state(store, "one", run), run.making, run.needed) == ("stopped", "k1", {"k1"})
 
 
-def test_garbage_is_what_no_recent_run_stands_on(store: Store) -> None:
-    raw = make(store, "ingest", 1)
-    old, new = make(store, "dedup", 1, raw), make(store, "dedup", 2, raw)
-    record(store, "one", 2, old)
-    record(store, "two", 1, new)
-    assert [item.path for item in runs.garbage(store, 2, [])] == []
-    assert [item.path for item in runs.garbage(store, 1, [])] == [old.path]
-    assert [item.path for item in runs.garbage(store, 1, ["dedup@1"])] == []
-    assert {item.path for item in runs.garbage(store, 0, [])} == {raw.path, old.path, new.path}
+def test_runs_that_begin_at_the_same_moment_keep_a_record_each(store: Store) -> None:
+    with runs.ongoing(store, "one", {"name": "tiny"}) as first, runs.ongoing(store, "one", {"name": "tiny"}) as second:
+        names = [first.name, second.name]
+    with runs.ongoing(store, "one", {"name": "tiny"}) as third:
+        names.append(third.name)
+    assert names == ["one", "one-2", "one-3"]
+    assert list(runs.recorded(store)) == names
 
 
-def test_runs_of_each_recipe_are_counted_apart(store: Store) -> None:
-    first, second = make(store, "dedup", 1), make(store, "dedup", 2)
-    record(store, "one", 2, first, recipe="tiny")
-    record(store, "two", 1, second, recipe="small")
-    assert runs.garbage(store, 1, []) == []
+def test_what_is_current_is_the_last_of_each_recipe_and_stage(store: Store) -> None:
+    for name, recipe, stages in (("a", "tiny", "xy"), ("b", "small", "x"), ("c", "tiny", "x")):
+        with runs.ongoing(store, name, {"name": recipe}) as log:
+            for stage in stages:
+                log.made(stage, f"key-{name}", f"1-{name}")
+    assert runs.latest_by_recipe(runs.recorded(store)) == {"tiny": {"x": "c", "y": "a"}, "small": {"x": "b"}}
 
 
-def test_superseded_and_interrupted_are_garbage_unless_somebody_is_at_it(store: Store) -> None:
-    old = make(store, "dedup", 1)
-    new = make(store, "dedup", 1, fresh=True)
-    record(store, "one", 1, new)
-    slot = store.slot("dedup", Order("dedup", "code", {"value": 2}, {}).key)
-    found = {item.path: item.reason for item in runs.garbage(store, 5, [])}
-    assert found == {old.path: "superseded by a newer version", partial_of(slot): "interrupted, and nobody is at it"}
-
-    with locks.exclusive(store.root / ".state" / "locks" / f"dedup.{slot.name}"):
-        assert partial_of(slot) not in {item.path for item in runs.garbage(store, 5, [])}
-        assert not store.delete(partial_of(slot))
-    assert all(store.delete(path) for path in found)
-    assert [artifact.name for artifact in store.all()] == ["dedup@2"]
-    assert not partial_of(slot).exists()
+def test_the_version_that_a_run_took_is_known_although_a_newer_one_has_its_key(store: Store) -> None:
+    wanted = Order("dedup", "code", {}, {})
+    made = [
+        store.make(wanted, store.slot("dedup", wanted.key, fresh=True), lambda out: Outcome(1, 1))[0] for _ in range(2)
+    ]
+    with runs.ongoing(store, "one", {"name": "tiny"}) as log:
+        log.made("dedup", wanted.key, made[0].path.name)
+    run = runs.recorded(store)["one"]
+    assert runs.artifact_of(run, "dedup", store.all()) == made[0]
+    store.delete(made[0].path)
+    assert runs.artifact_of(run, "dedup", store.all()) == made[1]
+    assert runs.artifact_of(run, "pack", store.all()) is None
 
 
 def test_a_damaged_record_is_one_sentence(store: Store) -> None:
-    folder = store.root / "runs"
+    folder: Path = store.root / "runs"
     folder.mkdir(parents=True)
     (folder / "bad.json").write_text("{}")
     with pytest.raises(UserError, match=r"bad\.json is no record of a run"):

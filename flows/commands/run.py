@@ -3,6 +3,7 @@
 import click
 
 from homegrown.artifacts import Store
+from homegrown.errors import UserError
 
 
 @click.command()
@@ -10,12 +11,19 @@ from homegrown.artifacts import Store
 @click.option(
     "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change one, as in training.max_steps=200."
 )
-@click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run.")
-@click.option("--only", metavar="STAGE", help="Run this stage again, and make only what is missing before it.")
+@click.option("--until", metavar="STAGE", help="Last stage to run.  [default: evaluate]")
+@click.option("--from", "from_stage", metavar="STAGE", help="Run this stage and all after it again.")
 @click.option("--force", metavar="STAGE", multiple=True, help="Run this stage again although it is cached.")
+@click.option("--only", metavar="STAGE", help="Run this stage again, and make only what is missing before it.")
 @click.pass_obj
 def run(
-    store: Store, pipeline: str, changes: tuple[str, ...], until: str, only: str | None, force: tuple[str, ...]
+    store: Store,
+    pipeline: str,
+    changes: tuple[str, ...],
+    until: str | None,
+    from_stage: str | None,
+    force: tuple[str, ...],
+    only: str | None,
 ) -> None:
     """Run PIPELINE of pipelines.yaml; what is already made is taken as it is.
 
@@ -24,5 +32,10 @@ def run(
     from flows import run as runner
     from homegrown.pipelines import load_recipe
 
+    given = {"--until": until, "--from": from_stage, "--force": force}
+    if only and (others := [name for name, value in given.items() if value]):
+        raise UserError(
+            f"--only {only} already says which one stage runs again and ends the run; leave out {others[0]}."
+        )
     recipe = load_recipe(pipeline, changes)
-    runner.run(recipe, store, only or until, [only] if only else list(force))
+    runner.run(recipe, store, only or until or "evaluate", [only] if only else list(force), from_stage)

@@ -14,15 +14,25 @@ from homegrown.commands.tables import print_table
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would be deleted.")
 @click.pass_obj
 def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
-    """Free what no recent run and no kept artifact stands on."""
-    from homegrown import runs
+    """Free what no recent run and no kept artifact stands on.
 
-    found = runs.garbage(store, keep_runs, list(keep))
+    Kept are the last runs of each recipe (a whole sweep counts as one), the last artifact of each recipe and stage, and
+    everything that a run which goes on just now needs. What an interrupted run of these began is kept for it.
+    """
+    from homegrown import garbage, runs
+
+    if yes:
+        deleted, left = garbage.collect(store, keep_runs, list(keep))
+        freed = sum(item.bytes for item in deleted) / 1e6
+        click.echo(f"Deleted {len(deleted)} folders, {freed:,.1f} MB.")
+        for item in left:
+            click.echo(f"Left, because somebody works in it: {item.path}")
+        return
+    found = garbage.garbage(store, keep_runs, list(keep))
     rows = [(str(item.path), f"{item.bytes / 1e6:,.1f} MB", item.reason) for item in found]
     print_table(("folder", "size", "why"), rows)
     total = sum(item.bytes for item in found) / 1e6
-    if yes:
-        freed = [store.delete(item.path) for item in found]
-        click.echo(f"Deleted {sum(freed)} of {len(found)} folders; those that somebody works in were left.")
-    else:
-        click.echo(f"{len(found)} folders, {total:,.1f} MB. Nothing was deleted; add --yes to delete them.")
+    click.echo(f"{len(found)} folders, {total:,.1f} MB. Nothing was deleted; add --yes to delete them.")
+    going_on = [name for name, run in runs.recorded(store).items() if runs.state(store, name, run) == "running"]
+    if going_on:
+        click.echo(f"Kept for what goes on just now: {', '.join(going_on)}.")
