@@ -198,10 +198,13 @@ class Store:
         folders = (folder for folder in self.root.glob("*/*") if _FOLDER.fullmatch(folder.name))
         return sorted(folder for folder in folders if self._read(folder) is None)
 
+    def partials(self) -> list[Path]:
+        """Return the folders of artifacts that are not finished."""
+        return sorted(folder for folder in self.root.glob("*/.*.partial") if _PARTIAL.fullmatch(folder.name))
+
     def interrupted(self) -> list[Path]:
         """Return the partial folders in which nobody works just now."""
-        partials = (folder for folder in self.root.glob("*/.*.partial") if _PARTIAL.fullmatch(folder.name))
-        return sorted(folder for folder in partials if locks.is_free(self._lock_of(folder)))
+        return [folder for folder in self.partials() if locks.is_free(self._lock_of(folder))]
 
     def trash(self) -> list[Path]:
         """Return the folders whose deletion was begun and, where its process was killed, not ended."""

@@ -27,7 +27,7 @@ def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
     what it reached.
 
     Garbage, then, is what these do not reach, versions superseded by a newer whole one of the same key, folders without
-    a readable manifest, partial folders that nobody is at and none of these runs began, and what a killed deletion left.
+    a readable manifest, partial folders that nobody is at and none of these runs began, and what killed deletions left.
     """
     records = runs.recorded(store)
     running = [run for name, run in records.items() if runs.state(store, name, run) == "running"]

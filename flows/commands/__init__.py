@@ -4,4 +4,5 @@ from homegrown.commands import Lazy
 
 COMMANDS = {
     "run": Lazy("flows.commands.run:run", "Run a pipeline; what is already made is taken as it is."),
+    "sweep": Lazy("flows.commands.sweep:sweep", "Run a pipeline once for each of several values of a setting."),
 }

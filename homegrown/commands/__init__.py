@@ -14,11 +14,13 @@ class Lazy(NamedTuple):
 
 COMMANDS = {
     "artifacts": Lazy("homegrown.commands.artifacts:artifacts", "List every version of every artifact."),
+    "compare": Lazy("homegrown.commands.compare:compare", "Say what differs between runs, as tables and a picture."),
     "doctor": Lazy("homegrown.commands.doctor:doctor", "Look at this machine: does homegrown run on it?"),
     "gc": Lazy("homegrown.commands.gc:gc", "Free what no recent run and no kept artifact stands on."),
     "generate": Lazy("homegrown.commands.generate:generate", "Have a pretrained model continue a text."),
     "plan": Lazy("homegrown.commands.plan:plan", "Say what a pipeline will take, before anything is spent."),
     "report": Lazy("homegrown.commands.report:report", "Write a report as one HTML page."),
+    "runs": Lazy("homegrown.commands.runs:runs", "List every run: what it changed and how it came out."),
     "similar": Lazy("homegrown.commands.similar:similar", "Print what in the corpus is like a text."),
     "sql": Lazy("homegrown.commands.sql:sql", "Run SQL (DuckDB) over views of every artifact."),
 }

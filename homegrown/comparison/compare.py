@@ -1,0 +1,257 @@
+"""What differs between runs, the first of which is the base: settings, stages, metrics, evaluation."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from homegrown import runs
+from homegrown.artifacts import Artifact, Store
+from homegrown.comparison.settings import differing
+from homegrown.files import parquet_parts
+from homegrown.progress import Metric
+from homegrown.runs import RunRecord, State
+from homegrown.training.job import METRICS
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs that are compared."""
+
+    name: str
+    recipe: str
+    started: datetime
+    state: State
+    label: str
+    """A letter for tables, and the value of the only setting that differs, where there is only one."""
+
+    @property
+    def letter(self) -> str:
+        """The label without the setting."""
+        return self.label.partition(" ")[0]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What each run has of one stage."""
+
+    name: str
+    keys: list[str | None]
+    """None where the run did not get there."""
+    artifacts: list[Artifact | None]
+    """None also where garbage collection has taken it."""
+    why: list[str]
+    """Why those that have another key than the base have it; empty where all have one."""
+
+    @property
+    def same(self) -> bool:
+        """Whether all runs have an artifact with the same key."""
+        return len(set(self.keys)) == 1
+
+    def cell(self, number: int) -> str:
+        """Name the artifact of a run, or say that there is none."""
+        artifact = self.artifacts[number]
+        if artifact is not None:
+            return artifact.name
+        return "gone" if self.keys[number] else "not made"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric in each run; None where a run has none. `variant` names the weights in the evaluation's table."""
+
+    stage: str
+    variant: str | None
+    metric: str
+    values: list[Metric | None]
+
+    @property
+    def differences(self) -> list[float | None]:
+        """How much each is above the base, which has None, as all do that are no numbers."""
+        return [self._difference(value) for value in self.values[1:]]
+
+    @property
+    def percent(self) -> list[float | None]:
+        """The differences as percentages of the base; None where that is 0."""
+        base = self.values[0]
+        return [
+            100 * by / abs(base) if by is not None and isinstance(base, int | float) and base else None
+            for by in self.differences
+        ]
+
+    def _difference(self, value: Metric | None) -> float | None:
+        base = self.values[0]
+        if isinstance(value, int | float) and isinstance(base, int | float):
+            by = value - base
+            return by if math.isfinite(by) else None
+        return None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; every list has one entry for each run, in their order."""
+
+    runs: list[Run]
+    settings: dict[str, list[Any]]
+    """Values of the settings that differ, by dotted name."""
+    stages: list[Stage]
+    rows: list[Row]
+    """Every metric of every stage that some run reached."""
+    curves: list[pa.Table | None]
+    """The steps of training (`step`, `loss`, `validation_loss`); None where the run has no training or it is gone."""
+
+    @property
+    def gone(self) -> list[str]:
+        """What garbage collection has taken, so that its metrics are unknown: one phrase for each run and stage."""
+        return [
+            f"{stage.name} of {run.name}"
+            for stage in self.stages
+            for number, run in enumerate(self.runs)
+            if stage.keys[number] and stage.artifacts[number] is None
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return {
+            "runs": [
+                {"name": run.name, "recipe": run.recipe, "started": run.started.isoformat(), "state": run.state}
+                for run in self.runs
+            ],
+            "settings": self.settings,
+            "stages": [
+                {
+                    "stage": stage.name,
+                    "same": stage.same,
+                    "why": stage.why,
+                    "keys": stage.keys,
+                    "artifacts": [one.name if one else None for one in stage.artifacts],
+                }
+                for stage in self.stages
+            ],
+            "metrics": [
+                {
+                    "stage": row.stage,
+                    "variant": row.variant,
+                    "metric": row.metric,
+                    "values": [_finite(value) for value in row.values],
+                    "differences": row.differences,
+                    "percent": row.percent,
+                }
+                for row in self.rows
+            ],
+            "gone": self.gone,
+        }
+
+
+def compare(store: Store, records: dict[str, RunRecord], names: Sequence[str]) -> Comparison:
+    """Compare the runs `names` of `records`, the first being the base."""
+    chosen = [records[name] for name in names]
+    settings = differing([run.recipe for run in chosen])
+    every = store.all()
+    reached = dict.fromkeys(stage for run in chosen for stage in run.keys)
+    stages = [_stage(stage, chosen, every) for stage in reached]
+    rows = [row for stage in stages for row in [*_metrics(stage), *_variants(stage)]]
+    training = next((stage for stage in stages if stage.name == "pretrain"), None)
+    return Comparison(
+        runs=[
+            Run(name, run.recipe["name"], run.started, runs.state(store, name, run), label)
+            for name, run, label in zip(names, chosen, _labels(settings, len(names)), strict=True)
+        ],
+        settings=settings,
+        stages=stages,
+        rows=rows,
+        curves=[_curve(one) for one in training.artifacts] if training else [None] * len(names),
+    )
+
+
+def _labels(settings: dict[str, list[Any]], count: int) -> list[str]:
+    letters = [_letter(number) for number in range(count)]
+    if len(settings) != 1:
+        return letters
+    [(name, values)] = settings.items()
+    return [f"{letter} {name.split('.')[-1]}={value}" for letter, value in zip(letters, values, strict=True)]
+
+
+def _letter(number: int) -> str:
+    """Return A, B, … Z, AA, AB, …"""
+    before, place = divmod(number, 26)
+    return (_letter(before - 1) if before else "") + chr(ord("A") + place)
+
+
+def _stage(name: str, chosen: list[RunRecord], every: list[Artifact]) -> Stage:
+    keys = [run.keys.get(name) for run in chosen]
+    artifacts = [runs.artifact_of(run, name, every) for run in chosen]
+    why = dict.fromkeys(
+        reason
+        for key, artifact in zip(keys[1:], artifacts[1:], strict=True)
+        if key != keys[0] and key and keys[0]
+        for reason in _why(artifacts[0], artifact)
+    )
+    return Stage(name, keys, artifacts, list(why))
+
+
+def _why(base: Artifact | None, other: Artifact | None) -> list[str]:
+    """Say what makes the keys of two artifacts different."""
+    if base is None or other is None:
+        return ["unknown: gone"]
+    one, two = base.manifest, other.manifest
+    found = [name.removeprefix("settings.") for name in differing([one.settings, two.settings])]
+    raw = [name for name in found if name.split(".")[0] == "raw"]
+    reasons = [name for name in found if name not in raw]
+    reasons += ["raw input"] if raw else []
+    reasons += ["code"] if one.code != two.code else []
+    return reasons + [f"other {stage}" for stage in one.inputs if one.inputs[stage] != two.inputs.get(stage)]
+
+
+def _metrics(stage: Stage) -> list[Row]:
+    """Return the figures of the manifests: rows, size, time, and what the stage itself measured."""
+    figures: list[dict[str, Metric]] = [
+        {
+            f"{one.manifest.unit} in": one.manifest.rows_in,
+            f"{one.manifest.unit} out": one.manifest.rows_out,
+            "bytes": one.manifest.bytes,
+            "seconds to make": one.manifest.seconds,
+            **one.manifest.metrics,
+        }
+        if one
+        else {}
+        for one in stage.artifacts
+    ]
+    return _rows(stage.name, None, figures)
+
+
+def _variants(stage: Stage) -> list[Row]:
+    """Return the evaluation's table: each metric of each variant of the weights; other stages have none."""
+    if stage.name != "evaluate":
+        return []
+    tables = [_results(one) if one else {} for one in stage.artifacts]
+    variants = dict.fromkeys(variant for table in tables for variant in table)
+    return [
+        row for variant in variants for row in _rows(stage.name, variant, [table.get(variant, {}) for table in tables])
+    ]
+
+
+def _results(artifact: Artifact) -> dict[str, dict[str, Metric]]:
+    rows = pq.read_table(parquet_parts(artifact.path / "results")).to_pylist()
+    return {row.pop("variant"): row for row in rows}
+
+
+def _rows(stage: str, variant: str | None, figures: list[dict[str, Metric]]) -> list[Row]:
+    names = dict.fromkeys(name for one in figures for name in one)
+    return [Row(stage, variant, name, [one.get(name) for one in figures]) for name in names]
+
+
+def _curve(artifact: Artifact | None) -> pa.Table | None:
+    file = artifact.path / METRICS if artifact else None
+    if file is None or not file.is_file():
+        return None
+    return pq.read_table(file, columns=["step", "loss", "validation_loss"])
+
+
+def _finite(value: Metric | None) -> Metric | None:
+    """Return the value, or None for a number that JSON cannot write."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
