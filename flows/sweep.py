@@ -94,8 +94,8 @@ def run_sweep(sweep: Sweep, store: Store, until: str, out: Path | None = None) -
     _show(console, sweep, store, failed, out)
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(sweep.points)} values of {sweep.setting} failed ({', '.join(failed)}): mend what is "
-            "said above and give the same command, which makes only what is missing."
+            f"{len(failed)} of {len(sweep.points)} values of {sweep.setting} failed ({', '.join(failed)}): mend what "
+            "is said above and give the same command, which makes only what is missing."
         )
 
 

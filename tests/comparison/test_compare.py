@@ -1,0 +1,174 @@
+"""Runs side by side: settings, stages, metrics; as tables, JSON, page and picture; also when artifacts are gone."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from homegrown import runs
+from homegrown.artifacts import Store
+from homegrown.cli import cli
+from homegrown.comparison.compare import Comparison, Row, compare
+from homegrown.comparison.settings import differing
+from homegrown.comparison.tables import headlines, verdict
+from tests.comparison.made_up import write_run
+
+
+def homegrown(store: Store, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["--artifacts", str(store.root), *arguments])
+
+
+@pytest.fixture
+def two(store: Store) -> Store:
+    write_run(store, "one", rate=0.1, bits=2.0)
+    write_run(store, "two", rate=0.2, bits=1.5, hours=2)
+    return store
+
+
+def compared(store: Store, *names: str) -> Comparison:
+    return compare(store, runs.recorded(store), names)
+
+
+def row(comparison: Comparison, metric: str, variant: str | None = None) -> Row:
+    [found] = [one for one in comparison.rows if (one.metric, one.variant) == (metric, variant)]
+    return found
+
+
+def test_settings_that_differ_have_dotted_names() -> None:
+    one = {"a": 1, "b": {"c": 2, "d": [1, 2]}, "s": [{"x": 1}, {"x": 2}], "n": None, "t": [{"x": 1}], "z": 1}
+    two = {"a": 1, "b": {"c": 3, "d": [1]}, "s": [{"x": 1}, {"x": 5}], "n": {"q": 1}, "t": [], "z": True}
+    assert differing([one, two]) == {
+        "b.c": [2, 3],
+        "b.d": [[1, 2], [1]],
+        "s.1.x": [2, 5],
+        "n": [None, {"q": 1}],
+        "t": [[{"x": 1}], []],
+        "z": [1, True],
+    }
+    assert differing([one, one, one]) == {}
+
+
+def test_what_differs_why_and_what_it_did(two: Store) -> None:
+    found = compared(two, "one", "two")
+    assert found.settings == {"training.rate": [0.1, 0.2]}
+    assert [(stage.name, stage.same, stage.why) for stage in found.stages] == [
+        ("ingest", True, []),
+        ("pretrain", False, ["rate"]),
+        ("evaluate", False, ["other pretrain"]),
+    ]
+    assert [one.name if one else None for one in found.stages[1].artifacts] == ["pretrain@1", "pretrain@2"]
+    bits = row(found, "bits_per_byte", "original")
+    assert (bits.values, bits.differences, bits.percent) == ([2.0, 1.5], [-0.5], [-25.0])
+    assert row(found, "bits_per_byte", "int8<").values == [2.25, 1.75]
+    assert row(found, "tokens out").values == [40, 40]
+    words = row(found, "weights")
+    assert (words.differences, words.percent) == ([None], [None])
+    assert found.gone == []
+    assert [(verdict(one, one.values[1])) for one in headlines(found)] == ["better", "worse"]  # bits per byte, BLEU
+
+
+def test_every_metric_is_in_the_json_and_what_differs_in_the_table(two: Store) -> None:
+    printed = homegrown(two, "compare", "one", "two", "--json")
+    found = json.loads(printed.output)
+    assert [run["name"] for run in found["runs"]] == ["one", "two"]
+    metrics = {(one["stage"], one["variant"], one["metric"]) for one in found["metrics"]}
+    assert {
+        ("ingest", None, "text_bytes"),
+        ("evaluate", "int8<", "bleu"),
+        ("evaluate", None, "seconds to make"),
+    } <= metrics
+    table = homegrown(two, "compare", "one", "two").output
+    assert "training.rate" in table
+    assert "−25%" in table
+    assert "text bytes" not in table  # of a stage that both have in common
+
+
+def test_the_first_of_several_is_the_base(two: Store) -> None:
+    write_run(two, "three", rate=0.4, bits=3.0, hours=4)
+    found = compared(two, "two", "one", "three")
+    bits = row(found, "bits_per_byte", "original")
+    assert bits.values == [1.5, 2.0, 3.0]
+    assert bits.percent == pytest.approx([100 / 3, 100.0])
+    assert [run.label for run in found.runs] == ["A rate=0.2", "B rate=0.1", "C rate=0.4"]
+    assert "3 +100%" in homegrown(two, "compare", "two", "one", "three").output
+
+
+def test_what_garbage_collection_took_is_named_and_the_rest_is_compared(two: Store, tmp_path: Path) -> None:
+    two.delete(two.resolve("pretrain@1").path)
+    found = compared(two, "one", "two")
+    assert found.gone == ["pretrain of one"]
+    assert found.stages[1].why == ["unknown: gone"]
+    assert row(found, "bits_per_byte", "original").values == [2.0, 1.5]
+    assert row(found, "validation_bits_per_byte").values == [None, 2.0]
+    printed = homegrown(two, "compare", "one", "two", "--out", str(tmp_path / "page.html"))
+    assert printed.exit_code == 0, printed.output
+    assert "Taken by garbage collection, so their figures are unknown: pretrain of one." in printed.output
+
+
+def test_runs_that_reached_different_stages(two: Store) -> None:
+    runs.record(two, "short", runs.RunRecord(recipe={"name": "small"}, started=runs.recorded(two)["one"].started))
+    found = compared(two, "one", "short")
+    assert [stage.cell(1) for stage in found.stages] == ["not made"] * 3
+    assert found.gone == []
+    assert found.settings["name"] == ["tiny", "small"]
+    assert homegrown(two, "compare", "one", "short").exit_code == 0
+
+
+class _Page(HTMLParser):
+    """Counts tags that are left open and keeps what is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.outside += [value or "" for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere(two: Store, tmp_path: Path) -> None:
+    printed = homegrown(two, "compare", "one", "two", "--out", str(tmp_path / "page.html"))
+    assert printed.exit_code == 0, printed.output
+    page = _Page()
+    page.feed((tmp_path / "page.html").read_text())
+    assert page.open == []
+    assert "int8<" in page.text
+    assert len(page.outside) == 1
+    assert page.outside[0].startswith("data:image/png;base64,")
+
+
+def test_the_picture_is_a_png_and_nothing_to_draw_is_one_sentence(two: Store, tmp_path: Path) -> None:
+    out = tmp_path / "picture.png"
+    assert homegrown(two, "compare", "one", "two", "--out", str(out)).exit_code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    for name in ("x", "y"):
+        runs.record(two, name, runs.RunRecord(recipe={"name": "tiny"}, started=runs.recorded(two)["one"].started))
+    printed = homegrown(two, "compare", "x", "y", "--out", str(out))
+    assert printed.exit_code == 1
+    assert "no training curve" in printed.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("one",), "one is one run, one; name another to compare it with."),
+        (("one", "@-2"), "is one run, one"),
+        (("one", "two", "--out", "x.pdf"), "x.pdf is neither a page nor a picture"),
+        (("one", "three"), "There is no run 'three'"),
+    ],
+)
+def test_mistakes_are_one_sentence(two: Store, arguments: tuple[str, ...], message: str) -> None:
+    printed = homegrown(two, "compare", *arguments)
+    assert printed.exit_code == 1
+    assert message in printed.output

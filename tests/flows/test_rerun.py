@@ -1,0 +1,195 @@
+"""Runs again from one stage on, and sweeps: on a real server, and by the command line, killed and failing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+
+from flows.pretrain import CHAIN, pretrain
+from flows.sweep import plan_sweep, run_sweep
+from homegrown import garbage, runs
+from homegrown.artifacts import Store
+from homegrown.cli import cli
+from homegrown.errors import UserError
+from homegrown.outcome import Outcome
+from homegrown.recipe import DedupSettings, FilterSettings, IngestSettings
+from homegrown.run_names import find_runs
+from tasks.stage import Handle, Work, stage
+from tests.flows.small import small_recipe, write_project
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def versions(store: Store) -> dict[str, int]:
+    return {one.manifest.stage: one.manifest.version for one in store.all()}
+
+
+@stage("ingest", engine=["homegrown.seeds"])
+def ingest(work: Work, settings: IngestSettings) -> Outcome:
+    """Make nothing, at once."""
+    return Outcome(1, 1)
+
+
+@stage("dedup", engine=["homegrown.seeds"])
+def dedup(work: Work, settings: DedupSettings, ingest: Handle) -> Outcome:
+    """Measure how far the threshold is from 1."""
+    return Outcome(1, 1, metrics={"distance": 1 - settings.threshold})
+
+
+@stage("filter", engine=["homegrown.seeds"])
+def filter_documents(work: Work, settings: FilterSettings, dedup: Handle) -> Outcome:
+    """Make nothing, at once."""
+    return Outcome(1, 1)
+
+
+@pytest.fixture
+def quick_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put stages in the place of the first three that are as quick as Prefect allows."""
+    monkeypatch.setitem(CHAIN, "ingest", lambda run, recipe, made: ingest(run, settings=recipe.ingest))
+    monkeypatch.setitem(
+        CHAIN, "dedup", lambda run, recipe, made: dedup(run, settings=recipe.dedup, ingest=made["ingest"])
+    )
+    monkeypatch.setitem(
+        CHAIN, "filter", lambda run, recipe, made: filter_documents(run, settings=recipe.filter, dedup=made["dedup"])
+    )
+
+
+@pytest.mark.slow
+def test_from_a_stage_on_everything_is_made_again(in_prefect: Store, quick_stages: None, tmp_path: Path) -> None:
+    def run(**parameters: Any) -> dict[str, int]:
+        pretrain(small_recipe(tmp_path), until="filter", **parameters)
+        return versions(in_prefect)
+
+    assert run() == {"ingest": 1, "dedup": 1, "filter": 1}
+    assert run(from_stage="dedup") == {"ingest": 1, "dedup": 2, "filter": 2}
+    assert run(from_stage="filter", force=["ingest"]) == {"ingest": 2, "dedup": 2, "filter": 3}
+    assert run() == {"ingest": 2, "dedup": 2, "filter": 3}
+    first, second, third, _ = runs.recorded(in_prefect).values()
+    assert (first.keys, first.finished is not None) == (third.keys, True)
+    assert [folder.split("-")[0] for folder in second.folders.values()] == ["1", "2", "2"]
+    with pytest.raises(UserError, match=r"'pack' is to run again, but the run ends with 'filter', before it"):
+        run(from_stage="pack")
+    with pytest.raises(UserError, match=r"'shard' is to run again"):
+        run(force=["shard"])
+    assert len(runs.recorded(in_prefect)) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "dedup", "--from", "ingest"), "--only dedup already says which one stage runs again"),
+        (("--only", "dedup", "--until", "shard"), "leave out --until"),
+        (("--only", "dedup", "--force", "shard"), "leave out --force"),
+        (("--from", "pack", "--until", "shard"), "'pack' is to run again, but the run ends with 'shard'"),
+        (("--from", "packing"), "There is no stage 'packing'; the stages are: ingest, dedup"),
+    ],
+)
+def test_contradictions_are_one_sentence_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    for name in ("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"):
+        monkeypatch.setenv(name, "")  # so that what the command sets is taken back
+    done = CliRunner().invoke(cli, ["--artifacts", str(tmp_path / "artifacts"), "run", "tiny", *arguments])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1), done.output
+    assert message in done.output
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("training.max_step", ["3"]), "did you mean 'max_steps'"),
+        (("training.learning_rate", ["0.1", "much"]), "valid number.*given: 'much'"),
+        (("training.learning_rate", ["0.01", "1e-2"]), "0.01 and 1e-2 are the same value"),
+        (("seed", ["1", "2"], ["seed=3"]), "seed is what is swept"),
+    ],
+)
+def test_every_value_of_a_sweep_is_checked_before_anything_runs(arguments: tuple[Any, ...], message: str) -> None:
+    setting, values, *changes = arguments
+    with pytest.raises(UserError, match=message):
+        plan_sweep("tiny", setting, values, changes[0] if changes else [])
+
+
+@pytest.mark.slow
+def test_each_value_is_a_run_of_its_own_and_what_they_share_is_made_once(
+    in_prefect: Store,
+    quick_stages: None,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"):
+        monkeypatch.setenv(name, "")
+    sweep = plan_sweep("tiny", "ingest.max_document_mb", ["20", "30"], ["dedup.threshold=0.8"])
+    assert [point.recipe.ingest.max_document_mb for point in sweep.points] == [20, 30]
+    assert {point.recipe.dedup.threshold for point in sweep.points} == {0.8}
+
+    sweep = plan_sweep("tiny", "dedup.threshold", ["0.7", "0.8"], [])
+    run_sweep(sweep, in_prefect, "dedup", project / "page.html")
+    assert versions(in_prefect) == {"ingest": 1, "dedup": 2}
+    assert "distance" in capsys.readouterr().out
+    assert (project / "page.html").is_file()
+    names = find_runs(runs.recorded(in_prefect), [sweep.name])
+    assert [name.rsplit("-", 2)[0] for name in names] == ["tiny-threshold=0.7", "tiny-threshold=0.8"]
+    with get_client(sync_client=True) as client:
+        tagged = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags={"all_": [f"sweep:{sweep.name}"]}))
+    assert sorted(run.name for run in tagged) == names
+    assert {run.state_name for run in tagged} == {"Completed"}
+
+
+def sweep_command(project: Path, *values: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "homegrown.cli", "sweep", "tiny", "ingest.sources.0.path", *values]
+    return subprocess.Popen(
+        [*command, "--until", "ingest"],
+        cwd=project,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_kill_past_a_failing_value_and_beside_garbage_collection(
+    prefect_server: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    values = ["data", "nowhere", "data/topics.jsonl"]
+    process = sweep_command(project, *values)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "(2 of 3)" in line:
+            process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    store = Store(project / "artifacts")
+    assert versions(store) == {"ingest": 1}
+    process = sweep_command(project, *values)
+    while process.poll() is None:
+        garbage.collect(store, 1, [])
+        time.sleep(0.2)
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "1 of 3 values of ingest.sources.0.path failed (nowhere)" in output
+    assert "ingest: cached" in output
+    assert versions(store) == {"ingest": 2}
+    states = {name.rsplit("-", 2)[0]: runs.state(store, name, run) for name, run in runs.recorded(store).items()}
+    assert states == {
+        "tiny-path=data": "finished",
+        "tiny-path=nowhere": "stopped",
+        "tiny-path=data_topics.jsonl": "finished",
+    }
