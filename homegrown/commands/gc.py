@@ -26,10 +26,10 @@ def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
         freed = sum(item.bytes for item in deleted) / 1e6
         click.echo(f"Deleted {len(deleted)} folders, {freed:,.1f} MB.")
         for item in left:
-            click.echo(f"Left, because somebody works in it: {item.path}")
+            click.echo(f"Left, because somebody works in it: {item.path.relative_to(store.root)}")
         return
     found = garbage.garbage(store, keep_runs, list(keep))
-    rows = [(str(item.path), f"{item.bytes / 1e6:,.1f} MB", item.reason) for item in found]
+    rows = [(str(item.path.relative_to(store.root)), f"{item.bytes / 1e6:,.1f} MB", item.reason) for item in found]
     print_table(("folder", "size", "why"), rows)
     total = sum(item.bytes for item in found) / 1e6
     click.echo(f"{len(found)} folders, {total:,.1f} MB. Nothing was deleted; add --yes to delete them.")
