@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from homegrown.recipe import TrainingSettings
-from homegrown.training.muon import ShardedMuon
+from homegrown.training.muon import Muon
+from homegrown.training.precision import choose_precision
 
 
 def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
@@ -31,10 +31,10 @@ def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
     ]
     if settings.optimizer == "muon":
         group = {"params": hidden, "peak_lr": settings.matrix_learning_rate}
-        kind = ShardedMuon if isinstance(hidden[0], DTensor) else Muon
         made.append(
-            kind(
+            Muon(
                 [group],
+                orthogonalization_dtype(settings, hidden[0].device.type),
                 lr=settings.matrix_learning_rate,
                 weight_decay=settings.weight_decay,
                 momentum=settings.momentum,
@@ -42,6 +42,12 @@ def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
             )
         )
     return made
+
+
+def orthogonalization_dtype(settings: TrainingSettings, device: str) -> torch.dtype:
+    """Return bfloat16, which is enough for Muon, where the model's own products are in it, and float32 elsewhere."""
+    products = choose_precision(settings.precision, "cuda" if device == "cuda" else "cpu").dtype
+    return torch.bfloat16 if products == torch.bfloat16 else torch.float32
 
 
 def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
