@@ -34,8 +34,9 @@ _MANY = 100_000
 ADAMW = {"optimizer": "adamw", "learning_rate": 3e-3, "batch_size": 4}
 """AdamW's best in benchmarks/results/sweeps.md."""
 GUIDE = {
+    "initialisation": "random",
     "optimizer": "adamw",
-    "batch_size": 4,
+    "batch_size": 8,
     "learning_rate": 5e-5,
     "schedule": "linear",
     "final_learning_rate_share": 0.0,
@@ -43,6 +44,7 @@ GUIDE = {
     "beta2": 0.999,
     "dropout": 0.1,
 }
+"""The guide's rate and schedule, with what else the trainer has by default whose defaults they are."""
 CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}
 
 
