@@ -313,10 +313,11 @@ class TrainingSettings(Settings):
         description="Sequences in one forward pass of one worker; auto: as many as memory holds, measured on a GPU, or "
         "on a CPU as many as it computes fastest.",
     )
-    initialisation: Literal["random", "bigrams"] = Field(
-        default="random",
+    initialisation: Literal["auto", "random", "bigrams"] = Field(
+        default="auto",
         description="bigrams: embedding and output projection begin with what follows what in the training text, which "
-        "is counted in seconds; for the modern family, not tied.",
+        "is counted in seconds, and learn at a quarter of learning_rate; auto: bigrams where the model is modern, not "
+        "tied, and reads no text twice, else random.",
     )
     optimizer: Literal["muon", "adamw"] = Field(
         default="muon", description="muon: for the hidden matrices, with AdamW for the rest; adamw: for everything."

@@ -89,7 +89,8 @@ class Trainer:
         torch.manual_seed(derive(job.seed, "initialisation"))
         self.model = Transformer(self.config)
         self.model.initialise()
-        if self.settings.initialisation == "bigrams":
+        self.begins_with_bigrams = bigrams.serve(self.settings, self.config, train.tokens)
+        if self.begins_with_bigrams:
             bigrams.initialise(self.model, bigrams.Bigrams.of(train))
         self.model.model.checkpointing = self.settings.activation_checkpointing
         self.model.to(worker.device)
@@ -109,7 +110,7 @@ class Trainer:
         """
         worker = self.worker
         self.objective = share_model(self.model, worker, self.parallel)
-        self.optimizers = optimizers(self.model, self.settings)
+        self.optimizers = optimizers(self.model, self.settings, bigrams.RATE_SHARE if self.begins_with_bigrams else 1.0)
         with self._memory_errors(), self.precision.autocast():
             self.micro_batch_size = microbatch.choose(
                 self.settings, self.config.context, self.batches.window, worker, self.objective, self.optimizers
