@@ -27,7 +27,10 @@ class PastRun:
     last: str | None
     """The last stage that it reached."""
     changed: dict[str, Any] | None
-    """Settings that are not as in `pipelines.yaml` today; None when the recipe is not there any more."""
+    """Settings that are not as in `pipelines.yaml` today; None when the recipe is not there any more.
+
+    Settings that there were not yet when the run began are left out.
+    """
     bits_per_byte: float | None
     measured: str | None
     """The stage that measured it: `evaluate` on the test split, or `pretrain` on the validation split."""
@@ -73,7 +76,6 @@ def _past(store: Store, name: str, run: RunRecord, today: dict[str, Any] | None,
         if found is not None:
             measured, value = stage, float(found)
             break
-    changed = None if today is None else {name: then for name, (_, then) in differing([today, run.recipe]).items()}
     return PastRun(
         name=name,
         recipe=run.recipe["name"],
@@ -82,7 +84,23 @@ def _past(store: Store, name: str, run: RunRecord, today: dict[str, Any] | None,
         finished=run.finished,
         state=runs.state(store, name, run),
         last=next(reversed(run.keys), None),
-        changed=changed,
+        changed=None if today is None else _changed(run.recipe, today),
         bits_per_byte=value,
         measured=measured,
     )
+
+
+def _changed(recipe: dict[str, Any], today: dict[str, Any]) -> dict[str, Any]:
+    return {name: then for name, (_, then) in differing([today, recipe]).items() if _knows(recipe, name)}
+
+
+def _knows(recipe: Any, setting: str) -> bool:
+    """Say whether a recorded recipe has a setting at all."""
+    for part in setting.split("."):
+        if isinstance(recipe, list):
+            recipe = recipe[int(part)]
+        elif isinstance(recipe, dict) and part in recipe:
+            recipe = recipe[part]
+        else:
+            return False
+    return True

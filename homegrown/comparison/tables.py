@@ -126,11 +126,11 @@ def _stages(comparison: Comparison) -> Table:
     rows = []
     for stage in comparison.stages:
         made = [stage.cell(number) for number in range(len(comparison.runs))]
-        rows.append([stage.name, "same" if stage.same else "differs", *made, ", ".join(stage.why)])
+        rows.append([stage.name, "same" if stage.same else "differs", ", ".join(stage.why), *made])
     notes = []
     if comparison.gone:
         notes.append(f"Taken by garbage collection, so their figures are unknown: {', '.join(comparison.gone)}.")
-    return Table("Stages", ["stage", "key", *_letters(comparison), "because of"], _cells(rows), 2, notes)
+    return Table("Stages", ["stage", "key", "because of", *_letters(comparison)], _cells(rows), 3, notes)
 
 
 def _metrics(comparison: Comparison, title: str, first: str, rows: list[Row]) -> Table:
