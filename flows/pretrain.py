@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import Field
 
+from flows.children import end_with_worker
 from homegrown import runs
+from homegrown.pipelines import change_recipe
 from homegrown.recipe import Recipe
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
@@ -21,6 +24,7 @@ from tasks.stage import Handle, Run, forget_flow_exception, store
 from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
+Change = Annotated[str, Field(pattern=r"^\s*[A-Za-z_][\w.]*\s*=", examples=["training.max_steps=200"])]
 Made = dict[str, Handle]
 
 CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
@@ -54,15 +58,29 @@ def _run_name() -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-@flow(name="pretrain", flow_run_name=_run_name, persist_result=False, on_failure=[forget_flow_exception])
-def pretrain(recipe: Recipe, until: StageName = "evaluate", force: list[StageName] = []) -> dict[str, Handle]:  # noqa: B006
+@flow(
+    name="pretrain",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[forget_flow_exception],
+)
+def pretrain(
+    recipe: Recipe,
+    until: StageName = "evaluate",
+    force: list[StageName] = [],  # noqa: B006
+    changes: list[Change] = [],  # noqa: B006
+) -> dict[str, Handle]:
     """Run the stages up to `until`; what is already made is taken as it is, but for the stages in `force`.
 
     Args:
         recipe: The whole recipe, from raw text to the evaluation table.
         until: The last stage to run.
         force: Stages to run again although an artifact with their key is there.
+        changes: Settings to change in the recipe for this run, each as SETTING=VALUE, such as training.max_steps=200.
+            A name or a value that does not fit is refused before any stage runs.
     """
+    end_with_worker()
+    recipe = change_recipe(recipe, changes)
     run = Run(recipe.seed, recipe.compute, frozenset(force))
     made: Made = {}
     started = datetime.now(UTC)
