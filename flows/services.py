@@ -1,14 +1,16 @@
 """What a single machine needs to run pipelines (server, worker, deployments): what `homegrown up` starts and stops."""
 
 import os
+import platform
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -75,10 +77,10 @@ class Service:
             return None
         now = time.monotonic()
         self._revived = [*(at for at in self._revived if now - at < _RESTARTS_SECONDS), now]
-        ended = f"The {self.name} ended ({_ending(code)})"
+        ended, log = f"The {self.name} ended ({_ending(code)})", _short(self.log)
         if len(self._revived) > _RESTARTS:
-            raise UserError(f"{ended}, for the {_RESTARTS + 1}th time within ten minutes: see the end of {self.log}.")
-        return f"{ended}; it is started again (see {self.log})."
+            raise UserError(f"{ended}, for the {_RESTARTS + 1}th time within ten minutes: see the end of {log}.")
+        return f"{ended}; it is started again (see {log})."
 
 
 class Machine:
@@ -113,17 +115,19 @@ class Machine:
                 for pool in self._pools:
                     _ensure_pool(client, pool)
                 automation.ensure(client)
+                automation.watch_runs_in_progress(client)
             except PrefectHTTPStatusError as error:
                 raise UserError(server.refused(self.api, error)) from error
         deploying = children.start(
             ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(self._file)], self._deploy_log
         )
         try:
+            name = f"{platform.node()}-{Path.cwd().name}"
             for pool in self._pools:
-                arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", _POOL_TYPE]
+                arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", _POOL_TYPE, "--name", name]
                 self._workers.append(Service("worker", arguments, self._state / f"worker-{pool}.log"))
             if deploying.wait() != 0:
-                raise UserError(f"{self._file} could not be deployed: see the end of {self._deploy_log}.")
+                raise UserError(f"{self._file} could not be deployed: see the end of {_short(self._deploy_log)}.")
         finally:
             children.stop(deploying, 0)
 
@@ -138,9 +142,7 @@ class Machine:
             for service in self._services:
                 if sentence := service.died():
                     self._say(sentence)
-                    # Runs of a dead worker have been told by the kernel (`end_with_worker`), and are at it.
-                    self._end_orphans(_RUN_STOP_SECONDS, wait=_OWN_END_SECONDS if service in self._workers else 0.0)
-                    service.start()
+                    self._revive(service)
 
     def stop(self, patience: float = 1.0) -> None:
         """End the runs in progress, then the workers, then the server; with a `patience` of 0 kill them all.
@@ -155,6 +157,17 @@ class Machine:
         if self._server:
             children.stop(self._server.process, server.STOP_SECONDS * patience)
             self._end_orphans(server.STOP_SECONDS * patience)
+
+    def _revive(self, service: Service) -> None:
+        if service not in self._workers:
+            self._end_orphans(server.STOP_SECONDS)
+            service.start()
+            return
+        # Its runs have been told by the kernel to end (`children.end_with_worker`), and are at it.
+        self._end_orphans(_RUN_STOP_SECONDS, wait=_OWN_END_SECONDS)
+        service.start()
+        with get_client(sync_client=True) as client, suppress(httpx.HTTPError):
+            automation.watch_runs_in_progress(client)
 
     @property
     def _services(self) -> list[Service]:
@@ -252,6 +265,10 @@ def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
                 f"The work pool {name!r} of {server.address()} is of type {found.type}, and a worker of this machine "
                 f"serves {_POOL_TYPE}: name another in {PIPELINES}, or `prefect work-pool delete {name}`."
             ) from None
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _ending(code: int) -> str:
