@@ -12,6 +12,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_KILLED_SECONDS = 5.0
 
 
 def start(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
@@ -63,7 +64,8 @@ def end_children(parent: int, seconds: float, *, besides: Collection[int] = (), 
     """End the children of a process, all but those in `besides`, until none is left; say whether there were any.
 
     They are asked (SIGTERM, once: a second would disturb what they do to end well) after `wait` seconds, and killed
-    after `seconds`. Works where there is a /proc, and does nothing elsewhere.
+    after `seconds`; what a living parent goes on starting after that is left to it. Works where there is a /proc, and
+    does nothing elsewhere.
     """
     begin = time.monotonic()
     asked: set[int] = set()
@@ -71,6 +73,8 @@ def end_children(parent: int, seconds: float, *, besides: Collection[int] = (), 
     while left := _children(parent) - set(besides):
         found = True
         passed = time.monotonic() - begin
+        if passed > seconds + _KILLED_SECONDS:
+            break
         for pid in left:
             if passed > seconds:
                 _signal(pid, signal.SIGKILL)

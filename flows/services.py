@@ -149,6 +149,8 @@ class Machine:
 
         The runs come first because a worker that is told to stop kills its own, before they can say so to the server.
         """
+        if self._workers and patience:
+            self._say("Stopping: runs in progress are told to write a checkpoint; Ctrl-C again kills them.")
         for worker in self._workers:
             if children.end_children(worker.process.pid, _RUN_STOP_SECONDS * patience):
                 time.sleep(_REPORT_SECONDS * patience)
@@ -206,7 +208,6 @@ def running(state: Path, pools: Sequence[str], file: Path, say: Say) -> Iterator
                 temporary.write_text(facts.model_dump_json() + "\n")
             yield machine
         finally:
-            say("Stopping: runs in progress are told to write a checkpoint; Ctrl-C again kills them.")
             try:
                 machine.stop()
             except KeyboardInterrupt:

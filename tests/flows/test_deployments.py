@@ -52,7 +52,10 @@ SET_DIRECTORY = "prefect.deployments.steps.set_working_directory"
         (set_in(*FIRST, "pull", 0, SET_DIRECTORY, "directry"), "did you mean 'directory'"),
         (set_in(*FIRST, "pull", to=[{"prefect.deployments.steps.set_directory": {}}]), "there is no function"),
         (set_in(*FIRST, "pull", to=[{SET_DIRECTORY: {}, "other": {}}]), "a step is a function's dotted name"),
-        (set_in("pull", to=[{SET_DIRECTORY: {"dir": "."}}]), "pull, .*there is no key 'dir'; there are: directory, id, requires"),
+        (
+            set_in("pull", to=[{SET_DIRECTORY: {"dir": "."}}]),
+            "pull, .*no key 'dir'; there are: directory, id, requires",
+        ),
         (set_in(*FIRST, "schedules", to=[{"crom": "0 3 * * *"}]), "schedule 0: .*did you mean 'cron'"),
         (set_in(*FIRST, "schedules", to=[{"cron": "0 3 * * *", "interval": 3}]), "Exactly one of"),
         (set_in(*FIRST, "schedule", to={"cron": "0 3 * * *", "parameters": {"untill": 1}}), "did you mean 'until'"),

@@ -17,9 +17,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from click.testing import CliRunner
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from homegrown import runs
 from homegrown.artifacts import Store
+from homegrown.cli import cli
 from homegrown.pipelines import PIPELINES
 from tests.flows.small import small_recipe, write_corpus
 
@@ -30,9 +33,12 @@ pytestmark = [
 ]
 
 
+_PIPELINES = PIPELINES.read_text()
+
+
 def write_deployments(folder: Path, **keys: Any) -> None:
     recipe = small_recipe(Path("data")).model_dump(mode="json")
-    deployment = yaml.safe_load(PIPELINES.read_text())["deployments"][0]
+    deployment = yaml.safe_load(_PIPELINES)["deployments"][0]
     deployment |= {"parameters": {"recipe": recipe, "until": "shard", "force": [], "changes": []}, **keys}
     (folder / "pipelines.yaml").write_text(yaml.safe_dump({"deployments": [deployment]}))
 
@@ -53,15 +59,10 @@ class Project:
             "PREFECT_API_URL": f"{self.origin}/api",
             "PREFECT_HOME": str(self.home),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         command = [sys.executable, "-m", "homegrown.cli", *arguments]
         return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, **options)
-
-    def answer(self, *arguments: str) -> tuple[int, str]:
-        process = self.homegrown(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        output, _ = process.communicate(timeout=200)
-        return process.returncode, output
 
     def processes(self) -> dict[int, str]:
         """Return every process that works for this project, by the home that its environment names."""
@@ -76,14 +77,17 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    shutil.copy("pyproject.toml", tmp_path)
+    shutil.copy("pyproject.toml", tmp_path)  # Prefect's settings
     write_corpus(tmp_path / "data")
     write_deployments(tmp_path)
     made = Project(tmp_path, f"http://127.0.0.1:{port}")
-    yield made
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "")  # `up` sets it; undone at the end
+    with temporary_settings({PREFECT_API_URL: f"{made.origin}/api"}):
+        yield made
     for pid in made.processes():
         os.kill(pid, signal.SIGKILL)
 
@@ -131,9 +135,8 @@ def test_up_serves_the_ui_and_leaves_nothing(project: Project) -> None:
     _the_settings_are_closed(ui, project.origin)
     _a_run_from_the_deployment(ui, project)
     _what_the_pages_ask(ui)
-    code, output_ = project.answer("up")
-    assert (code, output_.count("\n")) == (1, 1)
-    assert "runs already for this folder" in output_
+    refusal = f"Error: `homegrown up` runs already for this folder: {project.folder}/artifacts (see"
+    assert _answer("up").startswith(refusal)
 
     # A killed worker takes its run with it, and another takes its place.
     busy = ui.start(force=["ingest"], until="pack", changes=["ingest.shard_mb=0.15"])
@@ -153,13 +156,12 @@ def test_up_serves_the_ui_and_leaves_nothing(project: Project) -> None:
     with sqlite3.connect(project.home / "prefect.db") as database:
         ended = database.execute("SELECT state_type FROM flow_run WHERE id = ?", [last]).fetchone()
     assert ended == ("CRASHED",)
-    assert project.answer("status") == (0, _NOTHING_RUNS.format(api=f"{project.origin}/api"))
+    assert _answer("status").startswith("No Prefect server answers at " + project.origin)
 
 
-_NOTHING_RUNS = (
-    "No Prefect server answers at {api}, and no `homegrown up` of this folder runs.\n"
-    "`homegrown up` starts what runs in the UI need; `homegrown run` needs nothing that runs already.\n"
-)
+def _answer(*arguments: str) -> str:
+    """Return what a command of this process's own prints."""
+    return CliRunner().invoke(cli, list(arguments)).output
 
 
 def _the_settings_are_closed(ui: Ui, origin: str) -> None:
@@ -174,9 +176,8 @@ def _the_settings_are_closed(ui: Ui, origin: str) -> None:
 def _a_run_from_the_deployment(ui: Ui, project: Project) -> None:
     run = ui.start(changes=["ingest.shard_mb=0.1"])
     until(lambda: ui.state(run) not in ("SCHEDULED", "PENDING"), "the run begins")
-    code, output = project.answer("status", "--json")
-    said = json.loads(output)
-    assert (code, said["answers"], said["deployments"]) == (0, True, ["pretrain/tiny"])
+    said = json.loads(_answer("status", "--json"))
+    assert (said["answers"], said["deployments"]) == (True, ["pretrain/tiny"])
     assert [worker["online"] for worker in said["workers"]] == [True]
     assert len(said["in_progress"]) + len(said["recent"]) == 1
     until(lambda: ui.state(run) not in ("RUNNING", "PENDING"), "the run ends")
@@ -213,12 +214,11 @@ def _what_the_pages_ask(ui: Ui) -> None:
 
 def test_up_refuses_what_cannot_work(project: Project) -> None:
     with socket.create_server(("127.0.0.1", int(project.origin.rpartition(":")[2]))):
-        code, output = project.answer("up")
-    assert (code, output.count("\n")) == (1, 1)
+        up = project.homegrown("up", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = up.communicate(timeout=200)
+    assert (up.returncode, output.count("\n")) == (1, 1)
     assert "is taken by something that is no Prefect server" in output
 
-    write_deployments(project.folder, discription="misspelt")
-    code, output = project.answer("up")
-    assert (code, output.count("\n")) == (1, 1)
-    assert "did you mean 'description'" in output
+    write_deployments(Path(), discription="misspelt")
+    assert "did you mean 'description'?\n" in _answer("up")
     assert project.processes() == {}
