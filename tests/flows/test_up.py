@@ -190,7 +190,7 @@ def _a_run_from_the_deployment(ui: Ui, project: Project) -> None:
     assert [name.split("-")[0] for name in names] == ["ingest", "dedup"]
     by_run = {"flow_run_id": {"any_": [run]}}
     latest = ui.post("/artifacts/latest/filter", artifacts=by_run)
-    assert {"ingest-summary", "dedup-summary"} <= {one["key"] for one in latest}
+    assert {one["key"].split("-")[0] for one in latest} >= {"ingest", "dedup"}
     logs = ui.post("/logs/filter", logs=by_run, limit=200)
     assert any("ingest is being made" in line["message"] for line in logs)
 
