@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import Field
 
+from flows.children import end_with_worker
 from homegrown import runs
 from homegrown.errors import UserError
+from homegrown.pipelines import change_recipe
 from homegrown.recipe import Recipe
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
@@ -22,6 +25,7 @@ from tasks.stage import Handle, Run, forget_flow_exception, store
 from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
+Change = Annotated[str, Field(pattern=r"^\s*[A-Za-z_][\w.]*\s*=", examples=["training.max_steps=200"])]
 Made = dict[str, Handle]
 SWEEP_TAG = "sweep:"
 """What the tag of a flow run begins with that is part of a sweep; the sweep's name follows."""
@@ -75,12 +79,18 @@ def again(until: StageName, from_stage: StageName | None, force: list[StageName]
     return frozenset([*force, *(wanted[wanted.index(from_stage) :] if from_stage else [])])
 
 
-@flow(name="pretrain", flow_run_name=_run_name, persist_result=False, on_failure=[forget_flow_exception])
+@flow(
+    name="pretrain",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[forget_flow_exception],
+)
 def pretrain(
     recipe: Recipe,
     until: StageName = "evaluate",
     force: list[StageName] = [],  # noqa: B006
     from_stage: StageName | None = None,
+    changes: list[Change] = [],  # noqa: B006
 ) -> dict[str, Handle]:
     """Run the stages up to `until`; what is already made is taken as it is, but for what is asked to run again.
 
@@ -89,7 +99,11 @@ def pretrain(
         until: The last stage to run.
         force: Stages to run again although an artifact with their key is there.
         from_stage: Run this stage and all after it again, up to `until`.
+        changes: Settings to change in the recipe for this run, each as SETTING=VALUE, such as training.max_steps=200.
+            A name or a value that does not fit is refused before any stage runs.
     """
+    end_with_worker()
+    recipe = change_recipe(recipe, changes)
     forced = again(until, from_stage, force)
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)

@@ -1,9 +1,7 @@
-"""A Prefect server for a run: the configured one, or a child of this process where none answers."""
+"""The Prefect server: the configured one, or a child of this process where none answers."""
 
-import ctypes
-import signal
+import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +10,16 @@ from urllib.parse import urlsplit
 
 import httpx
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
 
+from flows import children
 from homegrown.errors import UserError
 
-_START_SECONDS = 120
+STOP_SECONDS = 20.0
+"""How long a server that was told to stop may take."""
+_START_SECONDS = 300  # it takes 7, and long on a machine that is busy
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -30,68 +32,86 @@ def running(log: Path) -> Iterator[str]:
     Raises:
         UserError: no server answers at an address that is not this machine's, or a new one does not come up.
     """
-    api = get_current_settings().api.url or "http://127.0.0.1:4200/api"
-    if _answers(api):
+    api = address()
+    if answers(api):
         yield api
         return
-    address = urlsplit(api)
-    if address.hostname not in _LOOPBACK:
-        raise UserError(f"No Prefect server answers at {api} (setting api.url, or PREFECT_API_URL in the environment).")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", address.hostname]
-    command += ["--port", str(address.port or 80)]
-    with log.open("ab") as output:
-        # A session of its own: Ctrl-C in the terminal stops the run first, which then still can tell the server so.
-        server = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_stop_with_parent if sys.platform == "linux" else None,
-        )
+    server = children.start(command(api), log)
     try:
-        _wait(server, api, log)
+        wait(server, api, log)
         try:
             yield api
         finally:
             _deliver()
     finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        children.stop(server, STOP_SECONDS)
+
+
+def address() -> str:
+    """Return the configured address of the Prefect API."""
+    return (get_current_settings().api.url or "http://127.0.0.1:4200/api").rstrip("/")
+
+
+def answers(api: str) -> bool:
+    """Say whether a Prefect API answers there. A server's own check of its health asks for no password."""
+    encrypted = api.startswith("https:")  # without, reading the certificates would be most of the work
+    try:
+        return httpx.get(f"{api}/health", headers=_authorization(), timeout=5, verify=encrypted).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def command(api: str) -> list[str]:
+    """Return the arguments of the Python process that serves `api`.
+
+    Raises:
+        UserError: it is not an address of this machine, or something else answers there.
+    """
+    url = urlsplit(api)
+    host, port = url.hostname or "", url.port or 80
+    if host not in _LOOPBACK:
+        raise UserError(f"No Prefect server answers at {api} (setting api.url, or PREFECT_API_URL in the environment).")
+    if _is_taken(host, port):
+        raise UserError(
+            f"Port {port} of {host} is taken by something that is no Prefect server: choose another with "
+            "PREFECT_API_URL=http://127.0.0.1:PORT/api."
+        )
+    return ["-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+
+
+def wait(server: "subprocess.Popen[bytes]", api: str, log: Path) -> None:
+    """Wait until the server that was just started answers; raises UserError when it ends instead, or takes too long."""
+    end = time.monotonic() + _START_SECONDS
+    while not answers(api):
+        if server.poll() is not None:
+            raise UserError(f"A Prefect server could not be started at {api}: see the end of {log}.")
+        if time.monotonic() > end:
+            raise UserError(f"The Prefect server at {api} did not come up within {_START_SECONDS} s: see {log}.")
+        time.sleep(0.2)
+
+
+def refused(api: str, error: PrefectHTTPStatusError) -> str:
+    """Say in a sentence why a server did not do what it was asked to."""
+    if error.response.status_code == httpx.codes.UNAUTHORIZED:
+        return f"The Prefect server at {api} asks for a password: set PREFECT_API_AUTH_STRING in the environment."
+    return f"The Prefect server at {api} refused what was asked of it: {' '.join(str(error).split())}."
+
+
+def _authorization() -> dict[str, str]:
+    """Return the header by which Prefect Cloud knows its user; none for a server of one's own."""
+    key = get_current_settings().api.key
+    return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+
+
+def _is_taken(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def _deliver() -> None:
     """Send what this process still has for the server, which would otherwise find it gone."""
     APILogWorker.drain_all(timeout=5)
     EventsWorker.drain_all(timeout=5)
-
-
-def _wait(server: subprocess.Popen[bytes], api: str, log: Path) -> None:
-    end = time.monotonic() + _START_SECONDS
-    while not _answers(api):
-        if server.poll() is not None:
-            raise UserError(
-                f"A Prefect server could not be started at {api}: see the end of {log} (is the port taken? Choose "
-                "another with PREFECT_API_URL=http://127.0.0.1:PORT/api)."
-            )
-        if time.monotonic() > end:
-            raise UserError(f"The Prefect server at {api} did not come up within {_START_SECONDS} s: see {log}.")
-        time.sleep(0.2)
-
-
-def _answers(api: str) -> bool:
-    try:
-        return httpx.get(f"{api}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _stop_with_parent() -> None:
-    """Have the kernel end this child when its parent dies, even by `kill -9` (Linux: prctl, PR_SET_PDEATHSIG)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

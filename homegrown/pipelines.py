@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from homegrown.errors import UserError
-from homegrown.recipe import Recipe
+from homegrown.recipe import Recipe, Settings
 
 PIPELINES = Path("pipelines.yaml")
 
@@ -23,13 +23,17 @@ def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) 
     values = _recipes(file)
     if name not in values:
         raise UserError(f"{file} has no pipeline {name!r}; it has: {', '.join(values)}.")
-    recipe = _copy(values[name])
-    for change in changes:
-        _apply(recipe, change)
-    try:
-        return Recipe.model_validate(recipe)
-    except ValidationError as error:
-        raise UserError(f"The recipe {name!r} of {file} is wrong: {explain(error)}.") from error
+    return _changed(values[name], changes, f"The recipe {name!r} of {file}")
+
+
+def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+    """Return the recipe with `changes` such as `training.max_steps=200` made; itself where there are none.
+
+    Raises:
+        UserError: a change that names no setting, or a value of the wrong type.
+    """
+    changes = list(changes)
+    return _changed(recipe.model_dump(mode="json"), changes, f"The recipe {recipe.name!r}") if changes else recipe
 
 
 def pipeline_names(file: Path = PIPELINES) -> list[str]:
@@ -43,24 +47,43 @@ def explain(error: ValidationError) -> str:
     for detail in error.errors():
         place = ".".join(str(part) for part in detail["loc"])
         reason = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(detail["loc"][-1]), _every_name(Settings), n=1)
+            reason = f"there is no such setting{f', did you mean {near[0]!r}?' if near else ''}"
         given = "" if detail["type"] == "missing" or not place else f" (given: {detail['input']!r:.60})"
         problems.append(f"{place}: {reason}{given}" if place else reason)
     return "; ".join(problems)
 
 
-def _recipes(file: Path) -> dict[str, Any]:
+def read(file: Path) -> Any:
+    """Return what is in a YAML file; raises UserError when it is not there, or no YAML."""
     if not file.is_file():
         raise UserError(f"There is no {file} in {Path.cwd()}; run homegrown in the project's folder.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        deployments = content["deployments"]
-        return {one["name"]: one["parameters"]["recipe"] for one in deployments if "recipe" in one["parameters"]}
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}.") from error
+
+
+def _recipes(file: Path) -> dict[str, Any]:
+    content = read(file)
+    try:
+        deployments = content["deployments"]
+        return {one["name"]: one["parameters"]["recipe"] for one in deployments if "recipe" in one["parameters"]}
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{file} is no deployment file with a recipe in each deployment's parameters ({error})."
         ) from error
+
+
+def _changed(values: dict[str, Any], changes: Iterable[str], what: str) -> Recipe:
+    values = _copy(values)
+    for change in changes:
+        _apply(values, change)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{what} is wrong: {explain(error)}.") from error
 
 
 def _copy(value: Any) -> Any:
@@ -75,27 +98,56 @@ def _copy(value: Any) -> Any:
 def _apply(recipe: dict[str, Any], change: str) -> None:
     path, equals, text = change.partition("=")
     if not equals:
-        raise UserError(f"--set {change}: write it as SETTING=VALUE, such as training.max_steps=200.")
+        raise UserError(f"The change {change!r} is not written as SETTING=VALUE, such as training.max_steps=200.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {change}: the value is no YAML ({' '.join(str(error).split())}).") from error
-    *parents, last = path.split(".")
+        raise UserError(f"The value in the change {change!r} is no YAML ({' '.join(str(error).split())}).") from error
+    *parents, last = path.strip().split(".")
     target: Any = recipe
     for part in parents:
-        target = target[_member(target, part, change)]
-    target[_member(target, last, change)] = value
+        target = target[_member(recipe, target, part, change)]
+    target[_member(recipe, target, last, change)] = value
 
 
-def _member(target: Any, part: str, change: str) -> str | int:
+def _member(recipe: dict[str, Any], target: Any, part: str, change: str) -> str | int:
+    if isinstance(target, dict) and part in target:
+        return part
     if isinstance(target, list):
         if part.isdigit() and int(part) < len(target):
             return int(part)
-        raise UserError(f"--set {change}: {part!r} is no place in a list of {len(target)} (0 is the first).")
-    if isinstance(target, dict):
-        if part in target:
-            return part
-        near = difflib.get_close_matches(part, target, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(target)}."
-        raise UserError(f"--set {change}: there is no setting {part!r}; {hint}")
-    raise UserError(f"--set {change}: {part!r} is inside a setting that has no parts.")
+        raise UserError(f"In the change {change!r}, {part!r} is no place in a list of {len(target)} (0 is the first).")
+    name = change.partition("=")[0].strip()
+    if not isinstance(target, dict):
+        raise UserError(f"In the change {change!r}, {part!r} is inside a setting that has no parts.")
+    near = nearest(name, _setting_names(recipe))
+    hint = f"did you mean {near!r}?" if near else f"the parts of a recipe are: {', '.join(recipe)}."
+    raise UserError(f"The change {change!r} names no setting of the recipe {recipe['name']!r}; {hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known dotted name that `name` was most likely meant to be: one that ends so, or is spelt almost so."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close and close[0].count(".") == name.count("."):
+        return close[0]
+    last = name.rpartition(".")[2]
+    by_end: dict[str, str] = {}
+    for one in known:
+        by_end.setdefault(one.rpartition(".")[2], one)
+    ends = difflib.get_close_matches(last, by_end, n=1)
+    return by_end[ends[0]] if ends else next(iter(close), None)
+
+
+def _every_name(model: type[Settings]) -> set[str]:
+    """Return the names of all settings of a class of settings and those made from it."""
+    return set(model.model_fields).union(*(_every_name(one) for one in model.__subclasses__()))
+
+
+def _setting_names(values: Any, place: str = "") -> list[str]:
+    """Return every setting by its dotted name, groups of settings among them."""
+    members = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    found = [place] if place else []
+    for name, inner in members:
+        found += _setting_names(inner, f"{place}.{name}" if place else str(name))
+    return found

@@ -65,7 +65,7 @@ def test_a_change_is_made_in_one_recipe_only() -> None:
     ("change", "message"),
     [
         ("training.max_steps", "SETTING=VALUE"),
-        ("training.max_step=2", "did you mean 'max_steps'"),
+        ("training.max_step=2", "did you mean 'training.max_steps'"),
         ("training.max_steps=many", r"training\.max_steps: .*valid integer.*given: 'many'"),
         ("model.heads=3", "must be a multiple of heads"),
         ("ingest.sources.4.name=x", "no place in a list of 1"),

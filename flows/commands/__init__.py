@@ -4,5 +4,7 @@ from homegrown.commands import Lazy
 
 COMMANDS = {
     "run": Lazy("flows.commands.run:run", "Run a pipeline; what is already made is taken as it is."),
+    "status": Lazy("flows.commands.status:status", "Say what runs: server, worker, deployments, runs."),
+    "up": Lazy("flows.commands.up:up", "Start what this machine needs for runs in the Prefect UI."),
     "sweep": Lazy("flows.commands.sweep:sweep", "Run a pipeline once for each of several values of a setting."),
 }

@@ -1,0 +1,122 @@
+"""Child processes that never outlive this one, however it ends."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_KILLED_SECONDS = 5.0
+
+
+def start(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start `python arguments…` with its output at the end of the file `log`.
+
+    It gets a session of its own, so that Ctrl-C in the terminal reaches this process only, which then stops it in good
+    order. On Linux the kernel ends it (SIGTERM) when this process dies, even by `kill -9`. Call it in the main thread:
+    to the kernel the thread that starts a process is its parent.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with(os.getpid()) if sys.platform == "linux" else None,
+        )
+
+
+def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Ask a child to end, and kill it after `seconds`."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def end_with_worker() -> None:
+    """In the process of a flow run: have the kernel end it (SIGTERM) when the worker that started it dies.
+
+    Without it a run would go on unseen by the worker that takes the place of a killed one: nobody could cancel it. Does
+    nothing in a run that no worker started.
+    """
+    if sys.platform == "linux" and "PREFECT__FLOW_RUN_ID" in os.environ:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process below this one whose own parent dies."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_children(parent: int, seconds: float, *, besides: Collection[int] = (), wait: float = 0.0) -> bool:
+    """End the children of a process, all but those in `besides`, until none is left; say whether there were any.
+
+    They are asked (SIGTERM, once: a second would disturb what they do to end well) after `wait` seconds, and killed
+    after `seconds`; what a living parent goes on starting after that is left to it. Works where there is a /proc, and
+    does nothing elsewhere.
+    """
+    begin = time.monotonic()
+    asked: set[int] = set()
+    found = False
+    while left := _children(parent) - set(besides):
+        found = True
+        passed = time.monotonic() - begin
+        if passed > seconds + _KILLED_SECONDS:
+            break
+        for pid in left:
+            if passed > seconds:
+                _signal(pid, signal.SIGKILL)
+            elif passed >= wait and pid not in asked:
+                _signal(pid, signal.SIGTERM)
+                asked.add(pid)
+            _reap(pid)
+        time.sleep(0.05)
+    return found
+
+
+def _children(parent: int) -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The second field, a name in parentheses, may hold anything; state and parent follow it.
+            state, its_parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue
+        if int(its_parent) == parent and (state != "Z" or parent == os.getpid()):
+            found.add(int(stat.parent.name))
+    return found
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    def prepare() -> None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the kernel was told
+            os._exit(1)
+
+    return prepare
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value)
