@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from homegrown import runs
 from homegrown.recipe import Recipe
+from tasks import panels
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.filter import filter_documents
@@ -66,16 +67,19 @@ def pretrain(recipe: Recipe, until: StageName = "evaluate", force: list[StageNam
     run = Run(recipe.seed, recipe.compute, frozenset(force))
     made: Made = {}
     started = datetime.now(UTC)
-    for name, stage in CHAIN.items():
-        made[name] = stage(run, recipe, made)
-        finished = datetime.now(UTC) if name == until else None
-        reached = runs.RunRecord(
-            recipe=recipe.model_dump(mode="json"),
-            started=started,
-            finished=finished,
-            keys={stage: handle.key for stage, handle in made.items()},
-        )
-        runs.record(store(), str(flow_run.name), reached)
-        if name == until:
-            break
+    try:
+        for name, stage in CHAIN.items():
+            made[name] = stage(run, recipe, made)
+            finished = datetime.now(UTC) if name == until else None
+            reached = runs.RunRecord(
+                recipe=recipe.model_dump(mode="json"),
+                started=started,
+                finished=finished,
+                keys={stage: handle.key for stage, handle in made.items()},
+            )
+            runs.record(store(), str(flow_run.name), reached)
+            if name == until:
+                break
+    finally:
+        panels.deliver()
     return made

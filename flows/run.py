@@ -12,7 +12,7 @@ from rich.table import Table
 
 from homegrown.artifacts import Store
 from homegrown.errors import UserError
-from homegrown.files import parquet_parts
+from homegrown.files import read_parquet
 from homegrown.recipe import Recipe
 from tasks.figures import shown
 
@@ -93,12 +93,10 @@ _COLUMNS = {
 
 
 def _evaluation(folder: Path) -> Table:
-    import pyarrow.parquet as pq
-
     table = Table(title="Evaluation on held-out text", title_justify="left", box=SIMPLE_HEAD)
     for name, header in _COLUMNS.items():
         table.add_column(header, justify="left" if name == "variant" else "right", no_wrap=True)
-    for row in pq.read_table(parquet_parts(folder / "results"), columns=list(_COLUMNS)).to_pylist():
+    for row in read_parquet(folder / "results", list(_COLUMNS)).to_pylist():
         table.add_row(*(shown(value) for value in row.values()))
     return table
 
