@@ -1,8 +1,10 @@
 """A run in this process, watched in the terminal: what `homegrown run` does."""
 
+import gc
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +34,10 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str]) -> None:
     console = Console()
     with ExitStack() as services:
         with console.status("starting"):
-            from flows import server
-            from flows.pretrain import CHAIN, pretrain
-            from flows.terminal import live_display
+            with _uncollected():
+                from flows import server
+                from flows.pretrain import CHAIN, pretrain
+                from flows.terminal import live_display
 
             last, *again = _stage_names(until, *force)
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
@@ -43,6 +46,17 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str]) -> None:
         with live_display(console, stages[: stages.index(last) + 1]):
             made = pretrain(recipe, last, again)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage among what is imported: there is none, and looking takes a fifth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _stage_names(*names: str) -> "list[StageName]":
