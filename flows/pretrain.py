@@ -13,6 +13,7 @@ from homegrown import runs
 from homegrown.errors import UserError
 from homegrown.pipelines import change_recipe
 from homegrown.recipe import Recipe
+from tasks import panels
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.filter import filter_documents
@@ -107,11 +108,14 @@ def pretrain(
     forced = again(until, from_stage, force)
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
-    with runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log:
-        run = Run(recipe.seed, recipe.compute, forced, log.reach)
-        for name, stage in CHAIN.items():
-            made[name] = stage(run, recipe, made)
-            log.made(name, made[name].key, made[name].folder)
-            if name == until:
-                break
+    try:
+        with runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log:
+            run = Run(recipe.seed, recipe.compute, forced, log.reach)
+            for name, stage in CHAIN.items():
+                made[name] = stage(run, recipe, made)
+                log.made(name, made[name].key, made[name].folder)
+                if name == until:
+                    break
+    finally:
+        panels.deliver()
     return made

@@ -1,14 +1,15 @@
-"""SHA-256 of files, remembered while a file's size, time and inode stay the same."""
+"""SHA-256 of files, and what else follows from their bytes, remembered while size, time and inode stay the same."""
 
 import hashlib
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# A file changed twice within one tick of the file system's clock keeps its time, so a digest is remembered only for a
-# file that has been left alone for longer than any such tick (the "racy" rule of git's index).
+# A file changed twice within one tick of the file system's clock keeps its time, so nothing is remembered of a file
+# until it has been left alone for longer than any such tick (the "racy" rule of git's index).
 _SETTLED_NS = 2_000_000_000
 
 
@@ -20,9 +21,10 @@ class Digests:
         self._database = sqlite3.connect(cache, timeout=60, isolation_level=None)
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute(
-            "CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, size INT, time INT, inode INT, sha256 TEXT)"
+            "CREATE TABLE IF NOT EXISTS known (path TEXT, kind TEXT, size INT, time INT, inode INT, value TEXT, "
+            "PRIMARY KEY (path, kind))"
         )
-        self._new: dict[str, tuple[int, int, int, str]] = {}
+        self._new: dict[tuple[str, str], tuple[int, int, int, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -37,22 +39,32 @@ class Digests:
         if self._new:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(
-                "INSERT OR REPLACE INTO digest VALUES (?, ?, ?, ?, ?)",
-                [(path, *known) for path, known in self._new.items()],
+                "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?)",
+                [(*which, *known) for which, known in self._new.items()],
             )
             self._database.execute("COMMIT")
         self._database.close()
 
     def file(self, path: Path) -> str:
         """Return the SHA-256 of the file's bytes as 64 hex digits."""
-        name = str(path.resolve())
+        return self.of(path, "sha256", _sha256)
+
+    def of(self, path: Path, kind: str, compute: Callable[[Path], str]) -> str:
+        """Return `compute(path)`, which must follow from the file's bytes alone, remembered under the name `kind`."""
+        name = str(path.absolute())
         status = path.stat()
         facts = (status.st_size, status.st_mtime_ns, status.st_ino)
-        row = self._database.execute("SELECT size, time, inode, sha256 FROM digest WHERE path = ?", (name,)).fetchone()
+        row = self._database.execute(
+            "SELECT size, time, inode, value FROM known WHERE path = ? AND kind = ?", (name, kind)
+        ).fetchone()
         if row is not None and row[:3] == facts:
             return str(row[3])
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        value = compute(path)
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
-            self._new[name] = (*facts, digest)
-        return digest
+            self._new[name, kind] = (*facts, value)
+        return value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @contextmanager
@@ -31,11 +32,24 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
+def write_parquet(path: Path, table: "pa.Table") -> None:
     """Write `table` as zstd Parquet with statistics, whole or not at all."""
+    import pyarrow.parquet as pq  # a cached run imports this module and writes no table
+
     repeating = [name for name in table.column_names if name != "text"]  # a dictionary of texts is built in vain
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=16_384, use_dictionary=repeating)
+
+
+def read_parquet(folder: Path, columns: list[str] | None = None) -> "pa.Table":
+    """Return a small table whose Parquet shards lie in `folder`, or those of its columns.
+
+    `pyarrow.parquet.read_table` would do the same, and import pandas for it where that is installed (0.6 s).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pa.concat_tables(pq.ParquetFile(part).read(columns) for part in parquet_parts(folder))
 
 
 def parquet_parts(folder: Path) -> list[Path]:

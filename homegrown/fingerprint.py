@@ -2,9 +2,14 @@
 
 import ast
 import hashlib
+import json
+import sys
 from collections.abc import Iterable
-from functools import cache
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
+
+from homegrown.digests import Digests
 
 _PACKAGE = Path(__file__).parent
 
@@ -16,25 +21,45 @@ _MACHINERY = frozenset(
 )
 
 
+class _Module(NamedTuple):
+    """What a module's syntax tree says."""
+
+    digest: str
+    """SHA-256 of the tree without docstrings."""
+    imports: list[str]
+    """Names in import statements that may be the engine's modules."""
+
+
 def reached(entries: Iterable[str]) -> list[str]:
     """Return the names of the engine modules reachable from the modules `entries`, themselves included, sorted."""
-    seen: set[str] = set()
-    waiting = list(entries)
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name in _MACHINERY:
-            continue
-        seen.add(name)
-        waiting.extend(_imports(*_source(name)))
-    return sorted(seen)
+    return sorted(_modules(entries, None))
 
 
-def code_fingerprint(entries: Iterable[str]) -> str:
-    """Return the SHA-256 over every reached module's syntax tree; comments, layout and docstrings do not count."""
+def code_fingerprint(entries: Iterable[str], cache: Path | None = None) -> str:
+    """Return the SHA-256 over every reached module's syntax tree; comments, layout and docstrings do not count.
+
+    What the trees say is remembered in the file `cache`: parsing all of them takes most of a second in each process.
+    """
     digest = hashlib.sha256()
-    for name in reached(entries):
-        digest.update(f"{name}\0{_dump(*_source(name))}\0".encode())
+    for name, module in sorted(_modules(entries, cache).items()):
+        digest.update(f"{name}\0{module.digest}\0".encode())
     return digest.hexdigest()
+
+
+def _modules(entries: Iterable[str], cache: Path | None) -> dict[str, _Module]:
+    found: dict[str, _Module] = {}
+    waiting = list(entries)
+    with Digests(cache) if cache else nullcontext() as digests:
+        while waiting:
+            name = waiting.pop()
+            if name in found or name in _MACHINERY:
+                continue
+            file = _file(name)
+            if file is None:
+                raise ModuleNotFoundError(f"{name} is no module of the engine")
+            found[name] = _module(file, digests)
+            waiting.extend(one for one in found[name].imports if _file(one))
+    return found
 
 
 def _file(module: str) -> Path | None:
@@ -43,30 +68,22 @@ def _file(module: str) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _source(module: str) -> tuple[Path, int]:
-    file = _file(module)
-    if file is None:
-        raise ModuleNotFoundError(f"{module} is no module of the engine")
-    return file, file.stat().st_mtime_ns
+def _module(file: Path, digests: Digests | None) -> _Module:
+    # Another Python may write the same tree down differently.
+    text = digests.of(file, f"syntax {sys.version}", _parsed) if digests else _parsed(file)
+    return _Module(*json.loads(text))
 
 
-@cache
-def _imports(file: Path, changed_ns: int) -> tuple[str, ...]:
-    """Return the engine modules that a file names in import statements, also those inside functions."""
+def _parsed(file: Path) -> str:
+    tree = ast.parse(file.read_bytes(), str(file))
     names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in names if name.split(".")[0] == "homegrown" and _file(name))
-
-
-@cache
-def _dump(file: Path, changed_ns: int) -> str:
-    tree = ast.parse(file.read_bytes(), str(file))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
                 del node.body[0]
-    return ast.dump(tree)
+    ours = [name for name in names if name.split(".")[0] == "homegrown"]
+    return json.dumps(_Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), ours))

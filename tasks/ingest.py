@@ -10,7 +10,7 @@ def _content(settings: IngestSettings) -> dict[str, str]:
     from homegrown.corpus import sources
 
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
-        return sources.content(settings, digests.file)
+        return sources.content(settings, digests)
 
 
 @stage("ingest", engine=["homegrown.corpus.ingest"], raw=_content)

@@ -34,7 +34,7 @@ def _samples(folder: Path, most: int) -> list[str]:
     import pyarrow.parquet as pq
 
     by_step: dict[int, list[dict[str, Any]]] = {}
-    for sample in pq.read_table(folder / SAMPLES).to_pylist():
+    for sample in pq.ParquetFile(folder / SAMPLES).read().to_pylist():
         by_step.setdefault(sample["step"], []).append(sample)
     steps = sorted(by_step, reverse=True)
     chosen = steps[:: max(1, math.ceil(len(steps) / most))]

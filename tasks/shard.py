@@ -7,6 +7,8 @@ from tasks.stage import Handle, Work, stage, store
 
 
 def _content(settings: ShardSettings) -> dict[str, str]:
+    if not settings.decontaminate:
+        return {}
     from homegrown.corpus import contamination
 
     with Digests(store().root / ".state" / "raw.sqlite") as digests:

@@ -114,7 +114,8 @@ class Stage:
         if self._raw:
             settings["raw"] = self._raw(arguments["settings"])
         inputs = {name: value.key for name, value in arguments.items() if isinstance(value, Handle)}
-        return Order(self.name, code_fingerprint(self.engine), settings, inputs)
+        code = code_fingerprint(self.engine, store().root / ".state" / "code.sqlite")
+        return Order(self.name, code, settings, inputs)
 
     def __call__(self, run: Run, **arguments: Settings | Handle) -> Handle:
         """Return the artifact of these settings and inputs; as a Prefect task run that is cached, or makes it."""
@@ -165,7 +166,7 @@ class Stage:
             artifact = store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
             if state.name == "Cached":
                 tell(Event(self.name, "cached", artifact=artifact))
-            panels.post(artifact, self._panel)
+            panels.post_soon(artifact, self._panel)
 
 
 def stage(

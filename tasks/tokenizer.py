@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from homegrown.digests import Digests
+from homegrown.files import read_parquet
 from homegrown.outcome import Outcome
 from homegrown.recipe import TokenizerSettings
 from tasks.figures import shown
@@ -13,24 +14,22 @@ _LONGEST = 20
 
 
 def _content(settings: TokenizerSettings) -> dict[str, str]:
-    from homegrown.tokens.existing import tokenizer_file
-
     if settings.path is None:
         return {}
+    from homegrown.tokens.existing import tokenizer_file
+
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
         return {"tokenizer": digests.file(tokenizer_file(Path(settings.path)))}
 
 
 def _report(folder: Path) -> str:
     """Show bytes per token by source and by language, the longest tokens, and how many are not used."""
-    import pyarrow.parquet as pq
-
     parts = []
     for column in ("source", "language"):
-        rows = pq.read_table(folder / f"{column}s").to_pylist()
+        rows = read_parquet(folder / f"{column}s").to_pylist()
         lines = [f"| {row[column]} | {shown(row['documents'])} | {shown(row['bytes_per_token'])} |" for row in rows]
         parts.append("\n".join([f"| {column} | documents | bytes per token |", "| --- | ---: | ---: |", *lines]))
-    tokens = pq.read_table(folder / "vocabulary").sort_by([("bytes", "descending"), ("id", "ascending")]).to_pylist()
+    tokens = read_parquet(folder / "vocabulary").sort_by([("bytes", "descending"), ("id", "ascending")]).to_pylist()
     longest = ", ".join(f"`` {token['token']!r} ``" for token in tokens[:_LONGEST])
     unused = sum(token["bytes"] > 0 and token["count"] == 0 for token in tokens)
     parts.append(f"The longest tokens: {longest}\n\nTokens that the sample does not use: {shown(unused)}")

@@ -203,6 +203,16 @@ def test_resolve_names_what_there_is(store: Store) -> None:
         store.resolve("dedup")
 
 
+def test_looking_for_one_artifact_reads_no_other(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A store of a thousand versions must not slow every stage down."""
+    found = [make(store, order(number=number))[0] for number in range(3)]
+    for other in (found[0], found[2]):
+        (other.path / "manifest.json").write_text("no manifest")  # reading it would be logged
+    assert store.resolve("toy@2").path == found[1].path
+    assert store.find("toy", order(number=1).key) == found[1]
+    assert caplog.text == ""
+
+
 def test_store_in_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

@@ -71,6 +71,18 @@ def test_what_changes_a_fingerprint(package: Path, file: str, old: str, new: str
     assert (code_fingerprint(["homegrown.text.stage"]) != before) is changes
 
 
+def test_what_is_remembered_of_a_file_changes_with_it(package: Path) -> None:
+    cache, helper = package / "code.sqlite", package / "helper.py"
+    for file in package.rglob("*.py"):
+        os.utime(file, (1, 1))  # long ago: only what has settled is remembered
+    before = code_fingerprint(["homegrown.text.stage"])
+    assert [code_fingerprint(["homegrown.text.stage"], cache) for _ in range(2)] == [before, before]
+    edit(helper, "return 2 * x", "return x + x")
+    os.utime(helper, (2, 2))
+    after = [code_fingerprint(["homegrown.text.stage"], cache) for _ in range(2)]
+    assert after == [code_fingerprint(["homegrown.text.stage"])] * 2 and after[0] != before
+
+
 def test_unknown_module_is_an_error(package: Path) -> None:
     with pytest.raises(ModuleNotFoundError):
         code_fingerprint(["homegrown.nowhere"])

@@ -4,7 +4,6 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from homegrown.corpus import hub, packages, remote
 from homegrown.corpus.readers.formats import FORMATS, check_installed, form
 from homegrown.corpus.records import Piece
 from homegrown.corpus.streams import is_remote
+from homegrown.digests import Digests
 from homegrown.errors import UserError
 from homegrown.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
 
@@ -25,35 +25,41 @@ class Found:
     skipped: int
 
 
-def content(settings: IngestSettings, digest: Callable[[Path], str]) -> dict[str, str]:
+def content(settings: IngestSettings, digests: Digests) -> dict[str, str]:
     """Return, by the source's name, a SHA-256 over what identifies the content of each source.
 
-    `digest` returns the SHA-256 of a file (the caller may remember it). Files and the standard library enter by it,
-    remote files by what their file system says of them (`homegrown.corpus.remote.identity`), distributions by the
-    digests in their RECORD, a hub dataset by its commit (as given when the hub does not answer).
+    Files and the standard library enter by the SHA-256 of their bytes, remote files by what their file system says of
+    them (`homegrown.corpus.remote.identity`), distributions by the digests in their RECORD, a hub dataset by its commit
+    (as given when the hub does not answer).
     Raises UserError for paths that are missing or hold nothing readable.
     """
-    return {source.name: _digest_of(_identity(source, digest)) for source in settings.sources}
+    return {source.name: _digest_of(_identity(source, digests)) for source in settings.sources}
 
 
 def _digest_of(identity: Any) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _identity(source: AnySource, digest: Callable[[Path], str]) -> Any:
+def _identity(source: AnySource, digests: Digests) -> Any:
     if isinstance(source, FilesSource):
         return [
-            (piece.locator, remote.identity(piece.address) if is_remote(piece.address) else digest(Path(piece.address)))
+            (
+                piece.locator,
+                remote.identity(piece.address) if is_remote(piece.address) else digests.file(Path(piece.address)),
+            )
             for piece in find_files(source).files
         ]
     if isinstance(source, PackagesSource):
-        library = [(piece.locator, digest(Path(piece.address))) for piece in packages.library()]
-        installed = [(found.name, found.version, found.modules) for found in packages.distributions()]
-        return {"library": library, "installed": installed}
+        library = [(piece.locator, digests.file(Path(piece.address))) for piece in packages.library()]
+        return {"library": library, "installed": packages.identity(digests)}
     folder = hub.local_folder(source)
     if folder:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return [source.config, source.split, [(path.relative_to(folder).as_posix(), digest(path)) for path in files]]
+        return [
+            source.config,
+            source.split,
+            [(path.relative_to(folder).as_posix(), digests.file(path)) for path in files],
+        ]
     return [source.dataset, source.config, source.split, hub.commit(source)]
 
 

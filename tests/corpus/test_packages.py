@@ -12,8 +12,9 @@ from homegrown.corpus import packages
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.sources import content
+from homegrown.digests import Digests
 from homegrown.recipe import IngestSettings
-from tests.corpus.made_up import digests, files, rows_of
+from tests.corpus.made_up import files, rows_of
 
 MODULE = '''
 """Module docstring that says what the module is about, in enough words to be worth keeping as a document of its own.
@@ -115,17 +116,34 @@ def test_editable_installs_and_scripts_are_not_content(tmp_path: Path, monkeypat
         ("plain", "1.0", (("plain/a.py", "sha256=x", 5),))
     ]
 
+    def identity() -> list[str]:
+        with Digests(tmp_path / "digests.sqlite") as remembered:
+            return packages.identity(remembered)
+
+    first, record = identity(), tmp_path / "plain-1.0.dist-info" / "RECORD"
+    assert len(first) == 1
+    for record_text, changes in (
+        (f"{record.read_text()}plain/data.json,,\n", False),
+        ("plain/a.py,sha256=z,5\n", True),
+    ):
+        record.write_text(record_text)
+        assert (identity() != first) is changes
+
 
 def test_content_follows_bytes_and_names_not_places(tmp_path: Path) -> None:
+    def identity(folder: str) -> dict[str, str]:
+        with Digests(tmp_path / "digests.sqlite") as remembered:
+            return content(files(tmp_path / folder), remembered)
+
     def of(folder: str, **texts: str) -> dict[str, str]:
         (tmp_path / folder).mkdir(parents=True)
         for name, text in texts.items():
             (tmp_path / folder / f"{name}.txt").write_text(text)
-        return content(files(tmp_path / folder), lambda path: digests(path.parent)[path.name])
+        return identity(folder)
 
     first = of("one", a="x", b="y")
     assert of("two", a="x", b="y") == first
     assert of("three", a="x", b="z") != first
     assert of("four", a="x", c="y") != first
     (tmp_path / "one" / "ignored.png").touch()
-    assert content(files(tmp_path / "one"), lambda path: digests(path.parent)[path.name]) == first
+    assert identity("one") == first

@@ -2,14 +2,15 @@
 
 import csv
 from collections.abc import Iterator
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault
 from homegrown.corpus.streams import BUFFER, Stream, first_line, lines, seekable
 from homegrown.corpus.text import as_utf8
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SPOOLED = 20  # times max_document_mb: the most of a packed table that is unpacked to a temporary file
 
@@ -97,6 +98,9 @@ def _csv_row(file: File, header: list[str], row: list[str]) -> Document | Fault:
 
 def read_parquet(file: File) -> Iterator[Document | Fault]:
     """Yield the texts of the piece's row groups; after damage nothing more is read of its group."""
+    import pyarrow as pa  # here: which formats there are is asked in every run, also where nothing is read
+    import pyarrow.parquet as pq
+
     with (
         seekable(file.stream, _SPOOLED * file.longest) as stream,
         pq.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False) as table,
@@ -135,7 +139,9 @@ def read_arrow(file: File) -> Iterator[Document | Fault]:
             yield from _texts(file, batch[column])
 
 
-def _arrow(stream: Stream) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _arrow(stream: Stream) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
+    import pyarrow as pa
+
     try:
         reader = pa.ipc.open_file(stream)
     except pa.ArrowInvalid:
@@ -145,7 +151,7 @@ def _arrow(stream: Stream) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
-def _texts(file: File, values: pa.Array) -> Iterator[Document | Fault]:
+def _texts(file: File, values: "pa.Array") -> Iterator[Document | Fault]:
     for text in texts(values):
         file.next()
         file.tally.texts += 1
@@ -162,8 +168,10 @@ def text_row(locator: str, text: bytes | None, column: str, number: int) -> Docu
         return Fault(locator, number, "broken UTF-8")
 
 
-def column_problem(where: str, schema: pa.Schema, column: str) -> str:
+def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
     """Return a sentence unless `schema` has `column` and it holds text; else an empty string."""
+    import pyarrow as pa
+
     if column not in schema.names:
         return _no_column(where, schema.names, column)
     kind = schema.field(column).type
@@ -177,8 +185,10 @@ def _no_column(where: str, names: list[str], column: str) -> str:
     return f"{where} has no column {column!r}; it has: {', '.join(names)[:300]}."
 
 
-def texts(column: pa.Array) -> list[bytes | None]:
+def texts(column: "pa.Array") -> list[bytes | None]:
     """Return the values of a column without a problem, as bytes, for not every writer makes UTF-8."""
+    import pyarrow as pa
+
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
