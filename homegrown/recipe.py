@@ -316,7 +316,7 @@ class TrainingSettings(Settings):
     initialisation: Literal["auto", "random", "bigrams"] = Field(
         default="auto",
         description="bigrams: embedding and output projection begin with what follows what in the training text, which "
-        "is counted in seconds, and learn at a quarter of learning_rate; auto: bigrams where the model is modern, not "
+        "is counted in seconds, and learn at an eighth of learning_rate; auto: bigrams where the model is modern, not "
         "tied, and reads no text twice, else random.",
     )
     optimizer: Literal["muon", "adamw"] = Field(

@@ -26,7 +26,7 @@ SMOOTHING = 100.0
 for texts of 0.3 and of 6 million tokens, where 5 and 400 were worse by 3 to 10 and by 0 to 2% in bits per byte."""
 DISCOUNT = 0.75
 """Taken off each count, most of the single ones, which say little (absolute discounting: Ney et al. 1994)."""
-RATE_SHARE = 0.25
+RATE_SHARE = 0.125
 """Share of AdamW's learning rate for matrices that begin so: what they know need not be learned again."""
 DEVIATION = 0.3
 """Root mean square of the embedding's numbers: large beside what untrained blocks add and one step of AdamW moves."""
