@@ -18,6 +18,7 @@ from tasks.pretrain import pretrain as train
 from tasks.quantize import quantize
 from tasks.shard import shard
 from tasks.stage import Handle, Run, forget_flow_exception, store
+from tasks.story import told
 from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
@@ -66,16 +67,18 @@ def pretrain(recipe: Recipe, until: StageName = "evaluate", force: list[StageNam
     run = Run(recipe.seed, recipe.compute, frozenset(force))
     made: Made = {}
     started = datetime.now(UTC)
-    for name, stage in CHAIN.items():
-        made[name] = stage(run, recipe, made)
-        finished = datetime.now(UTC) if name == until else None
-        reached = runs.RunRecord(
-            recipe=recipe.model_dump(mode="json"),
-            started=started,
-            finished=finished,
-            keys={stage: handle.key for stage, handle in made.items()},
-        )
-        runs.record(store(), str(flow_run.name), reached)
-        if name == until:
-            break
+    stages = list(CHAIN)
+    with told(stages[: stages.index(until) + 1]):
+        for name, stage in CHAIN.items():
+            made[name] = stage(run, recipe, made)
+            finished = datetime.now(UTC) if name == until else None
+            reached = runs.RunRecord(
+                recipe=recipe.model_dump(mode="json"),
+                started=started,
+                finished=finished,
+                keys={stage: handle.key for stage, handle in made.items()},
+            )
+            runs.record(store(), str(flow_run.name), reached)
+            if name == until:
+                break
     return made
