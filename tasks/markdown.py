@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 
 _COLUMNS = 92  # of code beside the UI's menus, in a window of common width
+_broken = textwrap.TextWrapper(_COLUMNS, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -20,7 +21,7 @@ def picture(png: bytes, title: str) -> str:
 
 def quoted(text: str) -> str:
     """Return text as it stands, whatever is in it; only lines that would run out of the page are broken."""
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, _COLUMNS, **_AS_IT_STANDS) or [""]]
+    lines = [part for line in text.splitlines() for part in _broken.wrap(line) or [""]]
     longest = max((len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}text", *lines, fence])
@@ -29,9 +30,6 @@ def quoted(text: str) -> str:
 def link(text: str, path: str) -> str:
     """Return a link to a page of the same UI, wherever that is served."""
     return f"[{text}]({path})"
-
-
-_AS_IT_STANDS = {"replace_whitespace": False, "drop_whitespace": False, "expand_tabs": False, "break_long_words": True}
 
 
 def _cell(text: str) -> str:

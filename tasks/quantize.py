@@ -13,6 +13,15 @@ from tasks.stage import Handle, Work, stage
 def _report(artifact: Artifact) -> str:
     """Show the size of each variant beside the original's, and how far its logits are from that one's."""
     variants = list(rows_of(artifact.path / "variants"))
+    original = variants[0]["megabytes"] * variants[0]["ratio"] if variants else 0.0
+    names = ["original", *(one["variant"] for one in variants)]
+    sizes = [original, *(one["megabytes"] for one in variants)]
+    title = "Size on disk, MB"
+    drawn = pictures.bars(names, sizes, [f"{size:.3g}" for size in sizes], title, colour=pictures.GREEN)
+    return f"{_excerpt(artifact)}\n\n{picture(drawn, title)}"
+
+
+def _excerpt(artifact: Artifact) -> str:
     rows = [
         [
             one["variant"],
@@ -21,19 +30,10 @@ def _report(artifact: Artifact) -> str:
             f"{one['relative_logit_error']:.2%}",
             shown(one["max_logit_error"]),
         ]
-        for one in variants
+        for one in rows_of(artifact.path / "variants")
     ]
     header = ["variant", "MB", "smaller", "error of the logits", "largest error"]
-    original = variants[0]["megabytes"] * variants[0]["ratio"] if variants else 0.0
-    names = ["original", *(one["variant"] for one in variants)]
-    sizes = [original, *(one["megabytes"] for one in variants)]
-    title = "Size on disk, MB"
-    drawn = pictures.bars(names, sizes, [f"{size:.3g}" for size in sizes], title, colour=pictures.GREEN)
-    return f"{table(header, rows)}\n\n{picture(drawn, title)}"
-
-
-def _excerpt(artifact: Artifact) -> str:
-    return f"### Smaller variants\n\n{_report(artifact)}"
+    return f"### Smaller variants\n\n{table(header, rows)}"
 
 
 @stage("quantize", engine=["homegrown.formats.quantize"], panel=Panel(_report, _excerpt))

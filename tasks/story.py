@@ -131,7 +131,7 @@ class Story:
 
     def _row(self, stage: str, chapter: Chapter) -> list[str]:
         name = link(stage, f"/runs/task-run/{chapter.task_run}") if chapter.task_run else stage
-        state = chapter.state
+        state: str = chapter.state
         if chapter.state == "working" and chapter.progress and chapter.progress.total:
             state = f"working, {chapter.progress.done / chapter.progress.total:.0%}"
         if chapter.artifact is None:
