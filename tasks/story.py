@@ -104,7 +104,7 @@ class Story:
     def _summary(self) -> str:
         states = [chapter.state for chapter in self._chapters.values()]
         counted = [f"{states.count(state)} {state}" for state in ("made", "cached", "working", "failed")]
-        return f"{self._name}: " + ", ".join(text for text in counted if text[0] != "0")
+        return f"{self._name}: {', '.join(text for text in counted if text[0] != '0') or 'just begun'}"
 
     def markdown(self) -> str:
         """Return the story so far."""
