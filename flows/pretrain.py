@@ -13,7 +13,6 @@ from homegrown import runs
 from homegrown.errors import UserError
 from homegrown.pipelines import change_recipe
 from homegrown.recipe import Recipe
-from tasks import panels
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.filter import filter_documents
@@ -23,6 +22,7 @@ from tasks.pretrain import pretrain as train
 from tasks.quantize import quantize
 from tasks.shard import shard
 from tasks.stage import Handle, Run, forget_flow_exception, store
+from tasks.story import told
 from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
@@ -108,14 +108,15 @@ def pretrain(
     forced = again(until, from_stage, force)
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
-    try:
-        with runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log:
-            run = Run(recipe.seed, recipe.compute, forced, log.reach)
-            for name, stage in CHAIN.items():
-                made[name] = stage(run, recipe, made)
-                log.made(name, made[name].key, made[name].folder)
-                if name == until:
-                    break
-    finally:
-        panels.deliver()
+    stages = list(CHAIN)
+    with (
+        told(stages[: stages.index(until) + 1]),
+        runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
+    ):
+        run = Run(recipe.seed, recipe.compute, forced, log.reach)
+        for name, stage in CHAIN.items():
+            made[name] = stage(run, recipe, made)
+            log.made(name, made[name].key, made[name].folder)
+            if name == until:
+                break
     return made

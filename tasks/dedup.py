@@ -1,11 +1,54 @@
 """Dedup: shards without exact and near duplicates."""
 
+from homegrown.artifacts import Artifact
 from homegrown.outcome import Outcome
 from homegrown.recipe import DedupSettings
+from tasks import pictures
+from tasks.figures import share, shown
+from tasks.markdown import picture, quoted, table
+from tasks.panels import Panel, partly, rows_of
 from tasks.stage import Handle, Work, stage
 
+_EXAMPLES = 10
+_BINS = 20
 
-@stage("dedup", engine=["homegrown.corpus.dedup"], seeded=True)
+
+def _report(artifact: Artifact) -> str:
+    """Show how many duplicates there are, how alike they are, and some of them."""
+    metrics, documents = artifact.manifest.metrics, artifact.manifest.rows_in
+    kinds = [(kind, int(metrics[f"{kind}_duplicates"])) for kind in ("exact", "near")]
+    rows = [[kind, shown(count), share(count, documents)] for kind, count in kinds]
+    parts = [
+        "### Duplicates",
+        table(["dropped", "documents", "of all"], rows),
+        f"In {shown(metrics['clusters'])} clusters, the largest of {shown(metrics['largest_cluster'])} documents.",
+    ]
+    folder = artifact.path / "dropped"
+    near = [row for row in rows_of(folder) if row["kind"] == "near"]
+    if near:
+        counts, low = _histogram([row["similarity"] for row in near])
+        edges = [low + (1 - low) * place / _BINS for place in range(_BINS + 1)]
+        title = f"Near-duplicates by their similarity to the document they resemble{partly(folder)}"
+        parts.append(picture(pictures.histogram(edges, counts, title, "Jaccard similarity"), title))
+        near.sort(key=lambda row: (row["similarity"], row["id"]))
+        lines = [
+            f"{row['similarity']:.2f}  {row['path']}:{row['position']}\n{row['id']} is like {row['duplicate_of']}"
+            for row in near[:_EXAMPLES]
+        ]
+        parts += ["The least alike that were dropped:", quoted("\n".join(lines))]
+    return "\n\n".join(parts)
+
+
+def _histogram(similarities: list[float]) -> tuple[list[int], float]:
+    """Return the counts of `_BINS` equal bins up to 1, and where the first begins."""
+    low = min(0.95, *similarities)
+    counts = [0] * _BINS
+    for similarity in similarities:
+        counts[min(_BINS - 1, int((similarity - low) / (1 - low) * _BINS))] += 1
+    return counts, low
+
+
+@stage("dedup", engine=["homegrown.corpus.dedup"], seeded=True, panel=Panel(_report))
 def dedup(work: Work, settings: DedupSettings, ingest: Handle) -> Outcome:
     """Drop exact and near duplicates, each with the document that it duplicates."""
     from homegrown.corpus import dedup as engine

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from homegrown.progress import Metric
+from tasks.events import Event
 
 SECONDS_LEFT = "seconds_left"
 """The figure by which a stage that knows better says how long it will still take."""
@@ -42,3 +43,24 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def megabytes(size: int) -> str:
+    """Write a number of bytes: 0.013 MB, 2.8 MB, 1,204 MB."""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e8 else f"{size / 1e6:.2g} MB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
+
+
+def share(part: float, whole: float) -> str:
+    """Write a part of a whole as a percentage; of nothing it is nothing."""
+    return f"{part / whole:.1%}" if whole else "0%"
+
+
+def progress_in_words(event: Event, seconds: float) -> tuple[float, str]:
+    """Return how far a stage is after `seconds`, in percent, and the same in words with the time that is left."""
+    words = [f"{event.done:,.6g} of {event.total:,.6g}" if event.total else f"{event.done:,.6g}"]
+    if event.metrics:
+        words.append(news(event.metrics))
+    if event.total and 0 < event.done < event.total:
+        left = event.metrics.get(SECONDS_LEFT, seconds * (event.total - event.done) / event.done)
+        words.append(f"{figure(SECONDS_LEFT, left)} left")
+    return (min(100 * event.done / event.total, 100) if event.total else 0.0), " · ".join(filter(None, words))

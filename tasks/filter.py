@@ -1,12 +1,21 @@
 """Filter: shards of the documents that pass every rule."""
 
 from pathlib import Path
+from typing import Any
 
+from homegrown.artifacts import Artifact
 from homegrown.digests import Digests
 from homegrown.outcome import Outcome
 from homegrown.recipe import FilterSettings
-from tasks.panels import Panel, parquet_rows
+from tasks import pictures
+from tasks.figures import share, shown
+from tasks.markdown import picture, quoted, table
+from tasks.panels import Panel, rows_of
 from tasks.stage import Handle, Work, stage, store
+
+_RULES_DRAWN = 15
+_RULES_WITH_EXAMPLES = 8
+_EXCERPT = 400  # characters
 
 
 def _content(settings: FilterSettings) -> dict[str, str]:
@@ -17,7 +26,79 @@ def _content(settings: FilterSettings) -> dict[str, str]:
         return {"word_list": digests.file(Path(settings.word_list.path))}
 
 
-@stage("filter", engine=["homegrown.corpus.filter"], raw=_content, panel=Panel(table=parquet_rows("rules")))
+def _report(artifact: Artifact) -> str:
+    """Show what each rule dropped, with an example of each."""
+    rules, judged = _rules(artifact), artifact.manifest.rows_in
+    at_work = [rule for rule in rules if rule["failed"]]
+    parts = [
+        "### Rules",
+        "Each document is counted as dropped with the first rule that it fails.",
+        table(
+            ["rule", "threshold", "dropped", "of all", "fail it"],
+            [
+                [
+                    _name(rule),
+                    shown(rule["threshold"]),
+                    shown(rule["dropped"]),
+                    share(rule["dropped"], judged),
+                    shown(rule["failed"]),
+                ]
+                for rule in at_work
+            ],
+        )
+        if at_work
+        else "No document fails a rule.",
+    ]
+    if at_work:
+        parts.append(_picture(at_work))
+    quiet = ", ".join(f"`{rule['rule']}`" for rule in rules if not rule["failed"])
+    parts += [f"No document fails: {quiet}."] if quiet else []
+    return "\n\n".join([*parts, *_examples(artifact, at_work)])
+
+
+def _excerpt(artifact: Artifact) -> str:
+    at_work = [rule for rule in _rules(artifact) if rule["failed"]]
+    return f"### What the rules dropped\n\n{_picture(at_work)}" if at_work else ""
+
+
+def _rules(artifact: Artifact) -> list[dict[str, Any]]:
+    return sorted(rows_of(artifact.path / "rules"), key=lambda rule: (-rule["dropped"], -rule["failed"]))
+
+
+def _name(rule: dict[str, Any]) -> str:
+    return str(rule["rule"]).replace(".", ": ").replace("_", " ")
+
+
+def _picture(rules: list[dict[str, Any]]) -> str:
+    drawn = rules[:_RULES_DRAWN]
+    notes = [f"{rule['dropped']:,} dropped, {rule['failed']:,} fail it" for rule in drawn]
+    title = "Documents that a rule dropped, and (grey) that fail it"
+    png = pictures.bars(
+        [_name(rule) for rule in drawn],
+        [rule["dropped"] for rule in drawn],
+        notes,
+        title,
+        behind=[rule["failed"] for rule in drawn],
+    )
+    return picture(png, title)
+
+
+def _examples(artifact: Artifact, rules: list[dict[str, Any]]) -> list[str]:
+    """Return one dropped document of each of the rules that dropped most."""
+    wanted = [rule["rule"] for rule in rules if rule["dropped"]][:_RULES_WITH_EXAMPLES]
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows_of(artifact.path / "dropped"):
+        if row["rule"] in wanted:
+            found.setdefault(row["rule"], row)
+    parts = ["### Examples"] if found else []
+    for rule in (rule for rule in wanted if rule in found):
+        row = found[rule]
+        measured = f"measured {shown(row['value'])}, threshold {shown(row['threshold'])}"
+        parts += [f"`{rule}`: {measured}, document {row['id']}", quoted(row["text_start"][:_EXCERPT])]
+    return parts
+
+
+@stage("filter", engine=["homegrown.corpus.filter"], raw=_content, panel=Panel(_report, _excerpt))
 def filter_documents(work: Work, settings: FilterSettings, dedup: Handle) -> Outcome:
     """Drop documents that fail a rule, each with the rule and the measured value."""
     from homegrown.corpus import filter as engine

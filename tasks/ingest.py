@@ -1,9 +1,19 @@
 """Ingest: from sources to Parquet shards of documents."""
 
+import re
+from collections import Counter
+
+from homegrown.artifacts import Artifact
 from homegrown.digests import Digests
 from homegrown.outcome import Outcome
 from homegrown.recipe import IngestSettings
+from tasks import pictures
+from tasks.figures import share, shown
+from tasks.markdown import picture, quoted, table
+from tasks.panels import Panel, partly, rows_of
 from tasks.stage import Work, stage, store
+
+_REASONS = 12
 
 
 def _content(settings: IngestSettings) -> dict[str, str]:
@@ -13,7 +23,37 @@ def _content(settings: IngestSettings) -> dict[str, str]:
         return sources.content(settings, digests)
 
 
-@stage("ingest", engine=["homegrown.corpus.ingest"], raw=_content)
+def _report(artifact: Artifact) -> str:
+    """Show how much each source gave, and what could not be read and why."""
+    metrics, documents = artifact.manifest.metrics, artifact.manifest.rows_out
+    counts = {name: metrics.get(f"{name}_documents", 0) for name in _sources(artifact)}
+    rows = [[name, shown(count), share(float(count), documents)] for name, count in counts.items()]
+    parts = ["### Sources", table(["source", "documents", "of all"], rows)]
+    if len(counts) > 1:
+        values, notes = [float(count) for count in counts.values()], [row[1] for row in rows]
+        parts.append(picture(pictures.bars(list(counts), values, notes, "Documents"), "documents of each source"))
+    return "\n\n".join([*parts, "### What could not be read", _quarantine(artifact)])
+
+
+def _sources(artifact: Artifact) -> list[str]:
+    return [source["name"] for source in artifact.manifest.settings["settings"]["sources"]]
+
+
+def _quarantine(artifact: Artifact) -> str:
+    """Return the commonest reasons, their numbers left out, each with one place."""
+    if not artifact.manifest.metrics.get("quarantined"):
+        return "Everything could be read."
+    counts: Counter[str] = Counter()
+    places: dict[str, str] = {}
+    for row in rows_of(artifact.path / "quarantine"):
+        reason = re.sub(r"\d+([.]\d+)?", "…", row["reason"])
+        counts[reason] += 1
+        places.setdefault(reason, f"{row['path']}:{row['position']}")
+    lines = [f"{count:>9,}  {reason}\n{'':>11}{places[reason]}" for reason, count in counts.most_common(_REASONS)]
+    return f"How often{partly(artifact.path / 'quarantine')}, why, and one place:\n\n{quoted(chr(10).join(lines))}"
+
+
+@stage("ingest", engine=["homegrown.corpus.ingest"], raw=_content, panel=Panel(_report))
 def ingest(work: Work, settings: IngestSettings) -> Outcome:
     """Read the sources into Parquet shards; what cannot be read goes to quarantine with its reason."""
     from homegrown.corpus import ingest as engine

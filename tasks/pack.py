@@ -1,11 +1,25 @@
 """Pack: memory-mapped token shards."""
 
+from homegrown.artifacts import Artifact
 from homegrown.outcome import Outcome
 from homegrown.recipe import PackSettings, RowSettings
+from tasks.figures import share, shown
+from tasks.markdown import table
+from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage
 
 
-@stage("pack", engine=["homegrown.tokens.packing"])
+def _report(artifact: Artifact) -> str:
+    """Show the tokens of each split."""
+    metrics = artifact.manifest.metrics
+    total = int(metrics["tokens"])
+    counts = {split: int(metrics[f"{split}_tokens"]) for split in ("train", "validation", "test")}
+    return table(
+        ["split", "tokens", "of all"], [[split, shown(count), share(count, total)] for split, count in counts.items()]
+    )
+
+
+@stage("pack", engine=["homegrown.tokens.packing"], panel=Panel(_report))
 def pack(work: Work, settings: PackSettings, rows: RowSettings, shard: Handle, tokenizer: Handle) -> Outcome:
     """Encode the shards into flat files of tokens."""
     from homegrown.tokens import packing as engine

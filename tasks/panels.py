@@ -1,91 +1,95 @@
-"""What the Prefect UI shows of an artifact: a summary of every stage, and pictures and tables of some."""
+"""What the Prefect UI shows of an artifact: one page for each stage, and what the story of a run quotes of it."""
 
-import base64
-import contextvars
 import logging
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from pydantic import BaseModel, ValidationError
 
 from homegrown.artifacts import Artifact
-from homegrown.files import read_parquet
-from tasks.figures import duration, figure, shown
+from homegrown.files import parquet_parts, replacing
+from tasks.figures import duration, figure, megabytes, shown
+from tasks.markdown import table
+
+PAGE = "page.json"
+"""The page as it was drawn; lies in the artifact's folder, beside Prefect's record, and is gone when that is gone."""
+
+PARTS_READ = 8
+"""Shards of a table that a page looks into: enough for examples, and no more work for a large corpus."""
 
 _log = logging.getLogger(__name__)
-_DELIVERY_SECONDS = 10
-
-# A stage need not wait for the server to take what it shows, so one thread posts for all of them, in their order.
-_thread = ThreadPoolExecutor(1, thread_name_prefix="panels")
-_posting: list[Future[None]] = []
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What a stage shows besides its summary."""
+    """What a stage shows besides its figures."""
 
-    markdown: Callable[[Path], str | None] | None = None
-    """Of the finished artifact's folder."""
+    report: Callable[[Artifact], str]
+    """Everything there is to see of a finished artifact."""
+    excerpt: Callable[[Artifact], str] | None = None
+    """What the story of a run quotes of it."""
     live: Callable[[Path], str | None] | None = None
     """Of the partial folder, now and then while the stage works; None while there is nothing to see."""
-    table: Callable[[Path], list[dict[str, Any]]] | None = None
-    """Rows of the finished artifact's main table."""
 
 
-def post(artifact: Artifact, panel: Panel | None) -> None:
-    """Post an artifact's summary and panel to the UI; a server that is away is logged and never fails a stage."""
-    stage = artifact.manifest.stage
+class Page(BaseModel):
+    """A stage's page and what the story of a run quotes of it, as markdown."""
+
+    report: str
+    excerpt: str
+
+
+def page(artifact: Artifact, panel: Panel | None) -> Page:
+    """Return an artifact's page: the one drawn before, unless the code that draws has changed since."""
+    kept = artifact.path / PAGE
     try:
-        create_table_artifact(_summary(artifact), f"{stage}-summary", f"{artifact.name} in `{artifact.path}`")
-        if panel and panel.table:
-            create_table_artifact(panel.table(artifact.path), f"{stage}-table", f"{artifact.name}, the table")
-        if panel and panel.markdown and (markdown := panel.markdown(artifact.path)):
-            create_markdown_artifact(markdown, f"{stage}-report", f"{artifact.name}, the report")
-    except Exception as error:
-        _log.warning("what %s made could not be shown in the UI: %s", stage, error)
+        if kept.stat().st_mtime > _code_changed():
+            return Page.model_validate_json(kept.read_bytes())
+    except (OSError, ValidationError):
+        pass  # not drawn yet, or not whole: it is drawn again
+    parts = [panel.report(artifact)] if panel else []
+    drawn = Page(
+        report="\n\n".join([*parts, "### Figures", figures(artifact)]),
+        excerpt=panel.excerpt(artifact) if panel and panel.excerpt else "",
+    )
+    try:
+        with replacing(kept) as temporary:
+            temporary.write_text(drawn.model_dump_json(), encoding="utf-8")
+    except OSError as error:
+        _log.debug("the page of %s is not kept: %s", artifact.name, error)
+    return drawn
 
 
-def post_soon(artifact: Artifact, panel: Panel | None) -> None:
-    """Have an artifact's summary and panel posted while the run goes on; `deliver` waits for it."""
-    context = contextvars.copy_context()  # it carries the task run, to which Prefect ties what is posted
-    _posting.append(_thread.submit(context.run, post, artifact, panel))
+def _code_changed() -> float:
+    return max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
 
 
-def deliver() -> None:
-    """Wait until all is posted, but not long for a server that is away."""
-    wait(_posting, timeout=_DELIVERY_SECONDS)
-    _posting.clear()
-
-
-def picture(file: Path, title: str) -> str:
-    """Return a PNG file as markdown with the picture inside: the UI shows neither paths nor SVG."""
-    return f"![{title}](data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()})"
-
-
-def parquet_rows(table: str) -> Callable[[Path], list[dict[str, Any]]]:
-    """Return a function that reads the table of this name, a folder of Parquet shards, out of an artifact."""
-
-    def read(folder: Path) -> list[dict[str, Any]]:
-        rows = read_parquet(folder / table).to_pylist()
-        return [
-            {name.replace("_", " "): "" if value is None else shown(value) for name, value in row.items()}
-            for row in rows
-        ]
-
-    return read
-
-
-def _summary(artifact: Artifact) -> list[dict[str, Any]]:
+def figures(artifact: Artifact) -> str:
+    """Return all figures of the manifest as a table."""
     manifest = artifact.manifest
-    figures = {
+    rows = {
         f"{manifest.unit} in": shown(manifest.rows_in),
         f"{manifest.unit} out": shown(manifest.rows_out),
-        "time": duration(manifest.seconds),
-        "size": f"{manifest.bytes / 1e6:,.1f} MB",
+        "time to make it": duration(manifest.seconds),
+        "size": megabytes(manifest.bytes),
         **{name.replace("_", " "): figure(name, value) for name, value in manifest.metrics.items()},
-        "key": manifest.key[:16],
+        "key": f"`{manifest.key[:16]}`",
     }
-    return [{"": name, artifact.name: value} for name, value in figures.items()]
+    return table(["", artifact.name], list(rows.items()))
+
+
+def rows_of(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table's first shards (`PARTS_READ`)."""
+    import pyarrow.parquet as pq
+
+    for part in parquet_parts(folder)[:PARTS_READ]:
+        # `read_table` would import pandas where that is installed.
+        yield from pq.ParquetFile(part).read(columns).to_pylist()
+
+
+def partly(folder: Path) -> str:
+    """Say of how many shards `rows_of` shows some, where it is not all."""
+    parts = len(parquet_parts(folder))
+    return f" (of the first {PARTS_READ} of {parts:,} shards)" if parts > PARTS_READ else ""

@@ -5,52 +5,64 @@ from pathlib import Path
 from typing import Any
 
 from homegrown import devices
+from homegrown.artifacts import Artifact
 from homegrown.outcome import Outcome
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training.job import CURVE, SAMPLES
+from tasks import pictures
 from tasks.locks import computing_on
-from tasks.panels import Panel, picture
+from tasks.markdown import picture, quoted
+from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage
 
-_STEPS_SHOWN = 5
+_STEPS_SHOWN = 6
 
 
 def _live(folder: Path) -> str | None:
     """Show the curve so far and what the model wrote last."""
-    file = folder / CURVE
-    if not file.is_file():
+    if not (folder / CURVE).is_file():
         return None
-    return "\n\n".join([picture(file, "loss, learning rate, gradient norm and speed"), *_samples(folder, 1)])
+    return "\n\n".join([_curve(folder), *_samples(folder, 1)])
 
 
-def _report(folder: Path) -> str | None:
+def _report(artifact: Artifact) -> str:
     """Show the curve, and how what the model writes got better."""
-    curve = picture(folder / CURVE, "loss, learning rate, gradient norm and speed")
-    return "\n\n".join([curve, *_samples(folder, _STEPS_SHOWN)])
+    return "\n\n".join([_curve(artifact.path), *_samples(artifact.path, _STEPS_SHOWN)])
+
+
+def _excerpt(artifact: Artifact) -> str:
+    return "\n\n".join(["### Training", _curve(artifact.path), *_samples(artifact.path, 1)])
+
+
+def _curve(folder: Path) -> str:
+    return picture(pictures.smaller((folder / CURVE).read_bytes()), "loss, learning rate, gradient norm and speed")
 
 
 def _samples(folder: Path, most: int) -> list[str]:
-    """Return the samples of at most `most` steps, evenly from all up to the last, the later ones first."""
+    """Return what the model wrote last, whole, and at up to `most` - 1 steps before, each text as one line."""
     import pyarrow.parquet as pq
 
+    if not (folder / SAMPLES).is_file():
+        return []
     by_step: dict[int, list[dict[str, Any]]] = {}
     for sample in pq.ParquetFile(folder / SAMPLES).read().to_pylist():
         by_step.setdefault(sample["step"], []).append(sample)
-    steps = sorted(by_step, reverse=True)
-    chosen = steps[:: max(1, math.ceil(len(steps) / most))]
-    return [f"### Step {step:,}\n\n" + "\n\n".join(map(_quoted, by_step[step])) for step in chosen]
-
-
-def _quoted(sample: dict[str, Any]) -> str:
-    prompt = f"after `{sample['prompt']}`" if sample["prompt"] else "from the start of a document"
-    return f"{prompt}\n\n```text\n{sample['text'].replace('```', '` ` `')}\n```"
+    last, *before = sorted(by_step, reverse=True)
+    parts = [f"### What it writes at step {last:,}"]
+    for sample in by_step[last]:
+        parts += [f"After `{sample['prompt']}`:" if sample["prompt"] else "Unasked:", quoted(sample["text"])]
+    every = max(1, math.ceil(len(before) / (most - 1))) if most > 1 else len(before) + 1
+    for step in before[every - 1 :: every]:
+        texts = [" ".join(f"{sample['prompt']}{sample['text']}".split()) for sample in by_step[step]]
+        parts += [f"#### At step {step:,}", quoted("\n\n".join(texts))]
+    return parts
 
 
 @stage(
     "pretrain",
     engine=["homegrown.training.pretrain", "homegrown.training.worker"],
     seeded=True,
-    panel=Panel(markdown=_report, live=_live),
+    panel=Panel(_report, _excerpt, _live),
 )
 def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack: Handle, tokenizer: Handle) -> Outcome:
     """Train the model; goes on from the last checkpoint after a kill."""

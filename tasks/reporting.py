@@ -14,7 +14,8 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 
 from homegrown.progress import Metric
 from tasks.events import Event, tell
-from tasks.figures import SECONDS_LEFT, duration, figure, news
+from tasks.figures import duration, progress_in_words
+from tasks.outbox import rewrite
 
 _log = logging.getLogger(__name__)
 _POST_SECONDS = 2.0
@@ -68,7 +69,7 @@ class Reporter:
             stopping = self._stop.wait(_POST_SECONDS)
             latest = self._latest
             try:
-                if latest is not posted and not (stopping and artifact is None):
+                if artifact is not None if stopping else latest is not posted:
                     share, text = self._describe(latest)
                     if artifact is None:
                         artifact = cast(UUID, create_progress_artifact(share, f"{self._stage}-progress", text))
@@ -85,36 +86,25 @@ class Reporter:
                 return
 
     def _describe(self, event: Event) -> tuple[float, str]:
-        """Return how far the stage is, in percent, and the same in words."""
-        words = [f"{event.done:,.6g} of {event.total:,.6g}" if event.total else f"{event.done:,.6g}"]
         seconds = time.monotonic() - self._started
-        if self._finished:
-            return 100.0, f"finished in {duration(seconds)}"
-        if event.metrics:
-            words.append(news(event.metrics))
-        if event.total and 0 < event.done < event.total:
-            left = event.metrics.get(SECONDS_LEFT, seconds * (event.total - event.done) / event.done)
-            words.append(f"{figure(SECONDS_LEFT, left)} left")
-        return (min(100 * event.done / event.total, 100) if event.total else 0.0), " · ".join(words)
+        return (100.0, f"finished in {duration(seconds)}") if self._finished else progress_in_words(event, seconds)
 
 
 class LiveMarkdown:
-    """One markdown artifact in the UI, in its newest form only: pictures would fill the server's database.
-
-    A new one takes the place of the last; an update would keep every form too, in the record of events.
-    """
+    """One markdown artifact in the UI, in its newest form only: pictures would fill the server's database."""
 
     def __init__(self, key: str, description: str) -> None:
         self._key, self._description = key, description
         self._shown = ""
-        self._last: UUID | None = None
+        self._artifact: UUID | None = None
 
     def post(self, markdown: str) -> None:
         """Show `markdown`, unless it is what is shown already."""
         if markdown == self._shown:
             return
-        before, self._shown = self._last, markdown
-        self._last = cast(UUID, create_markdown_artifact(markdown, self._key, self._description))
-        if before:
+        self._shown = markdown
+        if self._artifact is None:
+            self._artifact = cast(UUID, create_markdown_artifact(markdown, self._key, self._description))
+        else:
             with get_client(sync_client=True) as client:
-                client.delete_artifact(before)
+                rewrite(client, self._artifact, markdown, self._description)

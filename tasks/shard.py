@@ -1,9 +1,21 @@
 """Shard: shuffled train, validation and test shards."""
 
+from homegrown.artifacts import Artifact, Store
 from homegrown.digests import Digests
 from homegrown.outcome import Outcome
 from homegrown.recipe import ShardSettings
+from tasks import pictures
+from tasks.figures import megabytes, share, shown
+from tasks.markdown import picture, table
+from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage, store
+
+_FUNNEL = {
+    "ingest": "read",
+    "dedup": "without duplicates",
+    "filter": "passed the rules",
+    "shard": "in shards",
+}
 
 
 def _content(settings: ShardSettings) -> dict[str, str]:
@@ -15,7 +27,49 @@ def _content(settings: ShardSettings) -> dict[str, str]:
         return {str(path): digests.file(path) for path in contamination.check_files(settings.decontaminate)}
 
 
-@stage("shard", engine=["homegrown.corpus.shard"], seeded=True, raw=_content)
+def _report(artifact: Artifact) -> str:
+    """Show the way of the documents from what was read to here, and the splits."""
+    metrics = artifact.manifest.metrics
+    dropped = {
+        "like a validation document": metrics["dropped_near_validation"],
+        "like a test document": metrics["dropped_near_test"],
+        "contaminated by evaluation texts": metrics["dropped_contaminated"],
+    }
+    return "\n\n".join(
+        [
+            _excerpt(artifact),
+            "### Training text that was dropped here",
+            table(["because it is", "documents"], [[reason, shown(count)] for reason, count in dropped.items()]),
+        ]
+    )
+
+
+def _excerpt(artifact: Artifact) -> str:
+    every = {one.manifest.stage: one for one in Store(artifact.path.parents[1]).lineage(artifact)}
+    every[artifact.manifest.stage] = artifact
+    chain = [every[stage] for stage in _FUNNEL if stage in every]
+    counts = [one.manifest.rows_out for one in chain]
+    notes = []
+    for number, count in enumerate(counts):
+        lost = counts[number - 1] - count if number else 0
+        notes.append(f"{count:,}" + (f"  (−{lost:,}, {share(lost, counts[number - 1])})" if lost else ""))
+    title = "Documents from what was read to what is kept"
+    names = [_FUNNEL[one.manifest.stage] for one in chain]
+    metrics = artifact.manifest.metrics
+    rows = [
+        [split, shown(metrics[f"{split}_documents"]), megabytes(int(metrics[f"{split}_bytes"]))]
+        for split in ("train", "validation", "test")
+    ]
+    return "\n\n".join(
+        [
+            "### Documents",
+            picture(pictures.bars(names, counts, notes, title), title),
+            table(["split", "documents", "text"], rows),
+        ]
+    )
+
+
+@stage("shard", engine=["homegrown.corpus.shard"], seeded=True, raw=_content, panel=Panel(_report, _excerpt))
 def shard(work: Work, settings: ShardSettings, filter: Handle) -> Outcome:
     """Shuffle the documents and split them into train, validation and test, nothing of which is like training text."""
     from homegrown.corpus import shard as engine

@@ -24,7 +24,7 @@ from homegrown.fingerprint import code_fingerprint
 from homegrown.outcome import Outcome
 from homegrown.progress import Progress
 from homegrown.recipe import ComputeSettings, Settings
-from tasks import panels
+from tasks import panels, story
 from tasks.events import Event, tell
 from tasks.locks import StageLocks
 from tasks.logs import hide_traceback_of_user_errors
@@ -160,13 +160,13 @@ class Stage:
         return Handle(stage=self.name, folder=artifact.path.name, key=artifact.manifest.key)
 
     def _show(self, task: Any, task_run: TaskRun, state: State[Handle]) -> None:
-        """Post what a person wants to see of the artifact; a Prefect hook, called for made and cached ones alike."""
+        """Show the artifact in the UI and in the story of the run; a Prefect hook, for made and cached ones alike."""
         handle = state.result(raise_on_failure=False)
         if isinstance(handle, Handle):
             artifact = store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
             if state.name == "Cached":
                 tell(Event(self.name, "cached", artifact=artifact))
-            panels.post_soon(artifact, self._panel)
+            story.show(artifact, self._panel, task_run)
 
 
 def stage(

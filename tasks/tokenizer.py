@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+from homegrown.artifacts import Artifact
 from homegrown.digests import Digests
-from homegrown.files import read_parquet
 from homegrown.outcome import Outcome
 from homegrown.recipe import TokenizerSettings
-from tasks.figures import shown
-from tasks.panels import Panel
+from tasks.figures import megabytes, shown
+from tasks.markdown import quoted, table
+from tasks.panels import Panel, rows_of
 from tasks.stage import Handle, Work, stage, store
 
 _LONGEST = 20
+_ROWS = 20
 
 
 def _content(settings: TokenizerSettings) -> dict[str, str]:
@@ -22,21 +24,41 @@ def _content(settings: TokenizerSettings) -> dict[str, str]:
         return {"tokenizer": digests.file(tokenizer_file(Path(settings.path)))}
 
 
-def _report(folder: Path) -> str:
+def _report(artifact: Artifact) -> str:
     """Show bytes per token by source and by language, the longest tokens, and how many are not used."""
-    parts = []
-    for column in ("source", "language"):
-        rows = read_parquet(folder / f"{column}s").to_pylist()
-        lines = [f"| {row[column]} | {shown(row['documents'])} | {shown(row['bytes_per_token'])} |" for row in rows]
-        parts.append("\n".join([f"| {column} | documents | bytes per token |", "| --- | ---: | ---: |", *lines]))
-    tokens = read_parquet(folder / "vocabulary").sort_by([("bytes", "descending"), ("id", "ascending")]).to_pylist()
-    longest = ", ".join(f"`` {token['token']!r} ``" for token in tokens[:_LONGEST])
+    tokens = sorted(rows_of(artifact.path / "vocabulary"), key=lambda token: (-token["bytes"], token["id"]))
+    longest = "  ".join(repr(token["token"]) for token in tokens[:_LONGEST])
     unused = sum(token["bytes"] > 0 and token["count"] == 0 for token in tokens)
-    parts.append(f"The longest tokens: {longest}\n\nTokens that the sample does not use: {shown(unused)}")
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        [
+            *(_bytes_per_token(artifact, column) for column in ("source", "language")),
+            "### Vocabulary",
+            f"{shown(unused)} of {shown(len(tokens))} tokens are not used in the sample. The longest are:",
+            quoted(longest),
+        ]
+    )
 
 
-@stage("tokenizer", engine=["homegrown.tokens.train"], raw=_content, panel=Panel(markdown=_report))
+def _bytes_per_token(artifact: Artifact, column: str) -> str:
+    rows = sorted(rows_of(artifact.path / f"{column}s"), key=lambda row: -row["bytes"])
+    cells = [
+        [
+            row[column],
+            shown(row["documents"]),
+            megabytes(row["bytes"]),
+            shown(row["tokens"]),
+            shown(row["bytes_per_token"]),
+        ]
+        for row in rows[:_ROWS]
+    ]
+    return table([column, "documents", "text", "tokens", "bytes per token"], cells)
+
+
+def _excerpt(artifact: Artifact) -> str:
+    return f"### Bytes per token\n\n{_bytes_per_token(artifact, 'source')}"
+
+
+@stage("tokenizer", engine=["homegrown.tokens.train"], raw=_content, panel=Panel(_report, _excerpt))
 def tokenizer(work: Work, settings: TokenizerSettings, shard: Handle) -> Outcome:
     """Train the tokenizer, or take over the one given, and count what it does to the text."""
     from homegrown.tokens import train as engine

@@ -17,8 +17,11 @@ def test_a_live_picture_takes_the_place_of_the_one_before(in_prefect: Store) -> 
         live = LiveMarkdown("watched-live", "watched, while it runs")
         for markdown in ("first", "second", "second", "third"):
             live.post(markdown)
+            addresses.add(live._artifact)
 
+    addresses = set()
     watch()
+    assert len(addresses) == 1
     with get_client(sync_client=True) as client:
         key = ArtifactFilterKey(any_=["watched-live"])
         found = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))

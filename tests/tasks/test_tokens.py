@@ -1,19 +1,17 @@
-"""What enters the keys of `tokenizer` and `pack`, and what the tokenizer's panel shows."""
+"""What enters the keys of `tokenizer` and `pack`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from homegrown.errors import UserError
-from homegrown.files import write_parquet
 from homegrown.pipelines import load_recipe
 from homegrown.recipe import ComputeSettings
 from tasks.pack import pack
 from tasks.stage import Handle, Run
-from tasks.tokenizer import _report, tokenizer
+from tasks.tokenizer import tokenizer
 
 RUN = Run(1, ComputeSettings(), frozenset())
 SHARD, TOKENIZER = (Handle(stage=name, folder="1-0", key=name) for name in ("shard", "tokenizer"))
@@ -48,16 +46,3 @@ def test_a_given_tokenizer_enters_the_key_by_content(tmp_path: Path) -> None:
     before = key()
     (tmp_path / "tokenizer.json").write_text("{ }")
     assert key() != before
-
-
-def test_the_panel_shows_sources_languages_and_tokens(tmp_path: Path) -> None:
-    totals = {"documents": [3000], "bytes": [90], "tokens": [30], "bytes_per_token": [3.0]}
-    write_parquet(tmp_path / "sources" / "part-00000.parquet", pa.table({"source": ["books"], **totals}))
-    write_parquet(tmp_path / "languages" / "part-00000.parquet", pa.table({"language": ["pl"], **totals}))
-    tokens = {"id": [0, 1, 2, 3], "token": ["<s>", "a", "`\n`", "long"], "bytes": [0, 1, 3, 4], "count": [0, 0, 5, 2]}
-    write_parquet(tmp_path / "vocabulary" / "part-00000.parquet", pa.table(tokens))
-    report = _report(tmp_path)
-    assert "| books | 3,000 | 3 |" in report
-    assert "| pl | 3,000 | 3 |" in report
-    assert report.index("'long'") < report.index("\\n") < report.index("'a'")
-    assert report.endswith("does not use: 1")

@@ -1,0 +1,36 @@
+"""Markdown as the Prefect UI shows it: cells of a table never wrap there, pictures must be inside, HTML stays text."""
+
+import base64
+import textwrap
+from collections.abc import Sequence
+
+_COLUMNS = 92  # of code beside the UI's menus, in a window of common width
+_broken = textwrap.TextWrapper(_COLUMNS, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a table whose first `left` columns hold words, the others figures."""
+    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *([_cell(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(png: bytes, title: str) -> str:
+    """Return a PNG inside markdown: the UI shows neither paths nor SVG."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def quoted(text: str) -> str:
+    """Return text as it stands, whatever is in it; only lines that would run out of the page are broken."""
+    lines = [part for line in text.splitlines() for part in _broken.wrap(line) or [""]]
+    longest = max((len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([f"{fence}text", *lines, fence])
+
+
+def link(text: str, path: str) -> str:
+    """Return a link to a page of the same UI, wherever that is served."""
+    return f"[{text}]({path})"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,107 @@
+"""Posts to the Prefect server, made one after the other by a thread of their own.
+
+A post costs tens of milliseconds, and minutes while the server is away. A stage waits for none of them, and whatever
+goes wrong with one is logged and never reaches it.
+"""
+
+import contextvars
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
+
+Job = Callable[[SyncPrefectClient], object]
+
+_log = logging.getLogger(__name__)
+_IDLE_SECONDS = 1.0
+_LAST_SECONDS = 5.0
+
+
+class Outbox:
+    """Does the jobs it is given in their order, and `when_idle` between them and at the end."""
+
+    def __init__(self, when_idle: Job | None = None) -> None:
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
+        self._when_idle = when_idle
+        self._failed = False
+        context = contextvars.copy_context()  # it carries which server this run talks to
+        self._thread = threading.Thread(target=context.run, args=(self._work,), name="outbox", daemon=True)
+
+    def put(self, job: Job) -> None:
+        """Have `job` done soon."""
+        self._jobs.put(job)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait until all is done; not for long, if the server does not answer."""
+        self._jobs.put(None)
+        self._thread.join(timeout=_LAST_SECONDS)
+
+    def _work(self) -> None:
+        try:
+            with get_client(sync_client=True) as client:
+                while (job := self._next()) is not None:
+                    self._do(job, client)
+                if self._when_idle:
+                    self._do(self._when_idle, client)
+        except Exception as error:
+            _log.warning("The UI shows nothing: %s", error)
+
+    def _next(self) -> Job | None:
+        try:
+            return self._jobs.get(timeout=_IDLE_SECONDS if self._when_idle else None)
+        except queue.Empty:
+            return self._when_idle
+
+    def _do(self, job: Job, client: SyncPrefectClient) -> None:
+        try:
+            job(client)
+        except Exception as error:
+            # Once is enough: a server that is away is away for all of them.
+            _log.log(logging.DEBUG if self._failed else logging.WARNING, "The UI does not show everything: %s", error)
+            self._failed = True
+
+
+def post(
+    client: SyncPrefectClient,
+    key: str,
+    markdown: str,
+    description: str,
+    flow_run: UUID | None,
+    task_run: UUID | None = None,
+) -> UUID:
+    """Post a markdown artifact and return its id."""
+    artifact = ArtifactCreate(
+        key=key,
+        type="markdown",
+        data=markdown,
+        description=description,
+        flow_run_id=flow_run,
+        task_run_id=task_run,
+    )
+    return client.create_artifact(artifact).id
+
+
+def rewrite(client: SyncPrefectClient, artifact: UUID, markdown: str, description: str) -> None:
+    """Put other content in the place of an artifact's, under the same address.
+
+    Not by the client's own `update_artifact`: that puts the whole content into the server's record of events.
+    """
+    client.request(
+        "PATCH",
+        "/artifacts/{id}",
+        path_params={"id": artifact},
+        json={"data": markdown, "description": description},
+    )

@@ -1,0 +1,77 @@
+"""Small pictures for the Prefect UI: bars and histograms as PNG, few enough bytes to lie in a database."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, GREEN, GREY = "#3b6ea5", "#8a9a5b", "#c9ccd1"
+_INK = "#3a3a3a"
+_SHADES = 64
+
+
+def bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    notes: Sequence[str],
+    title: str,
+    *,
+    colour: str = BLUE,
+    behind: Sequence[float] | None = None,
+) -> bytes:
+    """Return horizontal bars from 0, each with its note; `behind` draws longer ones in grey behind them."""
+    figure, axes = _figure(1.0 + 0.36 * len(names), title)
+    places = range(len(names))
+    if behind is not None:
+        axes.barh(places, behind, color=GREY, height=0.66)
+    axes.barh(places, values, color=colour, height=0.66)
+    ends = [max(pair) for pair in zip(values, behind, strict=True)] if behind is not None else list(values)
+    for place, end, note in zip(places, ends, notes, strict=True):
+        axes.annotate(note, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.32 * max([*ends, 0]) or 1)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    return _png(figure)
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], title: str, label: str) -> bytes:
+    """Return a histogram of `counts` between `edges`, one more of these."""
+    figure, axes = _figure(2.6, title)
+    axes.stairs(counts, edges, fill=True, color=BLUE)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel(label, color=_INK, fontsize=9)
+    return _png(figure)
+
+
+def smaller(png: bytes) -> bytes:
+    """Return the same picture with fewer colours: a third of the bytes, and drawings look the same."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").quantize(_SHADES).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _figure(height: float, title: str) -> "tuple[Figure, Axes]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, height), dpi=100, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, colors=_INK)
+    return figure, axes
+
+
+def _png(figure: "Figure") -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return smaller(out.getvalue())
