@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
+from uuid import UUID
 
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.lifetime import after_cancellation, after_crash, watch_over
 from homegrown import runs
 from homegrown.recipe import Recipe
 from tasks.dedup import dedup
@@ -54,7 +56,14 @@ def _run_name() -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-@flow(name="pretrain", flow_run_name=_run_name, persist_result=False, on_failure=[forget_flow_exception])
+@flow(
+    name="pretrain",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[forget_flow_exception],
+    on_crashed=[after_crash],
+    on_cancellation=[after_cancellation],
+)
 def pretrain(recipe: Recipe, until: StageName = "evaluate", force: list[StageName] = []) -> dict[str, Handle]:  # noqa: B006
     """Run the stages up to `until`; what is already made is taken as it is, but for the stages in `force`.
 
@@ -63,6 +72,7 @@ def pretrain(recipe: Recipe, until: StageName = "evaluate", force: list[StageNam
         until: The last stage to run.
         force: Stages to run again although an artifact with their key is there.
     """
+    watch_over(store(), UUID(str(flow_run.id)))
     run = Run(recipe.seed, recipe.compute, frozenset(force))
     made: Made = {}
     started = datetime.now(UTC)

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,25 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str]) -> None:
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         stages = list(CHAIN)
-        with live_display(console, stages[: stages.index(last) + 1]):
+        with _told_in_a_sentence(), live_display(console, stages[: stages.index(last) + 1]):
             made = pretrain(recipe, last, again)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
+
+
+@contextmanager
+def _told_in_a_sentence() -> Iterator[None]:
+    """Say what remains when the run was stopped (Ctrl-C, SIGTERM, cancelled in the UI) or lost its server."""
+    from httpx import TransportError
+    from prefect.exceptions import TerminationSignal
+
+    try:
+        yield
+    except (KeyboardInterrupt, TerminationSignal) as error:
+        raise UserError("The run was stopped; the same command goes on from where it was.") from error
+    except TransportError as error:
+        raise UserError(
+            "The Prefect server went away during the run; what is made is kept, and the same command goes on."
+        ) from error
 
 
 def _stage_names(*names: str) -> "list[StageName]":
