@@ -1,6 +1,7 @@
 """A run in this process, watched in the terminal: what `homegrown run` does."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,6 +53,8 @@ def _told_in_a_sentence() -> Iterator[None]:
     from httpx import TransportError
     from prefect.exceptions import TerminationSignal
 
+    # Prefect hands the signal on to who listened before; by default that would end the process without a word.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, TerminationSignal) as error:
@@ -60,6 +63,8 @@ def _told_in_a_sentence() -> Iterator[None]:
         raise UserError(
             "The Prefect server went away during the run; what is made is kept, and the same command goes on."
         ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stage_names(*names: str) -> "list[StageName]":

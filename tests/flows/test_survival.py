@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,12 +65,12 @@ class Project:
             "COLUMNS": "200",
         }
 
-    def start(self, module: str, *arguments: str) -> "subprocess.Popen[str]":
-        """Start `python -m module arguments…` in the project's folder."""
+    def start(self, module: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+        """Start `python -m module arguments…` in the project's folder, with more environment variables."""
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
-            env=self._environment,
+            env=self._environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -230,26 +231,40 @@ def test_of_two_runs_at_once_one_is_killed_and_the_other_stopped_and_nothing_is_
     killed.kill()
     killed.communicate()
 
-    # The lock of the killed one holds nobody up.
-    said(waiting, "ingest: started")
-    assert state(killed_run) == "Running"
+    # The lock of the killed one holds nobody up; and the new run says of it what it could not say itself.
+    said(waiting, "dedup: started")
+    assert state(killed_run) == "Crashed"
+    assert no_task_is_left(killed_run)
     stopped_run = newest_run()
     os.killpg(waiting.pid, signal.SIGINT)
     assert_stopped_in_a_sentence(waiting)
     assert state(stopped_run) == "Cancelled"
     assert no_task_is_left(stopped_run)
 
-    # Two more share the stages; and they say of the killed one what it could not say itself.
+    # Two more share the stage that is still to make.
     both = [project.homegrown(*command) for _ in range(2)]
     output = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], output
-    for stage in ("ingest", "dedup"):
-        assert sorted(
-            "made in" in line
-            for text in output
-            for line in text.splitlines()
-            if line.startswith(f"{stage}: ") and "started" not in line
-        ) == [False, True]
-    assert state(killed_run) == "Crashed"
-    assert no_task_is_left(killed_run)
+    assert sorted("dedup: made in" in text for text in output) == [False, True], output
+    assert [artifact.name for artifact in project.store.all()] == ["dedup@1", "ingest@1"]
+
+
+def test_a_run_whose_server_is_killed_goes_on_and_keeps_what_it_makes(project: Project) -> None:
+    command = ("homegrown.cli", "run", "tiny", "--until", "dedup")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    api, home = f"http://127.0.0.1:{port}/api", str(project.folder / "home")
+    process = project.start(*command, PREFECT_API_URL=api, PREFECT_HOME=home)  # it starts a server of its own
+    said(process, "ingest: started")
+    for server in processes(f"--port\0{port}"):
+        os.kill(server, signal.SIGKILL)
+    output, _ = process.communicate()
+    assert "dedup: made in" in output
+    assert process.returncode == 1
+    assert "Traceback" not in output, output
+    assert "Error: The Prefect server went away" in output
+
+    process = project.start(*command)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert [artifact.name for artifact in project.store.all()] == ["dedup@1", "ingest@1"]
