@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,15 +15,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.states import Cancelled, Crashed
 
 from homegrown import locks
 from homegrown.artifacts import Store
-
-ATTEMPTS = 4
-"""How often a deployed run is started in all, when its process is killed again and again."""
-RETRY_DELAY = timedelta(seconds=15)
-"""Time between a crash and the next attempt: for a worker that is being stopped to go, and a new one to come."""
 
 _POLL_SECONDS = 3.0
 _LEFT = "Nothing is lost that was made; run it again and it goes on from there."
@@ -48,7 +42,7 @@ def watch_over(store: Store, run: UUID) -> None:
 
 
 def after_crash(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook for a crash: end its task runs, and try a deployed run again; call a run of the terminal cancelled."""
+    """Hook for a crash: end its task runs; call a run of the terminal cancelled."""
     with get_client(sync_client=True) as client:
         now = client.read_flow_run(flow_run.id)
         if now.deployment_id is None and now.id in _mine:
@@ -58,8 +52,6 @@ def after_crash(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
             client.set_flow_run_state(now.id, cancelled, force=True)
             return
         _end_task_runs(client, now.id, Crashed(message=state.message))
-        if now.deployment_id is not None and now.run_count < ATTEMPTS:
-            client.set_flow_run_state(now.id, AwaitingRetry(scheduled_time=datetime.now(UTC) + RETRY_DELAY))
 
 
 def after_cancellation(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:

@@ -174,53 +174,6 @@ def assert_stopped_in_a_sentence(process: "subprocess.Popen[str]") -> None:
     assert "Error: The run was stopped; the same command goes on from where it was." in output
 
 
-def test_a_killed_run_is_tried_again_and_a_cancelled_one_goes_on_from_its_checkpoint(project: Project) -> None:
-    recipe = small_recipe(Path("data"), *LONG).model_dump(mode="json")
-    deployment = project.deploy()
-
-    def submit() -> UUID:
-        with get_client(sync_client=True) as client:
-            parameters = {"recipe": recipe, "until": "pretrain"}
-            return client.create_flow_run_from_deployment(deployment, parameters=parameters).id
-
-    with project.worker():
-        run = submit()
-        wait_for(lambda: project.checkpoint())
-        workers = processes(str(project.store.root))
-        assert workers
-        made = {artifact.manifest.stage: artifact.path for artifact in project.store.all()}
-        os.kill(int(str(read(run).infrastructure_pid).rsplit(":", 1)[-1]), signal.SIGKILL)
-        wait_for(lambda: state(run) in ("Crashed", "AwaitingRetry"))
-        reached = wait_for(lambda: not workers & processes(str(project.store.root)) and project.checkpoint())
-        assert "Running" not in task_states(run)["pretrain"]
-
-        # It is started again by itself, goes on from the checkpoint, and makes nothing twice.
-        first = wait_for(lambda: state(run) == "Running" and read(run).run_count == 2 and project.trained())[0]
-        assert first > reached - 4
-        assert {artifact.manifest.stage: artifact.path for artifact in project.store.all()} == made
-        assert "Cached" in task_states(run)["pack"]
-
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run, Cancelling())
-        wait_for(lambda: state(run) == "Cancelled")
-        assert project.no_process_is_left()
-        assert no_task_is_left(run)
-        reached = project.checkpoint()
-        assert reached >= first
-
-    # The next run, in a terminal where no worker listens, goes on from there, and hears of its cancelling too.
-    changes = [word for change in LONG for word in ("--set", change)]
-    process = project.homegrown("run", "tiny", "--until", "pretrain", *changes)
-    assert wait_for(project.trained)[0] > reached
-    run = newest_run()
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run, Cancelling())
-    assert_stopped_in_a_sentence(process)
-    assert state(run) == "Cancelled"
-    assert no_task_is_left(run)
-    assert project.no_process_is_left()
-
-
 def test_of_two_runs_at_once_one_is_killed_and_the_other_stopped_and_nothing_is_made_twice(project: Project) -> None:
     command = ("run", "tiny", "--until", "dedup")
     killed = project.homegrown(*command)
@@ -246,25 +199,4 @@ def test_of_two_runs_at_once_one_is_killed_and_the_other_stopped_and_nothing_is_
     output = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], output
     assert sorted("dedup: made in" in text for text in output) == [False, True], output
-    assert [artifact.name for artifact in project.store.all()] == ["dedup@1", "ingest@1"]
-
-
-def test_a_run_whose_server_is_killed_goes_on_and_keeps_what_it_makes(project: Project) -> None:
-    command = ("homegrown.cli", "run", "tiny", "--until", "dedup")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    api, home = f"http://127.0.0.1:{port}/api", str(project.folder / "home")
-    process = project.start(*command, PREFECT_API_URL=api, PREFECT_HOME=home)  # it starts a server of its own
-    said(process, "ingest: started")
-    for server in processes(f"--port\0{port}"):
-        os.kill(server, signal.SIGKILL)
-    output, _ = process.communicate()
-    assert "dedup: made in" in output
-    assert process.returncode == 1
-    assert "Traceback" not in output, output
-    assert "Error: The Prefect server went away" in output
-
-    process = project.start(*command)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
     assert [artifact.name for artifact in project.store.all()] == ["dedup@1", "ingest@1"]
