@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,11 +18,10 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from homegrown.artifacts import Store
-from tests.flows.small import small_recipe, write_project
+from tests.flows.small import write_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
