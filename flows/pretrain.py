@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
+from uuid import UUID
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.children import end_with_worker
+from flows.lifetime import after_cancellation, after_crash, watch_over
 from homegrown import runs
 from homegrown.errors import UserError
 from homegrown.pipelines import change_recipe
@@ -85,6 +87,8 @@ def again(until: StageName, from_stage: StageName | None, force: list[StageName]
     flow_run_name=_run_name,
     persist_result=False,
     on_failure=[forget_flow_exception],
+    on_crashed=[after_crash],
+    on_cancellation=[after_cancellation],
 )
 def pretrain(
     recipe: Recipe,
@@ -104,6 +108,7 @@ def pretrain(
             A name or a value that does not fit is refused before any stage runs.
     """
     end_with_worker()
+    watch_over(store(), UUID(str(flow_run.id)))
     recipe = change_recipe(recipe, changes)
     forced = again(until, from_stage, force)
     made: Made = {}

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,7 +44,7 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str], from_stage: 
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         stages = list(CHAIN)
-        with live_display(console, stages[: stages.index(last) + 1]):
+        with _told_in_a_sentence(), live_display(console, stages[: stages.index(last) + 1]):
             made = pretrain(recipe, last, forced, first)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
 
@@ -55,6 +56,26 @@ def prepare(store: Store) -> None:
     """
     os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+
+
+@contextmanager
+def _told_in_a_sentence() -> Iterator[None]:
+    """Say what remains when the run was stopped (Ctrl-C, SIGTERM, cancelled in the UI) or lost its server."""
+    from httpx import TransportError
+    from prefect.exceptions import TerminationSignal
+
+    # Prefect hands the signal on to who listened before; by default that would end the process without a word.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (KeyboardInterrupt, TerminationSignal) as error:
+        raise UserError("The run was stopped; the same command goes on from where it was.") from error
+    except TransportError as error:
+        raise UserError(
+            "The Prefect server went away during the run; what is made is kept, and the same command goes on."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
