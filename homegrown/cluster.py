@@ -8,6 +8,7 @@ them, and so does who connects to them: connections go to this machine, or where
 import functools
 import ipaddress
 import os
+import platform
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -74,6 +75,7 @@ class ClusterExecutor(Executor):
     ) -> None:
         self._max_workers = threads  # as in the pools of concurrent.futures
         self._address = address
+        self.client = client
         self._dask = client.get_executor(pure=False)
         self._relay = carrier
         self._transfers = transfers
@@ -201,7 +203,7 @@ def _wait_for_workers(client: "Client", address: str, count: int) -> None:
 
 def _check(client: "Client", address: str) -> None:
     """Raise UserError unless every worker imports homegrown and has what this machine has."""
-    for worker, answer in client.run(prepare, facts(), on_error="return").items():
+    for worker, answer in client.run(check, facts(), on_error="return").items():
         if isinstance(answer, UserError):
             raise answer
         if isinstance(answer, BaseException):
@@ -227,28 +229,33 @@ def _is_seen(client: "Client", folder: Path) -> bool:
 
 def run_shard(function: Callable[..., Any], what: tuple[Any, ...] | Parcel, expected: Facts) -> Any:
     """Call a shard's function on a worker that has what the machine has whose artifact it is."""
-    prepare(expected)
+    from distributed import get_worker
+
+    _limit_threads(get_worker().state.nthreads)
+    check(expected)
     return relay.run(function, what) if isinstance(what, Parcel) else function(*what)
 
 
 @functools.cache
-def prepare(expected: Facts) -> None:
-    """Make this process fit to work, or raise UserError when its code or libraries are not those expected."""
+def _limit_threads(threads: int) -> None:
+    """Give this process's libraries as many threads as Dask gives it, beside Dask's own OMP_NUM_THREADS=1."""
     import pyarrow as pa
-    from distributed import get_worker
 
-    # Beside Dask's own OMP_NUM_THREADS=1: a worker's libraries have as many threads as Dask gives it to work with.
-    threads = get_worker().state.nthreads
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     pa.set_cpu_count(threads)
     spin_less()
-    module = dict(expected).get("code of", "")
-    here, there = dict(facts(module)), dict(expected)
+
+
+@functools.cache
+def check(expected: Facts) -> None:
+    """Raise UserError when this process's code or libraries are not those expected."""
+    there = dict(expected)
+    here = dict(facts(there.get("code of", "")))
     wrong = [name for name in sorted(here | there) if here.get(name) != there.get(name)]
     if wrong:
         found = ", ".join(f"{name} {here.get(name, 'absent')} instead of {there.get(name, 'none')}" for name in wrong)
         raise UserError(
-            f"The worker {get_worker().address} would make other artifacts than this machine: it has {found:.300}; "
+            f"A worker on {platform.node()} would make other artifacts than this machine: it has {found:.300}; "
             "install the same versions there."
         )
 

@@ -67,7 +67,7 @@ class Relay:
     def has(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
         """Say whether a shard was delivered before, by a killed run; called here, it has nothing left to do."""
         names = self._delivered.get(self._identity(function, arguments))
-        return names is not None and all((self._root / name).is_file() for name in names)
+        return bool(names) and all((self._root / name).is_file() for name in names)
 
     def pack(self, arguments: tuple[Any, ...]) -> Parcel:
         """Return what a worker needs for a shard; what of it is only here is sent to the remote."""

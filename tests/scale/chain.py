@@ -11,7 +11,8 @@ from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.shard import shard
 from homegrown.outcome import Outcome
-from homegrown.recipe import DedupSettings, FilterSettings, PackSettings, ShardSettings, TokenizerSettings
+from homegrown.pipelines import load_recipe
+from homegrown.recipe import DedupSettings, PackSettings, ShardSettings, TokenizerSettings
 from homegrown.tokens.packing import pack
 from homegrown.tokens.train import train_tokenizer
 from tests.corpus.made_up import digests, files
@@ -34,6 +35,8 @@ def make(store: Store, raw: str, executor: Open, at_progress: Callable[[str], No
 
         return stage(name, within)
 
+    rules = load_recipe("tiny", ["filter.min_characters=400", "filter.min_alphabetic_share=0.2"]).filter
+
     def report(name: str) -> Callable[..., None]:
         return lambda *_, **__: at_progress(name)
 
@@ -48,13 +51,11 @@ def make(store: Store, raw: str, executor: Open, at_progress: Callable[[str], No
     )
     passed = in_shards(
         "filter",
-        lambda out, pool: filter_documents(
-            out, unique.path, FilterSettings(), executor=pool, progress=report("filter")
-        ),
+        lambda out, pool: filter_documents(out, unique.path, rules, executor=pool, progress=report("filter")),
     )
     settings = ShardSettings(shard_mb=0.05, validation_share=0.1, test_share=0.1)
     split = stage("shard", lambda out: shard(out, passed.path, settings, seed=1, memory_gb=0.5))
-    small = TokenizerSettings(vocabulary_size=400, sample_mb=1)
+    small = TokenizerSettings(vocabulary_size=320, sample_mb=1)
     tokenizer = stage("tokenizer", lambda out: train_tokenizer(out, split.path, small))
     in_shards(
         "pack",
