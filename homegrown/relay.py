@@ -66,7 +66,7 @@ class Relay:
 
     def has(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
         """Say whether a shard was delivered before, by a killed run; called here, it has nothing left to do."""
-        names = self._delivered.get(self._identity(function, arguments))
+        names = self._delivered.get(self._identity(function, arguments), [])
         return bool(names) and all((self._root / name).is_file() for name in names)
 
     def pack(self, arguments: tuple[Any, ...]) -> Parcel:

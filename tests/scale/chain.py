@@ -65,4 +65,8 @@ def make(store: Store, raw: str, executor: Open, at_progress: Callable[[str], No
 
 def content(store: Store) -> dict[str, str]:
     """Return the SHA-256 of every published file but the manifests, which tell the time."""
-    return {name: digest for name, digest in digests(store.root).items() if not name.endswith("manifest.json")}
+    return {
+        name: digest
+        for name, digest in digests(store.root).items()
+        if not name.startswith(".state/") and not name.endswith("manifest.json")
+    }
