@@ -1,6 +1,6 @@
 """What a shard costs beside its own work, on this machine's processes and on a Dask cluster, and a remote's rates.
 
-    python -m benchmarks.scale_out      # about two minutes; needs the extras dask, s3 and dev
+    python -m benchmarks.scale_out      # some minutes; --quick for empty shards and the rates only
 
 Everything is on one machine: 2 processes, 2 Dask workers, an S3 server (moto, one process in Python). CPU time of the
 process that runs a stage and of Dask's scheduler, which is another, tells how many workers one of each can keep busy,
@@ -46,6 +46,7 @@ def nothing(number: int) -> int:
 
 
 def main() -> None:
+    quick = "--quick" in sys.argv
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         store = Store(root / "artifacts")
@@ -54,7 +55,7 @@ def main() -> None:
         results: dict[str, float] = {}
 
         def measure(name: str, executor: Executor, out: Path, scheduler: Callable[[], float]) -> None:
-            for shards, work in ((EMPTY, empty), (REAL, real)):
+            for shards, work in ((EMPTY, empty), (REAL, real))[: 1 if quick else 2]:
                 work(executor, out)  # once to warm up
                 cpu, wall, on_scheduler = time.process_time(), time.perf_counter(), scheduler()
                 work(executor, out)
@@ -62,6 +63,9 @@ def main() -> None:
                 results[f"{kind}_ms"] = 1000 * (time.perf_counter() - wall) / shards
                 results[f"{kind}_driver_cpu_ms"] = 1000 * (time.process_time() - cpu) / shards
                 results[f"{kind}_scheduler_cpu_ms"] = 1000 * (scheduler() - on_scheduler) / shards
+                print(
+                    kind, {key: round(value, 2) for key, value in results.items() if key.startswith(kind)}, flush=True
+                )
 
         def empty(executor: Executor, out: Path) -> None:
             for _ in map_ordered(executor, nothing, range(EMPTY)):
@@ -93,7 +97,8 @@ def main() -> None:
                     )
                     measure("relay", relayed, out, lambda: cpu_of_scheduler(executor))
             results |= rates(remote, root)
-        results["shard_mb_per_cpu_s"] = shuffling(store, root)
+        if not quick:
+            results["shard_mb_per_cpu_s"] = shuffling(store, root)
     show(results)
 
 
@@ -211,14 +216,17 @@ def process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def show(results: dict[str, float]) -> None:
+    """Print what was measured as tables and as JSON."""
     rows = [
         (f"{shard} shard, {name}", *(f"{results[f'{name}_{shard}_{what}']:.1f}" for what in _COLUMNS))
         for shard in ("empty", "real")
         for name in ("processes", "dask", "relay")
+        if f"{name}_{shard}_ms" in results
     ]
     table("Milliseconds for a shard", ("", "wall-clock", "driver, CPU", "scheduler, CPU"), rows)
     print(f"\nS3 server: {results['upload_mb_s']:.0f} MB/s up, {results['download_mb_s']:.0f} MB/s down")
-    print(f"Stage shard: {results['shard_mb_per_cpu_s']:.0f} MB of text for each CPU second")
+    if "shard_mb_per_cpu_s" in results:
+        print(f"Stage shard: {results['shard_mb_per_cpu_s']:.0f} MB of text for each CPU second")
     print(json.dumps({name: round(value, 2) for name, value in results.items()}))
 
 
