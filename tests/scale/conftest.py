@@ -79,7 +79,14 @@ class Cluster:
             time.sleep(0.1)
         self.address = json.loads(self._file.read_text())["address"]
 
-    def add_worker(self) -> None:
+    def have_workers(self, count: int = 2) -> None:
+        """Start workers until that many are alive."""
+        scheduler, *workers = self._processes
+        self._processes = [scheduler, *(worker for worker in workers if worker.poll() is None)]
+        while len(self._processes) <= count:
+            self._add_worker()
+
+    def _add_worker(self) -> None:
         arguments = ("--scheduler-file", str(self._file), "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
         self._processes.append(self._start("worker", *arguments))
 
@@ -89,7 +96,7 @@ class Cluster:
 
     def kill_worker(self) -> None:
         """Kill the worker that was added last, with SIGKILL."""
-        self._processes.pop().send_signal(signal.SIGKILL)
+        self._processes[-1].send_signal(signal.SIGKILL)
 
     def close(self) -> None:
         for process in self._processes:
@@ -101,8 +108,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory, s3_environment: dict[str, str]) -> Iterator[Cluster]:
     """A scheduler with two workers."""
     running = Cluster(tmp_path_factory.mktemp("dask"), s3_environment)
-    running.add_worker()
-    running.add_worker()
+    running.have_workers()
     try:
         running.wait()
         yield running
