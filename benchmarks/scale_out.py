@@ -136,7 +136,7 @@ def shuffling(store: Store, root: Path) -> float:
 
     filtered = store.root / "dedup/1-0123456789abcdef"
     tables = [pq.read_table(part, schema=SCHEMA) for part in sorted(filtered.glob("documents/*.parquet"))]
-    size: float = sum(table["text"].nbytes for table in tables) / 1e6
+    size = float(sum(table["text"].nbytes for table in tables)) / 1e6
     before = time.process_time()
     shard(root / "shuffled", filtered, load_recipe("medium").shard, seed=1, memory_gb=1)
     return size / (time.process_time() - before)
