@@ -157,8 +157,8 @@ def contend(name: str, data: Path, seconds: float, line: Connection) -> None:
 
     torch.set_num_threads(cpu_count())
     line.recv()
-    contestant = training_contestants.build(name, data)
-    clock, turn, next_point = 0.0, 0.0, 1
+    contestant = training_contestants.build(name, data, seconds)
+    clock, turn, next_point = contestant.spent, 0.0, 1
     speeds: list[float] = []
     steps = contestant.steps()
     while True:

@@ -4,6 +4,7 @@ import math
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,14 +29,17 @@ SEED = 1
 BATCH = 4
 """Of the peers: small batches serve them best in so little time."""
 HELD_OUT_WINDOWS = 134
+TOKENS_PER_SECOND = 5000
+"""What `training.initialisation: auto` is told of a contest by the clock, which has no number of steps."""
 _MANY = 100_000
 """More steps than anybody takes: into so many the time is divided when a learning rate follows the clock."""
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 3e-3, "batch_size": 4}
 """AdamW's best in benchmarks/results/sweeps.md."""
 GUIDE = {
+    "initialisation": "random",
     "optimizer": "adamw",
-    "batch_size": 4,
+    "batch_size": 8,
     "learning_rate": 5e-5,
     "schedule": "linear",
     "final_learning_rate_share": 0.0,
@@ -43,13 +47,18 @@ GUIDE = {
     "beta2": 0.999,
     "dropout": 0.1,
 }
+"""The guide's rate and schedule, with what else the trainer has by default whose defaults they are."""
 CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}
 
 
 class Contestant(Protocol):
-    """What takes part; `gone` is the share of its time that it has used, which the benchmark keeps up to date."""
+    """What takes part; `gone` is the share of its time that it has used, which the benchmark keeps up to date.
+
+    `spent` is what it used before its first step, in seconds, to begin with better weights than random ones.
+    """
 
     gone: float
+    spent: float
 
     def steps(self) -> Iterator[int]:
         """Take one training step for each value, the tokens that it learned from."""
@@ -58,8 +67,8 @@ class Contestant(Protocol):
         """Return the loss on the held-out windows, the same for all."""
 
 
-def build(name: str, data: Path) -> Contestant:
-    """Return a contestant that is ready to train on the shards in `data`."""
+def build(name: str, data: Path, seconds: float) -> Contestant:
+    """Return a contestant that is ready to train on the shards in `data` for `seconds`."""
     torch.manual_seed(SEED)
     kind, _, rate = name.partition("-")
     if kind == "nanogpt":
@@ -69,7 +78,7 @@ def build(name: str, data: Path) -> Contestant:
         model = llama()
         return Peer(data, PlainLoop(model, lambda tokens: model(tokens, use_cache=False).logits, 1e-3))
     changes: dict[str, dict[str, Any]] = {"modern": {}, "modern-adamw": ADAMW, "classic": GUIDE}
-    return Ours(data, CLASSIC if name == "classic" else {}, changes[name])
+    return Ours(data, CLASSIC if name == "classic" else {}, changes[name], seconds=seconds)
 
 
 class HeldOut:
@@ -95,7 +104,7 @@ class Peer:
     """A model in the plain loop, on the batches that ours learns from."""
 
     def __init__(self, data: Path, loop: PlainLoop):
-        self.gone = 0.0
+        self.gone = self.spent = 0.0
         self._loop, self._held_out = loop, HeldOut(data)
         self._batches = Batches(TokenSplit(data / "packed", "train"), CONTEXT, BATCH, SEED)
 
@@ -115,8 +124,10 @@ class Peer:
 class Ours:
     """The engine's own loop, with the settings of the recipe `tiny` but for those given."""
 
-    def __init__(self, data: Path, model: dict[str, Any], training: dict[str, Any], steps: int | None = None):
-        """Train for `steps`; by default, for ever, with a learning rate that follows `gone`."""
+    def __init__(
+        self, data: Path, model: dict[str, Any], training: dict[str, Any], steps: int | None = None, seconds: float = 0
+    ):
+        """Train for `steps`; by default, until `seconds` are over, with a learning rate that follows `gone`."""
         self.gone = 0.0
         self._held_out, tiny = HeldOut(data), load_recipe("tiny")
         by_clock, steps = steps is None, steps or _MANY
@@ -131,6 +142,10 @@ class Ours:
         }
         settings = {**tiny.training.model_dump(), **training, **changes}
         settings["micro_batch_size"] = settings["batch_size"]
+        if by_clock and settings["initialisation"] == "auto":
+            tokens = TokenSplit(data / "packed", "train").tokens
+            settings["initialisation"] = "bigrams" if seconds * TOKENS_PER_SECOND <= tokens else "random"
+        began = time.perf_counter()
         job = Job(
             packed=data / "packed",
             tokenizer=data / "tokenizer",
@@ -144,6 +159,7 @@ class Ours:
             setattr(loop, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
         self._folder = Path(tempfile.mkdtemp())
         self._trainer = loop.Trainer(job, self._folder, _only_worker())
+        self.spent = time.perf_counter() - began if self._trainer.begins_with_bigrams else 0.0
 
     def _share(self, step: int, settings: TrainingSettings) -> float:
         return share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from homegrown.training.precision import choose_precision
+
 VOCABULARY, CONTEXT, WIDTH, LAYERS, HEADS = 4096, 256, 256, 4, 4
 
 
@@ -80,10 +82,11 @@ def llama() -> nn.Module:
 
 @dataclass
 class PlainLoop:
-    """AdamW, bf16 autocast, gradients clipped at 1; the rate rises over 100 steps, then falls to a tenth by a cosine.
+    """AdamW, autocast, gradients clipped at 1; the rate rises over 100 steps, then falls to a tenth by a cosine.
 
-    These are nanoGPT's published settings (weight decay 0.1, betas 0.9 and 0.99 for small models). The cosine follows
-    the share of the time that is gone, so that it ends with the budget whatever the machine does meanwhile.
+    These are nanoGPT's published settings (weight decay 0.1, betas 0.9 and 0.99 for small models). Autocast is to bf16
+    where the processor has it, as with ours. The cosine follows the share of the time that is gone, so that it ends
+    with the budget whatever the machine does meanwhile.
     """
 
     model: nn.Module
@@ -94,6 +97,7 @@ class PlainLoop:
         matrices = [weight for weight in self.model.parameters() if weight.ndim >= 2]
         vectors = [weight for weight in self.model.parameters() if weight.ndim < 2]
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+        self.precision = choose_precision("auto", "cpu")
         self.optimizer = torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.99), fused=True)
         self.steps = 0
 
@@ -110,6 +114,6 @@ class PlainLoop:
 
     def nats(self, windows: Tensor) -> Tensor:
         """Return the summed loss of predicting each next token."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with self.precision.autocast():
             logits = self.logits(windows[:, :-1])
         return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten(), reduction="sum")

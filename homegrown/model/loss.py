@@ -54,8 +54,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # Ignored tokens: a weight of 0 on all that comes of them, all of it small beside the logits.
                 counted = (expected != IGNORED).to(part.dtype)
                 expected = expected.clamp(min=0)
-                logits = torch.mm(part, matrix.T)
-                chances = kept[: len(part)].copy_(logits)
+                chances = kept[: len(part)]
+                if dtype == chances.dtype:
+                    logits = torch.mm(part, matrix.T, out=chances)
+                else:
+                    logits = torch.mm(part, matrix.T)
+                    chances.copy_(logits)
                 if bias is not None:
                     chances += bias
                 highest, chosen = chances.amax(1, keepdim=True), chances.gather(1, expected)
@@ -68,7 +72,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 chances.scatter_add_(1, expected, chances.new_full((len(part), 1), -1.0))
                 if bias_gradient is not None:
                     bias_gradient += torch.mv(chances.T, counted[:, 0].to(chances.dtype))
-                gradient = logits.copy_(chances)
+                gradient = logits if logits is chances else logits.copy_(chances)
                 torch.mm(gradient, matrix, out=hidden_gradient[start : start + rows]).mul_(counted)
                 weight_gradient += gradient.T @ (part * counted)
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)

@@ -5,6 +5,7 @@ copies of weights they take, is in the type of autocast. A test adds up what PyT
 `torch.compile`, which keeps less of what it can compute again, activations are at most what is said here.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ LONGEST_BY_HAND = 512
 """`homegrown.model.by_hand.LONGEST`, which cannot be imported without PyTorch: longer contexts keep no scores."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """`homegrown.model.loss.CHUNK_TOKENS`, likewise."""
+MUON_BATCH_ELEMENTS = 2**20
+"""`homegrown.training.muon.BATCH_ELEMENTS`, likewise."""
 MARGIN = 0.1
 """Share of a device's memory that a plan leaves free: for fragments, libraries, and what is smaller than a tensor."""
 
@@ -80,7 +83,8 @@ def training_memory(config: ModelConfig, settings: TrainingSettings, layout: Lay
     ends = max(held, gradients) + gathered + max(first, embedding * (2 if config.tied else 0))
     backward = held + activations + gathered + _backward_work(config, layout)
     # AdamW comes first, in place, and its gradients are gone when Muon begins.
-    update = _FLOAT * hidden_parameters(config) // parts + _update_work(config) if settings.optimizer == "muon" else 0
+    with_muon = settings.optimizer == "muon"
+    update = _FLOAT * hidden_parameters(config) // parts + _update_work(config, layout) if with_muon else 0
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -179,9 +183,14 @@ def _backward_work(config: ModelConfig, layout: Layout) -> int:
     return max(of_loss, of_norm, of_block)
 
 
-def _update_work(config: ModelConfig) -> int:
-    """Return what Muon takes for its largest matrix: the update in float32, two copies and two squares in bfloat16."""
-    return max(_FLOAT * m * n + 2 * (2 * m * n + 2 * min(m, n) ** 2) for m, n in block_matrices(config))
+def _update_work(config: ModelConfig, layout: Layout) -> int:
+    """Return what Muon takes for its largest batch of matrices: two copies of it and two of their squares."""
+    alike = Counter((min(shape), max(shape)) for shape in block_matrices(config))
+    works = []
+    for (m, n), count in alike.items():
+        together = min(config.layers * count, max(1, MUON_BATCH_ELEMENTS // (m * n)))
+        works.append(together * layout.value_bytes * 2 * (m * n + m * m))
+    return max(works)
 
 
 def _gathered(config: ModelConfig) -> int:

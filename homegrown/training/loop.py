@@ -19,7 +19,7 @@ from homegrown.seeds import derive
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.rows import NO_TARGET, parts
 from homegrown.tokens.tokenizer import load, token_bytes
-from homegrown.training import microbatch
+from homegrown.training import bigrams, microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.compilation import compile_blocks, compiles
 from homegrown.training.job import CHECKPOINTS, Job
@@ -89,6 +89,9 @@ class Trainer:
         torch.manual_seed(derive(job.seed, "initialisation"))
         self.model = Transformer(self.config)
         self.model.initialise()
+        self.begins_with_bigrams = bigrams.serve(self.settings, self.config, train.tokens)
+        if self.begins_with_bigrams:
+            bigrams.initialise(self.model, bigrams.Bigrams.of(train))
         self.model.model.checkpointing = self.settings.activation_checkpointing
         self.model.to(worker.device)
         if compiles(self.settings.compile, worker.kind, self.config.flops_per_token(), self.tokens):
@@ -107,7 +110,7 @@ class Trainer:
         """
         worker = self.worker
         self.objective = share_model(self.model, worker, self.parallel)
-        self.optimizers = optimizers(self.model, self.settings)
+        self.optimizers = optimizers(self.model, self.settings, bigrams.RATE_SHARE if self.begins_with_bigrams else 1.0)
         with self._memory_errors(), self.precision.autocast():
             self.micro_batch_size = microbatch.choose(
                 self.settings, self.config.context, self.batches.window, worker, self.objective, self.optimizers

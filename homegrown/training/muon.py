@@ -1,43 +1,90 @@
-"""Muon over matrices of which every worker holds a part."""
+"""Muon, for whole matrices and for those of which every worker holds a part."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
-from torch.optim import Muon
-from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+
+BATCH_ELEMENTS = 2**20
+"""Matrices of one shape are orthogonalised together up to so many numbers: it saves calls where they are small."""
+
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+"""The coefficients of the Newton-Schulz iteration (Jordan et al. 2024)."""
 
 
-class ShardedMuon(Muon):
-    """PyTorch's Muon for sharded matrices (DTensor): each is made whole for its orthogonalisation, and only then.
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon with a step of its own, which orthogonalises in the type `dtype`.
 
-    PyTorch's own step is right for them too, but exchanges the parts again for each of the 15 products of the
-    Newton-Schulz iteration: on 2 workers over gloo it took 30 times as long as an unsharded step.
+    PyTorch's works in bfloat16 everywhere, which most processors only imitate: 2 cores with AVX2 took 7 seconds for a
+    step of `tiny`, and take 0.15 in float32. A sharded matrix (DTensor) is made whole for its orthogonalisation, and
+    only then: PyTorch's own step would exchange the parts again for each product of the iteration.
     """
+
+    def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **defaults: Any):
+        super().__init__(groups, **defaults)
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step: momentum and decay on the parts, the update's direction from the whole matrix."""
+        """Take one step: momentum and decay on what this worker holds, the update's direction from whole matrices.
+
+        The gradients serve as working memory and are not what they were.
+        """
         for group in self.param_groups:
             matrices: list[Tensor] = []
             gradients: list[Tensor] = []
             momenta: list[Tensor] = []
             self._init_group(group, matrices, gradients, momenta)
-            for matrix, gradient, momentum in zip(matrices, gradients, momenta, strict=True):
-                momentum.lerp_(gradient, 1 - group["momentum"])
-                direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-                update = _orthogonal(direction, group)
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(update, alpha=-_adjust_lr(group["lr"], group["adjust_lr_fn"], matrix.shape))
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            torch._foreach_lerp_(gradients, momenta, group["momentum"])  # Nesterov's
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            for batch in _batches(matrices):
+                self._move([matrices[index] for index in batch], [gradients[index] for index in batch], group)
+
+    def _move(self, matrices: Sequence[Tensor], directions: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Move matrices of one shape, or its transpose, along the orthogonal matrices near `directions`."""
+        updates = orthogonal([_whole(direction) for direction in directions], group["ns_steps"], self._dtype)
+        for matrix, update in zip(matrices, updates, strict=True):
+            rows, columns = matrix.shape
+            matrix.add_(_like(update, matrix), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
-def _orthogonal(direction: Tensor, group: dict[str, Any]) -> Tensor:
-    """Return the orthogonal matrix near `direction`, sharded like it."""
-    assert isinstance(direction, DTensor)
-    whole = _zeropower_via_newtonschulz(
-        direction.full_tensor(), group["ns_coefficients"], group["ns_steps"], group["eps"]
-    )
-    everywhere = DTensor.from_local(whole, direction.device_mesh, [Replicate()], run_check=False)
-    return everywhere.redistribute(placements=direction.placements)
+def orthogonal(matrices: Sequence[Tensor], steps: int, dtype: torch.dtype) -> list[Tensor]:
+    """Return the nearly orthogonal matrix near each of `matrices`, which have one shape or its transpose.
+
+    `steps` of a quintic Newton-Schulz iteration, computed in `dtype`, bring the singular values of a matrix of norm 1
+    near 1: with 5 steps between 0.7 and 1.2, but for very small ones (Jordan et al. 2024).
+    """
+    flat = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
+    x = torch.stack([matrix.to(dtype) for matrix in flat])
+    x /= torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    return [update if matrix is given else update.T for update, matrix, given in zip(x, flat, matrices, strict=True)]
+
+
+def _batches(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Yield the places of matrices that are orthogonalised together."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
+        alike[tuple(sorted(matrix.shape))].append(index)
+    for (rows, columns), indices in alike.items():
+        size = max(1, BATCH_ELEMENTS // (rows * columns))
+        for start in range(0, len(indices), size):
+            yield indices[start : start + size]
+
+
+def _whole(matrix: Tensor) -> Tensor:
+    return matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
+
+
+def _like(update: Tensor, matrix: Tensor) -> Tensor:
+    """Return what this worker holds of the update to `matrix`."""
+    if not isinstance(matrix, DTensor):
+        return update
+    everywhere = DTensor.from_local(update.contiguous(), matrix.device_mesh, [Replicate()], run_check=False)
+    return everywhere.redistribute(placements=matrix.placements)

@@ -5,36 +5,39 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from homegrown.recipe import TrainingSettings
-from homegrown.training.muon import ShardedMuon
+from homegrown.training.muon import Muon
+from homegrown.training.precision import choose_precision
 
 
-def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
+def optimizers(model: nn.Module, settings: TrainingSettings, wide_share: float = 1.0) -> list[Optimizer]:
     """Return what updates the model's weights: AdamW, or Muon for the hidden matrices and AdamW for the rest.
 
     Muon (Jordan et al. 2024) makes every update of a matrix orthogonal; it is meant for matrices that map hidden states
     to hidden states, so embeddings, the output projection, gains and biases stay with AdamW (Loshchilov and Hutter
     2019). Decay is decoupled and of matrices only: gains and biases, pulled towards 0, would switch off what they
-    scale. Every group has its highest rate under "peak_lr"; `set_rates` sets what holds at a step.
+    scale. Every group has its highest rate under "peak_lr"; `set_rates` sets what holds at a step. The matrices with a
+    vocabulary learn at `wide_share` of AdamW's rate.
     """
     hidden, wide, vectors = _kinds(model)
-    adamw_matrices = wide if settings.optimizer == "muon" else [*hidden, *wide]
+    rate, decay = settings.learning_rate, settings.weight_decay
     groups = [
-        {"params": adamw_matrices, "weight_decay": settings.weight_decay, "peak_lr": settings.learning_rate},
-        {"params": vectors, "weight_decay": 0.0, "peak_lr": settings.learning_rate},
+        {"params": wide, "weight_decay": decay, "peak_lr": rate * wide_share},
+        {"params": vectors, "weight_decay": 0.0, "peak_lr": rate},
     ]
+    if settings.optimizer == "adamw":
+        groups.append({"params": hidden, "weight_decay": decay, "peak_lr": rate})
     made: list[Optimizer] = [
         AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
     ]
     if settings.optimizer == "muon":
         group = {"params": hidden, "peak_lr": settings.matrix_learning_rate}
-        kind = ShardedMuon if isinstance(hidden[0], DTensor) else Muon
         made.append(
-            kind(
+            Muon(
                 [group],
+                orthogonalization_dtype(settings, hidden[0].device.type),
                 lr=settings.matrix_learning_rate,
                 weight_decay=settings.weight_decay,
                 momentum=settings.momentum,
@@ -42,6 +45,12 @@ def optimizers(model: nn.Module, settings: TrainingSettings) -> list[Optimizer]:
             )
         )
     return made
+
+
+def orthogonalization_dtype(settings: TrainingSettings, device: str) -> torch.dtype:
+    """Return bfloat16, which is enough for Muon, where the model's own products are in it, and float32 elsewhere."""
+    products = choose_precision(settings.precision, "cuda" if device == "cuda" else "cpu").dtype
+    return torch.bfloat16 if products == torch.bfloat16 else torch.float32
 
 
 def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:

@@ -15,6 +15,7 @@ from homegrown.model.transformer import Transformer
 from homegrown.planning import memory
 from homegrown.planning.memory import Layout, saved_for_backward, training_memory
 from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.training import muon
 from homegrown.training.optimizer import optimizers
 
 SHAPE = {"family": "modern", "hidden": 128, "layers": 2, "heads": 4, "kv_heads": 2, "feed_forward": 320, "context": 64}
@@ -82,7 +83,8 @@ def test_the_most_that_a_step_holds(
     vocabulary: int,
 ) -> None:
     config = config_of(changes, vocabulary)
-    settings = training_settings.model_copy(update={"optimizer": optimizer})
+    precision = "bf16" if value_bytes == 2 else "fp32"
+    settings = training_settings.model_copy(update={"optimizer": optimizer, "precision": precision})
     model, windows = model_of(config), torch.zeros(rows, config.context + 1, dtype=torch.int64)
     model.model.checkpointing = checkpointing
     update = optimizers(model, settings)
@@ -120,3 +122,4 @@ def test_sharding_divides_what_is_held_and_not_what_is_computed(training_setting
 def test_constants_are_those_of_the_model() -> None:
     assert memory.LONGEST_BY_HAND == by_hand.LONGEST
     assert memory.CHUNK_TOKENS == loss.CHUNK_TOKENS
+    assert memory.MUON_BATCH_ELEMENTS == muon.BATCH_ELEMENTS

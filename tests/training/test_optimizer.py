@@ -1,11 +1,14 @@
 """The groups of weights, and the steps of AdamW and Muon against their papers' algorithms."""
 
+import copy
+
 import pytest
 import torch
 
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.training.muon import orthogonal
 from homegrown.training.optimizer import optimizers
 
 
@@ -43,3 +46,37 @@ def test_two_steps_are_those_of_the_paper(training_settings: TrainingSettings) -
         corrected = first / (1 - 0.9**step) / ((second / (1 - 0.95**step)) ** 0.5 + 1e-8)
         weight = weight - 0.1 * 0.2 * weight - 0.1 * corrected
     assert module.weight.tolist() == [pytest.approx([weight, weight], rel=1e-6)]
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (96, 32)])
+def test_orthogonalised_matrices_have_the_singular_vectors_of_the_given(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape), torch.randn(shape[::-1])]
+    for matrix, near in zip(matrices, orthogonal(matrices, 5, torch.float32), strict=True):
+        assert near.shape == matrix.shape
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        values = left.T @ near @ right.T
+        assert torch.allclose(values, torch.diag(values.diagonal()), atol=1e-4)
+        assert values.diagonal().min() > 0.5
+        assert values.diagonal().max() < 1.3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_muons_steps_are_those_of_pytorchs(training_settings: TrainingSettings, precision: str) -> None:
+    """PyTorch's orthogonalises one matrix after the other, in bfloat16, which has 8 bits: hence the tolerance."""
+    torch.manual_seed(0)
+    ours = torch.nn.Sequential(*[torch.nn.Linear(*sizes, bias=False) for sizes in [(64, 64), (64, 160), (160, 64)] * 2])
+    theirs = copy.deepcopy(ours)
+    changes = {"precision": precision, "weight_decay": 0.2, "matrix_learning_rate": 0.05}
+    _, muon = optimizers(ours, training_settings.model_copy(update=changes))
+    reference = torch.optim.Muon(
+        theirs.parameters(), lr=0.05, weight_decay=0.2, momentum=training_settings.momentum, ns_steps=5
+    )
+    for _ in range(3):
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        muon.step()
+        reference.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert ((one - other).norm() / other.norm()).item() < 0.02
