@@ -3,6 +3,9 @@
 An artifact is a folder `<root>/<stage>/<version>-<key>/` with its files and a `manifest.json`. While it is being made
 it is the folder `.<version>-<key>.partial` beside that place, which survives a kill and is gone on from; publication is
 one rename. The store's own bookkeeping lies in `<root>/.state/` and can be deleted when nothing runs.
+
+With a remote (`homegrown.remote_store`) artifacts are made here all the same. A published one is copied there, its
+manifest last, and one that is missing here and whole there is brought instead of made.
 """
 
 import hashlib
@@ -17,10 +20,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from homegrown import locks
 from homegrown.digests import Digests
@@ -29,6 +32,7 @@ from homegrown.files import replacing, sync
 from homegrown.outcome import Outcome
 from homegrown.parallel import cpu_count
 from homegrown.progress import Metric
+from homegrown.remote_store import Damaged, Remote
 
 MANIFEST = "manifest.json"
 KEY_DIGITS = 16
@@ -38,8 +42,9 @@ _log = logging.getLogger(__name__)
 _FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
 _PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
 _LIBRARIES = (
-    *("bitsandbytes", "datasets", "datasketch", "duckdb", "nltk", "numba", "numpy", "prefect", "py3langid", "pyarrow"),
-    *("rouge-score", "safetensors", "tiktoken", "tokenizers", "torch"),
+    *("bitsandbytes", "charset-normalizer", "datasets", "datasketch", "duckdb", "ftfy", "nltk", "numba", "numpy"),
+    *("prefect", "py3langid", "pyarrow", "regex", "rouge-score", "safetensors", "tiktoken", "tokenizers", "torch"),
+    "xxhash",
 )
 
 
@@ -90,6 +95,15 @@ class Manifest(BaseModel):
     metrics: dict[str, Metric]
     files: dict[str, FileFacts]
 
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, FileFacts]) -> dict[str, FileFacts]:
+        """Refuse a manifest, perhaps a stranger's, whose files would be written outside the artifact's folder."""
+        for name in files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{name!r} lies outside the artifact")
+        return files
+
     @property
     def bytes(self) -> int:
         """Size of all files together."""
@@ -110,10 +124,11 @@ class Artifact:
 
 
 class Store:
-    """The artifacts under one folder."""
+    """The artifacts under one folder, and perhaps a copy of them at a remote."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, remote: Remote | None = None) -> None:
         self.root = root.resolve()
+        self.remote = remote
         self._state = self.root / ".state"
 
     # --- finding ------------------------------------------------------------------------------------------------------
@@ -232,19 +247,31 @@ class Store:
         """Return the folder where the artifact with this key lies, or will.
 
         A new one gets the stage's next version, held for it by its partial folder, so that two processes which want the
-        same artifact are given the same slot. `fresh` asks for a new version although a whole one is there.
+        same artifact are given the same slot. One that only the remote has keeps the version it has there. `fresh` asks
+        for a new version although a whole one is there.
         """
         self._mkdir(self.root / stage)
         with locks.exclusive(self._lock(f"{stage}.versions")):
-            if not fresh and (found := self.find(stage, key)):
-                return found.path
-            for partial in self.root.joinpath(stage).glob(".*.partial"):
-                match = _PARTIAL.fullmatch(partial.name)
-                if match and match[2] == key[:KEY_DIGITS]:
-                    return self.root / stage / f"{match[1]}-{match[2]}"
-            slot = self.root / stage / f"{self._next_version(stage)}-{key[:KEY_DIGITS]}"
-            self._mkdir(partial_of(slot))
-            return slot
+            found = None if fresh else self.find(stage, key)
+            slot = found.path if found else self._reserve(stage, key, fresh)
+        if found and self.remote and self._there(found.path) != found.manifest:  # made before there was a remote
+            self._copy(found, self.remote)
+        return slot
+
+    def _reserve(self, stage: str, key: str, fresh: bool) -> Path:
+        """Return the slot of an artifact that is not here, with its partial folder made."""
+        place, ending = self.root / stage, f"-{key[:KEY_DIGITS]}"
+        there = sorted(self._names_there(stage), key=lambda name: int(name.split("-")[0]))
+        whole = (place / name for name in reversed(there) if name.endswith(ending) and self._there(place / name))
+        partials = (
+            place / f"{match[1]}-{match[2]}"
+            for partial in place.glob(".*.partial")
+            if (match := _PARTIAL.fullmatch(partial.name)) and partial.name.removesuffix(".partial").endswith(ending)
+        )
+        slot = (None if fresh else next(whole, None)) or next(partials, None)
+        slot = slot or place / f"{self._next_version(stage, there)}{ending}"
+        self._mkdir(partial_of(slot))
+        return slot
 
     def make(self, order: Order, slot: Path, build: Callable[[Path], Outcome]) -> tuple[Artifact, bool]:
         """Return the artifact of `order` at `slot` and whether `build` had to make it.
@@ -255,17 +282,23 @@ class Store:
         with locks.exclusive(self._lock_of(slot)):
             made = self._read(slot) if slot.is_dir() else None
             if made is not None and not self.damage(made):
+                if self.remote and self._there(slot) != made.manifest:  # as after a kill while it was copied
+                    self._copy(made, self.remote)
                 return made, False
             partial = partial_of(slot)
             self._mkdir(partial)
             started, clock = datetime.now(UTC), time.monotonic()
             try:
+                if self.remote and (brought := self._bring(order.key, slot, self.remote)):
+                    return brought, False
                 outcome = build(partial)
                 manifest = self._publish(order, slot, outcome, started, time.monotonic() - clock)
             except Exception as error:
                 if is_disk_full(error):
                     raise UserError(_disk_full(self.root)) from error
                 raise
+            if self.remote:
+                self._copy(Artifact(slot, manifest), self.remote)
             return Artifact(slot, manifest), True
 
     def _publish(self, order: Order, slot: Path, outcome: Outcome, started: datetime, seconds: float) -> Manifest:
@@ -286,7 +319,7 @@ class Store:
             settings=dict(order.settings),
             inputs=dict(order.inputs),
             code=order.code,
-            libraries=_libraries(),
+            libraries=libraries(),
             host=_host(),
             started=started,
             seconds=round(seconds, 3),
@@ -296,6 +329,12 @@ class Store:
             metrics=outcome.metrics,
             files=files,
         )
+        self._place(slot, manifest)
+        return manifest
+
+    def _place(self, slot: Path, manifest: Manifest) -> None:
+        """Rename a slot's partial folder, which has all files of the manifest and no others, to its place."""
+        partial = partial_of(slot)
         with replacing(partial / MANIFEST) as temporary:
             temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
         for path in (*partial.rglob("*"), partial):
@@ -304,7 +343,51 @@ class Store:
             self._discard(slot)
         partial.rename(slot)
         sync(slot.parent)
-        return manifest
+
+    # --- the remote ---------------------------------------------------------------------------------------------------
+
+    def _names_there(self, stage: str) -> list[str]:
+        """Return the names of a stage's folders at the remote, whole or not."""
+        return [name for name in self.remote.folders(stage) if _FOLDER.fullmatch(name)] if self.remote else []
+
+    def _there(self, slot: Path) -> Manifest | None:
+        """Return the manifest that the remote has of a slot; without one, nothing of it is published there."""
+        text = self.remote.read(self._name(slot, MANIFEST)) if self.remote else None
+        try:
+            return None if text is None else Manifest.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    def _copy(self, artifact: Artifact, remote: Remote) -> None:
+        """Write an artifact to the remote, its manifest last, so that who looks there sees a whole one or none."""
+        remote.remove(self._name(artifact.path, MANIFEST))  # of one that is damaged there
+        remote.send(self.root, [self._name(artifact.path, name) for name in artifact.manifest.files])
+        remote.send(self.root, [self._name(artifact.path, MANIFEST)])
+        remote.remove(self._name(partial_of(artifact.path)))
+
+    def _bring(self, key: str, slot: Path, remote: Remote) -> Artifact | None:
+        """Return the artifact of a slot from the remote; None when it is not there, or not whole."""
+        manifest, partial = self._there(slot), partial_of(slot)
+        if manifest is None or manifest.key != key:
+            return None
+        _log.info("%s is brought from %s.", slot, remote.address)
+        brought = self._state / "brought" / self._name(slot)
+        shutil.rmtree(brought, ignore_errors=True)
+        brought.mkdir(parents=True)
+        try:
+            digests = {self._name(slot, name): facts.sha256 for name, facts in manifest.files.items()}
+            remote.bring(self._state / "brought", digests)
+        except Damaged as error:
+            _log.warning("%s; it will not be used.", error)
+            return None
+        self._discard(partial)
+        brought.rename(partial)
+        self._place(slot, manifest)
+        return Artifact(slot, manifest)
+
+    def _name(self, slot: Path, name: str = "") -> str:
+        """Return the name of a slot's file, or of its folder, at the remote."""
+        return (slot / name).relative_to(self.root).as_posix()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -320,10 +403,10 @@ class Store:
             _log.warning("%s is damaged and will not be used: its %s cannot be read (%s).", folder, MANIFEST, error)
             return None
 
-    def _next_version(self, stage: str) -> int:
-        """Count up; a version's number is never given twice, even after its folder is deleted."""
+    def _next_version(self, stage: str, there: list[str]) -> int:
+        """Count up, beyond the names `there` too; no version's number is given twice, even after its folder is gone."""
         counter = self._state / f"{stage}.version"
-        names = [folder.name for folder in self.root.joinpath(stage).iterdir()]
+        names = [*there, *(folder.name for folder in self.root.joinpath(stage).iterdir())]
         matches = [_FOLDER.fullmatch(name) or _PARTIAL.fullmatch(name) for name in names]
         taken = [int(match[1]) for match in matches if match]
         given = int(counter.read_text()) if counter.exists() else 0
@@ -365,7 +448,8 @@ def _disk_full(root: Path) -> str:
     )
 
 
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape artifacts, as far as they are installed."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

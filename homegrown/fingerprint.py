@@ -17,7 +17,10 @@ _PACKAGE = Path(__file__).parent
 # its key by value, so `recipe`, which only types them, is here too.
 _MACHINERY = frozenset(
     f"homegrown.{name}"
-    for name in ("errors", "fingerprint", "locks", "outcome", "parallel", "progress", "recipe", "artifacts", "digests")
+    for name in (
+        *("artifacts", "cluster", "digests", "errors", "fingerprint", "locks", "outcome", "parallel", "progress"),
+        *("recipe", "relay", "remote_store"),
+    )
 )
 
 

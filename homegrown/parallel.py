@@ -59,10 +59,14 @@ def process_pool(workers: int) -> Iterator[Executor]:
             raise
 
 
-def map_ordered(
-    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], in_flight: int = 8
-) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in the order of `items`, with at most `in_flight` submitted.
+def in_flight(executor: Executor) -> int:
+    """Return how many items to have submitted at once: two for each worker, so that none waits for its next one."""
+    # Both pools of concurrent.futures keep their size under this name, and have no public one.
+    return max(8, 2 * getattr(executor, "_max_workers", 1))
+
+
+def map_ordered(executor: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in the order of `items`, with at most `in_flight` of them submitted.
 
     Unlike `Executor.map`, `items` is read lazily, so that an endless or huge source stays out of memory.
     """
@@ -70,7 +74,7 @@ def map_ordered(
     try:
         for item in items:
             waiting.append(executor.submit(function, item))
-            if len(waiting) >= in_flight:
+            if len(waiting) >= in_flight(executor):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -401,9 +401,23 @@ class EvaluationSettings(Settings):
 
 
 class ComputeSettings(Settings):
-    """How to use this machine. Enters no artifact's key: it changes how long a run takes, not what it makes."""
+    """How to use this machine and others. Enters no artifact's key: it changes how long a run takes, not its result."""
 
-    workers: Count = Field(default=0, description="Processes for the shards of a stage; 0: one for each processor.")
+    executor: Literal["processes", "dask"] = Field(
+        default="processes",
+        description="What runs the shards of a stage: processes of this machine, or the workers of a Dask cluster.",
+    )
+    address: str | None = Field(
+        default=None,
+        pattern=r"^\w+://.",
+        description="The Dask scheduler's, as in tcp://127.0.0.1:8786. It can run any code here, so one on another "
+        "machine counts only when the environment names it too, in DASK_SCHEDULER_ADDRESS; null: that one.",
+    )
+    workers: Count = Field(
+        default=0,
+        description="processes: how many for the shards of a stage, 0: one for each processor. dask: how many workers "
+        "to wait for before a stage begins, 0: one; whatever joins later works too.",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: Positive = Field(default=1, description="Training processes (one for each GPU).")
     parallel: Parallel = Field(

@@ -18,12 +18,13 @@ from prefect.settings import get_current_settings
 from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
-from homegrown import parallel
+from homegrown import cluster, parallel
 from homegrown.artifacts import Order, Store, partial_of
 from homegrown.fingerprint import code_fingerprint
 from homegrown.outcome import Outcome
 from homegrown.progress import Progress
 from homegrown.recipe import ComputeSettings, Settings
+from homegrown.remote_store import Remote
 from tasks import panels, story
 from tasks.events import Event, tell
 from tasks.locks import StageLocks
@@ -35,8 +36,8 @@ RECORD = "prefect.json"
 
 
 def store() -> Store:
-    """Return the artifact store of this run: the folder where Prefect keeps results."""
-    return Store(Path(get_current_settings().results.local_storage_path).expanduser())
+    """Return the artifact store of this run: the folder where Prefect keeps results, and the environment's remote."""
+    return Store(Path(get_current_settings().results.local_storage_path).expanduser(), Remote.of_environment())
 
 
 class Handle(BaseModel):
@@ -63,7 +64,9 @@ class Work:
     progress: Progress
 
     def executor(self) -> AbstractContextManager[Executor]:
-        """Return a pool for the shards of this stage."""
+        """Return what runs the shards of this stage: processes of this machine, or a cluster's workers."""
+        if self.compute.executor == "dask":
+            return cluster.dask_workers(self.compute, store(), self.out)
         return parallel.process_pool(self.compute.workers)
 
 

@@ -15,11 +15,9 @@ from homegrown.corpus.sources import find
 from homegrown.corpus.units import Summary, Unit, quarantine_of, read_unit
 from homegrown.errors import UserError
 from homegrown.outcome import Outcome
-from homegrown.parallel import map_ordered
+from homegrown.parallel import in_flight, map_ordered
 from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import IngestSettings
-
-_IN_FLIGHT = 8  # units submitted at once; so many at most are read in vain when a limit is met
 
 
 def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress: Progress = silent) -> Outcome:
@@ -56,9 +54,7 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
     rows = sum(len(file.sizes) for file in kept)
     if not rows:
         raise UserError(_nothing(quarantined))
-    for _ in map_ordered(
-        executor, write_shard, shards(out / "documents", kept, int(settings.shard_mb * MEGABYTE)), _IN_FLIGHT
-    ):
+    for _ in map_ordered(executor, write_shard, shards(out / "documents", kept, int(settings.shard_mb * MEGABYTE))):
         pass
     write_quarantine(out / "quarantine", quarantined)
     metrics |= {"text_bytes": sum(int(file.sizes.sum()) for file in kept)}
@@ -69,7 +65,10 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
 
 
 def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]) -> list[Summary]:
-    """Read units in order until their source's limit is met; wait for those under way, which still write."""
+    """Read units in order until their source's limit is met; wait for those under way, which still write.
+
+    As many as are in flight at most are read in vain then.
+    """
     summaries: list[Summary] = []
     waiting: deque[Future[Summary]] = deque()
     columns = _Columns()
@@ -77,7 +76,7 @@ def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]
     text = 0
     try:
         while len(summaries) < len(units):
-            while len(waiting) < _IN_FLIGHT and (unit := next(remaining, None)):
+            while len(waiting) < in_flight(executor) and (unit := next(remaining, None)):
                 waiting.append(executor.submit(read_unit, unit))
             summaries.append(waiting.popleft().result())
             columns.check(summaries[-1])

@@ -1,6 +1,7 @@
 """A unit of ingest's work: pieces of a source that one worker reads, cleans and writes, whole or not at all."""
 
 import json
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from homegrown.corpus import hub, packages
 from homegrown.corpus.documents import QUARANTINE, SCHEMA, document_id
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
+from homegrown.corpus.streams import is_remote
 from homegrown.corpus.text import clean
+from homegrown.errors import UserError
 from homegrown.files import replacing, write_parquet
-from homegrown.recipe import AnySource, FilesSource, PackagesSource
+from homegrown.recipe import AnySource, FilesSource, HubSource, PackagesSource
 
 SIZED = SCHEMA.append(pa.field("bytes", pa.int64()))  # documents, with the UTF-8 bytes of their texts
 _MOST_ROWS = 100_000  # in memory at once, however short
@@ -65,7 +68,25 @@ def read_unit(unit: Unit) -> Summary:
     return summary
 
 
+def _check_here(unit: Unit) -> None:
+    """Raise UserError when a file of this machine is not there as it was found.
+
+    Then it has changed since, or this is a machine of a cluster that does not see it: what was made without it would
+    be taken for the whole.
+    """
+    if isinstance(unit.source, HubSource):
+        return
+    for piece in unit.pieces:
+        path = Path(piece.address)
+        if not is_remote(piece.address) and not (path.is_file() and path.stat().st_size == piece.size):
+            raise UserError(
+                f"Source {unit.source.name}: {path} is not there on {platform.node()} as it was found at the start; "
+                "put it where every worker sees it (a shared folder, s3://), or run with compute.executor=processes."
+            )
+
+
 def _read(unit: Unit) -> Summary:
+    _check_here(unit)
     documents = _Rows(unit.folder / "documents", SIZED, unit.shard_bytes)
     quarantine = _Rows(unit.folder / "quarantine", QUARANTINE, unit.shard_bytes)
     tallies = tuple(Tally() for _ in unit.pieces)
