@@ -12,7 +12,6 @@ from homegrown.artifacts import Store
 from homegrown.errors import UserError
 from homegrown.outcome import Outcome
 from homegrown.recipe import ComputeSettings, Settings
-from tasks import panels
 from tasks.events import Event, listening
 from tasks.stage import Handle, Run, Work, forget_flow_exception, stage
 
@@ -52,10 +51,7 @@ def second(work: Work, settings: Number, first: Handle) -> Outcome:
 def chain(value: int = 1, factor: int = 1, seed: int = 1, force: tuple[str, ...] = (), fails: str = "") -> Handle:
     run = Run(seed, ComputeSettings(), frozenset(force))
     one = first(run, settings=Number(value=value, fails=fails))
-    try:
-        return second(run, settings=Number(value=factor), first=one)
-    finally:
-        panels.deliver()
+    return second(run, settings=Number(value=factor), first=one)
 
 
 @pytest.fixture(autouse=True)
