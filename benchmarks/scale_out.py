@@ -130,7 +130,7 @@ def documents(store: Store, root: Path) -> None:
 
 
 def shuffling(store: Store, root: Path) -> float:
-    """Return MB of text for each CPU second of the stage `shard`, which is no work of workers."""
+    """Return MB of text for each CPU second of the stage `shard`, no work of workers; its start is counted too."""
     from homegrown.corpus.documents import SCHEMA
     from homegrown.corpus.shard import shard
 
