@@ -50,8 +50,9 @@ def explain(error: ValidationError) -> str:
         if detail["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(detail["loc"][-1]), _every_name(Settings), n=1)
             reason = f"there is no such setting{f', did you mean {near[0]!r}?' if near else ''}"
-        given = "" if detail["type"] == "missing" or not place else f" (given: {detail['input']!r:.60})"
-        problems.append(f"{place}: {reason}{given}" if place else reason)
+        whole = not place and not isinstance(detail["input"], str | int | float)  # too long to repeat
+        given = "" if detail["type"] == "missing" or whole else f" (given: {detail['input']!r:.60})"
+        problems.append(f"{place}: {reason}{given}" if place else f"{reason}{given}")
     return "; ".join(problems)
 
 

@@ -111,7 +111,7 @@ def test_contradictions_are_one_sentence_before_anything_runs(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("training.max_step", ["3"]), "did you mean 'max_steps'"),
+        (("training.max_step", ["3"]), "did you mean 'training.max_steps'"),
         (("training.learning_rate", ["0.1", "much"]), "valid number.*given: 'much'"),
         (("training.learning_rate", ["0.01", "1e-2"]), "0.01 and 1e-2 are the same value"),
         (("seed", ["1", "2"], ["seed=3"]), "seed is what is swept"),
