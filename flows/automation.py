@@ -17,7 +17,8 @@ ATTEMPTS = 3
 """How often a run of a deployment is started in all, when its process is killed again and again."""
 
 _SILENT = "Nothing was heard of this run for 90 s"
-_KILLED = "*exited with non-zero status code*"  # what a worker says of a run whose process died without a word
+# What a worker says of a run whose process was killed or broke down: by SIGABRT, SIGBUS, SIGKILL or SIGSEGV.
+_KILLED = [f"Process exited with status code: {code}.*" for code in (-6, -7, -9, -11)]
 _EXPECTED = ("Running", "Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
@@ -52,7 +53,7 @@ RETRY_KILLED_RUNS = AutomationCore(
         match={
             "prefect.resource.id": "prefect.flow-run.*",
             "prefect.run-count": [str(attempt) for attempt in range(1, ATTEMPTS)],
-            "prefect.state-message": [_KILLED, f"{_SILENT}*"],
+            "prefect.state-message": [*_KILLED, f"{_SILENT}*"],
         },
         match_related={"prefect.resource.id": "prefect.deployment.*", "prefect.resource.role": "deployment"},
         for_each={"prefect.resource.id"},
