@@ -24,20 +24,21 @@ from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from flows.automation import RETRY_KILLED_RUNS
-from homegrown import runs
+from homegrown import locks, runs
 from homegrown.artifacts import Store
+from homegrown.training.job import PARENT_LOCK
 from tests.flows.small import small_recipe, write_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-# Some 20 s of training that writes no checkpoint by itself: one that is there was written because it was stopped.
+# Training that writes no checkpoint by itself: one that is there was written because it was stopped.
 LONG = (
     "compute.workers=1",
-    "training.batch_size=32",
-    "training.micro_batch_size=32",
-    "training.max_steps=240",
-    "training.sample_every=240",
-    "training.validate_every=240",
+    "training.batch_size=16",
+    "training.micro_batch_size=16",
+    "training.max_steps=120",
+    "training.sample_every=120",
+    "training.validate_every=120",
     "training.checkpoint_every=1000",
 )
 
@@ -57,7 +58,7 @@ def processes(word: str) -> set[int]:
 def wait_for(what: Callable[[], Any]) -> Any:
     """Return the first true answer; the test's time-out bounds the wait."""
     while not (answer := what()):
-        time.sleep(0.2)
+        time.sleep(0.05)
     return answer
 
 
@@ -130,6 +131,10 @@ class Project:
         lines = files[0].read_text().split("\n")[:-1] if files else []
         return [json.loads(line)["done"] for line in lines]
 
+    def trained_from(self, checkpoint: int) -> bool:
+        """Say whether training in progress has begun after this step."""
+        return self.trained()[:1] > [checkpoint]
+
     def checkpoint(self) -> int:
         """Return the step of the newest checkpoint of training in progress."""
         found = self.store.root.glob("pretrain/.*.partial/checkpoints/step-*")
@@ -175,9 +180,29 @@ def cancel(run: UUID) -> None:
         client.set_flow_run_state(run, Cancelling())
 
 
-def kill(run: UUID) -> None:
-    """Kill the process of a deployed run."""
-    os.kill(int(str(read(run).infrastructure_pid).rsplit(":", 1)[-1]), signal.SIGKILL)
+def process_of(run: UUID) -> int:
+    """Return the process of a deployed run."""
+    return int(str(read(run).infrastructure_pid).rsplit(":", 1)[-1])
+
+
+@contextmanager
+def stopped_at_its_next_step(project: Project) -> Iterator[set[int]]:
+    """Have training go on only when its run has been told to end in the block; it then stops after a step.
+
+    However fast the machine is, it is not done before. Yields the processes that train.
+    """
+    wait_for(project.trained)
+    (partial,) = project.store.root.glob("pretrain/.*.partial")
+    trainers = processes(str(partial))
+    assert trainers
+    for pid in trainers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield trainers
+        wait_for(lambda: locks.is_free(partial / PARENT_LOCK))
+    finally:
+        for pid in trainers:
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -227,23 +252,20 @@ def test_a_killed_deployed_run_is_started_again_and_cancelled_ones_go_on_from_th
 
     with project.worker() as worker, killed_runs_are_retried():
         run = submit(until="pretrain")
-        wait_for(project.trained)
-        (partial,) = project.store.root.glob("pretrain/.*.partial")
-        made_in = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
-        trainers = processes(str(partial))
-        assert trainers
-        made = {artifact.manifest.stage: artifact.path for artifact in project.store.all()}
-        kill(run)
-        reached = wait_for(lambda: not trainers & processes(str(partial)) and project.checkpoint())
+        with stopped_at_its_next_step(project) as trainers:
+            made = {artifact.manifest.stage: artifact.path for artifact in project.store.all()}
+            os.kill(process_of(run), signal.SIGKILL)
+        reached = wait_for(lambda: not trainers & processes(str(project.folder)) and project.checkpoint())
 
         # The server has it started again by itself; it goes on from the checkpoint, and makes nothing twice.
-        wait_for(lambda: state(run) == "Running" and read(run).run_count == 2)
-        assert wait_for(lambda: [step for step in project.trained() if step > reached])
-        states = task_states(run)
-        assert all("Cached" in states[stage] for stage in made)
-        assert states["pretrain"] == {"Crashed", "Running"}
-
-        cancel(run)
+        wait_for(lambda: project.trained_from(reached))
+        with stopped_at_its_next_step(project):
+            assert (state(run), read(run).run_count) == ("Running", 2)
+            wait_for(lambda: "Running" in task_states(run).get("pretrain", set()))
+            states = task_states(run)
+            assert all("Cached" in states[stage] for stage in made)
+            assert states["pretrain"] == {"Crashed", "Running"}
+            cancel(run)
         wait_for(lambda: state(run) == "Cancelled")
         assert project.no_process_is_left()
         assert no_task_is_left(run)
@@ -253,17 +275,20 @@ def test_a_killed_deployed_run_is_started_again_and_cancelled_ones_go_on_from_th
         # A worker is killed together with its run, which can tell nobody.
         lost = submit(until="ingest", changes=["ingest.shard_mb=0.1"])
         wait_for(lambda: state(lost) == "Running" and read(lost).infrastructure_pid)
+        engine = process_of(lost)
+        os.kill(engine, signal.SIGSTOP)
         worker.kill()
-        kill(lost)
+        os.kill(engine, signal.SIGKILL)
 
     # The next run says of it what it could not; it goes on in a terminal, and hears of its cancelling there too.
     changes = [word for change in LONG for word in ("--set", change)]
     command = ("run", "tiny", "--until", "pretrain", *changes)
     process = project.homegrown(*command)
-    assert wait_for(project.trained)[0] > cancelled_at
-    assert state(lost) == "Crashed"
-    run = newest_run()
-    cancel(run)
+    wait_for(lambda: project.trained_from(cancelled_at))
+    with stopped_at_its_next_step(project):
+        assert state(lost) == "Crashed"
+        run = newest_run()
+        cancel(run)
     assert_stopped_in_a_sentence(process)
     assert state(run) == "Cancelled"
     assert no_task_is_left(run)
@@ -271,12 +296,14 @@ def test_a_killed_deployed_run_is_started_again_and_cancelled_ones_go_on_from_th
     cancelled_at, before = project.checkpoint(), cancelled_at
     assert cancelled_at > before
 
+    (partial,) = project.store.root.glob("pretrain/.*.partial")
+    made_in = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
     process = project.homegrown(*command)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert {one.manifest.stage: one.path for one in project.store.all()} == made | {"pretrain": made_in}
     summary = json.loads((made_in / "summary.json").read_text())
-    assert (summary["resumed_from"], summary["steps"]) == (cancelled_at, 240)
+    assert (summary["resumed_from"], summary["steps"]) == (cancelled_at, 120)
     keys = [record.keys for record in runs.recorded(project.store).values() if "pack" in record.keys]
     assert len(keys) == 4
     assert all(one.items() <= keys[-1].items() for one in keys)
