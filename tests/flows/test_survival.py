@@ -327,14 +327,18 @@ def test_of_two_runs_at_once_one_is_killed_and_the_other_takes_over_and_is_stopp
     os.killpg(waiting.pid, signal.SIGINT)
     assert_stopped_in_a_sentence(waiting)
     assert state(stopped_run) == "Cancelled"
-    assert no_task_is_left(stopped_run)
+    assert task_states(stopped_run)["dedup"] == {"Cancelled"}
 
 
 def test_a_run_whose_server_is_killed_goes_on_and_keeps_what_it_makes(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     home = project.folder / "home"
-    server = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home)}
+    server = {
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_HOME": str(home),
+        "PREFECT_CLIENT_MAX_RETRIES": "0",  # five tries to reach a server take more than a minute
+    }
     command = ("homegrown.cli", "run", "tiny", "--until", "dedup", "--set", "compute.workers=1")
     process = project.start(*command, variables=server)  # it starts this server
     said(process, "ingest: started")
