@@ -1,4 +1,4 @@
-"""The automation by which the server marks a run as crashed when nothing has been heard of it for a while."""
+"""The automations by which the server marks a silent run as crashed, and starts a killed one again."""
 
 from datetime import timedelta
 
@@ -13,6 +13,12 @@ from prefect.events.worker import EventsWorker
 SILENCE = timedelta(seconds=90)
 """Three heartbeats (setting flows.heartbeat_frequency, 30 s, the shortest that Prefect allows)."""
 
+ATTEMPTS = 3
+"""How often a run of a deployment is started in all, when its process is killed again and again."""
+
+_SILENT = "Nothing was heard of this run for 90 s"
+# What a worker says of a run whose process was killed or broke down: by SIGABRT, SIGBUS, SIGKILL or SIGSEGV.
+_KILLED = [f"Process exited with status code: {code}.*" for code in (-6, -7, -9, -11)]
 _EXPECTED = ("Running", "Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
@@ -32,7 +38,33 @@ CRASH_SILENT_RUNS = AutomationCore(
         ChangeFlowRunState(
             name="Crashed",
             state=StateType.CRASHED,
-            message="Nothing was heard of this run for 90 s; run it again and it goes on where it was.",
+            message=f"{_SILENT}; run it again and it goes on where it was.",
+            force=False,
+        )
+    ],
+)
+
+# A run that was stopped by a signal says so itself, and is left alone: somebody wanted it to end.
+RETRY_KILLED_RUNS = AutomationCore(
+    name="homegrown: retry killed runs",
+    description=f"A run of a deployment that was killed is started again, until it has been started {ATTEMPTS} times.",
+    trigger=EventTrigger(
+        expect={"prefect.flow-run.Crashed"},
+        match={
+            "prefect.resource.id": "prefect.flow-run.*",
+            "prefect.run-count": [str(attempt) for attempt in range(1, ATTEMPTS)],
+            "prefect.state-message": [*_KILLED, f"{_SILENT}*"],
+        },
+        match_related={"prefect.resource.id": "prefect.deployment.*", "prefect.resource.role": "deployment"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+    ),
+    actions=[
+        ChangeFlowRunState(
+            name="AwaitingRetry",
+            state=StateType.SCHEDULED,
+            message="Its process was killed; it goes on where it was.",
             force=False,
         )
     ],
@@ -40,12 +72,13 @@ CRASH_SILENT_RUNS = AutomationCore(
 
 
 def ensure(client: SyncPrefectClient) -> None:
-    """Create the automation, or bring the one of its name up to date; one that a person has paused stays so."""
-    found = client.read_automations_by_name(CRASH_SILENT_RUNS.name)
-    if not found:
-        client.create_automation(CRASH_SILENT_RUNS)
-    elif not _is_same(found[0]):
-        client.update_automation(found[0].id, CRASH_SILENT_RUNS.model_copy(update={"enabled": found[0].enabled}))
+    """Create the automations, or bring those of their names up to date; one that a person has paused stays so."""
+    for wanted in (CRASH_SILENT_RUNS, RETRY_KILLED_RUNS):
+        found = client.read_automations_by_name(wanted.name)
+        if not found:
+            client.create_automation(wanted)
+        elif not _is_same(found[0], wanted):
+            client.update_automation(found[0].id, wanted.model_copy(update={"enabled": found[0].enabled}))
 
 
 def watch_runs_in_progress(client: SyncPrefectClient) -> None:
@@ -61,7 +94,7 @@ def watch_runs_in_progress(client: SyncPrefectClient) -> None:
     EventsWorker.drain_all(timeout=30)
 
 
-def _is_same(found: Automation) -> bool:
+def _is_same(found: Automation, wanted: AutomationCore) -> bool:
     ignored = {"id", "enabled"}
-    wanted = AutomationCore.model_validate(CRASH_SILENT_RUNS.model_dump(mode="json"))
-    return found.model_dump(exclude=ignored) == wanted.model_dump(exclude=ignored)
+    sent = AutomationCore.model_validate(wanted.model_dump(mode="json"))
+    return found.model_dump(exclude=ignored) == sent.model_dump(exclude=ignored)

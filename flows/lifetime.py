@@ -22,6 +22,7 @@ from homegrown.artifacts import Store
 
 _POLL_SECONDS = 3.0
 _LEFT = "Nothing is lost that was made; run it again and it goes on from there."
+_STOPPED = "Execution was aborted by"  # what Prefect says of a task run that a signal ended, and calls crashed
 _mine: set[UUID] = set()  # the runs of this process
 
 
@@ -81,7 +82,8 @@ def _bury(client: SyncPrefectClient, folder: Path) -> None:
 
 def _end_task_runs(client: SyncPrefectClient, run: UUID, state: State[Any]) -> None:
     for one in client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run]}})):
-        if one.state is None or not one.state.is_final():
+        stopped = one.state and one.state.is_crashed() and str(one.state.message).startswith(_STOPPED)
+        if one.state is None or not one.state.is_final() or (stopped and state.is_cancelled()):
             client.set_task_run_state(one.id, state, force=True)
 
 

@@ -11,7 +11,8 @@ def up(store: Store) -> None:
     """Start what this machine needs for runs in the Prefect UI, and stop it all at Ctrl-C.
 
     That is a server (the configured one is used where it answers, and left running), a work pool with a worker, the
-    deployments of pipelines.yaml, and an automation that marks runs as crashed of which nothing is heard any more.
+    deployments of pipelines.yaml, and automations that mark runs as crashed of which nothing is heard any more, and
+    start a killed run of a deployment again, twice at most.
     """
     import os
     from contextlib import ExitStack

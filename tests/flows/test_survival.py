@@ -3,13 +3,15 @@
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from uuid import UUID
 
 import pytest
@@ -18,14 +20,27 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
+from flows.automation import RETRY_KILLED_RUNS
+from homegrown import locks, runs
 from homegrown.artifacts import Store
-from tests.flows.small import write_project
+from homegrown.training.job import PARENT_LOCK
+from tests.flows.small import small_recipe, write_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-LONG = ("training.max_steps=4000", "training.sample_every=4000", "training.validate_every=4000")
+# Training that writes no checkpoint by itself: one that is there was written because it was stopped.
+LONG = (
+    "compute.workers=1",
+    "training.batch_size=16",
+    "training.micro_batch_size=16",
+    "training.max_steps=120",
+    "training.sample_every=120",
+    "training.validate_every=120",
+    "training.checkpoint_every=1000",
+)
 
 
 def processes(word: str) -> set[int]:
@@ -43,7 +58,7 @@ def processes(word: str) -> set[int]:
 def wait_for(what: Callable[[], Any]) -> Any:
     """Return the first true answer; the test's time-out bounds the wait."""
     while not (answer := what()):
-        time.sleep(0.2)
+        time.sleep(0.05)
     return answer
 
 
@@ -54,6 +69,7 @@ class Project:
         folder.mkdir(parents=True)
         write_project(folder)
         self.folder = folder
+        self.log = folder / "worker.log"
         self.store = Store(folder / "artifacts")
         self._environment = os.environ | {
             "PREFECT_API_URL": api,
@@ -63,13 +79,15 @@ class Project:
             "COLUMNS": "200",
         }
 
-    def start(self, module: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    def start(
+        self, module: str, *arguments: str, output: int | TextIO = subprocess.PIPE, variables: Mapping[str, str] = {}
+    ) -> "subprocess.Popen[str]":
         """Start `python -m module arguments…` in the project's folder, with more environment variables."""
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
-            env=self._environment | variables,
-            stdout=subprocess.PIPE,
+            env=self._environment | dict(variables),
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
@@ -80,14 +98,17 @@ class Project:
         return self.start("homegrown.cli", *arguments)
 
     @contextmanager
-    def worker(self) -> Iterator[None]:
+    def worker(self) -> "Iterator[subprocess.Popen[str]]":
         """Have a worker serve this project's work pool for the block."""
-        process = self.start("prefect", "worker", "start", "--pool", self.folder.name, "--type", "process")
+        with self.log.open("a") as log:
+            process = self.start(
+                "prefect", "worker", "start", "--pool", self.folder.name, "--type", "process", output=log
+            )
         try:
-            yield
+            yield process
         finally:
             process.terminate()
-            process.communicate()
+            process.wait()
 
     def deploy(self) -> UUID:
         """Deploy the flow to the project's work pool."""
@@ -109,6 +130,10 @@ class Project:
         files = list(self.store.root.glob("pretrain/.*.partial/progress.jsonl"))
         lines = files[0].read_text().split("\n")[:-1] if files else []
         return [json.loads(line)["done"] for line in lines]
+
+    def trained_from(self, checkpoint: int) -> bool:
+        """Say whether training in progress has begun after this step."""
+        return self.trained()[:1] > [checkpoint]
 
     def checkpoint(self) -> int:
         """Return the step of the newest checkpoint of training in progress."""
@@ -149,6 +174,48 @@ def no_task_is_left(run: UUID) -> bool:
     return states <= {"Completed", "Cached", "Cancelled", "Crashed"}
 
 
+def cancel(run: UUID) -> None:
+    """Do what the UI's button does."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Cancelling())
+
+
+def process_of(run: UUID) -> int:
+    """Return the process of a deployed run."""
+    return int(str(read(run).infrastructure_pid).rsplit(":", 1)[-1])
+
+
+@contextmanager
+def stopped_at_its_next_step(project: Project) -> Iterator[set[int]]:
+    """Have training go on only when its run has been told to end in the block; it then stops after a step.
+
+    However fast the machine is, it is not done before. Yields the processes that train.
+    """
+    wait_for(project.trained)
+    (partial,) = project.store.root.glob("pretrain/.*.partial")
+    trainers = processes(str(partial))
+    assert trainers
+    for pid in trainers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield trainers
+        wait_for(lambda: locks.is_free(partial / PARENT_LOCK))
+    finally:
+        for pid in trainers:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def killed_runs_are_retried() -> Iterator[None]:
+    """Have the server start killed runs again, as `homegrown up` does, for the block."""
+    with get_client(sync_client=True) as client:
+        automation = client.create_automation(RETRY_KILLED_RUNS)
+        try:
+            yield
+        finally:
+            client.delete_automation(automation)
+
+
 def newest_run() -> UUID:
     with get_client(sync_client=True) as client:
         return client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0].id
@@ -172,8 +239,78 @@ def assert_stopped_in_a_sentence(process: "subprocess.Popen[str]") -> None:
     assert "Error: The run was stopped; the same command goes on from where it was." in output
 
 
-def test_of_two_runs_at_once_one_is_killed_and_the_other_stopped_and_nothing_is_made_twice(project: Project) -> None:
-    command = ("run", "tiny", "--until", "dedup")
+def test_a_killed_deployed_run_is_started_again_and_cancelled_ones_go_on_from_their_checkpoints(
+    project: Project,
+) -> None:
+    recipe = small_recipe(Path("data"), *LONG).model_dump(mode="json")
+    deployment = project.deploy()
+
+    def submit(**parameters: Any) -> UUID:
+        with get_client(sync_client=True) as client:
+            parameters = {"recipe": recipe} | parameters
+            return client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+
+    with project.worker() as worker, killed_runs_are_retried():
+        run = submit(until="pretrain")
+        with stopped_at_its_next_step(project) as trainers:
+            made = {artifact.manifest.stage: artifact.path for artifact in project.store.all()}
+            os.kill(process_of(run), signal.SIGKILL)
+        reached = wait_for(lambda: not trainers & processes(str(project.folder)) and project.checkpoint())
+
+        # The server has it started again by itself; it goes on from the checkpoint, and makes nothing twice.
+        wait_for(lambda: project.trained_from(reached))
+        with stopped_at_its_next_step(project):
+            assert (state(run), read(run).run_count) == ("Running", 2)
+            wait_for(lambda: "Running" in task_states(run).get("pretrain", set()))
+            states = task_states(run)
+            assert all("Cached" in states[stage] for stage in made)
+            assert states["pretrain"] == {"Crashed", "Running"}
+            cancel(run)
+        wait_for(lambda: state(run) == "Cancelled")
+        assert project.no_process_is_left()
+        assert no_task_is_left(run)
+        cancelled_at = project.checkpoint()
+        assert cancelled_at > reached
+
+        # A worker is killed together with its run, which can tell nobody.
+        lost = submit(until="ingest", changes=["ingest.shard_mb=0.1"])
+        wait_for(lambda: state(lost) == "Running" and read(lost).infrastructure_pid)
+        engine = process_of(lost)
+        os.kill(engine, signal.SIGSTOP)
+        worker.kill()
+        os.kill(engine, signal.SIGKILL)
+
+    # The next run says of it what it could not; it goes on in a terminal, and hears of its cancelling there too.
+    changes = [word for change in LONG for word in ("--set", change)]
+    command = ("run", "tiny", "--until", "pretrain", *changes)
+    process = project.homegrown(*command)
+    wait_for(lambda: project.trained_from(cancelled_at))
+    with stopped_at_its_next_step(project):
+        assert state(lost) == "Crashed"
+        run = newest_run()
+        cancel(run)
+    assert_stopped_in_a_sentence(process)
+    assert state(run) == "Cancelled"
+    assert no_task_is_left(run)
+    assert project.no_process_is_left()
+    cancelled_at, before = project.checkpoint(), cancelled_at
+    assert cancelled_at > before
+
+    (partial,) = project.store.root.glob("pretrain/.*.partial")
+    made_in = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+    process = project.homegrown(*command)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert {one.manifest.stage: one.path for one in project.store.all()} == made | {"pretrain": made_in}
+    summary = json.loads((made_in / "summary.json").read_text())
+    assert (summary["resumed_from"], summary["steps"]) == (cancelled_at, 120)
+    keys = [record.keys for record in runs.recorded(project.store).values() if "pack" in record.keys]
+    assert len(keys) == 4
+    assert all(one.items() <= keys[-1].items() for one in keys)
+
+
+def test_of_two_runs_at_once_one_is_killed_and_the_other_takes_over_and_is_stopped(project: Project) -> None:
+    command = ("run", "tiny", "--until", "dedup", "--set", "compute.workers=1")
     killed = project.homegrown(*command)
     said(killed, "ingest: started")
     killed_run = newest_run()
@@ -190,11 +327,35 @@ def test_of_two_runs_at_once_one_is_killed_and_the_other_stopped_and_nothing_is_
     os.killpg(waiting.pid, signal.SIGINT)
     assert_stopped_in_a_sentence(waiting)
     assert state(stopped_run) == "Cancelled"
-    assert no_task_is_left(stopped_run)
+    assert task_states(stopped_run)["dedup"] == {"Cancelled"}
 
-    # Two more share the stage that is still to make.
-    both = [project.homegrown(*command) for _ in range(2)]
-    output = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], output
-    assert sorted("dedup: made in" in text for text in output) == [False, True], output
+
+def test_a_run_whose_server_is_killed_goes_on_and_keeps_what_it_makes(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = project.folder / "home"
+    server = {
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_HOME": str(home),
+        "PREFECT_CLIENT_MAX_RETRIES": "0",  # five tries to reach a server take more than a minute
+    }
+    command = ("homegrown.cli", "run", "tiny", "--until", "dedup", "--set", "compute.workers=1")
+    process = project.start(*command, variables=server)  # it starts this server
+    said(process, "ingest: started")
+    for pid in processes(f"--port\0{port}"):
+        os.kill(pid, signal.SIGKILL)
+    output, _ = process.communicate()
+    assert "dedup: made in" in output
+    assert process.returncode == 1
+    assert "Traceback" not in output, output
+    assert "Error: The Prefect server went away" in output
     assert [artifact.name for artifact in project.store.all()] == ["dedup@1", "ingest@1"]
+
+    # The same command starts the server again, and says there how the run before ended.
+    process = project.start(*command, variables=server)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert [artifact.name for artifact in project.store.all()] == ["dedup@1", "ingest@1"]
+    with sqlite3.connect(home / "prefect.db") as database:
+        ended = database.execute("SELECT state_type FROM flow_run ORDER BY start_time").fetchall()
+    assert ended == [("CRASHED",), ("COMPLETED",)]

@@ -211,8 +211,9 @@ def _what_the_pages_ask(ui: Ui) -> None:
     assert (pool["name"], pool["type"], pool["status"]) == ("homegrown", "process", "READY")
     (worker,) = ui.post("/work_pools/homegrown/workers/filter")
     assert worker["status"] == "ONLINE"
-    (automation,) = ui.post("/automations/filter")
-    assert automation["enabled"] and automation["actions"][0]["state"] == "CRASHED"
+    automations = ui.post("/automations/filter")
+    assert all(automation["enabled"] for automation in automations)
+    assert {automation["actions"][0]["state"] for automation in automations} == {"CRASHED", "SCHEDULED"}
     (deployment,) = ui.post("/deployments/filter")
     assert deployment["parameter_openapi_schema"]["properties"]["changes"]["items"]["type"] == "string"
     with pytest.raises(httpx.HTTPStatusError, match="409"):
