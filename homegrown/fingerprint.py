@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import NamedTuple
 from homegrown.digests import Digests
 
 _PACKAGE = Path(__file__).parent
+_parsing = threading.Lock()
+"""Python 3.11 fails ("AST constructor recursion depth mismatch") when two threads parse at once, as Dask's do."""
 
 # Machinery around the stages: it decides when and where work runs, never what a stage makes. A stage's settings enter
 # its key by value, so `recipe`, which only types them, is here too.
@@ -78,7 +81,8 @@ def _module(file: Path, digests: Digests | None) -> _Module:
 
 
 def _parsed(file: Path) -> str:
-    tree = ast.parse(file.read_bytes(), str(file))
+    with _parsing:
+        tree = ast.parse(file.read_bytes(), str(file))
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
