@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -159,6 +159,10 @@ class _Checker:
             for name, parameter in known.items():
                 if parameter.default is parameter.empty and name not in values:
                     raise self._wrong(place, f"there is no {name}")
+        if template := next((text for text in _texts(values) if "{{" in text), None):
+            raise self._wrong(
+                place, f"Prefect would fill in {template!r:.60}, perhaps with a secret; write it without {{{{"
+            )
         types = get_type_hints(flow.fn, include_extras=True)
         for name, value in values.items():
             try:
@@ -169,6 +173,15 @@ class _Checker:
     def _wrong(self, place: str, problem: str) -> UserError:
         end = "" if problem.endswith("?") else "."
         return UserError(f"{self._file}, {place}: {problem}{end}")
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Yield every text in parameters, names among them."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for inner in (*values, *values.values()) if isinstance(values, dict) else values:
+            yield from _texts(inner)
 
 
 def _names(*models: type[BaseModel]) -> set[str]:
