@@ -133,7 +133,14 @@ class _Checker:
         self.keys(values, _names(WorkPoolConfig), place)
         if not values.get("name"):
             raise self._wrong(place, "it has no name")
-        self.keys(values.get("job_variables") or {}, _JOB_VARIABLES, f"{place}, job_variables")
+        variables = values.get("job_variables") or {}
+        self.keys(variables, _JOB_VARIABLES, f"{place}, job_variables")
+        if any("prefect.blocks" in text for text in _texts(variables)):
+            raise self._wrong(
+                f"{place}, job_variables",
+                "Prefect would fill in the block as it deploys, and keep the secret in clear; put it into the work "
+                "pool (docs/security.md)",
+            )
 
     def _flow(self, entrypoint: str, place: str) -> Flow[Any, Any]:
         if entrypoint not in self._flows:
