@@ -2,10 +2,10 @@
 
 `python -m flows.guarded_server HOST PORT`. Prefect's settings hold as for `prefect server start`.
 
-Prefect's UI shows logos from the web on some pages, its server fetches lists of blocks and worker types from GitHub, and
-any page that a browser has open could reach a server on loopback under a name of its own that it has led there (DNS
-rebinding). Nothing of that works here: what the browser may ask is said in a header (Content Security Policy, level 3),
-the lists are those that come with Prefect, and a request for another host is refused.
+On some pages Prefect's UI shows logos from the web, and its server fetches lists of blocks and workers from GitHub.
+And any web page that a browser has open could reach a server on loopback by a name of its own that it leads there (DNS
+rebinding). Nothing of that works here: what the browser may ask for is said in a header (Content Security Policy, level
+3), the lists are those that come with Prefect, and a request for another host is refused.
 """
 
 import json
