@@ -104,7 +104,6 @@ def test_an_edit_of_the_packer_runs_again_from_pack_on(engine_copy: Path) -> Non
     assert next(stage for stage in STAGES if before[stage] != after[stage]) == "pack"
 
 
-@pytest.mark.timeout(400)
 def test_killed_in_each_stage_it_goes_on_and_ends_the_same(prefect_server: str, tmp_path: Path) -> None:
     environment = os.environ | {"PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
     projects = [tmp_path / "whole", tmp_path / "killed"]

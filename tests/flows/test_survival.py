@@ -28,7 +28,7 @@ from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 
 # Training that writes no checkpoint by itself: one that is there was written because it was stopped.
 LONG = (

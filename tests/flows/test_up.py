@@ -30,7 +30,6 @@ from tests.flows.small import small_recipe, write_corpus
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
