@@ -1,4 +1,4 @@
-"""How a `modern` model lies in a GGUF file: the names of its tensors and of its sizes, as llama.cpp's qwen3 has them."""
+"""How a `modern` model lies in a GGUF file: names of tensors and sizes, those of llama.cpp's qwen3."""
 
 from homegrown.model.config import ModelConfig
 

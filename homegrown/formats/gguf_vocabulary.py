@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF's metadata: its tokens, its merges, where text is split, what ends an answer, the chat template."""
+"""A tokenizer as GGUF's metadata: tokens, merges, where text is split, what ends an answer, the chat template."""
 
 import json
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Vocabulary:
         kinds = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in range(len(self))]
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self._split)
-        writer.add_token_list([tokenizer.id_to_token(token) for token in range(len(self))])
+        writer.add_token_list([str(tokenizer.id_to_token(token)) for token in range(len(self))])
         writer.add_token_types(kinds)
         writer.add_token_merges([f"{first} {second}" for first, second in self._merges])
         writer.add_bos_token_id(marks.bos)

@@ -2,6 +2,7 @@
 
 import ctypes
 from functools import cache
+from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +50,7 @@ def quantize(rows: npt.NDArray[np.float32], to: GGMLQuantizationType) -> npt.NDA
 @cache
 def _library() -> ctypes.CDLL:
     """Return the library with the quantizer's types declared (ggml.h)."""
-    from xllamacpp import xllamacpp
-
-    library = ctypes.CDLL(xllamacpp.__file__)
+    library = ctypes.CDLL(str(import_module("xllamacpp.xllamacpp").__file__))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,  # type
