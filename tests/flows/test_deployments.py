@@ -23,7 +23,10 @@ from tests.flows.small import small_recipe, write_corpus
 
 def test_no_key_is_misspelt() -> None:
     checked = deployment_file.check(PIPELINES)
-    assert checked.deployments == ["pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"]
+    assert checked.deployments == [
+        *("pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"),
+        *("export/hf", "export/gguf", "export/onnx", "export/ollama"),
+    ]
     assert checked.pools == ["homegrown"]
 
 
