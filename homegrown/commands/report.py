@@ -50,7 +50,9 @@ def report_ratings(store: Store, out: Path | None) -> None:
 
     summary = summarise(all_answers(store.root / FOLDER))
     header, rows = table(summary)
-    shown = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in header:
+        shown.add_column(title, overflow="fold")
     for row in rows:
         shown.add_row(*row)
     console = Console()

@@ -33,8 +33,8 @@ def method(summary: Summary) -> str:
     return (
         f"{people}, {summary.texts} texts, {summary.shared_texts} of them rated by more than one. Means of scores from "
         f"{LOWEST} to {HIGHEST}, each text counting once, with the 95% interval of {RESAMPLES:,} bootstrap resamples "
-        "of the texts. Agreement: Krippendorff's alpha for ordinal scores; 1 is full agreement, 0 what chance would give, "
-        "and he advises against conclusions below 0.67."
+        "of the texts. Agreement: Krippendorff's alpha for ordinal scores; 1 is full agreement, 0 what chance would "
+        "give, and he advises against conclusions below 0.67."
     )
 
 
