@@ -33,8 +33,8 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     `"dedup@3".dropped` of version 3. A name without a schema is looked up from the last stage back. `artifacts`,
     `files` and `runs` describe the store itself. Of the latest corpus, the chain that leads to its last stage, are
     `dropped` (the rows of every stage, with `stage` and `reason`) and `shards` (all splits, with `split`).
-
-    `ratings` has what people answered to `homegrown rate`. `similarity(one, other)` estimates the Jaccard similarity of two signatures.
+    `ratings` has what people answered to `homegrown rate`. `similarity(one, other)` estimates the Jaccard similarity
+    of two signatures.
     """
     connection = duckdb.connect()
     connection.execute("SET memory_limit = ?", [f"{memory_gb}GB"])

@@ -54,7 +54,7 @@ def report_ratings(store: Store, out: Path | None) -> None:
     for title in header:
         shown.add_column(title, overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(cell.replace(" (", "\n(") for cell in row))
     console = Console()
     console.print(shown)
     console.print(method(summary), highlight=False)
