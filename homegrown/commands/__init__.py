@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": Lazy("homegrown.commands.doctor:doctor", "Look at this machine: does homegrown run on it?"),
     "gc": Lazy("homegrown.commands.gc:gc", "Free what no recent run and no kept artifact stands on."),
     "generate": Lazy("homegrown.commands.generate:generate", "Have a pretrained model continue a text."),
+    "lm-eval": Lazy("homegrown.commands.lm_eval:lm_eval", "Measure a model by lm-evaluation-harness."),
     "plan": Lazy("homegrown.commands.plan:plan", "Say what a pipeline will take, before anything is spent."),
     "rate": Lazy("homegrown.commands.rate:rate", "Ask a person what the texts are worth, blind and shuffled."),
     "report": Lazy("homegrown.commands.report:report", "Write a report: of the corpus, or of ratings."),
