@@ -1,11 +1,15 @@
 """`homegrown lm-eval`: a model measured by lm-evaluation-harness."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from homegrown.artifacts import Artifact, Store
 from homegrown.errors import UserError
+
+if TYPE_CHECKING:
+    from homegrown.outcome import Outcome
 
 STAGE = "lm-eval"
 
@@ -39,7 +43,9 @@ def lm_eval(
     Nothing is fetched from elsewhere without --download. `homegrown report evaluation` shows the figures beside the
     others of the same model.
     """
-    from homegrown import devices
+    from datetime import UTC, datetime
+
+    from homegrown import devices, runs
     from homegrown.artifacts import Order
     from homegrown.fingerprint import code_fingerprint
     from homegrown.harness.heldout import TASKS
@@ -58,23 +64,25 @@ def lm_eval(
         settings,
         {"pretrain": model.manifest.key, "shard": shards.manifest.key},
     )
-    made = store.find(STAGE, order.key)
-    if made is None:
-        made, _ = store.make(
-            order,
-            store.slot(STAGE, order.key),
-            lambda out: measure(
-                out,
-                model.path,
-                shards.path,
-                names,
-                include=include,
-                limit=limit,
-                few_shot=few_shot,
-                device=devices.resolve(device),
-                download=download,
-            ),
+
+    def build(out: Path) -> Outcome:
+        return measure(
+            out,
+            model.path,
+            shards.path,
+            names,
+            include=include,
+            limit=limit,
+            few_shot=few_shot,
+            device=devices.resolve(device),
+            download=download,
         )
+
+    name = f"{STAGE}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    with runs.ongoing(store, name, {"name": STAGE, "artifact": model.name, **settings}) as log:
+        log.reach(order.key)
+        made = store.find(STAGE, order.key) or store.make(order, store.slot(STAGE, order.key), build)[0]
+        log.made(STAGE, made.manifest.key, made.path.name)
     _print(made)
 
 

@@ -126,7 +126,7 @@ def _evaluate(
 
 
 def _task_manager(names: Sequence[str], include: Path | None) -> Any:
-    """Return the harness's index of tasks, without its own thousands where they are not needed: reading them is slow."""
+    """Return the index of tasks, without the harness's own thousands where none is named: reading them is slow."""
     from lm_eval.tasks import TaskManager
 
     folder = str(include) if include else None
