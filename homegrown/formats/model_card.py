@@ -33,12 +33,12 @@ def model_card(model: Artifact, lineage: Sequence[Artifact], evaluation: Artifac
 
     Args:
         model: The pretrained artifact.
-        lineage: What it was made from, as far as it is still there.
+        lineage: What it was made from, as far as it is still there, the nearest first.
         evaluation: The evaluation of this model, where there is one.
         dtype: Type of the exported weights.
     """
     config = load_config(model.path / "model" / "config.json")
-    chain = sorted([model, *lineage], key=lambda one: one.manifest.started)
+    chain = [*reversed(lineage), model]
     tags = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["homegrown"]}
     return "\n\n".join(
         [
@@ -98,7 +98,7 @@ def _data(chain: list[Artifact]) -> list[str]:
     for stage in _CORPUS:
         if stage in found:
             manifest = found[stage]
-            dropped = {name: count for name, count in manifest.metrics.items() if name.startswith("dropped_") and count}
+            dropped = {name: count for name, count in manifest.metrics.items() if _drops(name) and count}
             why = ", ".join(f"{name.removeprefix('dropped_')} {_shown(count)}" for name, count in dropped.items())
             rows.append([stage, f"{manifest.rows_in:,}", f"{manifest.rows_out:,}", why])
     parts = ["\n".join(listed), _table(["stage", "documents in", "documents out", "dropped by"], rows)]
@@ -107,6 +107,11 @@ def _data(chain: list[Artifact]) -> list[str]:
         splits = [f"{_shown(metrics[f'{split}_tokens'])} {split}" for split in ("train", "validation", "test")]
         parts.append(f"As tokens: {', '.join(splits)}.")
     return parts
+
+
+def _drops(metric: str) -> bool:
+    """Say whether a metric counts documents that a stage left out."""
+    return metric.startswith("dropped_") or metric in ("quarantined", "exact_duplicates", "near_duplicates")
 
 
 def _source(source: dict[str, Any]) -> str:
@@ -132,11 +137,9 @@ def _metrics(model: Artifact, evaluation: Artifact | None) -> list[str]:
 
 def _recipe(chain: list[Artifact]) -> dict[str, Any]:
     """Return the settings of all stages, as a recipe has them."""
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = {"seed": chain[-1].manifest.settings["seed"]}
     for artifact in chain:
         settings = artifact.manifest.settings
-        if "seed" in settings:
-            recipe.setdefault("seed", settings["seed"])
         if "model" in settings:
             recipe["model"] = settings["model"]
         section = "training" if artifact.manifest.stage == "pretrain" else artifact.manifest.stage
