@@ -12,6 +12,7 @@ from pydantic import Field
 from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
 from homegrown import runs
+from homegrown.addresses import CREDENTIAL
 from homegrown.errors import UserError
 from homegrown.pipelines import change_recipe
 from homegrown.recipe import Recipe
@@ -28,7 +29,14 @@ from tasks.story import told
 from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
-Change = Annotated[str, Field(pattern=r"^\s*[A-Za-z_][\w.]*\s*=", examples=["training.max_steps=200"])]
+Change = Annotated[
+    str,
+    Field(
+        pattern=r"^\s*[A-Za-z_][\w.]*\s*=",
+        examples=["training.max_steps=200"],
+        json_schema_extra={"not": {"pattern": CREDENTIAL}},  # so that the server refuses it, and keeps it nowhere
+    ),
+]
 Made = dict[str, Handle]
 SWEEP_TAG = "sweep:"
 """What the tag of a flow run begins with that is part of a sweep; the sweep's name follows."""
