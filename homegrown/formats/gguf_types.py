@@ -48,7 +48,8 @@ _KINDS = {
 KINDS = tuple(_KINDS)
 """The kinds of files, by the names that llama.cpp's users know."""
 
-# What llama.cpp takes where a row is no multiple of 256 numbers, the block of its K-quants.
+# What llama.cpp takes where a row is no multiple of 256 numbers, the block of its K-quants. A block of these has 32, of
+# which the rows of our models are multiples.
 _SMALLER_BLOCKS = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 
 
@@ -82,10 +83,7 @@ def wanted_type(kind: Kind, tensor: str, dimensions: int, config: ModelConfig) -
 
 def fitting_type(wanted: Type, columns: int) -> Type:
     """Return the type itself, or the one that llama.cpp takes in its place where `columns` do not fill its blocks."""
-    for fitting in (wanted, _SMALLER_BLOCKS.get(wanted, wanted)):
-        if columns % GGML_QUANT_SIZES[fitting][0] == 0:
-            return fitting
-    return Type.F16
+    return _SMALLER_BLOCKS.get(wanted, wanted) if columns % GGML_QUANT_SIZES[wanted][0] else wanted
 
 
 def stored_shape(shape: Sequence[int], to: Type) -> tuple[int, ...]:
