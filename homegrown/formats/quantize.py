@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from homegrown.files import write_parquet
-from homegrown.formats.linear import METHODS, try_out
 from homegrown.formats.measure import bits_per_byte, tokens_per_second
 from homegrown.formats.memory import loaded_megabytes
 from homegrown.formats.requirements import check_requirements
 from homegrown.formats.variants import (
     DESCRIPTION,
     ORIGINAL,
-    device_for,
+    check_variant,
     device_of,
     disk_megabytes,
     load_variant,
@@ -115,8 +114,7 @@ def quantize(
     variants = list(dict.fromkeys(settings.variants))
     check_requirements(variants, weights.load_config(source / "config.json"))
     for variant in variants:
-        if variant in METHODS:
-            try_out(variant, device_for(variant, device))
+        check_variant(variant, source, device)
     progress(0, len(variants) + 1, variant=ORIGINAL)
     measure = _Measure(source, packed, settings.validation_tokens, device)
     rows = [measure(ORIGINAL, source)]

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from homegrown.errors import UserError
 from homegrown.files import replacing
-from homegrown.formats.gguf import KINDS, write_gguf
+from homegrown.formats.gguf import write_gguf
 from homegrown.formats.gguf_reader import read_gguf
-from homegrown.formats.linear import METHODS
+from homegrown.formats.gguf_types import kind_named
+from homegrown.formats.gguf_vocabulary import Vocabulary
+from homegrown.formats.linear import METHODS, try_out
 from homegrown.formats.memory import loaded_megabytes
 from homegrown.formats.requirements import REQUIREMENTS
 from homegrown.model import weights
@@ -58,16 +60,29 @@ def matrices(model: Transformer) -> dict[str, nn.Linear]:
     return {name: module for name, module in modules if isinstance(module, nn.Linear)}
 
 
+def check_variant(variant: Variant, source: Path, device: str) -> None:
+    """See that this machine makes the variant of the weights in the folder `source`, and computes with it.
+
+    Raises:
+        UserError: it does not.
+    """
+    if variant in METHODS:
+        try_out(variant, device_for(variant, device))
+    else:
+        kind_named(variant)
+        Vocabulary(source)
+
+
 def save_variant(source: Path, variant: Variant, folder: Path) -> None:
     """Write the variant of the weights in the folder `source`, with their tokenizer.
 
     A GGUF file is `model.gguf`. Otherwise `model.safetensors` holds what `formats.linear` makes of each matrix as
     `<matrix's name>.<part>`, and all other tensors under their own names as bfloat16.
     """
-    if variant in KINDS:
-        write_gguf(source, folder / GGUF_WEIGHTS, variant)
-    else:
+    if variant in METHODS:
         _save_matrices(weights.load(source, dtype=torch.float32), variant, folder)
+    else:
+        write_gguf(source, folder / GGUF_WEIGHTS, variant)
     with replacing(folder / _TOKENIZER) as temporary:
         shutil.copyfile(source / _TOKENIZER, temporary)
     with replacing(folder / DESCRIPTION) as temporary:
@@ -85,9 +100,9 @@ def load_variant(folder: Path, device: str = "cpu") -> Transformer:
     variant = _variant(folder)
     if variant is None:
         return weights.load(folder, device)
-    if variant in KINDS:
-        return read_gguf(folder / GGUF_WEIGHTS).to(device)
-    return _load_matrices(folder, variant, device)
+    if variant in METHODS:
+        return _load_matrices(folder, variant, device)
+    return read_gguf(folder / GGUF_WEIGHTS).to(device)
 
 
 def device_of(folder: Path, device: str) -> str:
@@ -102,7 +117,8 @@ def device_for(variant: Variant | None, device: str) -> str:
 
 def disk_megabytes(folder: Path) -> float:
     """Return the size of a variant's weights on disk, in megabytes (10^6 bytes)."""
-    return (folder / (GGUF_WEIGHTS if _variant(folder) in KINDS else _WEIGHTS)).stat().st_size / 1e6
+    variant = _variant(folder)
+    return (folder / (_WEIGHTS if variant is None or variant in METHODS else GGUF_WEIGHTS)).stat().st_size / 1e6
 
 
 def memory_megabytes(folder: Path) -> float:
