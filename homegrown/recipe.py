@@ -394,13 +394,22 @@ class TrainingSettings(Settings):
 
 # --- after training ---------------------------------------------------------------------------------------------------
 
-Variant = Literal["int8", "nf4", "int8-dynamic"]
+BitsAndBytes = Literal["int8", "nf4", "nf4-double", "fp4", "fp4-double"]
+PyTorch = Literal["int8-dynamic", "torchao-int8", "torchao-int4"]
+Gguf = Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
+Variant = Literal[BitsAndBytes, PyTorch, Gguf]
 
 
 class QuantizationSettings(Settings):
     """Which smaller variants of the weights to make."""
 
-    variants: list[Variant] = Field(description="int8, nf4: bitsandbytes; int8-dynamic: PyTorch.")
+    variants: list[Variant] = Field(
+        description="int8, nf4, fp4: bitsandbytes, -double with scales that are quantized too; int8-dynamic: PyTorch; "
+        "torchao-…: torchao, weights only; the rest: GGUF files for llama.cpp, Ollama and the like."
+    )
+    validation_tokens: Positive = Field(
+        description="Most tokens of the validation split on which a variant's bits per byte are measured."
+    )
 
 
 class EvaluationSettings(Settings):
