@@ -14,6 +14,7 @@ class Lazy(NamedTuple):
 
 COMMANDS = {
     "artifacts": Lazy("homegrown.commands.artifacts:artifacts", "List every version of every artifact."),
+    "chat": Lazy("homegrown.commands.chat:chat", "Talk with a model in the terminal."),
     "compare": Lazy("homegrown.commands.compare:compare", "Say what differs between runs, as tables and a picture."),
     "doctor": Lazy("homegrown.commands.doctor:doctor", "Look at this machine: does homegrown run on it?"),
     "gc": Lazy("homegrown.commands.gc:gc", "Free what no recent run and no kept artifact stands on."),
