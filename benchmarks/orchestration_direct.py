@@ -55,5 +55,14 @@ def run_directly(root: Path, changes: tuple[str, ...]) -> None:
     )
     quantize(variants, weights, tokens, recipe.quantization, device=device, progress=silent)
     evaluate(
-        results, weights, variants, tokens, tokenizer, recipe.evaluation, seed=seed, device=device, progress=silent
+        results,
+        weights,
+        variants,
+        tokens,
+        shards,
+        tokenizer,
+        recipe.evaluation,
+        seed=seed,
+        device=device,
+        progress=silent,
     )

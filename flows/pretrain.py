@@ -63,6 +63,7 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
         pretrain=made["pretrain"],
         quantize=made["quantize"],
         pack=made["pack"],
+        shard=made["shard"],
         tokenizer=made["tokenizer"],
     ),
 }

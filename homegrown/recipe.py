@@ -415,7 +415,14 @@ class QuantizationSettings(Settings):
 class EvaluationSettings(Settings):
     """What is measured on held-out text, for every variant of the weights."""
 
-    perplexity_tokens: Positive = Field(description="Most tokens of the test split for perplexity.")
+    perplexity_tokens: Positive | None = Field(
+        description="About how many tokens of the test split to predict, spread evenly; null: the whole split."
+    )
+    stride: Positive | None = Field(
+        default=None,
+        description="Tokens by which the window slides over the text; null: half of model.context. Smaller: every token "
+        "is predicted from more of the text before it, at a higher cost.",
+    )
     samples: Positive = Field(description="Held-out documents to continue, for BLEU and ROUGE.")
     prompt_tokens: Positive = Field(description="Tokens of the document that are given.")
     continuation_tokens: Positive = Field(description="Tokens to write, and of the reference to compare with.")
@@ -477,6 +484,8 @@ class Recipe(Settings):
             raise ValueError(
                 f"prompt_tokens + continuation_tokens of evaluation must fit model.context ({self.model.context})"
             )
+        if (self.evaluation.stride or 0) > self.model.context:
+            raise ValueError(f"evaluation.stride must be at most model.context ({self.model.context})")
         if self.shard.validation_share + self.shard.test_share >= 0.5:
             raise ValueError("shard.validation_share + shard.test_share must leave at least half for training")
         if self.training.initialisation == "bigrams" and (self.model.tied or self.model.family == "classic"):
