@@ -463,3 +463,29 @@ class Recipe(Settings):
                 "training.initialisation 'bigrams' needs model.family 'modern' and model.tied false; choose 'random'"
             )
         return self
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+ExportFormat = Literal["hf", "gguf", "onnx"]
+WeightType = Literal["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "int8"]
+
+WEIGHT_TYPES: dict[ExportFormat, tuple[WeightType, ...]] = {
+    "hf": ("f32", "bf16", "f16"),
+    "gguf": ("q8_0", "f32", "bf16", "f16", "q6_k", "q5_k_m", "q4_k_m", "q4_0"),
+    "onnx": ("f32", "int8"),
+}
+"""The types of weights that each format has, the one that is taken unless another is named first."""
+
+
+class ExportSettings(Settings):
+    """A model in a form that other programs run."""
+
+    format: ExportFormat = Field(description="hf: transformers, vLLM, MLX; gguf: llama.cpp, Ollama, LM Studio; onnx.")
+    type: WeightType = Field(description="Type of the weights.")
+
+    @model_validator(mode="after")
+    def _has_it(self) -> Self:
+        if self.type not in WEIGHT_TYPES[self.format]:
+            raise ValueError(f"{self.format} has the types {', '.join(WEIGHT_TYPES[self.format])}, not {self.type}")
+        return self

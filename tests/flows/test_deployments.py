@@ -23,7 +23,10 @@ from tests.flows.small import small_recipe, write_corpus
 
 def test_no_key_is_misspelt() -> None:
     checked = deployment_file.check(PIPELINES)
-    assert checked.deployments == ["pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"]
+    assert checked.deployments == [
+        *("pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"),
+        *("export/hf", "export/gguf", "export/onnx", "export/ollama"),
+    ]
     assert checked.pools == ["homegrown"]
 
 
@@ -67,6 +70,8 @@ SET_DIRECTORY = "prefect.deployments.steps.set_working_directory"
         ),
         (set_in(*FIRST, "parameters", "recipe", "training", "max_step"), "did you mean 'max_steps'"),
         (set_in(*FIRST, "parameters", "recipe", "ingest", "sources", 0, "limit"), "did you mean 'limit_mb'"),
+        (set_in("deployments", 4, "parameters", "type", to="f23"), "'hf', parameters, type: .*'f32'.*'f23'"),
+        (set_in("deployments", 4, "parameters", "too"), "'hf', parameters: .*did you mean 'to'"),
         (set_in(*FIRST, "entrypoint", to="flows.pretrain.pretrian"), "there is no flow at the entrypoint"),
         (set_in(*FIRST, "name", to="small"), "two deployments 'pretrain/small'"),
         (set_in("deployments", to=[]), "no list of deployments"),

@@ -11,14 +11,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter
 
 from flows.pretrain import CHAIN, pretrain
 from homegrown import fingerprint, runs
 from homegrown.artifacts import Store
 from homegrown.errors import UserError
 from tests.flows.small import small_recipe, write_corpus, write_project
+from tests.waiting import ended_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +34,7 @@ def run(recipe: Any, **parameters: Any) -> list[str]:
     """Run the flow in this process; return the stages that were not cached."""
     state = pretrain(recipe, **parameters, return_state=True)
     assert state.is_completed(), state.message
-    with get_client(sync_client=True) as client:
-        flow_run = FlowRunFilter(id={"any_": [state.state_details.flow_run_id]})
-        found = client.read_task_runs(flow_run_filter=flow_run)
-    states = {one.name.rsplit("-", 1)[0]: one.state_name for one in found}
+    states = ended_tasks(state.state_details.flow_run_id, STAGES.index(parameters.get("until", STAGES[-1])) + 1)
     assert set(states.values()) <= {"Completed", "Cached"}
     return [stage for stage in STAGES if states.get(stage) == "Completed"]
 
@@ -123,7 +119,7 @@ def test_killed_in_each_stage_it_goes_on_and_ends_the_same(
     for project in projects:
         project.mkdir()
         write_project(project)
-    output, _ = homegrown(projects[0], "run", "tiny").communicate(timeout=200)
+    output, _ = homegrown(projects[0], "run", "tiny").communicate()
     assert "The model writes:" in output, output
 
     for stage in STAGES:
@@ -138,7 +134,7 @@ def test_killed_in_each_stage_it_goes_on_and_ends_the_same(
         else:
             pytest.fail(f"{stage} was never started:\n{''.join(lines)}")
         process.communicate()
-    output, _ = homegrown(projects[1], "run", "tiny").communicate(timeout=200)
+    output, _ = homegrown(projects[1], "run", "tiny").communicate()
     assert process.returncode == -signal.SIGKILL
     assert "The model writes:" in output, output
 
@@ -156,7 +152,7 @@ def test_the_command_line_ends_with_one_sentence(
     write_project(tmp_path)
     shutil.rmtree(tmp_path / "data")
     process = homegrown(tmp_path, "run", "tiny")
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate()
     assert process.returncode == 1
     assert "Traceback" not in output
     assert re.search(r"^Error: .*data.*\.$", output, re.MULTILINE), output

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from homegrown.tokens.loader import TokenSplit
 from homegrown.tokens.tokenizer import load
 from homegrown.training.pretrain import pretrain
 from homegrown.training.schedule import share
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -213,10 +213,7 @@ def test_workers_go_when_the_process_that_launched_them_is_killed(corpus, tiny, 
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], tiny[0], endless(tiny[1]))
     _, worker, _ = process.signal_at("out/samples.parquet", 6, "parent", tmp_path / "killer")
     killed_at = 10
-    end = time.monotonic() + 20
-    while is_alive(worker):
-        assert time.monotonic() < end, "the worker outlived its parent"
-        time.sleep(0.05)
+    wait_for(lambda: not is_alive(worker))
     assert newest_checkpoint(process.out) > killed_at
 
 
