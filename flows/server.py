@@ -21,6 +21,7 @@ from homegrown.errors import UserError
 STOP_SECONDS = 20.0
 """How long a server that was told to stop may take."""
 _START_SECONDS = 300  # it takes 7, and long on a machine that is busy
+_ANSWER_SECONDS = 30  # of a server that has taken the connection; a busy one takes its time
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -46,7 +47,8 @@ def running(log: Path) -> Iterator[str]:
         try:
             yield api
         finally:
-            _deliver()
+            if server.poll() is None:
+                _deliver()
     finally:
         children.stop(server, STOP_SECONDS)
 
@@ -113,7 +115,8 @@ def _wants_password(api: str) -> str:
 
 def _status(url: str) -> int:
     encrypted = url.startswith("https:")  # without, reading the certificates would be most of the work
-    return httpx.get(url, headers=_authorization(), timeout=5, verify=encrypted).status_code
+    patience = httpx.Timeout(5, read=_ANSWER_SECONDS)
+    return httpx.get(url, headers=_authorization(), timeout=patience, verify=encrypted).status_code
 
 
 def _authorization() -> dict[str, str]:
@@ -136,5 +139,5 @@ def _is_taken(host: str, port: int) -> bool:
 
 def _deliver() -> None:
     """Send what this process still has for the server, which would otherwise find it gone."""
-    APILogWorker.drain_all(timeout=5)
-    EventsWorker.drain_all(timeout=5)
+    APILogWorker.drain_all(timeout=_ANSWER_SECONDS)
+    EventsWorker.drain_all(timeout=_ANSWER_SECONDS)

@@ -394,19 +394,35 @@ class TrainingSettings(Settings):
 
 # --- after training ---------------------------------------------------------------------------------------------------
 
-Variant = Literal["int8", "nf4", "int8-dynamic"]
+BitsAndBytes = Literal["int8", "nf4", "nf4-double", "fp4", "fp4-double"]
+PyTorch = Literal["int8-dynamic", "torchao-int8", "torchao-int4"]
+Gguf = Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
+Variant = Literal[BitsAndBytes, PyTorch, Gguf]
 
 
 class QuantizationSettings(Settings):
     """Which smaller variants of the weights to make."""
 
-    variants: list[Variant] = Field(description="int8, nf4: bitsandbytes; int8-dynamic: PyTorch.")
+    variants: list[Variant] = Field(
+        description="int8, nf4, fp4: bitsandbytes, -double with scales that are quantized too; int8-dynamic: PyTorch; "
+        "torchao-…: torchao, weights only; the rest: GGUF files for llama.cpp, Ollama and the like."
+    )
+    validation_tokens: Positive = Field(
+        description="Most tokens of the validation split on which a variant's bits per byte are measured."
+    )
 
 
 class EvaluationSettings(Settings):
     """What is measured on held-out text, for every variant of the weights."""
 
-    perplexity_tokens: Positive = Field(description="Most tokens of the test split for perplexity.")
+    perplexity_tokens: Positive | None = Field(
+        description="About how many tokens of the test split to predict, spread evenly; null: the whole split."
+    )
+    stride: Positive | None = Field(
+        default=None,
+        description="Tokens by which the window slides over the text; null: half of model.context. Smaller: every token "
+        "is predicted from more of the text before it, at a higher cost.",
+    )
     samples: Positive = Field(description="Held-out documents to continue, for BLEU and ROUGE.")
     prompt_tokens: Positive = Field(description="Tokens of the document that are given.")
     continuation_tokens: Positive = Field(description="Tokens to write, and of the reference to compare with.")
@@ -468,10 +484,38 @@ class Recipe(Settings):
             raise ValueError(
                 f"prompt_tokens + continuation_tokens of evaluation must fit model.context ({self.model.context})"
             )
+        if (self.evaluation.stride or 0) > self.model.context:
+            raise ValueError(f"evaluation.stride must be at most model.context ({self.model.context})")
         if self.shard.validation_share + self.shard.test_share >= 0.5:
             raise ValueError("shard.validation_share + shard.test_share must leave at least half for training")
         if self.training.initialisation == "bigrams" and (self.model.tied or self.model.family == "classic"):
             raise ValueError(
                 "training.initialisation 'bigrams' needs model.family 'modern' and model.tied false; choose 'random'"
             )
+        return self
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+ExportFormat = Literal["hf", "gguf", "onnx"]
+WeightType = Literal["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "int8"]
+
+WEIGHT_TYPES: dict[ExportFormat, tuple[WeightType, ...]] = {
+    "hf": ("f32", "bf16", "f16"),
+    "gguf": ("q8_0", "f32", "bf16", "f16", "q6_k", "q5_k_m", "q4_k_m", "q4_0"),
+    "onnx": ("f32", "int8"),
+}
+"""The types of weights that each format has, the one that is taken unless another is named first."""
+
+
+class ExportSettings(Settings):
+    """A model in a form that other programs run."""
+
+    format: ExportFormat = Field(description="hf: transformers, vLLM, MLX; gguf: llama.cpp, Ollama, LM Studio; onnx.")
+    type: WeightType = Field(description="Type of the weights.")
+
+    @model_validator(mode="after")
+    def _has_it(self) -> Self:
+        if self.type not in WEIGHT_TYPES[self.format]:
+            raise ValueError(f"{self.format} has the types {', '.join(WEIGHT_TYPES[self.format])}, not {self.type}")
         return self

@@ -19,7 +19,7 @@ from tasks import panels
 from tasks.events import Event, listening
 from tasks.figures import duration, megabytes, progress_in_words, shown
 from tasks.markdown import code, link, quoted, table
-from tasks.outbox import Outbox, post, rewrite
+from tasks.outbox import Outbox, post, post_table, rewrite
 
 KEY = "story"
 _LEAST_SECONDS = 5.0
@@ -165,6 +165,8 @@ def post_page(
     head = f"**{artifact.name}** · {' · '.join([run, *told])}\n\n`{artifact.path}`"
     description = f"{artifact.name}: {shown(artifact.manifest.rows_out)} {artifact.manifest.unit}"
     posted = post(client, f"{stage}-report", f"{head}\n\n{page.report}", description, task_run.flow_run_id, task_run.id)
+    if page.rows:
+        post_table(client, f"{stage}-table", page.rows, description, task_run.flow_run_id, task_run.id)
     return posted, page.excerpt
 
 

@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer
 
 from homegrown.model.generation import generate
+from homegrown.model.sampling import Sampling
 from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
 from homegrown.tokens.special import special_ids
@@ -15,7 +16,7 @@ _TOKENS = 200
 _ATTEMPTS = 8
 _LEAST_BYTES = 100
 
-_SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]|\n\n")
+SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]|\n\n")
 
 
 def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
@@ -31,8 +32,7 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
         model,
         [[marks.bos]] * _ATTEMPTS,
         max_new_tokens=most,
-        temperature=0.8,
-        top_k=40,
+        sampling=Sampling(temperature=0.8, top_k=40),
         seed=derive(seed, "sample"),
         stop_ids={marks.eos},
     )
@@ -61,7 +61,7 @@ def nats(model: Transformer, tokens: list[int]) -> float:
 def cut(text: str) -> str:
     """Return `text` up to the last end of a sentence in its second half, else up to its last blank, else all of it."""
     text = text.rstrip("\ufffd")
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() >= len(text) / 2]
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() >= len(text) / 2]
     if ends:
         return text[: ends[-1]]
     head, blank, _ = text.rpartition(" ")
