@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def generate(
     store: Store,
+    /,
     artifact: str | None,
     variant: str | None,
     device: str,
@@ -71,9 +72,7 @@ def generate(
         _write(model, tokenizer, request, text, stop)
 
 
-def _write(
-    model: "Transformer", tokenizer: "Tokenizer", request: "Request", text: str, stop: tuple[str, ...]
-) -> None:
+def _write(model: "Transformer", tokenizer: "Tokenizer", request: "Request", text: str, stop: tuple[str, ...]) -> None:
     from homegrown.model.engine import Engine
     from homegrown.serving.writing import stream
     from homegrown.tokens.detokenizer import vocabulary_bytes

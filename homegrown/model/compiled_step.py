@@ -1,7 +1,7 @@
 """One token of each sequence through a `modern` model on a CPU, compiled as a whole.
 
-A step multiplies every weight with one vector a sequence, so it is bound by reading the weights, and with small models by
-calling operations. Here one call does it all: bfloat16 weights are widened to float32 in registers, on processors
+A step multiplies every weight with one vector a sequence, so it is bound by reading the weights, and with small models
+by calling operations. Here one call does it all: bfloat16 weights are widened to float32 in registers, on processors
 without instructions for them too, and everything else is computed in float32.
 """
 
@@ -46,14 +46,13 @@ class CompiledStep:
             [[layer.get_parameter(f"{name}.weight").data_ptr() for name in _NAMES] for layer in decoder.layers],
             dtype=np.int64,
         )
-        self._embedding, self._output, self._gain = (
-            _array(tensor) for tensor in (decoder.embed_tokens.weight, model.output_weight, decoder.norm.weight)
-        )
+        self._embedding, self._output = _array(decoder.embed_tokens.weight), _array(model.output_weight)
+        self._gain = _array(decoder.get_parameter("norm.weight"))
         self._positions = decoder.positions.float().numpy()
 
     @staticmethod
     def serves(model: Transformer) -> bool:
-        """Return whether the model can be computed here: `modern`, on a CPU, its weights all float32 or all bfloat16."""
+        """Return whether the model can be computed here: `modern`, on a CPU, its weights all float32 or bfloat16."""
         dtypes = {tensor.dtype for tensor in model.parameters()}
         matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
         return (
@@ -190,7 +189,9 @@ def _keep(x: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
-def _attend(queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, like: Any, out: Any) -> None:
+def _attend(
+    queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, like: Any, out: Any
+) -> None:
     """Set out [batch, heads, head_size] to attention of one query a row and head over what the cache holds."""
     batch, heads, size = queries.shape
     group, bytes_each = heads // (strides[0] // (capacity * size)), like.itemsize
@@ -239,7 +240,8 @@ def _step(
     batch, hidden, bytes_each = len(tokens), embedding.shape[1], embedding.itemsize
     stream, normed = np.empty((batch, hidden), np.float32), np.empty((batch, hidden), np.float32)
     queries, mixed = np.empty((batch, heads * size), np.float32), np.empty((batch, heads * size), np.float32)
-    new_keys, new_values = np.empty((batch, kv_heads * size), np.float32), np.empty((batch, kv_heads * size), np.float32)
+    new_keys = np.empty((batch, kv_heads * size), np.float32)
+    new_values = np.empty((batch, kv_heads * size), np.float32)
     gate, up = np.empty((batch, feed_forward), np.float32), np.empty((batch, feed_forward), np.float32)
     for row in range(batch):
         for place in range(hidden):
