@@ -44,7 +44,7 @@ def read(path: Path) -> list[Document | Fault]:
 def test_members_of_archives_are_read_and_put_nowhere(tmp_path: Path) -> None:
     inside = tmp_path / "a" / "b" / "c"
     inside.mkdir(parents=True)
-    names = ["../../evil.txt", "/tmp/homegrown-evil.txt", "a/../../evil.txt", "..\\evil.txt", "good.txt"]
+    names = ["../../evil.txt", "/tmp/homegrown-evil.txt", "a/../../evil.txt", "a\\..\\evil.txt", "good.txt"]
     with zipfile.ZipFile(inside / "x.zip", "w") as archive:
         for name in names:
             archive.writestr(name, "text")
@@ -127,7 +127,14 @@ def test_no_pickle_in_a_table_is_loaded(tmp_path: Path) -> None:
 def test_patterns_take_linear_time() -> None:
     """Quadratic time would be minutes for each."""
     began = time.process_time()
-    for text in ("<![CDATA[" * 200_000, " " * 1_000_000 + "x", "\n" + " " * 1_000_000 + "x", "<p" * 20_000):
+    for text in (
+        "<![CDATA[" * 50_000,
+        "<!--" * 50_000,
+        "<!x" * 50_000,
+        "<?x" * 50_000,
+        " " * 500_000 + "x",
+        "<p" * 9_000,
+    ):
         markup.text_of_page(text)
     for text in ("!" * 200_000 + " @", "a@" + "b." * 200_000, "a." * 200_000 + "@", "+1 " * 100_000 + "@"):
         redact(pa.array([text]), ["email", "ip", "phone"])
