@@ -131,4 +131,5 @@ def _find(ordered: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tu
 
 
 def _training_tokens(train: TokenSplit) -> Numbers:
-    return train.read_at([0], min(train.tokens, MOST_TOKENS))[0]
+    tokens: Numbers = train.read_at([0], min(train.tokens, MOST_TOKENS))[0]
+    return tokens
