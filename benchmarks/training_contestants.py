@@ -2,7 +2,6 @@
 
 import math
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.training_peers import CONTEXT, GPT2Style, PlainLoop, llama
+from benchmarks.training_peers import CONTEXT, VOCABULARY, GPT2Style, PlainLoop, llama
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
 from homegrown.pipelines import load_recipe
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import Batches, TokenSplit
@@ -29,8 +30,6 @@ SEED = 1
 BATCH = 4
 """Of the peers: small batches serve them best in so little time."""
 HELD_OUT_WINDOWS = 134
-TOKENS_PER_SECOND = 5000
-"""What `training.initialisation: auto` is told of a contest by the clock, which has no number of steps."""
 _MANY = 100_000
 """More steps than anybody takes: into so many the time is divided when a learning rate follows the clock."""
 
@@ -49,6 +48,11 @@ GUIDE = {
 }
 """The guide's rate and schedule, with what else the trainer has by default whose defaults they are."""
 CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}
+
+
+def processor_seconds() -> float:
+    """Return the time this process has computed for: what a clock would show if no other program used the machine."""
+    return time.process_time() / torch.get_num_threads()
 
 
 class Contestant(Protocol):
@@ -142,14 +146,16 @@ class Ours:
         }
         settings = {**tiny.training.model_dump(), **training, **changes}
         settings["micro_batch_size"] = settings["batch_size"]
+        shape = ModelSettings.model_validate({**tiny.model.model_dump(), **model})
         if by_clock and settings["initialisation"] == "auto":
-            tokens = TokenSplit(data / "packed", "train").tokens
-            settings["initialisation"] = "bigrams" if seconds * TOKENS_PER_SECOND <= tokens else "random"
-        began = time.perf_counter()
+            trained = seconds * _tokens_per_second(shape, settings["batch_size"])
+            known = trained <= TokenSplit(data / "packed", "train").tokens
+            settings["initialisation"] = "bigrams" if known else "random"
+        began = processor_seconds()
         job = Job(
             packed=data / "packed",
             tokenizer=data / "tokenizer",
-            model=ModelSettings.model_validate({**tiny.model.model_dump(), **model}),
+            model=shape,
             training=TrainingSettings.model_validate(settings),
             seed=SEED,
             device="cpu",
@@ -158,8 +164,8 @@ class Ours:
         if by_clock:
             setattr(loop, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
         self._folder = Path(tempfile.mkdtemp())
-        self._trainer = loop.Trainer(job, self._folder, _only_worker())
-        self.spent = time.perf_counter() - began if self._trainer.begins_with_bigrams else 0.0
+        self._trainer = loop.Trainer(job, self._folder, _only_worker(self._folder))
+        self.spent = processor_seconds() - began if self._trainer.begins_with_bigrams else 0.0
 
     def _share(self, step: int, settings: TrainingSettings) -> float:
         return share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)
@@ -181,12 +187,22 @@ class Ours:
         return self._held_out.bits_per_byte(self._trainer.model, nats)
 
 
-def _only_worker() -> Worker:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
+    """Return about how fast a model learns: `initialisation: auto` asks, and the clock knows no number of steps."""
+    model = Transformer(ModelConfig.from_settings(shape, VOCABULARY, dropout=0.0))
+    model.initialise()
+    windows = torch.randint(VOCABULARY, (batch, shape.context + 1))
+    took = []
+    for _ in range(3):
+        began = processor_seconds()
+        torch.autograd.backward(model.loss(windows[:, :-1], windows[:, 1:]))
+        took.append(processor_seconds() - began)
+    return batch * shape.context / min(took)
+
+
+def _only_worker(folder: Path) -> Worker:
+    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    os.environ.update({name: str(value) for name, value in place.items()})
     worker = Worker("cpu")
-    worker.join()
+    worker.join(folder)
     return worker

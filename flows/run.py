@@ -33,7 +33,7 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str], from_stage: 
     console = Console()
     with ExitStack() as services:
         with console.status("starting"):
-            with _uncollected():
+            with uncollected():
                 from flows import server
                 from flows.pretrain import CHAIN, again, pretrain
                 from flows.terminal import live_display
@@ -44,7 +44,7 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str], from_stage: 
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         stages = list(CHAIN)
-        with _told_in_a_sentence(), live_display(console, stages[: stages.index(last) + 1]):
+        with told_in_a_sentence(), live_display(console, stages[: stages.index(last) + 1]):
             made = pretrain(recipe, last, forced, first)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
 
@@ -59,7 +59,7 @@ def prepare(store: Store) -> None:
 
 
 @contextmanager
-def _told_in_a_sentence() -> Iterator[None]:
+def told_in_a_sentence() -> Iterator[None]:
     """Say what remains when the run was stopped (Ctrl-C, SIGTERM, cancelled in the UI) or lost its server."""
     from httpx import TransportError
     from prefect.exceptions import TerminationSignal
@@ -79,7 +79,7 @@ def _told_in_a_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Look for no garbage among what is imported: there is none, and looking takes a fifth of the time."""
     gc.disable()
     try:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from homegrown.artifacts import Artifact, Store
 from homegrown.errors import UserError
 from homegrown.files import parquet_parts
+from homegrown.rating.answers import FOLDER
 from homegrown.runs import recorded
 
 _CORPUS = ("shard", "filter", "dedup", "ingest")
@@ -32,7 +33,8 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     `"dedup@3".dropped` of version 3. A name without a schema is looked up from the last stage back. `artifacts`,
     `files` and `runs` describe the store itself. Of the latest corpus, the chain that leads to its last stage, are
     `dropped` (the rows of every stage, with `stage` and `reason`) and `shards` (all splits, with `split`).
-    `similarity(one, other)` estimates the Jaccard similarity of two signatures.
+    `ratings` has what people answered to `homegrown rate`. `similarity(one, other)` estimates the Jaccard similarity
+    of two signatures.
     """
     connection = duckdb.connect()
     connection.execute("SET memory_limit = ?", [f"{memory_gb}GB"])
@@ -46,6 +48,9 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     last = next((latest[stage] for stage in _CORPUS if stage in latest), None)
     if last is not None:
         _add_corpus(connection, [last, *store.lineage(last)])
+    ratings = store.root / FOLDER
+    if parquet_parts(ratings):
+        connection.execute("CREATE VIEW ratings AS " + _select(str(ratings / "*.parquet")))
     connection.execute(_SIMILARITY)
     path = ",".join(["main", *(stage for stage in _ORDER if stage in latest)])
     connection.execute("SET search_path = ?", [path])
@@ -98,9 +103,7 @@ def tables(folder: Path) -> dict[str, str]:
 def _add_views(connection: duckdb.DuckDBPyConnection, schema: str, folder: Path) -> None:
     connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
     for table, files in tables(folder).items():
-        literal = files.replace("'", "''")
-        view = f"{_quoted(schema)}.{_quoted(table)}"
-        connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{literal}')")
+        connection.execute(f"CREATE VIEW {_quoted(schema)}.{_quoted(table)} AS {_select(files)}")
 
 
 def _add_corpus(connection: duckdb.DuckDBPyConnection, chain: list[Artifact]) -> None:
@@ -161,6 +164,11 @@ def _describe(connection: duckdb.DuckDBPyConnection, store: Store, every: list[A
         connection.register(f"{name}_rows", pa.Table.from_pylist(rows, schema=schema))
         connection.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_rows")
         connection.unregister(f"{name}_rows")
+
+
+def _select(files: str) -> str:
+    literal = files.replace("'", "''")
+    return f"SELECT * FROM read_parquet('{literal}')"
 
 
 def _quoted(name: str) -> str:

@@ -15,7 +15,8 @@ _SHOWN = 5
 def find_run(records: Mapping[str, RunRecord], wanted: str) -> str:
     """Return the name of the run that a person means by `wanted`.
 
-    A run's name; the start of one, if only one begins so; `latest`; or `tiny@-1`, the last run of the recipe `tiny` (or
+    A run's name; the start of one, if only one begins so; `latest`, which is no export or benchmark where there is
+    a run that trains; or `tiny@-1`, the last run of the recipe `tiny` (or
     whose name begins with `tiny`), `tiny@-2` the one before it, and `@-2` the last but one of all.
 
     Raises:
@@ -27,7 +28,8 @@ def find_run(records: Mapping[str, RunRecord], wanted: str) -> str:
     if wanted in records:
         return wanted
     if wanted == LATEST:
-        return names[-1]
+        trained = [name for name, run in records.items() if "training" in run.recipe]
+        return (trained or names)[-1]
     if match := _BACK.fullmatch(wanted):
         return _counted_back(records, wanted, match[1], int(match[2]))
     beginning = [name for name in names if name.startswith(wanted)]

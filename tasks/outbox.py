@@ -22,7 +22,8 @@ Job = Callable[[SyncPrefectClient], object]
 
 _log = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0
-_LAST_SECONDS = 5.0
+_LAST_SECONDS = 10.0
+"""How long to wait at the end for one more job: Prefect's client asks a busy server again after 2 s, and after 6."""
 
 
 class Outbox:
@@ -32,6 +33,7 @@ class Outbox:
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._when_idle = when_idle
         self._failed = False
+        self._done = 0
         context = contextvars.copy_context()  # it carries which server this run talks to
         self._thread = threading.Thread(target=context.run, args=(self._work,), name="outbox", daemon=True)
 
@@ -46,9 +48,12 @@ class Outbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until all is done; not for long, if the server does not answer."""
+        """Wait until all is done, as long as the server takes one job after the other."""
         self._jobs.put(None)
-        self._thread.join(timeout=_LAST_SECONDS)
+        done = -1
+        while self._thread.is_alive() and done < self._done:
+            done = self._done
+            self._thread.join(timeout=_LAST_SECONDS)
 
     def _work(self) -> None:
         try:
@@ -69,6 +74,7 @@ class Outbox:
     def _do(self, job: Job, client: SyncPrefectClient) -> None:
         try:
             job(client)
+            self._done += 1
         except Exception as error:
             # Once is enough: a server that is away is away for all of them.
             _log.log(logging.DEBUG if self._failed else logging.WARNING, "The UI does not show everything: %s", error)

@@ -18,7 +18,7 @@ from homegrown.artifacts import Artifact
 from tasks import panels
 from tasks.events import Event, listening
 from tasks.figures import duration, megabytes, progress_in_words, shown
-from tasks.markdown import link, quoted, table
+from tasks.markdown import code, link, quoted, table
 from tasks.outbox import Outbox, post, post_table, rewrite
 
 KEY = "story"
@@ -79,7 +79,7 @@ class Story:
             self._end = f"Finished in {took}."
             return
         broken = [stage for stage, chapter in self._chapters.items() if chapter.state in ("failed", "working")]
-        reason = f": {error}" if isinstance(error, Exception) and str(error) else "."
+        reason = f": {code(str(error))}" if isinstance(error, Exception) and str(error) else "."
         self._end = f"Stopped after {took}{' in ' + broken[-1] if broken else ''}{reason}"
 
     def _post_page(

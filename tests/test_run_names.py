@@ -65,3 +65,10 @@ def test_without_runs_it_says_how_to_begin_one() -> None:
 
 def test_the_name_of_a_sweep_means_all_its_runs_and_each_comes_once() -> None:
     assert find_runs(RUNS, ["tiny_1", "rates", "tiny@-1"]) == ["tiny_1", "tiny_rate_2", "tiny_rate_3"]
+
+
+def test_the_latest_run_is_one_that_trains() -> None:
+    beside = RunRecord(recipe={"name": "export-gguf"}, started=BEGAN + timedelta(days=2))
+    trains = RunRecord(recipe={"name": "tiny", "training": {}}, started=BEGAN + timedelta(days=1))
+    assert find_run({"tiny_1": trains, "export_1": beside}, "latest") == "tiny_1"
+    assert find_run({"tiny_1": trains, "export_1": beside}, "@-1") == "export_1"

@@ -9,7 +9,7 @@ from homegrown.artifacts import Store
 
 @click.group()
 def report() -> None:
-    """Write a report as one HTML page."""
+    """Write a report: of the corpus, or of what people thought of the texts."""
 
 
 @report.command("corpus")
@@ -32,3 +32,33 @@ def report_corpus(store: Store, out: Path) -> None:
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     click.echo(f"{out}: {' → '.join(artifact.name for artifact in chain.values())}")
+
+
+@report.command("ratings")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Page to write besides.")
+@click.pass_obj
+def report_ratings(store: Store, out: Path | None) -> None:
+    """Show what people thought of the texts: means with intervals, and how far raters agree."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from homegrown.files import replacing
+    from homegrown.rating.answers import FOLDER, all_answers
+    from homegrown.rating.report import html, method, table
+    from homegrown.rating.summary import summarise
+
+    summary = summarise(all_answers(store.root / FOLDER))
+    header, rows = table(summary)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in header:
+        shown.add_column(title, overflow="fold")
+    for row in rows:
+        shown.add_row(*(cell.replace(" (", "\n(") for cell in row))
+    console = Console()
+    console.print(shown)
+    console.print(method(summary), highlight=False)
+    if out:
+        with replacing(out) as temporary:
+            temporary.write_text(html(summary), encoding="utf-8")
+        click.echo(f"Written: {out}")

@@ -57,7 +57,6 @@ def continue_all(model: Transformer, tasks: Sequence[Task], end: int) -> list[li
             model,
             [task.prompt for task in batch],
             max_new_tokens=len(batch[0].reference),
-            temperature=0.0,
             stop_ids={end},
         )
     return written

@@ -127,7 +127,8 @@ def _find(ordered: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tu
     """Return where in `ordered` each wanted number is, and whether it is there at all."""
     places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     found: npt.NDArray[np.bool_] = ordered[places] == wanted
-    return places.astype(np.int64), found
+    found_at: Numbers = places.astype(np.int64)
+    return found_at, found
 
 
 def _training_tokens(train: TokenSplit) -> Numbers:

@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer
 
 from homegrown.model.generation import generate
+from homegrown.model.sampling import Sampling
 from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
 from homegrown.tokens.special import special_ids
@@ -31,8 +32,7 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
         model,
         [[marks.bos]] * _ATTEMPTS,
         max_new_tokens=most,
-        temperature=0.8,
-        top_k=40,
+        sampling=Sampling(temperature=0.8, top_k=40),
         seed=derive(seed, "sample"),
         stop_ids={marks.eos},
     )

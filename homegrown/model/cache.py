@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,37 +26,50 @@ class Span:
 
 
 class KVCache:
-    """Keys and values [layers, batch, kv_heads, capacity, head_size] and the number of tokens kept of each sequence.
+    """Keys and values [layers, rows, kv_heads, capacity, head_size] and the number of tokens kept of each row.
 
     Row b's token at position p lies at index p, whatever the other rows hold, so sequences of different lengths share
     a batch without left padding. A pass over ragged rows is padded on the right: what padding writes lies past the
     row's length, is masked from every real query, and is overwritten by the row's next tokens.
+
+    Sequences come and go between passes without moving the others: `part` is a run of rows to read a new one's prompt
+    into, and `free` fills a gap with the last row.
     """
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype):
         shape = (config.layers, batch, config.kv_heads, capacity, config.head_size)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = [0] * batch
+        self.lengths = np.zeros(batch, dtype=np.int64)
 
     @property
     def capacity(self) -> int:
         """Most tokens of one sequence."""
         return self.keys.shape[3]
 
+    def part(self, start: int, stop: int) -> Self:
+        """Return rows `start` to `stop` as a cache that shares this one's memory, their lengths too."""
+        part = object.__new__(type(self))
+        part.keys, part.values = self.keys[:, start:stop], self.values[:, start:stop]
+        part.lengths = self.lengths[start:stop]
+        return part
+
     def span(self, new: int) -> Span:
         """Return where the next `new` tokens of every row go.
 
         Raises ValueError if they do not fit the capacity.
         """
-        extent = max(self.lengths) + new
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        extent = longest + new
         if extent > self.capacity:
             raise ValueError(f"{extent} tokens do not fit a cache of {self.capacity}")
         device = self.keys.device
         positions = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(new, device=device)
         causal = new > 1 and extent == new
-        level = min(self.lengths) == max(self.lengths)
-        if causal or (new == 1 and level):
+        if causal or (new == 1 and shortest == longest):
             return Span(positions, extent, None, causal)
         mask = torch.arange(extent, device=device) <= positions[:, None, :, None]
         return Span(positions, extent, mask, False)
@@ -75,12 +89,19 @@ class KVCache:
 
     def advance(self, counts: Sequence[int]) -> None:
         """Count the pass's real tokens, `counts[row]` for each row, as kept."""
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self.lengths += np.array(counts, dtype=np.int64)
 
-    def keep(self, rows: Sequence[int]) -> Self:
-        """Drop every row but `rows`, in their order; return self."""
-        index = torch.tensor(rows, device=self.keys.device)
-        self.keys = self.keys.index_select(1, index)
-        self.values = self.values.index_select(1, index)
-        self.lengths = [self.lengths[row] for row in rows]
-        return self
+    def free(self, row: int, last: int) -> None:
+        """Put row `last`, the last that is in use, into the place of `row`, whose sequence has ended."""
+        if row != last:
+            length = self.lengths[last]
+            for kept in (self.keys, self.values):
+                kept[:, row, :, :length] = kept[:, last, :, :length]
+        self.lengths[row], self.lengths[last] = self.lengths[last], 0
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row `rows[i]` was (int64 [batch]), as when beams part from one another."""
+        longest = int(self.lengths.max())
+        for kept in (self.keys, self.values):
+            kept[:, :, :, :longest] = kept[:, rows, :, :longest]
+        self.lengths[:] = self.lengths[rows.cpu().numpy()]

@@ -44,7 +44,7 @@ class Encoder:
         description = json.loads(tokenizer.to_str())
         self._exact = Tokenizer.from_str(tokenizer.to_str())
         self._exact.encode_special_tokens = True
-        pattern, ranks = _pattern(description["pre_tokenizer"]), _ranks(description)
+        pattern, ranks = split_pattern(description["pre_tokenizer"]), _ranks(description)
         self._tiktoken: tiktoken.Encoding | None = None
         if pattern and ranks and not description["normalizer"] and _merges_by_rank(description["model"], ranks):
             self._tiktoken = tiktoken.Encoding(
@@ -85,7 +85,7 @@ def _byte_characters() -> dict[str, int]:
 BYTES = _byte_characters()
 
 
-def _pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
+def split_pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
     """Return the regular expression at which text is split, or None if it is not one of those compared."""
     match pre_tokenizer:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:

@@ -5,14 +5,14 @@ from tokenizers import Tokenizer
 
 from homegrown.errors import UserError
 from homegrown.model.generation import generate
+from homegrown.model.sampling import Sampling
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import TrainingSettings
 from homegrown.tokens.special import special_ids
 from homegrown.training.metrics import Sample
 from homegrown.training.precision import Precision
 
-_TEMPERATURE = 0.8
-_TOP_P = 0.95
+_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 
 
 class Sampler:
@@ -38,8 +38,7 @@ class Sampler:
                 model,
                 self._prompts,
                 max_new_tokens=self._settings.sample_tokens,
-                temperature=_TEMPERATURE,
-                top_p=_TOP_P,
+                sampling=_SAMPLING,
                 seed=self._seed,
                 stop_ids={self._ids.eos},
             )

@@ -23,7 +23,8 @@ def trained(stages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     weights.save(small_model(), folder / "pretrain" / "model")
     (folder / "pretrain" / "model" / "tokenizer.json").write_bytes((stages / "tokenizer/tokenizer.json").read_bytes())
-    quantize(folder / "quantize", folder / "pretrain", QuantizationSettings(variants=["int8", "nf4", "int8-dynamic"]))
+    settings = QuantizationSettings(variants=["int8", "nf4", "int8-dynamic"], validation_tokens=64)
+    quantize(folder / "quantize", folder / "pretrain", stages / "pack", settings, device="cpu")
     return folder
 
 

@@ -3,13 +3,12 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows import children
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for what only Linux does")
 
@@ -47,13 +46,6 @@ kept.kill()
 """
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -63,23 +55,23 @@ def runs(pid: int) -> bool:
 
 def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
-    until(lambda: tmp_path.joinpath("child").exists() and tmp_path.joinpath("child").read_text() != "")
+    wait_for(lambda: tmp_path.joinpath("child").exists() and tmp_path.joinpath("child").read_text() != "")
     child = int(tmp_path.joinpath("child").read_text())
     assert runs(child)
     parent.kill()
     parent.wait()
-    until(lambda: not runs(child))
+    wait_for(lambda: not runs(child))
 
 
 def test_a_stopped_child_is_gone_even_if_it_will_not_hear(tmp_path: Path) -> None:
     program = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); {SLEEP}"
     deaf = children.start(["-c", program], tmp_path / "log")
-    until(lambda: tmp_path.joinpath("log").read_text() == "1\n")
+    wait_for(lambda: tmp_path.joinpath("log").read_text() == "1\n")
     children.stop(deaf, 0.2)
     assert deaf.returncode == -signal.SIGKILL
 
 
 def test_orphans_are_adopted_and_ended() -> None:
     """In a process of its own: adopting would last as long as the tests' process."""
-    done = subprocess.run([sys.executable, "-c", ADOPTS], capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run([sys.executable, "-c", ADOPTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

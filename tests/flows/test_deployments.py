@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.workers.process import ProcessWorker
 
 from flows import deployment_file
 from flows.pretrain import pretrain
@@ -23,7 +25,10 @@ from tests.flows.small import small_recipe, write_corpus
 
 def test_no_key_is_misspelt() -> None:
     checked = deployment_file.check(PIPELINES)
-    assert checked.deployments == ["pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"]
+    assert checked.deployments == [
+        *("pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"),
+        *("export/hf", "export/gguf", "export/onnx", "export/ollama"),
+    ]
     assert checked.pools == ["homegrown"]
 
 
@@ -67,6 +72,8 @@ SET_DIRECTORY = "prefect.deployments.steps.set_working_directory"
         ),
         (set_in(*FIRST, "parameters", "recipe", "training", "max_step"), "did you mean 'max_steps'"),
         (set_in(*FIRST, "parameters", "recipe", "ingest", "sources", 0, "limit"), "did you mean 'limit_mb'"),
+        (set_in("deployments", 4, "parameters", "type", to="f23"), "'hf', parameters, type: .*'f32'.*'f23'"),
+        (set_in("deployments", 4, "parameters", "too"), "'hf', parameters: .*did you mean 'to'"),
         (set_in(*FIRST, "entrypoint", to="flows.pretrain.pretrian"), "there is no flow at the entrypoint"),
         (set_in(*FIRST, "name", to="small"), "two deployments 'pretrain/small'"),
         (set_in("deployments", to=[]), "no list of deployments"),
@@ -100,7 +107,7 @@ def test_a_schedule_may_change_one_setting(tmp_path: Path) -> None:
 def prefect(api: str, *arguments: str) -> str:
     command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
     done = subprocess.run(
-        command, env=os.environ | {"PREFECT_API_URL": api}, capture_output=True, text=True, timeout=120, check=False
+        command, env=os.environ | {"PREFECT_API_URL": api}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -108,9 +115,10 @@ def prefect(api: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_all_pipelines_deploy_and_a_wrong_setting_is_refused(prefect_server: str) -> None:
-    prefect(prefect_server, "work-pool", "create", "homegrown", "--type", "process", "--overwrite")
-    prefect(prefect_server, "deploy", "--all", "--prefect-file", str(PIPELINES))
     with get_client(sync_client=True) as client:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name="homegrown", type="process", base_job_template=template))
+        prefect(prefect_server, "deploy", "--all", "--prefect-file", str(PIPELINES))
         for name in ("tiny", "small", "medium", "large"):
             deployment = client.read_deployment_by_name(f"pretrain/{name}")
             assert deployment.parameters["recipe"] == load_recipe(name).model_dump(mode="json")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from homegrown.errors import UserError
 from homegrown.model.cache import KVCache
-from homegrown.model.generation import generate, sample
+from homegrown.model.generation import generate
+from homegrown.model.sampling import Sampling
 
 PROMPTS = [[5, 9, 2], [100, 3, 77, 8, 8, 1, 40], [11]]
 
@@ -48,6 +49,21 @@ def test_logits_with_a_cache_are_those_without(make_model, counts: list[list[int
                 torch.testing.assert_close(logits[row, :count], expected, atol=1e-4, rtol=0)
 
 
+def test_rows_come_and_go_without_touching_the_others(make_model) -> None:
+    """A row leaves, the last takes its place, a new one is read in behind it; all go on as if alone."""
+    model = make_model("modern")
+    rows = torch.randint(211, (4, 12), generator=torch.Generator().manual_seed(2))
+    cache = KVCache(model.config, 3, 20, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        model(rows[:3, :8], cache, [4, 6, 8])
+        cache.free(0, 2)
+        model(rows[3:, :5], cache.part(2, 3))
+        assert cache.lengths.tolist() == [8, 6, 5]
+        logits = model(torch.stack([rows[2, 8:9], rows[1, 6:7], rows[3, 5:6]]), cache)[:, -1]
+        expected = [model(rows[None, row, :count])[0, -1] for row, count in ((2, 9), (1, 7), (3, 6))]
+        torch.testing.assert_close(logits, torch.stack(expected), atol=1e-4, rtol=0)
+
+
 def test_a_cache_takes_no_more_than_its_capacity(make_model) -> None:
     model = make_model("modern")
     cache = KVCache(model.config, 1, 4, torch.device("cpu"), torch.float32)
@@ -57,18 +73,27 @@ def test_a_cache_takes_no_more_than_its_capacity(make_model) -> None:
             model(torch.zeros(1, 2, dtype=torch.int64), cache)
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_k": 20, "top_p": 0.9}])
+OPTIONS = [
+    {},
+    {"temperature": 1.0},
+    {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.3, "presence_penalty": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_a_prompt_s_result_does_not_depend_on_its_neighbours(make_model, options) -> None:
-    model = make_model("modern")
-    together = generate(model, PROMPTS, max_new_tokens=12, seed=4, **options)
-    assert together == [generate(model, [prompt], max_new_tokens=12, seed=4, **options)[0] for prompt in PROMPTS]
+    model, sampling = make_model("modern"), Sampling(**options)
+    together = generate(model, PROMPTS, max_new_tokens=12, seed=4, sampling=sampling)
+    alone = [generate(model, [prompt], max_new_tokens=12, seed=4, sampling=sampling)[0] for prompt in PROMPTS]
+    assert together == alone
 
 
 def test_equal_prompts_and_seeds_sample_differently(make_model) -> None:
     model = make_model("modern")
     model.initialise()  # nearly uniform
-    first, second = generate(model, [[1, 2], [1, 2]], max_new_tokens=10, temperature=1.0, seed=0)
-    (other,) = generate(model, [[1, 2]], max_new_tokens=10, temperature=1.0, seed=1)
+    sampling = Sampling(temperature=1.0)
+    first, second = generate(model, [[1, 2], [1, 2]], max_new_tokens=10, sampling=sampling, seed=0)
+    (other,) = generate(model, [[1, 2]], max_new_tokens=10, sampling=sampling, seed=1)
     assert len({tuple(first), tuple(second), tuple(other)}) == 3
 
 
@@ -97,36 +122,3 @@ def test_generation_leaves_the_model_in_its_mode(make_model) -> None:
     model = make_model("modern").train()
     generate(model, [[1]], max_new_tokens=2)
     assert model.training
-
-
-PROBABILITIES = [0.05, 0.4, 0.1, 0.3, 0.15]
-
-
-@pytest.mark.parametrize(
-    ("top_k", "top_p", "kept"),
-    [
-        (0, 1.0, {0, 1, 2, 3, 4}),
-        (2, 1.0, {1, 3}),
-        (0, 0.4, {1}),  # the likeliest reaches it alone
-        (0, 0.69, {1, 3}),
-        (0, 0.71, {1, 3, 4}),
-        (2, 0.71, {1, 3}),
-        (99, 0.01, {1}),
-    ],
-)
-def test_sampling_keeps_the_nucleus_in_proportion(top_k: int, top_p: float, kept: set[int]) -> None:
-    draws = 4000
-    logits = torch.tensor(PROBABILITIES).log().expand(draws, -1)
-    uniforms = torch.arange(draws) / draws
-    frequency = sample(logits, 1.0, top_k, top_p, uniforms).bincount(minlength=5) / draws
-    mass = sum(PROBABILITIES[token] for token in kept)
-    expected = [PROBABILITIES[token] / mass if token in kept else 0.0 for token in range(5)]
-    assert frequency.tolist() == pytest.approx(expected, abs=2e-3)
-
-
-def test_temperature_sharpens_by_powers() -> None:
-    draws = 4000
-    logits = torch.tensor(PROBABILITIES).log().expand(draws, -1)
-    frequency = sample(logits, 0.5, 0, 1.0, torch.arange(draws) / draws).bincount(minlength=5) / draws
-    squares = [probability**2 for probability in PROBABILITIES]
-    assert frequency.tolist() == pytest.approx([square / sum(squares) for square in squares], abs=2e-3)

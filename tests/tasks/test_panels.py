@@ -167,13 +167,23 @@ def test_pretrain_shows_the_curve_and_samples_as_they_improve(tmp_path: Path) ->
     assert "Return what is at 600" in report
 
 
-def test_quantize_shows_sizes(tmp_path: Path) -> None:
+def test_quantize_shows_what_each_variant_costs_and_loses(tmp_path: Path) -> None:
     made = artifact(tmp_path, "quantize", 1, 1)
-    row = {"variant": "int8", "megabytes": 2.5, "ratio": 4.0, "max_logit_error": 0.5, "relative_logit_error": 0.01}
-    write(made.path / "variants", [row])
+    names = ("disk_megabytes", "memory_megabytes", "tokens_per_second", "bits_per_byte", "loss")
+    more = ("ratio", "relative_logit_error", "max_logit_error")
+    rows = [
+        {"variant": variant, "device": "cpu", **dict(zip(names + more, figures, strict=True))}
+        for variant, figures in {
+            "original": (10.0, 10.1, 250.0, 1.5, 0.0, 1.0, 0.0, 0.0),
+            "int8": (2.5, 3.1, 1234.0, 1.515, 0.01, 4.0, 0.01, 0.5),
+        }.items()
+    ]
+    write(made.path / "variants", rows)
     report = quantize._report(made)
     check(report, pictured=1)
-    assert "| int8 | 2.5 | 4.00 times | 1.00% | 0.5 |" in report
+    assert "| original | 10 | 10.1 | 250 | 1.5000 |  |" in report
+    assert "| int8 | 2.5 | 3.1 | 1,234 | 1.5150 | +1.00% |" in report
+    assert "| int8 | 4.00 times | 1.00% | 0.5 | cpu |" in report
 
 
 def test_evaluate_shows_every_figure_of_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

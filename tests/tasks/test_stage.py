@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from prefect import flow, get_client
-from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+from prefect.client.schemas.filters import ArtifactFilter
 
 from homegrown.artifacts import Store
 from homegrown.errors import UserError
@@ -14,6 +14,7 @@ from homegrown.outcome import Outcome
 from homegrown.recipe import ComputeSettings, Settings
 from tasks.events import Event, listening
 from tasks.stage import Handle, Run, Work, forget_flow_exception, stage
+from tests.waiting import ended_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -59,16 +60,10 @@ def count() -> None:
     made.clear()
 
 
-def states(flow_run_id: Any) -> dict[str, str]:
-    with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [flow_run_id]}))
-    return {run.name.rsplit("-", 1)[0]: str(run.state_name) for run in runs}
-
-
 def run_chain(**parameters: Any) -> dict[str, str]:
     state = chain(**parameters, return_state=True)
     assert state.is_completed(), state.message
-    return states(state.state_details.flow_run_id)
+    return ended_tasks(state.state_details.flow_run_id, 2)
 
 
 def test_what_runs_and_what_is_cached(in_prefect: Store) -> None:

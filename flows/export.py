@@ -1,0 +1,86 @@
+"""A trained model, written as other programs run it."""
+
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import ValidationError
+
+from flows.children import end_with_worker
+from flows.lifetime import after_cancellation, after_crash, watch_over
+from homegrown import runs
+from homegrown.artifacts import Artifact
+from homegrown.errors import UserError
+from homegrown.exports import find_model
+from homegrown.pipelines import explain
+from homegrown.recipe import WEIGHT_TYPES, ComputeSettings, ExportFormat, ExportSettings, WeightType
+from tasks.export import EXPORTS
+from tasks.stage import Handle, Run, forget_flow_exception, store
+from tasks.story import told
+
+Target = Literal["hf", "gguf", "onnx", "ollama"]
+_FORMATS: dict[Target, ExportFormat] = {"hf": "hf", "gguf": "gguf", "onnx": "onnx", "ollama": "gguf"}
+"""Ollama runs GGUF: the file and the Modelfile beside it are one artifact, whatever it was asked for."""
+
+STAGE = "export"
+
+
+def export_settings(to: Target, type: WeightType | None) -> ExportSettings:
+    """Return the settings that a person means; without a type, the format's first.
+
+    Raises:
+        UserError: the format has no such type.
+    """
+    form = _FORMATS[to]
+    try:
+        return ExportSettings(format=form, type=type or WEIGHT_TYPES[form][0])
+    except ValidationError as error:
+        raise UserError(f"The type (--type, in the UI `type`) is wrong: {explain(error)}.") from error
+
+
+def _run_name() -> str:
+    return f"export-{flow_run.parameters['to']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+@flow(
+    name="export",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[forget_flow_exception],
+    on_crashed=[after_crash],
+    on_cancellation=[after_cancellation],
+)
+def export(artifact: str = "pretrain", to: Target = "hf", type: WeightType | None = None) -> Handle:
+    """Write a model as other programs run it; what was exported before is taken as it is.
+
+    Args:
+        artifact: The model: pretrain (its latest version), pretrain@3, or a key.
+        to: hf: for transformers, vLLM and MLX; gguf: for llama.cpp and LM Studio; ollama: that with a Modelfile; onnx:
+            for onnxruntime.
+        type: Type of the weights; without one, hf and onnx are f32, gguf is q8_0.
+    """
+    end_with_worker()
+    watch_over(store(), UUID(str(flow_run.id)))
+    settings = export_settings(to, type)
+    model = find_model(store(), artifact)
+    inputs = {model.manifest.stage: _handle(model)}
+    if settings.format == "hf" and (evaluation := _evaluation(model)):
+        inputs["evaluate"] = _handle(evaluation)
+    asked = {"name": f"export-{to}", "artifact": model.name, **settings.model_dump(mode="json")}
+    with told([STAGE]), runs.ongoing(store(), str(flow_run.name), asked) as log:
+        run = Run(seed=0, compute=ComputeSettings(), reach=log.reach)
+        made = EXPORTS[settings.format](run, settings=settings, **inputs)
+        log.made(STAGE, made.key, made.folder)
+    return made
+
+
+def _evaluation(model: Artifact) -> Artifact | None:
+    """Return the newest evaluation of a model, for its card."""
+    found = [one for one in store().outputs(model) if one.manifest.stage == "evaluate"]
+    return max(found, key=lambda one: one.manifest.version, default=None)
+
+
+def _handle(artifact: Artifact) -> Handle:
+    return Handle(stage=artifact.manifest.stage, folder=artifact.path.name, key=artifact.manifest.key)

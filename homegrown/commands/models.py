@@ -1,0 +1,104 @@
+"""Models for the commands that have them write: found by an artifact's name, loaded with their tokenizer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from homegrown.artifacts import Store
+from homegrown.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from homegrown.model.sampling import Sampling
+    from homegrown.model.transformer import Transformer
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument and the options that `load` takes."""
+    for decorate in (
+        click.option(
+            "--precision", type=click.Choice(["float32", "bf16"]), help="Type of unquantized weights; else as stored."
+        ),
+        click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])),
+        click.option("--variant", help="Quantized variant, such as int8, of an artifact of quantize."),
+        click.argument("artifact", required=False, metavar="[STAGE[@VERSION]]"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that `sampling` takes."""
+    for decorate in (
+        click.option("--presence-penalty", default=0.0, help="Taken off tokens written before.", show_default=True),
+        click.option(
+            "--frequency-penalty", default=0.0, help="Taken off for each time written before.", show_default=True
+        ),
+        click.option("--repetition-penalty", default=1.0, help="Divides tokens in the text so far.", show_default=True),
+        click.option("--typical-p", default=1.0, help="Locally typical sampling; 1: off.", show_default=True),
+        click.option(
+            "--min-p", default=0.0, help="Least probability, as a share of the likeliest's.", show_default=True
+        ),
+        click.option(
+            "--top-p", default=1.0, help="Choose among the fewest that reach this probability.", show_default=True
+        ),
+        click.option("--top-k", default=40, help="Choose among so many; 0: all.", show_default=True),
+        click.option("--temperature", default=0.8, help="0: the likeliest token.", show_default=True),
+    ):
+        command = decorate(command)
+    return command
+
+
+def sampling(options: dict[str, Any]) -> "Sampling":
+    """Return the sampling that the options of `sampling_options` say; raises UserError if one is out of range."""
+    from homegrown.model.sampling import Sampling
+
+    return Sampling(**options)
+
+
+def load(
+    store: Store, artifact: str | None, variant: str | None, device: str, precision: str | None
+) -> tuple["Transformer", "Tokenizer"]:
+    """Load a model and its tokenizer: the latest of pretrain, or of quantize if a variant is named, by default.
+
+    Raises:
+        UserError: there is no such model, or this machine cannot compute with it.
+    """
+    import torch
+
+    from homegrown import devices
+    from homegrown.formats.variants import device_of, load_variant
+    from homegrown.tokens import tokenizer as tokens
+
+    name = artifact or ("quantize" if variant else "pretrain")
+    folder = _folder(name, store.resolve(name).path, variant)
+    model = load_variant(folder, device_of(folder, devices.resolve(device)))
+    if precision:
+        model = _in_precision(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return model, tokens.load(folder)
+
+
+def _folder(name: str, path: Path, variant: str | None) -> Path:
+    made = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
+    if variant is None and (path / "model").is_dir():
+        return path / "model"
+    if not made:
+        raise UserError(
+            f"{name} holds no quantized variant; name a version of quantize."
+            if variant
+            else f"{name} holds no model; name a version of pretrain."
+        )
+    if variant not in made:
+        raise UserError(f"{name} holds the variants {', '.join(made)}; name one of them with --variant.")
+    return path / variant
+
+
+def _in_precision(model: "Transformer", dtype: Any) -> "Transformer":
+    """Change the type of the weights; positions stay float32, and quantized weights as they are."""
+    positions = model.model.positions
+    model = model.to(dtype)
+    model.model.positions = positions
+    return model

@@ -1,0 +1,72 @@
+"""`homegrown rate`: ask a person what the texts are worth."""
+
+import getpass
+from typing import TYPE_CHECKING
+
+import click
+
+from homegrown.artifacts import Store
+from homegrown.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from homegrown.rating.answers import Answers
+    from homegrown.rating.items import Item
+
+_EVERYWHERE = ("0.0.0.0", "::")
+
+
+@click.command()
+@click.argument("evaluations", nargs=-1, metavar="[EVALUATE[@VERSION]]...")
+@click.option("--rater", default=getpass.getuser, show_default="your login name", help="Who rates.")
+@click.option(
+    "--documents",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Held-out documents of each evaluation.",
+)
+@click.option("--terminal", is_flag=True, help="Ask here instead of on a page.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the page.")
+@click.option("--port", default=8800, show_default=True, type=click.IntRange(1, 65535), help="Port of the page.")
+@click.pass_obj
+def rate(
+    store: Store, evaluations: tuple[str, ...], rater: str, documents: int, terminal: bool, host: str, port: int
+) -> None:
+    """Show what models wrote, and what was really written, blind and shuffled, and ask for scores from 1 to 5.
+
+    Several evaluations are mixed. `homegrown report ratings` shows means, intervals and agreement.
+    """
+    from homegrown.rating.answers import FOLDER, Answers
+    from homegrown.rating.items import items_of, shuffled
+
+    found = [store.resolve(name) for name in evaluations or ("evaluate",)]
+    answers = Answers(store.root / FOLDER, rater)
+    items = shuffled(items_of(found, documents), rater)
+    if not any(item.id not in answers.rated for item in items):
+        click.echo(f"{rater} has rated all {len(items)} texts; `homegrown report ratings` shows what it comes to.")
+    elif terminal:
+        from homegrown.rating.terminal import ask
+
+        click.echo(f"{ask(items, answers)} texts rated.")
+    else:
+        _serve(items, answers, host, port)
+
+
+def _serve(items: "Sequence[Item]", answers: "Answers", host: str, port: int) -> None:
+    import socket
+
+    import uvicorn
+
+    from homegrown.rating.page import application
+
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(f"{host}:{port} cannot be used ({error.strerror}); choose another --port or --host.") from error
+    # A name that leads here is refused where nobody else may ask: a page from elsewhere could have bound it (DNS).
+    hosts = ["*"] if host in _EVERYWHERE else [host, "localhost"]
+    click.echo(f"{len(items)} texts at http://{host}:{port} (Ctrl-C ends; every answer is kept at once)")
+    with listening:
+        uvicorn.Server(uvicorn.Config(application(items, answers, hosts), log_level="warning")).run([listening])

@@ -1,0 +1,165 @@
+"""The stage `lm-eval`: a model measured by lm-evaluation-harness, through its Hugging Face export."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from homegrown.errors import UserError
+from homegrown.files import replacing, write_parquet
+from homegrown.formats.huggingface import write_huggingface
+from homegrown.harness.heldout import TASKS, write_tasks
+from homegrown.outcome import Outcome
+from homegrown.progress import Metric
+
+_SCHEMA = pa.schema(
+    [
+        *(("task", pa.string()), ("metric", pa.string()), ("filter", pa.string())),
+        *(("value", pa.float64()), ("standard_error", pa.float64()), ("documents", pa.int64())),
+    ]
+)
+
+
+_RESAMPLES = 1_000
+"""Of the harness's bootstrap, where a standard error has no formula; its default of 100,000 takes minutes."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of one task, as the harness names it; `standard_error` is None where the harness gives none."""
+
+    task: str
+    metric: str
+    filter: str
+    value: float
+    standard_error: float | None
+    documents: int
+
+
+def require() -> None:
+    """Raise UserError where the harness is not installed."""
+    if find_spec("lm_eval") is None:
+        raise UserError(
+            "lm-evaluation-harness is not installed; `pip install -c constraints.txt -e '.[evals]'` adds it."
+        )
+
+
+def measure(
+    out: Path,
+    pretrained: Path,
+    shards: Path,
+    tasks: Sequence[str],
+    *,
+    include: Path | None,
+    limit: int | None,
+    few_shot: int,
+    device: str,
+    download: bool,
+) -> Outcome:
+    """Measure the model of the stage folder `pretrained` on `tasks`; write the table `results` and `results.json`.
+
+    A task is one of `heldout.TASKS`, made of the test documents in `shards`; one whose YAML file lies in the folder
+    `include`; or one of the harness's own, whose text is on this machine already unless `download` allows to fetch it.
+    The export that the harness reads is made in `out` and removed at the end. No code of a task's data set is run.
+
+    Raises:
+        UserError: the harness is missing, or does not know a task, or a task's text is not there.
+    """
+    require()
+    # Read when the libraries are imported. Without it they ask the hub about local files too.
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "0" if download else "1"
+    work = out / "work"
+    write_huggingface(pretrained / "model", work / "export", "float32", None)
+    ours = write_tasks(shards, work, [name for name in tasks if name in TASKS])
+    named = [name for name in tasks if name not in TASKS]
+    found = _evaluate(work / "export", [*ours, *named], include, limit, few_shot, device)
+    scores = _scores(found)
+    shutil.rmtree(work)
+    write_parquet(
+        out / "results" / "part-00000.parquet", pa.Table.from_pylist([asdict(one) for one in scores], schema=_SCHEMA)
+    )
+    with replacing(out / "results.json") as temporary:
+        temporary.write_text(json.dumps(_plain(found), indent=2, default=str) + "\n", encoding="utf-8")
+    metrics: dict[str, Metric] = {f"{one.task}_{one.metric}": one.value for one in scores}
+    return Outcome(len(tasks), len(scores), "figures", metrics)
+
+
+def _evaluate(
+    export: Path,
+    tasks: Sequence[str | dict[str, Any]],
+    include: Path | None,
+    limit: int | None,
+    few_shot: int,
+    device: str,
+) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = _task_manager([task for task in tasks if isinstance(task, str)], include)
+    try:
+        found = simple_evaluate(
+            model="hf",
+            # Every document of ours began with the start mark in training.
+            model_args={"pretrained": str(export), "dtype": "float32", "add_bos_token": True},
+            tasks=list(tasks),
+            num_fewshot=few_shot or None,
+            batch_size=16,
+            device=device,
+            limit=limit,
+            bootstrap_iters=_RESAMPLES,
+            task_manager=manager,
+            log_samples=False,
+        )
+    except (ConnectionError, FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"The text of a task could not be had ({_first_line(error)}); --download allows to fetch it."
+        ) from error
+    assert found is not None  # it is None in worker processes only
+    return dict(found)
+
+
+def _task_manager(names: Sequence[str], include: Path | None) -> Any:
+    """Return the index of tasks, without the harness's own thousands where none is named: reading them is slow."""
+    from lm_eval.tasks import TaskManager
+
+    folder = str(include) if include else None
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if all(manager.match_tasks([name]) for name in names):
+        return manager
+    manager = TaskManager(include_path=folder)
+    unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown:
+        raise UserError(
+            f"lm-evaluation-harness knows no task {', '.join(unknown)}; name one of its own, one in --include-path, "
+            f"or {' or '.join(TASKS)}."
+        )
+    return manager
+
+
+def _scores(found: dict[str, Any]) -> list[Score]:
+    scores = []
+    for task, figures in found["results"].items():
+        documents = found.get("n-samples", {}).get(task, {}).get("effective", 0)
+        for name, value in figures.items():
+            metric, comma, by = name.partition(",")
+            if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
+                error = figures.get(f"{metric}_stderr,{by}")
+                known = error if isinstance(error, int | float) else None
+                scores.append(Score(task, metric, by, float(value), known, documents))
+    return scores
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what describes the measurement itself, without this machine's paths and environment."""
+    return {name: found[name] for name in ("results", "versions", "n-shot", "higher_is_better", "n-samples")}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,294 @@
+"""One token of each sequence through a `modern` model on a CPU, compiled as a whole.
+
+A step multiplies every weight with one vector a sequence, so it is bound by reading the weights, and with small models
+by calling operations. Here one call does it all: bfloat16 weights are widened to float32 in registers, on processors
+without instructions for them too, and everything else is computed in float32.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, njit, prange, types
+from numba.extending import intrinsic
+from torch import Tensor, nn
+
+from homegrown.model.cache import KVCache
+from homegrown.model.transformer import Transformer
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+# Sums may be split over registers; infinities and NaN stay what they are.
+_REORDERED = {"reassoc", "contract", "nsz"}
+
+_BLOCK = 16
+"""Rows of a matrix that a thread takes at once."""
+
+_NAMES = (
+    *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm"),
+    *("self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj",
+)
+"""A layer's weights, in the order of the columns of `addresses` below."""
+
+
+class CompiledStep:
+    """The step of one model, whose weights must stay where they are in memory."""
+
+    def __init__(self, model: Transformer):
+        """Look up the weights; nothing is copied."""
+        decoder, config = model.model, model.config
+        self._config, self._model = config, model
+        self._addresses = np.array(
+            [[layer.get_parameter(f"{name}.weight").data_ptr() for name in _NAMES] for layer in decoder.layers],
+            dtype=np.int64,
+        )
+        self._embedding, self._output = _array(decoder.embed_tokens.weight), _array(model.output_weight)
+        self._gain = _array(decoder.get_parameter("norm.weight"))
+        self._positions = decoder.positions.float().numpy()
+
+    @staticmethod
+    def serves(model: Transformer) -> bool:
+        """Return whether the model can be computed here: `modern`, on a CPU, its weights all float32 or bfloat16."""
+        dtypes = {tensor.dtype for tensor in model.parameters()}
+        matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
+        return (
+            model.config.family == "modern"
+            and model.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+            and dtypes in ({torch.float32}, {torch.bfloat16})
+            and all(type(matrix) is nn.Linear and matrix.weight.is_contiguous() for matrix in matrices)
+        )
+
+    def __call__(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
+        """Add `tokens[row]` to each row of the cache; return the next ones' logits, float32 [rows, vocabulary].
+
+        Raises ValueError if they do not fit the capacity.
+        """
+        config = self._config
+        extent = int(cache.lengths.max()) + 1
+        if extent > cache.capacity:
+            raise ValueError(f"{extent} tokens do not fit a cache of {cache.capacity}")
+        logits = np.zeros((len(tokens), len(self._output)), dtype=np.float32)
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        _step(
+            np.array(tokens, dtype=np.int64),
+            cache.lengths,
+            self._embedding,
+            self._output,
+            self._gain,
+            self._addresses,
+            (config.heads, config.kv_heads, config.head_size, config.feed_forward),
+            np.float32(config.norm_eps),
+            self._positions,
+            (cache.keys.data_ptr(), cache.values.data_ptr(), *cache.keys.stride()[:3]),
+            logits,
+        )
+        cache.advance([1] * len(tokens))
+        return torch.from_numpy(logits)
+
+
+def _array(tensor: Tensor) -> Any:
+    """Return a tensor's memory as an array: float32, or uint16 for the bits of bfloat16."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typing: Any, address: Any) -> Any:
+    """Return an address, an integer, as a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _wide(typing: Any, value: Any) -> Any:
+    """Return a weight as float32: itself, or the bits of a bfloat16, which are the upper half of it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if value == types.float32:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(value), generate
+
+
+@njit(nogil=True, cache=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
+def _dot(first: Any, second: Any) -> Any:
+    total = np.float32(0)
+    for place in range(len(second)):
+        total += _wide(first[place]) * second[place]
+    return total
+
+
+@njit(nogil=True, cache=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
+def _dots(first: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Return the products of one row of weights with four vectors; each weight is read once."""
+    to_a, to_b, to_c, to_d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for place in range(len(a)):
+        weight = _wide(first[place])
+        to_a += weight * a[place]
+        to_b += weight * b[place]
+        to_c += weight * c[place]
+        to_d += weight * d[place]
+    return to_a, to_b, to_c, to_d
+
+
+@njit(nogil=True, cache=True, parallel=True)  # type: ignore[untyped-decorator]
+def _multiply(matrix: Any, x: Any, out: Any) -> None:
+    """Add x [batch, width] @ matrix.T to out [batch, rows]."""
+    rows, batch = len(matrix), len(x)
+    for block in prange((rows + _BLOCK - 1) // _BLOCK):
+        for row in range(block * _BLOCK, min(rows, (block + 1) * _BLOCK)):
+            weights, place = matrix[row], 0
+            while place + 4 <= batch:
+                sums = _dots(weights, x[place], x[place + 1], x[place + 2], x[place + 3])
+                for ahead in range(4):
+                    out[place + ahead, row] += sums[ahead]
+                place += 4
+            while place < batch:
+                out[place, row] += _dot(weights, x[place])
+                place += 1
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _normalise(x: Any, gain: Any, eps: Any, out: Any) -> None:
+    """Root mean square normalisation of a vector."""
+    scale = np.float32(1) / np.sqrt(_dot(x, x) / np.float32(len(x)) + eps)
+    for place in range(len(x)):
+        out[place] = x[place] * scale * _wide(gain[place])
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _turn(x: Any, cosines: Any, sines: Any) -> None:
+    """Rotate a head of queries or keys by its position, in the half-split form."""
+    half = len(x) // 2
+    for place in range(half):
+        first, second = x[place], x[place + half]
+        x[place] = first * cosines[place] - second * sines[place]
+        x[place + half] = second * cosines[place + half] + first * sines[place + half]
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _keep(x: Any, out: Any) -> None:
+    """Copy float32 into a row of the cache; bfloat16 is rounded to the nearest, ties to even."""
+    if out.itemsize == 4:
+        out.view(np.float32)[:] = x
+        return
+    bits, halves = x.view(np.uint32), out.view(np.uint16)
+    for place in range(len(x)):
+        word = bits[place]
+        halves[place] = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
+@njit(nogil=True, cache=True, parallel=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
+def _attend(
+    queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, like: Any, out: Any
+) -> None:
+    """Set out [batch, heads, head_size] to attention of one query a row and head over what the cache holds."""
+    batch, heads, size = queries.shape
+    group, bytes_each = heads // (strides[0] // (capacity * size)), like.itemsize
+    scores = np.empty((batch * heads, np.max(lengths) + 1), dtype=np.float32)
+    for task in prange(batch * heads):
+        row, head = task // heads, task % heads
+        place = (row * strides[0] + head // group * strides[1]) * bytes_each
+        seen, kept = carray(_pointer(keys + place), (capacity, size), like.dtype), scores[task]
+        query, count, mixed = queries[row, head], lengths[row] + 1, out[row, head]
+        scale, highest = np.float32(1) / np.sqrt(np.float32(size)), np.float32(-np.inf)
+        for token in range(count):
+            kept[token] = _dot(seen[token], query) * scale
+            highest = max(highest, kept[token])
+        total = np.float32(0)
+        for token in range(count):
+            kept[token] = np.exp(kept[token] - highest)
+            total += kept[token]
+        mixed[:] = np.float32(0)
+        seen = carray(_pointer(values + place), (capacity, size), like.dtype)
+        for token in range(count):
+            weight, value = kept[token] / total, seen[token]
+            for dimension in range(size):
+                mixed[dimension] += weight * _wide(value[dimension])
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _step(
+    tokens: Any,
+    lengths: Any,
+    embedding: Any,
+    output: Any,
+    gain: Any,
+    addresses: Any,
+    shape: Any,
+    eps: Any,
+    positions: Any,
+    cache: Any,
+    logits: Any,
+) -> None:
+    """Add the logits [batch, vocabulary] to zeros; keys and values go to the cache.
+
+    `cache` is the addresses of keys and values and the strides of a layer, a row and a head, in numbers.
+    """
+    heads, kv_heads, size, feed_forward = shape
+    keys, values, layer_stride, row_stride, head_stride = cache
+    batch, hidden, bytes_each = len(tokens), embedding.shape[1], embedding.itemsize
+    stream, normed = np.empty((batch, hidden), np.float32), np.empty((batch, hidden), np.float32)
+    queries, mixed = np.empty((batch, heads * size), np.float32), np.empty((batch, heads * size), np.float32)
+    new_keys = np.empty((batch, kv_heads * size), np.float32)
+    new_values = np.empty((batch, kv_heads * size), np.float32)
+    gate, up = np.empty((batch, feed_forward), np.float32), np.empty((batch, feed_forward), np.float32)
+    for row in range(batch):
+        for place in range(hidden):
+            stream[row, place] = _wide(embedding[tokens[row], place])
+    for layer in range(len(addresses)):
+        weights = addresses[layer]
+        for row in range(batch):
+            _normalise(stream[row], carray(_pointer(weights[0]), (hidden,), embedding.dtype), eps, normed[row])
+        queries[:], new_keys[:], new_values[:] = np.float32(0), np.float32(0), np.float32(0)
+        _multiply(carray(_pointer(weights[1]), (heads * size, hidden), embedding.dtype), normed, queries)
+        _multiply(carray(_pointer(weights[2]), (kv_heads * size, hidden), embedding.dtype), normed, new_keys)
+        _multiply(carray(_pointer(weights[3]), (kv_heads * size, hidden), embedding.dtype), normed, new_values)
+        for row in range(batch):
+            cosines, sines = positions[0, lengths[row]], positions[1, lengths[row]]
+            for head in range(heads):
+                part = queries[row, head * size : (head + 1) * size]
+                _normalise(part, carray(_pointer(weights[4]), (size,), embedding.dtype), eps, part)
+                _turn(part, cosines, sines)
+            for head in range(kv_heads):
+                part = new_keys[row, head * size : (head + 1) * size]
+                _normalise(part, carray(_pointer(weights[5]), (size,), embedding.dtype), eps, part)
+                _turn(part, cosines, sines)
+                place = layer * layer_stride + row * row_stride + head * head_stride + lengths[row] * size
+                _keep(part, carray(_pointer(keys + place * bytes_each), (size,), embedding.dtype))
+                part = new_values[row, head * size : (head + 1) * size]
+                _keep(part, carray(_pointer(values + place * bytes_each), (size,), embedding.dtype))
+        below = layer * layer_stride * bytes_each
+        _attend(
+            queries.reshape(batch, heads, size),
+            keys + below,
+            values + below,
+            (row_stride, head_stride),
+            head_stride // size,
+            lengths,
+            embedding,
+            mixed.reshape(batch, heads, size),
+        )
+        _multiply(carray(_pointer(weights[6]), (hidden, heads * size), embedding.dtype), mixed, stream)
+        for row in range(batch):
+            _normalise(stream[row], carray(_pointer(weights[7]), (hidden,), embedding.dtype), eps, normed[row])
+        gate[:], up[:] = np.float32(0), np.float32(0)
+        _multiply(carray(_pointer(weights[8]), (feed_forward, hidden), embedding.dtype), normed, gate)
+        _multiply(carray(_pointer(weights[9]), (feed_forward, hidden), embedding.dtype), normed, up)
+        for row in range(batch):
+            for place in range(feed_forward):
+                gate[row, place] *= up[row, place] / (np.float32(1) + np.exp(-gate[row, place]))
+        _multiply(carray(_pointer(weights[10]), (hidden, feed_forward), embedding.dtype), gate, stream)
+    for row in range(batch):
+        _normalise(stream[row], gain, eps, normed[row])
+    _multiply(output, normed, logits)

@@ -1,0 +1,1 @@
+"""What people think of the texts: blind ratings, and what they come to."""

@@ -1,0 +1,1 @@
+"""Models in use: what they write, as text."""

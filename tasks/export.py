@@ -1,0 +1,97 @@
+"""Export: a model in a form that other programs run."""
+
+import shutil
+from pathlib import Path
+
+from homegrown.artifacts import Artifact
+from homegrown.outcome import Outcome
+from homegrown.progress import Metric
+from homegrown.recipe import ExportFormat, ExportSettings, WeightType
+from tasks.figures import megabytes
+from tasks.markdown import quoted, table
+from tasks.panels import Panel
+from tasks.stage import Handle, Stage, Work, stage, store
+
+_DTYPES: dict[WeightType, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+_PROGRAMS = {
+    "hf": ["vllm serve {folder}", "mlx_lm.generate --model {folder} --prompt 'Once'"],
+    "gguf": ["llama-server -m {folder}/{weights}", "ollama create my-model -f {folder}/Modelfile"],
+    "onnx": ["python -c 'import onnxruntime; onnxruntime.InferenceSession(\"{folder}/{weights}\")'"],
+}
+"""What runs each format; `weights` is its one file, where it has one."""
+
+
+def programs(artifact: Artifact, folder: Path) -> list[str]:
+    """Return commands that run an export whose files lie in `folder`, for a person to choose from."""
+    weights = next((name for name in artifact.manifest.files if name.endswith((".gguf", ".onnx"))), "")
+    kind = artifact.manifest.settings["settings"]["format"]
+    return [command.format(folder=folder, weights=weights) for command in _PROGRAMS[kind]]
+
+
+def _report(artifact: Artifact) -> str:
+    """Show every file, what the export was made of, and what runs it."""
+    rows = [[name, megabytes(facts.bytes)] for name, facts in artifact.manifest.files.items()]
+    made_from = ", ".join(one.name for one in store().inputs(artifact)) or "what is gone by now"
+    return "\n\n".join([f"Made from {made_from}.", table(["file", "size"], rows), _excerpt(artifact)])
+
+
+def _excerpt(artifact: Artifact) -> str:
+    settings, note = artifact.manifest.settings["settings"], artifact.manifest.metrics.get("note")
+    parts = [f"### Exported as {settings['format']}, {settings['type']}", *([str(note)] if note else [])]
+    return "\n\n".join(
+        [*parts, "What runs it, in one way or another:", quoted("\n".join(programs(artifact, artifact.path)))]
+    )
+
+
+_PANEL = Panel(_report, _excerpt)
+
+
+@stage("export", engine=["homegrown.formats.huggingface", "homegrown.formats.model_card"], panel=_PANEL)
+def to_huggingface(work: Work, settings: ExportSettings, pretrain: Handle, evaluate: Handle | None = None) -> Outcome:
+    """Write the model as transformers, vLLM and MLX read it, with a model card."""
+    from homegrown.formats.huggingface import write_huggingface
+    from homegrown.formats.model_card import model_card
+
+    model, evaluation = _artifact(pretrain), _artifact(evaluate) if evaluate else None
+    dtype = _DTYPES[settings.type]
+    card = model_card(model, store().lineage(model), evaluation, dtype)
+    write_huggingface(pretrain.path / "model", work.out, dtype, card, progress=work.progress)
+    return _outcome(work.out)
+
+
+@stage("export", engine=["homegrown.formats.gguf", "homegrown.formats.ollama"], panel=_PANEL)
+def to_gguf(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
+    """Write the model as one GGUF file, and an Ollama Modelfile beside it."""
+    from homegrown.formats.gguf import write_gguf
+    from homegrown.formats.ollama import write_modelfile
+
+    file = work.out / f"model-{settings.type}.gguf"
+    note = write_gguf(pretrain.path / "model", file, settings.type)
+    write_modelfile(file, work.out / "Modelfile")
+    return _outcome(work.out, note)
+
+
+@stage("export", engine=["homegrown.formats.onnx"], panel=_PANEL)
+def to_onnx(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
+    """Write the model as ONNX with its cache, for onnxruntime."""
+    from homegrown.formats.onnx import write_onnx
+
+    for unfinished in work.out.glob(".*.tmp/"):  # of a process that was killed
+        shutil.rmtree(unfinished)
+    write_onnx(pretrain.path / "model", work.out, settings.type == "int8")
+    return _outcome(work.out)
+
+
+EXPORTS: dict[ExportFormat, Stage] = {"hf": to_huggingface, "gguf": to_gguf, "onnx": to_onnx}
+"""One stage, `export`, of which each format reaches its own code only: an edit of one exports no other again."""
+
+
+def _artifact(handle: Handle) -> Artifact:
+    return store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
+
+
+def _outcome(out: Path, note: str | None = None) -> Outcome:
+    files = [file for file in out.rglob("[!.]*") if file.is_file()]
+    metrics: dict[str, Metric] = {"megabytes": sum(file.stat().st_size for file in files) / 1e6}
+    return Outcome(1, len(files), "files", metrics | ({"note": note} if note else {}))

@@ -1,0 +1,97 @@
+"""Rating texts, on the page and in the terminal."""
+
+import html
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from fastapi.testclient import TestClient
+
+from homegrown.artifacts import Store
+from homegrown.cli import cli
+from homegrown.errors import UserError
+from homegrown.rating.answers import CRITERIA, FOLDER, Answers, all_answers
+from homegrown.rating.items import HUMAN, Item, items_of, shuffled
+from homegrown.rating.page import application
+
+
+@pytest.fixture
+def items(rated_store: Store) -> list[Item]:
+    return items_of([rated_store.resolve("evaluate")], documents=2)
+
+
+def _homegrown(store: Store, *arguments: str, typed: str = "") -> Result:
+    return CliRunner().invoke(cli, ["--artifacts", str(store.root), *arguments], input=typed)
+
+
+def test_equal_texts_are_one_item_of_all_that_wrote_them(items: list[Item]) -> None:
+    assert {(item.prompt, item.text): item.systems for item in items} == {
+        ("The cat", " <b>slept</b>."): ("evaluate@1/int8", "evaluate@1/original"),
+        ("The cat", " sat."): (HUMAN,),
+        ("A dog", " flew."): ("evaluate@1/original",),
+        ("A dog", " ran."): ("evaluate@1/int8", HUMAN),
+    }
+
+
+def test_each_rater_has_an_order_of_their_own(items: list[Item]) -> None:
+    orders = {tuple(item.id for item in shuffled(items, rater)) for rater in map(str, range(20))}
+    assert len(orders) > 1
+    assert shuffled(items, "ann") == shuffled(items[::-1], "ann")
+
+
+def test_the_page_asks_blindly_until_all_is_rated(rated_store: Store, items: list[Item]) -> None:
+    answers = Answers(rated_store.root / FOLDER, "ann")
+    client = TestClient(application(items, answers, ["testserver"]))
+    for _ in items:
+        page = client.get("/").text
+        assert not any(word in page for word in ("original", "int8", "evaluate@", html.escape(HUMAN), "<b>slept"))
+        form = dict(re.findall(r'name="(token|item)" value="([^"]+)"', page))
+        assert "Choose at least one" in client.post("/", data=form).text
+        assert client.post("/", data=form | {"coherence": "6"}).status_code == 422
+        assert client.post("/", data=form | {"coherence": "4", "factuality": "2"}).status_code == 200
+    assert "Thank you" in client.get("/").text
+    table = all_answers(rated_store.root / FOLDER)
+    assert table["item"].to_pylist() == [item.id for item in items]
+    assert set(table["coherence"].to_pylist()) == {4}
+    assert set(table["relevance"].to_pylist()) == {None}
+    assert Answers(rated_store.root / FOLDER, "ann").rated == {item.id for item in items}
+
+
+def test_a_page_from_elsewhere_cannot_answer(rated_store: Store, items: list[Item]) -> None:
+    client = TestClient(application(items, Answers(rated_store.root / FOLDER, "ann"), ["127.0.0.1"]))
+    assert client.get("/").status_code == 400  # another name for this machine
+    local = TestClient(client.app, base_url="http://127.0.0.1:8800")
+    assert local.get("/").status_code == 200
+    forged = {"token": "guess", "item": items[0].id, "coherence": "1"}
+    assert local.post("/", data=forged).status_code == 403
+    assert not (rated_store.root / FOLDER).exists()
+
+
+def test_the_terminal_keeps_each_answer_and_goes_on_later(rated_store: Store) -> None:
+    # Nonsense is asked again; an open criterion and the end are said with Enter and q.
+    first = _homegrown(rated_store, "rate", "--terminal", "--rater", "ben", typed="9\n3\n4\n\n2\n1\nq\n")
+    assert first.exit_code == 0, first.output
+    assert "1 texts rated" in first.output
+    (row,) = all_answers(rated_store.root / FOLDER).to_pylist()
+    assert [row[name] for name in CRITERIA] == [3, 4, None, 2, 1]
+    shown = _homegrown(rated_store, "report", "ratings")
+    assert (shown.exit_code, "1 rater, 1 texts" in shown.output) == (0, True), shown.output
+    counted = _homegrown(rated_store, "sql", "--csv", "select rater, count(*) from ratings group by all")
+    assert "ben,1" in counted.output, counted.output
+
+
+def test_what_cannot_be_rated_is_one_sentence(rated_store: Store, tmp_path: Path) -> None:
+    for arguments in (("rate", "--rater", "../x"), ("report", "ratings")):
+        refused = _homegrown(rated_store, *arguments)
+        assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
+    folder = rated_store.root / FOLDER
+    folder.mkdir()
+    (folder / "ann.parquet").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"ann\.parquet is not a table of ratings"):
+        Answers(folder, "ann")
+    pq.write_table(pa.table({"a": [1]}), folder / "ann.parquet")
+    with pytest.raises(UserError, match=r"ann\.parquet is not a table of ratings"):
+        Answers(folder, "ann")

@@ -1,0 +1,73 @@
+"""`homegrown generate` and `homegrown chat`, as a user calls them."""
+
+import pytest
+from click.testing import CliRunner, Result
+from tokenizers import Tokenizer
+
+from homegrown.artifacts import Store
+from homegrown.cli import cli
+from homegrown.model.beams import beam_search
+from homegrown.model.generation import generate
+from homegrown.model.transformer import Transformer
+
+
+def call(store: Store, *arguments: str, typed: str = "") -> Result:
+    return CliRunner().invoke(cli, ["--artifacts", str(store.root), *arguments], input=typed)
+
+
+def prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    return [0, *tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+GREEDY = ["--temperature", "0", "--max-length", "20"]
+
+
+def test_it_prints_the_prompt_and_what_follows(trained: Store, model: Transformer, tokenizer: Tokenizer) -> None:
+    (tokens,) = generate(model, [prompt(tokenizer, "Return")], max_new_tokens=20, stop_ids={2})
+    expected = "Return" + tokenizer.decode(tokens) + "\n"
+    assert call(trained, "generate", "--prompt", "Return", *GREEDY).stdout == expected
+    assert call(trained, "generate", "--prompt", "-", *GREEDY, typed="Return").stdout == expected
+
+
+def test_a_quantized_variant_writes_too(trained: Store) -> None:
+    named = call(trained, "generate", "quantize@1", "--variant", "int8", *GREEDY)
+    assert named.exit_code == 0
+    assert named.stdout == call(trained, "generate", "--variant", "int8", *GREEDY).stdout
+    assert "holds the variants int8" in call(trained, "generate", "quantize").stderr
+    assert "holds the variants int8" in call(trained, "generate", "--variant", "nf4").stderr
+    assert "holds no quantized variant" in call(trained, "generate", "pretrain", "--variant", "int8").stderr
+
+
+def test_a_seed_writes_the_same_again(trained: Store) -> None:
+    first, again, other = (call(trained, "generate", "--seed", seed).stdout for seed in ("1", "1", "2"))
+    assert first == again != other
+
+
+def test_beams_and_log_probabilities(trained: Store, model: Transformer, tokenizer: Tokenizer) -> None:
+    best = beam_search(model, prompt(tokenizer, "Return"), beams=3, max_new_tokens=5, stop_ids={2})[0]
+    searched = call(trained, "generate", "--prompt", "Return", "--beams", "3", "--max-length", "5")
+    assert searched.stdout == "Return" + tokenizer.decode(best.tokens) + "\n"
+    lines = call(trained, "generate", "--logprobs", "2", *GREEDY).stdout.splitlines()
+    assert [len(line.split("   ")) for line in lines] == [3] * len(lines)
+    assert "leave out --stop" in call(trained, "generate", "--beams", "2", "--stop", "x").stderr
+
+
+def test_mistakes_are_one_sentence(trained: Store) -> None:
+    result = call(trained, "generate", "--top-p", "0")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: top_p is 0.0; give a number that is more than 0 and at most 1.\n"
+
+
+def test_a_conversation_in_the_terminal(trained: Store) -> None:
+    talk = call(trained, "chat", *GREEDY, "--system", "Be brief.", typed="Why?\n/reset\nWhy?\n/what\n/quit\nnever\n")
+    assert talk.exit_code == 0
+    lines = talk.stdout.split("\n")
+    assert talk.stdout == talk.stdout[: len(talk.stdout) // 2] * 2
+    assert len(lines) > 2
+    assert "/reset forgets" in talk.stderr
+    assert "<|im" not in talk.stdout
+
+
+@pytest.mark.parametrize("typed", ["", "Why?"])
+def test_the_end_of_the_input_ends_it(trained: Store, typed: str) -> None:
+    assert call(trained, "chat", *GREEDY, typed=typed).exit_code == 0
