@@ -47,7 +47,7 @@ def test_continuations_are_greedy_and_in_order() -> None:
     tasks = [Task([0, 10 + number], [0] * 5) for number in range(70)]
     written = continue_all(model, tasks, end=2)
     assert written == [
-        generate(model, [task.prompt], max_new_tokens=5, temperature=0.0, stop_ids={2})[0] for task in tasks
+        generate(model, [task.prompt], max_new_tokens=5, stop_ids={2})[0] for task in tasks
     ]
 
 
