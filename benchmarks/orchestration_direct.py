@@ -53,7 +53,16 @@ def run_directly(root: Path, changes: tuple[str, ...]) -> None:
         parallel=recipe.compute.parallel,
         progress=silent,
     )
-    quantize(variants, weights, recipe.quantization, progress=silent)
+    quantize(variants, weights, tokens, recipe.quantization, device=device, progress=silent)
     evaluate(
-        results, weights, variants, tokens, tokenizer, recipe.evaluation, seed=seed, device=device, progress=silent
+        results,
+        weights,
+        variants,
+        tokens,
+        shards,
+        tokenizer,
+        recipe.evaluation,
+        seed=seed,
+        device=device,
+        progress=silent,
     )

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.training_peers import CONTEXT, GPT2Style, PlainLoop, llama
+from benchmarks.training_peers import CONTEXT, VOCABULARY, GPT2Style, PlainLoop, llama
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
 from homegrown.pipelines import load_recipe
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import Batches, TokenSplit
@@ -29,8 +31,6 @@ SEED = 1
 BATCH = 4
 """Of the peers: small batches serve them best in so little time."""
 HELD_OUT_WINDOWS = 134
-TOKENS_PER_SECOND = 5000
-"""What `training.initialisation: auto` is told of a contest by the clock, which has no number of steps."""
 _MANY = 100_000
 """More steps than anybody takes: into so many the time is divided when a learning rate follows the clock."""
 
@@ -49,6 +49,11 @@ GUIDE = {
 }
 """The guide's rate and schedule, with what else the trainer has by default whose defaults they are."""
 CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}
+
+
+def processor_seconds() -> float:
+    """Return the time this process has computed for: what a clock would show if no other program used the machine."""
+    return time.process_time() / torch.get_num_threads()
 
 
 class Contestant(Protocol):
@@ -142,14 +147,16 @@ class Ours:
         }
         settings = {**tiny.training.model_dump(), **training, **changes}
         settings["micro_batch_size"] = settings["batch_size"]
+        shape = ModelSettings.model_validate({**tiny.model.model_dump(), **model})
         if by_clock and settings["initialisation"] == "auto":
-            tokens = TokenSplit(data / "packed", "train").tokens
-            settings["initialisation"] = "bigrams" if seconds * TOKENS_PER_SECOND <= tokens else "random"
-        began = time.perf_counter()
+            trained = seconds * _tokens_per_second(shape, settings["batch_size"])
+            known = trained <= TokenSplit(data / "packed", "train").tokens
+            settings["initialisation"] = "bigrams" if known else "random"
+        began = processor_seconds()
         job = Job(
             packed=data / "packed",
             tokenizer=data / "tokenizer",
-            model=ModelSettings.model_validate({**tiny.model.model_dump(), **model}),
+            model=shape,
             training=TrainingSettings.model_validate(settings),
             seed=SEED,
             device="cpu",
@@ -159,7 +166,7 @@ class Ours:
             setattr(loop, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
         self._folder = Path(tempfile.mkdtemp())
         self._trainer = loop.Trainer(job, self._folder, _only_worker())
-        self.spent = time.perf_counter() - began if self._trainer.begins_with_bigrams else 0.0
+        self.spent = processor_seconds() - began if self._trainer.begins_with_bigrams else 0.0
 
     def _share(self, step: int, settings: TrainingSettings) -> float:
         return share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)
@@ -179,6 +186,19 @@ class Ours:
                 return self._trainer.model.loss(windows[:, :-1], windows[:, 1:])
 
         return self._held_out.bits_per_byte(self._trainer.model, nats)
+
+
+def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
+    """Return about how fast a model learns: `initialisation: auto` asks, and the clock knows no number of steps."""
+    model = Transformer(ModelConfig.from_settings(shape, VOCABULARY, dropout=0.0))
+    model.initialise()
+    windows = torch.randint(VOCABULARY, (batch, shape.context + 1))
+    took = []
+    for _ in range(3):
+        began = processor_seconds()
+        torch.autograd.backward(model.loss(windows[:, :-1], windows[:, 1:]))
+        took.append(processor_seconds() - began)
+    return batch * shape.context / min(took)
 
 
 def _only_worker() -> Worker:

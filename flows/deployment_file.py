@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -133,7 +133,14 @@ class _Checker:
         self.keys(values, _names(WorkPoolConfig), place)
         if not values.get("name"):
             raise self._wrong(place, "it has no name")
-        self.keys(values.get("job_variables") or {}, _JOB_VARIABLES, f"{place}, job_variables")
+        variables = values.get("job_variables") or {}
+        self.keys(variables, _JOB_VARIABLES, f"{place}, job_variables")
+        if any("prefect.blocks" in text for text in _texts(variables)):
+            raise self._wrong(
+                f"{place}, job_variables",
+                "Prefect would fill in the block as it deploys, and keep the secret in clear; put it into the work "
+                "pool (docs/security.md)",
+            )
 
     def _flow(self, entrypoint: str, place: str) -> Flow[Any, Any]:
         if entrypoint not in self._flows:
@@ -159,6 +166,10 @@ class _Checker:
             for name, parameter in known.items():
                 if parameter.default is parameter.empty and name not in values:
                     raise self._wrong(place, f"there is no {name}")
+        if template := next((text for text in _texts(values) if "{{" in text), None):
+            raise self._wrong(
+                place, f"Prefect would fill in {template!r:.60}, perhaps with a secret; write it without {{{{"
+            )
         types = get_type_hints(flow.fn, include_extras=True)
         for name, value in values.items():
             try:
@@ -169,6 +180,15 @@ class _Checker:
     def _wrong(self, place: str, problem: str) -> UserError:
         end = "" if problem.endswith("?") else "."
         return UserError(f"{self._file}, {place}: {problem}{end}")
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Yield every text in parameters, names among them."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for inner in (*values, *values.values()) if isinstance(values, dict) else values:
+            yield from _texts(inner)
 
 
 def _names(*models: type[BaseModel]) -> set[str]:

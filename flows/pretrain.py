@@ -12,7 +12,9 @@ from pydantic import Field
 from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
 from homegrown import runs
+from homegrown.addresses import CREDENTIAL
 from homegrown.errors import UserError
+from homegrown.formats.requirements import check_recipe
 from homegrown.pipelines import change_recipe
 from homegrown.recipe import Recipe
 from tasks.dedup import dedup
@@ -28,7 +30,14 @@ from tasks.story import told
 from tasks.tokenizer import tokenizer
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
-Change = Annotated[str, Field(pattern=r"^\s*[A-Za-z_][\w.]*\s*=", examples=["training.max_steps=200"])]
+Change = Annotated[
+    str,
+    Field(
+        pattern=r"^\s*[A-Za-z_][\w.]*\s*=",
+        examples=["training.max_steps=200"],
+        json_schema_extra={"not": {"pattern": CREDENTIAL}},  # so that the server refuses it, and keeps it nowhere
+    ),
+]
 Made = dict[str, Handle]
 SWEEP_TAG = "sweep:"
 """What the tag of a flow run begins with that is part of a sweep; the sweep's name follows."""
@@ -45,13 +54,16 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
     "pretrain": lambda run, recipe, made: train(
         run, settings=recipe.training, model=recipe.model, pack=made["pack"], tokenizer=made["tokenizer"]
     ),
-    "quantize": lambda run, recipe, made: quantize(run, settings=recipe.quantization, pretrain=made["pretrain"]),
+    "quantize": lambda run, recipe, made: quantize(
+        run, settings=recipe.quantization, pretrain=made["pretrain"], pack=made["pack"]
+    ),
     "evaluate": lambda run, recipe, made: evaluate(
         run,
         settings=recipe.evaluation,
         pretrain=made["pretrain"],
         quantize=made["quantize"],
         pack=made["pack"],
+        shard=made["shard"],
         tokenizer=made["tokenizer"],
     ),
 }
@@ -114,6 +126,8 @@ def pretrain(
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
     stages = list(CHAIN)
+    if stages.index(until) >= stages.index("quantize"):
+        check_recipe(recipe)
     with (
         told(stages[: stages.index(until) + 1]),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,

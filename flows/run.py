@@ -142,7 +142,8 @@ def _evaluation(folder: Path) -> Table:
     for name, header in _COLUMNS.items():
         table.add_column(header, justify="left" if name == "variant" else "right", no_wrap=True)
     for row in read_parquet(folder / "results", list(_COLUMNS)).to_pylist():
-        table.add_row(*(shown(value) for value in row.values()))
+        if row["bits_per_byte"] is not None:
+            table.add_row(*("" if value is None else shown(value) for value in row.values()))
     return table
 
 

@@ -1,10 +1,11 @@
 """The Prefect server: the configured one, or a child of this process where none answers."""
 
+import base64
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,15 +32,18 @@ def running(log: Path) -> Iterator[str]:
     The history of a server started here stays, in Prefect's database. Its output goes to the file `log`.
 
     Raises:
-        UserError: no server answers at an address that is not this machine's, or a new one does not come up.
+        UserError: no server answers at an address that is not this machine's, a new one does not come up, or it asks
+            for a password that is not in the environment.
     """
     api = address()
     if answers(api):
+        _knock(api)
         yield api
         return
     server = children.start(command(api), log)
     try:
         wait(server, api, log)
+        _knock(api)
         try:
             yield api
         finally:
@@ -56,11 +60,8 @@ def address() -> str:
 
 def answers(api: str) -> bool:
     """Say whether a Prefect API answers there. A server's own check of its health asks for no password."""
-    encrypted = api.startswith("https:")  # without, reading the certificates would be most of the work
-    patience = httpx.Timeout(5, read=_ANSWER_SECONDS)
     try:
-        answer = httpx.get(f"{api}/health", headers=_authorization(), timeout=patience, verify=encrypted)
-        return answer.status_code == httpx.codes.OK
+        return _status(f"{api}/health") == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
@@ -80,7 +81,7 @@ def command(api: str) -> list[str]:
             f"Port {port} of {host} is taken by something that is no Prefect server: choose another with "
             "PREFECT_API_URL=http://127.0.0.1:PORT/api."
         )
-    return ["-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    return ["-m", "flows.guarded_server", host, str(port)]
 
 
 def wait(server: "subprocess.Popen[bytes]", api: str, log: Path) -> None:
@@ -97,14 +98,35 @@ def wait(server: "subprocess.Popen[bytes]", api: str, log: Path) -> None:
 def refused(api: str, error: PrefectHTTPStatusError) -> str:
     """Say in a sentence why a server did not do what it was asked to."""
     if error.response.status_code == httpx.codes.UNAUTHORIZED:
-        return f"The Prefect server at {api} asks for a password: set PREFECT_API_AUTH_STRING in the environment."
+        return _wants_password(api)
     return f"The Prefect server at {api} refused what was asked of it: {' '.join(str(error).split())}."
 
 
+def _knock(api: str) -> None:
+    """Raise UserError when the server asks for a password other than the one in the environment, if there is one."""
+    with suppress(httpx.HTTPError):
+        if _status(f"{api}/admin/version") == httpx.codes.UNAUTHORIZED:
+            raise UserError(_wants_password(api))
+
+
+def _wants_password(api: str) -> str:
+    return f"The Prefect server at {api} asks for a password: set PREFECT_API_AUTH_STRING in the environment."
+
+
+def _status(url: str) -> int:
+    encrypted = url.startswith("https:")  # without, reading the certificates would be most of the work
+    patience = httpx.Timeout(5, read=_ANSWER_SECONDS)
+    return httpx.get(url, headers=_authorization(), timeout=patience, verify=encrypted).status_code
+
+
 def _authorization() -> dict[str, str]:
-    """Return the header by which Prefect Cloud knows its user; none for a server of one's own."""
-    key = get_current_settings().api.key
-    return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    """Return the header by which Prefect Cloud, or a server with a password, knows its user."""
+    api = get_current_settings().api
+    if api.key:
+        return {"Authorization": f"Bearer {api.key.get_secret_value()}"}
+    if api.auth_string:
+        return {"Authorization": f"Basic {base64.b64encode(api.auth_string.get_secret_value().encode()).decode()}"}
+    return {}
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from homegrown import locks
 from homegrown.digests import Digests
@@ -39,6 +39,9 @@ KEY_DIGITS = 16
 """Hex digits of a key in a folder's name; the manifest has all 64."""
 
 _log = logging.getLogger(__name__)
+StageName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+"""What a manifest, perhaps a stranger's, calls a stage: it becomes a part of paths and of SQL."""
+
 _FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
 _PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
 _LIBRARIES = (
@@ -79,11 +82,11 @@ class Manifest(BaseModel):
     """Everything that is known of an artifact; stored as `manifest.json` in its folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    stage: str
+    stage: StageName
     version: int
     key: str
     settings: dict[str, Any]
-    inputs: dict[str, str]
+    inputs: dict[StageName, str]
     code: str
     libraries: dict[str, str]
     host: dict[str, str | int]
@@ -150,6 +153,8 @@ class Store:
                 file = artifact.path / name
                 if not file.is_file():
                     problem = f"{name} is missing"
+                elif file.is_symlink():
+                    problem = f"{name} is a link"
                 elif file.stat().st_size != facts.bytes:
                     problem = f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
                 elif digests.file(file) != facts.sha256:
@@ -286,6 +291,8 @@ class Store:
                     self._copy(made, self.remote)
                 return made, False
             partial = partial_of(slot)
+            if partial.is_dir() and any(path.is_symlink() for path in partial.rglob("*")):
+                self._discard(partial)  # none of ours: what is written there would land where they lead
             self._mkdir(partial)
             started, clock = datetime.now(UTC), time.monotonic()
             try:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from homegrown.addresses import shown
 from homegrown.errors import UserError
 from homegrown.recipe import Recipe, Settings
 
@@ -51,7 +52,7 @@ def explain(error: ValidationError) -> str:
             near = difflib.get_close_matches(str(detail["loc"][-1]), _every_name(Settings), n=1)
             reason = f"there is no such setting{f', did you mean {near[0]!r}?' if near else ''}"
         whole = not place and not isinstance(detail["input"], str | int | float)  # too long to repeat
-        given = "" if detail["type"] == "missing" or whole else f" (given: {detail['input']!r:.60})"
+        given = "" if detail["type"] == "missing" or whole else f" (given: {shown(repr(detail['input'])):.60})"
         problems.append(f"{place}: {reason}{given}" if place else f"{reason}{given}")
     return "; ".join(problems)
 

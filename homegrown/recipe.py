@@ -7,19 +7,27 @@ pipeline differ from another has none, so a recipe that leaves it out is refused
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from homegrown import addresses
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Parallel = Literal["ddp", "fsdp"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+
+# Prefect's server refuses by the schema what holds a credential, before it is kept anywhere.
+_WITHOUT_CREDENTIAL = Field(max_length=addresses.LONGEST, json_schema_extra={"not": {"pattern": addresses.CREDENTIAL}})
+Address = Annotated[str, _WITHOUT_CREDENTIAL, AfterValidator(addresses.checked)]
+LocalPath = Annotated[str, _WITHOUT_CREDENTIAL, AfterValidator(addresses.local)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and a misspelt name is an error."""
+    """Base of all settings: immutable; a misspelt name is an error, and an infinite or undefined number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 # --- corpus -----------------------------------------------------------------------------------------------------------
@@ -28,7 +36,7 @@ class Settings(BaseModel):
 class Source(Settings):
     """What every source has: a name, and a limit so that one source cannot drown the others."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the source, kept with each document.")
+    name: Name = Field(description="Name of the source, kept with each document.")
     limit_mb: float | None = Field(
         default=None, gt=0, description="Stop after this much text, in megabytes (10^6 bytes)."
     )
@@ -52,7 +60,7 @@ class FilesSource(Source):
     """
 
     kind: Literal["files"] = "files"
-    path: str = Field(description="File, folder or glob, relative to the working directory, or an fsspec address.")
+    path: Address = Field(description="File, folder or glob, relative to the working directory, or an fsspec address.")
     text_column: str = Field(
         default="text", description="Column, key or element that holds the text, in formats that have such."
     )
@@ -84,10 +92,14 @@ class HubSource(Source):
     """A dataset of the Hugging Face hub, or a local folder that `datasets` can load, streamed."""
 
     kind: Literal["hub"] = "hub"
-    dataset: str = Field(description="Repository, such as roneneldan/TinyStories, or a local folder.")
-    config: str | None = Field(default=None, description="Configuration of the dataset.")
-    split: str = Field(default="train", description="Split to read.")
-    revision: str | None = Field(default=None, description="Commit or tag; name one for a run that can be repeated.")
+    dataset: LocalPath = Field(description="Repository, such as roneneldan/TinyStories, or a local folder.")
+    config: str | None = Field(default=None, pattern=r"^[\w.+ -]+$", description="Configuration of the dataset.")
+    split: str = Field(default="train", pattern=r"^[\w.+:%\[\] -]+$", description="Split to read.")
+    revision: str | None = Field(
+        default=None,
+        pattern=r"^\w[\w-]*(?:[./][\w-]+)*$",
+        description="Commit or tag; name one for a run that can be repeated.",
+    )
     text_column: str = Field(default="text", description="Column that holds the text.")
 
 
@@ -195,7 +207,7 @@ class FineWeb(Settings):
 class WordList(Settings):
     """Unwanted words of a list of your own; C4 drops a page with any (Raffel et al. 2020)."""
 
-    path: str = Field(description="UTF-8 text file with one word or phrase to a line; case does not count.")
+    path: LocalPath = Field(description="UTF-8 text file with one word or phrase to a line; case does not count.")
     max_listed_words: Share = Field(default=0, description="Share of a document's words that may be on the list.")
 
 
@@ -225,7 +237,7 @@ class ShardSettings(Settings):
     max_similarity: Share = Field(
         default=0.5, description="A training document this similar (Jaccard) to a held-out one is dropped."
     )
-    decontaminate: list[str] = Field(
+    decontaminate: list[LocalPath] = Field(
         default=[],
         description="Files of evaluations; a training document that shares a run of words with one is dropped.",
     )
@@ -240,7 +252,7 @@ class ShardSettings(Settings):
 class TokenizerSettings(Settings):
     """Byte-level BPE."""
 
-    path: str | None = Field(
+    path: LocalPath | None = Field(
         default=None,
         description="A tokenizer.json (or a folder with one) to use instead of training one: a byte-level BPE of "
         "Hugging Face's form, such as GPT-2's, Llama 3's or Qwen's.",
@@ -382,19 +394,35 @@ class TrainingSettings(Settings):
 
 # --- after training ---------------------------------------------------------------------------------------------------
 
-Variant = Literal["int8", "nf4", "int8-dynamic"]
+BitsAndBytes = Literal["int8", "nf4", "nf4-double", "fp4", "fp4-double"]
+PyTorch = Literal["int8-dynamic", "torchao-int8", "torchao-int4"]
+Gguf = Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
+Variant = Literal[BitsAndBytes, PyTorch, Gguf]
 
 
 class QuantizationSettings(Settings):
     """Which smaller variants of the weights to make."""
 
-    variants: list[Variant] = Field(description="int8, nf4: bitsandbytes; int8-dynamic: PyTorch.")
+    variants: list[Variant] = Field(
+        description="int8, nf4, fp4: bitsandbytes, -double with scales that are quantized too; int8-dynamic: PyTorch; "
+        "torchao-…: torchao, weights only; the rest: GGUF files for llama.cpp, Ollama and the like."
+    )
+    validation_tokens: Positive = Field(
+        description="Most tokens of the validation split on which a variant's bits per byte are measured."
+    )
 
 
 class EvaluationSettings(Settings):
     """What is measured on held-out text, for every variant of the weights."""
 
-    perplexity_tokens: Positive = Field(description="Most tokens of the test split for perplexity.")
+    perplexity_tokens: Positive | None = Field(
+        description="About how many tokens of the test split to predict, spread evenly; null: the whole split."
+    )
+    stride: Positive | None = Field(
+        default=None,
+        description="Tokens by which the window slides over the text; null: half of model.context. Smaller: every token "
+        "is predicted from more of the text before it, at a higher cost.",
+    )
     samples: Positive = Field(description="Held-out documents to continue, for BLEU and ROUGE.")
     prompt_tokens: Positive = Field(description="Tokens of the document that are given.")
     continuation_tokens: Positive = Field(description="Tokens to write, and of the reference to compare with.")
@@ -409,7 +437,7 @@ class ComputeSettings(Settings):
     )
     address: str | None = Field(
         default=None,
-        pattern=r"^\w+://.",
+        pattern=r"^(?:tcp|tls|ucx|ws|wss)://[\w.-]+(?::\d+)?$|^(?:tcp|tls|ucx|ws|wss)://\[[0-9a-fA-F:.]+\](?::\d+)?$",
         description="The Dask scheduler's, as in tcp://127.0.0.1:8786. It can run any code here, so one on another "
         "machine counts only when the environment names it too, in DASK_SCHEDULER_ADDRESS; null: that one.",
     )
@@ -431,7 +459,7 @@ class ComputeSettings(Settings):
 class Recipe(Settings):
     """A whole run, from raw text to the evaluation table."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    name: Name
     seed: Count = Field(description="All randomness comes from it.")
     ingest: IngestSettings
     dedup: DedupSettings
@@ -456,6 +484,8 @@ class Recipe(Settings):
             raise ValueError(
                 f"prompt_tokens + continuation_tokens of evaluation must fit model.context ({self.model.context})"
             )
+        if (self.evaluation.stride or 0) > self.model.context:
+            raise ValueError(f"evaluation.stride must be at most model.context ({self.model.context})")
         if self.shard.validation_share + self.shard.test_share >= 0.5:
             raise ValueError("shard.validation_share + shard.test_share must leave at least half for training")
         if self.training.initialisation == "bigrams" and (self.model.tied or self.model.family == "classic"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from homegrown import addresses
 from homegrown.errors import UserError
 from homegrown.files import replacing
 
@@ -39,8 +40,13 @@ class Remote:
 
     @classmethod
     def of_environment(cls) -> "Remote | None":
-        """Return the one that the environment names."""
+        """Return the one that the environment names; raise UserError when its address holds a credential."""
         address = os.environ.get(VARIABLE)
+        if address and addresses.has_credential(address):  # it is named in messages and logs
+            raise UserError(
+                f"{VARIABLE} holds a password, key or token; leave it out, and give it in the environment of its file "
+                "system (docs/security.md says how)."
+            )
         return cls(address) if address else None
 
     def folders(self, parent: str) -> list[str]:

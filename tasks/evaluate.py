@@ -1,4 +1,6 @@
-"""Evaluate: one table over every variant of the weights."""
+"""Evaluate: one table over every variant of the weights, and what they are measured against."""
+
+from typing import Any
 
 from homegrown import devices
 from homegrown.artifacts import Artifact
@@ -7,74 +9,83 @@ from homegrown.recipe import EvaluationSettings
 from tasks import pictures
 from tasks.locks import computing_on
 from tasks.markdown import picture, quoted, table
-from tasks.panels import Panel, rows_of
-from tasks.stage import Handle, Work, stage
+from tasks.panels import Panel
+from tasks.stage import Handle, Work, stage, store
 
+_WIDTH = 92  # characters of a table's row that the UI shows beside its menus
 _COLUMNS = {
-    "bits_per_byte": ("bits per byte", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.2f}"),
-    "bleu": ("BLEU", "{:.2f}"),
-    "rouge_l": ("ROUGE-L", "{:.1f}"),
-    "tokens_per_second": ("tokens/s", "{:,.0f}"),
-    "disk_megabytes": ("disk MB", "{:.3g}"),
+    "bits_per_byte": "{:.4f}",
+    "perplexity": "{:.2f}",
+    "bleu": "{:.2f}",
+    "rouge_l": "{:.1f}",
+    "tokens_per_second": "{:,.0f}",
+    "disk_megabytes": "{:.3g}",
 }
-_MORE_COLUMNS = {
-    "rouge_1": ("ROUGE-1", "{:.1f}"),
-    "rouge_2": ("ROUGE-2", "{:.1f}"),
-    "repeated_4grams": ("repeated 4-grams", "{:.1%}"),
-    "distinct_2": ("distinct 2-grams", "{:.1%}"),
-    "memory_megabytes": ("memory MB", "{:.3g}"),
-    "device": ("device", "{}"),
-}
+_TITLES = ["model", "bits per byte", "perplexity", "BLEU", "ROUGE-L", "tokens/s", "disk MB"]
 
 
 def _report(artifact: Artifact) -> str:
-    """Show every figure of every variant, how it was measured, and a text of the model's own."""
-    method = [line for line in _lines(artifact, "report.md") if line.startswith("- ")]
-    more = _table(artifact, _MORE_COLUMNS)
-    return "\n\n".join([_excerpt(artifact), "### Further figures", more, "### How it was measured", "\n".join(method)])
+    """Show every figure of every model, beside those of the version before, and how it was measured."""
+    from homegrown.evaluation.previous import beside_previous
+    from homegrown.evaluation.report import sections
+    from homegrown.evaluation.sections import Picture, as_markdown
+
+    def drawn(one: Picture) -> str:
+        return picture(pictures.smaller(one.png), one.title)
+
+    return as_markdown(sections(*beside_previous(store(), artifact)), picture=drawn, width=_WIDTH, level=3)
 
 
 def _excerpt(artifact: Artifact) -> str:
-    from homegrown.evaluation.chart import draw
+    from homegrown.evaluation.previous import beside_previous
+    from homegrown.evaluation.report import models_picture
 
-    results = list(rows_of(artifact.path / "results"))
-    names, bits, sizes = ([row[name] for row in results] for name in ("variant", "bits_per_byte", "disk_megabytes"))
+    report, news = beside_previous(store(), artifact)
+    predicting = [row for row in report.results if row.bits_per_byte is not None]
+    rows = [[row.variant, *(_cell(getattr(row, name), form) for name, form in _COLUMNS.items())] for row in predicting]
+    drawn = models_picture(report.results)
     return "\n\n".join(
         [
             "### Evaluation",
-            _table(artifact, _COLUMNS),
-            picture(pictures.smaller(draw(names, bits, sizes)), "bits per byte and size of each variant"),
+            table(_TITLES, rows),
+            *news,
+            picture(pictures.smaller(drawn.png), drawn.title),
             "The model writes:",
-            quoted("\n".join(_lines(artifact, "sample.txt"))),
+            quoted(report.sample),
         ]
     )
 
 
-def _table(artifact: Artifact, columns: dict[str, tuple[str, str]]) -> str:
-    """Return some columns of the results; all of them would run out of the page."""
-    header = ["variant", *(title for title, _ in columns.values())]
-    rows = [
-        [row["variant"], *(form.format(row[name]) for name, (_, form) in columns.items())]
-        for row in rows_of(artifact.path / "results")
-    ]
-    return table(header, rows)
+def _cell(value: Any, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
-def _lines(artifact: Artifact, name: str) -> list[str]:
-    return artifact.path.joinpath(name).read_text(encoding="utf-8").splitlines()
+def _rows(artifact: Artifact) -> list[dict[str, str]]:
+    """Return the table of all models, as the UI sorts and searches it."""
+    from homegrown.evaluation.previous import beside_previous
+    from homegrown.evaluation.report import models_table
+    from homegrown.evaluation.sections import rows_of
+
+    report, _ = beside_previous(store(), artifact)
+    return rows_of(models_table(report.results))
 
 
 @stage(
     "evaluate",
     engine=["homegrown.evaluation.evaluate"],
     seeded=True,
-    panel=Panel(_report, _excerpt),
+    panel=Panel(_report, _excerpt, rows=_rows),
 )
 def evaluate(
-    work: Work, settings: EvaluationSettings, pretrain: Handle, quantize: Handle, pack: Handle, tokenizer: Handle
+    work: Work,
+    settings: EvaluationSettings,
+    pretrain: Handle,
+    quantize: Handle,
+    pack: Handle,
+    shard: Handle,
+    tokenizer: Handle,
 ) -> Outcome:
-    """Measure every variant on held-out text."""
+    """Measure every variant and the baselines on held-out text."""
     from homegrown.evaluation import evaluate as engine
 
     device = devices.resolve(work.compute.device)
@@ -84,6 +95,7 @@ def evaluate(
             pretrain.path,
             quantize.path,
             pack.path,
+            shard.path,
             tokenizer.path,
             settings,
             seed=work.seed,

@@ -1,5 +1,6 @@
 """Export: a model in a form that other programs run."""
 
+import shutil
 from pathlib import Path
 
 from homegrown.artifacts import Artifact
@@ -18,13 +19,12 @@ _PROGRAMS = {
     "gguf": ["llama-server -m {folder}/{weights}", "ollama create my-model -f {folder}/Modelfile"],
     "onnx": ["python -c 'import onnxruntime; onnxruntime.InferenceSession(\"{folder}/{weights}\")'"],
 }
-"""What runs each format; `weights` is its largest file."""
+"""What runs each format; `weights` is its one file, where it has one."""
 
 
 def programs(artifact: Artifact, folder: Path) -> list[str]:
     """Return commands that run an export whose files lie in `folder`, for a person to choose from."""
-    files = artifact.manifest.files
-    weights = max(files, key=lambda name: files[name].bytes)
+    weights = next((name for name in artifact.manifest.files if name.endswith((".gguf", ".onnx"))), "")
     kind = artifact.manifest.settings["settings"]["format"]
     return [command.format(folder=folder, weights=weights) for command in _PROGRAMS[kind]]
 
@@ -77,6 +77,8 @@ def to_onnx(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
     """Write the model as ONNX with its cache, for onnxruntime."""
     from homegrown.formats.onnx import write_onnx
 
+    for unfinished in work.out.glob(".*.tmp/"):  # of a process that was killed
+        shutil.rmtree(unfinished)
     write_onnx(pretrain.path / "model", work.out, settings.type == "int8")
     return _outcome(work.out)
 

@@ -22,9 +22,19 @@ def picture(png: bytes, title: str) -> str:
 def quoted(text: str) -> str:
     """Return text as it stands, whatever is in it; only lines that would run out of the page are broken."""
     lines = [part for line in text.splitlines() for part in _broken.wrap(line) or [""]]
-    longest = max((len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, _longest_run(text) + 1)
     return "\n".join([f"{fence}text", *lines, fence])
+
+
+def code(text: str) -> str:
+    """Return text, whatever is in it, for the middle of a sentence: no address becomes a link, and none a picture."""
+    mark = "`" * (_longest_run(text) + 1)
+    return f"{mark} {' '.join(text.split())} {mark}"
+
+
+def _longest_run(text: str) -> int:
+    """Return how many backticks follow each other at most."""
+    return max((len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0)
 
 
 def link(text: str, path: str) -> str:

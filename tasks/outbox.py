@@ -5,10 +5,11 @@ goes wrong with one is logged and never reaches it.
 """
 
 import contextvars
+import json
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -89,10 +90,34 @@ def post(
     task_run: UUID | None = None,
 ) -> UUID:
     """Post a markdown artifact and return its id."""
+    return _create(client, "markdown", key, markdown, description, flow_run, task_run)
+
+
+def post_table(
+    client: SyncPrefectClient,
+    key: str,
+    rows: Sequence[Mapping[str, str]],
+    description: str,
+    flow_run: UUID | None,
+    task_run: UUID | None = None,
+) -> UUID:
+    """Post a table artifact, whose rows the UI sorts and searches, and return its id."""
+    return _create(client, "table", key, json.dumps([dict(row) for row in rows]), description, flow_run, task_run)
+
+
+def _create(
+    client: SyncPrefectClient,
+    kind: str,
+    key: str,
+    data: str,
+    description: str,
+    flow_run: UUID | None,
+    task_run: UUID | None,
+) -> UUID:
     artifact = ArtifactCreate(
         key=key,
-        type="markdown",
-        data=markdown,
+        type=kind,
+        data=data,
         description=description,
         flow_run_id=flow_run,
         task_run_id=task_run,

@@ -30,15 +30,18 @@ class Panel:
     """Everything there is to see of a finished artifact."""
     excerpt: Callable[[Artifact], str] | None = None
     """What the story of a run quotes of it."""
+    rows: Callable[[Artifact], list[dict[str, str]]] | None = None
+    """What is posted as a table besides the page: rows by column, the same columns in each."""
     live: Callable[[Path], str | None] | None = None
     """Of the partial folder, now and then while the stage works; None while there is nothing to see."""
 
 
 class Page(BaseModel):
-    """A stage's page and what the story of a run quotes of it, as markdown."""
+    """A stage's page and what the story of a run quotes of it, as markdown, and its table."""
 
     report: str
     excerpt: str
+    rows: list[dict[str, str]] = []
 
 
 def page(artifact: Artifact, panel: Panel | None) -> Page:
@@ -53,6 +56,7 @@ def page(artifact: Artifact, panel: Panel | None) -> Page:
     drawn = Page(
         report="\n\n".join([*parts, "### Figures", figures(artifact)]),
         excerpt=panel.excerpt(artifact) if panel and panel.excerpt else "",
+        rows=panel.rows(artifact) if panel and panel.rows else [],
     )
     try:
         with replacing(kept) as temporary:

@@ -11,7 +11,7 @@ from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training.job import CURVE, SAMPLES
 from tasks import pictures
 from tasks.locks import computing_on
-from tasks.markdown import picture, quoted
+from tasks.markdown import code, picture, quoted
 from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage
 
@@ -50,7 +50,7 @@ def _samples(folder: Path, most: int) -> list[str]:
     last, *before = sorted(by_step, reverse=True)
     parts = [f"### What it writes at step {last:,}"]
     for sample in by_step[last]:
-        parts += [f"After `{sample['prompt']}`:" if sample["prompt"] else "Unasked:", quoted(sample["text"])]
+        parts += [f"After {code(sample['prompt'])}:" if sample["prompt"] else "Unasked:", quoted(sample["text"])]
     every = max(1, math.ceil(len(before) / (most - 1))) if most > 1 else len(before) + 1
     for step in before[every - 1 :: every]:
         texts = [" ".join(f"{sample['prompt']}{sample['text']}".split()) for sample in by_step[step]]

@@ -29,6 +29,7 @@ from tasks import panels, story
 from tasks.events import Event, tell
 from tasks.locks import StageLocks
 from tasks.logs import hide_traceback_of_user_errors
+from tasks.records import forget_foreign
 from tasks.reporting import Reporter
 
 RECORD = "prefect.json"
@@ -127,6 +128,7 @@ class Stage:
         run.reach(order.key)
         place = store()
         slot = place.slot(self.name, order.key, fresh=self.name in run.force)
+        forget_foreign(slot / RECORD, Handle(stage=self.name, folder=slot.name, key=order.key))
         locks = StageLocks(place.root / ".state" / "locks")
         policy = _SlotPolicy().configure(lock_manager=locks, isolation_level=IsolationLevel.SERIALIZABLE)
 

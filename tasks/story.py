@@ -18,8 +18,8 @@ from homegrown.artifacts import Artifact
 from tasks import panels
 from tasks.events import Event, listening
 from tasks.figures import duration, megabytes, progress_in_words, shown
-from tasks.markdown import link, quoted, table
-from tasks.outbox import Outbox, post, rewrite
+from tasks.markdown import code, link, quoted, table
+from tasks.outbox import Outbox, post, post_table, rewrite
 
 KEY = "story"
 _LEAST_SECONDS = 5.0
@@ -79,7 +79,7 @@ class Story:
             self._end = f"Finished in {took}."
             return
         broken = [stage for stage, chapter in self._chapters.items() if chapter.state in ("failed", "working")]
-        reason = f": {error}" if isinstance(error, Exception) and str(error) else "."
+        reason = f": {code(str(error))}" if isinstance(error, Exception) and str(error) else "."
         self._end = f"Stopped after {took}{' in ' + broken[-1] if broken else ''}{reason}"
 
     def _post_page(
@@ -165,6 +165,8 @@ def post_page(
     head = f"**{artifact.name}** · {' · '.join([run, *told])}\n\n`{artifact.path}`"
     description = f"{artifact.name}: {shown(artifact.manifest.rows_out)} {artifact.manifest.unit}"
     posted = post(client, f"{stage}-report", f"{head}\n\n{page.report}", description, task_run.flow_run_id, task_run.id)
+    if page.rows:
+        post_table(client, f"{stage}-table", page.rows, description, task_run.flow_run_id, task_run.id)
     return posted, page.excerpt
 
 

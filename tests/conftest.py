@@ -4,21 +4,43 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import pytest
 
 from homegrown.artifacts import Store
 
+# Tests run side by side, and what they compute is tiny: more threads would wait for each other, and burn time so.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+LONGEST = (
+    "flows/test_survival.py",
+    "flows/test_pretrain.py",
+    "flows/test_up.py",
+    "training/test_pretrain.py",
+    "scale/test_dask.py",
+    "training/test_parallel.py",
+)
+"""The longest files, in the order in which two processes take them."""
+
+UNUSED = {
+    f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+    for service in ("CANCELLATION_CLEANUP", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "SCHEDULER")
+}
+"""What a Prefect server does every few seconds and no test needs."""
+
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")  # a busy machine is no failure
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with the most slow tests first, so that two processes end at about the same time."""
+    """Run the longest files first, then those with most slow tests, so that processes end at about the same time."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    rank = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (rank.get(item.path, len(rank)), -slow[item.path]))
 
 
 @pytest.fixture
@@ -39,7 +61,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: folder}):
         from flows import server
 
-        with server.running(folder / "server.log"):
+        with ExitStack() as stack:
+            with mock.patch.dict(os.environ, UNUSED):
+                stack.enter_context(server.running(folder / "server.log"))
             yield api
 
 

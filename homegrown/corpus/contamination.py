@@ -1,7 +1,6 @@
 """Files of evaluations as runs of words, and which documents share one (Brown et al. 2020, appendix C)."""
 
 import csv
-import gzip
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,10 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, CODE_POINTS, WORD, characters
 from homegrown.corpus.minhash import hash_runs
+from homegrown.corpus.streams import Bounded, TooMuch, buffered, most_unpacked, opened, unpacked
 from homegrown.errors import UserError
+
+_ROWS = 64  # of a table, in memory at once
 
 
 class Runs(NamedTuple):
@@ -91,9 +93,13 @@ def _texts(path: Path) -> Iterator[str]:
     name = path.name.lower()
     try:
         if name.endswith(".parquet"):
-            yield from _strings(pq.read_table(path).to_pylist())
+            for batch in pq.ParquetFile(path).iter_batches(_ROWS):
+                yield from _strings(batch.to_pylist())
             return
-        data = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+        with opened(str(path)) as stream:
+            compression = ".gz" if name.endswith(".gz") else ""
+            most, reason = most_unpacked(path.stat().st_size), "it unpacks to hundreds of times its size"
+            data = buffered(Bounded(unpacked(stream, compression), most, reason)).read()
         name = name.removesuffix(".gz")
         if name.endswith(".jsonl"):
             for line in data.splitlines():
@@ -105,7 +111,13 @@ def _texts(path: Path) -> Iterator[str]:
             yield from _strings(list(csv.reader(io.StringIO(data.decode("utf-8-sig")), delimiter=delimiter)))
         else:
             yield data.decode("utf-8-sig")
-    except (ValueError, csv.Error, OSError, EOFError) as error:  # Arrow's, JSON's and Unicode's are ValueErrors
+    except (
+        ValueError,
+        csv.Error,
+        OSError,
+        EOFError,
+        TooMuch,
+    ) as error:  # Arrow's, JSON's and Unicode's are ValueErrors
         raise UserError(f"shard.decontaminate: {path} cannot be read: {str(error).splitlines()[0]}.") from error
 
 

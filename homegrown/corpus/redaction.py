@@ -38,11 +38,12 @@ def _is_phone(number: str) -> bool:
 
 
 _KINDS = {
-    # RFC 5322's dot-atom before the @, a domain name with a dot behind it
+    # RFC 5322's dot-atom before the @, a domain name with a dot behind it; of 64 characters at most (RFC 5321),
+    # for from each of a million exclamation marks a search would go on to the last
     "email": _Kind(
         "@",
         re.compile(
-            r"(?<![\w.+-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@(?:[a-z0-9-]+\.)+[a-z]{2,}",
+            r"(?<![\w.+-])[\w!#$%&'*+/=?^`{|}~-]{1,64}(?:\.[\w!#$%&'*+/=?^`{|}~-]{1,64}){0,32}@(?:[a-z0-9-]+\.)+[a-z]{2,}",
             re.IGNORECASE,
         ),
         "email@example.com",

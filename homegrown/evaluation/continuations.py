@@ -19,10 +19,11 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Task:
-    """A document's first tokens, and those that follow."""
+    """A document's first tokens, and those that follow; `document` is its number in the split."""
 
     prompt: list[int]
     reference: list[int]
+    document: int
 
 
 def choose_tasks(split: TokenSplit, settings: EvaluationSettings, seed: int) -> list[Task]:
@@ -33,10 +34,10 @@ def choose_tasks(split: TokenSplit, settings: EvaluationSettings, seed: int) -> 
     """
     needed = settings.prompt_tokens + settings.continuation_tokens
     tasks: list[Task] = []
-    for number in Permutation(split.documents, derive(seed, "tasks"))(np.arange(split.documents)):
-        document = split.document(int(number))[: needed + 1].tolist()
+    for number in Permutation(split.documents, derive(seed, "tasks"))(np.arange(split.documents)).tolist():
+        document = split.document(number)[: needed + 1].tolist()
         if len(document) > needed:  # the last token marks its end
-            tasks.append(Task(document[: settings.prompt_tokens], document[settings.prompt_tokens : needed]))
+            tasks.append(Task(document[: settings.prompt_tokens], document[settings.prompt_tokens : needed], number))
         if len(tasks) == settings.samples:
             break
     if not tasks:

@@ -1,25 +1,35 @@
-"""The stage `evaluate`: every variant of the weights measured on held-out text."""
+"""The stage `evaluate`: every variant of the weights, and baselines, measured on held-out text."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
-from homegrown.evaluation.continuations import Task, choose_tasks, continue_all, tokens_per_second
-from homegrown.evaluation.overlap import bleu, distinct_share, repeated_share, rouge
-from homegrown.evaluation.perplexity import measure_perplexity
-from homegrown.evaluation.report import Continuation, Report, Result, html, markdown
+from homegrown.evaluation.baselines import counting_models
+from homegrown.evaluation.compressors import compressed_bits_per_byte
+from homegrown.evaluation.continuations import continue_all, tokens_per_second
+from homegrown.evaluation.costs import Costs
+from homegrown.evaluation.examination import Examination, prepare
+from homegrown.evaluation.heldout import HeldOut
+from homegrown.evaluation.memorisation import Match, longest_matches, origin
+from homegrown.evaluation.perplexity import predict
+from homegrown.evaluation.report import html, markdown
+from homegrown.evaluation.results import Memory, OfSource, Report, Result
 from homegrown.evaluation.sample import write_sample
+from homegrown.evaluation.scores import compare, of_continuations, of_costs, of_text
 from homegrown.files import replacing, write_parquet
 from homegrown.formats.variants import ORIGINAL, device_of, disk_megabytes, load_variant, memory_megabytes, variants_of
+from homegrown.model.weights import load_config
 from homegrown.outcome import Outcome
 from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import EvaluationSettings
-from homegrown.tokens.loader import TokenSplit
+from homegrown.seeds import derive
 from homegrown.tokens.special import special_ids
-from homegrown.tokens.tokenizer import load, token_bytes
+
+TEXT = "held-out text"
+"""The row of the references themselves: how much of them is repeated, and stands in the training text too."""
 
 
 def evaluate(
@@ -27,6 +37,7 @@ def evaluate(
     pretrained: Path,
     quantized: Path,
     packed: Path,
+    shards: Path,
     tokenizer: Path,
     settings: EvaluationSettings,
     *,
@@ -34,107 +45,169 @@ def evaluate(
     device: str,
     progress: Progress = silent,
 ) -> Outcome:
-    """Measure the original weights and every quantized variant on the test split; the paths are the stages' folders.
+    """Measure the original weights, every quantized variant and the baselines on the test split.
 
-    Writes the tables `results` (one row a variant) and `continuations`, `report.md`, `report.html` and `sample.txt`.
+    The paths are the stages' folders. Writes the tables of `results.Report`; `documents`, what each document costs each
+    model, from which evaluations can be compared with each other; `report.md` and `report.html`.
 
     Raises:
         UserError: an input is missing or damaged, or the test split is too small for the settings.
     """
-    encoding, split = load(tokenizer), TokenSplit(packed, "test")
-    sizes = token_bytes(encoding)
-    tasks = choose_tasks(split, settings, seed)
     folders = variants_of(pretrained, quantized)
-    results: list[Result] = []
-    continuations: list[Continuation] = []
-    sample, test_tokens = "", 0
+    context = load_config(folders[ORIGINAL] / "config.json").context
+    examination = prepare(packed, shards, tokenizer, context, settings, seed)
+    steps = len(folders) + 2  # what follows the variants takes about as long as two of them
+    sample, measured = "", dict[str, _Measured]()
     for name, folder in folders.items():
-        progress(len(results), len(folders), variant=name)
+        progress(len(measured), steps, variant=name)
         model = load_variant(folder, device_of(folder, device))
         if name == ORIGINAL:
-            sample = write_sample(model, encoding, seed)
-        predicted = measure_perplexity(model, split, sizes, settings.perplexity_tokens)
-        written = continue_all(model, tasks, special_ids(encoding).eos)
-        compared = _compare(name, tasks, written, encoding)
-        results.append(
-            Result(
-                variant=name,
-                perplexity=predicted.perplexity,
-                bits_per_byte=predicted.bits_per_byte,
-                bleu=bleu([item.reference for item in compared], [item.continuation for item in compared]),
-                rouge_1=_mean([item.rouge_1 for item in compared]),
-                rouge_2=_mean([item.rouge_2 for item in compared]),
-                rouge_l=_mean([item.rouge_l for item in compared]),
-                repeated_4grams=repeated_share(written, 4),
-                distinct_2=distinct_share(written, 2),
-                tokens_per_second=tokens_per_second(model, tasks[0]),
-                disk_megabytes=disk_megabytes(folder),
-                memory_megabytes=memory_megabytes(folder),
-                device=model.device.type,
-            )
+            sample = write_sample(model, examination.encoding, seed)
+        costs = examination.costs(predict(model, examination.held.split, examination.windows))
+        written = continue_all(model, examination.tasks, special_ids(examination.encoding).eos)
+        row = Result(
+            variant=name,
+            tokens_per_second=tokens_per_second(model, examination.tasks[0]),
+            disk_megabytes=disk_megabytes(folder),
+            memory_megabytes=memory_megabytes(folder),
+            device=model.device.type,
         )
-        continuations += compared
-        test_tokens = predicted.tokens
+        measured[name] = _Measured(costs, written, row)
         del model  # before the next one is loaded
-    progress(len(results), len(folders))
-    report = Report(
-        results=results,
-        continuations=continuations,
-        sample=sample,
-        test_tokens=test_tokens,
-        documents=len(tasks),
-        documents_asked=settings.samples,
-        prompt_tokens=settings.prompt_tokens,
-        continuation_tokens=settings.continuation_tokens,
-    )
-    write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in results]))
-    write_parquet(
-        out / "continuations" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in continuations])
-    )
-    for file, content in (
-        ("report.md", markdown(report)),
-        ("report.html", html(report)),
-        ("sample.txt", sample + "\n"),
-    ):
+    progress(len(folders), steps, step="baselines")
+    costs_of = {name: one.costs for name, one in measured.items()} | counting_models(packed, examination)
+    packers = compressed_bits_per_byte(shards)
+    progress(len(folders) + 1, steps, step="memorised text")
+    report = _report(examination, measured, costs_of, packers, sample, derive(seed, "bootstrap"))
+    report.write(out)
+    write_parquet(out / "documents" / "part-00000.parquet", _documents(costs_of, examination.held))
+    for file, content in (("report.md", markdown(report)), ("report.html", html(report))):
         with replacing(out / file) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    return Outcome(rows_in=len(folders), rows_out=len(results), unit="variants", metrics=_metrics(report))
+    progress(steps, steps)
+    return Outcome(rows_in=len(folders), rows_out=len(report.results), unit="variants", metrics=_metrics(report))
 
 
-def _compare(name: str, tasks: Sequence[Task], written: Sequence[list[int]], encoding: Tokenizer) -> list[Continuation]:
+@dataclass(frozen=True)
+class _Measured:
+    """What one variant of the weights predicted and wrote; `row` has its speed and size."""
+
+    costs: Costs
+    written: list[list[int]]
+    row: Result
+
+
+def _report(
+    examination: Examination,
+    measured: Mapping[str, _Measured],
+    costs_of: Mapping[str, Costs],
+    packers: Mapping[str, float],
+    sample: str,
+    draws: int,
+) -> Report:
+    """Compare what was written with the references and the training text, and bring everything together."""
+    references = [task.reference for task in examination.tasks]
+    texts = {name: one.written for name, one in measured.items()} | {TEXT: references}
+    matches = _matches(examination, texts)
+    rows, continuations = [], []
+    for name, one in measured.items():
+        compared = compare(name, examination, one.written, matches[name], matches[TEXT])
+        continuations += compared
+        rows.append(replace(one.row, **of_continuations(compared, draws)))  # type: ignore[arg-type]
+    rows += [Result(variant=name, kind="baseline") for name in costs_of if name not in measured]
+    base = costs_of[ORIGINAL]
+    rows = [
+        replace(row, **of_costs(costs_of[row.variant], None if row.variant == ORIGINAL else base, draws))  # type: ignore[arg-type]
+        for row in rows
+    ]
+    rows += [Result(variant=name, kind="baseline", bits_per_byte=bits) for name, bits in packers.items()]
+    rows.append(Result(variant=TEXT, kind="text"))
+    results = [
+        replace(row, **of_text(texts[row.variant], examination.decode(texts[row.variant]), matches[row.variant]))  # type: ignore[arg-type]
+        if row.variant in texts
+        else row
+        for row in rows
+    ]
+    return Report(
+        results=results,
+        sources=_sources(costs_of, examination.held, draws),
+        continuations=continuations,
+        memorised=[_memory(examination, name, texts[name], matches[name]) for name in texts],
+        facts=examination.facts,
+        sample=sample,
+    )
+
+
+def _matches(examination: Examination, texts: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[Match]]:
+    """Return the longest match of every text with the training shards, from one pass over these."""
+    every = longest_matches(examination.packed, [tokens for written in texts.values() for tokens in written])
+    count = len(examination.tasks)
+    return {name: every[place * count : (place + 1) * count] for place, name in enumerate(texts)}
+
+
+def _memory(examination: Examination, name: str, written: Sequence[Sequence[int]], matches: Sequence[Match]) -> Memory:
+    """Return the longest of a variant's matches, and the training document that it is from."""
+    longest, tokens = max(zip(matches, written, strict=True), key=lambda pair: pair[0].length)
+    if not longest.length:
+        return Memory(variant=name, tokens=0, text="", document="", source="")
+    found = origin(examination.packed, examination.shards, examination.encoding, longest.end)
+    text = examination.encoding.decode(tokens[longest.start : longest.start + longest.length])
+    return Memory(variant=name, tokens=longest.length, text=text, document=found.document, source=found.source)
+
+
+def _sources(costs_of: Mapping[str, Costs], held: HeldOut, draws: int) -> list[OfSource]:
+    """Return a row for each model and each source, the source of most bytes first."""
+    sources = np.array(held.sources)
+    any_costs = next(iter(costs_of.values()))
+    sizes = {name: int(any_costs.bytes[sources == name].sum()) for name in sorted(set(held.sources))}
     rows = []
-    for number, (task, tokens) in enumerate(zip(tasks, written, strict=True)):
-        reference, text = encoding.decode(task.reference), encoding.decode(tokens)
-        overlap = rouge(reference, text)
-        rows.append(
-            Continuation(
-                variant=name,
-                document=number,
-                prompt=encoding.decode(task.prompt),
-                reference=reference,
-                continuation=text,
-                bleu=bleu([reference], [text]),
-                rouge_1=overlap.rouge_1,
-                rouge_2=overlap.rouge_2,
-                rouge_l=overlap.rouge_l,
+    for variant, costs in costs_of.items():
+        for source in sorted((name for name in sizes if sizes[name]), key=lambda name: -sizes[name]):
+            own = costs.of(sources == source)
+            figures = of_costs(own, None, draws)
+            rows.append(
+                OfSource(
+                    variant=variant,
+                    source=source,
+                    documents=int(np.count_nonzero(own.tokens)),
+                    tokens=int(own.tokens.sum()),
+                    bytes=int(own.bytes.sum()),
+                    **figures,  # type: ignore[arg-type]
+                )
             )
-        )
     return rows
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _documents(costs_of: Mapping[str, Costs], held: HeldOut) -> pa.Table:
+    """Return the table of what predicting each document cost each model; documents of which nothing is are left out."""
+    tables = [
+        pa.table(
+            {
+                "variant": [variant] * held.split.documents,
+                "document": np.arange(held.split.documents),
+                "id": held.ids,
+                "source": held.sources,
+                "tokens": costs.tokens,
+                "bytes": costs.bytes,
+                "nats": costs.nats,
+            }
+        ).filter(pa.array(costs.tokens > 0))
+        for variant, costs in costs_of.items()
+    ]
+    return pa.concat_tables(tables)
 
 
 def _metrics(report: Report) -> dict[str, Metric]:
-    original = report.results[0]
-    metrics: dict[str, Metric] = {
+    original, facts = report.original, report.facts
+    asked = {"documents_asked": facts.documents_asked} if facts.documents < facts.documents_asked else {}
+    figures = {
         "perplexity": original.perplexity,
         "bits_per_byte": original.bits_per_byte,
         "bleu": original.bleu,
         "rouge_l": original.rouge_l,
-        "documents_continued": report.documents,
+        "memorised_longest": original.memorised_longest,
+        "documents_continued": facts.documents,
+        **asked,
+        **{f"{row.variant}_bits_per_byte": row.bits_per_byte for row in report.results[1:]},
     }
-    if report.documents < report.documents_asked:
-        metrics["documents_asked"] = report.documents_asked
-    return metrics | {f"{result.variant}_bits_per_byte": result.bits_per_byte for result in report.results[1:]}
+    return {name.replace(" ", "_"): value for name, value in figures.items() if value is not None}

@@ -1,14 +1,29 @@
-"""How much a text shares with a reference (BLEU, ROUGE), and with itself (repetition)."""
+"""How much continuations share with references: BLEU and ROUGE."""
 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
+import numpy.typing as npt
 from nltk.tokenize import wordpunct_tokenize
-from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, modified_precision, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
+from homegrown.evaluation.bootstrap import Interval, interval
+from homegrown.evaluation.sample import SENTENCE_END
+
+BLEU_METHOD = (
+    "BLEU-4: nltk's corpus_bleu and the mean of its sentence_bleu, words by wordpunct_tokenize, exponential smoothing "
+    "(method 3)."
+)
+ROUGE_METHOD = (
+    "ROUGE: F1 by rouge-score, words in any script, case folded, no stemming; Lsum by sentences, which end at their "
+    "marks or a new line."
+)
+
+_ORDERS = 4
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """Scripts that put no blanks between words: every character counts as one."""
 
@@ -27,13 +42,51 @@ def bleu(references: Sequence[str], texts: Sequence[str]) -> float:
     return 100 * score
 
 
+def bleu_of_one(reference: str, text: str) -> float:
+    """Return sentence BLEU-4, 0 to 100, with the words and the smoothing of `bleu`."""
+    score: float = sentence_bleu(
+        [wordpunct_tokenize(reference)],
+        wordpunct_tokenize(text),
+        smoothing_function=SmoothingFunction().method3,
+    )
+    return 100 * score
+
+
+def bleu_interval(references: Sequence[str], texts: Sequence[str], seed: int) -> Interval:
+    """Return the interval of `bleu` over other documents (Koehn 2004)."""
+    columns = np.array([_counts(reference, text) for reference, text in zip(references, texts, strict=True)])
+    return interval(columns, bleu_of_counts, seed)
+
+
+def _counts(reference: str, text: str) -> list[float]:
+    """Return what a text adds to corpus BLEU: n-grams shared and n-grams, both of orders 1 to 4, and words of both."""
+    expected, words = wordpunct_tokenize(reference), wordpunct_tokenize(text)
+    found = [modified_precision([expected], words, n) for n in range(1, _ORDERS + 1)]
+    shared, all_of_them = [one.numerator for one in found], [one.denominator for one in found]
+    return [*shared, *all_of_them, len(words), len(expected)]
+
+
+def bleu_of_counts(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return BLEU, 0 to 100, of each row of summed counts [rows, 10]; the same formula as nltk's for many rows."""
+    shared, everything, words, expected = sums[:, :_ORDERS], sums[:, _ORDERS:-2], sums[:, -2], sums[:, -1]
+    halvings = np.cumsum(shared == 0, axis=1)
+    precision = np.where(shared > 0, shared, 0.5**halvings) / everything
+    brevity = np.minimum(0, 1 - expected / np.maximum(words, 1))
+    score = 100 * np.exp(np.log(precision).mean(axis=1) + brevity)
+    return np.where(shared[:, 0] > 0, score, 0)
+
+
 @dataclass(frozen=True)
 class Rouge:
-    """F1 of shared words, shared pairs of words and the longest common subsequence (Lin 2004), 0 to 100."""
+    """F1 of shared words, shared pairs of words and the longest common subsequence (Lin 2004), 0 to 100.
+
+    `rouge_l` takes a text as one sequence, `rouge_lsum` unites the subsequences of its sentences.
+    """
 
     rouge_1: float
     rouge_2: float
     rouge_l: float
+    rouge_lsum: float
 
 
 class _Words:
@@ -43,35 +96,24 @@ class _Words:
         return words(text)
 
 
-_SCORER = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
+_SCORER = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], tokenizer=_Words())
 
 
 def rouge(reference: str, text: str) -> Rouge:
     """Return the ROUGE of one text; words are those of `words`, without stemming."""
-    scores = _SCORER.score(reference, text)
-    return Rouge(*(100 * scores[name].fmeasure for name in ("rouge1", "rouge2", "rougeL")))
+    scores = _SCORER.score(_sentences(reference), _sentences(text))
+    return Rouge(*(100 * scores[name].fmeasure for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")))
+
+
+def _sentences(text: str) -> str:
+    """Return the text with a new line after each sentence, which is where rougeLsum looks for their ends."""
+    return SENTENCE_END.sub(lambda match: match[0] + "\n", text)
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text in any script, case folded: runs of letters, marks and digits."""
     runs = ("".join(run) for is_word, run in groupby(text.casefold(), _in_word) if is_word)
     return [word for run in runs for word in _split_unspaced(run)]
-
-
-def repeated_share(sequences: Sequence[Sequence[int]], n: int) -> float:
-    """Return the mean over sequences of the share of n-grams that occurred before (seq-rep-n, Welleck et al. 2020)."""
-    shares = [1 - len(set(grams)) / len(grams) for grams in (_ngrams(sequence, n) for sequence in sequences) if grams]
-    return sum(shares) / max(1, len(shares))
-
-
-def distinct_share(sequences: Sequence[Sequence[int]], n: int) -> float:
-    """Return the share of different n-grams among those of all sequences together (after Li et al. 2016)."""
-    grams = [gram for sequence in sequences for gram in _ngrams(sequence, n)]
-    return len(set(grams)) / max(1, len(grams))
-
-
-def _ngrams(sequence: Sequence[int], n: int) -> list[tuple[int, ...]]:
-    return [tuple(sequence[start : start + n]) for start in range(len(sequence) - n + 1)]
 
 
 def _in_word(character: str) -> bool:

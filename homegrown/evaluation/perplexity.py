@@ -1,70 +1,53 @@
-"""How well a model predicts held-out text: perplexity, and bits per byte."""
-
-import math
-from dataclasses import dataclass
+"""What a model's predictions of held-out tokens cost."""
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
-from homegrown.errors import UserError
+from homegrown.evaluation.windows import Windows
+from homegrown.model.loss import CHUNK_TOKENS
 from homegrown.model.transformer import Transformer
 from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.rows import NO_TARGET, parts
 
 _BATCH_TOKENS = 4096
 
 
-@dataclass(frozen=True)
-class Perplexity:
-    """Total cost in nats of `tokens` predicted tokens that stand for `bytes` bytes of UTF-8 text."""
-
-    nats: float
-    tokens: int
-    bytes: int
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean cost of a token; comparable only between models with the same tokenizer."""
-        return math.exp(self.nats / self.tokens)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits to encode a byte of text; comparable whatever the tokenizer.
-
-        Every predicted token's cost counts, those of the starts and ends of documents too, which add no bytes.
-        """
-        return self.nats / math.log(2) / self.bytes
-
-
 @torch.inference_mode()
-def measure_perplexity(
-    model: Transformer, split: TokenSplit, token_bytes: npt.NDArray[np.int32], most_tokens: int
-) -> Perplexity:
-    """Predict every token of windows of the model's context, side by side, or of rows, taken evenly from the split.
+def predict(model: Transformer, split: TokenSplit, windows: Windows) -> npt.NDArray[np.float64]:
+    """Return -log of the probability that the model gives to each target of the windows, in nats, float64 [targets].
 
-    Each window starts without knowledge of the text before it (stride = context), so tokens near its start cost more
-    than they would in a sliding window: the figure is an upper bound, and needs one pass.
-
-    Raises:
-        UserError: the split is shorter than one window.
+    They are in the order of `windows.targets`. Windows of like length are computed together; what pads the shorter ones
+    on the right comes after all that counts, so nothing attends to it.
     """
-    context = model.config.context
-    windows = split.windows(context)
-    if not windows:
-        raise UserError(
-            f"The test split has {split.tokens} tokens, fewer than one window of model.context ({context}) + 1; "
-            "add text, raise shard.test_share or lower model.context."
-        )
-    chosen = np.linspace(0, windows - 1, min(windows, math.ceil(most_tokens / context))).round().astype(np.int64)
-    rows = max(1, _BATCH_TOKENS // context)
-    nats, tokens, size = 0.0, 0, 0
-    for start in range(0, len(chosen), rows):
-        batch = split.read(chosen[start : start + rows], context)
-        inputs = torch.from_numpy(batch).to(model.device)
-        nats += model.loss(*parts(inputs)).item()
-        _, targets, _ = parts(batch)
-        predicted = targets[targets != NO_TARGET]
-        tokens += len(predicted)
-        size += int(token_bytes[predicted].sum())
-    return Perplexity(nats, tokens, size)
+    costs = np.empty(int(windows.counted.sum()))
+    firsts = np.cumsum(windows.counted) - windows.counted
+    order = np.argsort(-windows.inputs, kind="stable")
+    place = 0
+    while place < len(order):
+        rows = max(1, _BATCH_TOKENS // int(windows.inputs[order[place]]))
+        batch = order[place : place + rows]
+        found = _batch(model, split, windows.take(batch))
+        for first, row in zip(firsts[batch], np.split(found, np.cumsum(windows.counted[batch])[:-1]), strict=True):
+            costs[first : first + len(row)] = row
+        place += rows
+    return costs
+
+
+def _batch(model: Transformer, split: TokenSplit, windows: Windows) -> npt.NDArray[np.float32]:
+    """Return the costs of the targets of some windows, the longest first, float32 [targets]."""
+    longest = int(windows.inputs[0])
+    tokens = np.zeros((len(windows.starts), longest + 1), dtype=np.int64)
+    for row, start, inputs in zip(tokens, windows.starts.tolist(), windows.inputs.tolist(), strict=True):
+        row[: inputs + 1] = split.read_at([start], inputs + 1)[0]
+    places, ends = np.arange(longest), windows.inputs[:, None]
+    counted = torch.from_numpy((places >= ends - windows.counted[:, None]) & (places < ends)).to(model.device)
+    given = torch.from_numpy(tokens).to(model.device)
+    hidden = model.hidden_states(given[:, :-1])[counted]
+    targets = given[:, 1:][counted]
+    rows = CHUNK_TOKENS[model.device.type]
+    costs = [
+        F.cross_entropy(model.logits(part).float(), expected, reduction="none")
+        for part, expected in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    ]
+    return torch.cat(costs).cpu().numpy()

@@ -16,7 +16,7 @@ _TOKENS = 200
 _ATTEMPTS = 8
 _LEAST_BYTES = 100
 
-_SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]|\n\n")
+SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]|\n\n")
 
 
 def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
@@ -61,7 +61,7 @@ def nats(model: Transformer, tokens: list[int]) -> float:
 def cut(text: str) -> str:
     """Return `text` up to the last end of a sentence in its second half, else up to its last blank, else all of it."""
     text = text.rstrip("\ufffd")
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() >= len(text) / 2]
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() >= len(text) / 2]
     if ends:
         return text[: ends[-1]]
     head, blank, _ = text.rpartition(" ")

@@ -1,42 +1,109 @@
-"""The stage `quantize`: smaller variants of trained weights, each checked after loading it again."""
+"""The stage `quantize`: smaller variants of trained weights, each loaded again and measured beside the original."""
 
-import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from homegrown.files import replacing, write_parquet
-from homegrown.formats.linear import check
-from homegrown.formats.variants import DESCRIPTION, disk_megabytes, load_variant, matrices, save_variant
+from homegrown.files import write_parquet
+from homegrown.formats.measure import bits_per_byte, tokens_per_second
+from homegrown.formats.memory import loaded_megabytes
+from homegrown.formats.requirements import check_requirements
+from homegrown.formats.variants import (
+    DESCRIPTION,
+    ORIGINAL,
+    check_variant,
+    device_of,
+    disk_megabytes,
+    load_variant,
+    save_variant,
+)
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.outcome import Outcome
-from homegrown.progress import Progress, silent
+from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import QuantizationSettings
-
-_TABLE = pa.schema(
-    [
-        ("variant", pa.string()),
-        ("megabytes", pa.float64()),
-        ("ratio", pa.float64()),
-        ("max_logit_error", pa.float64()),
-        ("relative_logit_error", pa.float64()),
-    ]
-)
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.tokenizer import load, token_bytes
 
 _WORST_RELATIVE_ERROR = 0.5
 """Of the logits. Measured on trained weights: 0.006 for int8, 0.03 for the others; garbage is near 1 or beyond."""
 
-_PROBES, _PROBE_TOKENS = 4, 64
+_PROBES, _PROBE_TOKENS, _PROMPT_TOKENS = 4, 64, 16
 
 
-def quantize(out: Path, pretrained: Path, settings: QuantizationSettings, *, progress: Progress = silent) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What was measured of one variant, after loading it again; one row of the table `variants`.
+
+    Megabytes are 10^6 bytes; `ratio` is how many times smaller it is on disk than the original. `loss` is the share by
+    which its bits per byte of held-out text are more than the original's. Logits are compared on random tokens:
+    `relative_logit_error` is a share of their own spread.
+    """
+
+    variant: str
+    disk_megabytes: float
+    ratio: float
+    memory_megabytes: float
+    tokens_per_second: float
+    bits_per_byte: float
+    loss: float
+    max_logit_error: float
+    relative_logit_error: float
+    device: str
+
+
+class _Measure:
+    """Measures variants of one model on the same text."""
+
+    def __init__(self, source: Path, packed: Path, most_tokens: int, device: str) -> None:
+        self._split = TokenSplit(packed, "validation")
+        self._sizes: npt.NDArray[np.int32] = token_bytes(load(source))
+        self._most, self._device = most_tokens, device
+        self._prompt = self._split.read_at([0], min(_PROMPT_TOKENS, self._split.tokens))[0].tolist()
+        self._source = source
+        self._logits: Tensor | None = None
+        self._bits = 0.0
+
+    def __call__(self, name: str, folder: Path) -> Row:
+        """Load a variant and measure it; the original has to be the first."""
+        model = load_variant(folder, device_of(folder, self._device))
+        logits, bits = _logits(model), bits_per_byte(model, self._split, self._sizes, self._most)
+        if self._logits is None:
+            self._logits, self._bits = logits, bits
+        error = logits - self._logits
+        spread = (self._logits - self._logits.mean(-1, keepdim=True)).norm()
+        return Row(
+            variant=name,
+            disk_megabytes=disk_megabytes(folder),
+            ratio=disk_megabytes(self._source) / disk_megabytes(folder),
+            memory_megabytes=loaded_megabytes(model),
+            tokens_per_second=tokens_per_second(model, self._prompt),
+            bits_per_byte=bits,
+            loss=bits / self._bits - 1,
+            max_logit_error=error.abs().max().item(),
+            relative_logit_error=(error.norm() / spread).item(),
+            device=model.device.type,
+        )
+
+
+def quantize(
+    out: Path,
+    pretrained: Path,
+    packed: Path,
+    settings: QuantizationSettings,
+    *,
+    device: str,
+    progress: Progress = silent,
+) -> Outcome:
     """Make each variant of the weights in `pretrained/model` as a folder `out/<variant>`.
 
-    The table `variants` has its size in megabytes, how many times smaller it is than the original, and how far its
-    logits are from the original's on random tokens, after loading: at most, and as a share of the logits' own spread.
+    The table `variants` says what each costs and loses, the original first: see `Row`. Bits per byte are of tokens of
+    the validation split in `packed`.
 
     Raises:
         UserError: the weights cannot be read, or this machine or the model's sizes do not allow a variant; said before
@@ -44,52 +111,38 @@ def quantize(out: Path, pretrained: Path, settings: QuantizationSettings, *, pro
         RuntimeError: a variant's logits are garbage.
     """
     source = pretrained / "model"
-    model = weights.load(source, dtype=torch.float32)
     variants = list(dict.fromkeys(settings.variants))
+    check_requirements(variants, weights.load_config(source / "config.json"))
     for variant in variants:
-        check(variant, matrices(model))
-    probes = _probes(model)
-    expected = _logits(model, probes)
-    rows = []
-    for done, variant in enumerate(variants, start=1):
+        check_variant(variant, source, device)
+    progress(0, len(variants) + 1, variant=ORIGINAL)
+    measure = _Measure(source, packed, settings.validation_tokens, device)
+    rows = [measure(ORIGINAL, source)]
+    for variant in variants:
+        progress(len(rows), len(variants) + 1, variant=variant)
         folder = out / variant
         if not (folder / DESCRIPTION).exists():
-            _copy(source / "tokenizer.json", folder / "tokenizer.json")
-            save_variant(model, variant, folder)
-        error = _logits(load_variant(folder), probes) - expected
-        relative = (error.norm() / (expected - expected.mean(-1, keepdim=True)).norm()).item()
-        if not relative < _WORST_RELATIVE_ERROR:
+            save_variant(source, variant, folder)
+        row = measure(variant, folder)
+        if not row.relative_logit_error < _WORST_RELATIVE_ERROR:
             raise RuntimeError(
-                f"The variant {variant} computes garbage after loading: its logits are off by {relative:.0%}."
+                f"The variant {variant} computes garbage after loading: its logits are off by "
+                f"{row.relative_logit_error:.0%}."
             )
-        rows.append(
-            {
-                "variant": variant,
-                "megabytes": disk_megabytes(folder),
-                "ratio": disk_megabytes(source) / disk_megabytes(folder),
-                "max_logit_error": error.abs().max().item(),
-                "relative_logit_error": relative,
-            }
-        )
-        progress(done, len(variants))
-    write_parquet(out / "variants" / "part-00000.parquet", pa.Table.from_pylist(rows, schema=_TABLE))
-    sizes = {f"{row['variant']}_mb": row["megabytes"] for row in rows}
-    ratios = {f"{row['variant']}_ratio": row["ratio"] for row in rows}
-    return Outcome(rows_in=1, rows_out=len(rows), unit="variants", metrics=sizes | ratios)
-
-
-def _probes(model: Transformer) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    shape = (_PROBES, min(_PROBE_TOKENS, model.config.context))
-    return torch.randint(model.config.vocabulary_size, shape, generator=generator)
+        rows.append(row)
+    progress(len(rows), len(variants) + 1)
+    write_parquet(out / "variants" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in rows]))
+    metrics: dict[str, Metric] = {}
+    for row in rows[1:]:
+        metrics |= {f"{row.variant}_mb": row.disk_megabytes, f"{row.variant}_loss": row.loss}
+    return Outcome(rows_in=1, rows_out=len(variants), unit="variants", metrics=metrics)
 
 
 @torch.inference_mode()
-def _logits(model: Transformer, tokens: Tensor) -> Tensor:
-    logits: Tensor = model(tokens)
+def _logits(model: Transformer) -> Tensor:
+    """Return the logits after random tokens, the same each time, float32 on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (_PROBES, min(_PROBE_TOKENS, model.config.context))
+    tokens = torch.randint(model.config.vocabulary_size, shape, generator=generator)
+    logits: Tensor = model(tokens.to(model.device)).float().cpu()
     return logits
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)

@@ -2,17 +2,24 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from homegrown.errors import UserError
 from homegrown.files import replacing
-from homegrown.formats.linear import METHODS
+from homegrown.formats.gguf import write_gguf
+from homegrown.formats.gguf_reader import read_gguf
+from homegrown.formats.gguf_types import kind_named
+from homegrown.formats.gguf_vocabulary import Vocabulary
+from homegrown.formats.linear import METHODS, try_out
+from homegrown.formats.memory import loaded_megabytes
+from homegrown.formats.requirements import REQUIREMENTS
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import Variant
@@ -22,8 +29,10 @@ ORIGINAL = "original"
 DESCRIPTION = "quantization.json"
 """The file that a variant's folder gets last."""
 
+GGUF_WEIGHTS = "model.gguf"
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
+_TOKENIZER = "tokenizer.json"
 
 
 class _Description(BaseModel):
@@ -36,31 +45,46 @@ class _Description(BaseModel):
 
 def variants_of(pretrained: Path, quantized: Path) -> dict[str, Path]:
     """Return the folder of every variant by name, the original first; the arguments are the two stages' folders."""
-    made: dict[str, Path] = {name: quantized / name for name in METHODS if (quantized / name / DESCRIPTION).is_file()}
+    made: dict[str, Path] = {
+        name: quantized / name for name in REQUIREMENTS if (quantized / name / DESCRIPTION).is_file()
+    }
     return {ORIGINAL: pretrained / "model", **made}
 
 
 def matrices(model: Transformer) -> dict[str, nn.Linear]:
-    """Return the layers that are quantized, by name: those of attention and feed-forward, not the output."""
+    """Return the layers that a method of linear layers quantizes, by name: attention and feed-forward, not the output.
+
+    A GGUF file quantizes embedding and output too.
+    """
     modules = model.model.layers.named_modules(prefix="model.layers")
     return {name: module for name, module in modules if isinstance(module, nn.Linear)}
 
 
-def save_variant(model: Transformer, variant: Variant, folder: Path) -> None:
-    """Write `model` with its matrices quantized; the model itself stays as it is.
+def check_variant(variant: Variant, source: Path, device: str) -> None:
+    """See that this machine makes the variant of the weights in the folder `source`, and computes with it.
 
-    `model.safetensors` holds what `formats.linear` makes of each matrix as `<matrix's name>.<part>`, and all other
-    tensors under their own names as bfloat16.
+    Raises:
+        UserError: it does not.
     """
-    layers = matrices(model)
-    tensors = {name: tensor.bfloat16() for name, tensor in _others(model).items()}
-    for name, layer in layers.items():
-        parts = METHODS[variant].pack(layer.weight.detach().float())
-        tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-    with replacing(folder / _CONFIG) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
-    with replacing(folder / _WEIGHTS) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
+    if variant in METHODS:
+        try_out(variant, device_for(variant, device))
+    else:
+        kind_named(variant)
+        Vocabulary(source)
+
+
+def save_variant(source: Path, variant: Variant, folder: Path) -> None:
+    """Write the variant of the weights in the folder `source`, with their tokenizer.
+
+    A GGUF file is `model.gguf`. Otherwise `model.safetensors` holds what `formats.linear` makes of each matrix as
+    `<matrix's name>.<part>`, and all other tensors under their own names as bfloat16.
+    """
+    if variant in METHODS:
+        _save_matrices(weights.load(source, dtype=torch.float32), variant, folder)
+    else:
+        write_gguf(source, folder / GGUF_WEIGHTS, variant)
+    with replacing(folder / _TOKENIZER) as temporary:
+        shutil.copyfile(source / _TOKENIZER, temporary)
     with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(_Description(variant=variant).model_dump_json() + "\n")
 
@@ -68,12 +92,52 @@ def save_variant(model: Transformer, variant: Variant, folder: Path) -> None:
 def load_variant(folder: Path, device: str = "cpu") -> Transformer:
     """Load the model of a folder, plain or quantized, in evaluation mode; what is not quantized computes in float32.
 
+    Of a GGUF file everything does: it is dequantized here, and small only for the runtimes it is made for.
+
     Raises:
         UserError: a file is missing or damaged, or this machine cannot compute with the variant.
     """
-    if not (folder / DESCRIPTION).exists():
+    variant = _variant(folder)
+    if variant is None:
         return weights.load(folder, device)
-    method = METHODS[_description(folder).variant]
+    if variant in METHODS:
+        return _load_matrices(folder, variant, device)
+    return read_gguf(folder / GGUF_WEIGHTS).to(device)
+
+
+def device_of(folder: Path, device: str) -> str:
+    """Return where the variant of a folder computes if it can on `device`."""
+    return device_for(_variant(folder), device)
+
+
+def device_for(variant: Variant | None, device: str) -> str:
+    """Return where a variant computes if it can on `device`: PyTorch's dynamic int8 has no GPU code."""
+    return "cpu" if variant == "int8-dynamic" else device
+
+
+def disk_megabytes(folder: Path) -> float:
+    """Return the size of a variant's weights on disk, in megabytes (10^6 bytes)."""
+    variant = _variant(folder)
+    return (folder / (_WEIGHTS if variant is None or variant in METHODS else GGUF_WEIGHTS)).stat().st_size / 1e6
+
+
+def memory_megabytes(folder: Path) -> float:
+    """Load a variant and return the memory of its tensors, in megabytes: see `formats.memory.loaded_megabytes`."""
+    return loaded_megabytes(load_variant(folder))
+
+
+def _save_matrices(model: Transformer, variant: Variant, folder: Path) -> None:
+    tensors = {name: tensor.bfloat16() for name, tensor in _others(model).items()}
+    for name, layer in matrices(model).items():
+        parts = METHODS[variant].pack(layer.weight.detach())
+        tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    with replacing(folder / _CONFIG) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
+    with replacing(folder / _WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
+
+
+def _load_matrices(folder: Path, variant: Variant, device: str) -> Transformer:
     path = folder / _WEIGHTS
     with torch.device("meta"):
         model = Transformer(weights.load_config(folder / _CONFIG))
@@ -88,29 +152,21 @@ def load_variant(folder: Path, device: str = "cpu") -> Transformer:
     model.load_state_dict(others, strict=False, assign=True)
     for name, layer in matrices(model).items():
         parts = {key.rpartition(".")[2]: tensors[key] for key in tensors if key.rpartition(".")[0] == name}
-        model.set_submodule(name, method.layer(parts, layer.bias, layer.weight.shape))
+        model.set_submodule(name, _layer(variant, parts, layer))
     model.model.positions = model.model.position_table().to(device)
     return model.eval()
 
 
-def device_of(folder: Path, device: str) -> str:
-    """Return where the variant of a folder computes if it can on `device`: PyTorch's dynamic int8 has no GPU code."""
-    described = (folder / DESCRIPTION).exists()
-    return "cpu" if described and _description(folder).variant == "int8-dynamic" else device
-
-
-def disk_megabytes(folder: Path) -> float:
-    """Return the size of a variant's weights on disk, in megabytes (10^6 bytes)."""
-    return (folder / _WEIGHTS).stat().st_size / 1e6
-
-
-def memory_megabytes(folder: Path) -> float:
-    """Return the size of a variant's weights once loaded, in megabytes: bfloat16 beside quantized ones is widened."""
-    widened = (folder / DESCRIPTION).exists()
-    with safe_open(folder / _WEIGHTS, framework="pt") as file:
-        tensors = (file.get_tensor(name) for name in file.keys())  # noqa: SIM118 (not a mapping)
-        size: int = sum(tensor.nbytes * (2 if widened and tensor.dtype == torch.bfloat16 else 1) for tensor in tensors)
-    return size / 1e6
+def _layer(variant: Variant, parts: dict[str, Tensor], layer: nn.Linear) -> nn.Module:
+    try:
+        return METHODS[variant].layer(parts, layer.bias, layer.weight.shape)
+    except ImportError as error:
+        library = REQUIREMENTS[variant].library
+        raise UserError(f"These weights are {variant}, which needs {library} ({error}); install it.") from error
+    except KeyError as error:
+        raise UserError(
+            f"A matrix of these {variant} weights has no {error}; run the stage `quantize` again."
+        ) from error
 
 
 def _others(model: Transformer) -> dict[str, Tensor]:
@@ -119,8 +175,11 @@ def _others(model: Transformer) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in quantized}
 
 
-def _description(folder: Path) -> _Description:
+def _variant(folder: Path) -> Variant | None:
+    """Return the variant that a folder holds, None for plain weights."""
+    if not (folder / DESCRIPTION).exists():
+        return None
     try:
-        return _Description.model_validate_json((folder / DESCRIPTION).read_bytes())
+        return _Description.model_validate_json((folder / DESCRIPTION).read_bytes()).variant
     except (OSError, ValidationError) as error:
         raise UserError(f"{folder / DESCRIPTION} is damaged; run the stage `quantize` again.") from error

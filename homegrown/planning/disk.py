@@ -3,7 +3,7 @@
 from homegrown.model.config import ModelConfig
 from homegrown.planning.memory import moments
 from homegrown.planning.text import bytes_per_token
-from homegrown.recipe import Recipe
+from homegrown.recipe import Recipe, Variant
 
 _SHARDS_SHARE = 1.35
 """Size of the shards of ingest, dedup, filter and shard, all together, for a byte of text: measured with `tiny`."""
@@ -11,8 +11,13 @@ _SHARDS_SHARE = 1.35
 _SPILL_SHARE = 1.0
 """Room for what DuckDB writes while it sorts and joins, for a byte of text; it is free again afterwards."""
 
-_VARIANT_BYTES = {"int8": 1.1, "nf4": 0.6, "int8-dynamic": 1.1}
-"""For each parameter, scales included; embeddings, which stay as they are, make small models larger."""
+_VARIANT_BYTES: dict[Variant, float] = {
+    **dict.fromkeys(("int8", "int8-dynamic", "torchao-int8", "q8_0"), 1.1),
+    **dict.fromkeys(("nf4", "nf4-double", "fp4", "fp4-double", "torchao-int4", "q4_0", "q4_k_m"), 0.65),
+    "q5_k_m": 0.75,
+    "q6_k": 0.85,
+}
+"""For each parameter, scales included; embeddings, which stay as they are in many, make small models larger."""
 
 
 def disk_needed(recipe: Recipe, config: ModelConfig, text_bytes: int | None) -> int:

@@ -16,7 +16,7 @@ from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import optimizer_flops, recomputed_flops_per_token, step_tokens
 from homegrown.planning.synthetic import write_synthetic
 from homegrown.recipe import ModelSettings, Recipe, Settings, TrainingSettings
-from homegrown.training.job import LOGS, PARENT_LOCK, REFUSAL, Job
+from homegrown.training.job import LOGS, PARENT_LOCK, REFUSAL, STORE, Job
 
 RESULT = "probe.json"
 
@@ -111,9 +111,10 @@ def probe(
 def _launch(job: Path, processes: int) -> str:
     """Run the workers to their end and return what they printed; when this process dies, they end too."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    loopback = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    meeting = f"--rdzv-endpoint={job.parent / STORE}agent"  # by a file, as in homegrown.training.launch
+    alone = ["--rdzv-backend=c10d", meeting, "--rdzv-conf=store_type=file", "--local-addr=127.0.0.1"]
     logs = f"--log-dir={job.parent / LOGS}"
-    command = [*launcher, *loopback, logs, "-m", "homegrown.planning.probe_worker", str(job)]
+    command = [*launcher, *alone, logs, "-m", "homegrown.planning.probe_worker", str(job)]
     with locks.exclusive(job.parent / PARENT_LOCK):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     return done.stdout

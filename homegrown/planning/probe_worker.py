@@ -51,7 +51,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     from homegrown.training.workers import Worker
 
     worker = Worker(order.job.device)
-    worker.join()
+    worker.join(out)
     job = _training(order, worker)
     base = peak_memory(worker.device)
     trainer = Trainer(job, out, worker)

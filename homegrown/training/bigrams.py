@@ -22,11 +22,10 @@ from homegrown.tokens.loader import TokenSplit
 MOST_TOKENS = 10_000_000
 """Tokens counted, in blocks spread evenly over the text: about a second and 300 MB."""
 BLOCKS = 16
-SMOOTHING = 100.0
-"""Tokens drawn by their overall frequency that each row of the table is thought to have besides its own: 100 was best
-for texts of 0.3 and of 6 million tokens, where 5 and 400 were worse by 3 to 10 and by 0 to 2% in bits per byte."""
 DISCOUNT = 0.75
 """Taken off each count, most of the single ones, which say little (absolute discounting: Ney et al. 1994)."""
+SMOOTHING = 10.0
+"""Tokens that each row of the table is thought to have besides its own and what is taken off their counts."""
 RATE_SHARE = 0.125
 """Share of AdamW's learning rate for matrices that begin so: what they know need not be learned again."""
 DEVIATION = 0.3
@@ -79,14 +78,17 @@ class Bigrams:
 def initialise(model: Transformer, bigrams: Bigrams) -> None:
     """Set the embedding and the output projection, which must be two matrices, on the CPU.
 
-    With n(i) the count of token i, p(i) its share of all, c(i, j) the discounted count of the pair and s the smoothing,
-    the table holds log((c(i, j) + s p(j)) / (n(i) + s)). But for a number for each row, to which a softmax is
-    indifferent, that is log p(j) plus log(1 + c(i, j) / (s p(j))), a sparse matrix: 0 for all pairs that do not occur.
+    The table is smoothed as by Kneser and Ney (1995). With c(i, j) the discounted count of a pair, s(i) what was taken
+    off the counts of row i and `SMOOTHING`, and p(j) the share of all kinds of pair that end in j, it holds the
+    logarithm of c(i, j) + s(i) p(j) over the row's sum. But for a number for each row, to which a softmax is
+    indifferent, that is log p(j) plus log(1 + c(i, j) / (s(i) p(j))), a sparse matrix: 0 for pairs that do not occur.
     """
     size, hidden = model.model.embed_tokens.weight.shape
     weight = bigrams.tokens + 1
-    shares = (bigrams.tokens + 0.5) / (bigrams.tokens.sum() + 0.5 * size)
-    information = torch.log1p((bigrams.counts - DISCOUNT) / (SMOOTHING * shares[bigrams.second]))
+    shares = torch.bincount(bigrams.second, minlength=size) + 0.5
+    shares /= shares.sum()
+    smoothing = SMOOTHING + DISCOUNT * torch.bincount(bigrams.first, minlength=size)
+    information = torch.log1p((bigrams.counts - DISCOUNT) / (smoothing[bigrams.first] * shares[bigrams.second]))
     # Rows count as often as their token occurs: the square root here, since it is squared in the norm.
     table = _sparse(bigrams.first, bigrams.second, information * weight[bigrams.first].sqrt(), size)
     rank = min(hidden - 1, size)

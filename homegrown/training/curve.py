@@ -3,15 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from homegrown.files import replacing
 from homegrown.training.metrics import StepMetrics
+
+if TYPE_CHECKING:  # Matplotlib is an eighth of what a worker imports, and most of its time not needed
+    from matplotlib.axes import Axes
 
 _TRAINING, _VALIDATION, _RATE, _NORM, _SPEED, _INK = "#3b6ea8", "#d1603d", "#5f8a4c", "#8a6bb0", "#c79a2b", "#3a3a3a"
 _POINTS = 2000
@@ -49,6 +50,9 @@ class LiveCurve:
 
 def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
     """Draw loss, learning rate, gradient norm and speed against steps, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 6.4), dpi=100, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic([["loss", "rate"], ["loss", "norm"], ["loss", "speed"]], width_ratios=[1.9, 1])
@@ -69,7 +73,7 @@ def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _draw_loss(panel: Axes, steps: Values, metrics: Sequence[StepMetrics]) -> None:
+def _draw_loss(panel: "Axes", steps: Values, metrics: Sequence[StepMetrics]) -> None:
     _draw_noisy(panel, "Loss", _TRAINING, steps, _taken(metrics, "loss"), label="training")
     panel.set_ylabel("nats per token", color=_INK)
     validated = [row for row in metrics if row.validation_loss is not None]
@@ -93,7 +97,7 @@ def _draw_loss(panel: Axes, steps: Values, metrics: Sequence[StepMetrics]) -> No
     panel.legend(frameon=False, loc="upper right")
 
 
-def _draw_speed(panel: Axes, steps: Values, metrics: Sequence[StepMetrics]) -> None:
+def _draw_speed(panel: "Axes", steps: Values, metrics: Sequence[StepMetrics]) -> None:
     speeds, shares = _column(metrics, "tokens_per_second"), _column(metrics, "model_flops_utilisation")
     _draw_noisy(panel, "Tokens per second", _SPEED, steps, speeds)
     panel.set_ylim(bottom=0)
@@ -102,7 +106,9 @@ def _draw_speed(panel: Axes, steps: Values, metrics: Sequence[StepMetrics]) -> N
     panel.set_title(title, loc="right", color=_INK, fontsize=9)
 
 
-def _draw_noisy(panel: Axes, title: str, colour: str, steps: Values, values: Values, label: str | None = None) -> None:
+def _draw_noisy(
+    panel: "Axes", title: str, colour: str, steps: Values, values: Values, label: str | None = None
+) -> None:
     """Draw values faintly, and their running mean; the view leaves out the highest of them, such as the first."""
     panel.plot(*_thinned(steps, values), color=colour, alpha=0.22, linewidth=0.8)
     _draw_line(panel, title, colour, steps, _running_mean(values), label)
@@ -111,7 +117,7 @@ def _draw_noisy(panel: Axes, title: str, colour: str, steps: Values, values: Val
         panel.set_ylim(low - _MARGIN * (high - low or 1), high + _MARGIN * (high - low or 1))
 
 
-def _draw_line(panel: Axes, title: str, colour: str, steps: Values, values: Values, label: str | None = None) -> None:
+def _draw_line(panel: "Axes", title: str, colour: str, steps: Values, values: Values, label: str | None = None) -> None:
     panel.plot(*_thinned(steps, values), color=colour, linewidth=2, label=label)
     panel.set_title(title, loc="left", color=_INK, fontweight="bold")
 

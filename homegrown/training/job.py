@@ -23,6 +23,8 @@ CURVE = "curve.png"
 EVENTS = "tensorboard"
 LOGS = "logs"
 CHECKPOINTS = "checkpoints"
+STORE = ".store-"
+"""What the files begin with in which the launcher and workers leave addresses for each other."""
 
 
 class Job(Settings):

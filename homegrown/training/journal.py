@@ -10,7 +10,6 @@ import orjson
 from homegrown.files import replacing, write_parquet
 from homegrown.training.job import EVENTS, SAMPLES, STEPS
 from homegrown.training.metrics import Sample, StepMetrics, samples_table
-from homegrown.training.tensorboard import EventFile
 
 
 class Journal:
@@ -18,6 +17,8 @@ class Journal:
 
     def __init__(self, out: Path, metrics: Sequence[StepMetrics], samples: Sequence[Sample]):
         """Begin in `out` with the steps so far, in the place of what an interrupted run left."""
+        from homegrown.training.tensorboard import EventFile  # who only reads the steps does without
+
         self._out, self._samples = out, list(samples)
         with replacing(out / STEPS) as temporary:
             temporary.write_bytes(b"".join(map(_line, metrics)))

@@ -17,7 +17,7 @@ from homegrown.errors import UserError
 from homegrown.progress import Progress
 from homegrown.training import worker
 from homegrown.training.curve import LiveCurve
-from homegrown.training.job import CHECKPOINTS, CURVE, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY
+from homegrown.training.job import CHECKPOINTS, CURVE, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL, STORE, SUMMARY
 from homegrown.training.journal import read_steps
 from homegrown.training.report import Relay
 from homegrown.training.stopping import GRACE_SECONDS
@@ -41,8 +41,8 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
         RuntimeError: a worker failed again and again; names its log.
     """
     out = job.parent
-    for name in (PROGRESS, REFUSAL, DISK_FULL):
-        (out / name).unlink(missing_ok=True)
+    for left in (out / PROGRESS, out / REFUSAL, out / DISK_FULL, *out.glob(f"{STORE}*")):
+        left.unlink(missing_ok=True)
     relay = Relay(out / PROGRESS)
     curve = LiveCurve(out / CURVE, partial(read_steps, out))
     agent = _Agent(job, processes)
@@ -84,8 +84,10 @@ class _Agent(threading.Thread):
             max_nodes=1,
             nproc_per_node=processes,
             run_id="pretrain",
+            # PyTorch's store over TCP would listen on all interfaces, and take a pickle from whoever connects.
             rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
+            rdzv_endpoint=str(job.parent / f"{STORE}agent"),
+            rdzv_configs={"store_type": "file"},
             local_addr="127.0.0.1",
             max_restarts=_RESTARTS,
             logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / LOGS), redirects=Std.ALL),

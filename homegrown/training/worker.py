@@ -1,6 +1,7 @@
 """The process that the elastic launcher starts for each worker: `python -m homegrown.training.worker JOB`."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def prepare_environment() -> None:
     """Set what PyTorch and OpenMP read from the environment only once, when they are imported."""
     # Huge pages for PyTorch's buffers: 5-10% faster on 2 cores with a model of 4 million parameters.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Workers meet on this machine alone: by default they listen where the host's name leads.
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
     spin_less()
 
 
@@ -57,7 +63,7 @@ def train(job: Job, out: Path, stop: Stop) -> None:
         return
     trainer = Trainer(job, out, worker)
     report = Report(out / PROGRESS)
-    worker.join()
+    worker.join(out)
     resumed_from = trainer.start(report)
     trainer.run(report, stop)
     worker.leave()

@@ -1,17 +1,17 @@
 """One worker among the processes that train together."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from homegrown.devices import gpu_names, resolve
 from homegrown.parallel import cpu_count
+from homegrown.training.job import STORE
 
 
 class Worker:
@@ -47,16 +47,15 @@ class Worker:
         """Whether this worker is the one that writes files."""
         return self.rank == 0
 
-    def join(self) -> None:
-        """Meet the other workers; returns when all are there.
+    def join(self, out: Path) -> None:
+        """Meet the other workers, by a file in the folder `out`; returns when all are there.
 
-        The elastic launcher keeps one store for all its attempts, in which the addresses of workers that have died
-        remain (pytorch/pytorch issue 135712); so each attempt reads and writes under a prefix of its own.
+        Each of the elastic launcher's attempts has a file of its own: the addresses of workers that have died remain.
         """
-        store, rank, count = next(rendezvous("env://"))
-        attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.FileStore(str(out / f"{STORE}{attempt}"), self.count)
         backend = "cpu:gloo,cuda:nccl" if self.kind == "cuda" else "gloo"
-        dist.init_process_group(backend, store=attempt, rank=rank, world_size=count)
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count)
         self.writers = dist.new_group(backend="gloo")
 
     def leave(self) -> None:

@@ -302,7 +302,7 @@ def test_a_checksum_of_the_file_system_stands_for_the_bytes(monkeypatch: pytest.
         assert remote.identity("memory://any") == [3, [["ETag", etag]]]
 
 
-@pytest.mark.parametrize("path", ["memory://nowhere", "nosuch://bucket/x", "http://127.0.0.1:1/a.txt"])
+@pytest.mark.parametrize("path", ["memory://nowhere", "hdfs://127.0.0.1:1/x", "http://127.0.0.1:1/a.txt"])
 def test_an_address_that_does_not_answer_is_a_mistake(path: str) -> None:
     with pytest.raises(UserError, match="Source raw: "):
         find_files(FilesSource(name="raw", path=path))

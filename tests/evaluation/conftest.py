@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_model import VOCABULARY
+from small_model import CONTEXT, VOCABULARY
 from tokenizers import Tokenizer
 
 from homegrown.recipe import PackSettings, TokenizerSettings
@@ -33,12 +33,24 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, lengths in {"train": [60] * 40, "validation": [30], "test": [80] * 8 + [3] * 2}.items():
         texts = [" ".join(dice.choices(WORDS, k=length)) for length in lengths]
         (folder / "shard" / split).mkdir(parents=True)
-        table = pa.table({"text": texts, "source": ["made-up"] * len(texts)})
+        ids = [f"{split}-{number}" for number in range(len(texts))]
+        sources = ["even" if number % 2 == 0 else "odd" for number in range(len(texts))]
+        table = pa.table({"id": ids, "text": texts, "source": sources})
         pq.write_table(table, folder / "shard" / split / "part-00000.parquet")
     settings = TokenizerSettings(vocabulary_size=VOCABULARY, sample_mb=1)
     train_tokenizer(folder / "tokenizer", folder / "shard", settings)
     with ThreadPoolExecutor(1) as executor:
         pack(folder / "pack", folder / "shard", folder / "tokenizer", PackSettings(), executor=executor)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fitted(stages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same documents packed in rows of the small model's context, so in another order."""
+    folder = tmp_path_factory.mktemp("fitted")
+    with ThreadPoolExecutor(1) as executor:
+        settings = PackSettings(layout="best_fit")
+        pack(folder, stages / "shard", stages / "tokenizer", settings, context=CONTEXT, executor=executor)
     return folder
 
 

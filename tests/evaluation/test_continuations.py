@@ -1,5 +1,7 @@
 """Which documents are continued, and how."""
 
+from typing import Any
+
 import pytest
 import torch
 from small_model import small_model
@@ -14,7 +16,7 @@ from homegrown.tokens.loader import TokenSplit
 
 
 def settings(**changes: int) -> EvaluationSettings:
-    fields = {"perplexity_tokens": 1000, "samples": 5, "prompt_tokens": 20, "continuation_tokens": 12}
+    fields: dict[str, Any] = {"perplexity_tokens": None, "samples": 5, "prompt_tokens": 20, "continuation_tokens": 12}
     return EvaluationSettings(**(fields | changes))
 
 
@@ -23,6 +25,7 @@ def test_tasks_are_the_beginnings_of_different_documents(split: TokenSplit) -> N
     beginnings = [split.document(number)[:32].tolist() for number in range(split.documents)]
     assert len(tasks) == 5
     found = [beginnings.index([*task.prompt, *task.reference]) for task in tasks]
+    assert found == [task.document for task in tasks]
     assert len(set(found)) == 5
     assert all((len(task.prompt), len(task.reference), task.prompt[0]) == (20, 12, 0) for task in tasks)
     assert choose_tasks(split, settings(), seed=1) == tasks
@@ -44,7 +47,7 @@ def test_no_document_long_enough_is_one_sentence(split: TokenSplit) -> None:
 
 def test_continuations_are_greedy_and_in_order() -> None:
     model = small_model()
-    tasks = [Task([0, 10 + number], [0] * 5) for number in range(70)]
+    tasks = [Task([0, 10 + number], [0] * 5, number) for number in range(70)]
     written = continue_all(model, tasks, end=2)
     assert written == [
         generate(model, [task.prompt], max_new_tokens=5, stop_ids={2})[0] for task in tasks
@@ -52,7 +55,7 @@ def test_continuations_are_greedy_and_in_order() -> None:
 
 
 def test_speed_is_positive() -> None:
-    assert tokens_per_second(small_model(), Task([0, 1], [0] * 4)) > 0
+    assert tokens_per_second(small_model(), Task([0, 1], [0] * 4, 0)) > 0
 
 
 def test_a_sample_depends_on_the_seed_alone(tokenizer: Tokenizer) -> None:

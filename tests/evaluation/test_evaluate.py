@@ -1,5 +1,6 @@
 """The stage `evaluate` on random weights and their variants."""
 
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,12 +9,13 @@ from small_model import small_model
 
 from homegrown.errors import UserError
 from homegrown.evaluation.evaluate import evaluate
+from homegrown.evaluation.results import Report
 from homegrown.formats.quantize import quantize
 from homegrown.model import weights
 from homegrown.outcome import Outcome
 from homegrown.recipe import EvaluationSettings, QuantizationSettings
 
-SETTINGS = EvaluationSettings(perplexity_tokens=500, samples=20, prompt_tokens=20, continuation_tokens=12)
+SETTINGS = EvaluationSettings(perplexity_tokens=None, samples=20, prompt_tokens=20, continuation_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,8 @@ def trained(stages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     weights.save(small_model(), folder / "pretrain" / "model")
     (folder / "pretrain" / "model" / "tokenizer.json").write_bytes((stages / "tokenizer/tokenizer.json").read_bytes())
-    quantize(folder / "quantize", folder / "pretrain", QuantizationSettings(variants=["int8", "nf4", "int8-dynamic"]))
+    settings = QuantizationSettings(variants=["int8", "nf4", "int8-dynamic"], validation_tokens=64)
+    quantize(folder / "quantize", folder / "pretrain", stages / "pack", settings, device="cpu")
     return folder
 
 
@@ -31,6 +34,7 @@ def run(out: Path, stages: Path, trained: Path, settings: EvaluationSettings = S
         trained / "pretrain",
         trained / "quantize",
         stages / "pack",
+        stages / "shard",
         stages / "tokenizer",
         settings,
         seed=1,
@@ -38,15 +42,27 @@ def run(out: Path, stages: Path, trained: Path, settings: EvaluationSettings = S
     )
 
 
-def test_one_row_a_variant_and_one_continuation_a_document(stages: Path, trained: Path, tmp_path: Path) -> None:
+def test_one_row_a_model_and_one_continuation_a_document(stages: Path, trained: Path, tmp_path: Path) -> None:
     outcome = run(tmp_path, stages, trained)
     rows = pq.read_table(tmp_path / "results").to_pylist()
-    assert [row["variant"] for row in rows] == ["original", "int8", "nf4", "int8-dynamic"]
-    for row in rows:
+    by_kind = {
+        kind: [row["variant"] for row in rows if row["kind"] == kind] for kind in ("weights", "baseline", "text")
+    }
+    assert by_kind == {
+        "weights": ["original", "int8", "nf4", "int8-dynamic"],
+        "baseline": ["unigram", "5-gram", "gzip", "xz", "xz after 2 MB"],
+        "text": ["held-out text"],
+    }
+    for row in rows[:4]:
         assert row["bits_per_byte"] == pytest.approx(rows[0]["bits_per_byte"], rel=0.01)
+        assert row["bits_per_byte_low"] < row["bits_per_byte"] < row["bits_per_byte_high"]
+        assert row["rouge_lsum_low"] <= row["rouge_lsum"] <= row["rouge_lsum_high"]
         assert row["tokens_per_second"] > 0
+    assert rows[5]["bits_per_byte"] < rows[4]["bits_per_byte"] < rows[0]["bits_per_byte"]  # random weights know nothing
+    assert rows[4]["difference"] == pytest.approx(rows[4]["bits_per_byte"] - rows[0]["bits_per_byte"])
+    assert rows[4]["difference_high"] < 0
     assert rows[0]["disk_megabytes"] > rows[1]["disk_megabytes"] > rows[2]["disk_megabytes"]
-    assert outcome.rows_out == 4
+    assert (outcome.rows_in, outcome.rows_out) == (4, 10)
     assert outcome.metrics["bits_per_byte"] == rows[0]["bits_per_byte"]
     assert (outcome.metrics["documents_continued"], outcome.metrics["documents_asked"]) == (8, 20)
     texts = pq.read_table(tmp_path / "continuations").to_pylist()
@@ -54,10 +70,24 @@ def test_one_row_a_variant_and_one_continuation_a_document(stages: Path, trained
     assert {text["prompt"] for text in texts[:8]} == {text["prompt"] for text in texts[8:16]}
     mean = sum(text["rouge_l"] for text in texts[:8]) / 8
     assert rows[0]["rouge_l"] == pytest.approx(mean)
+    assert rows[0]["memorised_longest"] == max(text["memorised"] for text in texts[:8])
+    assert rows[-1]["memorised_longest"] == max(text["reference_memorised"] for text in texts[:8]) > 1
     sample = (tmp_path / "sample.txt").read_text()
     assert sample.strip()
     assert sample.strip() in (tmp_path / "report.md").read_text()
     assert "8 test documents (20 were asked for" in (tmp_path / "report.html").read_text()
+    documents = pq.read_table(tmp_path / "documents").to_pylist()
+    assert len(documents) == 6 * 10
+    own = [row for row in documents if row["variant"] == "nf4"]
+    bits = sum(row["nats"] for row in own) / math.log(2) / sum(row["bytes"] for row in own)
+    assert rows[2]["bits_per_byte"] == pytest.approx(bits)
+    sources = pq.read_table(tmp_path / "sources").to_pylist()
+    assert {(row["variant"], row["source"]) for row in sources[:2]} == {("original", "even"), ("original", "odd")}
+    even = [row for row in own if row["source"] == "even"]
+    of_even = next(row for row in sources if (row["variant"], row["source"]) == ("nf4", "even"))
+    assert of_even["bytes"] == sum(row["bytes"] for row in even)
+    assert of_even["bits_per_byte"] * of_even["bytes"] * math.log(2) == pytest.approx(sum(row["nats"] for row in even))
+    assert Report.read(tmp_path).facts.test_tokens == sum(row["tokens"] for row in own)
 
 
 def test_all_but_the_speed_is_the_same_again(stages: Path, trained: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 import sacrebleu
 from nltk.tokenize import wordpunct_tokenize
 
-from homegrown.evaluation.overlap import bleu, distinct_share, repeated_share, rouge, words
+from homegrown.evaluation.diversity import distinct_share, repeated_share, self_bleu
+from homegrown.evaluation.overlap import _counts, bleu, bleu_of_counts, bleu_of_one, rouge, words
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -25,6 +27,28 @@ def test_bleu_with_no_shared_4_gram_is_smoothed_as_by_sacrebleu() -> None:
     reference, text = "a b c d e f g", "a b c x e f y z"
     expected = sacrebleu.sentence_bleu(text, [reference], tokenize="none", smooth_method="exp")
     assert bleu([reference], [text]) == pytest.approx(expected.score, rel=1e-6)
+    assert bleu_of_one(reference, text) == pytest.approx(expected.score, rel=1e-6)
+
+
+@pytest.mark.parametrize("length", [2, 4, 30])
+def test_bleu_of_summed_counts_is_that_of_nltk(length: int) -> None:
+    dice = random.Random(length)
+    for _ in range(30):
+        pair = [[" ".join(dice.choices("abcdef", k=dice.randint(1, length))) for _ in range(5)] for _ in range(2)]
+        sums = np.array([_counts(*one) for one in zip(*pair, strict=True)]).sum(axis=0, keepdims=True)
+        assert bleu_of_counts(sums) == pytest.approx(bleu(*pair))
+
+
+def test_self_bleu_is_that_of_sacrebleu_with_all_others_as_references() -> None:
+    dice = random.Random(3)
+    texts = [" ".join(dice.choices("abcd", k=dice.randint(5, 15))) for _ in range(8)]
+    scores = [
+        sacrebleu.sentence_bleu(text, texts[:place] + texts[place + 1 :], tokenize="none", smooth_method="exp").score
+        for place, text in enumerate(texts)
+    ]
+    assert self_bleu(texts) == pytest.approx(sum(scores) / len(scores), rel=1e-6)
+    assert self_bleu(["one two three four five"] * 3) == pytest.approx(100)
+    assert self_bleu(["alone"]) is None
 
 
 def test_bleu_at_its_ends() -> None:
@@ -40,6 +64,13 @@ def test_rouge_by_hand() -> None:
     assert found.rouge_l == pytest.approx(100 * 2 * (5 / 5) * (5 / 6) / (5 / 5 + 5 / 6))
     assert rouge("a b c d", "d c b a").rouge_l == pytest.approx(25)
     assert rouge("a b", "").rouge_1 == 0
+
+
+def test_rouge_lsum_is_the_papers_example() -> None:
+    # Lin 2004, section 3.2: 4 of the reference's 5 words are in the union of the subsequences of both sentences.
+    found = rouge("w1 w2 w3 w4 w5", "w1 w3 w8 w9 w5. w1 w2 w6 w7 w8")
+    assert found.rouge_lsum == pytest.approx(100 * 2 * (4 / 5) * (4 / 10) / (4 / 5 + 4 / 10))
+    assert found.rouge_l == pytest.approx(100 * 2 * (3 / 5) * (3 / 10) / (3 / 5 + 3 / 10))
 
 
 @pytest.mark.parametrize(

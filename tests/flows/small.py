@@ -37,7 +37,7 @@ CHANGES = (
     "evaluation.samples=4",
     "evaluation.prompt_tokens=16",
     "evaluation.continuation_tokens=8",
-    "compute.workers=2",
+    "compute.workers=1",
 )
 
 

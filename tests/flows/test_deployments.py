@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.workers.process import ProcessWorker
 
 from flows import deployment_file
 from flows.pretrain import pretrain
@@ -105,7 +107,7 @@ def test_a_schedule_may_change_one_setting(tmp_path: Path) -> None:
 def prefect(api: str, *arguments: str) -> str:
     command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
     done = subprocess.run(
-        command, env=os.environ | {"PREFECT_API_URL": api}, capture_output=True, text=True, timeout=120, check=False
+        command, env=os.environ | {"PREFECT_API_URL": api}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -113,9 +115,10 @@ def prefect(api: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_all_pipelines_deploy_and_a_wrong_setting_is_refused(prefect_server: str) -> None:
-    prefect(prefect_server, "work-pool", "create", "homegrown", "--type", "process", "--overwrite")
-    prefect(prefect_server, "deploy", "--all", "--prefect-file", str(PIPELINES))
     with get_client(sync_client=True) as client:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name="homegrown", type="process", base_job_template=template))
+        prefect(prefect_server, "deploy", "--all", "--prefect-file", str(PIPELINES))
         for name in ("tiny", "small", "medium", "large"):
             deployment = client.read_deployment_by_name(f"pretrain/{name}")
             assert deployment.parameters["recipe"] == load_recipe(name).model_dump(mode="json")

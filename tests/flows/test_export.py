@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from gguf import GGUFReader
 from huggingface_hub import ModelCard
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -174,6 +175,34 @@ def test_the_command_copies_it_out(
         assert refused.exit_code == 1
         assert sentence in refused.output.replace("\n", " ")
         assert "Traceback" not in refused.output
+
+
+@pytest.mark.slow
+def test_gguf_and_ollama_are_one_artifact(in_prefect: Store, grow: Callable[..., dict[str, Artifact]]) -> None:
+    made = grow()
+    first = export("pretrain", "ollama")
+    assert export("pretrain", "gguf") == first
+    artifact = in_prefect.resolve("export")
+    assert set(artifact.manifest.files) == {"model-q8_0.gguf", "Modelfile"}
+    assert artifact.manifest.inputs == {"pretrain": made["pretrain"].manifest.key}
+    assert "FROM ./model-q8_0.gguf\n" in (artifact.path / "Modelfile").read_text()
+    ours = weights.load(made["pretrain"].path / "model").config
+    fields = GGUFReader(artifact.path / "model-q8_0.gguf").fields
+    assert fields["general.architecture"].contents() == "qwen3"
+    assert fields["qwen3.context_length"].contents() == ours.context
+
+
+@pytest.mark.slow
+def test_what_a_family_does_not_allow_is_one_sentence(
+    in_prefect: Store, grow: Callable[..., dict[str, Artifact]]
+) -> None:
+    grow("classic")
+    with pytest.raises(UserError, match=r"llama\.cpp has no architecture with its sinusoidal positions") as caught:
+        export("pretrain", "gguf")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"gguf has the types q8_0.*, not int8"):
+        export("pretrain", "gguf", "int8")
+    assert not [one for one in in_prefect.all() if one.manifest.stage == "export"]
 
 
 def test_a_model_is_found_by_name_or_key(store: Store, grow: Callable[..., dict[str, Artifact]]) -> None:

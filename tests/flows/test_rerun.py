@@ -1,9 +1,6 @@
 """Runs again from one stage on, and sweeps: on a real server, and by the command line, killed and failing."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from homegrown.recipe import DedupSettings, FilterSettings, IngestSettings
 from homegrown.run_names import find_runs
 from tasks.stage import Handle, Work, stage
 from tests.flows.small import small_recipe, write_project
+from tests.flows.warm import Command
 
 
 @pytest.fixture
@@ -150,34 +148,22 @@ def test_each_value_is_a_run_of_its_own_and_what_they_share_is_made_once(
     assert {run.state_name for run in tagged} == {"Completed"}
 
 
-def sweep_command(project: Path, *values: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "homegrown.cli", "sweep", "tiny", "ingest.sources.0.path", *values]
-    return subprocess.Popen(
-        [*command, "--until", "ingest"],
-        cwd=project,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 def test_a_sweep_goes_on_after_a_kill_past_a_failing_value_and_beside_garbage_collection(
-    prefect_server: str, project: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: str, project: Path
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-    values = ["data", "nowhere", "data/topics.jsonl"]
-    process = sweep_command(project, *values)
-    assert process.stdout is not None
+    environment = os.environ | {"PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
+    values = ("data", "nowhere", "data/topics.jsonl")
+    command = ("sweep", "tiny", "ingest.sources.0.path", *values, "--until", "ingest")
+    process = Command(project, environment, command)
     for line in process.stdout:
         if "(2 of 3)" in line:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
     process.communicate()
 
     store = Store(project / "artifacts")
     assert versions(store) == {"ingest": 1}
-    process = sweep_command(project, *values)
+    process = Command(project, environment, command)
     while process.poll() is None:
         garbage.collect(store, 1, [])
         time.sleep(0.2)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from homegrown.artifacts import Artifact, Manifest
+from homegrown.artifacts import Artifact, Manifest, Store
+from homegrown.evaluation.results import Continuation, Facts, Memory, Report, Result
 from homegrown.files import write_parquet
 from homegrown.progress import Metric
 from homegrown.training.job import CURVE, SAMPLES
@@ -165,28 +167,55 @@ def test_pretrain_shows_the_curve_and_samples_as_they_improve(tmp_path: Path) ->
     assert "Return what is at 600" in report
 
 
-def test_quantize_shows_sizes(tmp_path: Path) -> None:
+def test_quantize_shows_what_each_variant_costs_and_loses(tmp_path: Path) -> None:
     made = artifact(tmp_path, "quantize", 1, 1)
-    row = {"variant": "int8", "megabytes": 2.5, "ratio": 4.0, "max_logit_error": 0.5, "relative_logit_error": 0.01}
-    write(made.path / "variants", [row])
+    names = ("disk_megabytes", "memory_megabytes", "tokens_per_second", "bits_per_byte", "loss")
+    more = ("ratio", "relative_logit_error", "max_logit_error")
+    rows = [
+        {"variant": variant, "device": "cpu", **dict(zip(names + more, figures, strict=True))}
+        for variant, figures in {
+            "original": (10.0, 10.1, 250.0, 1.5, 0.0, 1.0, 0.0, 0.0),
+            "int8": (2.5, 3.1, 1234.0, 1.515, 0.01, 4.0, 0.01, 0.5),
+        }.items()
+    ]
+    write(made.path / "variants", rows)
     report = quantize._report(made)
     check(report, pictured=1)
-    assert "| int8 | 2.5 | 4.00 times | 1.00% | 0.5 |" in report
+    assert "| original | 10 | 10.1 | 250 | 1.5000 |  |" in report
+    assert "| int8 | 2.5 | 3.1 | 1,234 | 1.5150 | +1.00% |" in report
+    assert "| int8 | 4.00 times | 1.00% | 0.5 | cpu |" in report
 
 
-def test_evaluate_shows_every_figure_of_every_variant(tmp_path: Path) -> None:
-    made = artifact(tmp_path, "evaluate", 2, 2)
-    names = [*evaluate._COLUMNS, *(name for name in evaluate._MORE_COLUMNS if name != "device")]
-    rows = [{name: float(place + 1) for place, name in enumerate(names)} for _ in range(2)]
-    write(made.path / "results", [row | {"variant": f"v{place}", "device": "cpu"} for place, row in enumerate(rows)])
-    (made.path / "report.md").write_text("# Evaluation\n\n| a |\n\n- As it was measured.\n")
-    (made.path / "sample.txt").write_text("Once upon\na time")
+def test_evaluate_shows_every_figure_of_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = artifact(tmp_path, "evaluate", 1, 3)
+    figures = {field.name: float(place) for place, field in enumerate(fields(Result), start=1) if field.name != "kind"}
+    names: dict[str, Any] = {"device": "cpu", "memorised_longest": 7}
+    text = Continuation(
+        **{
+            field.name: 1.0 if field.type is float else 3 if field.type is int else "x"
+            for field in fields(Continuation)
+        }
+    )
+    facts = Facts(**dict.fromkeys((field.name for field in fields(Facts)), 1))
+    Report(
+        results=[Result(**figures | names | {"variant": name}) for name in ("v0", "v1")]
+        + [Result(variant="xz", kind="baseline", bits_per_byte=2.5)],
+        sources=[],
+        continuations=[text],
+        memorised=[Memory(variant="v0", tokens=3, text="a run", document="d", source="s")],
+        facts=facts,
+        sample="Once upon\na time",
+    ).write(made.path)
+    monkeypatch.setattr(evaluate, "store", lambda: Store(tmp_path))
     report = evaluate._report(made)
-    check(report, pictured=1)
-    assert "| v1 | 1.0000 | 2.00 | 3.00 | 4.0 | 5 | 6 |" in report
-    assert "| v1 | 7.0 | 8.0 | 900.0% | 1000.0% | 11 | cpu |" in report
+    check(report, pictured=2)
+    assert "| v1 | 3.0000 (4.0000 to 5.0000) | +6.0000 * (+7.0000 to +8.0000) | 9.00 |" in report
     assert "```text\nOnce upon\na time\n```" in report
-    assert "- As it was measured." in report
+    excerpt = evaluate._excerpt(made)
+    check(excerpt, pictured=1)
+    assert "| xz | 2.5000 |  |  |  |  |  |" in excerpt
+    assert [row["model"] for row in evaluate._rows(made)] == ["v0", "v1", "xz"]
+    assert panels.page(made, panels.Panel(lambda one: "", rows=evaluate._rows)).rows == evaluate._rows(made)
 
 
 def test_a_page_is_drawn_once_and_again_when_the_code_that_draws_changed(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_failure_is_told_with_its_reason(tale: Story) -> None:
     tale(Event("ingest", "started"))
     tale(Event("ingest", "failed"))
     tale.finish(UserError("data/nowhere is not there."))
-    assert re.search(r"Stopped after [\d.]+ s in ingest: data/nowhere is not there\.", tale.markdown())
+    assert re.search(r"Stopped after [\d.]+ s in ingest: ` data/nowhere is not there\. `", tale.markdown())
     assert "| ingest | failed |" in tale.markdown()
 
 
@@ -116,5 +116,5 @@ def test_a_run_s_page_tells_what_was_made_and_what_was_there(in_prefect: Store) 
 @pytest.mark.slow
 def test_a_run_that_stops_says_where_and_why(in_prefect: Store) -> None:
     whole = str(posted(watched(1, fails=True, return_state=True))["story"].data)
-    assert re.search(r"Stopped after [\d.]+ s in later: Something is wrong\.", whole)
+    assert re.search(r"Stopped after [\d.]+ s in later: ` Something is wrong\. `", whole)
     assert "| made |" in whole

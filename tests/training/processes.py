@@ -92,7 +92,6 @@ class Process:
         ended = subprocess.run(
             [sys.executable, "-c", SCRIPT, json.dumps(job)],
             env={**os.environ, "PYTHONPATH": path, "SIGNAL_AT": json.dumps(told)},
-            timeout=240,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -2,9 +2,10 @@
 
 import json
 import os
-import socket
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,9 @@ def run_here(legs: list[Leg], job: Job) -> list[Trainer]:
 
 def run_in_two(legs: list[Leg], job: Job) -> None:
     """Run the legs in two processes that train together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    argument = json.dumps({"job": job.model_dump_json(), "legs": [asdict(leg) for leg in legs]})
+    folder = tempfile.mkdtemp()
+    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    argument = json.dumps({"job": job.model_dump_json(), "legs": [asdict(leg) for leg in legs], "folder": folder})
     both = [
         subprocess.Popen(
             [sys.executable, __file__, argument], env={**os.environ, **together, "RANK": rank, "LOCAL_RANK": rank}
@@ -91,12 +90,13 @@ def run_in_two(legs: list[Leg], job: Job) -> None:
     finally:
         for process in both:
             process.kill()
+        shutil.rmtree(folder)
 
 
 def main() -> None:
     told = json.loads(sys.argv[1])
     job, worker = Job.model_validate_json(told["job"]), Worker("cpu")
-    worker.join()
+    worker.join(Path(told["folder"]))
     for leg in told["legs"]:
         run(Leg(**leg), job, worker)
     worker.leave()

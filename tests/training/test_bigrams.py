@@ -14,7 +14,7 @@ from homegrown.model.transformer import Transformer
 from homegrown.pipelines import load_recipe
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import TokenSplit
-from homegrown.training.bigrams import SMOOTHING, Bigrams, initialise, serve
+from homegrown.training.bigrams import DISCOUNT, SMOOTHING, Bigrams, initialise, serve
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,15 @@ def test_pairs_are_counted_in_blocks_from_all_of_the_text(bigrams: Bigrams, text
 def test_an_untrained_model_knows_about_as_much_as_the_table(
     model_settings: ModelSettings, bigrams: Bigrams, text: list[int]
 ) -> None:
+    """The table is that of Kneser and Ney, with the engine's `SMOOTHING` besides."""
     pairs, tokens = Counter(pairwise(text)), Counter(text)
     shares = {token: (count + 0.5) / (len(text) + 0.5 * 512) for token, count in tokens.items()}
+    kinds_before, kinds_after = Counter(second for _, second in pairs), Counter(first for first, _ in pairs)
 
     def table(first: int, second: int) -> float:
-        return (pairs[first, second] + SMOOTHING * shares[second]) / (tokens[first] + SMOOTHING)
+        taken = DISCOUNT * kinds_after[first] + SMOOTHING
+        discounted = max(0, pairs[first, second] - DISCOUNT)
+        return (discounted + taken * kinds_before[second] / len(pairs)) / (tokens[first] + SMOOTHING)
 
     windows = torch.tensor(text[: 32 * 100]).view(100, 32)
     targets = torch.tensor(text[1 : 32 * 100 + 1]).view(100, 32)

@@ -51,6 +51,8 @@ def check(path: str) -> None:
 def _entries(path: str) -> tuple[NDArray[np.uint64], int]:
     """Return the sorted hashes of a list's words and phrases, and how many words the longest phrase has."""
     try:
+        if not Path(path).is_file():
+            raise FileNotFoundError("it is no file")
         lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"filter.word_list.path: {path} cannot be read as UTF-8 text ({error}).") from error

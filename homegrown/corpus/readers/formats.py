@@ -1,6 +1,7 @@
 """The formats that are read, told by a file's name, and the reader of each."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -90,12 +91,19 @@ def _missing(source: FilesSource, ending: str, library: str | None) -> str:
 def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Iterator[Document | Fault]:
     """Yield what is in a file, or in a part of one; `longest` bounds a document in bytes.
 
-    A damaged file yields what was read before the damage, then a fault. Raises UserError when a library is missing or
-    a remote file system does not answer: nothing is lost by running again.
+    A damaged file yields what was read before the damage, then a fault, and so does one that gives hundreds of times
+    its size: rows of a table may all stand for the same text. Raises UserError when a library is missing or a remote
+    file system does not answer: nothing is lost by running again.
     """
+    left = most_unpacked(piece.size) if piece.size else math.inf
     try:
         with opened(piece.address) as stream:
-            yield from _read(File(piece, stream, source, longest, tally), "")
+            for record in _read(File(piece, stream, source, longest, tally), ""):
+                left -= len(record.text) if isinstance(record, Document) else 0
+                if left < 0:
+                    yield Fault(record.path, record.position, "gives hundreds of times its size")
+                    return
+                yield record
     except OSError as error:
         yield Fault(piece.locator, 0, f"cannot be opened: {first_line(error)}")
     except Unreachable as error:

@@ -103,7 +103,10 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
 
     with (
         seekable(file.stream, _SPOOLED * file.longest) as stream,
-        pq.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False) as table,
+        # A dictionary stays one: a text that a file holds once could fill a thousand rows with it.
+        pq.ParquetFile(
+            stream, buffer_size=BUFFER, pre_buffer=False, read_dictionary=[file.source.text_column]
+        ) as table,
     ):
         column = file.source.text_column
         problem = column_problem(file.piece.locator, table.schema_arrow, column)
@@ -186,10 +189,14 @@ def _no_column(where: str, names: list[str], column: str) -> str:
 
 
 def texts(column: "pa.Array") -> list[bytes | None]:
-    """Return the values of a column without a problem, as bytes, for not every writer makes UTF-8."""
+    """Return the values of a column without a problem, as bytes, for not every writer makes UTF-8.
+
+    Equal values of a dictionary are one object, however often it is there.
+    """
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        distinct: list[bytes | None] = column.dictionary.cast(pa.large_binary()).to_pylist()
+        return [None if place is None else distinct[place] for place in column.indices.to_pylist()]
     values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     return values

@@ -1,0 +1,17 @@
+"""What models that only count make of the same held-out text."""
+
+from pathlib import Path
+
+from homegrown.evaluation.costs import Costs
+from homegrown.evaluation.examination import Examination
+from homegrown.evaluation.ngrams import five_gram_costs, unigram_costs
+from homegrown.tokens.loader import TokenSplit
+
+
+def counting_models(packed: Path, examination: Examination) -> dict[str, Costs]:
+    """Return what unigrams and 5-grams of the training split in the folder `packed` predict, by name."""
+    train, text, targets = TokenSplit(packed, "train"), examination.held.tokens(), examination.targets
+    return {
+        "unigram": examination.costs(unigram_costs(train, text[targets])),
+        "5-gram": examination.costs(five_gram_costs(train, text, targets, examination.known)),
+    }

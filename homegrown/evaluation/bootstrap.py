@@ -1,0 +1,56 @@
+"""Confidence intervals by resampling documents (Efron and Tibshirani 1993, chapter 13)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.NDArray[np.float64]
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+_AT_ONCE = 4_000_000
+"""Counts in memory at once, of 8 bytes each."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a figure lies with 95% confidence."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether a difference with this interval is significant (two-sided, at 5%)."""
+        return self.low > 0 or self.high < 0
+
+
+def interval(columns: Numbers, statistic: Callable[[Numbers], Numbers], seed: int) -> Interval:
+    """Return the percentile interval of a figure that is a function of sums over documents.
+
+    `columns`, float64 [documents, k], holds what each document adds to the k sums; `statistic` takes sums
+    [resamples, k] and returns the figures [resamples]. 1,000 times as many documents as there are are drawn with
+    replacement. The numbers drawn depend on `seed` and the number of documents alone.
+    """
+    documents = len(columns)
+    draws = np.random.default_rng(seed)
+    chances = np.full(documents, 1 / documents)
+    figures: list[Numbers] = []
+    left = RESAMPLES
+    while left:
+        rows = min(left, max(1, _AT_ONCE // documents))
+        counts = draws.multinomial(documents, chances, size=rows)
+        figures.append(statistic(counts @ columns))
+        left -= rows
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(np.concatenate(figures), [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def mean_interval(values: Numbers, seed: int) -> Interval:
+    """Return the interval of the mean of `values`, float64 [documents]."""
+    columns = np.stack([values, np.ones(len(values))], axis=1)
+    return interval(columns, lambda sums: sums[:, 0] / sums[:, 1], seed)

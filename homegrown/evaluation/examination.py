@@ -1,0 +1,97 @@
+"""What every model of an evaluation is asked: which held-out tokens to predict, and which documents to continue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from homegrown.errors import UserError
+from homegrown.evaluation.continuations import Task, choose_tasks
+from homegrown.evaluation.costs import Costs, by_document
+from homegrown.evaluation.heldout import HeldOut, open_held_out
+from homegrown.evaluation.ngrams import MOST_TOKENS
+from homegrown.evaluation.results import Facts
+from homegrown.evaluation.windows import Numbers, Windows, slide, thin
+from homegrown.recipe import EvaluationSettings
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.tokenizer import load, token_bytes
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The same for every model; `packed` and `shards` are the folders of those stages.
+
+    `targets` (int64) are the places in the test split of the tokens to predict, window by window, `known` (int64) how
+    many tokens before each belong to what the models read, and `sizes` (int64) the bytes that each stands for.
+    """
+
+    packed: Path
+    shards: Path
+    encoding: Tokenizer
+    held: HeldOut
+    tasks: list[Task]
+    windows: Windows
+    targets: Numbers
+    known: Numbers
+    sizes: Numbers
+    facts: Facts
+
+    def costs(self, nats: npt.NDArray[np.float64]) -> Costs:
+        """Sum by document what the targets cost, float64 [targets]."""
+        return by_document(nats, self.targets, self.sizes, self.held.starts)
+
+    def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each sequence of tokens."""
+        return [self.encoding.decode(list(tokens)) for tokens in sequences]
+
+
+def prepare(
+    packed: Path, shards: Path, tokenizer: Path, context: int, settings: EvaluationSettings, seed: int
+) -> Examination:
+    """Choose what models of this `context` are asked; the paths are the stages' folders.
+
+    Raises:
+        UserError: a file is missing or damaged, no document is long enough, or the tokens were packed for another
+            context.
+    """
+    encoding = load(tokenizer)
+    held = open_held_out(packed, shards, encoding)
+    if held.split.context not in (None, context):
+        raise UserError(
+            f"The tokens are packed in rows of {held.split.context}, but the model's context is {context}; run the "
+            "stage `pack` again, or set pack.layout to contiguous."
+        )
+    tasks = choose_tasks(held.split, settings, seed)
+    begins, lengths = held.texts()
+    stride = settings.stride or max(1, context // 2)
+    every_window = slide(begins, lengths, context, stride)
+    windows = thin(every_window, settings.perplexity_tokens, stride)
+    targets = windows.targets
+    train_tokens = TokenSplit(packed, "train").tokens
+    return Examination(
+        packed=packed,
+        shards=shards,
+        encoding=encoding,
+        held=held,
+        tasks=tasks,
+        windows=windows,
+        targets=targets,
+        known=targets - begins[np.searchsorted(begins, targets, side="right") - 1],
+        sizes=token_bytes(encoding)[held.tokens()[targets]].astype(np.int64),
+        facts=Facts(
+            test_tokens=len(targets),
+            test_documents=len(np.unique(np.searchsorted(held.starts, targets, side="right"))),
+            context=context,
+            stride=stride,
+            whole_split=len(windows.starts) == len(every_window.starts),
+            documents=len(tasks),
+            documents_asked=settings.samples,
+            prompt_tokens=settings.prompt_tokens,
+            continuation_tokens=settings.continuation_tokens,
+            train_tokens=train_tokens,
+            counted_tokens=min(train_tokens, MOST_TOKENS),
+        ),
+    )

@@ -1,0 +1,83 @@
+"""The held-out documents: where they lie among the tokens, and which documents of the corpus they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from tokenizers import Tokenizer
+
+from homegrown.errors import UserError
+from homegrown.files import parquet_parts
+from homegrown.tokens.encoding import Encoder
+from homegrown.tokens.index import read_index
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.rows import map_array
+from homegrown.tokens.shards import read_shard
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The test split, and of each of its documents in order: where it starts (int64), its id and its source."""
+
+    split: TokenSplit
+    starts: npt.NDArray[np.int64]
+    ids: list[str]
+    sources: list[str]
+
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """Return all tokens of the split, int64 [tokens]."""
+        tokens: npt.NDArray[np.int64] = self.split.read_at([0], self.split.tokens)[0]
+        return tokens
+
+    def texts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where the texts that a model reads begin, and their lengths in tokens; int64 [texts] each.
+
+        It reads as it was trained: all documents end to end, or in the layout best_fit each on its own.
+        """
+        begins = np.zeros(1, dtype=np.int64) if self.split.context is None else self.starts
+        return begins, np.diff(begins, append=self.split.tokens)
+
+
+def open_held_out(packed: Path, shards: Path, tokenizer: Tokenizer) -> HeldOut:
+    """Open the test split of the folder `packed`, made from the document shards in `shards`.
+
+    Packing may put documents in another order, so each is found again by its tokens.
+
+    Raises:
+        UserError: a file is missing or damaged, or the two folders do not belong together.
+    """
+    split = TokenSplit(packed, "test")
+    files = read_index(packed).splits["test"]
+    firsts = np.cumsum([0, *(file.tokens for file in files)])
+    starts = [
+        map_array(packed / file.documents_file, (file.documents,)) + first
+        for file, first in zip(files, firsts[:-1], strict=True)
+    ]
+    known = _known(shards / "test", tokenizer)
+    ids, sources = [], []
+    for number in range(split.documents):
+        same = known.get(_digest(split.document(number)[1:-1]))
+        if not same:
+            raise UserError(f"Document {number} of the test tokens is not in {shards / 'test'}; run `pack` again.")
+        document_id, source = same.pop(0)
+        ids.append(document_id)
+        sources.append(source)
+    return HeldOut(split, np.concatenate([np.empty(0, np.int64), *starts]), ids, sources)
+
+
+def _known(shards: Path, tokenizer: Tokenizer) -> dict[int, list[tuple[str, str]]]:
+    """Return id and source of all documents by the digest of their tokens; several where texts are equal."""
+    encoder = Encoder(tokenizer)
+    known: dict[int, list[tuple[str, str]]] = {}
+    for shard in parquet_parts(shards):
+        for batch in read_shard(shard, ["id", "text", "source"]):
+            for row in batch.to_pylist():
+                digest = _digest(encoder.encode(row["text"]).astype(np.int64))
+                known.setdefault(digest, []).append((row["id"], row["source"]))
+    return known
+
+
+def _digest(tokens: npt.NDArray[np.int64]) -> int:
+    return xxhash.xxh3_128_intdigest(np.ascontiguousarray(tokens).data)
