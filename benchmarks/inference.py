@@ -27,7 +27,8 @@ from benchmarks.measuring import table
 from homegrown.errors import UserError
 from homegrown.formats.gguf import write_gguf
 from homegrown.formats.linear import METHODS
-from homegrown.formats.variants import load_variant, memory_megabytes, save_variant
+from homegrown.formats.memory import loaded_megabytes
+from homegrown.formats.variants import check_variant, load_variant, save_variant
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
@@ -38,7 +39,6 @@ from homegrown.tokens.special import SPECIAL_TOKENS
 from homegrown.tokens.tokenizer import TOKENIZER_FILE
 
 PROMPT = 32
-GGUF_KINDS = ("f32", "bf16", "q8_0", "q4_0")
 BARS = {"vs_transformers_bf16_batch1": 1.5, "llama_cpp_vs_transformers_bf16_batch1": 4.0}
 
 
@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each contestant, in turns (default 3)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="sequences at once (default 1 16)")
     parser.add_argument("--models", nargs="+", default=["100m", "tiny"], choices=["100m", "tiny"])
+    parser.add_argument("--variants", nargs="*", default=list(METHODS), choices=list(METHODS), help="quantized ones")
+    parser.add_argument("--gguf", nargs="*", default=["f32", "bf16", "q8_0", "q4_0"], help="kinds for llama.cpp")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of all contestants")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -125,19 +127,20 @@ def contestants(config: ModelConfig, folder: Path, arguments: argparse.Namespace
         Contestant("transformers, bf16", transformers(config, half), size / 2, 2),
         Contestant("the guide's loop, float32", guide(model), size, batched=False),
     ]
-    for variant in METHODS:
+    weights.save(model, folder / "model")
+    made_up_tokenizer(config.vocabulary_size).save(str(folder / "model" / TOKENIZER_FILE))
+    for variant in arguments.variants:
         try:
+            check_variant(variant, folder / "model", "cpu")
             (folder / variant).mkdir()
-            save_variant(model, variant, folder / variant)
+            save_variant(folder / "model", variant, folder / variant)
             quantized = load_variant(folder / variant)
         except UserError as error:
             print(f"{variant} is left out: {error}")
             continue
-        every.append(Contestant(f"ours, {variant}", ours(quantized), memory_megabytes(folder / variant)))
-    weights.save(model, folder / "model")
-    made_up_tokenizer(config.vocabulary_size).save(str(folder / "model" / TOKENIZER_FILE))
+        every.append(Contestant(f"ours, {variant}", ours(quantized), loaded_megabytes(quantized)))
     with ExitStack() as stack:
-        for kind in GGUF_KINDS:
+        for kind in arguments.gguf:
             file = folder / f"{kind}.gguf"
             write_gguf(folder / "model", file, kind)
             server = llama_cpp(file, config.context, max(arguments.batches), arguments.threads)
@@ -248,9 +251,7 @@ def summary(found: dict[str, list[Row]]) -> dict[str, object]:
         "bfloat16_native": native(),
     }
     for name, of_model in found.items():
-        figures[name] = {
-            f"{row.name}, batch {row.batch}": round(row.timing.tokens_per_second, 1) for row in of_model
-        }
+        figures[name] = {f"{row.name}, batch {row.batch}": round(row.timing.tokens_per_second, 1) for row in of_model}
     return figures
 
 

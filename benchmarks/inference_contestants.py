@@ -1,4 +1,4 @@
-"""Who writes tokens in `benchmarks.inference`: our engine, `transformers`, the guide's loop, llama.cpp on our export."""
+"""Who writes tokens in `benchmarks.inference`: our engine, `transformers`, the guide's loop, llama.cpp."""
 
 import http.client
 import json

@@ -71,9 +71,7 @@ def generate(
         _write(model, tokenizer, request, text, stop)
 
 
-def _write(
-    model: "Transformer", tokenizer: "Tokenizer", request: "Request", text: str, stop: tuple[str, ...]
-) -> None:
+def _write(model: "Transformer", tokenizer: "Tokenizer", request: "Request", text: str, stop: tuple[str, ...]) -> None:
     from homegrown.model.engine import Engine
     from homegrown.serving.writing import stream
     from homegrown.tokens.detokenizer import vocabulary_bytes

@@ -13,9 +13,9 @@ from homegrown.model.engine import allocate, check, step_of
 from homegrown.model.transformer import Transformer
 
 EarlyStopping = Literal["first", "likely", "never"]
-"""When to stop. `first`: with as many finished beams as were asked for. `likely`: when no open beam would be better than
-the worst of them if it ended now. `never`: when none can be, at any length. They are `early_stopping` True, False and
-"never" of `transformers`."""
+"""When to stop. `first`: with as many finished beams as were asked for. `likely`: when no open beam would be better
+than the worst of them if it ended now. `never`: when none can be, at any length. In `transformers` these are True,
+False and "never"."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,4 @@ def _best(logits: Tensor, totals: Sequence[float], kept: int) -> list[tuple[floa
     sums = logits.log_softmax(1) + torch.tensor(totals, device=logits.device)[:, None]
     values, places = sums.flatten().topk(min(kept, sums.numel()))
     size = logits.shape[1]
-    return [
-        (value, place // size, place % size) for value, place in zip(values.tolist(), places.tolist(), strict=True)
-    ]
+    return [(value, place // size, place % size) for value, place in zip(values.tolist(), places.tolist(), strict=True)]

@@ -1,7 +1,7 @@
 """One token of each sequence through a `modern` model on a CPU, compiled as a whole.
 
-A step multiplies every weight with one vector a sequence, so it is bound by reading the weights, and with small models by
-calling operations. Here one call does it all: bfloat16 weights are widened to float32 in registers, on processors
+A step multiplies every weight with one vector a sequence, so it is bound by reading the weights, and with small models
+by calling operations. Here one call does it all: bfloat16 weights are widened to float32 in registers, on processors
 without instructions for them too, and everything else is computed in float32.
 """
 
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
-
-_DTYPES = (torch.float32, torch.bfloat16)
 
 # Sums may be split over registers; infinities and NaN stay what they are.
 _REORDERED = {"reassoc", "contract", "nsz"}
@@ -53,16 +51,13 @@ class CompiledStep:
 
     @staticmethod
     def serves(model: Transformer) -> bool:
-        """Return whether the model can be computed here: `modern`, on a CPU, its weights all float32 or all bfloat16."""
-        dtypes = {tensor.dtype for tensor in model.parameters()}
+        """Return whether it is `modern`, on a CPU, and its weights all float32 or all bfloat16."""
+        if model.config.family != "modern" or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return False
         matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
-        return (
-            model.config.family == "modern"
-            and model.device.type == "cpu"
-            and not torch.is_autocast_enabled("cpu")
-            and dtypes in ({torch.float32}, {torch.bfloat16})
-            and all(type(matrix) is nn.Linear and matrix.weight.is_contiguous() for matrix in matrices)
-        )
+        # By their very class: what stands in for one keeps its weights otherwise.
+        plain = all(type(matrix) is nn.Linear and matrix.weight.is_contiguous() for matrix in matrices)
+        return plain and {tensor.dtype for tensor in model.parameters()} in ({torch.float32}, {torch.bfloat16})
 
     def __call__(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """Add `tokens[row]` to each row of the cache; return the next ones' logits, float32 [rows, vocabulary].
@@ -190,7 +185,9 @@ def _keep(x: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
-def _attend(queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, like: Any, out: Any) -> None:
+def _attend(
+    queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, like: Any, out: Any
+) -> None:
     """Set out [batch, heads, head_size] to attention of one query a row and head over what the cache holds."""
     batch, heads, size = queries.shape
     group, bytes_each = heads // (strides[0] // (capacity * size)), like.itemsize
@@ -239,7 +236,10 @@ def _step(
     batch, hidden, bytes_each = len(tokens), embedding.shape[1], embedding.itemsize
     stream, normed = np.empty((batch, hidden), np.float32), np.empty((batch, hidden), np.float32)
     queries, mixed = np.empty((batch, heads * size), np.float32), np.empty((batch, heads * size), np.float32)
-    new_keys, new_values = np.empty((batch, kv_heads * size), np.float32), np.empty((batch, kv_heads * size), np.float32)
+    new_keys, new_values = (
+        np.empty((batch, kv_heads * size), np.float32),
+        np.empty((batch, kv_heads * size), np.float32),
+    )
     gate, up = np.empty((batch, feed_forward), np.float32), np.empty((batch, feed_forward), np.float32)
     for row in range(batch):
         for place in range(hidden):

@@ -80,9 +80,7 @@ def test_frequency_and_presence_follow_the_published_formula(logits: torch.Tenso
     expected = [value - counts[token] * 0.4 - (counts[token] > 0) * 1.1 for token, value in enumerate(logits[0])]
     best = max(range(VOCABULARY), key=lambda token: expected[token])
     assert sampling.choose(logits[:1], [one], [seen], torch.zeros(1)).tolist() == [best]
-    ours = sampling.frequency_and_presence(
-        logits[:1], seen.written[None], torch.tensor([[0.4]]), torch.tensor([[1.1]])
-    )
+    ours = sampling.frequency_and_presence(logits[:1], seen.written[None], torch.tensor([[0.4]]), torch.tensor([[1.1]]))
     torch.testing.assert_close(ours[0], torch.stack(expected))
 
 
@@ -135,7 +133,14 @@ def test_greedy_rows_stay_greedy_beside_others(logits: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -1.0), ("top_k", -1), ("top_p", 0.0), ("min_p", 1.5), ("typical_p", 2.0), ("repetition_penalty", 0)],
+    [
+        ("temperature", -1.0),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("min_p", 1.5),
+        ("typical_p", 2.0),
+        ("repetition_penalty", 0),
+    ],
 )
 def test_a_value_out_of_range_is_the_user_s_to_mend(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"{name} is {value}"):
