@@ -56,7 +56,8 @@ class CompiledStep:
         if model.config.family != "modern" or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return False
         matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
-        # By their very class, and their weights': what stands in for one keeps its numbers otherwise (torchao's crashed).
+        # By their very class, and that of their weights: what stands in for either keeps its numbers otherwise, and
+        # the address of torchao's is none.
         plain = all(
             type(matrix) is nn.Linear and type(matrix.weight) is nn.Parameter and matrix.weight.is_contiguous()
             for matrix in matrices
