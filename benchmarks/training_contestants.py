@@ -2,7 +2,6 @@
 
 import math
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -165,7 +164,7 @@ class Ours:
         if by_clock:
             setattr(loop, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
         self._folder = Path(tempfile.mkdtemp())
-        self._trainer = loop.Trainer(job, self._folder, _only_worker())
+        self._trainer = loop.Trainer(job, self._folder, _only_worker(self._folder))
         self.spent = processor_seconds() - began if self._trainer.begins_with_bigrams else 0.0
 
     def _share(self, step: int, settings: TrainingSettings) -> float:
@@ -201,12 +200,9 @@ def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
     return batch * shape.context / min(took)
 
 
-def _only_worker() -> Worker:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+def _only_worker(folder: Path) -> Worker:
+    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    os.environ.update({name: str(value) for name, value in place.items()})
     worker = Worker("cpu")
-    worker.join()
+    worker.join(folder)
     return worker

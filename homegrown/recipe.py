@@ -420,8 +420,8 @@ class EvaluationSettings(Settings):
     )
     stride: Positive | None = Field(
         default=None,
-        description="Tokens by which the window slides over the text; null: half of model.context. Smaller: every token "
-        "is predicted from more of the text before it, at a higher cost.",
+        description="Tokens by which the window slides over the text; null: half of model.context. Smaller: every "
+        "token is predicted from more of the text before it, at a higher cost.",
     )
     samples: Positive = Field(description="Held-out documents to continue, for BLEU and ROUGE.")
     prompt_tokens: Positive = Field(description="Tokens of the document that are given.")

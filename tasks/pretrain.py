@@ -62,7 +62,7 @@ def _samples(folder: Path, most: int) -> list[str]:
     "pretrain",
     engine=["homegrown.training.pretrain", "homegrown.training.worker"],
     seeded=True,
-    panel=Panel(_report, _excerpt, _live),
+    panel=Panel(_report, _excerpt, live=_live),
 )
 def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack: Handle, tokenizer: Handle) -> Outcome:
     """Train the model; goes on from the last checkpoint after a kill."""

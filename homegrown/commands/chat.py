@@ -24,6 +24,7 @@ _HELP = "/reset forgets what was said, /quit or Ctrl-D ends, Ctrl-C stops an ans
 @click.pass_obj
 def chat(
     store: Store,
+    /,
     artifact: str | None,
     variant: str | None,
     device: str,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def generate(
     store: Store,
+    /,
     artifact: str | None,
     variant: str | None,
     device: str,

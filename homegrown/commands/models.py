@@ -32,16 +32,21 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that `sampling` takes."""
-    number = {"show_default": True}
     for decorate in (
-        click.option("--presence-penalty", default=0.0, help="Taken off tokens written before.", **number),
-        click.option("--frequency-penalty", default=0.0, help="Taken off for each time written before.", **number),
-        click.option("--repetition-penalty", default=1.0, help="Divides tokens in the text so far.", **number),
-        click.option("--typical-p", default=1.0, help="Locally typical sampling; 1: off.", **number),
-        click.option("--min-p", default=0.0, help="Least probability, as a share of the likeliest's.", **number),
-        click.option("--top-p", default=1.0, help="Choose among the fewest that reach this probability.", **number),
-        click.option("--top-k", default=40, help="Choose among so many; 0: all.", **number),
-        click.option("--temperature", default=0.8, help="0: the likeliest token.", **number),
+        click.option("--presence-penalty", default=0.0, help="Taken off tokens written before.", show_default=True),
+        click.option(
+            "--frequency-penalty", default=0.0, help="Taken off for each time written before.", show_default=True
+        ),
+        click.option("--repetition-penalty", default=1.0, help="Divides tokens in the text so far.", show_default=True),
+        click.option("--typical-p", default=1.0, help="Locally typical sampling; 1: off.", show_default=True),
+        click.option(
+            "--min-p", default=0.0, help="Least probability, as a share of the likeliest's.", show_default=True
+        ),
+        click.option(
+            "--top-p", default=1.0, help="Choose among the fewest that reach this probability.", show_default=True
+        ),
+        click.option("--top-k", default=40, help="Choose among so many; 0: all.", show_default=True),
+        click.option("--temperature", default=0.8, help="0: the likeliest token.", show_default=True),
     ):
         command = decorate(command)
     return command

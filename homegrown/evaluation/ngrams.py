@@ -127,8 +127,10 @@ def _find(ordered: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tu
     """Return where in `ordered` each wanted number is, and whether it is there at all."""
     places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     found: npt.NDArray[np.bool_] = ordered[places] == wanted
-    return places.astype(np.int64), found
+    found_at: Numbers = places.astype(np.int64)
+    return found_at, found
 
 
 def _training_tokens(train: TokenSplit) -> Numbers:
-    return train.read_at([0], min(train.tokens, MOST_TOKENS))[0]
+    tokens: Numbers = train.read_at([0], min(train.tokens, MOST_TOKENS))[0]
+    return tokens

@@ -71,7 +71,9 @@ class WeightOnlyInt4:
             from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
 
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(_numbers(tensors["weight"]), 1)
-        return Int4OpaqueTensor(packed, _scales(tensors["scale"], tensors["middle"]), [1, self._GROUP], shape)
+        scales = _scales(tensors["scale"], tensors["middle"])
+        weight: Tensor = Int4OpaqueTensor(packed, scales, [1, self._GROUP], shape)
+        return weight
 
     def _for_gpu(self, tensors: Tensors, shape: torch.Size) -> Tensor:
         """Return the layout for tensor cores, whose kernels want rows of a multiple of 1024, and 8 of them."""
@@ -82,11 +84,14 @@ class WeightOnlyInt4:
         pairs = F.pad(tensors["weight"], (0, columns // 2, 0, rows))
         scale, middle = (F.pad(tensors[name], (0, columns // self._GROUP, 0, rows)) for name in ("scale", "middle"))
         packed = torch.ops.aten._convert_weight_to_int4pack(pairs, 8)
-        return Int4TilePackedTo4dTensor(packed, _scales(scale, middle), [1, self._GROUP], shape)
+        weight: Tensor = Int4TilePackedTo4dTensor(packed, _scales(scale, middle), [1, self._GROUP], shape)
+        return weight
 
 
 class _InBfloat16(nn.Module):
     """A layer whose kernels take bfloat16; the bias is added in the inputs' type."""
+
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear, bias: Tensor | None) -> None:
         super().__init__()

@@ -45,7 +45,8 @@ class CompiledStep:
             dtype=np.int64,
         )
         self._embedding, self._output, self._gain = (
-            _array(tensor) for tensor in (decoder.embed_tokens.weight, model.output_weight, decoder.norm.weight)
+            _array(tensor)
+            for tensor in (decoder.embed_tokens.weight, model.output_weight, decoder.get_parameter("norm.weight"))
         )
         self._positions = decoder.positions.float().numpy()
 

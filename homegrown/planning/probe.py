@@ -1,6 +1,7 @@
 """A short measured training on made-up tokens: the recipe's own steps, or a slice of them, by the engine's own loop."""
 
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import optimizer_flops, recomputed_flops_per_token, step_tokens
 from homegrown.planning.synthetic import write_synthetic
 from homegrown.recipe import ModelSettings, Recipe, Settings, TrainingSettings
-from homegrown.training.job import LOGS, PARENT_LOCK, REFUSAL, STORE, Job
+from homegrown.training.job import LOGS, NO_TCP_STORE, PARENT_LOCK, REFUSAL, STORE, Job
 
 RESULT = "probe.json"
 
@@ -116,7 +117,10 @@ def _launch(job: Path, processes: int) -> str:
     logs = f"--log-dir={job.parent / LOGS}"
     command = [*launcher, *alone, logs, "-m", "homegrown.planning.probe_worker", str(job)]
     with locks.exclusive(job.parent / PARENT_LOCK):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        environment = os.environ | {NO_TCP_STORE: "1"}
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
     return done.stdout
 
 

@@ -17,7 +17,18 @@ from homegrown.errors import UserError
 from homegrown.progress import Progress
 from homegrown.training import worker
 from homegrown.training.curve import LiveCurve
-from homegrown.training.job import CHECKPOINTS, CURVE, DISK_FULL, LOGS, PARENT_LOCK, PROGRESS, REFUSAL, STORE, SUMMARY
+from homegrown.training.job import (
+    CHECKPOINTS,
+    CURVE,
+    DISK_FULL,
+    LOGS,
+    NO_TCP_STORE,
+    PARENT_LOCK,
+    PROGRESS,
+    REFUSAL,
+    STORE,
+    SUMMARY,
+)
 from homegrown.training.journal import read_steps
 from homegrown.training.report import Relay
 from homegrown.training.stopping import GRACE_SECONDS
@@ -84,7 +95,7 @@ class _Agent(threading.Thread):
             max_nodes=1,
             nproc_per_node=processes,
             run_id="pretrain",
-            # PyTorch's store over TCP would listen on all interfaces, and take a pickle from whoever connects.
+            # A file, where a store over TCP would listen on all interfaces and take a pickle from whoever connects.
             rdzv_backend="c10d",
             rdzv_endpoint=str(job.parent / f"{STORE}agent"),
             rdzv_configs={"store_type": "file"},
@@ -95,6 +106,7 @@ class _Agent(threading.Thread):
 
     def run(self) -> None:
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+        os.environ[NO_TCP_STORE] = "1"
         try:
             elastic_launch(self._config, sys.executable)(*self._arguments)
         except (ChildFailedError, RuntimeError, OSError) as error:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 from torch.distributed import ProcessGroup
 
 from homegrown.devices import gpu_names, resolve
@@ -53,7 +54,7 @@ class Worker:
         Each of the elastic launcher's attempts has a file of its own: the addresses of workers that have died remain.
         """
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.FileStore(str(out / f"{STORE}{attempt}"), self.count)
+        store = FileStore(str(out / f"{STORE}{attempt}"), self.count)
         backend = "cpu:gloo,cuda:nccl" if self.kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count)
         self.writers = dist.new_group(backend="gloo")
