@@ -68,6 +68,8 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
     finally:
         if agent.ident is not None:
             agent.ended.wait(GRACE_SECONDS + _EXIT_SECONDS)
+        for left in out.glob(f"{STORE}*"):
+            left.unlink(missing_ok=True)
     for done, total, metrics in relay.new():
         progress(done, total, **metrics)
     if (out / REFUSAL).exists():
