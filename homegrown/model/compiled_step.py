@@ -56,8 +56,12 @@ class CompiledStep:
         if model.config.family != "modern" or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return False
         matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
-        # By their very class: what stands in for one keeps its weights otherwise.
-        plain = all(type(matrix) is nn.Linear and matrix.weight.is_contiguous() for matrix in matrices)
+        # By their very class, and that of their weights: what stands in for either keeps its numbers otherwise, and
+        # the address of torchao's is none.
+        plain = all(
+            type(matrix) is nn.Linear and type(matrix.weight) is nn.Parameter and matrix.weight.is_contiguous()
+            for matrix in matrices
+        )
         return plain and {tensor.dtype for tensor in model.parameters()} in ({torch.float32}, {torch.bfloat16})
 
     def __call__(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
