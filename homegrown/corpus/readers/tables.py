@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from homegrown.corpus.readers.file import File
@@ -101,19 +102,18 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
     import pyarrow as pa  # here: which formats there are is asked in every run, also where nothing is read
     import pyarrow.parquet as pq
 
-    with (
-        seekable(file.stream, _SPOOLED * file.longest) as stream,
-        # A dictionary stays one: a text that a file holds once could fill a thousand rows with it.
-        pq.ParquetFile(
-            stream, buffer_size=BUFFER, pre_buffer=False, read_dictionary=[file.source.text_column]
-        ) as table,
-    ):
-        column = file.source.text_column
-        problem = column_problem(file.piece.locator, table.schema_arrow, column)
+    column = file.source.text_column
+    with ExitStack() as open_files:
+        stream = open_files.enter_context(seekable(file.stream, _SPOOLED * file.longest))
+        metadata = pq.read_metadata(stream)
+        problem = column_problem(file.piece.locator, metadata.schema.to_arrow_schema(), column)
         if problem:
             yield file.has_no_text(problem, problem)
             return
-        metadata = table.metadata
+        # A dictionary stays one: a text that a file holds once could fill a thousand rows with it.
+        table = open_files.enter_context(
+            pq.ParquetFile(stream, metadata=metadata, buffer_size=BUFFER, pre_buffer=False, read_dictionary=[column])
+        )
         before = sum(metadata.row_group(i).num_rows for i in range(file.piece.start))
         for group in range(table.num_row_groups)[file.piece.start : file.piece.stop]:
             file.tally.lines = before
