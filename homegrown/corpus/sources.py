@@ -98,7 +98,7 @@ def _find_here(source: FilesSource, path: Path) -> list[Piece]:
     return [
         Piece(str(found.resolve()), found.relative_to(root).as_posix(), size=found.stat().st_size)
         for found in paths
-        if found.exists()  # not so for a link to nowhere
+        if found.is_file()  # not so for a link to nowhere, or to a device, which never ends
     ]
 
 

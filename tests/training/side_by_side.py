@@ -86,7 +86,7 @@ def run_in_two(legs: list[Leg], job: Job) -> None:
         for rank in ("0", "1")
     ]
     try:
-        assert [process.wait(120) for process in both] == [0, 0]
+        assert [process.wait(250) for process in both] == [0, 0]
     finally:
         for process in both:
             process.kill()

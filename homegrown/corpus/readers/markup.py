@@ -11,6 +11,7 @@ from homegrown.corpus.streams import BUFFER, Stream
 from homegrown.corpus.text import Undecodable, as_utf8, decode
 
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
+_DECLARATIONS = ((_CDATA, _CDATA_END), ("<!--", "-->"), ("<!", ">"), ("<?", ">"))
 _BLANK = re.compile(r"(?<![ \t])[ \t]*\n\s*\n")  # from where spaces begin, or it would search them from each one
 _SPACES = re.compile(r"\s+")
 _INLINE = frozenset("a abbr b cite code em font i kbd mark q s small span strong sub sup tt u var wbr".split())  # noqa: SIM905
@@ -67,7 +68,7 @@ def text_of_page(page: str) -> str:
 
 def _parsed(parser: _Text, markup: str) -> str:
     try:
-        parser.feed(_without_cdata(markup))
+        parser.feed(_without_unclosed(_without_cdata(markup)))
         parser.close()
     except AssertionError as error:  # the parser's word for a declaration that it cannot make out
         raise Undecodable(f"malformed markup: {error}") from None
@@ -81,6 +82,18 @@ def _without_cdata(markup: str) -> str:
         parts += [markup[place:start], html.escape(markup[start + len(_CDATA) : end])]
         place = end + len(_CDATA_END)
     return "".join([*parts, markup[place:]])
+
+
+def _without_unclosed(markup: str) -> str:
+    """Return markup in which what begins like a declaration and never ends is text.
+
+    Python's parser takes it for text too, but before 3.11.14 it searches for each such end through all that follows.
+    """
+    for opening, closing in _DECLARATIONS:
+        end = markup.rfind(closing) + len(closing) if closing in markup else 0
+        if markup.find(opening, end) >= 0:
+            markup = markup[:end] + markup[end:].replace(opening, html.escape(opening))
+    return markup
 
 
 def read(file: File) -> Iterator[Document | Fault]:
