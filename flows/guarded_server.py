@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from prefect.server.api import collections
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
@@ -46,13 +45,14 @@ class _Policy:
         await self._app(scope, receive, with_policy)
 
 
-def guarded() -> FastAPI:
-    """Return Prefect's application, guarded."""
+def guarded() -> ASGIApp:
+    """Return Prefect's application behind the guards.
+
+    They stand before it, not in it: its own automations ask it within the process, by the name prefect-in-memory.
+    """
     _keep_packaged_views()
     app = create_app(final=True)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
-    app.add_middleware(_Policy)
-    return app
+    return _Policy(TrustedHostMiddleware(app, allowed_hosts=_LOOPBACK, www_redirect=False))
 
 
 def _keep_packaged_views() -> None:

@@ -1,5 +1,6 @@
 """How a run that did not end by itself is ended for the server: no run and no task run stays "Running" for ever."""
 
+import contextvars
 import os
 import signal
 import threading
@@ -39,7 +40,8 @@ def watch_over(store: Store, run: UUID) -> None:
         _end_task_runs(client, run, Crashed(message="The attempt before ended here."))
         _bury(client, folder)
     if "PREFECT__FLOW_RUN_ID" not in os.environ and threading.current_thread() is threading.main_thread():
-        threading.Thread(target=_listen, args=(run,), name="cancelled?", daemon=True).start()
+        context = contextvars.copy_context()  # it carries which server this run talks to
+        threading.Thread(target=context.run, args=(_listen, run), name="cancelled?", daemon=True).start()
 
 
 def after_crash(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
@@ -89,7 +91,7 @@ def _end_task_runs(client: SyncPrefectClient, run: UUID, state: State[Any]) -> N
 
 def _listen(run: UUID) -> None:
     """Send this process SIGTERM, as a worker would, when the run is being cancelled."""
-    with get_client(sync_client=True) as client:
+    with suppress(ObjectNotFound), get_client(sync_client=True) as client:  # somebody may delete the run
         while True:
             time.sleep(_POLL_SECONDS)
             with suppress(httpx.HTTPError, PrefectHTTPStatusError):

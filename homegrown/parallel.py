@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,27 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
+def _begin() -> None:
+    """Prepare a worker process: Ctrl-C in a terminal reaches it too, and ends it without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    die_with_parent()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Have a Ctrl-C wait for the end of the block, and in processes started within until they ask for it themselves."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def process_pool(workers: int) -> Iterator[Executor]:
     """Yield a pool of `workers` processes (0: one for each processor) that never outlives this process.
@@ -51,8 +73,10 @@ def process_pool(workers: int) -> Iterator[Executor]:
     Processes are spawned, not forked: a fork would inherit locks and threads of numba, torch and Arrow.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or cpu_count(), mp_context=context, initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(workers or cpu_count(), mp_context=context, initializer=_begin) as pool:
         try:
+            with _interrupts_held_back():
+                pool.submit(int)  # has the processes started
             yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

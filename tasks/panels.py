@@ -30,10 +30,10 @@ class Panel:
     """Everything there is to see of a finished artifact."""
     excerpt: Callable[[Artifact], str] | None = None
     """What the story of a run quotes of it."""
-    rows: Callable[[Artifact], list[dict[str, str]]] | None = None
-    """What is posted as a table besides the page: rows by column, the same columns in each."""
     live: Callable[[Path], str | None] | None = None
     """Of the partial folder, now and then while the stage works; None while there is nothing to see."""
+    rows: Callable[[Artifact], list[dict[str, str]]] | None = None
+    """What is posted as a table besides the page: rows by column, the same columns in each."""
 
 
 class Page(BaseModel):

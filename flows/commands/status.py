@@ -39,7 +39,7 @@ def _print(found: "Status") -> None:
     names = ", ".join(f"{worker.name} (pool {worker.pool}, heard of {_ago(worker.heard)})" for worker in online)
     click.echo(f"workers      {names or 'none: runs of deployments wait; `homegrown up` starts one'}")
     click.echo(f"deployments  {', '.join(found.deployments) or 'none: `homegrown up` deploys pipelines.yaml'}")
-    click.echo(f"waiting      {found.waiting} runs" if found.waiting else "waiting      none")
+    click.echo(f"waiting      {found.waiting or 'none'}")
     click.echo(f"in progress  {len(found.in_progress) or 'none'}")
     if found.in_progress:
         print_table(("  run", "state", "started", "stage", "progress"), [_going(run) for run in found.in_progress])

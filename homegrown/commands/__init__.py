@@ -22,7 +22,7 @@ COMMANDS = {
     "lm-eval": Lazy("homegrown.commands.lm_eval:lm_eval", "Measure a model by lm-evaluation-harness."),
     "plan": Lazy("homegrown.commands.plan:plan", "Say what a pipeline will take, before anything is spent."),
     "rate": Lazy("homegrown.commands.rate:rate", "Ask a person what the texts are worth, blind and shuffled."),
-    "report": Lazy("homegrown.commands.report:report", "Write a report: of the corpus, or of ratings."),
+    "report": Lazy("homegrown.commands.report:report", "Write a report: of the corpus, an evaluation, or ratings."),
     "runs": Lazy("homegrown.commands.runs:runs", "List every run: what it changed and how it came out."),
     "similar": Lazy("homegrown.commands.similar:similar", "Print what in the corpus is like a text."),
     "sql": Lazy("homegrown.commands.sql:sql", "Run SQL (DuckDB) over views of every artifact."),

@@ -65,7 +65,7 @@ def lm_eval(
         {"pretrain": model.manifest.key, "shard": shards.manifest.key},
     )
 
-    def build(out: Path) -> Outcome:
+    def build(out: Path) -> "Outcome":
         return measure(
             out,
             model.path,

@@ -9,7 +9,7 @@ from homegrown.artifacts import Store
 
 @click.group()
 def report() -> None:
-    """Write a report: of the corpus, or of what people thought of the texts."""
+    """Write a report: of the corpus, of an evaluation, or of what people thought of the texts."""
 
 
 @report.command("corpus")
@@ -32,6 +32,36 @@ def report_corpus(store: Store, out: Path) -> None:
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     click.echo(f"{out}: {' → '.join(artifact.name for artifact in chain.values())}")
+
+
+@report.command("evaluation")
+@click.argument("artifact", default="evaluate", metavar="[EVALUATE[@VERSION]]")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="evaluation.html",
+    show_default=True,
+    help="Page to write, .html or .md.",
+)
+@click.pass_obj
+def report_evaluation(store: Store, artifact: str, out: Path) -> None:
+    """Show every variant of a model side by side, beside the version before, tasks of lm-eval, and ratings."""
+    from homegrown.errors import UserError
+    from homegrown.evaluation.joined import everything
+    from homegrown.evaluation.report import TITLE
+    from homegrown.evaluation.sections import as_html, as_markdown
+    from homegrown.files import replacing
+
+    writers = {".html": lambda parts: as_html(TITLE, parts), ".md": lambda parts: f"# {TITLE}\n\n{as_markdown(parts)}"}
+    if out.suffix not in writers:
+        raise UserError(f"{out} is neither HTML nor Markdown by its name; let it end in .html or .md.")
+    found = store.resolve(artifact)
+    if not (found.path / "results").is_dir():
+        raise UserError(f"{artifact} holds no evaluation; name a version of evaluate.")
+    page = writers[out.suffix](everything(store, found))
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    click.echo(f"{out}: {found.name}")
 
 
 @report.command("ratings")

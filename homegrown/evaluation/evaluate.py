@@ -20,7 +20,8 @@ from homegrown.evaluation.results import Memory, OfSource, Report, Result
 from homegrown.evaluation.sample import write_sample
 from homegrown.evaluation.scores import compare, of_continuations, of_costs, of_text
 from homegrown.files import replacing, write_parquet
-from homegrown.formats.variants import ORIGINAL, device_of, disk_megabytes, load_variant, memory_megabytes, variants_of
+from homegrown.formats.memory import loaded_megabytes
+from homegrown.formats.variants import ORIGINAL, device_of, disk_megabytes, load_variant, variants_of
 from homegrown.model.weights import load_config
 from homegrown.outcome import Outcome
 from homegrown.progress import Metric, Progress, silent
@@ -69,7 +70,7 @@ def evaluate(
             variant=name,
             tokens_per_second=tokens_per_second(model, examination.tasks[0]),
             disk_megabytes=disk_megabytes(folder),
-            memory_megabytes=memory_megabytes(folder),
+            memory_megabytes=loaded_megabytes(model),
             device=model.device.type,
         )
         measured[name] = _Measured(costs, written, row)

@@ -36,11 +36,16 @@ def html(report: Report) -> str:
     return as_html(TITLE, sections(report))
 
 
-def sections(report: Report, news: Sequence[str] = ()) -> list[Section]:
-    """Return everything there is to see of an evaluation; `news` are sentences to say below the table."""
+def sections(report: Report, news: Sequence[str] = (), groups: Sequence[Group] = ()) -> list[Section]:
+    """Return everything there is to see of an evaluation.
+
+    `news` are sentences to say below the table of models, and `groups` columns to add to it, a cell for each result.
+    """
     said = [Lines(news)] if news else []
     return [
-        Section("All models side by side", [models_table(report.results), *said, models_picture(report.results)]),
+        Section(
+            "All models side by side", [models_table(report.results, groups), *said, models_picture(report.results)]
+        ),
         *([_by_source(report)] if len({row.source for row in report.sources}) > 1 else []),
         _memorised(report),
         Section("A text of the model's own", [Passage(report.sample)]),
@@ -52,13 +57,13 @@ def sections(report: Report, news: Sequence[str] = ()) -> list[Section]:
     ]
 
 
-def models_table(results: Sequence[Result]) -> Table:
-    """Return every figure of every model."""
+def models_table(results: Sequence[Result], more: Sequence[Group] = ()) -> Table:
+    """Return every figure of every model, and the columns `more` after them."""
     groups = [
         Group(title, [name for name, _ in columns], [[show(row) for _, show in columns] for row in results])
         for title, columns in _GROUPS
     ]
-    return Table("model", [row.variant for row in results], groups)
+    return Table("model", [row.variant for row in results], [*groups, *more])
 
 
 def models_picture(results: Sequence[Result]) -> Picture:

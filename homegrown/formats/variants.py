@@ -18,7 +18,6 @@ from homegrown.formats.gguf_reader import read_gguf
 from homegrown.formats.gguf_types import kind_named
 from homegrown.formats.gguf_vocabulary import Vocabulary
 from homegrown.formats.linear import METHODS, try_out
-from homegrown.formats.memory import loaded_megabytes
 from homegrown.formats.requirements import REQUIREMENTS
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
@@ -119,11 +118,6 @@ def disk_megabytes(folder: Path) -> float:
     """Return the size of a variant's weights on disk, in megabytes (10^6 bytes)."""
     variant = _variant(folder)
     return (folder / (_WEIGHTS if variant is None or variant in METHODS else GGUF_WEIGHTS)).stat().st_size / 1e6
-
-
-def memory_megabytes(folder: Path) -> float:
-    """Load a variant and return the memory of its tensors, in megabytes: see `formats.memory.loaded_megabytes`."""
-    return loaded_megabytes(load_variant(folder))
 
 
 def _save_matrices(model: Transformer, variant: Variant, folder: Path) -> None:

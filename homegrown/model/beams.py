@@ -14,8 +14,8 @@ from homegrown.model.transformer import Transformer
 
 EarlyStopping = Literal["first", "likely", "never"]
 """When to stop. `first`: with as many finished beams as were asked for. `likely`: when no open beam would be better
-than the worst of them if it ended now. `never`: when none can be, at any length. They are `early_stopping` True, False
-and "never" of `transformers`."""
+than the worst of them if it ended now. `never`: when none can be, at any length. In `transformers` these are True,
+False and "never"."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
 
-_DTYPES = (torch.float32, torch.bfloat16)
-
 # Sums may be split over registers; infinities and NaN stay what they are.
 _REORDERED = {"reassoc", "contract", "nsz"}
 
@@ -46,22 +44,25 @@ class CompiledStep:
             [[layer.get_parameter(f"{name}.weight").data_ptr() for name in _NAMES] for layer in decoder.layers],
             dtype=np.int64,
         )
-        self._embedding, self._output = _array(decoder.embed_tokens.weight), _array(model.output_weight)
-        self._gain = _array(decoder.get_parameter("norm.weight"))
+        self._embedding, self._output, self._gain = (
+            _array(tensor)
+            for tensor in (decoder.embed_tokens.weight, model.output_weight, decoder.get_parameter("norm.weight"))
+        )
         self._positions = decoder.positions.float().numpy()
 
     @staticmethod
     def serves(model: Transformer) -> bool:
-        """Return whether the model can be computed here: `modern`, on a CPU, its weights all float32 or bfloat16."""
-        dtypes = {tensor.dtype for tensor in model.parameters()}
+        """Return whether it is `modern`, on a CPU, and its weights all float32 or all bfloat16."""
+        if model.config.family != "modern" or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return False
         matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
-        return (
-            model.config.family == "modern"
-            and model.device.type == "cpu"
-            and not torch.is_autocast_enabled("cpu")
-            and dtypes in ({torch.float32}, {torch.bfloat16})
-            and all(type(matrix) is nn.Linear and matrix.weight.is_contiguous() for matrix in matrices)
+        # By their very class, and that of their weights: what stands in for either keeps its numbers otherwise, and
+        # the address of torchao's is none.
+        plain = all(
+            type(matrix) is nn.Linear and type(matrix.weight) is nn.Parameter and matrix.weight.is_contiguous()
+            for matrix in matrices
         )
+        return plain and {tensor.dtype for tensor in model.parameters()} in ({torch.float32}, {torch.bfloat16})
 
     def __call__(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """Add `tokens[row]` to each row of the cache; return the next ones' logits, float32 [rows, vocabulary].
@@ -240,8 +241,10 @@ def _step(
     batch, hidden, bytes_each = len(tokens), embedding.shape[1], embedding.itemsize
     stream, normed = np.empty((batch, hidden), np.float32), np.empty((batch, hidden), np.float32)
     queries, mixed = np.empty((batch, heads * size), np.float32), np.empty((batch, heads * size), np.float32)
-    new_keys = np.empty((batch, kv_heads * size), np.float32)
-    new_values = np.empty((batch, kv_heads * size), np.float32)
+    new_keys, new_values = (
+        np.empty((batch, kv_heads * size), np.float32),
+        np.empty((batch, kv_heads * size), np.float32),
+    )
     gate, up = np.empty((batch, feed_forward), np.float32), np.empty((batch, feed_forward), np.float32)
     for row in range(batch):
         for place in range(hidden):

@@ -92,8 +92,11 @@ def filtered(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
     """Return the logits after temperature and all filters; rows that are greedy come out as they may."""
     for name, nothing, step in _STEPS:
         values = [getattr(one, name) for one in settings]
-        if any(value != nothing for value in values):
-            logits = step(logits, torch.tensor(values, device=logits.device)[:, None])
+        asked = [value != nothing for value in values]
+        if any(asked):
+            stepped = step(logits, torch.tensor(values, device=logits.device)[:, None])
+            # Rounding could take something from a row that asked for nothing.
+            logits = torch.where(torch.tensor(asked, device=logits.device)[:, None], stepped, logits)
     return logits
 
 

@@ -30,7 +30,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `shard`, `tokenizer` and `pack`; the test split has 8 long and 2 short documents."""
     folder = tmp_path_factory.mktemp("stages")
     dice = random.Random(2)
-    for split, lengths in {"train": [60] * 40, "validation": [30], "test": [80] * 8 + [3] * 2}.items():
+    for split, lengths in {"train": [60] * 40, "validation": [120], "test": [80] * 8 + [3] * 2}.items():
         texts = [" ".join(dice.choices(WORDS, k=length)) for length in lengths]
         (folder / "shard" / split).mkdir(parents=True)
         ids = [f"{split}-{number}" for number in range(len(texts))]

@@ -301,8 +301,8 @@ def test_a_run_whose_server_is_killed_goes_on_and_keeps_what_it_makes(project: P
     }
     process = project.homegrown("run", "tiny", "--until", "dedup", variables=server)  # it starts this server
     said(process, "ingest: started")
-    for pid in processes(f"--port\0{port}"):
-        os.kill(pid, signal.SIGKILL)
+    (pid,) = processes(f"127.0.0.1\0{port}\0")
+    os.kill(pid, signal.SIGKILL)
     output, _ = process.communicate()
     assert "dedup: made in" in output
     assert process.returncode == 1

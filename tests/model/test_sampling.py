@@ -134,7 +134,11 @@ def test_greedy_rows_stay_greedy_beside_others(logits: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("temperature", -1.0), ("top_k", -1), ("top_p", 0.0), ("min_p", 1.5), ("typical_p", 2.0)),
+        ("temperature", -1.0),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("min_p", 1.5),
+        ("typical_p", 2.0),
         ("repetition_penalty", 0),
     ],
 )

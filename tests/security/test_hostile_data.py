@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -124,9 +123,14 @@ def test_no_pickle_in_a_table_is_loaded(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.timeout(300)
 def test_patterns_take_linear_time() -> None:
+<<<<<<< HEAD
     """Quadratic time would be minutes for each."""
     began = time.process_time()
+=======
+    """Quadratic time would be many minutes for each, which is what the time-out stops."""
+>>>>>>> main
     for text in (
         "<![CDATA[" * 50_000,
         "<!--" * 50_000,
@@ -138,7 +142,6 @@ def test_patterns_take_linear_time() -> None:
         markup.text_of_page(text)
     for text in ("!" * 200_000 + " @", "a@" + "b." * 200_000, "a." * 200_000 + "@", "+1 " * 100_000 + "@"):
         redact(pa.array([text]), ["email", "ip", "phone"])
-    assert time.process_time() - began < 60
 
 
 def test_links_in_a_folder_are_followed_to_files_only(tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def trained(store: Store, model: Transformer, tokenizer: Tokenizer) -> Store:
         return Outcome(rows_in=1, rows_out=1, unit="models")
 
     def quantize(out: Path) -> Outcome:
-        save_variant(model, "int8", out / "int8")
-        tokenizer.save(str(out / "int8" / TOKENIZER_FILE))
+        source = store.resolve("pretrain").path / "model"
+        save_variant(source, "int8", out / "int8")
         return Outcome(rows_in=1, rows_out=1, unit="variants")
 
     for stage, build in (("pretrain", write), ("quantize", quantize)):

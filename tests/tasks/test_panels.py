@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,7 @@ def test_evaluate_shows_every_figure_of_every_model(tmp_path: Path, monkeypatch:
             for field in fields(Continuation)
         }
     )
+    text = replace(text, document=0)
     facts = Facts(**dict.fromkeys((field.name for field in fields(Facts)), 1))
     Report(
         results=[Result(**figures | names | {"variant": name}) for name in ("v0", "v1")]

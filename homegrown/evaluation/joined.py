@@ -1,0 +1,60 @@
+"""An evaluation with what was measured of the same model beside it: the version before, lm-eval's tasks, ratings.
+
+Part of no artifact: all of it can come after the evaluation was made.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from homegrown.artifacts import Artifact, Store
+from homegrown.evaluation.previous import beside_previous
+from homegrown.evaluation.report import sections
+from homegrown.evaluation.results import Result
+from homegrown.evaluation.sections import Cell, Group, Section
+from homegrown.files import parquet_parts, read_parquet
+from homegrown.formats.variants import ORIGINAL
+from homegrown.rating.answers import CRITERIA, FOLDER, all_answers
+from homegrown.rating.items import HUMAN
+from homegrown.rating.summary import Mean, summarise
+
+HARNESS = "lm-eval"
+"""The stage whose artifacts hold figures of lm-evaluation-harness."""
+
+
+def everything(store: Store, artifact: Artifact) -> list[Section]:
+    """Return the sections of an evaluation's report, its table of models widened by what else is known of them."""
+    report, news = beside_previous(store, artifact)
+    found = (_tasks(store, artifact, report.results), _ratings(store, artifact, report.results))
+    return sections(report, news, [group for group in found if group])
+
+
+def _tasks(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group | None:
+    """Return the figures of lm-eval's tasks for the original weights, the newest of each."""
+    key, found = artifact.manifest.inputs.get("pretrain"), dict[str, Cell]()
+    for one in store.all():
+        if one.manifest.stage == HARNESS and one.manifest.inputs.get("pretrain") == key:
+            for row in read_parquet(one.path / "results").to_pylist():
+                error = row["standard_error"]
+                note = "" if error is None else f"± {error:.4f}, {row['documents']} documents"
+                found[f"{row['task']} {row['metric']}"] = Cell(f"{row['value']:.4f}", note)
+    if not found:
+        return None
+    cells = [[*found.values()] if row.variant == ORIGINAL else [Cell("")] * len(found) for row in results]
+    return Group("lm-evaluation-harness (± standard error)", list(found), cells)
+
+
+def _ratings(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group | None:
+    """Return what people gave the texts of this evaluation."""
+    if not parquet_parts(store.root / FOLDER):
+        return None
+    means = summarise(all_answers(store.root / FOLDER)).means
+    rows = [means.get(HUMAN if row.kind == "text" else f"{artifact.name}/{row.variant}", {}) for row in results]
+    if not any(row for row, result in zip(rows, results, strict=True) if result.kind == "weights"):
+        return None
+    return Group("rated by people, 1 to 5", list(CRITERIA), [[_cell(row, name) for name in CRITERIA] for row in rows])
+
+
+def _cell(means: Mapping[str, Mean], criterion: str) -> Cell:
+    mean = means.get(criterion)
+    if mean is None:
+        return Cell("")
+    return Cell(f"{mean.mean:.2f}", f"{mean.low:.2f} to {mean.high:.2f}" if mean.low == mean.low else "")
