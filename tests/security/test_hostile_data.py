@@ -125,12 +125,7 @@ def test_no_pickle_in_a_table_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_patterns_take_linear_time() -> None:
-<<<<<<< HEAD
-    """Quadratic time would be minutes for each."""
-    began = time.process_time()
-=======
     """Quadratic time would be many minutes for each, which is what the time-out stops."""
->>>>>>> main
     for text in (
         "<![CDATA[" * 50_000,
         "<!--" * 50_000,

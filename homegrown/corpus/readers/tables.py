@@ -103,34 +103,16 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
     import pyarrow.parquet as pq
 
     column = file.source.text_column
-<<<<<<< HEAD
-    with seekable(file.stream, _SPOOLED * file.longest) as stream:
-=======
-<<<<<<< ours
     with ExitStack() as open_files:
         stream = open_files.enter_context(seekable(file.stream, _SPOOLED * file.longest))
-=======
-    with seekable(file.stream, _SPOOLED * file.longest) as stream:
->>>>>>> theirs
->>>>>>> main
         metadata = pq.read_metadata(stream)
         problem = column_problem(file.piece.locator, metadata.schema.to_arrow_schema(), column)
         if problem:
             yield file.has_no_text(problem, problem)
             return
         # A dictionary stays one: a text that a file holds once could fill a thousand rows with it.
-<<<<<<< HEAD
-        table = pq.ParquetFile(
-            stream, metadata=metadata, read_dictionary=[column], buffer_size=BUFFER, pre_buffer=False
-=======
-<<<<<<< ours
         table = open_files.enter_context(
             pq.ParquetFile(stream, metadata=metadata, buffer_size=BUFFER, pre_buffer=False, read_dictionary=[column])
-=======
-        table = pq.ParquetFile(
-            stream, metadata=metadata, read_dictionary=[column], buffer_size=BUFFER, pre_buffer=False
->>>>>>> theirs
->>>>>>> main
         )
         before = sum(metadata.row_group(i).num_rows for i in range(file.piece.start))
         for group in range(table.num_row_groups)[file.piece.start : file.piece.stop]:
