@@ -18,7 +18,7 @@ from homegrown.formats.variants import disk_megabytes, load_variant, matrices
 from homegrown.outcome import Outcome
 from homegrown.recipe import QuantizationSettings
 from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.tokenizer import load
+from homegrown.tokens.tokenizer import load, token_bytes
 
 
 def run(out: Path, pretrained: Path, packed: Path, *variants: str) -> Outcome:
@@ -62,9 +62,8 @@ def test_bits_per_byte_are_those_of_the_probabilities(
         with torch.inference_mode():
             logs = model(window[None, :-1])[0].log_softmax(-1)
         nats -= logs[torch.arange(64), window[1:]].sum().item()
-        size += sum(len(load(text / "tokenizer").decode([int(token)]).encode()) for token in window[1:] if token >= 7)
-    # A token may be part of a character, which decodes to a mark of three bytes.
-    assert rows["nf4"]["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=0.25)
+        size += int(token_bytes(load(text / "tokenizer"))[window[1:].numpy()].sum())
+    assert rows["nf4"]["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-3)
 
 
 def test_memory_is_that_of_the_bits(pretrain: Callable[..., Path], packed: Path, tmp_path: Path) -> None:
@@ -80,7 +79,7 @@ def test_memory_is_that_of_the_bits(pretrain: Callable[..., Path], packed: Path,
     for variant, count in bits.items():
         packed_matrices = matrix * count / 8 / 1e6
         found = loaded_megabytes(load_variant(tmp_path / variant))
-        assert disk_megabytes(tmp_path / variant) == pytest.approx(packed_matrices + rest, abs=2 * header)
+        assert disk_megabytes(tmp_path / variant) == pytest.approx(packed_matrices + rest, abs=3 * header)
         # Double quantization keeps its map of 256 values with each matrix.
         more = table / 1e6 + (14 * 1024 / 1e6 if "double" in variant else 0)
         assert found == pytest.approx(packed_matrices + 2 * rest + more, abs=2.5 * header)
