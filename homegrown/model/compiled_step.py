@@ -5,6 +5,7 @@ by calling operations. Here one call does it all: bfloat16 weights are widened t
 without instructions for them too, and everything else is computed in float32.
 """
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,9 +94,13 @@ class CompiledStep:
 
 
 def _array(tensor: Tensor) -> Any:
-    """Return a tensor's memory as an array: float32, or uint16 for the bits of bfloat16."""
-    tensor = tensor.detach()
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    """Return a tensor's memory as an array: float32, or uint16 for the bits of bfloat16.
+
+    By its address: FSDP2 frees whole weights after use, and cannot once `Tensor.numpy` has shared their storage.
+    """
+    kind = np.dtype(np.uint16 if tensor.dtype == torch.bfloat16 else np.float32)
+    memory = (ctypes.c_char * (tensor.numel() * kind.itemsize)).from_address(tensor.data_ptr())
+    return np.frombuffer(memoryview(memory), kind).reshape(tensor.shape)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
