@@ -1,0 +1,70 @@
+"""The page to talk to models: Gradio's application on the server's own address."""
+
+import os
+import secrets
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+# Read by Gradio when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from fastapi import FastAPI
+
+from homegrown.serving.page_chat import chat_tab
+from homegrown.serving.page_completion import completion_tab
+from homegrown.serving.page_controls import Controls
+from homegrown.serving.page_policy import Policy
+from homegrown.serving.page_script import ON_LOAD, SWITCH_THEME
+from homegrown.serving.page_style import CSS, theme
+from homegrown.serving.service import Service
+
+
+def mount(app: FastAPI, service: Service, key: str | None = None) -> None:
+    """Let an application answer at `/` with the page; its own routes, added before, go first.
+
+    With a `key` the page asks for it before anything else.
+    """
+    blocks = _blocks(service)
+    gr.mount_gradio_app(
+        app, blocks, "/", footer_links=[], run_history=False, show_error=True, max_file_size=1, ssr_mode=False, pwa=False,
+        mcp_server=False, enable_monitoring=False, auth=_login(key) if key else None,
+        auth_message="The password is the key that the server was started with; the name is yours to choose.",
+        theme=theme(), css=CSS, js=ON_LOAD,
+    )  # fmt: skip
+    app.routes[-1].app.add_middleware(Policy)
+
+
+def _blocks(service: Service) -> Any:
+    with gr.Blocks(title="Homegrown", analytics_enabled=False, fill_width=True) as blocks:
+        with gr.Row(elem_id="title"):
+            gr.HTML(_greeting(service), js_on_load=None)
+            switch = gr.Button("◐ Theme", elem_id="theme", size="sm", min_width=90)
+        switch.click(None, js=SWITCH_THEME, api_visibility="private")
+        with gr.Row():
+            # First here, for the tabs need them; the style puts them after the tabs.
+            with gr.Column(scale=1, min_width=280, elem_id="controls"):
+                controls = Controls(service.names)
+            with gr.Column(scale=3, min_width=320):
+                with gr.Tabs():
+                    with gr.Tab("Chat"):
+                        chat_tab(service, controls)
+                    with gr.Tab("Completion"):
+                        completion_tab(service, controls)
+    return blocks
+
+
+def _greeting(service: Service) -> str:
+    names = ", ".join(f"<b>{escape(name)}</b>" for name in service.names)
+    return (
+        f"<h1>Homegrown</h1><p>Talk to {names}. What you write goes to this server and no further. Point at a word, or tap "
+        "it, to see how likely it was.</p>"
+    )
+
+
+def _login(key: str) -> Callable[[str, str], bool]:
+    def is_right(_: str, password: str) -> bool:
+        return secrets.compare_digest(password.encode(), key.encode())
+
+    return is_right

@@ -1,0 +1,39 @@
+"""The tab Completion: a text that the models continue."""
+
+from collections.abc import AsyncIterator
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from homegrown.errors import UserError
+from homegrown.serving.page_answer import Answer
+from homegrown.serving.page_controls import Controls
+from homegrown.serving.page_panes import Panes
+from homegrown.serving.service import Service
+
+
+def completion_tab(service: Service, controls: Controls) -> None:
+    """Put the tab's content where the page is being built."""
+    prompt = gr.Textbox(
+        "", label="Prompt", placeholder="A text to continue. Without one, a new document begins.", lines=4, max_lines=12,
+        elem_id="prompt", autoscroll=False,
+    )  # fmt: skip
+    panes = Panes("completion", controls)
+    with gr.Row(elem_classes="buttons"):
+        panes.buttons("Continue", "completion")
+
+    async def write(request: gr.Request, text: str, *values: Any) -> AsyncIterator[list[Any]]:
+        settings = controls.read(values)
+        answers = [settings.answer(service, model, text) for model in settings.models]
+
+        def draw(answer: Answer) -> str:
+            return f'<span class="given">{escape(text)}</span>{answer.html}'
+
+        async for shown in panes.show(request.session_hash, answers, [draw] * len(answers)):
+            yield shown
+
+    panes.begin.click(
+        write, [prompt, *controls.inputs], panes.outputs, show_progress="hidden", concurrency_limit=None,
+        api_visibility="private",
+    )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Where a tab shows what is written: one pane, or two side by side, and the buttons that begin and stop it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from homegrown.serving.page_answer import Answer, side_by_side
+from homegrown.serving.page_controls import Controls
+
+_MOST = 2
+"""Panes side by side."""
+
+Draw = Callable[[Answer], str]
+"""Returns the HTML of a pane from its answer."""
+
+
+class Panes:
+    """The panes and buttons of one tab, as components of the page that is being built."""
+
+    def __init__(self, tab: str, controls: Controls):
+        """Put the panes where the page is being built; `tab` is part of their ids."""
+        self.texts: list[gr.HTML] = []
+        self.feet: list[gr.HTML] = []
+        with gr.Row(elem_classes="panes"):
+            columns = [self._pane(f"{tab}-{place}", visible=place == 0) for place in range(_MOST)]
+        controls.beside.change(
+            lambda beside: gr.update(visible=controls.compares(beside)),
+            controls.beside,
+            columns[1],
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=None,
+        )
+        self._stops: dict[str, asyncio.Event] = {}
+
+    def _pane(self, name: str, *, visible: bool) -> gr.Column:
+        with gr.Column(min_width=260, visible=visible, elem_classes="pane") as column:
+            self.texts.append(gr.HTML(elem_id=f"{name}-text", elem_classes="written", js_on_load=None, autoscroll=True))
+            self.feet.append(gr.HTML(elem_id=f"{name}-foot", elem_classes="foot", js_on_load=None))
+        return column
+
+    def buttons(self, begin: str, name: str) -> None:
+        """Put the two buttons where the page is being built."""
+        self.begin = gr.Button(begin, variant="primary", elem_id=f"{name}-begin", min_width=90, size="md")
+        self.stop = gr.Button("Stop", interactive=False, elem_id=f"{name}-stop", min_width=90, size="md")
+        # Not by Gradio's `cancels`, which ends the handler: what is stopped still says how far it came.
+        self.stop.click(self._stop, show_progress="hidden", concurrency_limit=None, api_visibility="private")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show` gives values for, in this order."""
+        return [self.begin, self.stop, *self.texts, *self.feet]
+
+    async def show(self, session: str, answers: Sequence[Answer], draw: Sequence[Draw]) -> AsyncIterator[list[Any]]:
+        """Have answers written, each in its pane; yield what `outputs` are to show, until all are done or stopped."""
+        stop = self._stops[session] = asyncio.Event()
+        try:
+            yield self._values(answers, draw, writing=True)
+            async for _ in side_by_side(answers, stop):
+                yield self._values(answers, draw, writing=True)
+            yield self._values(answers, draw, writing=False)
+        finally:
+            if self._stops.get(session) is stop:
+                del self._stops[session]
+
+    def cleared(self) -> list[Any]:
+        """Return the values of `outputs` with nothing written."""
+        return [gr.update(), gr.update(), *[""] * (2 * _MOST)]
+
+    def _stop(self, request: gr.Request) -> None:
+        if stop := self._stops.get(request.session_hash):
+            stop.set()
+
+    def _values(self, answers: Sequence[Answer], draw: Sequence[Draw], *, writing: bool) -> list[Any]:
+        # Left open, so that what is sent to the browser is what was added at the end.
+        texts = [f'<div class="text">{drawn(answer)}' for answer, drawn in zip(answers, draw, strict=True)]
+        feet = [answer.foot for answer in answers]
+        empty = [""] * (_MOST - len(answers))
+        return [gr.update(interactive=not writing), gr.update(interactive=writing), *texts, *empty, *feet, *empty]
