@@ -17,32 +17,10 @@ import uvicorn
 from prefect.server.api import collections
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-_POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'self'"
-)
-_LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
-
-
-class _Policy:
-    """Sends the policy with every answer, for the browser to keep the page to."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _POLICY
-                headers["Referrer-Policy"] = "no-referrer"
-            await send(message)
-
-        await self._app(scope, receive, with_policy)
+from homegrown.guard import LOOPBACK, Policy
 
 
 def guarded() -> ASGIApp:
@@ -52,7 +30,7 @@ def guarded() -> ASGIApp:
     """
     _keep_packaged_views()
     app = create_app(final=True)
-    return _Policy(TrustedHostMiddleware(app, allowed_hosts=_LOOPBACK, www_redirect=False))
+    return Policy(TrustedHostMiddleware(app, allowed_hosts=LOOPBACK, www_redirect=False))
 
 
 def _keep_packaged_views() -> None:

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING
 import click
 
 from homegrown.artifacts import Store
-from homegrown.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from homegrown.rating.answers import Answers
     from homegrown.rating.items import Item
-
-_EVERYWHERE = ("0.0.0.0", "::")
 
 
 @click.command()
@@ -55,18 +52,13 @@ def rate(
 
 
 def _serve(items: "Sequence[Item]", answers: "Answers", host: str, port: int) -> None:
-    import socket
-
     import uvicorn
 
+    from homegrown.guard import allowed_hosts, listen
     from homegrown.rating.page import application
 
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(f"{host}:{port} cannot be used ({error.strerror}); choose another --port or --host.") from error
-    # A name that leads here is refused where nobody else may ask: a page from elsewhere could have bound it (DNS).
-    hosts = ["*"] if host in _EVERYWHERE else [host, "localhost"]
+    listening = listen(host, port)
     click.echo(f"{len(items)} texts at http://{host}:{port} (Ctrl-C ends; every answer is kept at once)")
     with listening:
-        uvicorn.Server(uvicorn.Config(application(items, answers, hosts), log_level="warning")).run([listening])
+        config = uvicorn.Config(application(items, answers, allowed_hosts(host)), log_level="warning")
+        uvicorn.Server(config).run([listening])
