@@ -1,39 +1,46 @@
 """The page to talk to models: Gradio's application on the server's own address."""
 
 import os
-import secrets
-from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 # Read by Gradio when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
 from homegrown.serving.page_chat import chat_tab
 from homegrown.serving.page_completion import completion_tab
 from homegrown.serving.page_controls import Controls
-from homegrown.serving.page_policy import Policy
+from homegrown.serving.page_policy import PagePolicy
 from homegrown.serving.page_script import ON_LOAD, SWITCH_THEME
 from homegrown.serving.page_style import CSS, theme
 from homegrown.serving.service import Service
 
 
-def mount(app: FastAPI, service: Service, key: str | None = None) -> None:
-    """Let an application answer at `/` with the page; its own routes, added before, go first.
+def mount(app: FastAPI, service: Service) -> None:
+    """Let an application answer at `/` with the page; routes that it has already go first.
 
-    With a `key` the page asks for it before anything else.
+    Who may ask is for the application to say: all that the page sends comes through its middleware.
     """
-    blocks = _blocks(service)
     gr.mount_gradio_app(
-        app, blocks, "/", footer_links=[], run_history=False, show_error=True, max_file_size=1, ssr_mode=False, pwa=False,
-        mcp_server=False, enable_monitoring=False, auth=_login(key) if key else None,
-        auth_message="The password is the key that the server was started with; the name is yours to choose.",
-        theme=theme(), css=CSS, js=ON_LOAD,
-    )  # fmt: skip
-    app.routes[-1].app.add_middleware(Policy)
+        app,
+        _blocks(service),
+        "/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css=CSS,
+        js=ON_LOAD,
+    )
+    mounted = cast(Mount, app.routes[-1])
+    mounted.app = PagePolicy(mounted.app)
 
 
 def _blocks(service: Service) -> Any:
@@ -46,25 +53,17 @@ def _blocks(service: Service) -> Any:
             # First here, for the tabs need them; the style puts them after the tabs.
             with gr.Column(scale=1, min_width=280, elem_id="controls"):
                 controls = Controls(service.names)
-            with gr.Column(scale=3, min_width=320):
-                with gr.Tabs():
-                    with gr.Tab("Chat"):
-                        chat_tab(service, controls)
-                    with gr.Tab("Completion"):
-                        completion_tab(service, controls)
+            with gr.Column(scale=3, min_width=320), gr.Tabs():
+                with gr.Tab("Chat"):
+                    chat_tab(service, controls)
+                with gr.Tab("Completion"):
+                    completion_tab(service, controls)
     return blocks
 
 
 def _greeting(service: Service) -> str:
     names = ", ".join(f"<b>{escape(name)}</b>" for name in service.names)
     return (
-        f"<h1>Homegrown</h1><p>Talk to {names}. What you write goes to this server and no further. Point at a word, or tap "
-        "it, to see how likely it was.</p>"
+        f"<h1>Homegrown</h1><p>Talk to {names}. Nothing leaves this server. Point at a word, or tap it, "
+        "to see how likely it was.</p>"
     )
-
-
-def _login(key: str) -> Callable[[str, str], bool]:
-    def is_right(_: str, password: str) -> bool:
-        return secrets.compare_digest(password.encode(), key.encode())
-
-    return is_right

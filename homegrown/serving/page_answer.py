@@ -1,9 +1,9 @@
-"""One text as it is written for the page: its HTML so far, how fast it comes, and why it ended; several side by side."""
+"""A text as it is written for the page: its HTML so far, how fast it comes, why it ended; several side by side."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from html import escape
 from typing import cast
@@ -101,7 +101,7 @@ class Answer:
         )
 
 
-async def side_by_side(answers: Sequence[Answer], stop: asyncio.Event) -> AsyncIterator[None]:
+async def side_by_side(answers: Sequence[Answer], stop: asyncio.Event) -> AsyncGenerator[None]:
     """Write all answers at once; yield every now and then until they are done or `stop` is set, and once after."""
     tasks = {asyncio.create_task(answer.write()) for answer in answers}
     try:

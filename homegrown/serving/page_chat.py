@@ -1,7 +1,8 @@
 """The tab Chat: a conversation with a model, or the same one with two."""
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from html import escape
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from homegrown.errors import UserError
 from homegrown.serving.completion import Completion
 from homegrown.serving.page_answer import Answer
 from homegrown.serving.page_controls import Controls, Settings
-from homegrown.serving.page_panes import Draw, Panes
+from homegrown.serving.page_panes import Draw, Panes, buttons
 from homegrown.serving.service import Engine, Service
 from homegrown.tokens.chat import Message
 
@@ -42,19 +43,21 @@ class Dialogue:
 
 def chat_tab(service: Service, controls: Controls) -> None:
     """Put the tab's content where the page is being built."""
-    panes = Panes("chat", controls)
+    above = gr.Column()
     message = gr.Textbox(
         "", placeholder="Say something; Enter sends it.", show_label=False, lines=1, max_lines=8, elem_id="message",
         container=False,
     )  # fmt: skip
     with gr.Row(elem_classes="buttons"):
-        panes.buttons("Send", "chat")
+        begin, stop = buttons("chat", "Send")
         afresh = gr.Button("New chat", elem_id="chat-new", min_width=90, size="md")
+    with above:
+        panes = Panes("chat", controls, stop=stop, idle=[begin, afresh])
     dialogues = gr.State((Dialogue(), Dialogue()))
 
     async def send(
         request: gr.Request, text: str, before: tuple[Dialogue, ...], *values: Any
-    ) -> AsyncIterator[list[Any]]:
+    ) -> AsyncGenerator[list[Any]]:
         if not text.strip():
             yield [gr.skip()] * (2 + len(panes.outputs))
             return
@@ -62,17 +65,21 @@ def chat_tab(service: Service, controls: Controls) -> None:
         asked = [dialogue.asked(text) for dialogue in before[: len(settings.models)]]
         answers = [_answer(service, settings, model, one) for model, one in zip(settings.models, asked, strict=True)]
         draw: list[Draw] = [one.drawn for one in asked]
-        async for shown in panes.show(request.session_hash, answers, draw):
-            yield ["", before, *shown]
+        # The box is emptied once, or what is typed while an answer comes would be lost.
+        box: Any = ""
+        async with aclosing(panes.show(request.session_hash, answers, draw)) as moments:
+            async for shown in moments:
+                yield [box, gr.skip(), *shown]
+                box = gr.skip()
         after = [
             old if answer.error else one.answered(answer)
             for old, one, answer in zip(before, asked, answers, strict=False)
         ]
-        unsaid = text if all(answer.error for answer in answers) else ""
+        unsaid = text if all(answer.error for answer in answers) else gr.skip()
         yield [unsaid, (*after, *before[len(after) :]), *shown]
 
     gr.on(
-        [panes.begin.click, message.submit], send, [message, dialogues, *controls.inputs],
+        [begin.click, message.submit], send, [message, dialogues, *controls.inputs],
         [message, dialogues, *panes.outputs], show_progress="hidden", concurrency_limit=None, api_visibility="private",
     )  # fmt: skip
     afresh.click(

@@ -62,18 +62,35 @@ class Controls:
             elem_id="beside",
         )
         length = gr.Slider(50, 500, 200, step=1, label="Maximum length", info="Most tokens to write.")
-        temperature = gr.Slider(0.1, 2.0, 0.8, step=0.1, label="Temperature", info="Low: the likeliest; high: surprises.")
+        temperature = gr.Slider(
+            0.1, 2.0, 0.8, step=0.1, label="Temperature", info="Low: the likeliest; high: surprises."
+        )
         top_k = gr.Slider(10, 100, 50, step=1, label="Top-k", info="Choose among so many likeliest tokens.")
         with gr.Accordion("More settings", open=False, elem_id="more"):
-            top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", info="Among the fewest that reach this probability.")
-            min_p = gr.Slider(0, 1, 0, step=0.01, label="Min-p", info="Least probability, as a share of the likeliest's.")
-            typical = gr.Slider(0.05, 1, 1, step=0.05, label="Typical-p", info="Tokens about as surprising as is usual.")
-            repetition = gr.Slider(0.5, 2, 1, step=0.05, label="Repetition penalty", info="Divides tokens already there.")
-            frequency = gr.Slider(-2, 2, 0, step=0.1, label="Frequency penalty", info="Taken off for each time written.")
+            top_p = gr.Slider(
+                0.05, 1, 1, step=0.05, label="Top-p", info="Among the fewest that reach this probability."
+            )
+            min_p = gr.Slider(
+                0, 1, 0, step=0.01, label="Min-p", info="Least probability, as a share of the likeliest's."
+            )
+            typical = gr.Slider(
+                0.05, 1, 1, step=0.05, label="Typical-p", info="Tokens about as surprising as is usual."
+            )
+            repetition = gr.Slider(
+                0.5, 2, 1, step=0.05, label="Repetition penalty", info="Divides tokens already there."
+            )
+            frequency = gr.Slider(
+                -2, 2, 0, step=0.1, label="Frequency penalty", info="Taken off for each time written."
+            )
             presence = gr.Slider(-2, 2, 0, step=0.1, label="Presence penalty", info="Taken off tokens written before.")
             seed = gr.Number(
-                None, label="Seed", info="The same seed writes the same text; empty: a new one each time.",
-                precision=0, minimum=0, maximum=_LARGEST_SEED, elem_id="seed",
+                None,
+                label="Seed",
+                info="The same seed writes the same text; empty: a new one each time.",
+                precision=0,
+                minimum=0,
+                maximum=_LARGEST_SEED,
+                elem_id="seed",
             )
             stop = gr.Textbox("", label="Stop strings", info="One a line; the text ends before them.", lines=2)
             system = gr.Textbox("", label="System prompt", info="What the model is told before a chat.", lines=2)

@@ -1,7 +1,8 @@
 """Where a tab shows what is written: one pane, or two side by side, and the buttons that begin and stop it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
@@ -12,17 +13,31 @@ from homegrown.serving.page_controls import Controls
 _MOST = 2
 """Panes side by side."""
 
+_EMPTY = '<div class="text given">What the model writes will be here.</div>'
+
 Draw = Callable[[Answer], str]
 """Returns the HTML of a pane from its answer."""
+
+
+def buttons(tab: str, begin: str) -> tuple[gr.Button, gr.Button]:
+    """Put the button that begins and the one that stops where the page is being built, and return them."""
+    return (
+        gr.Button(begin, variant="primary", size="md", min_width=90, elem_id=f"{tab}-begin"),
+        gr.Button("Stop", interactive=False, size="md", min_width=90, elem_id=f"{tab}-stop"),
+    )
 
 
 class Panes:
     """The panes and buttons of one tab, as components of the page that is being built."""
 
-    def __init__(self, tab: str, controls: Controls):
-        """Put the panes where the page is being built; `tab` is part of their ids."""
-        self.texts: list[gr.HTML] = []
-        self.feet: list[gr.HTML] = []
+    def __init__(self, tab: str, controls: Controls, *, stop: gr.Button, idle: Sequence[gr.Button]):
+        """Put the panes where the page is being built; `tab` is part of their ids.
+
+        While something is written, `stop` can be pressed, which stops what its own visitor began, and `idle` cannot.
+        """
+        self._stop_button, self._idle = stop, idle
+        self._texts: list[gr.HTML] = []
+        self._feet: list[gr.HTML] = []
         with gr.Row(elem_classes="panes"):
             columns = [self._pane(f"{tab}-{place}", visible=place == 0) for place in range(_MOST)]
         controls.beside.change(
@@ -34,32 +49,30 @@ class Panes:
             concurrency_limit=None,
         )
         self._stops: dict[str, asyncio.Event] = {}
+        # Not by Gradio's `cancels`, which ends the handler: what is stopped still says how far it came.
+        stop.click(self._stop, show_progress="hidden", concurrency_limit=None, api_visibility="private")
 
     def _pane(self, name: str, *, visible: bool) -> gr.Column:
         with gr.Column(min_width=260, visible=visible, elem_classes="pane") as column:
-            self.texts.append(gr.HTML(elem_id=f"{name}-text", elem_classes="written", js_on_load=None, autoscroll=True))
-            self.feet.append(gr.HTML(elem_id=f"{name}-foot", elem_classes="foot", js_on_load=None))
+            self._texts.append(
+                gr.HTML(_EMPTY, elem_id=f"{name}-text", elem_classes="written", js_on_load=None, autoscroll=True)
+            )
+            self._feet.append(gr.HTML(elem_id=f"{name}-foot", elem_classes="foot", js_on_load=None))
         return column
-
-    def buttons(self, begin: str, name: str) -> None:
-        """Put the two buttons where the page is being built."""
-        self.begin = gr.Button(begin, variant="primary", elem_id=f"{name}-begin", min_width=90, size="md")
-        self.stop = gr.Button("Stop", interactive=False, elem_id=f"{name}-stop", min_width=90, size="md")
-        # Not by Gradio's `cancels`, which ends the handler: what is stopped still says how far it came.
-        self.stop.click(self._stop, show_progress="hidden", concurrency_limit=None, api_visibility="private")
 
     @property
     def outputs(self) -> list[Any]:
         """What `show` gives values for, in this order."""
-        return [self.begin, self.stop, *self.texts, *self.feet]
+        return [self._stop_button, *self._idle, *self._texts, *self._feet]
 
-    async def show(self, session: str, answers: Sequence[Answer], draw: Sequence[Draw]) -> AsyncIterator[list[Any]]:
+    async def show(self, session: str, answers: Sequence[Answer], draw: Sequence[Draw]) -> AsyncGenerator[list[Any]]:
         """Have answers written, each in its pane; yield what `outputs` are to show, until all are done or stopped."""
         stop = self._stops[session] = asyncio.Event()
         try:
             yield self._values(answers, draw, writing=True)
-            async for _ in side_by_side(answers, stop):
-                yield self._values(answers, draw, writing=True)
+            async with aclosing(side_by_side(answers, stop)) as moments:
+                async for _ in moments:
+                    yield self._values(answers, draw, writing=True)
             yield self._values(answers, draw, writing=False)
         finally:
             if self._stops.get(session) is stop:
@@ -67,9 +80,9 @@ class Panes:
 
     def cleared(self) -> list[Any]:
         """Return the values of `outputs` with nothing written."""
-        return [gr.update(), gr.update(), *[""] * (2 * _MOST)]
+        return [gr.skip() for _ in (self._stop_button, *self._idle)] + [*[_EMPTY] * _MOST, *[""] * _MOST]
 
-    def _stop(self, request: gr.Request) -> None:
+    async def _stop(self, request: gr.Request) -> None:
         if stop := self._stops.get(request.session_hash):
             stop.set()
 
@@ -77,5 +90,6 @@ class Panes:
         # Left open, so that what is sent to the browser is what was added at the end.
         texts = [f'<div class="text">{drawn(answer)}' for answer, drawn in zip(answers, draw, strict=True)]
         feet = [answer.foot for answer in answers]
-        empty = [""] * (_MOST - len(answers))
-        return [gr.update(interactive=not writing), gr.update(interactive=writing), *texts, *empty, *feet, *empty]
+        buttons = [gr.update(interactive=writing), *(gr.update(interactive=not writing) for _ in self._idle)]
+        absent = _MOST - len(answers)
+        return [*buttons, *texts, *[_EMPTY] * absent, *feet, *[""] * absent]

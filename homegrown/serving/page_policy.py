@@ -1,16 +1,16 @@
-"""What the page's part of the server answers, to whom, and what a browser may do with it."""
+"""What of Gradio's application is answered, and what a browser may do with it."""
 
 import base64
 import hashlib
 import re
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _PATHS = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|login|logout)/?|/(assets|static|svelte)/.*"
-    r"|/gradio_api/(queue/.*|heartbeat/.*|startup-events|app_id|user|login_check)/?"
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json)/?|/(assets|static|svelte)/.*"
+    r"|/gradio_api/(queue/.*|heartbeat/.*|startup-events)/?"
 )
 """Of Gradio's addresses those that the page asks for; others take files, fetch from elsewhere, or edit the program."""
 
@@ -21,34 +21,29 @@ _POLICY = (
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-"""Nothing from another host. Gradio evaluates its templates; the scripts in its page are named by their digests, so that
-one that came with a text, or an `onerror`, would not run even if it had not been escaped."""
+"""Nothing from another host. Gradio evaluates its templates; the scripts in its page are named by their digests, so
+that one that came with a text, or an `onerror`, would not run even if it had not been escaped."""
 
 
-class Policy:
-    """Around Gradio's application: few addresses, no answer to pages of other origins, and a policy for the browser."""
+class PagePolicy:
+    """Around Gradio's application: the addresses that the page needs, and a policy for the browser.
+
+    The policy is narrower than that of `homegrown.guard`, which leaves one alone that is there.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif not _PATHS.fullmatch(scope["path"]):
-            await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
-        elif not _own_origin(Headers(scope=scope)):
-            await PlainTextResponse("The page answers to itself only.", 403)(scope, receive, send)
-        elif scope["path"] == "/":
+        """Answer one request; raises HTTPException, for the application around it, where there is nothing."""
+        if scope["type"] != "http" or not _PATHS.fullmatch(scope["path"]):
+            raise HTTPException(404)
+        if scope["path"] == "/":
             # Uncompressed, or its scripts could not be read.
             plain = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
             await self._app({**scope, "headers": plain}, receive, _Whole(send).send)
         else:
             await self._app(scope, receive, _with_policy(send))
-
-
-def _own_origin(headers: Headers) -> bool:
-    origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 def _with_policy(send: Send) -> Send:
@@ -83,4 +78,3 @@ def _protect(start: Message, page: bytes) -> None:
     headers = MutableHeaders(raw=start["headers"])
     headers["Content-Security-Policy"] = _POLICY.format(scripts="".join(f" 'sha256-{digest}'" for digest in digests))
     headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "no-referrer"

@@ -17,7 +17,7 @@ ON_LOAD = """
     shown = token;
     tip.replaceChildren(...token.dataset.tip.split("\\n").map((line) => {
       const [, own, share, text] = line.match(/^(\\*?)([^\\t]*)\\t(.*)$/);
-      const row = document.createElement("div"), value = document.createElement("b"), name = document.createElement("code");
+      const [row, value, name] = ["div", "b", "code"].map((kind) => document.createElement(kind));
       row.className = own ? "own" : "";
       value.textContent = share;
       name.textContent = text;

@@ -29,6 +29,8 @@ CSS = """
 #controls { order: 1; }
 .pane { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); gap: 0 !important;
   background: var(--block-background-fill); overflow: hidden; }
+.dark { color-scheme: dark; }
+.block.written, .block.foot, .block.written > *, .block.foot > * { padding: 0 !important; }
 .block.written { height: min(46vh, 30rem); overflow-y: auto !important; border: 0; border-radius: 0; }
 .block.foot { border-width: 1px 0 0; border-radius: 0; }
 .text { padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6; }

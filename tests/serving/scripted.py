@@ -10,20 +10,21 @@ from homegrown.serving.completion import Delta, Token, Written
 from homegrown.serving.service import Order
 from homegrown.tokens.detokenizer import TextStream, vocabulary_bytes
 
+LIKELY = 0.6
+"""The probability of each token."""
 
-_OTHERS = (40, 41, 60)
-"""Tokens that are named as likely too."""
+OTHERS = {" or": 0.25, "<i>": 0.15}
+"""What else is likely everywhere."""
 
 
 class ScriptedEngine:
-    """Writes `text` to every order, one token each `pace` seconds; the n-th has probability `likely(n)`."""
+    """Writes `text` to every order, one token each `pace` seconds."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer, text: str, *, context: int, pace: float, likely: Callable[[int], float]):
-        self.name, self.rows, self.context = name, 4, context
+    def __init__(self, name: str, tokenizer: Tokenizer, text: str, *, context: int, pace: float):
+        self.name, self.rows, self.context, self.text, self.pace = name, 4, context, text, pace
         self.orders: list[Order] = []
         self.cancelled = 0
-        self._tokenizer, self._text, self._pace, self._likely = tokenizer, text, pace, likely
-        self._table = vocabulary_bytes(tokenizer)
+        self._tokenizer, self._table = tokenizer, vocabulary_bytes(tokenizer)
 
     def start(self, order: Order) -> Callable[[], None]:
         gone = threading.Event()
@@ -43,16 +44,16 @@ class ScriptedEngine:
         pass
 
     def _write(self, order: Order, gone: threading.Event) -> None:
-        ids = self._tokenizer.encode(self._text, add_special_tokens=False).ids
+        numbers = self._tokenizer.encode(self.text, add_special_tokens=False).ids
         text = TextStream(self._table, order.completion.stop)
-        for count, number in enumerate(ids, 1):
-            if gone.wait(self._pace):
+        others = tuple(Token(-1, other.encode(), log(share)) for other, share in OTHERS.items())
+        for count, number in enumerate(numbers, 1):
+            if gone.wait(self.pace):
                 return
             more = text.feed(number)
-            last = text.stopped or count in (order.room, len(ids))
-            finish = None if not last else "length" if count == order.room else "stop"
-            token = Token(number, self._table[number], log(self._likely(count)))
-            others = tuple(Token(one, self._table[one], log(0.3 - 0.05 * place)) for place, one in enumerate(_OTHERS))
-            order.deliver(Delta(more + (text.end() if last else ""), (Written(token, (token, *others)),), count, finish))
-            if last:
+            finish = "length" if count == order.room else "stop" if text.stopped or count == len(numbers) else None
+            token = Token(number, self._table[number], log(LIKELY))
+            more += text.end() if finish else ""
+            order.deliver(Delta(more, (Written(token, (token, *others)),), count, finish))
+            if finish:
                 return
