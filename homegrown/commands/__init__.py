@@ -24,6 +24,7 @@ COMMANDS = {
     "rate": Lazy("homegrown.commands.rate:rate", "Ask a person what the texts are worth, blind and shuffled."),
     "report": Lazy("homegrown.commands.report:report", "Write a report: of the corpus, an evaluation, or ratings."),
     "runs": Lazy("homegrown.commands.runs:runs", "List every run: what it changed and how it came out."),
+    "serve": Lazy("homegrown.commands.serve:serve", "Serve models to OpenAI's clients and on a page."),
     "similar": Lazy("homegrown.commands.similar:similar", "Print what in the corpus is like a text."),
     "sql": Lazy("homegrown.commands.sql:sql", "Run SQL (DuckDB) over views of every artifact."),
 }

@@ -74,14 +74,15 @@ def load(
     from homegrown.tokens import tokenizer as tokens
 
     name = artifact or ("quantize" if variant else "pretrain")
-    folder = _folder(name, store.resolve(name).path, variant)
+    folder = model_folder(name, store.resolve(name).path, variant)
     model = load_variant(folder, device_of(folder, devices.resolve(device)))
     if precision:
         model = _in_precision(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     return model, tokens.load(folder)
 
 
-def _folder(name: str, path: Path, variant: str | None) -> Path:
+def model_folder(name: str, path: Path, variant: str | None) -> Path:
+    """Return the folder of a model, or of one variant, in the artifact of this name; raises UserError."""
     made = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
     if variant is None and (path / "model").is_dir():
         return path / "model"

@@ -15,7 +15,7 @@ from typing import Any
 
 from homegrown.errors import UserError
 from homegrown.model.engine import Finish
-from homegrown.serving.completion import Completion, Delta, Token, Written
+from homegrown.serving.completion import Completion, Delta, Refused, Token, Written
 from homegrown.serving.service import Order
 
 _log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class LlamaEngine:
             self._running += 1
         try:
             self._ask(order, cancelled)
+        except Refused as error:
+            order.deliver(error)
         except Exception as error:
             _log.exception("llama.cpp has failed.")
             self._fail(f"llama.cpp has failed ({error}); start the server again.")
@@ -97,7 +99,7 @@ class LlamaEngine:
             """Pass an event on; return whether that is enough."""
             try:
                 if "error" in event:
-                    raise RuntimeError(event["error"].get("message", "no reason given"))
+                    raise _error(event["error"])
                 delta = _delta(event, order.completion)
                 order.deliver(delta)
                 if delta.finish:
@@ -106,7 +108,7 @@ class LlamaEngine:
                 wrong.append(error)
             return bool(wrong) or cancelled.is_set() or self._closed
 
-        self._server.handle_completions(_body(order), take)
+        self._server.handle_completions(_body(order, self.context), take)
         if wrong:
             raise wrong[0]
         if not (ended.is_set() or cancelled.is_set() or self._closed):
@@ -137,7 +139,7 @@ def _server(file: Path, exact: bool, rows: int, context: int, threads: int, sock
         ) from error
 
 
-def _body(order: Order) -> dict[str, Any]:
+def _body(order: Order, context: int) -> dict[str, Any]:
     completion, sampling = order.completion, order.completion.sampling
     return {
         "prompt": order.prompt,
@@ -150,7 +152,7 @@ def _body(order: Order) -> dict[str, Any]:
         "min_p": sampling.min_p,
         "typical_p": sampling.typical_p,
         "repeat_penalty": sampling.repetition_penalty,
-        "repeat_last_n": -1,
+        "repeat_last_n": context,
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
         "samplers": _SAMPLERS,
@@ -161,6 +163,12 @@ def _body(order: Order) -> dict[str, Any]:
         "cache_prompt": completion.seed is None and sampling.temperature > 0,
         "logprobs": None if completion.logprobs is None else max(1, completion.logprobs),
     }
+
+
+def _error(said: dict[str, Any]) -> Exception:
+    """Return what llama.cpp says of a request as an exception: one that it refuses is no failure of its own."""
+    code, message = said.get("code", 500), said.get("message", "no reason given")
+    return Refused(f"llama.cpp refuses this: {message}", "invalid") if code < 500 else RuntimeError(message)
 
 
 def _delta(event: dict[str, Any], completion: Completion) -> Delta:

@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, cast
 
@@ -199,6 +199,11 @@ class Service:
                 "prompt",
             )
         return ids
+
+    def text(self, name: str, tokens: Sequence[int]) -> str:
+        """Return the text of tokens; special ones have none."""
+        decoded: str = cast(Tokenizer, self._loaded(name).tokenizer).decode(list(tokens))
+        return decoded
 
     def begin(self, name: str, completion: Completion) -> Writing:
         """Have a completion written; `with` it, so that it ends when nobody reads it any more.

@@ -1,0 +1,96 @@
+"""`homegrown serve`: models behind OpenAI's wire format, and a page to talk to them."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from homegrown.artifacts import Store
+from homegrown.commands.models import model_folder
+from homegrown.errors import UserError
+
+if TYPE_CHECKING:
+    from homegrown.serving.loading import Source
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[STAGE[@VERSION][:VARIANT]]...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port to listen at.")
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "homegrown", "llama.cpp"]),
+    help="Who writes; auto: llama.cpp on a CPU where it is installed, else ours.",
+)
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "-c", "--ctx-size", type=click.IntRange(min=2), help="Most tokens of a prompt and its answer; else all there are."
+)
+@click.option("--parallel", default=8, show_default=True, type=click.IntRange(1, 256), help="Texts written at once.")
+@click.option("--queue", default=64, show_default=True, type=click.IntRange(min=0), help="Texts that may wait.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads that compute; else one a processor.")
+@click.option(
+    "--api-key",
+    envvar="HOMEGROWN_API_KEY",
+    show_envvar=True,
+    help="Ask for this key; better in the environment, where other users do not see it.",
+)
+@click.option("--system", metavar="TEXT", help="What conversations without a system message begin with.")
+@click.pass_obj
+def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **options: Any) -> None:
+    """Serve models to OpenAI's clients and on a page: pretrain@3, quantize@2:nf4, pretrain:q8_0, several at once.
+
+    Without a name it is the latest of pretrain. Ctrl-C ends.
+    """
+    import torch
+
+    from homegrown import devices
+    from homegrown.guard import allowed_hosts, is_loopback, listen
+    from homegrown.parallel import cpu_count
+    from homegrown.serving import loading
+    from homegrown.serving.api import application
+    from homegrown.serving.server import Server
+    from homegrown.serving.service import Model, Service
+
+    device = devices.resolve(options["device"])
+    sources = {found.name: found for found in (_find(store, name) for name in names or ("pretrain",))}
+    engines = {name: loading.choose(source, options["engine"], device) for name, source in sources.items()}
+    threads = options["threads"] or cpu_count()
+    limits = loading.Limits(rows=options["parallel"], context=options["ctx_size"], threads=threads)
+    service = Service(
+        [Model(name, source.created) for name, source in sources.items()],
+        queue=options["queue"],
+        system=options["system"],
+    )
+    listening = listen(host, port)
+    if not (options["api_key"] or is_loopback(host)):
+        click.echo("Whoever reaches this port can use the models; set HOMEGROWN_API_KEY to ask for a key.", err=True)
+
+    def load() -> None:
+        torch.set_num_threads(threads)
+        for name, source in sources.items():
+            engine, tokenizer = loading.load(
+                store, source, engines[name], device, limits, lambda why, name=name: service.failed(name, why)
+            )
+            service.ready(name, engine, tokenizer)
+            click.echo(f"{name} is ready ({engine.name}, context {engine.context}, {engine.rows} at once).")
+
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"Serving http://{shown}:{port} with OpenAI's API at /v1 (Ctrl-C ends).")
+    app = application(service, key=options["api_key"], hosts=allowed_hosts(host))
+    Server(app, service).serve_while(load, listening)
+
+
+def _find(store: Store, named: str) -> "Source":
+    from homegrown.formats.gguf import KINDS
+    from homegrown.serving.loading import source
+
+    name, _, variant = named.partition(":")
+    artifact = store.resolve(name or "pretrain")
+    if problem := store.damage(artifact):
+        raise UserError(f"{artifact.name} is damaged ({problem}); run its pipeline again, then serve it.")
+    # A kind of GGUF file that no variant is can still be made of the weights.
+    made = variant in KINDS and not (artifact.path / variant).is_dir()
+    folder = model_folder(artifact.name, artifact.path, None if made else variant or None)
+    return source(artifact, folder, variant or None)

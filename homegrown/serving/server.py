@@ -1,0 +1,58 @@
+"""The server's life: it listens while models load, and ends at once and in order when it is told to."""
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from homegrown.serving.service import Service
+
+_PATIENCE = 3
+"""Seconds that connections which do not end by themselves have at the end, such as those of a page."""
+
+
+class Server(uvicorn.Server):
+    """Serves an application over a service until Ctrl-C or SIGTERM."""
+
+    def __init__(self, app: ASGIApp, service: Service):
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_PATIENCE, lifespan="on"))
+        self._service, self._error = service, None
+
+    _error: BaseException | None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End what is being written, so that no client waits for its end, and then the server."""
+        self._service.stop()
+        super().handle_exit(sig, frame)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals as long as the server runs; uvicorn would raise them once more afterwards."""
+        kept = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    def serve_while(self, load: Callable[[], None], listening: socket.socket) -> None:
+        """Serve, and `load` the models meanwhile in a thread; what that raises ends the server and is raised here."""
+
+        def loading() -> None:
+            try:
+                load()
+            except BaseException as error:
+                self._error = error
+                self.should_exit = True
+
+        threading.Thread(target=loading, name="loading", daemon=True).start()
+        with listening:
+            self.run([listening])
+        self._service.close()
+        if self._error:
+            raise self._error
