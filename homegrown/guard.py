@@ -46,7 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Policy:
-    """Sends the policy with every answer, for the browser to keep the page to."""
+    """Sends the policy with every answer, for a browser to keep the page to; a narrower one of a page's own stays."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -57,7 +57,7 @@ class Policy:
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = POLICY
+                headers.setdefault("Content-Security-Policy", POLICY)
                 headers["Referrer-Policy"] = "no-referrer"
             await send(message)
 
