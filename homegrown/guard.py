@@ -46,7 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Policy:
-    """Sends the policy with every answer, for the browser to keep the page to."""
+    """Sends the policy with every answer, for a browser to keep the page to; a narrower one of a page's own stays."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,5 +1,6 @@
 """`homegrown serve`: models behind OpenAI's wire format, and a page to talk to them."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "homegrown", "llama.cpp"]),
-    help="Who writes; auto: llama.cpp on a CPU where it is installed, else ours.",
+    help="Who writes; auto: llama.cpp for GGUF variants on a CPU where it is installed, else ours.",
 )
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option(
@@ -71,7 +72,7 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
         torch.set_num_threads(threads)
         for name, source in sources.items():
             engine, tokenizer = loading.load(
-                store, source, engines[name], device, limits, lambda why, name=name: service.failed(name, why)
+                store, source, engines[name], device, limits, partial(service.failed, name)
             )
             service.ready(name, engine, tokenizer)
             click.echo(f"{name} is ready ({engine.name}, context {engine.context}, {engine.rows} at once).")

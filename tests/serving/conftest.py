@@ -37,8 +37,7 @@ def tokenizer() -> Tokenizer:
     return tokenizer
 
 
-@pytest.fixture
-def model(tokenizer: Tokenizer) -> Transformer:
+def random_model(tokenizer: Tokenizer) -> Transformer:
     config = ModelConfig(
         family="modern",
         vocabulary_size=tokenizer.get_vocab_size(),
@@ -60,20 +59,33 @@ def model(tokenizer: Tokenizer) -> Transformer:
 
 
 @pytest.fixture
-def trained(store: Store, model: Transformer, tokenizer: Tokenizer) -> Store:
-    """A store with the model as an artifact of pretrain, and its int8 as one of quantize."""
+def model(tokenizer: Tokenizer) -> Transformer:
+    return random_model(tokenizer)
+
+
+def published(store: Store, model: Transformer, tokenizer: Tokenizer) -> Store:
+    """Put a model into a store as an artifact of pretrain."""
 
     def write(out: Path) -> Outcome:
         weights.save(model, out / "model")
         tokenizer.save(str(out / "model" / TOKENIZER_FILE))
         return Outcome(rows_in=1, rows_out=1, unit="models")
 
+    order = Order("pretrain", "code", {}, {})
+    store.make(order, store.slot("pretrain", order.key), write)
+    return store
+
+
+@pytest.fixture
+def trained(store: Store, model: Transformer, tokenizer: Tokenizer) -> Store:
+    """A store with the model as an artifact of pretrain, and its int8 as one of quantize."""
+    published(store, model, tokenizer)
+
     def quantize(out: Path) -> Outcome:
         source = store.resolve("pretrain").path / "model"
         save_variant(source, "int8", out / "int8")
         return Outcome(rows_in=1, rows_out=1, unit="variants")
 
-    for stage, build in (("pretrain", write), ("quantize", quantize)):
-        order = Order(stage, "code", {}, {})
-        store.make(order, store.slot(stage, order.key), build)
+    order = Order("quantize", "code", {}, {})
+    store.make(order, store.slot("quantize", order.key), quantize)
     return store

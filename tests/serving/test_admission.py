@@ -1,0 +1,135 @@
+"""Who is let in, who waits, and what is said while a model loads, fails or nobody listens any more."""
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+from tokenizers import Tokenizer
+
+from homegrown.model import engine
+from homegrown.model.transformer import Transformer
+from homegrown.serving.api import application
+from homegrown.serving.completion import Delta
+from homegrown.serving.own_engine import OwnEngine
+from homegrown.serving.service import Model, Service
+from tests.serving.running import Silent, running, soon
+
+KEY = "a-long-secret"
+ASKED = {"model": "silent", "prompt": "x", "max_tokens": 5}
+
+
+@pytest.fixture
+def silent(tokenizer: Tokenizer) -> Iterator[tuple[Silent, Service, str]]:
+    """A server with a key whose engine writes only what a test has it write, and whose queue is of length 1."""
+    service, engine = Service([Model("silent", 0), Model("late", 0)], queue=1, system="Be brief."), Silent()
+    service.ready("silent", engine, tokenizer)
+    with running(application(service, key=KEY, hosts=["127.0.0.1"])) as url:
+        yield engine, service, url
+
+
+def client(url: str, key: str = KEY) -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+
+
+def test_the_key_is_asked_for(silent: tuple[Silent, Service, str]) -> None:
+    _, _, url = silent
+    for wrong in ("wrong", KEY[:-1], KEY + "x"):
+        with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
+            client(url, wrong).models.list()
+    assert [one.id for one in client(url).models.list()] == ["silent", "late"]
+    assert httpx.get(f"{url}/metrics").status_code == 401
+    page = httpx.get(url)
+    assert page.status_code == 401 and page.headers["www-authenticate"].startswith("Basic")
+    assert httpx.get(url, auth=("me", "wrong")).status_code == 401
+    assert httpx.get(url, auth=("me", KEY)).status_code == 200
+    assert httpx.get(f"{url}/health").status_code == 503
+
+
+def test_a_full_queue_is_said_at_once(silent: tuple[Silent, Service, str]) -> None:
+    engine, service, url = silent
+    streams = [client(url).completions.create(**ASKED, stream=True) for _ in range(3)]
+    soon(lambda: len(engine.orders) == 3)
+    with pytest.raises(openai.RateLimitError, match="3 completions of silent are under way") as caught:
+        client(url).completions.create(**ASKED)
+    assert caught.value.response.headers["retry-after"] == "1"
+    assert service.lengths()["silent"] == (2, 1)
+    metrics = httpx.get(f"{url}/metrics", auth=("", KEY)).text
+    assert 'homegrown_queue_length{model="silent"} 1.0' in metrics
+    engine.orders[0].deliver(Delta("Yes", (), 1, "stop"))
+    assert [piece.choices[0].text for piece in streams[0]] == ["Yes"]
+    client(url).completions.create(**ASKED, stream=True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_goes_away_is_written_for_no_more(silent: tuple[Silent, Service, str], stream: bool) -> None:
+    engine, service, url = silent
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{url}/v1/completions",
+            json={**ASKED, "n": 2, "stream": stream},
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=httpx.Timeout(30, read=0.5),
+        )
+    soon(lambda: engine.cancelled == 2)
+    assert service.lengths()["silent"] == (0, 0)
+
+
+def test_n_texts_are_begun_all_or_none(silent: tuple[Silent, Service, str]) -> None:
+    engine, service, url = silent
+    with pytest.raises(openai.RateLimitError):
+        client(url).completions.create(**ASKED, n=4)
+    assert engine.cancelled == 3 and service.lengths()["silent"] == (0, 0)
+
+
+def test_a_system_message_of_the_server_comes_first(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
+    engine, _, url = silent
+    user = {"role": "user", "content": "Why?"}
+    for messages in ([user], [{"role": "system", "content": "Sing."}, user]):
+        client(url).chat.completions.create(model="silent", messages=messages, stream=True)  # type: ignore[call-overload]
+    soon(lambda: len(engine.orders) == 2)
+    first, second = (tokenizer.decode(order.prompt) for order in engine.orders)
+    assert first == "system\nBe brief.\nuser\nWhy?\nassistant\n"
+    assert second == "system\nSing.\nuser\nWhy?\nassistant\n"
+
+
+def test_what_is_not_loaded_is_said(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
+    _, service, url = silent
+    with pytest.raises(openai.InternalServerError, match="late is being loaded") as caught:
+        client(url).completions.create(model="late", prompt="x")
+    assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "1"
+    assert httpx.get(f"{url}/health").json() == {"status": "loading", "models": {"silent": "ready", "late": "loading"}}
+    service.ready("late", Silent(), tokenizer)
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+
+
+def test_stopping_ends_what_is_being_written(silent: tuple[Silent, Service, str]) -> None:
+    engine, service, url = silent
+    stream = client(url).completions.create(**ASKED, stream=True)
+    soon(lambda: len(engine.orders) == 1)
+    engine.orders[0].deliver(Delta("Yes", (), 1, None))
+    assert next(stream).choices[0].text == "Yes"
+    service.stop()
+    with pytest.raises(openai.APIError, match="The server was stopped"):
+        next(stream)
+
+
+def test_an_engine_that_fails_says_so(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(_: engine.Engine) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.Engine, "step", out_of_memory)
+    service = Service([Model("silent", 0)], queue=1)
+    own = OwnEngine(model, tokenizer, rows=1, context=None, fail=lambda why: service.failed("silent", why))
+    service.ready("silent", own, tokenizer)
+    with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
+        with pytest.raises(openai.InternalServerError, match="its log says how"):
+            client(url).completions.create(**ASKED)  # type: ignore[call-overload]
+        health = httpx.get(f"{url}/health")
+        assert health.status_code == 503 and health.json()["status"] == "failed"
+        with pytest.raises(openai.InternalServerError, match="CUDA out of memory"):
+            client(url).completions.create(**ASKED)  # type: ignore[call-overload]
+    service.close()

@@ -1,0 +1,328 @@
+"""The API as OpenAI's own client sees it, over both engines, beside the engine itself, torch and transformers."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from openai import AsyncOpenAI, OpenAI
+from tokenizers import Tokenizer
+
+from homegrown.artifacts import Store
+from homegrown.formats.huggingface import write_huggingface
+from homegrown.model.generation import generate
+from homegrown.model.transformer import Transformer
+from homegrown.serving.api import application
+from homegrown.serving.loading import Limits, load, source
+from homegrown.serving.service import Model, Service
+from homegrown.tokens.chat import Message, encode, stop_ids
+from tests.serving.conftest import CONTEXT, published, random_model
+from tests.serving.running import running, soon
+
+OWN, LLAMA = "pretrain@1", "pretrain@1:f32"
+ROWS, CLIENTS = 8, 50
+
+PROMPT = "The user"
+TALK: list[Any] = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]},
+]
+SAID = [Message("system", "Be brief."), Message("user", "Why?")]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server with one model under both engines, and the model itself."""
+
+    url: str
+    service: Service
+    store: Store
+    model: Transformer
+    tokenizer: Tokenizer
+
+    @property
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
+
+    def expected(self, prompt: list[int], tokens: int) -> str:
+        (written,) = generate(self.model, [prompt], max_new_tokens=tokens, stop_ids=stop_ids(self.tokenizer))
+        text: str = self.tokenizer.decode(written)
+        return text
+
+    def prompt(self, text: str) -> list[int]:
+        return [0, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+@pytest.fixture(scope="session")
+def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    model = random_model(tokenizer)
+    # Where the likeliest token is always whole characters, what is greedy is the same text however it is cut.
+    plain = [token.isascii() and len(token) > 0 and number > 6 for token, number in ordered(tokenizer)]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[~torch.tensor(plain)] = 0
+    store = published(Store(tmp_path_factory.mktemp("served") / "artifacts"), model, tokenizer)
+    artifact = store.resolve("pretrain")
+    service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=CLIENTS - ROWS)
+    limits = Limits(rows=ROWS, context=None, threads=1)
+    for name, engine in ((OWN, "homegrown"), (LLAMA, "llama.cpp")):
+        wanted = source(artifact, artifact.path / "model", name.partition(":")[2] or None)
+        service.ready(name, *load(store, wanted, engine, "cpu", limits, partial(service.failed, name)))  # type: ignore[arg-type]
+    with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
+        yield Served(url, service, store, model, tokenizer)
+    service.close()
+
+
+def ordered(tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    return sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+
+
+both = pytest.mark.parametrize("name", [OWN, LLAMA])
+
+
+def test_the_models_are_listed(served: Served) -> None:
+    assert [one.id for one in served.client.models.list()] == [OWN, LLAMA]
+    assert served.client.models.retrieve(LLAMA).created == 2
+    with pytest.raises(openai.NotFoundError, match="not served here; these are: pretrain@1") as caught:
+        served.client.models.retrieve("gpt-4")
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        served.client.completions.create(model="gpt-4", prompt="x")
+
+
+@both
+def test_a_completion_is_what_the_engine_writes(served: Served, name: str) -> None:
+    prompt = served.prompt(PROMPT)
+    expected = served.expected(prompt, 40)
+    assert len(expected) > 40
+    for given in (PROMPT, prompt):
+        answer = served.client.completions.create(model=name, prompt=given, max_tokens=40, temperature=0)
+        assert answer.choices[0].text == expected
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(prompt), 40)
+    echoed = served.client.completions.create(model=name, prompt=prompt[1:], max_tokens=1, temperature=0, echo=True)
+    assert echoed.choices[0].text.startswith(PROMPT)
+
+
+@both
+def test_so_it_is_what_transformers_writes(served: Served, name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_huggingface(served.store.resolve("pretrain").path / "model", tmp_path, "float32", "")
+    theirs, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    given = tokenizer(PROMPT, return_tensors="pt")
+    written = theirs.generate(**given, max_new_tokens=40, do_sample=False)[0, given["input_ids"].shape[1] :]
+    answer = served.client.completions.create(model=name, prompt=PROMPT, max_tokens=40, temperature=0)
+    assert answer.choices[0].text == tokenizer.decode(written, skip_special_tokens=True)
+
+
+@both
+def test_a_chat_is_what_the_template_makes_of_it(served: Served, name: str) -> None:
+    prompt = encode(served.tokenizer, SAID, reply=True)
+    answer = served.client.chat.completions.create(
+        model=name, messages=TALK, max_completion_tokens=30, temperature=0, user="me", store=False, tool_choice="none"
+    )
+    assert answer.choices[0].message.content == served.expected(prompt, 30)
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.usage is not None and answer.usage.prompt_tokens == len(prompt)
+    whole = served.client.chat.completions.create(model=name, messages=TALK, temperature=0)
+    assert whole.usage is not None and whole.usage.total_tokens == CONTEXT
+
+
+@both
+def test_a_stream_is_the_same_in_pieces(served: Served, name: str) -> None:
+    text = served.expected(served.prompt(PROMPT), 30)
+    pieces = list(
+        served.client.completions.create(
+            model=name,
+            prompt=PROMPT,
+            max_tokens=30,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert "".join(piece.choices[0].text for piece in pieces[:-1]) == text
+    assert len(pieces) > 20
+    assert [piece.choices[0].finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 2) + ["length"]
+    assert pieces[-1].choices == [] and pieces[-1].usage is not None and pieces[-1].usage.completion_tokens == 30
+    talk = list(
+        served.client.chat.completions.create(model=name, messages=TALK, max_tokens=30, temperature=0, stream=True)
+    )
+    assert talk[0].choices[0].delta.role == "assistant"
+    expected = served.expected(encode(served.tokenizer, SAID, reply=True), 30)
+    assert "".join(piece.choices[0].delta.content or "" for piece in talk) == expected
+    assert talk[-1].choices[0].finish_reason == "length" and talk[-1].usage is None
+    body = {"model": name, "prompt": PROMPT, "stream": True}
+    assert httpx.post(f"{served.url}/v1/completions", json=body).text.endswith("data: [DONE]\n\n")
+
+
+@both
+def test_a_stop_string_ends_the_text_and_is_no_part_of_it(served: Served, name: str) -> None:
+    text = served.expected(served.prompt(PROMPT), 40)
+    stop = text[20:24]
+    for given in (stop, ["never to be seen", stop]):
+        answer = served.client.completions.create(model=name, prompt=PROMPT, max_tokens=40, temperature=0, stop=given)
+        assert answer.choices[0].text == text[: text.index(stop)]
+        assert answer.choices[0].finish_reason == "stop"
+
+
+@both
+def test_the_end_of_a_document_ends_the_text(served: Served, name: str) -> None:
+    answer = served.client.completions.create(
+        model=name, prompt=PROMPT, max_tokens=CONTEXT - 20, temperature=2, n=16, seed=1
+    )
+    ended = [choice for choice in answer.choices if choice.finish_reason == "stop"]
+    assert ended and not any("</s>" in choice.text or "<|im_end|>" in choice.text for choice in answer.choices)
+
+
+@both
+def test_log_probabilities_are_the_models_own(served: Served, name: str) -> None:
+    prompt = served.prompt(PROMPT)
+    answer = served.client.completions.create(model=name, prompt=prompt, max_tokens=5, temperature=0, logprobs=2)
+    found = answer.choices[0].logprobs
+    assert found is not None and found.token_logprobs and found.top_logprobs and found.tokens and found.text_offset
+    (written,) = generate(served.model, [prompt], max_new_tokens=5)
+    with torch.inference_mode():
+        own = served.model(torch.tensor([[*prompt, *written]])).log_softmax(-1)[0, len(prompt) - 1 : -1]
+    assert found.token_logprobs == pytest.approx([own[at, token].item() for at, token in enumerate(written)], abs=1e-4)
+    second = own.topk(2).values[:, 1].tolist()
+    assert [min(top.values()) for top in found.top_logprobs] == pytest.approx(second, abs=1e-4)
+    assert "".join(found.tokens) == answer.choices[0].text
+    assert found.text_offset[1] == len(found.tokens[0])
+
+    talk = served.client.chat.completions.create(
+        model=name, messages=TALK, max_tokens=5, temperature=0, logprobs=True, top_logprobs=3
+    )
+    assert talk.choices[0].logprobs is not None
+    content = talk.choices[0].logprobs.content or []
+    assert b"".join(bytes(one.bytes or ()) for one in content).decode() == talk.choices[0].message.content
+    assert [len(one.top_logprobs) for one in content] == [3] * 5
+    assert all(one.logprob == one.top_logprobs[0].logprob for one in content)
+
+
+@both
+def test_a_seed_brings_the_same_again(served: Served, name: str) -> None:
+    def texts(**asked: Any) -> list[str]:
+        answer = served.client.completions.create(
+            model=name, prompt=PROMPT, max_tokens=20, extra_body={"top_k": 50, "min_p": 0.01}, **asked
+        )
+        return [choice.text for choice in answer.choices]
+
+    assert texts(seed=4) == texts(seed=4) != texts(seed=5)
+    assert texts(seed=4, n=3) == texts(seed=4, n=3)
+    assert len(set(texts(seed=4, n=3))) == 3
+    assert texts() != texts()
+    several = served.client.completions.create(model=name, prompt=[PROMPT, "An"], max_tokens=9, temperature=0, n=2)
+    first, second = (served.expected(served.prompt(text), 9) for text in (PROMPT, "An"))
+    assert [choice.text for choice in several.choices] == [first, first, second, second]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"suffix": "x"}, "suffix is not to be had"),
+        ({"best_of": 3}, "best_of is not to be had"),
+        ({"logit_bias": {"5": 3}}, "logit_bias is not to be had"),
+        ({"echo": True, "logprobs": 1}, "echo has no log-probabilities"),
+        ({"temperature": 3}, "temperature: Input should be less than or equal to 2"),
+        ({"top_p": 0}, "top_p: Input should be greater than 0"),
+        ({"n": 17}, "n: Input should be less than or equal to 16"),
+        ({"n": 10, "prompt": ["a", "b"]}, "are more than 16 texts"),
+        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [5, 280]}, "its tokens are 0 to 279"),
+        ({"prompt": "x", "max_tokens": CONTEXT}, "maximum context length is 128 tokens, and the prompt has 2 while"),
+        ({"prompt": [9] * CONTEXT}, "maximum context length is 128 tokens, and the prompt has 128"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(served: Served, asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=sentence) as caught:
+        served.client.post("/completions", body={"model": OWN, "prompt": "x", **asked}, cast_to=object)
+    assert caught.value.type == "invalid_request_error"
+    assert (caught.value.code == "context_length_exceeded") == ("maximum context" in sentence)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"response_format": {"type": "json_object"}}, "response_format can be text only"),
+        ({"tools": [{"type": "function"}]}, "calls no tools"),
+        ({"top_logprobs": 2}, "needs logprobs"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "reads text only"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, r"messages\.0\.role"),
+    ],
+)
+def test_so_it_is_of_a_chat(served: Served, asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=sentence):
+        served.client.post("/chat/completions", body={"model": OWN, "messages": TALK, **asked}, cast_to=object)
+
+
+@both
+def test_fifty_clients_get_each_their_own_answer(served: Served, name: str) -> None:
+    def asked(number: int) -> dict[str, Any]:
+        sampling = {"temperature": 0} if number % 2 else {"temperature": 1, "seed": number}
+        return {"model": name, "prompt": f"user {number}", "max_tokens": 10 + number % 20, **sampling}
+
+    async def one(client: AsyncOpenAI, number: int) -> str:
+        if number % 3:
+            return (await client.completions.create(**asked(number))).choices[0].text
+        stream = await client.completions.create(**asked(number), stream=True)
+        return "".join([piece.choices[0].text async for piece in stream])
+
+    async def all_at_once() -> list[str]:
+        async with AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as client:
+            return await asyncio.gather(*[one(client, number) for number in range(CLIENTS)])
+
+    alone = [served.client.completions.create(**asked(number)).choices[0].text for number in range(CLIENTS)]
+    assert asyncio.run(all_at_once()) == alone
+    assert served.service.lengths()[name] == (0, 0)
+
+
+def test_prometheus_is_told(served: Served) -> None:
+    served.client.completions.create(model=OWN, prompt="x", max_tokens=3, temperature=0)
+    with pytest.raises(openai.BadRequestError):
+        served.client.completions.create(model=OWN, prompt="x", max_tokens=0)
+    text = httpx.get(f"{served.url}/metrics").text
+    assert f'homegrown_running_rows{{model="{OWN}"}} 0.0' in text
+    assert 'homegrown_requests_total{route="/v1/completions",status="400"}' in text
+    for name in ("prompt_tokens_total", "generated_tokens_total", "time_to_first_token_seconds_count"):
+        assert f'homegrown_{name}{{model="{OWN}"}}' in text
+
+
+def test_health_is_good(served: Served) -> None:
+    assert httpx.get(f"{served.url}/health").json()["status"] == "ok"
+
+
+def test_other_hosts_and_origins_get_nothing(served: Served) -> None:
+    address = f"{served.url}/v1/models"
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(address, headers={"Origin": "https://evil.example"}).status_code == 403
+    answer = httpx.get(address, headers={"Origin": served.url})
+    assert answer.status_code == 200 and "access-control-allow-origin" not in answer.headers
+
+
+def test_a_huge_body_is_refused(served: Served) -> None:
+    body = json.dumps({"model": OWN, "prompt": "x" * 4_000_000})
+    answer = httpx.post(f"{served.url}/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413 and "shorten it" in answer.json()["error"]["message"]
+
+
+@both
+def test_who_goes_away_frees_the_row(served: Served, name: str) -> None:
+    body = {"model": name, "prompt": "x", "max_tokens": CONTEXT - 10, "stream": True, "n": 16}
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
+        next(answer.iter_lines())
+    soon(lambda: served.service.lengths()[name] == (0, 0))
+    expected = served.expected(served.prompt(PROMPT), 5)
+    after = served.client.completions.create(model=name, prompt=PROMPT, max_tokens=5, temperature=0)
+    assert after.choices[0].text == expected

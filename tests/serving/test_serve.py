@@ -1,0 +1,111 @@
+"""`homegrown serve` as a user calls it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from click.testing import CliRunner
+from openai import OpenAI
+
+from homegrown.artifacts import Store
+from homegrown.cli import cli
+from homegrown.errors import UserError
+from homegrown.serving.loading import choose, gguf_file, source
+from tests.serving.running import soon
+
+
+def said(store: Store, *arguments: str) -> str:
+    result = CliRunner().invoke(cli, ["--artifacts", str(store.root), "serve", *arguments])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_mistakes_are_one_sentence(trained: Store) -> None:
+    assert "There is no version 7 of pretrain" in said(trained, "pretrain@7")
+    assert "holds no quantized variant" in said(trained, "pretrain:int9")
+    assert "holds the variants int8" in said(trained, "quantize")
+    assert "llama.cpp cannot run quantize@1:int8" in said(trained, "quantize:int8", "--engine", "llama.cpp")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1:{port} cannot be used" in said(trained, "--port", str(port))
+
+
+def test_a_context_too_long_ends_the_server(trained: Store) -> None:
+    assert "the model's context is 128" in said(trained, "-c", "4096", "--port", str(free_port())).splitlines()[-1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_the_engine_is_chosen_by_what_was_measured(trained: Store) -> None:
+    artifact = trained.resolve("pretrain")
+    folder = artifact.path / "model"
+    plain, small = source(artifact, folder, None), source(artifact, folder, "q8_0")
+    assert [choose(one, "auto", "cpu") for one in (plain, small)] == ["homegrown", "llama.cpp"]
+    assert choose(small, "auto", "cuda") == choose(small, "homegrown", "cpu") == "homegrown"
+    assert choose(plain, "llama.cpp", "cpu") == "llama.cpp"
+    with pytest.raises(UserError, match="or as a GGUF file of kind f32"):
+        source(artifact, folder, "q9")
+
+
+def test_a_gguf_file_is_written_once(trained: Store) -> None:
+    artifact = trained.resolve("pretrain")
+    wanted = source(artifact, artifact.path / "model", "q8_0")
+    file = gguf_file(trained, wanted)
+    assert file.read_bytes()[:4] == b"GGUF"
+    before = file.stat().st_mtime_ns
+    assert gguf_file(trained, wanted) == file and file.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_at_once_and_in_order(trained: Store, number: signal.Signals) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "homegrown.cli", "--artifacts", str(trained.root), "serve", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "pretrain", "pretrain:q8_0", "--parallel", "2"],
+        env=os.environ | {"HOMEGROWN_API_KEY": "secret", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        soon(lambda: process.poll() is None and healthy(port))
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=0)
+        assert [one.id for one in client.models.list()] == ["pretrain@1", "pretrain@1:q8_0"]
+        for name in ("pretrain@1", "pretrain@1:q8_0"):
+            assert client.completions.create(model=name, prompt="x", max_tokens=3).usage
+        # More than can be written before the signal comes.
+        stream = client.completions.create(
+            model="pretrain@1", prompt="x", max_tokens=120, temperature=0.01, n=16, stream=True
+        )
+        next(stream)
+        process.send_signal(number)
+        with pytest.raises(openai.APIError, match="The server was stopped"):
+            list(stream)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "Traceback" not in said
+        assert "pretrain@1 is ready (homegrown, context 128, 2 at once)." in said
+        assert "pretrain@1:q8_0 is ready (llama.cpp, context 128, 2 at once)." in said
+    finally:
+        process.kill()
+        process.wait()
+
+
+def healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+    except httpx.ConnectError:
+        return False
