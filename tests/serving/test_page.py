@@ -1,6 +1,7 @@
 """The page, in a real browser."""
 
 import json
+import math
 import shutil
 import sys
 import threading
@@ -44,7 +45,7 @@ def eventually(look: Callable[[], _T], seconds: float = 90) -> _T:
         except WebDriverException:
             pass
         assert time.monotonic() < end, "the page never showed it"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +65,26 @@ def asked_hosts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def engines(tokenizer: Tokenizer) -> dict[str, ScriptedEngine]:
-    return {name: ScriptedEngine(name, tokenizer, MARKUP, context=CONTEXT, pace=0.02) for name in (PLAIN, SMALLER)}
+    return {name: ScriptedEngine(name, tokenizer, MARKUP, context=CONTEXT) for name in (PLAIN, SMALLER)}
 
 
 @pytest.fixture(scope="module")
 def address(engines: dict[str, ScriptedEngine], tokenizer: Tokenizer, asked_hosts: list[str]) -> Iterator[str]:
     import uvicorn
+
     from homegrown.serving.api import application
 
     service = Service([Model(name, 0) for name in engines], queue=0)
     for name, engine in engines.items():
         service.ready(name, engine, tokenizer)
     app = application(service, key=None, hosts=["127.0.0.1", "localhost"])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30))
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        # As at Ctrl-C: a page that is still open does not hold the end up.
+        service.stop()
         server.should_exit = True
         thread.join()
 
@@ -146,7 +150,7 @@ class Page:
 @pytest.fixture
 def page(chromium: Any, address: str, engines: dict[str, ScriptedEngine]) -> Page:
     for engine in engines.values():
-        engine.text, engine.pace, engine.rows = MARKUP, 0.02, 4
+        engine.text, engine.allowed, engine.rows = MARKUP, math.inf, 4
         engine.orders.clear()
         engine.cancelled = 0
     return Page(chromium, address)
@@ -156,10 +160,11 @@ def test_chat_streams_until_it_is_stopped_and_goes_on(
     page: Page, engines: dict[str, ScriptedEngine], tokenizer: Tokenizer
 ) -> None:
     engine = engines[PLAIN]
-    engine.text, engine.pace = MARKUP * 4, 0.05
+    engine.allowed = 20
     page.say("Who are <b>you</b><img src=x onerror='window.ran = 3'>?")
-    first = eventually(lambda: page.written(0, "chat"))
-    eventually(lambda: page.written(0, "chat") > first + 10)
+    assert 0 < eventually(lambda: page.written(0, "chat")) <= 20
+    engine.allowed = 40
+    eventually(lambda: page.written(0, "chat") > 20)
     page.one("#message textarea").send_keys("And")
     page.click("#chat-stop")
     eventually(lambda: "stopped" in page.text("#chat-0-foot"))
@@ -171,7 +176,7 @@ def test_chat_streams_until_it_is_stopped_and_goes_on(
     assert engine.cancelled == 1
 
     # What was typed meanwhile is there still, and the answer so far is a part of the conversation.
-    engine.text = "Yes."
+    engine.text, engine.allowed = "Yes.", math.inf
     page.say(" now?")
     eventually(lambda: "came to its end" in page.text("#chat-0-foot"))
     prompt = tokenizer.decode(engine.orders[-1].prompt, skip_special_tokens=False)
@@ -184,12 +189,16 @@ def test_chat_streams_until_it_is_stopped_and_goes_on(
 def test_two_models_continue_the_same_prompt_side_by_side(page: Page, engines: dict[str, ScriptedEngine]) -> None:
     from selenium.webdriver import ActionChains
 
-    engines[SMALLER].pace = 0.06
+    for engine in engines.values():
+        engine.allowed = 20
     page.choose("#beside", SMALLER)
     eventually(lambda: len([one for one in page.all(".pane") if one.is_displayed()]) == 2)
     page.complete("Once <i>upon</i>")
     eventually(lambda: page.written(0) and page.written(1))
-    assert page.one("#completion-stop").is_enabled()
+    assert page.written(0) <= 20 >= page.written(1)
+    assert page.one("#completion-stop").is_enabled() and not page.one("#completion-begin").is_enabled()
+    for engine in engines.values():
+        engine.allowed = math.inf
     for place, name in enumerate((PLAIN, SMALLER)):
         eventually(lambda place=place: "came to its end" in page.text(f"#completion-{place}-foot"))
         assert name in page.text(f"#completion-{place}-foot") and "tokens/s" in page.text(f"#completion-{place}-foot")
@@ -207,7 +216,7 @@ def test_two_models_continue_the_same_prompt_side_by_side(page: Page, engines: d
 
 
 def test_what_cannot_be_written_is_said_in_a_sentence(page: Page, engines: dict[str, ScriptedEngine]) -> None:
-    engines[PLAIN].pace, engines[PLAIN].text = 0.001, "x" * CONTEXT
+    engines[PLAIN].text = "x" * CONTEXT
     page.complete("a" * (CONTEXT - 11))
     sentence = f"The context of {CONTEXT} tokens is full: it had room for 10 of the 200 tokens"
     eventually(lambda: sentence in page.text("#completion-0-foot"))
@@ -220,12 +229,18 @@ def test_what_cannot_be_written_is_said_in_a_sentence(page: Page, engines: dict[
     eventually(lambda: "try again soon" in page.text("#completion-0-foot .error"))
 
 
-def test_two_tabs_of_a_browser_do_not_disturb_each_other(page: Page, address: str, chromium: Any) -> None:
+def test_two_tabs_of_a_browser_do_not_disturb_each_other(
+    page: Page, address: str, chromium: Any, engines: dict[str, ScriptedEngine]
+) -> None:
+    engines[PLAIN].allowed = 20
     page.complete("first ")
+    eventually(lambda: page.written(0))
     first = chromium.current_window_handle
     chromium.switch_to.new_window("tab")
     second = Page(chromium, address)
     second.complete("second ")
+    eventually(lambda: second.written(0))
+    engines[PLAIN].allowed = math.inf
     eventually(lambda: "came to its end" in second.text("#completion-0-foot"))
     assert second.text("#completion-0-text .text") == "second " + MARKUP
     chromium.close()
