@@ -239,7 +239,7 @@ def test_a_seed_brings_the_same_again(served: Served, name: str) -> None:
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": [5, 280]}, "its tokens are 0 to 279"),
+        ({"prompt": [5, 280]}, "its tokens are 0 to 274"),
         ({"prompt": "x", "max_tokens": CONTEXT}, "maximum context length is 128 tokens, and the prompt has 2 while"),
         ({"prompt": [9] * CONTEXT}, "maximum context length is 128 tokens, and the prompt has 128"),
     ],

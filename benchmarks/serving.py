@@ -1,0 +1,214 @@
+"""How a server bears load: clients that ask one after the other and many at once, over both engines.
+
+    python -m benchmarks.serving [--models tiny 100m] [--clients 1 10 50] [--tokens 32] [--rounds 2]
+
+Every model has random weights of the family `modern`. Each client streams as many texts as there are rounds, one after
+another, over HTTP on loopback; client and server share this process. llama.cpp's own server is measured by the same
+client on the same file. The last line is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import numpy as np
+import psutil
+import torch
+import uvicorn
+
+from benchmarks.inference import config_of, made_up_tokenizer
+from benchmarks.measuring import table
+from homegrown.formats.gguf import write_gguf
+from homegrown.guard import listen
+from homegrown.model import weights
+from homegrown.model.transformer import Transformer
+from homegrown.serving.api import application
+from homegrown.serving.llama_engine import LlamaEngine
+from homegrown.serving.own_engine import OwnEngine
+from homegrown.serving.service import Engine, Model, Service
+from homegrown.tokens import tokenizer as tokens_of
+from homegrown.tokens.tokenizer import TOKENIZER_FILE
+
+PROMPT = 32
+CONTEXT = 256
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one number of clients saw: seconds to the first token and to the last, tokens per second of all."""
+
+    clients: int
+    firsts: list[float]
+    totals: list[float]
+    tokens_per_second: float
+    grown_megabytes: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["tiny", "100m"], choices=["tiny", "100m"])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 50])
+    parser.add_argument("--tokens", type=int, default=32, help="of each text (default 32)")
+    parser.add_argument("--rounds", type=int, default=2, help="texts that each client asks for (default 2)")
+    parser.add_argument("--rows", type=int, default=16, help="texts that are written at once (default 16)")
+    parser.add_argument("--gguf", nargs="*", default=["f32", "q8_0"], help="kinds for llama.cpp")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    found: dict[str, dict[str, float]] = {}
+    for name in arguments.models:
+        with TemporaryDirectory() as folder:
+            found |= measure(name, Path(folder), arguments)
+    print(json.dumps(found))
+
+
+def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Print a table of one model under every server and number of clients; return its figures."""
+    config = config_of(name)
+    torch.manual_seed(0)
+    model = Transformer(config)
+    model.initialise()
+    weights.save(model.eval(), folder)
+    made_up_tokenizer(config.vocabulary_size).save(str(folder / TOKENIZER_FILE))
+    loads = {"homegrown, f32": under(own(folder, arguments), folder, arguments)}
+    for kind in arguments.gguf:
+        file = folder / f"{kind}.gguf"
+        write_gguf(folder, file, kind)
+        loads[f"llama.cpp, {kind}"] = under(llama(file, kind, arguments), folder, arguments)
+        with llama_server(file, kind, arguments) as url:
+            loads[f"its own server, {kind}"] = asyncio.run(every_load(url, arguments, config.vocabulary_size))
+    header = (
+        *(f"{name}: {config.parameter_count() / 1e6:.1f} million parameters", "clients", "tokens/s"),
+        *("first token p50 ms", "p95", "whole text p50 ms", "p95", "memory grew MB"),
+    )
+    rows = []
+    for server, of_server in loads.items():
+        for load in of_server:
+            quantiles = [f"{np.quantile(times, q) * 1e3:,.0f}" for times in (load.firsts, load.totals) for q in Q]
+            speed = f"{load.tokens_per_second:,.0f}"
+            rows.append((server, str(load.clients), speed, *quantiles, f"{load.grown_megabytes:.0f}"))
+    table("", header, rows)
+    return {
+        f"{name}, {server}": {str(load.clients): round(load.tokens_per_second, 1) for load in of_server}
+        for server, of_server in loads.items()
+    }
+
+
+Q = (0.5, 0.95)
+
+
+def own(folder: Path, arguments: argparse.Namespace) -> Engine:
+    model, tokenizer = weights.load(folder), tokens_of.load(folder)
+    return OwnEngine(model, tokenizer, rows=arguments.rows, context=CONTEXT, fail=print)
+
+
+def llama(file: Path, kind: str, arguments: argparse.Namespace) -> Engine:
+    return LlamaEngine(
+        file,
+        exact=kind == "f32",
+        rows=arguments.rows,
+        context=CONTEXT,
+        threads=arguments.threads,
+        fail=print,
+    )
+
+
+def under(engine: Engine, folder: Path, arguments: argparse.Namespace) -> list[Load]:
+    """Serve a model by an engine of ours, and load it."""
+    service = Service([Model("model", 0)], queue=max(arguments.clients))
+    tokenizer = tokens_of.load(folder)
+    service.ready("model", engine, tokenizer)
+    listening = listen("127.0.0.1", 0)
+    app = application(service, key=None, hosts=["127.0.0.1"])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    loads = asyncio.run(every_load(url, arguments, tokenizer.get_vocab_size()))
+    server.should_exit = True
+    thread.join()
+    service.close()
+    return loads
+
+
+@contextmanager
+def llama_server(file: Path, kind: str, arguments: argparse.Namespace) -> Iterator[str]:
+    """Run llama.cpp's own server in this process, on loopback; yields its address."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_parallel, params.n_ctx = arguments.rows, arguments.rows * CONTEXT
+    params.n_threads_http = max(arguments.clients) + 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = arguments.threads
+    params.cache_ram_mib, params.verbosity = 0, -1
+    if kind == "f32":
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server = xllamacpp.Server(params)
+    yield server.listening_address
+    del server
+
+
+async def every_load(url: str, arguments: argparse.Namespace, vocabulary: int) -> list[Load]:
+    """Load a server with each number of clients in turn, after one text to warm up."""
+    process, limits = psutil.Process(), httpx.Limits(max_connections=max(arguments.clients))
+    draw, loads = np.random.default_rng(0), []
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
+        prompts = draw.integers(7, vocabulary, (max(arguments.clients) * arguments.rounds, PROMPT)).tolist()
+        await text(client, prompts[0], 3)
+        for clients in arguments.clients:
+            before, start = process.memory_info().rss, time.perf_counter()
+            asked = [prompts[number :: max(arguments.clients)] for number in range(clients)]
+            found = await asyncio.gather(*[one_client(client, mine, arguments.tokens) for mine in asked])
+            seconds = time.perf_counter() - start
+            times = [one for of_client in found for one in of_client]
+            loads.append(
+                Load(
+                    clients,
+                    [first for first, _, _ in times],
+                    [total for _, total, _ in times],
+                    sum(count for _, _, count in times) / seconds,
+                    (process.memory_info().rss - before) / 1e6,
+                )
+            )
+    return loads
+
+
+async def one_client(
+    client: httpx.AsyncClient, prompts: list[list[int]], tokens: int
+) -> list[tuple[float, float, int]]:
+    client: httpx.AsyncClient, prompts: list[list[int]], tokens: int
+) -> list[tuple[float, float, int]]:
+    return [await text(client, prompt, tokens) for prompt in prompts]
+
+
+async def text(client: httpx.AsyncClient, prompt: list[int], tokens: int) -> tuple[float, float, int]:
+    """Stream one text; return the seconds to its first token and to its last, and how many it has."""
+    body = {
+        "model": "model",
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    start, first, last = time.perf_counter(), 0.0, ""
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        answer.raise_for_status()
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                first, last = first or time.perf_counter() - start, line
+    return first, time.perf_counter() - start, json.loads(last[6:])["usage"]["completion_tokens"]
+
+
+if __name__ == "__main__":
+    main()
