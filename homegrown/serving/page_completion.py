@@ -19,7 +19,7 @@ def completion_tab(service: Service, controls: Controls) -> None:
         "",
         label="Prompt",
         placeholder="A text to continue. Without one, a new document begins.",
-        lines=4,
+        lines=3,
         max_lines=12,
         elem_id="prompt",
         autoscroll=False,

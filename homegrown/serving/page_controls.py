@@ -83,13 +83,11 @@ class Controls:
                 -2, 2, 0, step=0.1, label="Frequency penalty", info="Taken off for each time written."
             )
             presence = gr.Slider(-2, 2, 0, step=0.1, label="Presence penalty", info="Taken off tokens written before.")
-            seed = gr.Number(
-                None,
+            seed = gr.Textbox(
+                "",
                 label="Seed",
                 info="The same seed writes the same text; empty: a new one each time.",
-                precision=0,
-                minimum=0,
-                maximum=_LARGEST_SEED,
+                max_length=len(str(_LARGEST_SEED)),
                 elem_id="seed",
             )
             stop = gr.Textbox("", label="Stop strings", info="One a line; the text ends before them.", lines=2)
@@ -106,7 +104,7 @@ class Controls:
 
     @staticmethod
     def read(values: Sequence[Any]) -> Settings:
-        """Return what the values of `inputs` mean; raises UserError if one is out of its range."""
+        """Return what the values of `inputs` mean; raises gr.Error, which the page shows, if one means nothing."""
         model, beside, length, temperature, top_k, top_p, min_p, typical = values[:8]
         repetition, frequency, presence, seed, stop, system = values[8:]
         return Settings(
@@ -123,6 +121,14 @@ class Controls:
                 presence_penalty=presence,
             ),
             stop=tuple(line for line in stop.splitlines() if line),
-            seed=secrets.randbelow(_LARGEST_SEED) if seed is None else int(seed),
+            seed=_seed(seed),
             system=system.strip(),
         )
+
+
+def _seed(text: str) -> int:
+    if not text.strip():
+        return secrets.randbelow(_LARGEST_SEED)
+    if not text.strip().isdecimal():
+        raise gr.Error("The seed has to be a whole number, or nothing for a new one each time.", print_exception=False)
+    return int(text)

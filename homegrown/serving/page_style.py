@@ -20,7 +20,7 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto; --tint: 20 160 140; }
+.gradio-container { width: 100%; max-width: 1200px !important; margin: 0 auto; --tint: 20 160 140; }
 .gradio-container, .gradio-container * { font-family: system-ui, sans-serif; }
 .gradio-container code { font-family: ui-monospace, Consolas, monospace; }
 #title { flex-wrap: nowrap; align-items: start; }
@@ -29,9 +29,9 @@ CSS = """
 #controls { order: 1; }
 .pane { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); gap: 0 !important;
   background: var(--block-background-fill); overflow: hidden; }
-.dark { color-scheme: dark; }
+html:has(body.dark), .dark { color-scheme: dark; }
 .block.written, .block.foot, .block.written > *, .block.foot > * { padding: 0 !important; }
-.block.written { height: min(46vh, 30rem); overflow-y: auto !important; border: 0; border-radius: 0; }
+.block.written { height: min(42vh, 28rem); overflow-y: auto !important; border: 0; border-radius: 0; }
 .block.foot { border-width: 1px 0 0; border-radius: 0; }
 .text { padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6; }
 .facts, .note, .error { margin: 0; font-size: .85rem; }

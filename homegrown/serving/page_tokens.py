@@ -6,8 +6,8 @@ from html import escape
 
 from homegrown.serving.completion import Token, Written
 
-_SHADES = 10
-"""Classes s0 (not expected) to s9 (certain) of a token's probability."""
+_LIGHTEST = 9
+"""Classes s9 (expected) to s0: one for each bit of surprise, which is minus the binary logarithm of the probability."""
 
 _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
@@ -16,12 +16,12 @@ def span(text: str, tokens: Sequence[Written]) -> str:
     """Return a piece of text as HTML, with the tokens that it came with and the likeliest ones in their places.
 
     A piece has several tokens where one of them ends inside a character or could have begun a stop string; it is shaded
-    by the least likely one. Every text is escaped: what a model writes is never markup.
+    by the most surprising one. Every text is escaped: what a model writes is never markup.
     """
     if not tokens:
         return escape(text)
-    least = min(_probability(written.token) for written in tokens)
-    shade = min(_SHADES - 1, int(least * _SHADES))
+    surprise = max(-written.token.logprob for written in tokens) / math.log(2)
+    shade = max(0, _LIGHTEST - max(0, int(surprise)))
     return f'<span class="token s{shade}" data-tip="{_attribute(tip(tokens))}">{escape(text)}</span>'
 
 

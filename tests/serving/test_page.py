@@ -224,6 +224,16 @@ def test_what_cannot_be_written_is_said_in_a_sentence(page: Page, engines: dict[
     page.complete("a" * CONTEXT)
     eventually(lambda: f"context length is {CONTEXT} tokens" in page.text("#completion-0-foot .error"))
 
+    page.click("#more > button")
+    eventually(lambda: page.one("#seed textarea, #seed input").is_displayed())
+    page.one("#seed textarea, #seed input").send_keys("x")
+    page.click("#completion-begin")
+    eventually(lambda: "has to be a whole number" in page.text("body"))
+    page.one("#seed textarea, #seed input").send_keys("\b7")
+    page.complete("a")
+    eventually(lambda: "seed 7" in page.text("#completion-0-foot"))
+    assert engines[PLAIN].orders[-1].seed == 7
+
     engines[PLAIN].rows = 0
     page.complete("a")
     eventually(lambda: "try again soon" in page.text("#completion-0-foot .error"))
