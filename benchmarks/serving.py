@@ -186,8 +186,6 @@ async def every_load(url: str, arguments: argparse.Namespace, vocabulary: int) -
 async def one_client(
     client: httpx.AsyncClient, prompts: list[list[int]], tokens: int
 ) -> list[tuple[float, float, int]]:
-    client: httpx.AsyncClient, prompts: list[list[int]], tokens: int
-) -> list[tuple[float, float, int]]:
     return [await text(client, prompt, tokens) for prompt in prompts]
 
 
