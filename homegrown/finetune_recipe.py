@@ -1,8 +1,8 @@
 """The recipe of fine-tuning: every setting that pretraining's recipe (`homegrown.recipe`) does not have."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from homegrown.recipe import LocalPath, Positive, Settings
 
@@ -29,6 +29,12 @@ class InstructionSettings(Settings):
         description="What the model is told before a conversation that has no system message of its own, in training "
         "and, as part of the model and of its exports, ever after; null: nothing.",
     )
+
+    @model_validator(mode="after")
+    def _quotable(self) -> Self:
+        if self.system and '"""' in self.system:
+            raise ValueError('system must not hold """, which ends it in a Modelfile of Ollama')
+        return self
 
 
 class ConversationRows(Settings):
