@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="Ask for this key; better in the environment, where other users do not see it.",
 )
-@click.option("--system", metavar="TEXT", help="What conversations without a system message begin with.")
+@click.option("--system", metavar="TEXT", help="What the models are told where a conversation does not say it.")
 @click.pass_obj
 def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **options: Any) -> None:
     """Serve models to OpenAI's clients and on a page: pretrain@3, quantize@2:nf4, pretrain:q8_0, several at once.
@@ -53,6 +53,7 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
     from homegrown.serving.api import application
     from homegrown.serving.server import Server
     from homegrown.serving.service import Model, Service
+    from homegrown.tokens.system import load_system
 
     device = devices.resolve(options["device"])
     sources = {found.name: found for found in (_find(store, name) for name in names or ("pretrain",))}
@@ -74,7 +75,7 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
             engine, tokenizer = loading.load(
                 store, source, engines[name], device, limits, partial(service.failed, name)
             )
-            service.ready(name, engine, tokenizer)
+            service.ready(name, engine, tokenizer, load_system(source.folder))
             click.echo(f"{name} is ready ({engine.name}, context {engine.context}, {engine.rows} at once).")
 
     shown = f"[{host}]" if ":" in host else host
@@ -88,10 +89,12 @@ def _find(store: Store, named: str) -> "Source":
     from homegrown.serving.loading import source
 
     name, _, variant = named.partition(":")
-    artifact = store.resolve(name or "pretrain")
+    asked = store.resolve(name or "pretrain")
+    # A kind of GGUF file that no variant is can still be made of the weights.
+    made = variant in KINDS and not (asked.path / variant).is_dir()
+    folder = model_folder(store, asked.name, None if made else variant or None)
+    # The weights of an adapter are in another artifact than the adapter.
+    artifact = next(one for one in store.all() if one.path in folder.parents)
     if problem := store.damage(artifact):
         raise UserError(f"{artifact.name} is damaged ({problem}); run its pipeline again, then serve it.")
-    # A kind of GGUF file that no variant is can still be made of the weights.
-    made = variant in KINDS and not (artifact.path / variant).is_dir()
-    folder = model_folder(artifact.name, artifact.path, None if made else variant or None)
-    return source(artifact, folder, variant or None)
+    return source(asked.name, artifact, folder, variant or None)

@@ -50,23 +50,23 @@ class Limits:
     threads: int
 
 
-def source(artifact: Artifact, folder: Path, variant: str | None) -> Source:
-    """Return a model as a source: `folder` holds weights, or a variant of them.
+def source(name: str, artifact: Artifact, folder: Path, variant: str | None) -> Source:
+    """Return the model of this name as a source: `folder`, a part of the artifact, holds weights or a variant of them.
 
     A variant that is a kind of GGUF file can be had of any model in its weights' own type, too.
 
     Raises:
         UserError: there is no such kind.
     """
-    name = f"{artifact.name}:{variant}" if variant else artifact.name
+    served = f"{name}:{variant}" if variant else name
     if (folder / variants.GGUF_WEIGHTS).is_file() or not variant or (folder / variants.DESCRIPTION).is_file():
-        return Source(name=name, artifact=artifact, folder=folder, kind=variant if variant in KINDS else None)
+        return Source(name=served, artifact=artifact, folder=folder, kind=variant if variant in KINDS else None)
     if variant not in KINDS:
         raise UserError(
-            f"{artifact.name} can be served as it is, or as a GGUF file of kind {', '.join(KINDS)}, and not as "
+            f"{name} can be served as it is, or as a GGUF file of kind {', '.join(KINDS)}, and not as "
             f"{variant}; variants are in the versions of quantize."
         )
-    return Source(name=name, artifact=artifact, folder=folder, kind=variant)
+    return Source(name=served, artifact=artifact, folder=folder, kind=variant)
 
 
 def choose(source: Source, choice: Choice, device: str) -> Literal["homegrown", "llama.cpp"]:

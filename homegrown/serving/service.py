@@ -4,8 +4,8 @@ An engine writes in threads of its own; here is where its tokens come back to th
 """
 
 import asyncio
+import contextlib
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +62,8 @@ class Model:
     tokenizer: Tokenizer | None = None
     engine: Engine | None = None
     """Until there is one, the model is being loaded."""
+    system: str | None = None
+    """What it is told where a conversation does not say it."""
     failure: str | None = None
     """Why it will not answer again."""
     opened: "set[Writing]" = field(default_factory=set)
@@ -109,8 +111,8 @@ class Writing:
 
     def deliver(self, delta: Delta | Exception) -> None:
         """Take a delta from the engine's thread."""
-        # The loop is closed when the process ends while an engine still writes.
-        if not self._loop.is_closed():
+        # The loop may be closed: the server ends while an engine still writes.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._take, delta)
 
     def _take(self, delta: Delta | Exception) -> None:
@@ -132,11 +134,10 @@ class Service:
         """Serve models, of which `ready` says that they are loaded.
 
         `queue` is how many completions may wait for a row of a model; `system` is what a conversation without a system
-        message begins with.
+        message begins with, instead of what the model has.
         """
         self._models = {model.name: model for model in models}
         self._queue, self._system, self._stopping = queue, system, False
-        self._lock = threading.Lock()
         self.metrics = Metrics(self.lengths)
         self.at_stop: list[Callable[[], None]] = []
         """Called once it is stopped, for what else has to end then."""
@@ -156,11 +157,12 @@ class Service:
             )
         return self._models[name]
 
-    def ready(self, name: str, engine: Engine, tokenizer: Tokenizer) -> None:
-        """Begin to serve a model that is loaded."""
-        with self._lock:
-            model = self._models[name]
-            model.engine, model.tokenizer = engine, tokenizer
+    def ready(self, name: str, engine: Engine, tokenizer: Tokenizer, system: str | None = None) -> None:
+        """Begin to serve a model that is loaded; `system` is its own system message, where it has one."""
+        model = self._models[name]
+        model.tokenizer, model.system = tokenizer, system
+        # The last, for it is what says that the model is there.
+        model.engine = engine
 
     def failed(self, name: str, sentence: str) -> None:
         """Say that a model cannot answer any more, and why."""
@@ -186,9 +188,8 @@ class Service:
         if isinstance(prompt, str):
             return [special_ids(tokenizer).bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
         if prompt and isinstance(prompt[0], Message):
-            messages = [cast(Message, message) for message in prompt]
-            if self._system is not None and messages[0].role != "system":
-                messages.insert(0, Message("system", self._system))
+            system = model.system if self._system is None else self._system
+            messages = chat.with_system([cast(Message, message) for message in prompt], system)
             return chat.encode(tokenizer, messages, reply=True)
         ids = [cast(int, token) for token in prompt]
         if not ids:

@@ -93,9 +93,10 @@ class TextRequest(_Asked):
         if self.echo and self.logprobs is not None:
             raise Refused("echo has no log-probabilities of the prompt here; leave one of both out.", "invalid", "echo")
         if len(self.prompts) * self.n > MOST_CHOICES:
-            raise Refused(
-                f"{len(self.prompts)} prompts with n = {self.n} are more than {MOST_CHOICES}.", "invalid", "n"
+            sentence = (
+                f"{len(self.prompts)} prompts with n = {self.n} are more than {MOST_CHOICES} texts; ask for fewer."
             )
+            raise Refused(sentence, "invalid", "n")
         return self
 
     @property

@@ -72,7 +72,7 @@ def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> It
     service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=CLIENTS - ROWS)
     limits = Limits(rows=ROWS, context=None, threads=1)
     for name, engine in ((OWN, "homegrown"), (LLAMA, "llama.cpp")):
-        wanted = source(artifact, artifact.path / "model", name.partition(":")[2] or None)
+        wanted = source(artifact.name, artifact, artifact.path / "model", name.partition(":")[2] or None)
         service.ready(name, *load(store, wanted, engine, "cpu", limits, partial(service.failed, name)))  # type: ignore[arg-type]
     with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
         yield Served(url, service, store, model, tokenizer)

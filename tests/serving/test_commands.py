@@ -1,5 +1,7 @@
 """`homegrown generate` and `homegrown chat`, as a user calls them."""
 
+from typing import Any
+
 import pytest
 from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
@@ -9,6 +11,9 @@ from homegrown.cli import cli
 from homegrown.model.beams import beam_search
 from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
+from homegrown.serving import conversation
+from homegrown.serving.conversation import Conversation
+from homegrown.tokens.system import save_system
 
 
 def call(store: Store, *arguments: str, typed: str = "") -> Result:
@@ -70,6 +75,25 @@ def test_a_conversation_in_the_terminal(trained: Store) -> None:
     assert len(lines) > 2
     assert "/reset forgets" in talk.stderr
     assert "<|im" not in talk.stdout
+
+
+def test_a_model_with_a_system_message_is_told_it_unless_another_is_given(
+    trained: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    class Overheard(Conversation):
+        def __init__(self, *arguments: Any, system: str | None, **options: Any):
+            told.append(system)
+            super().__init__(*arguments, system=system, **options)
+
+    monkeypatch.setattr(conversation, "Conversation", Overheard)
+    for options in ([], ["--system", "Be brief."]):
+        assert call(trained, "chat", *options).exit_code == 0
+    save_system(trained.resolve("pretrain").path / "model", "Answer in verse.")
+    for options in ([], ["--system", "Be brief."]):
+        assert call(trained, "chat", *options).exit_code == 0
+    assert told == [None, "Be brief.", "Answer in verse.", "Be brief."]
 
 
 @pytest.mark.parametrize("typed", ["", "Why?"])

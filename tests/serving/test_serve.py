@@ -50,17 +50,17 @@ def free_port() -> int:
 def test_the_engine_is_chosen_by_what_was_measured(trained: Store) -> None:
     artifact = trained.resolve("pretrain")
     folder = artifact.path / "model"
-    plain, small = source(artifact, folder, None), source(artifact, folder, "q8_0")
+    plain, small = source(artifact.name, artifact, folder, None), source(artifact.name, artifact, folder, "q8_0")
     assert [choose(one, "auto", "cpu") for one in (plain, small)] == ["homegrown", "llama.cpp"]
     assert choose(small, "auto", "cuda") == choose(small, "homegrown", "cpu") == "homegrown"
     assert choose(plain, "llama.cpp", "cpu") == "llama.cpp"
     with pytest.raises(UserError, match="or as a GGUF file of kind f32"):
-        source(artifact, folder, "q9")
+        source(artifact.name, artifact, folder, "q9")
 
 
 def test_a_gguf_file_is_written_once(trained: Store) -> None:
     artifact = trained.resolve("pretrain")
-    wanted = source(artifact, artifact.path / "model", "q8_0")
+    wanted = source(artifact.name, artifact, artifact.path / "model", "q8_0")
     file = gguf_file(trained, wanted)
     assert file.read_bytes()[:4] == b"GGUF"
     before = file.stat().st_mtime_ns
