@@ -4,18 +4,18 @@ import json
 import math
 import shutil
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 import httpx
 import pytest
 from tokenizers import Tokenizer
 
-from homegrown.guard import listen
 from homegrown.serving.service import Model, Service
+from tests.serving.running import running
 from tests.serving.scripted import ScriptedEngine
+from tests.waiting import wait_for
 
 pytest.importorskip("gradio")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -33,19 +33,16 @@ CONTEXT = 400
 _T = TypeVar("_T")
 
 
-def eventually(look: Callable[[], _T], seconds: float = 90) -> _T:
-    """Return what `look` finds once it is true; the page may redraw what it looks at."""
+def eventually(look: Callable[[], _T]) -> _T:
+    """Return what `look` finds once it is true; the page may redraw what it looks at meanwhile."""
     from selenium.common.exceptions import WebDriverException
 
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if found := look():
-                return found
-        except WebDriverException:
-            pass
-        assert time.monotonic() < end, "the page never showed it"
-        time.sleep(0.1)
+    def found() -> _T | None:
+        with suppress(WebDriverException):
+            return look()
+        return None
+
+    return cast(_T, wait_for(found))
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +67,15 @@ def engines(tokenizer: Tokenizer) -> dict[str, ScriptedEngine]:
 
 @pytest.fixture(scope="module")
 def address(engines: dict[str, ScriptedEngine], tokenizer: Tokenizer, asked_hosts: list[str]) -> Iterator[str]:
-    import uvicorn
-
+    # Here, for it brings Gradio: whatever that asks for when it is imported is to be noticed.
     from homegrown.serving.api import application
 
     service = Service([Model(name, 0) for name in engines], queue=0)
     for name, engine in engines.items():
         service.ready(name, engine, tokenizer)
-    app = application(service, key=None, hosts=["127.0.0.1", "localhost"])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30))
-    with listen("127.0.0.1", 0) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        # As at Ctrl-C: a page that is still open does not hold the end up.
-        service.stop()
-        server.should_exit = True
-        thread.join()
+    with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
+        yield url
+        service.stop()  # as Ctrl-C does; a page that is still open does not hold the end up
 
 
 @pytest.fixture(scope="module")
