@@ -14,7 +14,7 @@ from homegrown.serving.completion import Completion, Written
 from homegrown.serving.page_tokens import span
 from homegrown.serving.service import Engine, Service
 
-_EVERY = 0.1
+_EVERY = 0.2
 """Seconds between two looks at what was written: faster than one reads, slow enough for a browser to draw."""
 
 _log = logging.getLogger(__name__)
