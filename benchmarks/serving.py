@@ -52,6 +52,8 @@ class Load:
     firsts: list[float]
     totals: list[float]
     tokens_per_second: float
+    tokens_per_cpu_second: float
+    """Of the server's process: what else the machine does hardly changes it."""
     grown_megabytes: float
 
 
@@ -66,14 +68,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for name in arguments.models:
         with TemporaryDirectory() as folder:
             found |= measure(name, Path(folder), arguments)
     print(json.dumps(found))
 
 
-def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Print a table of one model under every server and number of clients; return its figures."""
     config = config_of(name)
     torch.manual_seed(0)
@@ -89,18 +91,21 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
         with llama_server(file, kind, arguments) as url:
             loads[f"its own server, {kind}"] = from_outside(url, arguments, config.vocabulary_size)
     header = (
-        *(f"{name}: {config.parameter_count() / 1e6:.1f} million parameters", "clients", "tokens/s"),
+        *(f"{name}: {config.parameter_count() / 1e6:.1f} million parameters", "clients", "tokens/s", "a CPU second"),
         *("first token p50 ms", "p95", "whole text p50 ms", "p95", "memory grew MB"),
     )
     rows = []
     for server, of_server in loads.items():
         for load in of_server:
             quantiles = [f"{np.quantile(times, q) * 1e3:,.0f}" for times in (load.firsts, load.totals) for q in Q]
-            speed = f"{load.tokens_per_second:,.0f}"
-            rows.append((server, str(load.clients), speed, *quantiles, f"{load.grown_megabytes:.0f}"))
+            speeds = [f"{speed:,.0f}" for speed in (load.tokens_per_second, load.tokens_per_cpu_second)]
+            rows.append((server, str(load.clients), *speeds, *quantiles, f"{load.grown_megabytes:.0f}"))
     table("", header, rows)
     return {
-        f"{name}, {server}": {str(load.clients): round(load.tokens_per_second, 1) for load in of_server}
+        f"{name}, {server}": {
+            f"{load.clients} clients": [round(load.tokens_per_second, 1), round(load.tokens_per_cpu_second, 1)]
+            for load in of_server
+        }
         for server, of_server in loads.items()
     }
 
@@ -173,27 +178,36 @@ def every_load(url: str, arguments: argparse.Namespace, vocabulary: int, server:
 
 
 async def _every_load(url: str, arguments: argparse.Namespace, vocabulary: int, process: psutil.Process) -> list[Load]:
-    limits = httpx.Limits(max_connections=max(arguments.clients))
+    # A new connection for each text: a server may close one that is kept just as the next text is asked for.
+    limits = httpx.Limits(max_connections=max(arguments.clients), max_keepalive_connections=0)
     draw, loads = np.random.default_rng(0), list[Load]()
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
         prompts = draw.integers(7, vocabulary, (max(arguments.clients) * arguments.rounds, PROMPT)).tolist()
         await text(client, prompts[0], 3)
         for clients in arguments.clients:
-            before, start = process.memory_info().rss, time.perf_counter()
+            before, spent, start = process.memory_info().rss, cpu_seconds(process), time.perf_counter()
             asked = [prompts[number :: max(arguments.clients)] for number in range(clients)]
             found = await asyncio.gather(*[one_client(client, mine, arguments.tokens) for mine in asked])
             seconds = time.perf_counter() - start
             times = [one for of_client in found for one in of_client]
+            written = sum(count for _, _, count in times)
             loads.append(
                 Load(
                     clients,
                     [first for first, _, _ in times],
                     [total for _, total, _ in times],
-                    sum(count for _, _, count in times) / seconds,
+                    written / seconds,
+                    written / (cpu_seconds(process) - spent),
                     (process.memory_info().rss - before) / 1e6,
                 )
             )
     return loads
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the processor time of all threads of a process so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def one_client(

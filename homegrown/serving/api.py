@@ -240,7 +240,9 @@ def _add_page(app: FastAPI, service: Service) -> None:
     """Mount the page at `/`, or say how to have one."""
     try:
         page = importlib.import_module("homegrown.serving.page")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name not in ("gradio", "homegrown.serving.page"):
+            raise
 
         @app.get("/", include_in_schema=False)
         async def no_page() -> HTMLResponse:
