@@ -22,7 +22,7 @@ _MACHINERY = frozenset(
     f"homegrown.{name}"
     for name in (
         *("artifacts", "cluster", "digests", "errors", "fingerprint", "locks", "outcome", "parallel", "progress"),
-        *("recipe", "relay", "remote_store"),
+        *("finetune_recipe", "recipe", "relay", "remote_store"),
     )
 )
 

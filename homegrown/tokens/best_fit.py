@@ -43,6 +43,13 @@ def lay_out(lengths: Numbers, capacity: int) -> Pieces:
     return Pieces(pieces.row[order], pieces.document[order], pieces.start[order], pieces.length[order])
 
 
+def lay_out_whole(lengths: Numbers, capacity: int) -> Pieces:
+    """Lay out documents of `lengths` (int64 [documents], each in 1 … capacity): none is cut, whatever the padding."""
+    row = best_fit(lengths, capacity)
+    order = np.argsort(row, kind="stable")
+    return Pieces(row[order], order, np.zeros_like(lengths), lengths[order])
+
+
 def best_fit(lengths: Numbers, capacity: int) -> Numbers:
     """Return the row (int64 [pieces], from 0) of each piece: the longest first, each where it leaves the least space.
 

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from homegrown.tokens.special import special_ids
+from homegrown.tokens.encoding import Encoder
+from homegrown.tokens.special import SpecialIds, special_ids
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ def template(tokenizer: Tokenizer) -> str:
     )
 
 
+def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+    """Return the messages after what the model is told by default, unless they begin with a system message."""
+    if system is None or (messages and messages[0].role == "system"):
+        return list(messages)
+    return [Message("system", system), *messages]
+
+
 def encode(tokenizer: Tokenizer, messages: Sequence[Message], *, reply: bool) -> list[int]:
     """Return the ids of the template's text, with the start of an answer after it if `reply`.
 
@@ -49,6 +59,45 @@ def encode(tokenizer: Tokenizer, messages: Sequence[Message], *, reply: bool) ->
     if reply:
         ids += [marks.message_start, *text("assistant\n")]
     return ids
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message as tokens: their ids, uint32 [tokens], and which of them its author wrote, bool [tokens].
+
+    Of an answer these are its text and the mark that ends it, so what a model has to write; of other messages none.
+    """
+
+    ids: npt.NDArray[np.uint32]
+    written: npt.NDArray[np.bool_]
+
+
+class TurnEncoder:
+    """Encodes the messages of conversations one by one, for training.
+
+    Together, after `start`, they are what `encode` gives. Only an answer that begins with a line break may differ: its
+    text is encoded as a model writes it, after the tokens that ask for an answer, and not as one text with them.
+    """
+
+    def __init__(self, encoder: Encoder, marks: SpecialIds):
+        """Take the engine and the special tokens of one tokenizer."""
+        self._encode = encoder.encode
+        self.start = np.array([marks.bos], dtype=np.uint32)
+        """What every conversation begins with, uint32 [1]."""
+        self._opens = np.array([marks.message_start], dtype=np.uint32)
+        self._asks = np.concatenate([self._opens, encoder.encode("assistant\n")])
+        self._ends = np.array([marks.message_end], dtype=np.uint32)
+        self._between = encoder.encode("\n")
+
+    def __call__(self, message: Message) -> Turn:
+        """Return the tokens of one message."""
+        if message.role != "assistant":
+            text = self._encode(f"{message.role}\n{message.content}")
+            ids = np.concatenate([self._opens, text, self._ends, self._between])
+            return Turn(ids, np.zeros(len(ids), dtype=np.bool_))
+        answer = np.concatenate([self._encode(message.content), self._ends])
+        written = np.repeat([False, True, False], [len(self._asks), len(answer), len(self._between)])
+        return Turn(np.concatenate([self._asks, answer, self._between]), written)
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:

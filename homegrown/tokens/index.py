@@ -38,7 +38,8 @@ class TokenFile(_Strict):
     """One shard: its two files, relative to the index, and what they hold.
 
     `tokens_file` is the bare array of tokens; `documents_file` holds where each document starts in it (npy, int64).
-    `bytes` counts the documents' text as UTF-8, without the tokens that mark their starts and ends.
+    `bytes` counts the documents' text as UTF-8, without the tokens that mark their starts and ends. Where not every
+    token is to be learned, `learned_file` says which: a byte for each, 0 or 1.
     """
 
     tokens_file: str
@@ -47,6 +48,7 @@ class TokenFile(_Strict):
     documents: int
     bytes: int
     layout: RowFiles | None = None
+    learned_file: str | None = None
 
 
 class Index(_Strict):

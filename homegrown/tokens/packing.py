@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from homegrown.errors import UserError
@@ -15,9 +14,10 @@ from homegrown.outcome import Outcome
 from homegrown.parallel import map_ordered
 from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import PackSettings
-from homegrown.tokens.best_fit import Pieces, lay_out
+from homegrown.tokens.best_fit import lay_out
 from homegrown.tokens.encoding import Encoder
 from homegrown.tokens.index import SPLITS, Index, RowFiles, Split, TokenFile, TokenType, token_type, write_index
+from homegrown.tokens.shard_files import Document, ShardPlace, write_shard
 from homegrown.tokens.shards import read_shard, text_bytes
 from homegrown.tokens.special import SpecialIds, special_ids
 from homegrown.tokens.tokenizer import load
@@ -114,7 +114,7 @@ def _pack_part(part: _Part) -> list[TokenFile]:
         return _FILES.validate_json(part.record.read_bytes())
     encoder, marks, dtype = _encoder(part.tokenizer)
     files: list[TokenFile] = []
-    documents: list[npt.NDArray[np.uint16 | np.uint32]] = []
+    documents: list[Document] = []
     tokens = size = 0
     for batch in read_shard(part.shard, ["text"]):
         for text, text_size in zip(batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
@@ -138,59 +138,17 @@ def _encoder(tokenizer: Path) -> tuple[Encoder, SpecialIds, TokenType]:
     return Encoder(loaded), special_ids(loaded), token_type(loaded.get_vocab_size())
 
 
-def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType) -> npt.NDArray[np.uint16 | np.uint32]:
+def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType) -> Document:
     ids = encoder.encode(text)
-    tokens: npt.NDArray[np.uint16 | np.uint32] = np.empty(len(ids) + 2, dtype=dtype)
+    tokens: Document = np.empty(len(ids) + 2, dtype=dtype)
     tokens[0], tokens[1:-1], tokens[-1] = marks.bos, ids, marks.eos
     return tokens
 
 
-def _write(part: _Part, number: int, documents: list[npt.NDArray[np.uint16 | np.uint32]], size: int) -> TokenFile:
-    """Write one shard of tokens, the int64 starts of its documents and, in the layout best_fit, its rows."""
-    name, layout = f"{part.number:05d}-{number:02d}.npy", None
+def _write(part: _Part, number: int, documents: list[Document], size: int) -> TokenFile:
+    """Write one shard of tokens and, in the layout best_fit, its rows."""
+    pieces = None
     if part.context:
         lengths = np.array([len(document) - 1 for document in documents], dtype=np.int64)
         pieces = lay_out(lengths, part.context)
-        # Documents follow the rows in which their last pieces lie, so that a row is read from one place.
-        last = np.zeros(len(documents), dtype=np.int64)
-        np.maximum.at(last, pieces.document, pieces.row)
-        order = np.argsort(last, kind="stable")
-        documents = [documents[index] for index in order.tolist()]
-        layout = _write_rows(part, name, pieces, _starts(documents)[np.argsort(order)])
-    file = TokenFile(
-        tokens_file=f"{part.split}/tokens-{part.number:05d}-{number:02d}.bin",
-        documents_file=f"{part.split}/documents-{name}",
-        tokens=sum(map(len, documents)),
-        documents=len(documents),
-        bytes=size,
-        layout=layout,
-    )
-    with replacing(part.out / file.tokens_file) as temporary, temporary.open("wb") as stream:
-        for document in documents:
-            stream.write(document.data)
-    _save(part.out / file.documents_file, _starts(documents))
-    return file
-
-
-def _write_rows(part: _Part, name: str, pieces: Pieces, starts: npt.NDArray[np.int64]) -> RowFiles:
-    """Write where the pieces of documents with these `starts` lie."""
-    rows = int(pieces.row[-1]) + 1
-    layout = RowFiles(
-        rows_file=f"{part.split}/rows-{name}",
-        pieces_file=f"{part.split}/pieces-{name}",
-        rows=rows,
-        pieces=len(pieces.row),
-    )
-    _save(part.out / layout.rows_file, np.searchsorted(pieces.row, np.arange(rows + 1)).astype(np.int64))
-    _save(part.out / layout.pieces_file, np.stack([starts[pieces.document] + pieces.start, pieces.length], axis=1))
-    return layout
-
-
-def _starts(documents: list[npt.NDArray[np.uint16 | np.uint32]]) -> npt.NDArray[np.int64]:
-    ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
-    return np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])
-
-
-def _save(path: Path, array: npt.NDArray[np.int64]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+    return write_shard(ShardPlace(part.out, part.split, f"{part.number:05d}-{number:02d}"), documents, size, pieces)

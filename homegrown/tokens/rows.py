@@ -12,7 +12,7 @@ from homegrown.errors import UserError
 from homegrown.tokens.index import RowFiles, TokenFile
 
 NO_TARGET = -100
-"""In place of a target where there is none: what PyTorch's losses ignore, and ours."""
+"""In place of a target where there is none, or none to be learned: what PyTorch's losses ignore, and ours."""
 
 _PADDING = 0  # any token would do: nothing attends to it, and it has no target
 
@@ -37,6 +37,7 @@ class Rows:
         """
         layouts = [_layout(packed, file) for file in files]
         self._context, self._shards = context, shards
+        self._learned = [_map_learned(packed, file) for file in files]
         self._rows = [map_array(packed / layout.rows_file, (layout.rows + 1,)) for layout in layouts]
         self._pieces = [map_array(packed / layout.pieces_file, (layout.pieces, 2)) for layout in layouts]
         self._first = np.cumsum([0, *(layout.rows for layout in layouts)]).tolist()
@@ -47,8 +48,9 @@ class Rows:
     def read(self, indices: Sequence[int] | Numbers) -> Numbers:
         """Return the rows `indices` as int64 [len(indices), 3, context].
 
-        That is inputs; targets, `NO_TARGET` at padding; and for each input the place in the row where its piece starts,
-        which is what attention within documents needs. Padding is a piece of its own, at the end.
+        That is inputs; targets, `NO_TARGET` at padding and where a token is not to be learned; and for each input the
+        place in the row where its piece starts, which is what attention within documents needs. Padding is a piece of
+        its own, at the end.
 
         Raises:
             IndexError: there is no such row.
@@ -70,7 +72,24 @@ class Rows:
         starts = np.repeat(ends - lengths, lengths)
         places = np.repeat(begins, lengths) + np.arange(filled) - starts
         row[0, :filled], row[1, :filled], row[2, :filled] = tokens[places], tokens[places + 1], starts
+        if (learned := self._learned[shard]) is not None:
+            row[1, :filled][learned[places + 1] == 0] = NO_TARGET
         row[0, filled:], row[1, filled:], row[2, filled:] = _PADDING, NO_TARGET, filled
+
+
+def _map_learned(packed: Path, file: TokenFile) -> npt.NDArray[np.uint8] | None:
+    if file.learned_file is None:
+        return None
+    path = packed / file.learned_file
+    try:
+        learned = np.memmap(path, dtype=np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged; run the stage `instructions` again.") from error
+    if len(learned) != file.tokens:
+        raise UserError(
+            f"{path} is for {len(learned)} tokens instead of {file.tokens}; run the stage `instructions` again."
+        )
+    return np.asarray(learned)
 
 
 def parts(windows: Array) -> tuple[Array, Array, Array | None]:
