@@ -65,10 +65,11 @@ def to_gguf(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
     """Write the model as one GGUF file, and an Ollama Modelfile beside it."""
     from homegrown.formats.gguf import write_gguf
     from homegrown.formats.ollama import write_modelfile
+    from homegrown.tokens.system import load_system
 
-    file = work.out / f"model-{settings.type}.gguf"
-    note = write_gguf(pretrain.path / "model", file, settings.type)
-    write_modelfile(file, work.out / "Modelfile")
+    model, file = pretrain.path / "model", work.out / f"model-{settings.type}.gguf"
+    note = write_gguf(model, file, settings.type)
+    write_modelfile(file, work.out / "Modelfile", load_system(model))
     return _outcome(work.out, note)
 
 

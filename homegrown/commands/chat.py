@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homegrown.artifacts import Store
-from homegrown.commands.models import load, model_options, sampling, sampling_options
+from homegrown.commands.models import load, model_folder, model_options, sampling, sampling_options
 from homegrown.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _HELP = "/reset forgets what was said, /quit or Ctrl-D ends, Ctrl-C stops an ans
 
 @click.command()
 @model_options
-@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation; else its own.")
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=1), help="Most tokens an answer.")
 @sampling_options
 @click.option("--seed", default=0, show_default=True, help="The same seed and words bring the same answers.")
@@ -39,7 +39,9 @@ def chat(
     model, tokenizer = load(store, artifact, variant, device, precision)
 
     from homegrown.serving.conversation import Conversation
+    from homegrown.tokens.system import load_system
 
+    system = load_system(model_folder(store, artifact, variant)) if system is None else system
     conversation = Conversation(model, tokenizer, chosen, system=system, max_new_tokens=max_length, seed=seed)
     if sys.stdin.isatty():
         import readline  # noqa: F401 (gives `input` its editing and history)

@@ -73,15 +73,17 @@ def load(
     from homegrown.formats.variants import device_of, load_variant
     from homegrown.tokens import tokenizer as tokens
 
-    name = artifact or ("quantize" if variant else "pretrain")
-    folder = _folder(name, store.resolve(name).path, variant)
+    folder = model_folder(store, artifact, variant)
     model = load_variant(folder, device_of(folder, devices.resolve(device)))
     if precision:
         model = _in_precision(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     return model, tokens.load(folder)
 
 
-def _folder(name: str, path: Path, variant: str | None) -> Path:
+def model_folder(store: Store, artifact: str | None, variant: str | None) -> Path:
+    """Return the folder of the model that `load` loads; raises UserError if there is none."""
+    name = artifact or ("quantize" if variant else "pretrain")
+    path = store.resolve(name).path
     made = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
     if variant is None and (path / "model").is_dir():
         return path / "model"

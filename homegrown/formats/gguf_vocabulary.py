@@ -10,6 +10,7 @@ from homegrown.errors import UserError
 from homegrown.tokens import chat
 from homegrown.tokens.encoding import GPT2_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, SPLIT_PATTERN, split_pattern
 from homegrown.tokens.special import special_ids
+from homegrown.tokens.system import load_system
 from homegrown.tokens.tokenizer import TOKENIZER_FILE, load
 
 
@@ -38,9 +39,9 @@ class Vocabulary:
         """Read the tokenizer.
 
         Raises:
-            UserError: it is missing, or llama.cpp has no built-in way to split text as it does.
+            UserError: a file is missing or damaged, or llama.cpp has no built-in way to split text as it does.
         """
-        self._tokenizer = load(folder)
+        self._tokenizer, self._system = load(folder), load_system(folder)
         description = json.loads(self._tokenizer.to_str())
         self._merges: list[list[str]] = description["model"]["merges"]
         built_in = _SPLITS.get(split_pattern(description["pre_tokenizer"]) or "")
@@ -76,4 +77,4 @@ class Vocabulary:
             writer.add_pad_token_id(padding)
         writer.add_add_bos_token(True)
         writer.add_add_eos_token(False)
-        writer.add_chat_template(chat.template(tokenizer))
+        writer.add_chat_template(chat.template(tokenizer, self._system))

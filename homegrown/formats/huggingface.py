@@ -3,7 +3,6 @@
 The modern family is Qwen3, tensor for tensor; the classic one becomes OPT (`homegrown.formats.opt`).
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from homegrown.files import replacing
+from homegrown.formats.huggingface_tokenizer import boundaries, write_json, write_text, write_tokenizer
 from homegrown.formats.opt import opt_config, opt_tensors
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.progress import Progress, silent
-from homegrown.tokens import chat, tokenizer
-from homegrown.tokens.special import special_ids
+from homegrown.tokens import tokenizer
 
 SHARD_BYTES = 5_000_000_000
 """Most bytes of one weight file, as hubs and loaders are used to; more are split, with an index."""
@@ -53,17 +51,16 @@ def write_huggingface(
     model = weights.load(model_folder)
     tensors = opt_tensors(model) if model.config.family == "classic" else model.state_dict()
     _write_weights(tensors, out, DTYPES[dtype], progress)
-    _write_json(out / "config.json", model_config(model.config, text) | {"dtype": dtype, "torch_dtype": dtype})
-    _write_json(out / "generation_config.json", _tokens(text))
-    _write_tokenizer(text, out, model.config.context)
+    write_json(out / "config.json", model_config(model.config, text) | {"dtype": dtype, "torch_dtype": dtype})
+    write_tokenizer(model_folder, out, model.config.context)
     if card is not None:
-        _write(out / "README.md", card)
+        write_text(out / "README.md", card)
 
 
 def model_config(config: ModelConfig, text: Tokenizer) -> dict[str, Any]:
     """Return the values of `config.json`, but for the type of the weights."""
     shape = opt_config(config) if config.family == "classic" else _qwen3_config(config)
-    return {**shape, "vocab_size": config.vocabulary_size, "use_cache": True, **_tokens(text)}
+    return {**shape, "vocab_size": config.vocabulary_size, "use_cache": True, **boundaries(text)}
 
 
 def _qwen3_config(config: ModelConfig) -> dict[str, Any]:
@@ -92,19 +89,6 @@ def _qwen3_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _tokens(text: Tokenizer) -> dict[str, Any]:
-    """Return the tokens that begin, end and pad; every one that ends, or output would never end."""
-    marks = special_ids(text)
-    ends = [marks.eos, *sorted(chat.stop_ids(text) - {marks.eos})]
-    return {"bos_token_id": marks.bos, "eos_token_id": ends, "pad_token_id": _padding(text)}
-
-
-def _padding(text: Tokenizer) -> int:
-    """Return the token that pads: its own, or else the end of a document."""
-    own: int | None = text.token_to_id("<pad>")
-    return special_ids(text).eos if own is None else own
-
-
 def _write_weights(tensors: dict[str, Tensor], out: Path, dtype: torch.dtype, progress: Progress) -> None:
     sizes = {name: torch.empty_like(tensor, dtype=dtype, device="meta") for name, tensor in tensors.items()}
     plan = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD_BYTES)
@@ -114,52 +98,4 @@ def _write_weights(tensors: dict[str, Tensor], out: Path, dtype: torch.dtype, pr
             save_file(part, temporary, metadata={"format": "pt"})
         progress(done, len(plan.filename_to_tensors))
     if plan.is_sharded:
-        _write_json(out / _INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
-
-
-def _write_tokenizer(text: Tokenizer, out: Path, context: int) -> None:
-    marks = special_ids(text)
-    bos, eos = text.id_to_token(marks.bos), text.id_to_token(marks.eos)
-    # Packing puts the mark before every document; runtimes put it where they are asked for special tokens.
-    text.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, marks.bos)]
-    )
-    with replacing(out / tokenizer.TOKENIZER_FILE) as temporary:
-        text.save(str(temporary))
-    added = text.get_added_tokens_decoder()
-    names: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "pad_token": text.id_to_token(_padding(text))}
-    if text.token_to_id("<unk>") is not None:
-        names["unk_token"] = "<unk>"
-    others = [token.content for token in added.values() if token.content not in names.values()]
-    names["additional_special_tokens"] = others
-    template = chat.template(text)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # what transformers 4 knows too
-        "model_max_length": context,
-        "clean_up_tokenization_spaces": False,
-        **names,
-        "added_tokens_decoder": {
-            str(number): {
-                "content": token.content,
-                "lstrip": token.lstrip,
-                "normalized": token.normalized,
-                "rstrip": token.rstrip,
-                "single_word": token.single_word,
-                "special": token.special,
-            }
-            for number, token in sorted(added.items())
-        },
-        "chat_template": template,
-    }
-    _write_json(out / "tokenizer_config.json", settings)
-    _write_json(out / "special_tokens_map.json", names)
-    _write(out / "chat_template.jinja", template)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    _write(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        write_json(out / _INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})

@@ -13,8 +13,10 @@ _TEMPERATURE = 0.8
 """That of `homegrown generate`."""
 
 
-def write_modelfile(gguf_file: Path, target: Path) -> None:
+def write_modelfile(gguf_file: Path, target: Path, system: str | None = None) -> None:
     """Write the Modelfile of a GGUF file that was exported here; it names the file by its place beside `target`.
+
+    `system` is what the model is told where a conversation does not say it; it must not hold three quotes in a row.
 
     Its template is ChatML as Go's `text/template`, Ollama's language for them. The mark that starts a document is not
     in it: the GGUF file tells llama.cpp to put it before every prompt.
@@ -22,12 +24,12 @@ def write_modelfile(gguf_file: Path, target: Path) -> None:
     Raises:
         UserError: the GGUF file is missing or damaged, or is of another architecture.
     """
-    text = _modelfile(describe(gguf_file), Path(os.path.relpath(gguf_file, target.parent)).as_posix())
+    text = _modelfile(describe(gguf_file), Path(os.path.relpath(gguf_file, target.parent)).as_posix(), system)
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _modelfile(model: Description, place: str) -> str:
+def _modelfile(model: Description, place: str, system: str | None) -> str:
     template = (
         f"{{{{ range .Messages }}}}{_MESSAGE_START}{{{{ .Role }}}}\n"
         f"{{{{ .Content }}}}{model.message_end}\n"
@@ -37,6 +39,7 @@ def _modelfile(model: Description, place: str) -> str:
         "# ollama create NAME -f Modelfile && ollama run NAME",
         f"FROM ./{place}",
         f'TEMPLATE """{template}"""',
+        *([] if system is None else [f'SYSTEM """{system}"""']),
         *[f'PARAMETER stop "{stop}"' for stop in (model.document_end, model.message_end)],
         f"PARAMETER num_ctx {model.config.context}",
         f"PARAMETER temperature {_TEMPERATURE}",

@@ -1,7 +1,6 @@
 """ONNX with a KV cache, for onnxruntime and what stands on it: one graph for prompts and for single tokens alike."""
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from homegrown.errors import UserError
-from homegrown.files import replacing, sync
+from homegrown.files import sync
+from homegrown.formats.huggingface_tokenizer import write_tokenizer
 from homegrown.model import weights
 from homegrown.model.cache import KVCache, Span
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.tokens.tokenizer import TOKENIZER_FILE
 
 _LARGEST_FILE = 1_900_000_000
 """Bytes of weights that an ONNX file may hold itself: protobuf ends at 2 GB. More lie in a second file beside it."""
@@ -35,7 +34,7 @@ def cache_names(config: ModelConfig) -> list[str]:
 
 
 def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
-    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, and the tokenizer beside it.
+    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, and beside it all of its tokenizer.
 
     Inputs are `input_ids` [batch_size, sequence_length] and `position_ids` of that shape, `attention_mask` [batch_size,
     past_sequence_length + sequence_length], int64, its zeros being padding on the left; and what `cache_names` says,
@@ -67,8 +66,7 @@ def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
             if file.exists():
                 sync(file)
                 file.replace(out / file.name)
-    with replacing(out / TOKENIZER_FILE) as temporary:
-        shutil.copyfile(model_folder / TOKENIZER_FILE, temporary)
+    write_tokenizer(model_folder, out, model.config.context)
     return out / name
 
 

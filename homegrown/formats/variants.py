@@ -22,6 +22,7 @@ from homegrown.formats.requirements import REQUIREMENTS
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import Variant
+from homegrown.tokens.system import load_system, save_system
 
 ORIGINAL = "original"
 
@@ -73,7 +74,7 @@ def check_variant(variant: Variant, source: Path, device: str) -> None:
 
 
 def save_variant(source: Path, variant: Variant, folder: Path) -> None:
-    """Write the variant of the weights in the folder `source`, with their tokenizer.
+    """Write the variant of the weights in the folder `source`, with their tokenizer and system message.
 
     A GGUF file is `model.gguf`. Otherwise `model.safetensors` holds what `formats.linear` makes of each matrix as
     `<matrix's name>.<part>`, and all other tensors under their own names as bfloat16.
@@ -84,6 +85,7 @@ def save_variant(source: Path, variant: Variant, folder: Path) -> None:
         write_gguf(source, folder / GGUF_WEIGHTS, variant)
     with replacing(folder / _TOKENIZER) as temporary:
         shutil.copyfile(source / _TOKENIZER, temporary)
+    save_system(folder, load_system(source))
     with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(_Description(variant=variant).model_dump_json() + "\n")
 

@@ -20,18 +20,30 @@ class Message:
     content: str
 
 
-def template(tokenizer: Tokenizer) -> str:
+def template(tokenizer: Tokenizer, system: str | None = None) -> str:
     """Return the Jinja template that exports carry: ChatML after the mark that starts every document.
 
-    Runtimes give it `messages`, each with `role` and `content`, and `add_generation_prompt`.
+    Runtimes give it `messages`, each with `role` and `content`, and `add_generation_prompt`. `system` is what
+    `with_system` would put before them; the text of no special token may be in it.
     """
     marks = special_ids(tokenizer)
     bos, start, end = (tokenizer.id_to_token(mark) for mark in (marks.bos, marks.message_start, marks.message_end))
+    default = ""
+    if system is not None:
+        told = _literal(f"{start}system\n{system}{end}\n")
+        default = f"{{% if not messages or messages[0]['role'] != 'system' %}}{{{{ {told} }}}}{{% endif %}}"
     return (
-        f"{{{{ '{bos}' }}}}{{% for message in messages %}}"
+        f"{{{{ '{bos}' }}}}{default}{{% for message in messages %}}"
         f"{{{{ '{start}' + message['role'] + '\\n' + message['content'] + '{end}' + '\\n' }}}}{{% endfor %}}"
         f"{{% if add_generation_prompt %}}{{{{ '{start}' + 'assistant\\n' }}}}{{% endif %}}"
     )
+
+
+def _literal(text: str) -> str:
+    """Return a string of Jinja, in which line breaks are escaped: bare ones would all become the same."""
+    for character, escape in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(character, escape)
+    return f"'{text}'"
 
 
 def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:

@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import ijson
 import orjson
@@ -32,6 +32,7 @@ ENDINGS = tuple(f"{ending}{packed}" for ending in (".jsonl", ".json") for packed
 LONGEST = 10 * MEGABYTE
 """Most bytes of one conversation as JSON: it bounds memory."""
 
+_HEAD = 65_536  # bytes in which something other than white space is looked for
 _BOM = b"\xef\xbb\xbf"
 _UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
@@ -73,13 +74,22 @@ def _here(name: str) -> list[Path]:
     return sorted(file for file in readable if file.is_file())
 
 
-def place(path: Path, position: int) -> str:
-    """Return how a message names the place of a record."""
-    return f"{path}, line {position}"
+class Record(NamedTuple):
+    """A JSON value and where it is: on a line of a file, or as an item of the array that the file is, from 1."""
+
+    path: Path
+    unit: Literal["line", "item"]
+    position: int
+    value: Any
+
+    @property
+    def place(self) -> str:
+        """How a message names the place."""
+        return f"{self.path}, {self.unit} {self.position}"
 
 
-def read(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the JSON values of a file with the lines they are on, from 1; of one array, its items with their number.
+def read(path: Path) -> Iterator[Record]:
+    """Yield the JSON values of a file, one on each line that is not blank, or the items of one array.
 
     Raises:
         UserError: the file cannot be read or unpacked, a line is not JSON in UTF-8, or is longer than `LONGEST`.
@@ -88,38 +98,28 @@ def read(path: Path) -> Iterator[tuple[int, Any]]:
     position = 0
     try:
         with opened(str(path)) as file, unpacked(file, packed) as stream:
-            for position, value in _values(path, _without_mark(stream)):
-                yield position, value
+            for record in _records(path, stream):
+                position = record.position
+                yield record
     except _UNPACKING as error:
-        where = f"after line {position}" if position else "at all"
-        raise UserError(f"{path} cannot be read {where} ({first_line(error)}); restore the file.") from error
+        raise UserError(
+            f"{path} cannot be read after line {position} ({first_line(error)}); restore the file."
+        ) from error
 
 
-def _without_mark(stream: Stream) -> Stream:
-    head = stream.read(len(_BOM))
-    return pushed_back(head.removeprefix(_BOM), stream)
-
-
-def _values(path: Path, stream: Stream) -> Iterator[tuple[int, Any]]:
+def _records(path: Path, stream: Stream) -> Iterator[Record]:
     """Yield what `read` does; a file whose first character other than white space is a bracket is one array."""
-    skipped = 0
-    for _, line in lines(stream, LONGEST):
-        if line is None or not line.isspace():
-            break
-        skipped += 1
-    else:
+    head = stream.read(_HEAD).removeprefix(_BOM)
+    stream = pushed_back(head, stream)
+    if head.lstrip().startswith(b"["):
+        yield from _items(path, stream)
         return
-    if line is not None and line.lstrip().startswith(b"["):
-        yield from _items(path, pushed_back(line, stream))
-        return
-    yield skipped + 1, _value(path, skipped + 1, line)
-    for position, (_, line) in enumerate(lines(stream, LONGEST), start=skipped + 2):
+    for position, (_, line) in enumerate(lines(stream, LONGEST), start=1):
         if line is None or not line.isspace():
-            yield position, _value(path, position, line)
+            yield Record(path, "line", position, _value(f"{path}, line {position}", line))
 
 
-def _value(path: Path, position: int, line: bytes | None) -> Any:
-    where = place(path, position)
+def _value(where: str, line: bytes | None) -> Any:
     if line is None:
         raise UserError(f"{where}: it is longer than {LONGEST / MEGABYTE:.0f} MB; split the conversation or remove it.")
     if b"\0" in line:
@@ -132,13 +132,13 @@ def _value(path: Path, position: int, line: bytes | None) -> Any:
         raise UserError(f"{where}: it is not JSON ({error.msg}, column {error.colno}); mend or remove it.") from None
 
 
-def _items(path: Path, stream: Stream) -> Iterator[tuple[int, Any]]:
+def _items(path: Path, stream: Stream) -> Iterator[Record]:
     position = 0
     bounded = Bounded(stream, LONGEST, "")
     try:
         for position, item in enumerate(ijson.items(cast(Any, bounded), "item", use_float=True), start=1):
             bounded.renew()
-            yield position, item
+            yield Record(path, "item", position, item)
     except TooMuch:
         raise UserError(f"{path}, item {position + 1}: it is longer than {LONGEST / MEGABYTE:.0f} MB.") from None
     except (ijson.JSONError, UnicodeDecodeError) as error:

@@ -21,7 +21,7 @@ from homegrown.tokens.chat import Message, TurnEncoder, with_system
 from homegrown.tokens.conversations import Malformed, conversation, shape_of
 from homegrown.tokens.encoding import Encoder
 from homegrown.tokens.index import SPLITS, Index, Split, TokenFile, token_type, write_index
-from homegrown.tokens.instruction_files import find, place, read
+from homegrown.tokens.instruction_files import Record, find, read
 from homegrown.tokens.shard_files import Document, Learned, ShardPlace, write_shard
 from homegrown.tokens.special import special_ids
 from homegrown.tokens.tokenizer import load
@@ -39,10 +39,9 @@ _HELD_OUT = pa.schema([*_PLACE, ("messages", _MESSAGES)])
 
 @dataclass(frozen=True)
 class _Read:
-    """A conversation and where it is from."""
+    """A conversation and the record that it is from."""
 
-    path: Path
-    position: int
+    record: Record
     shape: Shape
     messages: list[Message]
 
@@ -128,15 +127,16 @@ def _conversations(files: Sequence[Path], settings: InstructionSettings) -> Iter
     """Yield every conversation; the shape is told by each file's first one. Raises UserError."""
     for path in files:
         shape = None if settings.shape == "auto" else settings.shape
-        position = 0
-        for position, value in read(path):
+        empty = True
+        for record in read(path):
+            empty = False
             try:
-                shape = shape or shape_of(value)
-                messages = conversation(value, shape)
+                shape = shape or shape_of(record.value)
+                messages = conversation(record.value, shape)
             except Malformed as error:
-                raise UserError(f"{place(path, position)} {error}; mend or remove it.") from None
-            yield _Read(path, position, shape, messages)
-        if position == 0:
+                raise UserError(f"{record.place} {error}; mend or remove it.") from None
+            yield _Read(record, shape, messages)
+        if empty:
             raise UserError(f"{path} holds no conversation; fill it or leave it out of instructions.files.")
 
 
@@ -182,7 +182,7 @@ def _again(files: Sequence[Path], settings: InstructionSettings, survey: _Survey
     number = -1
     for number, one in enumerate(_conversations(files, settings)):
         if number == len(survey.contents) or _content(one.messages) != survey.contents[number]:
-            raise UserError(f"{place(one.path, one.position)} changed while it was read; run again.")
+            raise UserError(f"{one.record.place} changed while it was read; run again.")
         yield one, bool(survey.repeated[number]), bool(survey.held_out[number])
     if number + 1 < len(survey.contents):
         raise UserError(f"{files[-1]} changed while it was read; run again.")
@@ -213,7 +213,7 @@ class _Packer:
 
     def drop(self, one: _Read, reason: str, tokens: int | None) -> None:
         """Leave out a conversation."""
-        self._dropped.add(str(one.path), one.position, reason, tokens)
+        self._dropped.add(str(one.record.path), one.record.position, reason, tokens)
         self._counts[f"dropped_{reason.replace(' ', '_')}"] += 1
 
     def add(self, one: _Read, messages: Sequence[Message], split: Split) -> None:
@@ -227,7 +227,7 @@ class _Packer:
             self.drop(one, "too long", int(ends[-1]))
             return
         if fitting < len(turns):
-            self._shortened.add(str(one.path), one.position, int(ends[-1]), len(turns) - fitting)
+            self._shortened.add(str(one.record.path), one.record.position, int(ends[-1]), len(turns) - fitting)
             self._counts["shortened"] += 1
         kept = turns[:fitting]
         ids = np.concatenate([self._encode.start, *(turn.ids for turn in kept)])
@@ -241,7 +241,7 @@ class _Packer:
         self._counts[f"{split}_learned_tokens"] += int(learned.sum())
         if split == "validation":
             turns_kept = [{"role": turn.role, "content": turn.content} for turn in messages[:fitting]]
-            self._held_out.add(str(one.path), one.position, turns_kept)
+            self._held_out.add(str(one.record.path), one.record.position, turns_kept)
         if shard.tokens >= _SHARD_TOKENS:
             self._write(split)
 

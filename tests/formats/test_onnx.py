@@ -16,6 +16,7 @@ from homegrown.formats.onnx import write_onnx
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.generation import generate
+from homegrown.tokens import chat
 from homegrown.tokens.tokenizer import load
 
 PROMPTS = [[0, 30, 40, 50, 60], [0, 100], [0]]
@@ -76,8 +77,13 @@ def test_greedy_tokens_are_the_same(source: Path, exported: Path) -> None:
     runtime = Runtime(exported, model.config)
     for prompts in (PROMPTS, PROMPTS[1:], PROMPTS[:1]):
         assert runtime.generate(prompts, 30) == generate(model, prompts, max_new_tokens=30)
-    assert sorted(file.name for file in exported.parent.iterdir()) == ["model.onnx", "tokenizer.json"]
-    assert load(exported.parent).to_str() == load(source).to_str()
+    beside = ["chat_template.jinja", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"]
+    found = {file.name for file in exported.parent.iterdir()}
+    assert found == {"model.onnx", "tokenizer.json", *beside}
+    ours, theirs = load(source), load(exported.parent)
+    assert theirs.encode("Return the", add_special_tokens=False).ids == ours.encode("Return the").ids
+    assert theirs.encode("Return the").ids == [ours.token_to_id("<s>"), *ours.encode("Return the").ids]
+    assert (exported.parent / "chat_template.jinja").read_text() == chat.template(ours)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""Training on the layout best_fit: losses are means over what is predicted, each document on its own."""
+"""Training on rows of documents or conversations: losses are means over what is learned, each on its own."""
 
+import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,11 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
+from homegrown.finetune_recipe import InstructionSettings
 from homegrown.model.transformer import Transformer
 from homegrown.recipe import ModelSettings, PackSettings, TrainingSettings
 from homegrown.seeds import derive
+from homegrown.tokens.instructions import prepare
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.packing import pack
 from homegrown.training.job import Job
@@ -24,9 +27,17 @@ from homegrown.training.stopping import Stop
 from homegrown.training.workers import Worker
 
 
-@pytest.fixture(scope="module")
-def rows(corpus: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@pytest.fixture(scope="module", params=["documents", "conversations"])
+def rows(
+    request: pytest.FixtureRequest, corpus: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("rows")
+    if request.param == "conversations":
+        file = tmp_path_factory.mktemp("talks") / "talks.jsonl"
+        pairs = [{"question": str(number), "answer": f"bala {number % 7} deno"} for number in range(300)]
+        file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+        prepare(out, corpus["tokenizer"], InstructionSettings(files=[str(file)], held_out=0.2), context=32)
+        return corpus | {"packed": out}
     shards, settings = corpus["tokenizer"].parent / "shards", PackSettings(layout="best_fit")
     with ThreadPoolExecutor(1) as executor:
         pack(out, shards, corpus["tokenizer"], settings, context=32, executor=executor)
@@ -34,15 +45,15 @@ def rows(corpus: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def loss_alone(model: Transformer, batch: np.ndarray) -> tuple[float, int]:
-    """The summed loss of the rows' documents, each given to the model by itself, and how many tokens it predicts."""
+    """The summed loss of the rows' documents, each given to the model by itself, and how many tokens are learned."""
     nats, count = 0.0, 0
     for inputs, targets, starts in torch.from_numpy(batch):
         for start in starts.unique():
-            piece = (starts == start) & (targets != -100)
-            if piece.any():
+            piece = starts == start
+            if (targets[piece] != -100).any():
                 with torch.no_grad():
                     nats += float(cross_entropy(model(inputs[None, piece])[0], targets[piece], reduction="sum"))
-                count += int(piece.sum())
+                count += int((targets[piece] != -100).sum())
     return nats, count
 
 
