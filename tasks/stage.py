@@ -94,6 +94,11 @@ def artifact_of(handle: Handle) -> Artifact:
     return store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
 
 
+def handle_of(artifact: Artifact) -> Handle:
+    """Return the handle of an artifact, for a stage to take."""
+    return Handle(stage=artifact.manifest.stage, folder=artifact.path.name, key=artifact.manifest.key)
+
+
 class Stage:
     """A stage of the chain. Calling it within a flow returns the artifact's handle, made now or found."""
 
@@ -167,7 +172,7 @@ class Stage:
 
         artifact, made = store().make(order, slot, build)
         tell(Event(self.name, "made" if made else "cached", artifact=artifact))
-        return Handle(stage=self.name, folder=artifact.path.name, key=artifact.manifest.key)
+        return handle_of(artifact)
 
     def _show(self, task: Any, task_run: TaskRun, state: State[Handle]) -> None:
         """Show the artifact in the UI and in the story of the run; a Prefect hook, for made and cached ones alike."""

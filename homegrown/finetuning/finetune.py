@@ -7,6 +7,7 @@ from homegrown.finetune_recipe import FinetuneSettings
 from homegrown.finetuning.job import MODEL, FinetuneJob
 from homegrown.formats.requirements import check_installed, misfit
 from homegrown.model import lora, weights
+from homegrown.model.config import ModelConfig
 from homegrown.outcome import Outcome
 from homegrown.progress import Progress, silent
 from homegrown.recipe import Parallel, TrainingSettings
@@ -42,7 +43,7 @@ def finetune(
         UserError: a library is missing, a setting does not fit the base or the machine, or training diverges.
         RuntimeError: a worker failed for another reason; the message names its log.
     """
-    check(base, settings)
+    check(weights.load_config(base / "config.json"), settings)
     out.mkdir(parents=True, exist_ok=True)
     train = TokenSplit(instructions, "train")
     job = FinetuneJob(
@@ -61,13 +62,12 @@ def finetune(
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)
 
 
-def check(base: Path, settings: FinetuneSettings) -> None:
-    """See that the libraries are there and the base takes the settings.
+def check(config: ModelConfig, settings: FinetuneSettings) -> None:
+    """See that the libraries are there and a base of this shape takes the settings.
 
     Raises:
         UserError: they are not, or it does not.
     """
-    config = weights.load_config(base / "config.json")
     if settings.method == "full":
         return
     lora.require()

@@ -1,6 +1,7 @@
 """A model as transformers, vLLM and MLX read it, without code of its own: weights, configuration, tokenizer.
 
-The modern family is Qwen3, or Llama where it has no QK-norm, tensor for tensor; the classic one becomes OPT (`homegrown.formats.opt`).
+The modern family is Qwen3, or Llama where it has no QK-norm, tensor for tensor; the classic one becomes OPT
+(`homegrown.formats.opt`).
 """
 
 from pathlib import Path

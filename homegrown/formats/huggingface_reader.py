@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -59,18 +58,7 @@ def read_huggingface(folder: Path, out: Path) -> Outcome:
             byte-level BPE, or it lacks a mark and the embedding has no row for it.
     """
     _, _, *shards = files_of(folder)
-    values, tokenizer = _json(folder / _CONFIG), take(folder)
-    try:
-        config = _READERS[str(values.get("model_type"))](values)
-    except KeyError as error:
-        if str(values.get("model_type")) in _READERS:
-            raise UserError(f"{folder / _CONFIG} does not say {error}; restore the file.") from error
-        raise UserError(
-            f"{folder} holds a model of type {values.get('model_type')!r}, which is not read; there are: "
-            f"{', '.join(_READERS)}."
-        ) from error
-    except _Foreign as reason:
-        raise UserError(f"{folder} cannot be read as a model of ours: {reason}; name another.") from None
+    config, tokenizer = shape_of(folder), take(folder)
     try:
         tensors = {name: tensor.float() for file in shards for name, tensor in load_file(file).items()}
         model = _model(config, tensors)
@@ -82,6 +70,28 @@ def read_huggingface(folder: Path, out: Path) -> Outcome:
     with replacing(out / TOKENIZER_FILE) as temporary:
         tokenizer.save(str(temporary))
     return Outcome(len(shards), 1, "model", {"parameters": model.config.parameter_count()})
+
+
+def shape_of(folder: Path) -> ModelConfig:
+    """Return the shape of the model in `folder`.
+
+    Raises:
+        UserError: there is none, or its architecture computes what ours cannot.
+    """
+    files_of(folder)
+    values = _json(folder / _CONFIG)
+    kind = str(values.get("model_type"))
+    if kind not in _READERS:
+        raise UserError(
+            f"{folder} holds a model of type {kind!r}, which cannot be read as one of ours; there are: "
+            f"{', '.join(_READERS)}."
+        )
+    try:
+        return _READERS[kind](values)
+    except KeyError as error:
+        raise UserError(f"{folder / _CONFIG} does not say {error}; restore the file.") from error
+    except _Foreign as reason:
+        raise UserError(f"{folder} cannot be read as a model of ours: {reason}; name another.") from None
 
 
 class _Foreign(Exception):
@@ -186,8 +196,8 @@ def _resized(model: Transformer, tokenizer: Tokenizer, folder: Path) -> Transfor
             config.vocabulary_size - size :
         ]
         raise UserError(
-            f"The tokenizer of {folder} lacks {', '.join(missing)}, which conversations need, and the model's embedding "
-            "has no rows to spare; name a model with a chat template in ChatML."
+            f"The tokenizer of {folder} lacks {', '.join(missing)}, which conversations need, and the model's "
+            "embedding has no rows to spare; name a model with a chat template in ChatML."
         )
     if size == config.vocabulary_size:
         return model
