@@ -40,6 +40,12 @@ class InstructionSettings(Settings):
         "and, as part of the model and of its exports, ever after; null: nothing.",
     )
 
+    @model_validator(mode="after")
+    def _quotable(self) -> Self:
+        if self.system and '"""' in self.system:
+            raise ValueError('system must not hold """, which ends it in a Modelfile of Ollama')
+        return self
+
 
 class ConversationRows(Settings):
     """What packing conversations must know of the model."""

@@ -72,6 +72,13 @@ def test_it_says_what_is_meant(folder: Path, gguf_file: Path) -> None:
     assert {name for name, *_ in instructions} == {"FROM", "TEMPLATE", "PARAMETER"}
 
 
+@pytest.mark.parametrize("system", ["Be brief.", ' You\'re "brief",\n\n# {{ 日本 }} \\n "'])
+def test_what_a_model_is_told_is_in_it(folder: Path, gguf_file: Path, system: str) -> None:
+    write_modelfile(gguf_file, folder / "Modelfile", system)
+    told = [value for name, _, value in parse((folder / "Modelfile").read_text()) if name == "SYSTEM"]
+    assert told == [system]
+
+
 def test_the_template_makes_the_ids_of_a_chat(folder: Path, gguf_file: Path) -> None:
     write_modelfile(gguf_file, folder / "Modelfile")
     [template] = [value for name, _, value in parse((folder / "Modelfile").read_text()) if name == "TEMPLATE"]

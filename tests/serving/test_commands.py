@@ -9,6 +9,7 @@ from homegrown.cli import cli
 from homegrown.model.beams import beam_search
 from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
+from homegrown.tokens.system import save_system
 
 
 def call(store: Store, *arguments: str, typed: str = "") -> Result:
@@ -70,6 +71,16 @@ def test_a_conversation_in_the_terminal(trained: Store) -> None:
     assert len(lines) > 2
     assert "/reset forgets" in talk.stderr
     assert "<|im" not in talk.stdout
+
+
+def test_a_model_with_a_system_message_is_told_it_unless_another_is_given(trained: Store) -> None:
+    def answer(*options: str) -> str:
+        return call(trained, "chat", *GREEDY, *options, typed="Why?\n").stdout
+
+    plain, brief, long = answer(), answer("--system", "Be brief."), answer("--system", "Be long.")
+    save_system(trained.resolve("pretrain").path / "model", "Be brief.")
+    assert answer() == brief != plain
+    assert answer("--system", "Be long.") == long != brief
 
 
 @pytest.mark.parametrize("typed", ["", "Why?"])

@@ -50,7 +50,7 @@ def talks(seed: int, count: int) -> list[Talk]:
     for number in range(count):
         turns = [{"role": "system", "content": "In verse."}] if number % 5 == 0 else []
         for _ in range(dice.randint(1, 3)):
-            question, answer = (next(texts)[: dice.randint(3, 60)] for _ in range(2))
+            question, answer = (next(texts)[: dice.randint(3, 110)] for _ in range(2))
             turns.append({"role": "user", "content": f"{number} {question}"})
             turns.append(
                 {"role": "assistant", "content": f" {number} {answer}\n" if number % 3 else f"{answer}{number}".strip()}
