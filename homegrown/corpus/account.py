@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from homegrown.artifacts import Artifact, Store
 from homegrown.corpus.languages import identify
-from homegrown.corpus.shard import SPLITS
+from homegrown.corpus.split_choice import SPLITS
 from homegrown.errors import UserError
 from homegrown.files import parquet_parts
 

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 from numpy.typing import NDArray
 
 from homegrown.corpus.contamination import Runs, contaminated, runs_of_files
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.heldout import HeldOut, Signer, most_similar
 from homegrown.corpus.records import MEGABYTE
+from homegrown.corpus.split_choice import SPLITS, bounds, hashes
 from homegrown.errors import UserError
 from homegrown.files import parquet_parts, write_parquet
 from homegrown.outcome import Outcome
@@ -24,7 +24,6 @@ from homegrown.progress import Metric, Progress, silent
 from homegrown.recipe import ShardSettings
 from homegrown.seeds import derive
 
-SPLITS = ("train", "validation", "test")
 REASONS = ("near_validation", "near_test", "contaminated")
 _DROPPED = 3  # in place of a split
 DROPPED = pa.schema(
@@ -67,9 +66,10 @@ def shard(
 ) -> Outcome:
     """Shuffle and split `filtered/documents` into `train`, `validation` and `test` under `out`.
 
-    A seeded hash of the id (XXH3, 128 bits) decides: its upper half chooses the split, its lower half the place in it,
-    so a document stays in its split whatever else is in the corpus. Texts go through files of at most an eighth of
-    `memory_gb`, each sorted on its own; held in memory besides: some 40 bytes a document, 800 for a held-out one.
+    A seeded hash of the id chooses the split and the place in it, so a document stays in its split whatever else is in
+    the corpus; only where a held-out split would be empty, what comes nearest is held out. Texts go through files of at
+    most an eighth of `memory_gb`, each sorted on its own; held in memory besides: some 40 bytes a document, 800 for a
+    held-out one.
 
     Deduplication leaves pairs below its threshold, and filters may have changed a text since. So a training document
     whose signature has an estimated Jaccard of `max_similarity` or more with that of a held-out one goes to `dropped`;
@@ -121,17 +121,15 @@ def _index(
     inputs: list[Path], settings: ShardSettings, seed: int, report: Callable[[int], None]
 ) -> tuple[NDArray[np.int8], NDArray[np.uint64], NDArray[np.int64], _HeldOut]:
     """Return split, shuffling key and bytes of text of every document in order, and what is held out."""
-    test = int(settings.test_share * 2**64)
-    validation = test + int(settings.validation_share * 2**64)
+    ends = bounds(inputs, settings, seed)
     splits, keys, sizes = [np.empty(0, np.int8)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     signer = Signer(settings.max_similarity, seed % 2**32)
     held_ids, held_splits = [pa.array([], pa.string())], [np.empty(0, np.int8)]
     for done, path in enumerate(inputs, 1):
         for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=["id", "text"]):
-            hashes = [xxhash.xxh3_128_intdigest(key, seed) for key in batch["id"].cast(pa.binary()).to_pylist()]
-            chosen = [2 if (upper := value >> 64) < test else 1 if upper < validation else 0 for value in hashes]
-            splits.append(np.array(chosen, np.int8))
-            keys.append(np.array([value & (2**64 - 1) for value in hashes], np.uint64))
+            hashed = hashes(batch["id"], seed)
+            splits.append(np.array([ends.split(chosen_by) for chosen_by, _ in hashed], np.int8))
+            keys.append(np.array([key for _, key in hashed], np.uint64))
             sizes.append(pc.binary_length(batch["text"]).to_numpy().astype(np.int64))
             held = batch.filter(pa.array(splits[-1] > 0))
             signer.add(held["text"])

@@ -1,9 +1,11 @@
-"""What doctor looks at for a recipe: memory, disk, GPUs, compiler, and how long the training would take."""
+"""What doctor looks at for a recipe: variants, memory, disk, GPUs, compiler, and how long the training would take."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from homegrown.errors import UserError
+from homegrown.formats.requirements import check_recipe
 from homegrown.planning.checks import Check
 from homegrown.planning.compute import config_of, optimizer_flops, step_tokens
 from homegrown.planning.layouts import layouts
@@ -26,6 +28,7 @@ def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, root: Path) ->
     Raises:
         UserError: the recipe's batch cannot be shared by its processes.
     """
+    yield _variants(recipe)
     device = machine.device(recipe.compute.device)
     if device == "cuda" and len(machine.gpus) < recipe.compute.processes:
         yield _too_few_gpus(recipe, machine)
@@ -39,6 +42,15 @@ def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, root: Path) ->
     else:
         yield _compiler(recipe)
         yield _time(recipe)
+
+
+def _variants(recipe: Recipe) -> Check:
+    wanted = ", ".join(recipe.quantization.variants) or "none"
+    try:
+        check_recipe(recipe)
+    except UserError as error:
+        return Check("quantized variants", "one that cannot be made", wanted, "bad", str(error))
+    return Check("quantized variants", "what they need", wanted, "ok")
 
 
 def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import tiktoken
 from tokenizers import Tokenizer, models
 
+from homegrown.errors import UserError
+
 SPLIT_PATTERN = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -60,11 +62,28 @@ class Encoder:
         return self._tiktoken is not None
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return the token ids of `text` (valid Unicode, no lone surrogates) as uint32 [tokens]."""
+        """Return the token ids of `text` (valid Unicode, no lone surrogates) as uint32 [tokens].
+
+        Raises:
+            UserError: the search for a given tokenizer's split pattern was given up, as it takes too long.
+        """
         if self._tiktoken is None or (len(text) >= _LONG_BLANK_CHARACTERS and _LONG_BLANK.search(text)):
-            return np.array(self._exact.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+            return np.array(self._encode_exactly(text), dtype=np.uint32)
         # A list first: tiktoken's own way to an array looks for special tokens and takes 1.7 times as long.
         return np.array(self._tiktoken.encode_ordinary(text), dtype=np.uint32)
+
+    def _encode_exactly(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._exact.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            # What a panic in Rust becomes is no Exception, and has no type that could be imported.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise UserError(
+                f"The tokenizer's split pattern is one whose search was given up ({error}) in a text that begins with "
+                f"{text[:40]!r}; give another tokenizer (tokenizer.path), or none to have one trained."
+            ) from None
+        return ids
 
 
 def to_bytes(token: str) -> bytes:

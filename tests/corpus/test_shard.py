@@ -6,7 +6,8 @@ from random import Random
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.corpus.shard import SPLITS, shard
+from homegrown.corpus.shard import shard
+from homegrown.corpus.split_choice import SPLITS
 from homegrown.errors import UserError
 from homegrown.outcome import Outcome
 from homegrown.recipe import ShardSettings
@@ -69,6 +70,17 @@ def test_a_document_keeps_its_split_when_others_come(tmp_path: Path) -> None:
     run(tmp_path / "many", texts)
     few, many = ids(tmp_path / "few"), ids(tmp_path / "many")
     assert all(set(few[split]) <= set(many[split]) for split in SPLITS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_a_few_files_at_least_one_is_held_out_for_each(tmp_path: Path, seed: int) -> None:
+    few = ShardSettings(validation_share=0.01, test_share=0.01, max_similarity=1.0)
+    texts = sorted(set(corpus(1, 20)))
+    for count in (3, len(texts)):
+        base = tmp_path / str(count)
+        write_documents(base / "in", texts[:count], 100)
+        shard(base / "out", base / "in", few, seed=seed, memory_gb=1)
+        assert [len(of_split) for of_split in ids(base).values()] == [count - 2, 1, 1]
 
 
 def test_a_corpus_too_small_to_split_is_a_mistake(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from homegrown.artifacts import Store
 from homegrown.cli import cli
+from homegrown.formats import requirements
 from homegrown.pipelines import load_recipe
 from homegrown.planning import checks, recipe_checks
 from homegrown.planning.checks import Check
@@ -58,6 +59,15 @@ def server() -> Iterator[str]:
 def test_this_environment_is_whole_and_tiny_runs(look: Callable[..., dict[str, Check]]) -> None:
     found = look(MACHINE, "tiny")
     assert {check.verdict for check in found.values()} == {"ok"}
+
+
+def test_a_variant_whose_library_is_missing_is_told_before_a_run(
+    look: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requirements, "find_spec", lambda _: None)
+    variants = look(MACHINE, "tiny", "quantization.variants=[q4_k_m]")["quantized variants"]
+    assert variants.verdict == "bad"
+    assert "The variant q4_k_m needs xllamacpp, which is not installed" in variants.advice
 
 
 def test_a_missing_and_an_old_library_are_named(

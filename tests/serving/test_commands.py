@@ -1,5 +1,7 @@
 """`homegrown generate` and `homegrown chat`, as a user calls them."""
 
+from typing import Any
+
 import pytest
 from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
@@ -9,6 +11,8 @@ from homegrown.cli import cli
 from homegrown.model.beams import beam_search
 from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
+from homegrown.serving import conversation
+from homegrown.serving.conversation import Conversation
 from homegrown.tokens.system import save_system
 
 
@@ -73,14 +77,23 @@ def test_a_conversation_in_the_terminal(trained: Store) -> None:
     assert "<|im" not in talk.stdout
 
 
-def test_a_model_with_a_system_message_is_told_it_unless_another_is_given(trained: Store) -> None:
-    def answer(*options: str) -> str:
-        return call(trained, "chat", *GREEDY, *options, typed="Why?\n").stdout
+def test_a_model_with_a_system_message_is_told_it_unless_another_is_given(
+    trained: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
 
-    plain, brief, long = answer(), answer("--system", "Be brief."), answer("--system", "Be long.")
-    save_system(trained.resolve("pretrain").path / "model", "Be brief.")
-    assert answer() == brief != plain
-    assert answer("--system", "Be long.") == long != brief
+    class Overheard(Conversation):
+        def __init__(self, *arguments: Any, system: str | None, **options: Any):
+            told.append(system)
+            super().__init__(*arguments, system=system, **options)
+
+    monkeypatch.setattr(conversation, "Conversation", Overheard)
+    for options in ([], ["--system", "Be brief."]):
+        assert call(trained, "chat", *options).exit_code == 0
+    save_system(trained.resolve("pretrain").path / "model", "Answer in verse.")
+    for options in ([], ["--system", "Be brief."]):
+        assert call(trained, "chat", *options).exit_code == 0
+    assert told == [None, "Be brief.", "Answer in verse.", "Be brief."]
 
 
 @pytest.mark.parametrize("typed", ["", "Why?"])

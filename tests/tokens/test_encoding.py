@@ -9,9 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_up import SYLLABLES, make_texts
 from published import FORMS, LLAMA3, QWEN, adjacent, edited, every_pair
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from homegrown.tokens.encoding import GPT2_PATTERN, SPLIT_PATTERN, Encoder
+from homegrown.errors import UserError
+from homegrown.tokens.encoding import BYTES, GPT2_PATTERN, SPLIT_PATTERN, Encoder
 from homegrown.tokens.special import SPECIAL_TOKENS
 from homegrown.tokens.tokenizer import load
 
@@ -111,3 +112,13 @@ def test_a_merge_that_spells_a_special_token_is_left_to_tokenizers() -> None:
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["ab"], show_progress=False)
     tokenizer.train_from_iterator(["ab ab ab abab"], trainer)
     assert not Encoder(tokenizer).fast
+
+
+def test_a_split_pattern_that_searches_for_ever_is_a_mistake() -> None:
+    hostile = Tokenizer(models.BPE(vocab={character: number for number, character in enumerate(BYTES)}, merges=[]))
+    split = pre_tokenizers.Split(Regex("(x+x+)+y|."), "isolated")
+    hostile.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    encoder = Encoder(hostile)
+    assert len(encoder.encode("xxy")) == 3
+    with pytest.raises(UserError, match=r"split pattern .* begins with 'xxxx.*; give another tokenizer"):
+        encoder.encode("x" * 60)
