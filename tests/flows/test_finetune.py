@@ -43,7 +43,13 @@ def recipe_for(tmp_path: Path, *changes: str) -> FinetuneRecipe:
         "tiny",
         [
             f"instructions.files=[{json.dumps(str(tmp_path / 'data.jsonl'))}]",
-            *("finetuning.method=lora", "finetuning.rank=2", "evaluation.samples=2", "evaluation.answer_tokens=3", "evaluation.pattern=it"),
+            *(
+                "finetuning.method=lora",
+                "finetuning.rank=2",
+                "evaluation.samples=2",
+                "evaluation.answer_tokens=3",
+                "evaluation.pattern=it",
+            ),
             *changes,
         ],
     )
