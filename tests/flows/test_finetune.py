@@ -26,11 +26,11 @@ from conversations import training, write_base, write_conversations
 pytest.importorskip("peft")
 
 
-def add_base(store: Store) -> Artifact:
+def add_base(store: Store, family: str = "modern") -> Artifact:
     """Put a model that nobody trained into the store, as one that was pretrained."""
 
     def build(out: Path) -> Outcome:
-        write_base(out / "model")
+        write_base(out / "model", family)
         return Outcome(1, 1, "tokens", {})
 
     order = Order("pretrain", "code", {}, {})
@@ -92,16 +92,17 @@ def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp
 
 @pytest.mark.slow
 def test_all_weights_of_an_exported_model_learn(in_prefect: Store, tmp_path: Path) -> None:
-    """A folder as base, `full`, a quantized variant."""
-    base = add_base(in_prefect)
+    """A folder as base, `full`, a quantized variant; classic, because no step of it is compiled, which takes long."""
+    add_base(in_prefect, "classic")
     folder = export("pretrain", "hf").path
     recipe = recipe_for(tmp_path, f"base={folder}", "finetuning.method=full", "quantization.variants=[int8]")
     made = finetune(recipe)
     assert list(made) == ["base", "instructions", "finetune", "quantize", "answers"]
     trained = exports.find_model(in_prefect, "finetune")
-    before, after = (weights.load(one.path / "model").state_dict() for one in (base, trained))
+    before, after = (weights.load(one.path / "model").state_dict() for one in (made["base"], trained))
     assert before.keys() == after.keys()
-    assert not any(before[name].equal(after[name]) for name in before)
+    # The same number added to all scores of a query changes nothing, so biases of keys have no gradient.
+    assert not any(before[name].equal(after[name]) for name in before if "k_proj.bias" not in name)
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,11 @@ def test_training_interrupted_and_resumed_ends_with_the_same_bits(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_to_the_same_bits(tmp_path: Path, base: Path, packed: Path) -> None:
-    """Real processes; with all weights, because theirs import no peft."""
+def test_a_killed_worker_goes_on_to_the_same_bits(tmp_path: Path, packed: Path) -> None:
+    """Real processes; with all weights of a classic model, which import no peft and compile no step."""
     from processes import SIGNALLER
+
+    base = write_base(tmp_path / "base", "classic")
 
     def run(out: Path) -> None:
         settings = training(sample_prompts=[], sample_tokens=1, sample_every=100, max_steps=8, checkpoint_every=3)
