@@ -165,7 +165,7 @@ class Ours:
             setattr(loop, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
         self._folder = Path(tempfile.mkdtemp())
         self._trainer = loop.Trainer(job, self._folder, _only_worker(self._folder))
-        self.spent = processor_seconds() - began if self._trainer.begins_with_bigrams else 0.0
+        self.spent = processor_seconds() - began if self._trainer.subject.wide_rate_share < 1 else 0.0
 
     def _share(self, step: int, settings: TrainingSettings) -> float:
         return share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)

@@ -17,7 +17,7 @@ from homegrown.exports import find_model
 from homegrown.pipelines import explain
 from homegrown.recipe import WEIGHT_TYPES, ComputeSettings, ExportFormat, ExportSettings, WeightType
 from tasks.export import EXPORTS
-from tasks.stage import Handle, Run, forget_flow_exception, store
+from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
 from tasks.story import told
 
 Target = Literal["hf", "gguf", "onnx", "ollama"]
@@ -56,7 +56,7 @@ def export(artifact: str = "pretrain", to: Target = "hf", type: WeightType | Non
     """Write a model as other programs run it; what was exported before is taken as it is.
 
     Args:
-        artifact: The model: pretrain (its latest version), pretrain@3, or a key.
+        artifact: The model: pretrain (its latest version), pretrain@3, finetune@1, or a key.
         to: hf: for transformers, vLLM and MLX; gguf: for llama.cpp and LM Studio; ollama: that with a Modelfile; onnx:
             for onnxruntime.
         type: Type of the weights; without one, hf and onnx are f32, gguf is q8_0.
@@ -65,9 +65,9 @@ def export(artifact: str = "pretrain", to: Target = "hf", type: WeightType | Non
     watch_over(store(), UUID(str(flow_run.id)))
     settings = export_settings(to, type)
     model = find_model(store(), artifact)
-    inputs = {model.manifest.stage: _handle(model)}
+    inputs = {"pretrain": handle_of(model)}  # whatever made it
     if settings.format == "hf" and (evaluation := _evaluation(model)):
-        inputs["evaluate"] = _handle(evaluation)
+        inputs["evaluate"] = handle_of(evaluation)
     asked = {"name": f"export-{to}", "artifact": model.name, **settings.model_dump(mode="json")}
     with told([STAGE]), runs.ongoing(store(), str(flow_run.name), asked) as log:
         run = Run(seed=0, compute=ComputeSettings(), reach=log.reach)
@@ -80,7 +80,3 @@ def _evaluation(model: Artifact) -> Artifact | None:
     """Return the newest evaluation of a model, for its card."""
     found = [one for one in store().outputs(model) if one.manifest.stage == "evaluate"]
     return max(found, key=lambda one: one.manifest.version, default=None)
-
-
-def _handle(artifact: Artifact) -> Handle:
-    return Handle(stage=artifact.manifest.stage, folder=artifact.path.name, key=artifact.manifest.key)

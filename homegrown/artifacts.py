@@ -61,7 +61,7 @@ class Order:
     settings: Mapping[str, Any]
     """The stage's settings as plain JSON values, its seed among them, and the digests of raw input."""
     inputs: Mapping[str, str]
-    """Keys of the artifacts that it reads, by the name of their stage."""
+    """Keys of the artifacts that it reads, by what they are to it: mostly the name of their stage."""
 
     @property
     def key(self) -> str:
@@ -192,8 +192,8 @@ class Store:
         every = self.all()
         return [
             max(matching, key=lambda found: found.manifest.version)
-            for stage, key in artifact.manifest.inputs.items()
-            if (matching := [other for other in every if (other.manifest.stage, other.manifest.key) == (stage, key)])
+            for key in artifact.manifest.inputs.values()
+            if (matching := [other for other in every if other.manifest.key == key])
         ]
 
     def outputs(self, artifact: Artifact) -> list[Artifact]:

@@ -17,12 +17,29 @@ def find_model(store: Store, name: str) -> Artifact:
     Raises:
         UserError: there is none, several, it holds no weights, or it is damaged.
     """
-    artifact = _by_key(store, name) if _is_key(name) else store.resolve(name)
+    artifact = with_model(store, _by_key(store, name) if _is_key(name) else store.resolve(name))
     if not (artifact.path / "model" / "config.json").is_file():
-        raise UserError(f"{artifact.name} holds no model; name a version of pretrain.")
+        raise UserError(f"{artifact.name} holds no model; name a version of pretrain or finetune.")
     if problem := store.damage(artifact):
         raise UserError(f"{artifact.name} is damaged ({problem}); run its pipeline again, then export.")
     return artifact
+
+
+def with_model(store: Store, artifact: Artifact) -> Artifact:
+    """Return the artifact with the whole model of one that holds an adapter, and any other itself.
+
+    Raises:
+        UserError: the adapter has not been merged, or what it was merged to is gone.
+    """
+    if not (artifact.path / "adapter").is_dir():
+        return artifact
+    merged = [one for one in store.outputs(artifact) if one.manifest.stage == "merge"]
+    if not merged:
+        raise UserError(
+            f"{artifact.name} is an adapter without its merged model; `homegrown finetune` with its recipe, or a "
+            "retry of its run, merges it again."
+        )
+    return max(merged, key=lambda one: one.manifest.version)
 
 
 def _is_key(name: str) -> bool:

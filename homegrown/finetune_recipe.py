@@ -1,10 +1,20 @@
 """The recipe of fine-tuning: every setting that pretraining's recipe (`homegrown.recipe`) does not have."""
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from homegrown.recipe import LocalPath, Positive, Settings
+from homegrown.recipe import (
+    ComputeSettings,
+    Count,
+    LocalPath,
+    Name,
+    Positive,
+    QuantizationSettings,
+    Settings,
+    TrainingSettings,
+)
 
 Shape = Literal["messages", "prompt_completion", "alpaca", "question_answer", "sharegpt"]
 
@@ -41,3 +51,78 @@ class ConversationRows(Settings):
     """What packing conversations must know of the model."""
 
     context: Positive
+
+
+class BaseSettings(Settings):
+    """A model that was trained elsewhere."""
+
+    folder: LocalPath
+
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class FinetuneSettings(Settings):
+    """What of the base model is trained, and by what."""
+
+    method: Literal["lora", "qlora", "full"] = Field(
+        description="lora: an adapter, the base stays as it is; qlora: likewise, with the base in 4 bits (nf4) while "
+        "it trains, for less memory; full: all weights, which makes a whole model."
+    )
+    rank: Positive = Field(default=8, description="Rank of an adapter's matrices; full has none.")
+    alpha: float = Field(default=32, gt=0, description="An adapter counts alpha / rank times what its matrices give.")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="Share of an adapter's inputs left out in training.")
+    targets: list[Projection] = Field(
+        default=["q_proj", "v_proj"], min_length=1, description="The projections of every block that get an adapter."
+    )
+
+
+def _regular(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"it is no regular expression ({error})") from error
+    return pattern
+
+
+class AnswerSettings(Settings):
+    """What is measured on held-out questions, of the base and of the fine-tuned model."""
+
+    loss_tokens: Positive | None = Field(
+        description="About how many tokens of held-out conversations to measure the loss of answers on; null: all."
+    )
+    samples: Positive = Field(description="Held-out questions to answer.")
+    answer_tokens: Positive = Field(description="Most tokens of an answer.")
+    pattern: Annotated[str, AfterValidator(_regular)] | None = Field(
+        default=None,
+        max_length=200,
+        description="Regular expression that an answer of the right format matches somewhere, as in '#### -?[0-9]'.",
+    )
+
+
+class FinetuneRecipe(Settings):
+    """A whole run, from a trained model and conversations to the table of before and after."""
+
+    name: Name
+    seed: Count = Field(description="All randomness comes from it.")
+    base: LocalPath = Field(
+        description="What to begin with: a model of ours, as in pretrain, pretrain@3, finetune@1 or a key, or the "
+        "local folder of a Hugging Face model.",
+        min_length=1,
+    )
+    instructions: InstructionSettings
+    finetuning: FinetuneSettings
+    training: TrainingSettings
+    quantization: QuantizationSettings
+    evaluation: AnswerSettings
+    compute: ComputeSettings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.training.initialisation == "bigrams":
+            raise ValueError("training.initialisation 'bigrams' is for pretraining; fine-tuning begins with its base")
+        if self.finetuning.method == "qlora" and self.compute.parallel == "fsdp" and self.compute.processes > 1:
+            raise ValueError(
+                "finetuning.method 'qlora' has weights that fsdp cannot share; choose compute.parallel ddp"
+            )
+        return self

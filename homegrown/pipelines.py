@@ -3,16 +3,21 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from homegrown.addresses import shown
 from homegrown.errors import UserError
+from homegrown.finetune_recipe import FinetuneRecipe
 from homegrown.recipe import Recipe, Settings
 
 PIPELINES = Path("pipelines.yaml")
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
+_PRETRAIN, _FINETUNE = "flows.pretrain.pretrain", "flows.finetune.finetune"
+"""Entry points of the flows that take a recipe; deployments of both have the same names."""
 
 
 def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
@@ -24,21 +29,36 @@ def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) 
     values = _recipes(file)
     if name not in values:
         raise UserError(f"{file} has no pipeline {name!r}; it has: {', '.join(values)}.")
-    return _changed(values[name], changes, f"The recipe {name!r} of {file}")
+    return _changed(Recipe, values[name], changes, f"The recipe {name!r} of {file}")
 
 
-def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+def load_finetuning(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> FinetuneRecipe:
+    """Return the recipe of the deployment `finetune/<name>`, with `changes` made.
+
+    Raises:
+        UserError: as `load_recipe` does.
+    """
+    values = _recipes(file, _FINETUNE)
+    if name not in values:
+        there = ", ".join(values) or "none"
+        raise UserError(f"{file} has no deployment finetune/{name}; those of fine-tuning are: {there}.")
+    return _changed(FinetuneRecipe, values[name], changes, f"The recipe of finetune/{name} in {file}")
+
+
+def change_recipe(recipe: AnyRecipe, changes: Iterable[str]) -> AnyRecipe:
     """Return the recipe with `changes` such as `training.max_steps=200` made; itself where there are none.
 
     Raises:
         UserError: a change that names no setting, or a value of the wrong type.
     """
     changes = list(changes)
-    return _changed(recipe.model_dump(mode="json"), changes, f"The recipe {recipe.name!r}") if changes else recipe
+    if not changes:
+        return recipe
+    return _changed(type(recipe), recipe.model_dump(mode="json"), changes, f"The recipe {recipe.name!r}")
 
 
 def pipeline_names(file: Path = PIPELINES) -> list[str]:
-    """Return the names of all recipes in `file`, in its order; raises UserError like `load_recipe`."""
+    """Return the names of all pretraining recipes in `file`, in its order; raises UserError like `load_recipe`."""
     return list(_recipes(file))
 
 
@@ -67,10 +87,10 @@ def read(file: Path) -> Any:
         raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}.") from error
 
 
-def _recipes(file: Path) -> dict[str, Any]:
+def _recipes(file: Path, entrypoint: str = _PRETRAIN) -> dict[str, Any]:
     content = read(file)
     try:
-        deployments = content["deployments"]
+        deployments = [one for one in content["deployments"] if one.get("entrypoint", _PRETRAIN) == entrypoint]
         return {one["name"]: one["parameters"]["recipe"] for one in deployments if "recipe" in one["parameters"]}
     except (KeyError, TypeError) as error:
         raise UserError(
@@ -78,12 +98,12 @@ def _recipes(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _changed(values: dict[str, Any], changes: Iterable[str], what: str) -> Recipe:
+def _changed(kind: type[AnyRecipe], values: dict[str, Any], changes: Iterable[str], what: str) -> AnyRecipe:
     values = _copy(values)
     for change in changes:
         _apply(values, change)
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{what} is wrong: {explain(error)}.") from error
 

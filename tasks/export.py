@@ -10,7 +10,7 @@ from homegrown.recipe import ExportFormat, ExportSettings, WeightType
 from tasks.figures import megabytes
 from tasks.markdown import quoted, table
 from tasks.panels import Panel
-from tasks.stage import Handle, Stage, Work, stage, store
+from tasks.stage import Handle, Stage, Work, artifact_of, stage, store
 
 _DTYPES: dict[WeightType, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
@@ -53,7 +53,7 @@ def to_huggingface(work: Work, settings: ExportSettings, pretrain: Handle, evalu
     from homegrown.formats.huggingface import write_huggingface
     from homegrown.formats.model_card import model_card
 
-    model, evaluation = _artifact(pretrain), _artifact(evaluate) if evaluate else None
+    model, evaluation = artifact_of(pretrain), artifact_of(evaluate) if evaluate else None
     dtype = _DTYPES[settings.type]
     card = model_card(model, store().lineage(model), evaluation, dtype)
     write_huggingface(pretrain.path / "model", work.out, dtype, card, progress=work.progress)
@@ -86,10 +86,6 @@ def to_onnx(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
 
 EXPORTS: dict[ExportFormat, Stage] = {"hf": to_huggingface, "gguf": to_gguf, "onnx": to_onnx}
 """One stage, `export`, of which each format reaches its own code only: an edit of one exports no other again."""
-
-
-def _artifact(handle: Handle) -> Artifact:
-    return store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
 
 
 def _outcome(out: Path, note: str | None = None) -> Outcome:

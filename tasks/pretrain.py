@@ -58,11 +58,15 @@ def _samples(folder: Path, most: int) -> list[str]:
     return parts
 
 
+TRAINING_PANEL = Panel(_report, _excerpt, live=_live)
+"""What every kind of training shows."""
+
+
 @stage(
     "pretrain",
     engine=["homegrown.training.pretrain", "homegrown.training.worker"],
     seeded=True,
-    panel=Panel(_report, _excerpt, live=_live),
+    panel=TRAINING_PANEL,
 )
 def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack: Handle, tokenizer: Handle) -> Outcome:
     """Train the model; goes on from the last checkpoint after a kill."""

@@ -19,7 +19,7 @@ from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
 from homegrown import cluster, parallel
-from homegrown.artifacts import Order, Store, partial_of
+from homegrown.artifacts import Artifact, Order, Store, partial_of
 from homegrown.fingerprint import code_fingerprint
 from homegrown.outcome import Outcome
 from homegrown.progress import Progress
@@ -87,6 +87,16 @@ class _SlotPolicy(CachePolicy):
 
     def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str:
         return f"{inputs['slot']}/{RECORD}"
+
+
+def artifact_of(handle: Handle) -> Artifact:
+    """Return the artifact of a handle; raises UserError when it is gone."""
+    return store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
+
+
+def handle_of(artifact: Artifact) -> Handle:
+    """Return the handle of an artifact, for a stage to take."""
+    return Handle(stage=artifact.manifest.stage, folder=artifact.path.name, key=artifact.manifest.key)
 
 
 class Stage:
@@ -162,13 +172,13 @@ class Stage:
 
         artifact, made = store().make(order, slot, build)
         tell(Event(self.name, "made" if made else "cached", artifact=artifact))
-        return Handle(stage=self.name, folder=artifact.path.name, key=artifact.manifest.key)
+        return handle_of(artifact)
 
     def _show(self, task: Any, task_run: TaskRun, state: State[Handle]) -> None:
         """Show the artifact in the UI and in the story of the run; a Prefect hook, for made and cached ones alike."""
         handle = state.result(raise_on_failure=False)
         if isinstance(handle, Handle):
-            artifact = store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
+            artifact = artifact_of(handle)
             if state.name == "Cached":
                 tell(Event(self.name, "cached", artifact=artifact))
             story.show(artifact, self._panel, task_run)

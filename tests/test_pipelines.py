@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from homegrown.errors import UserError
-from homegrown.pipelines import PIPELINES, load_recipe
+from homegrown.finetune_recipe import FinetuneRecipe
+from homegrown.pipelines import PIPELINES, load_finetuning, load_recipe
 from homegrown.recipe import Recipe
 
 
@@ -34,6 +35,16 @@ def test_every_setting_is_stated(name: str) -> None:
     recipe = Recipe.model_validate(values)
     assert recipe.name == name
     assert _missing(values, recipe) == []
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large"])
+def test_every_setting_of_finetuning_is_stated(name: str) -> None:
+    deployments = yaml.safe_load(PIPELINES.read_text())["deployments"]
+    parameters = next(one for one in deployments if one["name"] == name and "base" in one["parameters"])["parameters"]
+    recipe = FinetuneRecipe.model_validate(parameters["recipe"])
+    assert recipe.name == f"finetune-{name}"
+    assert _missing(parameters["recipe"], recipe) == []
+    assert load_finetuning(name) == recipe
 
 
 @pytest.mark.parametrize(

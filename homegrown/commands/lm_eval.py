@@ -47,15 +47,16 @@ def lm_eval(
 
     from homegrown import devices, runs
     from homegrown.artifacts import Order
+    from homegrown.exports import with_model
     from homegrown.fingerprint import code_fingerprint
     from homegrown.harness.heldout import TASKS
     from homegrown.harness.run import measure, require
 
     require()
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())) if tasks else list(TASKS)
-    model = store.resolve(artifact)
+    model = with_model(store, store.resolve(artifact))
     if not (model.path / "model").is_dir():
-        raise UserError(f"{artifact} holds no model; name a version of pretrain.")
+        raise UserError(f"{artifact} holds no model; name a version of pretrain or finetune.")
     shards = _shards(store, model)
     settings = {"tasks": names, "limit": limit, "few_shot": few_shot, "include": _digests(store, include)}
     order = Order(

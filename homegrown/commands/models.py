@@ -8,6 +8,7 @@ import click
 
 from homegrown.artifacts import Store
 from homegrown.errors import UserError
+from homegrown.exports import with_model
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -83,7 +84,7 @@ def load(
 def model_folder(store: Store, artifact: str | None, variant: str | None) -> Path:
     """Return the folder of the model that `load` loads; raises UserError if there is none."""
     name = artifact or ("quantize" if variant else "pretrain")
-    path = store.resolve(name).path
+    path = with_model(store, store.resolve(name)).path
     made = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
     if variant is None and (path / "model").is_dir():
         return path / "model"
@@ -91,7 +92,7 @@ def model_folder(store: Store, artifact: str | None, variant: str | None) -> Pat
         raise UserError(
             f"{name} holds no quantized variant; name a version of quantize."
             if variant
-            else f"{name} holds no model; name a version of pretrain."
+            else f"{name} holds no model; name a version of pretrain or finetune."
         )
     if variant not in made:
         raise UserError(f"{name} holds the variants {', '.join(made)}; name one of them with --variant.")

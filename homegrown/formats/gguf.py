@@ -46,6 +46,11 @@ def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
             f"{model_folder} holds a classic model, and llama.cpp has no architecture with its sinusoidal positions; "
             "export it to onnx, or train one of model.family modern."
         )
+    if not config.qk_norm:
+        raise UserError(
+            f"{model_folder} holds a model in Llama's layout, of which no GGUF is written here; export it to hf and "
+            "convert that with llama.cpp's own converter."
+        )
     vocabulary = Vocabulary(model_folder)
     if len(vocabulary) != config.vocabulary_size:
         raise UserError(

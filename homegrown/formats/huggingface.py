@@ -1,6 +1,7 @@
 """A model as transformers, vLLM and MLX read it, without code of its own: weights, configuration, tokenizer.
 
-The modern family is Qwen3, tensor for tensor; the classic one becomes OPT (`homegrown.formats.opt`).
+The modern family is Qwen3, or Llama where it has no QK-norm, tensor for tensor; the classic one becomes OPT
+(`homegrown.formats.opt`).
 """
 
 from pathlib import Path
@@ -59,14 +60,16 @@ def write_huggingface(
 
 def model_config(config: ModelConfig, text: Tokenizer) -> dict[str, Any]:
     """Return the values of `config.json`, but for the type of the weights."""
-    shape = opt_config(config) if config.family == "classic" else _qwen3_config(config)
+    shape = opt_config(config) if config.family == "classic" else _modern_config(config)
     return {**shape, "vocab_size": config.vocabulary_size, "use_cache": True, **boundaries(text)}
 
 
-def _qwen3_config(config: ModelConfig) -> dict[str, Any]:
+def _modern_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of Qwen3's file; those of Llama's are among them, which has no QK-norm."""
+    architecture, kind = ("Qwen3ForCausalLM", "qwen3") if config.qk_norm else ("LlamaForCausalLM", "llama")
     return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
+        "architectures": [architecture],
+        "model_type": kind,
         "hidden_size": config.hidden,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,

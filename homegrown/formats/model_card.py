@@ -21,6 +21,7 @@ _COLUMNS = {
     "rouge_l": "ROUGE-L",
     "disk_megabytes": "MB on disk",
 }
+_TRAINING = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 _IMPLEMENTATIONS = {
     "modern": "Its architecture is Qwen3's, which transformers, vLLM and MLX have, and llama.cpp for the GGUF export.",
     "classic": "Its architecture is OPT's, which transformers and vLLM have; MLX and llama.cpp have none that computes "
@@ -32,7 +33,7 @@ def model_card(model: Artifact, lineage: Sequence[Artifact], evaluation: Artifac
     """Return the markdown of a README.md for a hub, with its YAML front matter.
 
     Args:
-        model: The pretrained artifact.
+        model: The pretrained, fine-tuned or merged artifact.
         lineage: What it was made from, as far as it is still there, the nearest first.
         evaluation: The evaluation of this model, where there is one.
         dtype: Type of the exported weights.
@@ -45,14 +46,13 @@ def model_card(model: Artifact, lineage: Sequence[Artifact], evaluation: Artifac
             f"---\n{yaml.safe_dump(tags, sort_keys=False)}---",
             "# A language model grown with Homegrown",
             _facts(config, dtype),
-            f"{_IMPLEMENTATIONS[config.family]} It was pretrained on the text below and on nothing else: it continues "
-            "text, and follows no instructions unless it was taught to.",
+            _kind(config, chain),
             "## Use",
             _USE,
             "## Data",
             *_data(chain),
             "## Metrics",
-            *_metrics(model, evaluation),
+            *_metrics(chain, evaluation),
             "## Recipe",
             f"```yaml\n{yaml.safe_dump(_recipe(chain), sort_keys=False, allow_unicode=True)}```",
             "## Lineage",
@@ -60,6 +60,22 @@ def model_card(model: Artifact, lineage: Sequence[Artifact], evaluation: Artifac
             _lineage(chain, model),
         ]
     )
+
+
+def _kind(config: ModelConfig, chain: Sequence[Artifact]) -> str:
+    """Say what runs the model, and what it has learned."""
+    runs = _IMPLEMENTATIONS[config.family]
+    if config.family == "modern" and not config.qk_norm:
+        runs = "Its architecture is Llama's."
+    stages = {one.manifest.stage for one in chain}
+    origin = (
+        "It began as a model that was trained elsewhere"
+        if "base" in stages
+        else "It was pretrained on the text below and on nothing else"
+    )
+    if "finetune" in stages:
+        return f"{runs} {origin}, and then learned to answer from conversations: it wants its chat template."
+    return f"{runs} {origin}: it continues text, and follows no instructions unless it was taught to."
 
 
 _USE = """```python
@@ -124,9 +140,12 @@ def _source(source: dict[str, Any]) -> str:
     return where[source["kind"]] + limit
 
 
-def _metrics(model: Artifact, evaluation: Artifact | None) -> list[str]:
-    trained = [[name.replace("_", " "), _shown(value)] for name, value in model.manifest.metrics.items()]
-    parts = ["Of pretraining:", _table(["", model.name], trained)]
+def _metrics(chain: Sequence[Artifact], evaluation: Artifact | None) -> list[str]:
+    parts = []
+    for model in chain:
+        if model.manifest.stage in _TRAINING:
+            trained = [[name.replace("_", " "), _shown(value)] for name, value in model.manifest.metrics.items()]
+            parts += [f"Of {_TRAINING[model.manifest.stage]}:", _table(["", model.name], trained)]
     if evaluation is not None:
         table = read_parquet(evaluation.path / "results")
         names = [name for name in _COLUMNS if name in table.column_names]
@@ -137,13 +156,17 @@ def _metrics(model: Artifact, evaluation: Artifact | None) -> list[str]:
 
 def _recipe(chain: list[Artifact]) -> dict[str, Any]:
     """Return the settings of all stages, as a recipe has them."""
-    recipe: dict[str, Any] = {"seed": chain[-1].manifest.settings["seed"]}
+    seeds = [one.manifest.settings["seed"] for one in chain if "seed" in one.manifest.settings]
+    recipe: dict[str, Any] = {"seed": seeds[-1]} if seeds else {}
     for artifact in chain:
         settings = artifact.manifest.settings
         if "model" in settings:
             recipe["model"] = settings["model"]
         section = "training" if artifact.manifest.stage == "pretrain" else artifact.manifest.stage
-        recipe[section] = _passed_on(settings["settings"])
+        if "settings" in settings:
+            recipe[section] = _passed_on(settings["settings"])
+        if "training" in settings:
+            recipe[f"{section}_training"] = _passed_on(settings["training"])
     return recipe
 
 

@@ -11,6 +11,7 @@ Three things differ, and each can be written into the weights, so that the funct
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -79,6 +80,33 @@ def opt_tensors(model: Transformer) -> dict[str, Tensor]:
                 written = tensor.float() * (larger if ours in _WRITING else 1.0)
                 tensors[f"model.decoder.layers.{number}.{theirs}.{kind}"] = written
     return tensors
+
+
+def from_opt_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], table: Tensor) -> dict[str, Tensor]:
+    """Return our tensors of an OPT that `opt_tensors` wrote; `table` are the sinusoids [context, hidden].
+
+    The last norm keeps gains and biases of 1, and the output carries what those were: the same function.
+
+    Raises:
+        KeyError: a tensor is missing.
+        ValueError: it is an OPT with learned positions, or a last norm of its own.
+    """
+    larger = math.sqrt(_EPSILON / config.norm_eps)
+    if not torch.allclose(tensors["model.decoder.embed_positions.weight"][_OFFSET:], table * larger, atol=1e-2):
+        raise ValueError("its positions are learned")
+    found = {
+        "model.embed_tokens.weight": tensors["model.decoder.embed_tokens.weight"] / (math.sqrt(config.hidden) * larger),
+        "model.norm.weight": tensors["model.decoder.final_layer_norm.weight"],
+        "model.norm.bias": tensors["model.decoder.final_layer_norm.bias"],
+        "lm_head.weight": tensors["lm_head.weight"],
+        "lm_head.bias": torch.zeros(config.vocabulary_size),
+    }
+    for number in range(config.layers):
+        for ours, theirs in _NAMES.items():
+            for kind in ("weight", "bias"):
+                tensor = tensors[f"model.decoder.layers.{number}.{theirs}.{kind}"]
+                found[f"model.layers.{number}.{ours}.{kind}"] = tensor / (larger if ours in _WRITING else 1.0)
+    return found
 
 
 def _output(model: Transformer) -> Tensor:

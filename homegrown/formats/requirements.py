@@ -62,25 +62,36 @@ def check_requirements(variants: Iterable[Variant], config: ModelConfig) -> None
         UserError: one does not.
     """
     for variant in variants:
-        needs = REQUIREMENTS[variant]
-        if needs.library and find_spec(needs.library) is None:
-            install = f"pip install '.[{needs.extra}]'" if needs.extra else f"pip install {needs.library}"
-            raise UserError(
-                f"The variant {variant} needs {needs.library}, which is not installed: {install}, or leave {variant} "
-                "out of quantization.variants."
-            )
-        if config.family == "classic" and not needs.classic:
+        check_installed(variant, f"leave {variant} out of quantization.variants")
+        if config.family == "classic" and not REQUIREMENTS[variant].classic:
             raise UserError(
                 f"The variant {variant} is a GGUF file, and llama.cpp has no architecture like model.family classic; "
                 f"leave {variant} out of quantization.variants."
             )
-        for name, (inputs, outputs) in _matrices(config).items():
-            if inputs % needs.inputs or outputs % needs.outputs:
-                raise UserError(
-                    f"{variant} takes matrices with inputs in multiples of {needs.inputs} and outputs in multiples of "
-                    f"{needs.outputs}, but {name} has {inputs} and {outputs}; change the sizes under model or leave "
-                    f"{variant} out of quantization.variants."
-                )
+        if problem := misfit(variant, config):
+            raise UserError(f"{problem}; change the sizes under model or leave {variant} out of quantization.variants.")
+
+
+def check_installed(variant: Variant, instead: str) -> None:
+    """Raise UserError if the variant's library is not installed, with what to do `instead`."""
+    needs = REQUIREMENTS[variant]
+    if needs.library and find_spec(needs.library) is None:
+        install = f"pip install '.[{needs.extra}]'" if needs.extra else f"pip install {needs.library}"
+        raise UserError(
+            f"The variant {variant} needs {needs.library}, which is not installed: {install}, or {instead}."
+        )
+
+
+def misfit(variant: Variant, config: ModelConfig) -> str | None:
+    """Say which matrix of a model of this shape the variant does not take; None where it takes them all."""
+    needs = REQUIREMENTS[variant]
+    for name, (inputs, outputs) in _matrices(config).items():
+        if inputs % needs.inputs or outputs % needs.outputs:
+            return (
+                f"{variant} takes matrices with inputs in multiples of {needs.inputs} and outputs in multiples of "
+                f"{needs.outputs}, but {name} has {inputs} and {outputs}"
+            )
+    return None
 
 
 def _matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:

@@ -66,7 +66,9 @@ class _RMSNorm(torch.autograd.Function):
         (towards,) = upstream
         x, gain, scale = ctx.saved_tensors
         normed = x * scale
-        per_gain = (towards * normed).flatten(0, -2).sum(0, dtype=torch.float32).to(gain.dtype)
+        per_gain = None
+        if ctx.needs_input_grad[1]:  # not where it is frozen, as under an adapter
+            per_gain = (towards * normed).flatten(0, -2).sum(0, dtype=torch.float32).to(gain.dtype)
         towards = towards * gain.to(x.dtype)
         along = (towards * normed).mean(-1, keepdim=True)
         return towards.addcmul_(normed, along, value=-1).mul_(scale), per_gain, None

@@ -53,8 +53,13 @@ class CompiledStep:
 
     @staticmethod
     def serves(model: Transformer) -> bool:
-        """Return whether it is `modern`, on a CPU, and its weights all float32 or all bfloat16."""
-        if model.config.family != "modern" or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        """Return whether it is `modern` with QK-norm, on a CPU, and its weights all float32 or all bfloat16."""
+        if (
+            model.config.family != "modern"
+            or not model.config.qk_norm
+            or model.device.type != "cpu"
+            or torch.is_autocast_enabled("cpu")
+        ):
             return False
         matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
         # By their very class, and that of their weights: what stands in for either keeps its numbers otherwise, and

@@ -27,6 +27,8 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     tied: bool
+    qk_norm: bool = True
+    """Whether a `modern` model normalises queries and keys. Those trained here do; without, it is Llama's layout."""
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocabulary_size: int, dropout: float) -> Self:
@@ -50,7 +52,7 @@ class ModelConfig:
         embedding = self.vocabulary_size * self.hidden
         output = 0 if self.tied else embedding
         if self.family == "modern":
-            gains = self.layers * (2 * self.hidden + 2 * self.head_size) + self.hidden
+            gains = self.layers * (2 * self.hidden + 2 * self.head_size * self.qk_norm) + self.hidden
             return embedding + output + self._block_matrices() + gains
         attention_biases = self.heads * self.head_size + 2 * self.kv_heads * self.head_size + self.hidden
         feed_forward_biases = self.feed_forward + self.hidden

@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.heads * config.head_size, config.hidden, bias=bias)
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
-        if config.family == "modern":
+        if config.family == "modern" and config.qk_norm:
             self.q_norm = RMSNorm(config.head_size, eps=config.norm_eps)
             self.k_norm = RMSNorm(config.head_size, eps=config.norm_eps)
 

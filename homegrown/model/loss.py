@@ -44,8 +44,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             inputs, matrix = hidden.to(dtype), weight.to(dtype)
             hidden_gradient = torch.empty_like(inputs) if learning else None
-            weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learning else None
-            bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learning and bias is not None else None
+            # A frozen projection, as under an adapter, wants none: half of the work.
+            learns = learning and ctx.needs_input_grad[1]
+            weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learns else None
+            bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learns and bias is not None else None
             total = torch.zeros((), device=hidden.device)
             # One buffer for all chunks: fresh pages of this size cost more than what is computed in them.
             kept = torch.empty(min(rows, len(targets)), len(weight), device=hidden.device)
@@ -67,14 +69,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # The likeliest token's chance is exp(highest - normaliser).
                 normaliser = highest - chances.amax(1, keepdim=True).log()
                 total += ((normaliser - chosen) * counted).sum()
-                if hidden_gradient is None or weight_gradient is None:
+                if hidden_gradient is None:
                     continue
                 chances.scatter_add_(1, expected, chances.new_full((len(part), 1), -1.0))
                 if bias_gradient is not None:
                     bias_gradient += torch.mv(chances.T, counted[:, 0].to(chances.dtype))
                 gradient = logits if logits is chances else logits.copy_(chances)
                 torch.mm(gradient, matrix, out=hidden_gradient[start : start + rows]).mul_(counted)
-                weight_gradient += gradient.T @ (part * counted)
+                if weight_gradient is not None:
+                    weight_gradient += gradient.T @ (part * counted)
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total
@@ -84,6 +87,5 @@ class _LinearCrossEntropy(torch.autograd.Function):
         (scale,) = upstream
         hidden, weight, bias = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
-        bias = None if bias is None else (bias * scale).to(weight_dtype)
-        hidden, weight = (hidden * scale).to(hidden_dtype), (weight * scale).to(weight_dtype)
-        return hidden, weight, bias, None, None, None
+        weight, bias = (None if one is None else (one * scale).to(weight_dtype) for one in (weight, bias))
+        return (hidden * scale).to(hidden_dtype), weight, bias, None, None, None

@@ -44,7 +44,8 @@ def load_config(path: Path) -> ModelConfig:
     try:
         fields = json.loads(path.read_bytes())
         known = {field.name for field in dataclasses.fields(ModelConfig)}
-        if not isinstance(fields, dict) or fields.keys() != known:
+        # Files from before there were models without QK-norm do not speak of it.
+        if not isinstance(fields, dict) or {*fields, "qk_norm"} != known:
             raise UserError(f"{path} is not the configuration of a model that was trained here; name its folder.")
         config = TypeAdapter(ModelConfig).validate_python(fields)
     except FileNotFoundError as error:

@@ -30,7 +30,7 @@ from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training import storage
 from homegrown.training.metrics import Sample, StepMetrics, metrics_table, samples_table
-from homegrown.training.optimizer import make_state, state_tensors
+from homegrown.training.optimizer import make_state, state_tensors, trained
 
 _DIGESTS = "digests.json"
 
@@ -81,7 +81,7 @@ class Checkpoints:
         If the one begun before is still being written, wait for it first, with what `settle` does.
         """
         self.settle(state)
-        staged = self._stager.stage(dict(model.named_parameters()) | state_tensors(model, optimizers))
+        staged = self._stager.stage(trained(model) | state_tensors(model, optimizers))
         assert isinstance(staged, dict)
         told = replace(state, metrics=[*state.metrics], samples=[*state.samples])
         self._writing = state.step, self._thread.submit(self._write, staged, told)
@@ -130,7 +130,7 @@ class Checkpoints:
         """
         folder = self.at(step)
         make_state(model, optimizers, storage.shapes(folder))
-        storage.load(dict(model.named_parameters()) | state_tensors(model, optimizers), folder, self._group)
+        storage.load(trained(model) | state_tensors(model, optimizers), folder, self._group)
         state = TrainingState(**json.loads((folder / "state.json").read_text()))
         state.metrics = [StepMetrics(**row) for row in pq.read_table(folder / "metrics.parquet").to_pylist()]
         state.samples = [Sample(**row) for row in pq.read_table(folder / "samples.parquet").to_pylist()]
@@ -138,8 +138,11 @@ class Checkpoints:
 
     def model(self, step: int, config: ModelConfig) -> Transformer:
         """Return the whole model of a checkpoint, on the CPU; one worker calls it alone."""
-        model = Transformer(config)
-        storage.load(dict(model.named_parameters()), self.at(step), None, alone=True)
+        return self.fill(step, Transformer(config))
+
+    def fill(self, step: int, model: Transformer) -> Transformer:
+        """Return `model`, a whole one on the CPU, with what a checkpoint has learned; one worker calls it alone."""
+        storage.load(trained(model), self.at(step), None, alone=True)
         return model
 
     def drop(self, step: int) -> None:

@@ -2,12 +2,19 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, ValidationError
 
 from homegrown.errors import UserError
 from homegrown.files import replacing
 from homegrown.recipe import ModelSettings, Parallel, Settings, TrainingSettings
+
+if TYPE_CHECKING:  # who only writes a job needs no PyTorch
+    from tokenizers import Tokenizer
+
+    from homegrown.tokens.loader import TokenSplit
+    from homegrown.training.subject import Subject
 
 JOB = "job.json"
 PARENT_LOCK = "parent.lock"
@@ -29,18 +36,21 @@ STORE = ".store-"
 """What the files begin with in which the launcher and workers leave addresses for each other."""
 
 
-class Job(Settings):
-    """One training run; its file lies in the folder that takes the results."""
+class TrainingJob(Settings):
+    """One training run, of whatever kind; its file lies in the folder that takes the results."""
 
     packed: Path
     tokenizer: Path
-    model: ModelSettings
     training: TrainingSettings
     seed: int
     device: str
     parallel: Parallel = "ddp"
     started: float = Field(default_factory=time.time)
     """When training was asked for, in seconds since 1970."""
+
+    def subject(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "Subject":
+        """Return what is trained on the tokens `train`; raises UserError if it does not fit them."""
+        raise NotImplementedError
 
     def write(self, out: Path) -> Path:
         """Write the job to `out` and return its path."""
@@ -49,9 +59,21 @@ class Job(Settings):
         return out / JOB
 
     @classmethod
-    def read(cls, path: Path) -> "Job":
+    def read(cls, path: Path) -> Self:
         """Read a job; raises UserError if the file is not one."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise UserError(f"{path} is not a training job; start training through its stage.") from error
+
+
+class Job(TrainingJob):
+    """A pretraining."""
+
+    model: ModelSettings
+
+    def subject(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "Subject":
+        """See `TrainingJob`."""
+        from homegrown.training.subject import NewModel
+
+        return NewModel(self, train, tokenizer)

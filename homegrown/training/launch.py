@@ -15,7 +15,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from homegrown import locks
 from homegrown.errors import UserError
 from homegrown.progress import Progress
-from homegrown.training import worker
 from homegrown.training.curve import LiveCurve
 from homegrown.training.job import (
     CHECKPOINTS,
@@ -38,8 +37,8 @@ _POLL_SECONDS = 0.2
 _EXIT_SECONDS = 5.0  # for the agent to see that its workers have gone
 
 
-def launch(job: Path, processes: int, progress: Progress) -> None:
-    """Run `processes` workers on this machine until they are done, restarting all if one dies.
+def launch(job: Path, processes: int, progress: Progress, worker: str) -> None:
+    """Run `processes` of the module `worker` on this machine until they are done, restarting all if one dies.
 
     The agent runs in a thread: it then leaves this process's signal handlers alone, and `progress` is called in the
     thread of the caller. When this process dies or gives up, the workers see its lock free, finish their step, write a
@@ -56,7 +55,7 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
         left.unlink(missing_ok=True)
     relay = Relay(out / PROGRESS)
     curve = LiveCurve(out / CURVE, partial(read_steps, out))
-    agent = _Agent(job, processes)
+    agent = _Agent(job, processes, worker)
     try:
         with locks.exclusive(out / PARENT_LOCK):
             agent.start()
@@ -87,11 +86,11 @@ def launch(job: Path, processes: int, progress: Progress) -> None:
 class _Agent(threading.Thread):
     """`ended` is waited for in place of `join`, which takes a thread for ended when a signal interrupts it (3.11)."""
 
-    def __init__(self, job: Path, processes: int):
+    def __init__(self, job: Path, processes: int, worker: str):
         super().__init__(name="elastic-agent", daemon=True)
         self.error: Exception | None = None
         self.ended = threading.Event()
-        self._arguments = ["-u", "-m", worker.__name__, str(job)]
+        self._arguments = ["-u", "-m", worker, str(job)]
         self._config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,

@@ -1,4 +1,4 @@
-"""The pretraining loop, as each worker runs it."""
+"""The training loop, as each worker runs it."""
 
 import math
 import time
@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 
 from homegrown.errors import UserError
-from homegrown.model.config import ModelConfig
-from homegrown.model.transformer import Transformer
 from homegrown.seeds import derive
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.rows import NO_TARGET, parts
 from homegrown.tokens.tokenizer import load, token_bytes
-from homegrown.training import bigrams, microbatch
+from homegrown.training import microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.compilation import compile_blocks, compiles
-from homegrown.training.job import CHECKPOINTS, Job
+from homegrown.training.job import CHECKPOINTS, TrainingJob
 from homegrown.training.journal import Journal
 from homegrown.training.metrics import StepMetrics
 from homegrown.training.objective import accumulating, clip_gradients, whole
@@ -53,7 +51,7 @@ class Update:
 class Trainer:
     """One worker's model, optimizer and data, and the state that goes from checkpoint to checkpoint."""
 
-    def __init__(self, job: Job, out: Path, worker: Worker):
+    def __init__(self, job: TrainingJob, out: Path, worker: Worker):
         """Open the data and build the model.
 
         Raises:
@@ -62,19 +60,20 @@ class Trainer:
         self.settings, self.seed, self.out, self.worker = job.training, job.seed, out, worker
         self.started = job.started
         train = TokenSplit(job.packed, "train")
-        self.config = ModelConfig.from_settings(job.model, train.vocabulary_size, job.training.dropout)
         self.tokenizer = load(job.tokenizer)
-        self.precision = choose_precision(job.training.precision, worker.kind)
-        self.batches = Batches(train, job.model.context, job.training.batch_size, derive(job.seed, "batches"))
         sizes = token_bytes(self.tokenizer)
         if len(sizes) != train.vocabulary_size:
             raise UserError(
                 f"The tokens in {job.packed} have a vocabulary of {train.vocabulary_size}, but the tokenizer in "
                 f"{job.tokenizer} has {len(sizes)}; run the stage `pack` again."
             )
+        self.subject = job.subject(train, self.tokenizer)
+        self.config = self.subject.config
+        self.precision = choose_precision(job.training.precision, worker.kind)
+        self.batches = Batches(train, self.config.context, job.training.batch_size, derive(job.seed, "batches"))
         self.validator = Validator(
             TokenSplit(job.packed, "validation"),
-            job.model.context,
+            self.config.context,
             job.training,
             sizes,
             worker,
@@ -84,17 +83,17 @@ class Trainer:
         self.batch_tokens = self.settings.batch_size * self.config.context
         self.tokens = self.settings.max_steps * self.batch_tokens
         self.sampler = Sampler(
-            self.tokenizer, self.settings, self.config.context, self.precision, derive(job.seed, "samples")
+            self.tokenizer,
+            self.subject.prompts,
+            self.subject.stop_ids,
+            self.settings.sample_tokens,
+            self.precision,
+            derive(job.seed, "samples"),
         )
-        torch.manual_seed(derive(job.seed, "initialisation"))
-        self.model = Transformer(self.config)
-        self.model.initialise()
-        self.begins_with_bigrams = bigrams.serve(self.settings, self.config, train.tokens)
-        if self.begins_with_bigrams:
-            bigrams.initialise(self.model, bigrams.Bigrams.of(train))
+        self.model = self.subject.begin()
         self.model.model.checkpointing = self.settings.activation_checkpointing
         self.model.to(worker.device)
-        if compiles(self.settings.compile, worker.kind, self.config.flops_per_token(), self.tokens):
+        if compiles(self.settings.compile, worker.kind, self.subject.flops_per_token, self.tokens):
             compile_blocks(self.model)
         self.parallel = job.parallel
         self.scaler = self.precision.scaler()
@@ -110,7 +109,7 @@ class Trainer:
         """
         worker = self.worker
         self.objective = share_model(self.model, worker, self.parallel)
-        self.optimizers = optimizers(self.model, self.settings, bigrams.RATE_SHARE if self.begins_with_bigrams else 1.0)
+        self.optimizers = optimizers(self.model, self.settings, self.subject.wide_rate_share)
         with self._memory_errors(), self.precision.autocast():
             self.micro_batch_size = microbatch.choose(
                 self.settings, self.config.context, self.batches.window, worker, self.objective, self.optimizers
@@ -294,7 +293,7 @@ class Trainer:
     def _watch(self) -> Watch:
         peak = matmul_peak(self.worker.device, self.precision.dtype)
         peaks = self.worker.sum(torch.tensor(peak, dtype=torch.float64, device=self.worker.device))
-        return Watch(self.settings, self.batch_tokens, self.config.flops_per_token(), float(peaks))
+        return Watch(self.settings, self.batch_tokens, self.subject.flops_per_token, float(peaks))
 
     @contextmanager
     def _memory_errors(self) -> Iterator[None]:

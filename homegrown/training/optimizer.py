@@ -60,6 +60,11 @@ def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
             group["lr"] = group["peak_lr"] * share
 
 
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that are trained, not copies, by name; what is frozen is in no checkpoint."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def state_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     """Return the optimizers' own tensors, not copies, as `<parameter>/<moment>`."""
     return {
@@ -92,9 +97,11 @@ def make_state(model: nn.Module, optimizers: Sequence[Optimizer], shapes: Mappin
 
 
 def _kinds(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """Return the hidden matrices, the matrices with a vocabulary, and the vectors."""
+    """Return the hidden matrices, the matrices with a vocabulary, and the vectors that are trained."""
     hidden, wide, vectors = [], [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if parameter.ndim < 2:
             vectors.append(parameter)
         elif "embed_tokens" in name or "lm_head" in name:

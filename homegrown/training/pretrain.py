@@ -1,24 +1,13 @@
 """Pretraining as a stage: token shards in, a model with its metrics, samples and curve out."""
 
-import json
-import shutil
 from pathlib import Path
 
 from homegrown.outcome import Outcome
 from homegrown.progress import Progress, silent
 from homegrown.recipe import ModelSettings, Parallel, TrainingSettings
 from homegrown.tokens.loader import TokenSplit
-from homegrown.training.job import (
-    CHECKPOINTS,
-    JOB,
-    LOGS,
-    PARENT_LOCK,
-    PROGRESS,
-    STEPS,
-    SUMMARY,
-    WORKER_LOCK,
-    Job,
-)
+from homegrown.training.conduct import conduct
+from homegrown.training.job import Job
 
 
 def pretrain(
@@ -47,30 +36,14 @@ def pretrain(
     """
     out.mkdir(parents=True, exist_ok=True)
     train = TokenSplit(packed, "train")
-    if not (out / SUMMARY).exists():
-        from homegrown.training.launch import launch  # PyTorch is slow to import, and needed only here
-
-        job = Job(
-            packed=packed.resolve(),
-            tokenizer=tokenizer.resolve(),
-            model=model,
-            training=settings,
-            seed=seed,
-            device=device,
-            parallel=parallel,
-        )
-        launch(job.write(out.resolve()), processes, progress)
-    summary = json.loads((out / SUMMARY).read_bytes())
-    _tidy(out)
-    return Outcome(rows_in=train.tokens, rows_out=summary["tokens"], unit="tokens", metrics=summary)
-
-
-def _tidy(out: Path) -> None:
-    """Remove what only served the run: it names this machine's paths and is of no use once training is finished."""
-    for name in (JOB, PROGRESS, PARENT_LOCK, WORKER_LOCK, STEPS):
-        (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / LOGS, ignore_errors=True)
-    newest = max((out / CHECKPOINTS).glob("step-*"))
-    for path in (out / CHECKPOINTS).iterdir():
-        if path != newest:
-            shutil.rmtree(path)
+    job = Job(
+        packed=packed.resolve(),
+        tokenizer=tokenizer.resolve(),
+        model=model,
+        training=settings,
+        seed=seed,
+        device=device,
+        parallel=parallel,
+    )
+    summary = conduct(job, out, processes, progress)
+    return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homegrown.files import replacing, write_parquet
-from homegrown.model import weights
 from homegrown.progress import Metric
-from homegrown.tokens.tokenizer import TOKENIZER_FILE
 from homegrown.training.curve import draw_curve
-from homegrown.training.job import CURVE, METRICS, SAMPLES, SUMMARY, Job
+from homegrown.training.job import CURVE, METRICS, SAMPLES, SUMMARY
 from homegrown.training.loop import Trainer
 from homegrown.training.metrics import StepMetrics, metrics_table, samples_table
+from homegrown.training.optimizer import trained
 
 _LOSS_STEPS = 50
 
 
-def finish(trainer: Trainer, job: Job, out: Path, resumed_from: int) -> None:
+def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     """Write model, tables, curve and, last, the summary, which marks the run as finished.
 
     The model has the weights of the best validation, which are the final ones unless training went on to get worse.
@@ -25,14 +24,13 @@ def finish(trainer: Trainer, job: Job, out: Path, resumed_from: int) -> None:
     state = trainer.state
     last = state.metrics[-1]
     kept = next(row for row in state.metrics if row.step == (state.best_step or state.step))
-    weights.save(trainer.checkpoints.model(kept.step, trainer.config), out / "model")
-    with replacing(out / "model" / TOKENIZER_FILE) as temporary:
-        temporary.write_bytes((job.tokenizer / TOKENIZER_FILE).read_bytes())
+    trainer.subject.keep(trainer.checkpoints, kept.step, out)
     write_parquet(out / METRICS, metrics_table(state.metrics))
     write_parquet(out / SAMPLES, samples_table(state.samples))
     draw_curve(out / CURVE, state.metrics)
     summary: dict[str, Metric] = {
         "parameters": trainer.config.parameter_count(),
+        "trained_parameters": sum(parameter.numel() for parameter in trained(trainer.model).values()),
         "steps": state.step,
         "tokens": last.tokens,
         "training_loss": _training_loss(state.metrics),

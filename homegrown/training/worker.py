@@ -9,12 +9,12 @@ from homegrown import locks
 from homegrown.errors import UserError, is_disk_full
 from homegrown.files import replacing
 from homegrown.parallel import spin_less
-from homegrown.training.job import DISK_FULL, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY, WORKER_LOCK, Job
+from homegrown.training.job import DISK_FULL, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY, WORKER_LOCK, Job, TrainingJob
 from homegrown.training.stopping import Stop
 
 
-def main(path: Path) -> None:
-    """Train the job in `path`; what a user must mend is written to a file instead of raised.
+def main(path: Path, kind: type[TrainingJob] = Job) -> None:
+    """Train the job in `path`, one of `kind`; what a user must mend is written to a file instead of raised.
 
     It is no failure of the process, so that the launcher does not try again.
     """
@@ -23,7 +23,7 @@ def main(path: Path) -> None:
     stop.on_signals()
     stop.without_parent(out / PARENT_LOCK)
     try:
-        train(Job.read(path), out, stop)
+        train(kind.read(path), out, stop)
     except UserError as error:
         with replacing(out / REFUSAL) as temporary:
             temporary.write_text(str(error))
@@ -46,7 +46,7 @@ def prepare_environment() -> None:
     spin_less()
 
 
-def train(job: Job, out: Path, stop: Stop) -> None:
+def train(job: TrainingJob, out: Path, stop: Stop) -> None:
     """Train, and write the results to `out`; the leading worker waits until no other run works there.
 
     Without results it returns when `stop` was wished before the end; the checkpoints are then in `out`.
@@ -68,7 +68,7 @@ def train(job: Job, out: Path, stop: Stop) -> None:
     trainer.run(report, stop)
     worker.leave()
     if worker.leads and trainer.finished:
-        finish(trainer, job, out, resumed_from)
+        finish(trainer, out, resumed_from)
 
 
 if __name__ == "__main__":

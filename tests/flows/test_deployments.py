@@ -28,6 +28,7 @@ def test_no_key_is_misspelt() -> None:
     assert checked.deployments == [
         *("pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"),
         *("export/hf", "export/gguf", "export/onnx", "export/ollama"),
+        *("finetune/tiny", "finetune/small", "finetune/medium", "finetune/large"),
     ]
     assert checked.pools == ["homegrown"]
 

@@ -1,0 +1,135 @@
+"""From a trained model and conversations to a model that answers, measured before and after."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.children import end_with_worker
+from flows.lifetime import after_cancellation, after_crash, watch_over
+from flows.pretrain import Change
+from homegrown import runs
+from homegrown.errors import UserError
+from homegrown.exports import find_model
+from homegrown.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe
+from homegrown.finetuning.finetune import check
+from homegrown.formats.requirements import check_requirements
+from homegrown.model.weights import load_config
+from homegrown.pipelines import change_recipe
+from tasks.answers import answers
+from tasks.base import base as read_base
+from tasks.finetune import finetune as train
+from tasks.instructions import instructions
+from tasks.merge import merge
+from tasks.quantize import quantize
+from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
+from tasks.story import told
+
+
+def stages_of(recipe: FinetuneRecipe) -> list[str]:
+    """Return the stages that a run of the recipe consists of, in their order."""
+    return [
+        *(["base"] if is_folder(recipe.base) else []),
+        *("instructions", "finetune"),
+        *(["merge"] if recipe.finetuning.method != "full" else []),
+        *(["quantize"] if recipe.quantization.variants else []),
+        "answers",
+    ]
+
+
+def is_folder(base: str) -> bool:
+    """Return whether a base is a folder, of a Hugging Face model, and not an artifact's name."""
+    return "/" in base or Path(base).is_dir()
+
+
+def check_base(recipe: FinetuneRecipe) -> None:
+    """See, before the first stage, that the base is there, and takes what the recipe wants of it.
+
+    Raises:
+        UserError: it does not, or a library is missing.
+    """
+    if is_folder(recipe.base):
+        from homegrown.formats.huggingface_reader import shape_of
+
+        config = shape_of(Path(recipe.base))
+    else:
+        config = load_config(find_model(store(), recipe.base).path / "model" / "config.json")
+    check(config, recipe.finetuning)
+    check_requirements(recipe.quantization.variants, config)
+
+
+def _run_name() -> str:
+    recipe = flow_run.parameters["recipe"]
+    name = recipe["name"] if isinstance(recipe, dict) else recipe.name
+    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+@flow(
+    name="finetune",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[forget_flow_exception],
+    on_crashed=[after_crash],
+    on_cancellation=[after_cancellation],
+)
+def finetune(
+    recipe: FinetuneRecipe,
+    base: str | None = None,
+    force: list[str] = [],  # noqa: B006
+    changes: list[Change] = [],  # noqa: B006
+) -> dict[str, Handle]:
+    """Fine-tune a model; what is already made is taken as it is, but for what is asked to run again.
+
+    Args:
+        recipe: The whole recipe, from the base to the table of before and after.
+        base: Another model to begin with than the recipe's: pretrain@3, finetune@1, a key, or a folder.
+        force: Stages to run again although an artifact with their key is there.
+        changes: Settings to change in the recipe for this run, each as SETTING=VALUE, such as training.max_steps=200.
+            A name or a value that does not fit is refused before any stage runs.
+    """
+    end_with_worker()
+    watch_over(store(), UUID(str(flow_run.id)))
+    recipe = change_recipe(recipe, [*changes, *([f"base={base}"] if base else [])])
+    stages = stages_of(recipe)
+    again(stages, force)
+    check_base(recipe)
+    with (
+        told(stages),
+        runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json")) as log,
+    ):
+        return _run(recipe, Run(recipe.seed, recipe.compute, frozenset(force), log.reach), log)
+
+
+def again(stages: Sequence[str], force: Sequence[str]) -> None:
+    """Raise UserError unless every name in `force` is that of a stage of the run."""
+    for name in force:
+        if name not in stages:
+            raise UserError(f"The run has no stage {name!r} to run again; its stages are: {', '.join(stages)}.")
+
+
+def _run(recipe: FinetuneRecipe, run: Run, log: runs.Ongoing) -> dict[str, Handle]:
+    made: dict[str, Handle] = {}
+
+    def add(handle: Handle) -> Handle:
+        made[handle.stage] = handle
+        log.made(handle.stage, handle.key, handle.folder)
+        return handle
+
+    if is_folder(recipe.base):
+        begin = add(read_base(run, settings=BaseSettings(folder=recipe.base)))
+    else:
+        begin = handle_of(find_model(store(), recipe.base))
+        run.reach(begin.key)
+    rows = ConversationRows(context=load_config(begin.path / "model" / "config.json").context)
+    learned = add(instructions(run, settings=recipe.instructions, rows=rows, tokenizer=begin))
+    tuned = add(train(run, settings=recipe.finetuning, training=recipe.training, base=begin, instructions=learned))
+    model = tuned
+    if recipe.finetuning.method != "full":
+        model = add(merge(run, base=begin, instructions=learned, finetune=tuned))
+    if recipe.quantization.variants:
+        add(quantize(run, settings=recipe.quantization, pretrain=model, pack=learned))
+    add(answers(run, settings=recipe.evaluation, base=begin, model=model, finetune=tuned, instructions=learned))
+    return made

@@ -1,0 +1,165 @@
+"""Before and after: what base and fine-tuned model make of held-out questions."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from homegrown.files import write_parquet
+from homegrown.finetune_recipe import AnswerSettings
+from homegrown.finetuning.questions import Question, held_out
+from homegrown.model import weights
+from homegrown.model.generation import generate
+from homegrown.model.transformer import Transformer
+from homegrown.outcome import Outcome
+from homegrown.progress import Metric, Progress, silent
+from homegrown.tokens import tokenizer as tokens
+from homegrown.tokens.chat import encode
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.rows import NO_TARGET, parts
+from homegrown.tokens.special import special_ids
+
+BEFORE, AFTER = "base", "fine-tuned"
+_ROWS = 8  # of tokens in a forward pass, and questions answered side by side
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one model; a row of the table `results`.
+
+    `loss` is in nats per token of the authors' answers, the mark at their end included, `bits_per_byte` over their
+    bytes. Of its own answers, the likeliest ones, `ended` is the share that ended with the end-of-turn mark before the
+    longest length, `formatted` the share that matches the pattern (None without one), `same` the share that is the
+    author's word for word, `tokens` their mean length.
+    """
+
+    model: str
+    loss: float
+    bits_per_byte: float
+    ended: float
+    formatted: float | None
+    same: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model answered; `ended` says that it came to an end by itself."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+def measure(
+    out: Path,
+    models: dict[str, Path],
+    instructions: Path,
+    settings: AnswerSettings,
+    *,
+    device: str,
+    progress: Progress = silent,
+) -> Outcome:
+    """Measure the models of the folders `models` on what the folder `instructions` holds out.
+
+    Writes the tables `results` (see `Result`) and `samples`: every question, the author's answer, and each model's.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    questions = held_out(instructions, settings.samples)
+    steps, done = 2 * len(models), 0
+    results, answers = [], {}
+    for name, folder in models.items():
+        progress(done, steps, model=name)
+        model = weights.load(folder, device)
+        loss, bits = _loss(model, folder, instructions, settings.loss_tokens)
+        progress(done := done + 1, steps, model=name)
+        answers[name] = _answers(model, folder, questions, settings.answer_tokens)
+        results.append(_result(name, loss, bits, answers[name], questions, settings.pattern))
+        progress(done := done + 1, steps, model=name)
+    write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in results]))
+    write_parquet(out / "samples" / "part-00000.parquet", pa.Table.from_pylist(_samples(questions, answers)))
+    metrics: dict[str, Metric] = {}
+    for row in results:
+        prefix = row.model.replace("-", "_")
+        metrics |= {f"{prefix}_loss": row.loss, f"{prefix}_bits_per_byte": row.bits_per_byte}
+        metrics |= {f"{prefix}_ended": row.ended}
+        metrics |= {} if row.formatted is None else {f"{prefix}_formatted": row.formatted}
+    return Outcome(len(questions), len(results), "models", metrics)
+
+
+@torch.inference_mode()
+def _loss(model: Transformer, folder: Path, instructions: Path, most: int | None) -> tuple[float, float]:
+    """Return nats per token and bits per byte of held-out answers, over rows spread evenly."""
+    split, sizes = TokenSplit(instructions, "validation"), tokens.token_bytes(tokens.load(folder))
+    assert split.context is not None
+    rows = split.windows(split.context)
+    wanted = rows if most is None else min(rows, math.ceil(most / split.context))
+    indices = np.linspace(0, rows - 1, wanted).round().astype(np.int64)
+    nats, count, text_bytes = 0.0, 0, 0
+    for start in range(0, len(indices), _ROWS):
+        batch = split.read(indices[start : start + _ROWS], split.context)
+        nats += float(model.loss(*parts(torch.from_numpy(batch).to(model.device))))
+        _, targets, _ = parts(batch)
+        predicted = targets[targets != NO_TARGET]
+        count += len(predicted)
+        text_bytes += int(sizes[predicted].sum())
+    return nats / max(1, count), nats / math.log(2) / max(1, text_bytes)
+
+
+def _answers(model: Transformer, folder: Path, questions: Sequence[Question], most: int) -> list[Answer]:
+    """Return the model's likeliest answers; one that fills its room, or has none, did not end."""
+    tokenizer = tokens.load(folder)
+    end, context = special_ids(tokenizer).message_end, model.config.context
+    answers = []
+    for start in range(0, len(questions), _ROWS):
+        prompts = [encode(tokenizer, one.messages, reply=True) for one in questions[start : start + _ROWS]]
+        # No token but the end-of-turn mark ends it: whoever ends a document has not learned the format.
+        written = generate(model, prompts, max_new_tokens=most, stop_ids=frozenset({end}))
+        for prompt, new in zip(prompts, written, strict=True):
+            ended = len(new) < min(most, context - len(prompt))
+            answers.append(Answer(tokenizer.decode(new), len(new), ended))
+    return answers
+
+
+def _result(
+    name: str,
+    loss: float,
+    bits: float,
+    answers: Sequence[Answer],
+    questions: Sequence[Question],
+    pattern: str | None,
+) -> Result:
+    def share(values: Sequence[bool]) -> float:
+        return sum(values) / max(1, len(values))
+
+    return Result(
+        model=name,
+        loss=loss,
+        bits_per_byte=bits,
+        ended=share([answer.ended for answer in answers]),
+        formatted=None if pattern is None else share([bool(re.search(pattern, answer.text)) for answer in answers]),
+        same=share([one.text == other.answer for one, other in zip(answers, questions, strict=True)]),
+        tokens=sum(answer.tokens for answer in answers) / max(1, len(answers)),
+    )
+
+
+def _samples(questions: Sequence[Question], answers: dict[str, list[Answer]]) -> list[dict[str, str | bool]]:
+    before, after = answers[BEFORE], answers[AFTER]
+    return [
+        {
+            "question": question.text,
+            "author": question.answer,
+            "before": one.text,
+            "before_ended": one.ended,
+            "after": other.text,
+            "after_ended": other.ended,
+        }
+        for question, one, other in zip(questions, before, after, strict=True)
+    ]

@@ -1,0 +1,78 @@
+"""Fine-tuning as a stage: a base model and conversations in, an adapter or a whole model out."""
+
+from pathlib import Path
+
+from homegrown.errors import UserError
+from homegrown.finetune_recipe import FinetuneSettings
+from homegrown.finetuning.job import MODEL, FinetuneJob
+from homegrown.formats.requirements import check_installed, misfit
+from homegrown.model import lora, weights
+from homegrown.model.config import ModelConfig
+from homegrown.outcome import Outcome
+from homegrown.progress import Progress, silent
+from homegrown.recipe import Parallel, TrainingSettings
+from homegrown.tokens.loader import TokenSplit
+from homegrown.tokens.system import save_system
+from homegrown.training.conduct import conduct
+
+_WORKER = "homegrown.finetuning.worker"
+
+
+def finetune(
+    out: Path,
+    base: Path,
+    instructions: Path,
+    settings: FinetuneSettings,
+    training: TrainingSettings,
+    *,
+    system: str | None,
+    seed: int,
+    device: str,
+    processes: int,
+    parallel: Parallel = "ddp",
+    progress: Progress = silent,
+) -> Outcome:
+    """Train the model in the folder `base` on the answers that the stage `instructions` packed.
+
+    Writes `adapter/` in peft's files (with the method `full` instead `model/`, which is told `system` where a
+    conversation has no system message), and beside it what pretraining writes:
+    metrics, samples, curve, event files, summary and the last checkpoint, which holds what is trained and no more.
+    Called again on the same `out` it goes on from the newest checkpoint, as pretraining does.
+
+    Raises:
+        UserError: a library is missing, a setting does not fit the base or the machine, or training diverges.
+        RuntimeError: a worker failed for another reason; the message names its log.
+    """
+    check(weights.load_config(base / "config.json"), settings)
+    out.mkdir(parents=True, exist_ok=True)
+    train = TokenSplit(instructions, "train")
+    job = FinetuneJob(
+        packed=instructions.resolve(),
+        tokenizer=base.resolve(),
+        base=base.resolve(),
+        training=training,
+        finetuning=settings,
+        seed=seed,
+        device=device,
+        parallel=parallel,
+    )
+    summary = conduct(job, out, processes, progress, _WORKER)
+    if settings.method == "full":
+        save_system(out / MODEL, system)
+    return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)
+
+
+def check(config: ModelConfig, settings: FinetuneSettings) -> None:
+    """See that the libraries are there and a base of this shape takes the settings.
+
+    Raises:
+        UserError: they are not, or it does not.
+    """
+    if settings.method == "full":
+        return
+    lora.require()
+    lora.check_targets(config, settings)
+    if settings.method == "qlora":
+        check_installed("nf4", "choose finetuning.method lora")
+        if problem := misfit("nf4", config):
+            raise UserError(f"{problem}; choose finetuning.method lora.")

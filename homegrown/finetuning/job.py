@@ -1,0 +1,132 @@
+"""What is trained in fine-tuning: an adapter on a base model, or all of its weights."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from homegrown.errors import UserError
+from homegrown.finetune_recipe import FinetuneSettings
+from homegrown.training.job import TrainingJob
+
+if TYPE_CHECKING:  # who only writes a job needs no PyTorch
+    from tokenizers import Tokenizer
+
+    from homegrown.model.transformer import Transformer
+    from homegrown.tokens.loader import TokenSplit
+    from homegrown.training.checkpoints import Checkpoints
+    from homegrown.training.subject import Prompt
+
+ADAPTER, MODEL = "adapter", "model"
+_HELD_OUT_PROMPTS = 2
+
+
+class FinetuneJob(TrainingJob):
+    """One fine-tuning; `base` is the folder of the base model's weights, `packed` that of the instructions."""
+
+    base: Path
+    finetuning: FinetuneSettings
+
+    def subject(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "TunedModel":
+        """See `TrainingJob`."""
+        return TunedModel(self, train, tokenizer)
+
+
+class TunedModel:
+    """A base model that learns from conversations; a `Subject`."""
+
+    def __init__(self, job: FinetuneJob, train: "TokenSplit", tokenizer: "Tokenizer"):
+        """Look at the base.
+
+        Raises:
+            UserError: it is damaged, or does not fit the conversations or the settings.
+        """
+        from homegrown.model import weights
+        from homegrown.tokens.chat import stop_ids
+
+        self._job = job
+        self._base = weights.load_config(job.base / "config.json")
+        if train.context is None or train.context > self._base.context:
+            raise UserError(
+                f"The conversations are packed in rows of {train.context}, but the base model's context is "
+                f"{self._base.context}; run the stage `instructions` again."
+            )
+        self.config = dataclasses.replace(self._base, context=train.context, dropout=job.training.dropout)
+        self.wide_rate_share = 1.0
+        self.flops_per_token = self._flops()
+        self.stop_ids = stop_ids(tokenizer)
+        self.prompts: Sequence[Prompt] = self._prompts(tokenizer)
+
+    def begin(self) -> "Transformer":
+        """See `Subject`."""
+        import torch
+
+        from homegrown.model import lora
+        from homegrown.seeds import derive
+
+        model, settings = self._weights(), self._job.finetuning
+        if settings.method != "full":
+            if settings.method == "qlora":
+                _in_four_bits(model)
+            torch.manual_seed(derive(self._job.seed, "adapter"))
+            lora.attach(model, settings, four_bit=settings.method == "qlora")
+        return model
+
+    def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
+        """See `Subject`: `adapter/` in peft's files, or a whole model's `model/`."""
+        from homegrown.model import lora
+        from homegrown.model.transformer import Transformer
+        from homegrown.training.subject import keep_model
+
+        if self._job.finetuning.method == "full":
+            keep_model(checkpoints.fill(step, Transformer(self._base)), self._job.tokenizer, out / MODEL)
+        else:
+            lora.save(checkpoints.fill(step, self.begin()), self._job.finetuning, out / ADAPTER)
+
+    def _weights(self) -> "Transformer":
+        """Return the base with the context of the rows, in float32."""
+        import torch
+
+        from homegrown.model import weights
+        from homegrown.model.transformer import Transformer
+
+        model = Transformer(self.config)
+        model.load_state_dict(weights.load(self._job.base, dtype=torch.float32).state_dict())
+        return model
+
+    def _flops(self) -> int:
+        """Return 6 operations for each weight and token; with an adapter 4: the base's gradients are not made."""
+        every = self.config.flops_per_token()
+        if self._job.finetuning.method == "full":
+            return every
+        attention = 12 * self.config.layers * self.config.heads * self.config.head_size * self.config.context
+        return attention + (every - attention) * 2 // 3
+
+    def _prompts(self, tokenizer: "Tokenizer") -> "list[Prompt]":
+        from homegrown.finetuning.questions import held_out
+        from homegrown.tokens.chat import Message, encode
+        from homegrown.training.subject import Prompt
+
+        asked = [(one.text, one.messages) for one in held_out(self._job.packed, _HELD_OUT_PROMPTS)]
+        asked += [(text, [Message("user", text)]) for text in self._job.training.sample_prompts]
+        prompts = [Prompt(text, encode(tokenizer, messages, reply=True)) for text, messages in asked]
+        for prompt in prompts:
+            if len(prompt.tokens) > self.config.context:
+                raise UserError(
+                    f"The question {prompt.text[:40]!r} of training.sample_prompts has {len(prompt.tokens)} tokens, "
+                    f"more than the context of {self.config.context}; shorten it."
+                )
+        return prompts
+
+
+def _in_four_bits(model: "Transformer") -> None:
+    """Put nf4 weights (QLoRA, Dettmers et al. 2023) in the place of the matrices of all blocks."""
+    from homegrown.formats.linear import METHODS
+    from homegrown.formats.variants import matrices
+
+    for name, layer in matrices(model).items():
+        small = METHODS["nf4"].layer(METHODS["nf4"].pack(layer.weight.detach()), layer.bias, layer.weight.shape)
+        # Else, on processors with AVX512-BF16, a forward pass in evaluation repacks the weights, and after it no
+        # gradient passes through them, without a word.
+        setattr(small, "support_avx512bf16_for_cpu", False)  # noqa: B010 (bitsandbytes' own)
+        model.set_submodule(name, small)

@@ -1,0 +1,41 @@
+"""Held-out questions, out of what the stage `instructions` kept from training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from homegrown.tokens.chat import Message
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation up to its first answer, and that answer as its author wrote it."""
+
+    messages: list[Message]
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The last message before the answer."""
+        return self.messages[-1].content
+
+
+def held_out(instructions: Path, most: int) -> list[Question]:
+    """Return up to `most` questions, spread evenly over all that are held out, the same each time."""
+    found = [
+        question
+        for path in sorted((instructions / "held_out").glob("*.parquet"))
+        for messages in pq.read_table(path, columns=["messages"])["messages"].to_pylist()
+        if (question := _question([Message(**message) for message in messages]))
+    ]
+    most = min(most, len(found))
+    return [found[place * len(found) // most] for place in range(most)]
+
+
+def _question(messages: list[Message]) -> Question | None:
+    roles = [message.role for message in messages]
+    if "assistant" not in roles[1:]:
+        return None
+    first = roles.index("assistant")
+    return Question(messages[:first], messages[first].content) if first else None

@@ -1,0 +1,110 @@
+"""LoRA (Hu et al. 2021): low-rank matrices trained beside a model's own, in the files that peft reads and writes.
+
+A matrix W [out, in] becomes W + (alpha / rank) B A, with A [rank, in] and B [out, rank]; B begins as 0.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from homegrown.errors import UserError
+from homegrown.files import replacing
+from homegrown.finetune_recipe import FinetuneSettings, Projection
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NAME = "default"
+_OUTSIDE = "base_model.model."
+"""What peft's names begin with in a file: a model inside a model."""
+
+_GATE: Projection = "gate_proj"
+
+
+def require() -> None:
+    """Raise UserError where peft is not installed."""
+    if find_spec("peft") is None:
+        raise UserError("LoRA needs peft, which is not installed; `pip install -c constraints.txt -e '.[finetune]'`.")
+
+
+def check_targets(config: ModelConfig, settings: FinetuneSettings) -> None:
+    """Raise UserError if the model has no projection of one of the names."""
+    if config.family == "classic" and _GATE in settings.targets:
+        raise UserError(f"finetuning.targets names {_GATE}, which a model of family classic has not; leave it out.")
+
+
+def attach(model: Transformer, settings: FinetuneSettings, *, four_bit: bool = False) -> None:
+    """Put an adapter on the projections `settings.targets` of all blocks, and freeze everything else.
+
+    A is drawn from torch's global random state. The projections are then modules of peft, which compute both.
+    `four_bit` says that they are bitsandbytes'.
+    """
+    from peft import inject_adapter_in_model
+
+    # What peft reads of a model to choose the layer that goes around one of bitsandbytes.
+    setattr(model, "is_loaded_in_4bit", four_bit)  # noqa: B010 (no part of a Transformer)
+    inject_adapter_in_model(_config(settings), model, adapter_name=_NAME)
+
+
+def _config(settings: FinetuneSettings) -> "LoraConfig":
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast(int, settings.alpha),  # peft says int and divides
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        task_type="CAUSAL_LM",
+        bias="none",
+    )
+
+
+def save(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
+    """Write the adapter that `attach` put on the model: what `peft.PeftModel.from_pretrained` reads.
+
+    That goes for a model with modules of the same names, such as the Qwen3 that a `modern` one is exported as.
+    """
+    tensors = {
+        f"{_OUTSIDE}{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+    values = _config(settings).to_dict()  # type: ignore[no-untyped-call]
+    # As peft's own: whoever loads it begins by using it. A set's order would differ from run to run.
+    values |= {"inference_mode": True, "target_modules": sorted(settings.targets)}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")
+
+
+@torch.no_grad()
+def merge(model: Transformer, folder: Path) -> Transformer:
+    """Add the adapter of a folder to the weights of a model without one, in place, and return it.
+
+    Raises:
+        UserError: the adapter is missing, damaged, or not one of this model.
+    """
+    try:
+        values = json.loads((folder / CONFIG).read_bytes())
+        scale = values["lora_alpha"] / values["r"]
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise UserError(f"The adapter in {folder} is missing or damaged; fine-tune again or restore it.") from error
+    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+        place = name.removeprefix(_OUTSIDE).removesuffix(".lora_A.weight")
+        try:
+            weight = model.get_parameter(f"{place}.weight")
+            down, up = tensors[name], tensors[f"{_OUTSIDE}{place}.lora_B.weight"]
+            weight.add_((scale * (up @ down)).to(weight))
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise UserError(f"The adapter in {folder} is of another model (matrix {place}); name its own.") from error
+    return model

@@ -1,0 +1,82 @@
+"""Answers: base and fine-tuned model on held-out questions, before and after in one table."""
+
+from homegrown import devices
+from homegrown.artifacts import Artifact
+from homegrown.files import replacing
+from homegrown.finetune_recipe import AnswerSettings
+from homegrown.outcome import Outcome
+from homegrown.training.job import CURVE
+from tasks import pictures
+from tasks.locks import computing_on
+from tasks.markdown import picture, quoted
+from tasks.panels import Panel, rows_of
+from tasks.stage import Handle, Work, stage, store
+
+REPORT = "report.html"
+
+
+def _report(artifact: Artifact) -> str:
+    """Show the table, the curve of the training and answers side by side."""
+    return f"{_excerpt(artifact)}\n\n{_samples(artifact)}"
+
+
+def _excerpt(artifact: Artifact) -> str:
+    from homegrown.evaluation.sections import Section, as_markdown
+    from homegrown.finetuning.report import before_and_after, read_results
+
+    table = as_markdown([Section("Before and after", [before_and_after(read_results(artifact.path))])], level=3)
+    trained = next((one for one in store().inputs(artifact) if one.manifest.stage == "finetune"), None)
+    if trained is None or not (trained.path / CURVE).is_file():
+        return table
+    drawn = picture(pictures.smaller((trained.path / CURVE).read_bytes()), "loss on training and held-out answers")
+    return f"{table}\n\n{drawn}"
+
+
+def _samples(artifact: Artifact) -> str:
+    parts = ["### Held-out questions answered"]
+    for row, _ in zip(rows_of(artifact.path / "samples"), range(4), strict=False):
+        parts += [
+            quoted(row["question"]),
+            "The author:",
+            quoted(row["author"]),
+            "Before:",
+            quoted(row["before"]),
+            "After:",
+            quoted(row["after"]),
+        ]
+    return "\n\n".join(parts)
+
+
+def _rows(artifact: Artifact) -> list[dict[str, str]]:
+    """Return the table as the UI sorts and searches it."""
+    from homegrown.evaluation import sections
+    from homegrown.finetuning.report import before_and_after, read_results
+
+    return sections.rows_of(before_and_after(read_results(artifact.path)))
+
+
+@stage(
+    "answers",
+    engine=["homegrown.finetuning.answers", "homegrown.finetuning.report"],
+    panel=Panel(_report, _excerpt, rows=_rows),
+)
+def answers(
+    work: Work, settings: AnswerSettings, base: Handle, model: Handle, finetune: Handle, instructions: Handle
+) -> Outcome:
+    """Measure base and fine-tuned model on held-out questions, and write the page."""
+    from homegrown.finetuning.answers import AFTER, BEFORE, measure
+    from homegrown.finetuning.report import html
+
+    device = devices.resolve(work.compute.device)
+    with computing_on(device, 1):
+        outcome = measure(
+            work.out,
+            {BEFORE: base.path / "model", AFTER: model.path / "model"},
+            instructions.path,
+            settings,
+            device=device,
+            progress=work.progress,
+        )
+    with replacing(work.out / REPORT) as temporary:
+        temporary.write_text(html(work.out, finetune.path / CURVE), encoding="utf-8")
+    return outcome

@@ -1,0 +1,44 @@
+"""Finetune: an adapter, or all weights, that learned to answer."""
+
+from homegrown import devices
+from homegrown.finetune_recipe import FinetuneSettings
+from homegrown.outcome import Outcome
+from homegrown.recipe import TrainingSettings
+from tasks.locks import computing_on
+from tasks.pretrain import TRAINING_PANEL
+from tasks.stage import Handle, Work, artifact_of, stage
+
+
+@stage(
+    "finetune",
+    engine=["homegrown.finetuning.finetune", "homegrown.finetuning.worker"],
+    seeded=True,
+    panel=TRAINING_PANEL,
+)
+def finetune(
+    work: Work, settings: FinetuneSettings, training: TrainingSettings, base: Handle, instructions: Handle
+) -> Outcome:
+    """Train the base on the answers of the conversations; goes on from the last checkpoint after a kill."""
+    from homegrown.finetuning import finetune as engine
+
+    device = devices.resolve(work.compute.device)
+    with computing_on(device, work.compute.processes):
+        return engine.finetune(
+            work.out,
+            base.path / "model",
+            instructions.path,
+            settings,
+            training,
+            system=system_of(instructions),
+            seed=work.seed,
+            device=device,
+            processes=work.compute.processes,
+            parallel=work.compute.parallel,
+            progress=work.progress,
+        )
+
+
+def system_of(instructions: Handle) -> str | None:
+    """Return the system message that conversations were packed with."""
+    system: str | None = artifact_of(instructions).manifest.settings["settings"]["system"]
+    return system

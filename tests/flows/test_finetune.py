@@ -1,0 +1,124 @@
+"""The flow `finetune`: from a model and conversations to a merged model that every reader of models takes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from flows.export import export
+from flows.finetune import finetune
+from homegrown import exports, runs
+from homegrown.artifacts import Artifact, Order, Store
+from homegrown.cli import cli
+from homegrown.errors import UserError
+from homegrown.finetune_recipe import FinetuneRecipe
+from homegrown.garbage import garbage
+from homegrown.model import weights
+from homegrown.outcome import Outcome
+from homegrown.pipelines import load_finetuning
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+from conversations import training, write_base, write_conversations
+
+pytest.importorskip("peft")
+
+
+def add_base(store: Store, family: str = "modern") -> Artifact:
+    """Put a model that nobody trained into the store, as one that was pretrained."""
+
+    def build(out: Path) -> Outcome:
+        write_base(out / "model", family)
+        return Outcome(1, 1, "tokens", {})
+
+    order = Order("pretrain", "code", {}, {})
+    return store.make(order, store.slot("pretrain", order.key), build)[0]
+
+
+def recipe_for(tmp_path: Path, *changes: str) -> FinetuneRecipe:
+    write_conversations(tmp_path / "data.jsonl")
+    recipe = load_finetuning(
+        "tiny",
+        [
+            f"instructions.files=[{json.dumps(str(tmp_path / 'data.jsonl'))}]",
+            *(
+                "finetuning.method=lora",
+                "finetuning.rank=2",
+                "evaluation.samples=2",
+                "evaluation.answer_tokens=3",
+                "evaluation.pattern=it",
+            ),
+            *changes,
+        ],
+    )
+    steps = training(max_steps=3, validate_every=3, checkpoint_every=3, sample_every=3, sample_tokens=1)
+    return recipe.model_copy(update={"training": steps})
+
+
+@pytest.mark.slow
+def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp_path: Path) -> None:
+    base = add_base(in_prefect)
+    made = finetune(recipe_for(tmp_path))
+    assert list(made) == ["instructions", "finetune", "merge", "answers"]
+    adapter = in_prefect.resolve("finetune")
+    assert adapter.manifest.inputs["base"] == base.manifest.key
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(adapter.manifest.files)
+    assert not any(name.startswith("model/") for name in adapter.manifest.files)
+    assert base.path in {one.path for one in in_prefect.lineage(in_prefect.resolve("answers"))}
+    merged = exports.find_model(in_prefect, "finetune@1")
+    assert merged.name == "merge@1"
+    results = pq.read_table(made["answers"].path / "results").to_pylist()
+    assert [row["model"] for row in results] == ["base", "fine-tuned"]
+    assert "<table>" in (made["answers"].path / "report.html").read_text()
+    # Nothing is made again, and collecting garbage leaves the base of what a run reached.
+    again = finetune(recipe_for(tmp_path), base="pretrain@1")
+    assert {name: one.folder for name, one in again.items()} == {name: one.folder for name, one in made.items()}
+    assert garbage(in_prefect, 1, []) == []
+    records = runs.recorded(in_prefect)
+    assert [run.recipe["name"] for run in records.values()] == ["finetune-tiny", "finetune-tiny"]
+    exported = export("finetune@1", "hf")
+    config = json.loads((exported.path / "config.json").read_text())
+    assert config["model_type"] == "qwen3"
+    runner, store = CliRunner(), ["--artifacts", str(in_prefect.root)]
+    said = runner.invoke(cli, [*store, "generate", "finetune@1", "--prompt", "box", "--max-length", "1"])
+    assert said.exit_code == 0, said.output
+    assert runner.invoke(cli, [*store, "artifacts"]).exit_code == 0
+    in_prefect.delete(merged.path)
+    with pytest.raises(UserError, match="adapter without its merged model"):
+        exports.find_model(in_prefect, "finetune@1")
+
+
+@pytest.mark.slow
+def test_all_weights_of_an_exported_model_learn(in_prefect: Store, tmp_path: Path) -> None:
+    """A folder as base, `full`, a quantized variant; classic, because no step of it is compiled, which takes long."""
+    add_base(in_prefect, "classic")
+    folder = export("pretrain", "hf").path
+    recipe = recipe_for(tmp_path, f"base={folder}", "finetuning.method=full", "quantization.variants=[int8]")
+    made = finetune(recipe)
+    assert list(made) == ["base", "instructions", "finetune", "quantize", "answers"]
+    trained = exports.find_model(in_prefect, "finetune")
+    before, after = (weights.load(one.path / "model").state_dict() for one in (made["base"], trained))
+    assert before.keys() == after.keys()
+    # The same number added to all scores of a query changes nothing, so biases of keys have no gradient.
+    assert not any(before[name].equal(after[name]) for name in before if "k_proj.bias" not in name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["base=pretrain@7"], "no version 7 of pretrain"),
+        (["base=./nowhere"], r"nowhere has no config\.json"),
+        (["base=instructions"], "no artifact of stage 'instructions'"),
+        (["finetuning.method=qlora", "base=narrow"], "no artifact of stage 'narrow'"),
+    ],
+)
+def test_a_base_that_is_not_there_is_one_sentence(
+    in_prefect: Store, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    add_base(in_prefect)
+    with pytest.raises(UserError, match=message) as refusal:
+        finetune(recipe_for(tmp_path, *changes))
+    assert "\n" not in str(refusal.value)
+    assert in_prefect.outputs(in_prefect.resolve("pretrain")) == []

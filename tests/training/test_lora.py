@@ -1,0 +1,257 @@
+"""Adapters against peft on transformers: the same files, the same numbers; and what fine-tuning trains and keeps."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conversations import CONTEXT, pack_conversations, training, tuning, write_base
+from safetensors.torch import load_file
+from side_by_side import StopAt
+
+from homegrown.errors import UserError
+from homegrown.finetune_recipe import AnswerSettings, FinetuneRecipe, FinetuneSettings
+from homegrown.finetuning import finetune as engine
+from homegrown.finetuning.answers import AFTER, BEFORE, measure
+from homegrown.finetuning.finetune import check
+from homegrown.finetuning.job import FinetuneJob
+from homegrown.finetuning.merge import merge
+from homegrown.finetuning.report import html, read_results
+from homegrown.formats.huggingface import write_huggingface
+from homegrown.model import lora, weights
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+from homegrown.tokens.rows import parts
+from homegrown.training.loop import Trainer
+from homegrown.training.report import Report
+from homegrown.training.results import finish
+from homegrown.training.workers import Worker
+
+pytest.importorskip("peft")
+torch_group = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def packed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack_conversations(tmp_path_factory.mktemp("data") / "conversations", base)
+
+
+@contextmanager
+def only_worker() -> Iterator[Worker]:
+    import torch.distributed as dist
+
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    try:
+        worker = Worker("cpu")
+        torch.set_num_threads(1)
+        worker.writers = dist.group.WORLD
+        yield worker
+    finally:
+        torch.use_deterministic_algorithms(False)
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            del os.environ[name]
+
+
+def train(
+    out: Path, base: Path, packed: Path, settings: FinetuneSettings, until: int = 100, **changes: object
+) -> Trainer:
+    """Train in this process until `until` steps are done, from where the folder `out` has come."""
+    out.mkdir(exist_ok=True)
+    job = FinetuneJob(
+        packed=packed,
+        tokenizer=base,
+        base=base,
+        training=training(sample_prompts=[], sample_tokens=2, **changes),
+        finetuning=settings,
+        seed=1,
+        device="cpu",
+    )
+    with only_worker() as worker:
+        trainer, report = Trainer(job, out, worker), Report(out / "progress.jsonl")
+        resumed = trainer.start(report)
+        trainer.run(report, StopAt(trainer, until))
+        if trainer.finished:
+            finish(trainer, out, resumed)
+    return trainer
+
+
+def made_up_adapter(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
+    """Give an attached adapter numbers that change what the model computes, and write it."""
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    lora.save(model, settings, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_computes_in_peft_on_transformers_what_it_does_here(tmp_path: Path, tied: bool) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = write_base(tmp_path / "base", tied=tied)
+    write_huggingface(base, tmp_path / "hf", "float32")
+    settings, model = tuning(), weights.load(base)
+    lora.attach(model, settings)
+    made_up_adapter(model, settings, tmp_path / "stage" / "adapter")
+    theirs = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "hf"), tmp_path / "stage" / "adapter"
+    ).eval()
+    ids = torch.randint(8, 260, (2, 24), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        ours = model.eval()(ids)
+        assert (ours - weights.load(base)(ids)).abs().max() > 0.01
+        assert torch.allclose(ours, theirs(ids).logits, atol=1e-4)
+        merge(tmp_path / "merged", base, tmp_path / "stage", "Be brief.")
+        merged = weights.load(tmp_path / "merged" / "model")
+        assert torch.allclose(merged(ids), ours, atol=1e-4)
+    for name, tensor in theirs.merge_and_unload().state_dict().items():
+        if name in merged.state_dict():
+            assert torch.allclose(tensor, merged.state_dict()[name], atol=1e-6), name
+    assert json.loads((tmp_path / "merged" / "model" / "chat.json").read_text()) == {"system": "Be brief."}
+
+
+@pytest.mark.slow
+@torch_group
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_only_the_adapter_learns_and_is_kept(tmp_path: Path, base: Path, packed: Path, method: str) -> None:
+    settings = tuning(method)
+    trainer = train(tmp_path / "out", base, packed, settings, max_steps=10, validate_every=5)
+    losses = [row.validation_loss for row in trainer.state.metrics if row.validation_loss is not None]
+    # The second comes of training after a forward pass in evaluation.
+    assert losses[1] < losses[0]
+    trained = {name for name, one in trainer.model.named_parameters() if one.requires_grad}
+    assert trained == {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
+    moments = {name for optimizer in trainer.optimizers for name in optimizer.state}
+    assert len(moments) == len(trained)
+    checkpoint = load_file(next((tmp_path / "out" / "checkpoints").glob("*10/part-1-of-1.safetensors")))
+    assert {name.split("/")[0] for name in checkpoint} == trained
+    before = weights.load(base).state_dict()
+    for name, tensor in trainer.model.state_dict().items():
+        if method == "lora" and "lora_" not in name:
+            assert torch.equal(tensor, before[name.replace(".base_layer", "")]), name
+    merged = merge(tmp_path / "merged", base, tmp_path / "out", None)
+    assert merged.metrics["parameters"] == trainer.config.parameter_count()
+    windows = torch.from_numpy(trainer.validator._split.read([0, 1], CONTEXT))
+    with torch.no_grad():
+        here = trainer.model.eval().loss(*parts(windows)) / 100
+        there = weights.load(tmp_path / "merged" / "model").loss(*parts(windows)) / 100
+    # An adapter that learned beside 4-bit weights is merged onto the whole ones, which differ a little.
+    assert abs(here - there) < (1e-4 if method == "lora" else 0.05)
+
+
+@pytest.mark.slow
+@torch_group
+def test_training_interrupted_and_resumed_ends_with_the_same_bits(tmp_path: Path, base: Path, packed: Path) -> None:
+    settings = tuning(dropout=0.1)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    train(whole, base, packed, settings, max_steps=8, validate_every=4, checkpoint_every=3)
+    train(parted, base, packed, settings, 5, max_steps=8, validate_every=4, checkpoint_every=3)
+    train(parted, base, packed, settings, max_steps=8, validate_every=4, checkpoint_every=3)
+    assert json.loads((parted / "summary.json").read_bytes())["resumed_from"] == 5
+    for name in (lora.WEIGHTS, lora.CONFIG):
+        assert (whole / "adapter" / name).read_bytes() == (parted / "adapter" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_goes_on_to_the_same_bits(tmp_path: Path, packed: Path) -> None:
+    """Real processes; with all weights of a classic model, which import no peft and compile no step."""
+    from processes import SIGNALLER
+
+    base = write_base(tmp_path / "base", "classic")
+
+    def run(out: Path) -> None:
+        settings = training(sample_prompts=[], sample_tokens=1, sample_every=100, max_steps=8, checkpoint_every=3)
+        engine.finetune(out, base, packed, tuning("full"), settings, system="Hm.", seed=1, device="cpu", processes=1)
+
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(SIGNALLER)
+    told = {"name": "step-00000006", "times": 1, "victim": "worker", "signal": 9, "rank": 0}
+    told["record"] = str(tmp_path / "record")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("SIGNAL_AT", json.dumps(told))
+        run(tmp_path / "killed")
+    assert (tmp_path / "record").exists()
+    run(tmp_path / "whole")
+    summary = json.loads((tmp_path / "killed" / "summary.json").read_bytes())
+    assert summary["resumed_from"] in (3, 6)
+    for name in ("model.safetensors", "config.json", "chat.json", "tokenizer.json"):
+        assert (tmp_path / "killed" / "model" / name).read_bytes() == (tmp_path / "whole" / "model" / name).read_bytes()
+
+
+def test_before_and_after_are_those_of_the_two_models(tmp_path: Path, base: Path, packed: Path) -> None:
+    """The base, and one of which every answer is the end-of-turn mark at once."""
+    other = weights.load(base)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if "embed_tokens" in name:
+                parameter[6] = 100 * torch.ones(64)
+            elif name == "model.norm.weight":
+                parameter.zero_()
+    torch.nn.init.constant_(other.get_parameter("model.norm.weight"), 0.0)
+    weights.save(other, tmp_path / "other")
+    (tmp_path / "other" / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+    settings = AnswerSettings(loss_tokens=None, samples=3, answer_tokens=4, pattern="it is")
+    outcome = measure(tmp_path / "out", {BEFORE: base, AFTER: tmp_path / "other"}, packed, settings, device="cpu")
+    before, after = read_results(tmp_path / "out")
+    # A model without a last norm gives all tokens the same chance.
+    assert after.loss == pytest.approx(torch.tensor(float(other.config.vocabulary_size)).log().item(), rel=1e-4)
+    assert (before.formatted, before.same) == (0.0, 0.0)
+    assert outcome.metrics["base_loss"] == before.loss
+    (tmp_path / "curve.png").write_bytes(b"png")
+    page = html(tmp_path / "out", tmp_path / "curve.png")
+    assert f"{before.loss:.4f}" in page and "box" in page
+
+
+CONFIG = ModelConfig(
+    family="classic", vocabulary_size=64, hidden=32, layers=1, heads=2, kv_heads=2, head_size=16, feed_forward=64,
+    context=16, dropout=0.0, tied=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (tuning(targets=["gate_proj"]), "finetuning.targets names gate_proj"),
+        (tuning("qlora"), r"multiples of 64 .* q_proj has 32 and 32; choose finetuning.method lora"),
+    ],
+)
+def test_what_a_base_does_not_take_is_one_sentence(settings: FinetuneSettings, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        check(CONFIG, settings)
+    assert "\n" not in str(refusal.value)
+
+
+def test_peft_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"\[finetune\]"):
+        check(CONFIG, tuning())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("finetuning.rank=0", "finetuning.rank: .* greater than 0"),
+        ("finetuning.targets=[query]", "finetuning.targets.0: .*q_proj"),
+        ("training.initialisation=bigrams", "fine-tuning begins with its base"),
+        ("evaluation.pattern='('", "regular expression"),
+        ("finetuning.rang=4", "names no setting .* did you mean 'finetuning.rank'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(change: str, message: str) -> None:
+    from homegrown.pipelines import load_finetuning
+
+    assert isinstance(load_finetuning("tiny"), FinetuneRecipe)
+    with pytest.raises(UserError, match=message) as refusal:
+        load_finetuning("tiny", [change])
+    assert "\n" not in str(refusal.value)
