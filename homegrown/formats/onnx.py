@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from homegrown.errors import UserError
 from homegrown.files import sync
-from homegrown.formats.huggingface_tokenizer import write_tokenizer
+from homegrown.formats.huggingface import model_config
+from homegrown.formats.huggingface_tokenizer import write_json, write_tokenizer
 from homegrown.model import weights
 from homegrown.model.cache import KVCache, Span
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.tokens.tokenizer import load
 
 _LARGEST_FILE = 1_900_000_000
 """Bytes of weights that an ONNX file may hold itself: protobuf ends at 2 GB. More lie in a second file beside it."""
@@ -34,7 +36,7 @@ def cache_names(config: ModelConfig) -> list[str]:
 
 
 def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
-    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, and beside it all of its tokenizer.
+    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, its tokenizer and config beside it.
 
     Inputs are `input_ids` [batch_size, sequence_length] and `position_ids` of that shape, `attention_mask` [batch_size,
     past_sequence_length + sequence_length], int64, its zeros being padding on the left; and what `cache_names` says,
@@ -67,6 +69,8 @@ def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
                 sync(file)
                 file.replace(out / file.name)
     write_tokenizer(model_folder, out, model.config.context)
+    # What optimum and transformers.js read to know the shape of the cache.
+    write_json(out / "config.json", model_config(model.config, load(model_folder)) | {"dtype": "float32"})
     return out / name
 
 

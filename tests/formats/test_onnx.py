@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from exportable import trained_tokenizer, write_model
+from transformers import AutoConfig
 
 from homegrown.errors import UserError
 from homegrown.formats.onnx import write_onnx
@@ -77,7 +78,11 @@ def test_greedy_tokens_are_the_same(source: Path, exported: Path) -> None:
     runtime = Runtime(exported, model.config)
     for prompts in (PROMPTS, PROMPTS[1:], PROMPTS[:1]):
         assert runtime.generate(prompts, 30) == generate(model, prompts, max_new_tokens=30)
-    beside = ["chat_template.jinja", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"]
+    beside = ["chat_template.jinja", "special_tokens_map.json", "tokenizer_config.json"]
+    beside += ["config.json", "generation_config.json"]
+    shape = AutoConfig.from_pretrained(exported.parent)
+    cache = (shape.num_hidden_layers, getattr(shape, "num_key_value_heads", shape.num_attention_heads))
+    assert cache == (model.config.layers, model.config.kv_heads)
     found = {file.name for file in exported.parent.iterdir()}
     assert found == {"model.onnx", "tokenizer.json", *beside}
     ours, theirs = load(source), load(exported.parent)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made_up import make_texts
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -301,6 +302,11 @@ def test_a_mistake_is_one_sentence(
     with pytest.raises(UserError, match=problem) as raised:
         pack(records, **changes)
     assert "\n" not in str(raised.value)
+
+
+def test_a_system_message_that_ends_a_modelfile_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Modelfile"):
+        InstructionSettings(files=["talks.jsonl"], system='Say """.')
 
 
 def test_a_file_that_changes_meanwhile_is_one_sentence(
