@@ -139,6 +139,8 @@ class Service:
         self._models = {model.name: model for model in models}
         self._queue, self._system, self._stopping = queue, system, False
         self.metrics = Metrics(self.lengths)
+        self.at_stop: list[Callable[[], None]] = []
+        """Called once it is stopped, for what else has to end then."""
 
     @property
     def names(self) -> list[str]:
@@ -240,6 +242,8 @@ class Service:
         for model in self._models.values():
             for writing in list(model.opened):
                 writing.deliver(Refused("The server was stopped.", "stopping"))
+        for call in self.at_stop:
+            call()
 
     def close(self) -> None:
         """Free the engines."""
