@@ -43,6 +43,7 @@ class TunedModel:
         """
         from homegrown.model import weights
         from homegrown.tokens.chat import stop_ids
+        from homegrown.tokens.special import special_ids
 
         self._job = job
         self._base = weights.load_config(job.base / "config.json")
@@ -55,6 +56,8 @@ class TunedModel:
         self.wide_rate_share = 1.0
         self.flops_per_token = self._flops()
         self.stop_ids = stop_ids(tokenizer)
+        marks = special_ids(tokenizer)
+        self._marks = (marks.message_start, marks.message_end)
         self.prompts: Sequence[Prompt] = self._prompts(tokenizer)
 
     def begin(self) -> "Transformer":
@@ -69,7 +72,7 @@ class TunedModel:
             if settings.method == "qlora":
                 _in_four_bits(model)
             torch.manual_seed(derive(self._job.seed, "adapter"))
-            lora.attach(model, settings, four_bit=settings.method == "qlora")
+            lora.attach(model, settings, self._marks, four_bit=settings.method == "qlora")
         return model
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:

@@ -196,7 +196,7 @@ def padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
 
 def allocate(model: Transformer, rows: int, capacity: int) -> KVCache:
     """Return an empty cache on the model's device, in the type in which it computes."""
-    weight = model.model.embed_tokens.weight
+    weight = next(model.parameters())
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     return KVCache(model.config, rows, capacity, weight.device, dtype)

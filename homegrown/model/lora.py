@@ -1,9 +1,12 @@
 """LoRA (Hu et al. 2021): low-rank matrices trained beside a model's own, in the files that peft reads and writes.
 
-A matrix W [out, in] becomes W + (alpha / rank) B A, with A [rank, in] and B [out, rank]; B begins as 0.
+A matrix W [out, in] becomes W + (alpha / rank) B A, with A [rank, in] and B [out, rank]; B begins as 0. The marks of
+messages, which pretraining never saw, get rows of their own in the embedding and the output projection: without them an
+adapter learned what to answer and not to end.
 """
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,11 +14,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from homegrown.errors import UserError
 from homegrown.files import replacing
 from homegrown.finetune_recipe import FinetuneSettings, Projection
 from homegrown.model.config import ModelConfig
+from homegrown.model.trained_rows import TrainedRows
 from homegrown.model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -25,6 +30,13 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = "default"
 _OUTSIDE = "base_model.model."
 """What peft's names begin with in a file: a model inside a model."""
+
+_INSIDE = "model."
+"""Before the name of the embedding in a model, which peft leaves out in its configuration."""
+
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_ROWS = ".token_adapter.trainable_tokens_delta"
+"""What peft calls trained rows; the rows themselves, whatever the name says."""
 
 _GATE: Projection = "gate_proj"
 
@@ -41,17 +53,26 @@ def check_targets(config: ModelConfig, settings: FinetuneSettings) -> None:
         raise UserError(f"finetuning.targets names {_GATE}, which a model of family classic has not; leave it out.")
 
 
-def attach(model: Transformer, settings: FinetuneSettings, *, four_bit: bool = False) -> None:
+def attach(model: Transformer, settings: FinetuneSettings, marks: Sequence[int], *, four_bit: bool = False) -> None:
     """Put an adapter on the projections `settings.targets` of all blocks, and freeze everything else.
 
-    A is drawn from torch's global random state. The projections are then modules of peft, which compute both.
-    `four_bit` says that they are bitsandbytes'.
+    Of embedding and output projection the rows of the tokens `marks` are trained, from what they are. A is drawn from
+    torch's global random state. The projections are then modules of peft, which compute both. `four_bit` says that they
+    are bitsandbytes'.
     """
     from peft import inject_adapter_in_model
 
     # What peft reads of a model to choose the layer that goes around one of bitsandbytes.
     setattr(model, "is_loaded_in_4bit", four_bit)  # noqa: B010 (no part of a Transformer)
     inject_adapter_in_model(_config(settings), model, adapter_name=_NAME)
+    for name, layer in _with_a_vocabulary(model).items():
+        model.set_submodule(name, TrainedRows(cast(nn.Embedding | nn.Linear, layer), marks))
+
+
+def _with_a_vocabulary(model: Transformer) -> dict[str, nn.Module]:
+    """Return what has a row for each token: the embedding, and the output projection where it is another matrix."""
+    names = ["model.embed_tokens", *([] if model.config.tied else ["lm_head"])]
+    return {name: model.get_submodule(name) for name in names}
 
 
 def _config(settings: FinetuneSettings) -> "LoraConfig":
@@ -77,9 +98,13 @@ def save(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
         for name, parameter in model.named_parameters()
         if ".lora_A." in name or ".lora_B." in name
     }
+    marks = {}
+    for name, layer in _with_a_vocabulary(model).items():
+        tensors[f"{_OUTSIDE}{name}{_ROWS}"] = layer.get_parameter("rows").detach().cpu().contiguous()
+        marks[name.removeprefix(_INSIDE)] = layer.get_buffer("tokens").tolist()
     values = _config(settings).to_dict()  # type: ignore[no-untyped-call]
     # As peft's own: whoever loads it begins by using it. A set's order would differ from run to run.
-    values |= {"inference_mode": True, "target_modules": sorted(settings.targets)}
+    values |= {"inference_mode": True, "target_modules": sorted(settings.targets), "trainable_token_indices": marks}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with replacing(folder / CONFIG) as temporary:
@@ -95,16 +120,21 @@ def merge(model: Transformer, folder: Path) -> Transformer:
     """
     try:
         values = json.loads((folder / CONFIG).read_bytes())
-        scale = values["lora_alpha"] / values["r"]
+        scale, marks = values["lora_alpha"] / values["r"], dict(values["trainable_token_indices"])
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
         raise UserError(f"The adapter in {folder} is missing or damaged; fine-tune again or restore it.") from error
-    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
-        place = name.removeprefix(_OUTSIDE).removesuffix(".lora_A.weight")
-        try:
-            weight = model.get_parameter(f"{place}.weight")
-            down, up = tensors[name], tensors[f"{_OUTSIDE}{place}.lora_B.weight"]
-            weight.add_((scale * (up @ down)).to(weight))
-        except (AttributeError, KeyError, RuntimeError) as error:
-            raise UserError(f"The adapter in {folder} is of another model (matrix {place}); name its own.") from error
+    place = ""
+    try:
+        for name in tensors:
+            if name.endswith(_DOWN):
+                place = name.removeprefix(_OUTSIDE).removesuffix(_DOWN)
+                weight = model.get_parameter(f"{place}.weight")
+                weight.add_((scale * (tensors[f"{_OUTSIDE}{place}{_UP}"] @ tensors[name])).to(weight))
+            elif name.endswith(_ROWS):
+                place = name.removeprefix(_OUTSIDE).removesuffix(_ROWS)
+                weight = model.get_parameter(f"{place}.weight")
+                weight[marks[place.removeprefix(_INSIDE)]] = tensors[name].to(weight)
+    except (AttributeError, KeyError, IndexError, RuntimeError) as error:
+        raise UserError(f"The adapter in {folder} is of another model (matrix {place}); name its own.") from error
     return model

@@ -114,7 +114,7 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.model.embed_tokens.weight.device
+        return next(self.parameters()).device
 
     @property
     def output_weight(self) -> Tensor:

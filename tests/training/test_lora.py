@@ -25,12 +25,14 @@ from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.tokens.rows import parts
+from homegrown.tokens.special import SPECIAL_TOKENS
 from homegrown.training.loop import Trainer
 from homegrown.training.report import Report
 from homegrown.training.results import finish
 from homegrown.training.workers import Worker
 
 pytest.importorskip("peft")
+MARKS = [SPECIAL_TOKENS.index(mark) for mark in ("<|im_start|>", "<|im_end|>")]
 torch_group = pytest.mark.usefixtures("alone")
 
 
@@ -87,7 +89,7 @@ def made_up_adapter(model: Transformer, settings: FinetuneSettings, folder: Path
     """Give an attached adapter numbers that change what the model computes, and write it."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or name.endswith(".rows"):
             torch.nn.init.normal_(parameter, std=0.1)
     lora.save(model, settings, folder)
 
@@ -101,12 +103,13 @@ def test_an_adapter_computes_in_peft_on_transformers_what_it_does_here(tmp_path:
     base = write_base(tmp_path / "base", tied=tied)
     write_huggingface(base, tmp_path / "hf", "float32")
     settings, model = tuning(), weights.load(base)
-    lora.attach(model, settings)
+    lora.attach(model, settings, MARKS)
     made_up_adapter(model, settings, tmp_path / "stage" / "adapter")
     theirs = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tmp_path / "hf"), tmp_path / "stage" / "adapter"
     ).eval()
     ids = torch.randint(8, 260, (2, 24), generator=torch.Generator().manual_seed(2))
+    ids[:, 3], ids[:, 9] = MARKS
     with torch.no_grad():
         ours = model.eval()(ids)
         assert (ours - weights.load(base)(ids)).abs().max() > 0.01
@@ -130,15 +133,17 @@ def test_only_the_adapter_learns_and_is_kept(tmp_path: Path, base: Path, packed:
     # The second comes of training after a forward pass in evaluation.
     assert losses[1] < losses[0]
     trained = {name for name, one in trainer.model.named_parameters() if one.requires_grad}
-    assert trained == {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
+    every = {name for name, _ in trainer.model.named_parameters()}
+    rows = {"model.embed_tokens.rows", *([] if trainer.config.tied else ["lm_head.rows"])}
+    assert trained == {name for name in every if "lora_" in name} | rows
     moments = {name for optimizer in trainer.optimizers for name in optimizer.state}
     assert len(moments) == len(trained)
     checkpoint = load_file(next((tmp_path / "out" / "checkpoints").glob("*10/part-1-of-1.safetensors")))
     assert {name.split("/")[0] for name in checkpoint} == trained
     before = weights.load(base).state_dict()
     for name, tensor in trainer.model.state_dict().items():
-        if method == "lora" and "lora_" not in name:
-            assert torch.equal(tensor, before[name.replace(".base_layer", "")]), name
+        if method == "lora" and name not in trained:
+            assert torch.equal(tensor, before[name.replace(".base_layer", "").replace(".layer.", ".")]), name
     merged = merge(tmp_path / "merged", base, tmp_path / "out", None)
     assert merged.metrics["parameters"] == trainer.config.parameter_count()
     windows = torch.from_numpy(trainer.validator._split.read([0, 1], CONTEXT))
