@@ -106,5 +106,5 @@ def test_a_signal_ends_it_at_once_and_in_order(trained: Store, number: signal.Si
 def healthy(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:  # not there yet, or busy loading
         return False
