@@ -1,7 +1,6 @@
 """The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page where it is installed."""
 
 import asyncio
-import importlib
 import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack
@@ -239,9 +238,9 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
 def _add_page(app: FastAPI, service: Service) -> None:
     """Mount the page at `/`, or say how to have one."""
     try:
-        page = importlib.import_module("homegrown.serving.page")
+        from homegrown.serving import page
     except ModuleNotFoundError as error:
-        if error.name not in ("gradio", "homegrown.serving.page"):
+        if error.name != "gradio":
             raise
 
         @app.get("/", include_in_schema=False)
