@@ -8,10 +8,15 @@ from homegrown import runs
 from homegrown.artifacts import Artifact, Store
 from homegrown.comparison.settings import differing
 from homegrown.errors import UserError
-from homegrown.pipelines import load_recipe
+from homegrown.pipelines import recipe_values
 from homegrown.runs import RunRecord, State
 
-_MEASURED = {"evaluate": "bits_per_byte", "pretrain": "validation_bits_per_byte"}
+_MEASURED = {
+    "evaluate": "bits_per_byte",
+    "answers": "fine_tuned_bits_per_byte",
+    "pretrain": "validation_bits_per_byte",
+}
+_OF = {"answers": " (answers)", "pretrain": " (validation)"}
 
 
 @dataclass(frozen=True)
@@ -27,20 +32,20 @@ class PastRun:
     last: str | None
     """The last stage that it reached."""
     changed: dict[str, Any] | None
-    """Settings that are not as in `pipelines.yaml` today; None when the recipe is not there any more.
+    """Settings that are not as in `pipelines.yaml` today; None when the recipe is not there (any more).
 
     Settings that there were not yet when the run began are left out.
     """
     bits_per_byte: float | None
     measured: str | None
-    """The stage that measured it: `evaluate` on the test split, or `pretrain` on the validation split."""
+    """The stage that measured it: `evaluate` on the test split, `answers` on held-out ones, `pretrain` on validation."""
 
     @property
     def headline(self) -> str:
         """Bits per byte in words."""
         if self.bits_per_byte is None:
             return ""
-        return f"{self.bits_per_byte:.4f}" + (" (validation)" if self.measured == "pretrain" else "")
+        return f"{self.bits_per_byte:.4f}{_OF.get(self.measured or '', '')}"
 
     @property
     def changes(self) -> str:
@@ -63,7 +68,7 @@ def history(store: Store) -> list[PastRun]:
 
 def _today(recipe: str) -> dict[str, Any] | None:
     try:
-        return load_recipe(recipe).model_dump(mode="json")
+        return recipe_values(recipe)
     except UserError:
         return None  # the recipe was renamed, or homegrown was called elsewhere: the run is to be listed all the same
 
@@ -84,10 +89,17 @@ def _past(store: Store, name: str, run: RunRecord, today: dict[str, Any] | None,
         finished=run.finished,
         state=runs.state(store, name, run),
         last=next(reversed(run.keys), None),
-        changed=None if today is None else _changed(run.recipe, today),
+        changed=_asked(run.recipe, today),
         bits_per_byte=value,
         measured=measured,
     )
+
+
+def _asked(recipe: dict[str, Any], today: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a run changed of its recipe; of an export, which has none, what it was asked for."""
+    if "artifact" in recipe:
+        return {name: recipe[name] for name in ("artifact", "type") if name in recipe}
+    return None if today is None else _changed(recipe, today)
 
 
 def _changed(recipe: dict[str, Any], today: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,18 @@ def load_finetuning(name: str, changes: Iterable[str] = (), file: Path = PIPELIN
     return _changed(FinetuneRecipe, values[name], changes, f"The recipe of finetune/{name} in {file}")
 
 
+def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
+    """Return the recipe that has this name, be it of pretraining or of fine-tuning, as plain values.
+
+    Raises:
+        UserError: there is none, or it is wrong.
+    """
+    for deployment, values in _recipes(file, _FINETUNE).items():
+        if values.get("name") == name:
+            return load_finetuning(deployment, file=file).model_dump(mode="json")
+    return load_recipe(name, file=file).model_dump(mode="json")
+
+
 def change_recipe(recipe: AnyRecipe, changes: Iterable[str]) -> AnyRecipe:
     """Return the recipe with `changes` such as `training.max_steps=200` made; itself where there are none.
 

@@ -11,7 +11,7 @@ from homegrown import inventory, runs
 from homegrown.artifacts import Order, Store
 from homegrown.cli import cli
 from homegrown.history import history
-from homegrown.pipelines import load_recipe
+from homegrown.pipelines import load_finetuning, load_recipe
 from tests.comparison.made_up import BEGAN, write_run
 
 
@@ -101,14 +101,23 @@ def test_runs_say_what_they_changed_and_what_came_out(
     recipe = load_recipe("tiny").model_dump(mode="json")
     changed = load_recipe("tiny", ["training.max_steps=70"]).model_dump(mode="json")
     del changed["training"]["clip_norm"]  # as in a run from before there was such a setting
-    deployments = [{"name": "tiny", "parameters": {"recipe": recipe}}]
+    teaching, taught = (
+        load_finetuning("tiny", [f"finetuning.method={method}"]).model_dump(mode="json") for method in ("full", "lora")
+    )
+    deployments = [
+        {"name": "tiny", "parameters": {"recipe": recipe}},
+        {"name": "tiny", "entrypoint": "flows.finetune.finetune", "parameters": {"recipe": teaching}},
+    ]
     (tmp_path / "pipelines.yaml").write_text(yaml.safe_dump({"deployments": deployments}))
     monkeypatch.chdir(tmp_path)
     write_run(store, "plain", bits=1.75)
     runs.record(store, "plain", runs.recorded(store)["plain"].model_copy(update={"recipe": recipe}))
     runs.record(store, "changed", runs.RunRecord(recipe=changed, started=BEGAN.replace(hour=5)))
     runs.record(store, "gone", runs.RunRecord(recipe=recipe | {"name": "gone"}, started=BEGAN.replace(hour=6)))
-    plain, other, gone = history(store)
+    runs.record(store, "taught", runs.RunRecord(recipe=taught, started=BEGAN.replace(hour=7)))
+    asked = {"name": "export-hf", "artifact": "pretrain@1", "format": "hf", "type": "f32"}
+    runs.record(store, "exported", runs.RunRecord(recipe=asked, started=BEGAN.replace(hour=8)))
+    plain, other, gone, *others = history(store)
     assert (plain.changed, plain.bits_per_byte, plain.state, plain.last) == ({}, 1.75, "finished", "evaluate")
     assert (other.changed, other.bits_per_byte, other.state, other.last) == (
         {"training.max_steps": 70},
@@ -117,11 +126,13 @@ def test_runs_say_what_they_changed_and_what_came_out(
         None,
     )
     assert gone.changed is None
+    assert [one.changed for one in others] == [{"finetuning.method": "lora"}, {"artifact": "pretrain@1", "type": "f32"}]
     printed = homegrown(store, "runs")
     assert "1.7500" in printed
     assert "training.max_steps=70" in printed
     assert "not in pipelines.yaml" in printed
-    assert [one["name"] for one in json.loads(homegrown(store, "runs", "--json"))] == ["plain", "changed", "gone"]
+    names = [one["name"] for one in json.loads(homegrown(store, "runs", "--json"))]
+    assert names == ["plain", "changed", "gone", "taught", "exported"]
 
     store.delete(store.resolve("evaluate").path)
     assert history(store)[0].headline == "2.2500 (validation)"
