@@ -38,7 +38,7 @@ class PastRun:
     """
     bits_per_byte: float | None
     measured: str | None
-    """The stage that measured it: `evaluate` on the test split, `answers` on held-out ones, `pretrain` on validation."""
+    """The stage that measured it: `evaluate` on test text, `answers` on held-out ones, `pretrain` on validation."""
 
     @property
     def headline(self) -> str:
