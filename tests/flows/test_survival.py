@@ -20,6 +20,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
+from flows import children
 from flows.automation import RETRY_KILLED_RUNS
 from homegrown import locks, runs
 from homegrown.artifacts import Store
@@ -91,8 +92,7 @@ class Project:
         try:
             yield
         finally:
-            process.terminate()
-            process.wait()
+            children.stop(process, 20)  # as `homegrown up` does: now and then Prefect's worker never ends by itself
 
     def deploy(self) -> UUID:
         """Deploy the flow to the project's work pool."""
