@@ -1,5 +1,6 @@
 """The server's life: it listens while models load, and ends at once and in order when it is told to."""
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -29,6 +30,11 @@ class Server(uvicorn.Server):
         """End what is being written, so that no client waits for its end, and then the server."""
         self._service.stop()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the connections and then the application, whose parts may not hold up the end for ever."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(super().shutdown(sockets), 2 * _PATIENCE)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

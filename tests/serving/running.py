@@ -20,7 +20,8 @@ def running(app: ASGIApp) -> Iterator[str]:
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
+    # At once, whatever is still open; how `homegrown serve` ends is seen in test_serve.
+    server.should_exit = server.force_exit = True
     thread.join()
     listening.close()
 
