@@ -269,16 +269,17 @@ def test_runs_of_the_terminal_are_killed_stopped_and_cancelled(project: Project)
     killed.kill()
     killed.communicate()
 
-    # The next one takes over what the killed one was at, and says of it what it could not say itself.
+    # The next one takes over what the killed one was at, and says of it what it could not say itself. It is stopped at
+    # once, before it can be done.
     stopped = project.homegrown("run", "tiny", "--until", "dedup")
     said(stopped, "dedup: started")
-    wait_for(lambda: state(killed_run) == "Crashed")
-    wait_for(lambda: no_task_is_left(killed_run))
-    stopped_run = newest_run()
     os.killpg(stopped.pid, signal.SIGINT)
     assert_stopped_in_a_sentence(stopped)
+    stopped_run = newest_run()
     assert state(stopped_run) == "Cancelled"
     wait_for(lambda: task_states(stopped_run)["dedup"] == {"Cancelled"})
+    wait_for(lambda: state(killed_run) == "Crashed")
+    wait_for(lambda: no_task_is_left(killed_run))
 
     # Where no worker looks after a run, it hears by itself that somebody cancels it in the UI.
     with locks.exclusive(project.store.root / ".state" / "locks" / "filter.versions"):  # it waits there for its turn
