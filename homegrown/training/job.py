@@ -1,6 +1,7 @@
 """What the launching process tells its workers, and the names of the files through which they talk."""
 
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -36,7 +37,7 @@ STORE = ".store-"
 """What the files begin with in which the launcher and workers leave addresses for each other."""
 
 
-class TrainingJob(Settings):
+class TrainingJob(Settings, ABC):
     """One training run, of whatever kind; its file lies in the folder that takes the results."""
 
     packed: Path
@@ -48,9 +49,9 @@ class TrainingJob(Settings):
     started: float = Field(default_factory=time.time)
     """When training was asked for, in seconds since 1970."""
 
+    @abstractmethod
     def subject(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "Subject":
         """Return what is trained on the tokens `train`; raises UserError if it does not fit them."""
-        raise NotImplementedError
 
     def write(self, out: Path) -> Path:
         """Write the job to `out` and return its path."""
