@@ -119,8 +119,11 @@ class FinetuneRecipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.training.initialisation == "bigrams":
-            raise ValueError("training.initialisation 'bigrams' is for pretraining; fine-tuning begins with its base")
+        if self.training.initialisation in ("heads", "bigrams"):
+            raise ValueError(
+                f"training.initialisation {self.training.initialisation!r} is for pretraining; fine-tuning begins with "
+                "its base"
+            )
         if self.finetuning.method == "qlora" and self.compute.parallel == "fsdp" and self.compute.processes > 1:
             raise ValueError(
                 "finetuning.method 'qlora' has weights that fsdp cannot share; choose compute.parallel ddp"

@@ -325,11 +325,12 @@ class TrainingSettings(Settings):
         description="Sequences in one forward pass of one worker; auto: as many as memory holds, measured on a GPU, or "
         "on a CPU as many as it computes fastest.",
     )
-    initialisation: Literal["auto", "random", "bigrams"] = Field(
+    initialisation: Literal["auto", "random", "heads", "bigrams"] = Field(
         default="auto",
-        description="bigrams: embedding and output projection begin with what follows what in the training text, which "
-        "is counted in seconds, and learn at an eighth of learning_rate; auto: bigrams where the model is modern, not "
-        "tied, and reads no text twice, else random.",
+        description="heads: some attention heads begin by looking at the tokens before; bigrams: besides, embedding "
+        "and output projection begin with what follows what in the training text, which is counted in seconds, and "
+        "learn at an eighth of learning_rate; auto: bigrams where the model is modern, not tied, and reads its text "
+        "hardly more than once, else heads; random where it is classic.",
     )
     optimizer: Literal["muon", "adamw"] = Field(
         default="muon", description="muon: for the hidden matrices, with AdamW for the rest; adamw: for everything."
@@ -490,8 +491,10 @@ class Recipe(Settings):
             raise ValueError("shard.validation_share + shard.test_share must leave at least half for training")
         if self.training.initialisation == "bigrams" and (self.model.tied or self.model.family == "classic"):
             raise ValueError(
-                "training.initialisation 'bigrams' needs model.family 'modern' and model.tied false; choose 'random'"
+                "training.initialisation 'bigrams' needs model.family 'modern' and model.tied false; choose 'auto'"
             )
+        if self.training.initialisation == "heads" and self.model.family == "classic":
+            raise ValueError("training.initialisation 'heads' needs model.family 'modern'; choose 'random'")
         return self
 
 

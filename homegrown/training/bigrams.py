@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import TrainingSettings
 from homegrown.tokens.loader import TokenSplit
 
 MOST_TOKENS = 10_000_000
@@ -33,19 +31,6 @@ DEVIATION = 0.3
 _CONSTANT = 0.3
 """Share of an embedding's length that all tokens have in common: what the frequencies of tokens are read from."""
 _RIDGE = 1e-4
-
-
-def serve(settings: TrainingSettings, config: ModelConfig, tokens: int) -> bool:
-    """Return whether a model begins with the bigrams of a training text of so many `tokens`.
-
-    With `auto` it does where its embedding and output are two matrices and it never sees its text twice. One that does
-    ends better without (on Tiny Shakespeare by 2%): a table of the very text that it reads again says little new, and
-    makes it trust pairs that occur by chance.
-    """
-    if settings.initialisation != "auto":
-        return settings.initialisation == "bigrams"
-    trained = settings.max_steps * settings.batch_size * config.context
-    return config.family == "modern" and not config.tied and trained <= tokens
 
 
 @dataclass(frozen=True)
@@ -75,8 +60,10 @@ class Bigrams:
 
 
 @torch.no_grad()
-def initialise(model: Transformer, bigrams: Bigrams) -> None:
+def initialise(model: Transformer, bigrams: Bigrams) -> Tensor:
     """Set the embedding and the output projection, which must be two matrices, on the CPU.
+
+    Returns the direction, float32 [hidden], that all embeddings have in common.
 
     The table is smoothed as by Kneser and Ney (1995). With c(i, j) the discounted count of a pair, s(i) what was taken
     off the counts of row i and `SMOOTHING`, and p(j) the share of all kinds of pair that end in j, it holds the
@@ -99,7 +86,8 @@ def initialise(model: Transformer, bigrams: Bigrams) -> None:
     rows[:, 0] = _CONSTANT
     rows[:, 1 : rank + 1] = directions * math.sqrt(1 - _CONSTANT**2)
     # Turned at random, so that no single place of the residual stream holds more than the others.
-    rows = rows @ torch.linalg.qr(torch.randn(hidden, hidden)).Q * math.sqrt(hidden)
+    turn: Tensor = torch.linalg.qr(torch.randn(hidden, hidden)).Q
+    rows = rows @ turn * math.sqrt(hidden)
     weighted = rows * weight[:, None]
     square = weighted.T @ rows
     square += _RIDGE * square.diagonal().mean() * torch.eye(hidden)
@@ -107,6 +95,7 @@ def initialise(model: Transformer, bigrams: Bigrams) -> None:
     towards += shares.log()[:, None] * weighted.sum(0)
     model.output_weight.copy_(torch.linalg.solve(square, towards.T).T)
     model.model.embed_tokens.weight.copy_(rows * DEVIATION)
+    return turn[0]
 
 
 def _sparse(rows: Tensor, columns: Tensor, values: Tensor, size: int) -> Tensor:

@@ -17,8 +17,9 @@ from homegrown.seeds import derive
 from homegrown.tokens.loader import TokenSplit
 from homegrown.tokens.special import special_ids
 from homegrown.tokens.tokenizer import TOKENIZER_FILE
-from homegrown.training import bigrams
+from homegrown.training.bigrams import RATE_SHARE
 from homegrown.training.checkpoints import Checkpoints
+from homegrown.training.initialisation import choose, initialise
 from homegrown.training.job import Job
 
 
@@ -61,8 +62,8 @@ class NewModel:
         """
         self._job, self._train, settings = job, train, job.training
         self.config = ModelConfig.from_settings(job.model, train.vocabulary_size, settings.dropout)
-        self.begins_with_bigrams = bigrams.serve(settings, self.config, train.tokens)
-        self.wide_rate_share = bigrams.RATE_SHARE if self.begins_with_bigrams else 1.0
+        self.beginning = choose(settings, self.config, train.tokens)
+        self.wide_rate_share = RATE_SHARE if self.beginning == "bigrams" else 1.0
         self.flops_per_token = self.config.flops_per_token()
         marks = special_ids(tokenizer)
         self.stop_ids = frozenset({marks.eos})
@@ -72,9 +73,7 @@ class NewModel:
         """See `Subject`."""
         torch.manual_seed(derive(self._job.seed, "initialisation"))
         model = Transformer(self.config)
-        model.initialise()
-        if self.begins_with_bigrams:
-            bigrams.initialise(model, bigrams.Bigrams.of(self._train))
+        initialise(model, self.beginning, self._train)
         return model
 
     def keep(self, checkpoints: Checkpoints, step: int, out: Path) -> None:

@@ -12,9 +12,9 @@ from homegrown.errors import UserError
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.pipelines import load_recipe
-from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.recipe import ModelSettings
 from homegrown.tokens.loader import TokenSplit
-from homegrown.training.bigrams import DISCOUNT, SMOOTHING, Bigrams, initialise, serve
+from homegrown.training.bigrams import DISCOUNT, SMOOTHING, Bigrams, initialise
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +79,5 @@ def test_the_same_seed_gives_the_same_bits(model_settings: ModelSettings, bigram
 
 def test_a_model_without_two_such_matrices_is_refused() -> None:
     for change in ("model.tied=true", "model.family=classic"):
-        with pytest.raises(UserError, match="choose 'random'"):
+        with pytest.raises(UserError, match="choose 'auto'"):
             load_recipe("tiny", ["training.initialisation=bigrams", change, "model.kv_heads=4"])
-
-
-@pytest.mark.parametrize(
-    ("tokens", "tied", "begins"), [(24 * 4 * 32, False, True), (3000, False, False), (9999, True, False)]
-)
-def test_by_default_only_a_text_that_is_not_read_twice(
-    training_settings: TrainingSettings, model_settings: ModelSettings, tokens: int, tied: bool, begins: bool
-) -> None:
-    """24 steps of 4 windows of 32 tokens."""
-    config = ModelConfig.from_settings(model_settings.model_copy(update={"tied": tied}), 512, 0.0)
-    assert serve(training_settings, config, tokens) == begins
