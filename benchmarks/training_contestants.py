@@ -20,6 +20,7 @@ from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import Batches, TokenSplit
 from homegrown.tokens.tokenizer import load, token_bytes
 from homegrown.training import loop
+from homegrown.training.initialisation import choose
 from homegrown.training.job import PROGRESS, Job
 from homegrown.training.report import Report
 from homegrown.training.schedule import share
@@ -147,10 +148,12 @@ class Ours:
         settings = {**tiny.training.model_dump(), **training, **changes}
         settings["micro_batch_size"] = settings["batch_size"]
         shape = ModelSettings.model_validate({**tiny.model.model_dump(), **model})
-        if by_clock and settings["initialisation"] == "auto":
-            trained = seconds * _tokens_per_second(shape, settings["batch_size"])
-            known = trained <= TokenSplit(data / "packed", "train").tokens
-            settings["initialisation"] = "bigrams" if known else "random"
+        if by_clock:
+            batch_tokens = settings["batch_size"] * shape.context
+            steps = max(1, round(seconds * _tokens_per_second(shape, settings["batch_size"]) / batch_tokens))
+            expected = TrainingSettings.model_validate({**settings, "max_steps": steps})
+            config = ModelConfig.from_settings(shape, VOCABULARY, dropout=0.0)
+            settings["initialisation"] = choose(expected, config, TokenSplit(data / "packed", "train").tokens)
         began = processor_seconds()
         job = Job(
             packed=data / "packed",
