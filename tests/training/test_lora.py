@@ -267,3 +267,13 @@ def test_a_wrong_setting_is_one_sentence(change: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
         load_finetuning("tiny", [change])
     assert "\n" not in str(refusal.value)
+
+
+def test_four_bit_weights_are_not_shared_out_by_fsdp() -> None:
+    from homegrown.pipelines import load_finetuning
+
+    changes = ["finetuning.method=qlora", "compute.parallel=fsdp", "compute.processes=2"]
+    with pytest.raises(UserError, match=r"'qlora' has weights that fsdp cannot share; choose compute\.parallel ddp"):
+        load_finetuning("tiny", changes)
+    for other in ("finetuning.method=lora", "compute.parallel=ddp", "compute.processes=1"):
+        assert load_finetuning("tiny", [*changes, other])
