@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from homegrown.recipe import (
+    Address,
     ComputeSettings,
     Count,
     LocalPath,
@@ -22,10 +23,10 @@ Shape = Literal["messages", "prompt_completion", "alpaca", "question_answer", "s
 class InstructionSettings(Settings):
     """The conversations from which a model learns to answer."""
 
-    files: list[LocalPath] = Field(
+    files: list[Address] = Field(
         min_length=1,
         description="Files, folders (searched through) or globs of .jsonl and .json, also packed with gzip, zstd, "
-        "bzip2 or xz; relative to the working directory.",
+        "bzip2 or xz; relative to the working directory, or at fsspec addresses.",
     )
     shape: Literal["auto"] | Shape = Field(
         default="auto", description="How every file writes a conversation; auto: told by the keys of its first one."

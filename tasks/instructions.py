@@ -30,7 +30,7 @@ def _content(settings: InstructionSettings) -> dict[str, str]:
     from homegrown.tokens import instruction_files
 
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
-        return {str(path): digests.file(path) for path in instruction_files.find(settings.files)}
+        return {file: instruction_files.identity(file, digests) for file in instruction_files.find(settings.files)}
 
 
 def _report(artifact: Artifact) -> str:

@@ -8,7 +8,7 @@ from homegrown.artifacts import Store
 @click.command()
 @click.argument("recipe", metavar="NAME")
 @click.option("--base", metavar="MODEL", help="Begin with another model: pretrain@3, finetune@1, a key, or a folder.")
-@click.option("--data", "files", multiple=True, metavar="PATH", help="Conversations to learn from, instead of its own.")
+@click.option("--data", "files", multiple=True, metavar="PATH", help="Conversations to learn from: a path or address.")
 @click.option(
     "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change one, as in finetuning.method=qlora."
 )

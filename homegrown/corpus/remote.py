@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from homegrown.corpus.records import Piece
 from homegrown.corpus.streams import first_line, is_remote
 from homegrown.errors import UserError
-from homegrown.recipe import FilesSource
 
 # Where file systems keep a checksum of a file's bytes: S3 and HTTP, Google, Azure, the Hugging Face hub, WebDAV.
 _CHECKSUMS = ("ETag", "etag", "md5Hash", "crc32c", "content_settings", "content_md5", "blob_id", "sha256", "checksum")
@@ -26,12 +25,15 @@ def local_path(path: str) -> str | None:
     return rest if scheme in ("file", "local") else None
 
 
-def find(source: FilesSource) -> list[Piece]:
-    """Return the files of a remote file, folder or glob, hidden ones left out; raise UserError."""
+def find(address: str, setting: str) -> list[Piece]:
+    """Return the files of a remote file, folder or glob, hidden ones left out.
+
+    Raises UserError when there is none or the file system does not answer; its message begins with the `setting`.
+    """
     from fsspec.core import url_to_fs
 
     try:
-        files, path = url_to_fs(source.path)
+        files, path = url_to_fs(address)
         if glob.has_magic(path):
             root = next(str(parent) for parent in PurePosixPath(path).parents if not glob.has_magic(str(parent)))
             found = {name: info for name, info in files.glob(path, detail=True).items() if info["type"] == "file"}
@@ -44,9 +46,9 @@ def find(source: FilesSource) -> list[Piece]:
             for name, info in found.items()
         ]
     except Exception as error:  # of an HTTP, S3, ... client; ImportError names the package of the file system
-        raise UserError(f"Source {source.name}: {source.path} cannot be listed: {first_line(error)}.") from error
+        raise UserError(f"{setting}: {address} cannot be listed: {first_line(error)}.") from error
     if not pieces:
-        raise UserError(f"Source {source.name}: there is no file or folder {source.path}.")
+        raise UserError(f"{setting}: there is no file or folder {address}.")
     return [piece for piece in pieces if not any(part.startswith(".") for part in piece.locator.split("/"))]
 
 

@@ -77,7 +77,10 @@ def find_files(source: FilesSource) -> Found:
     Raises UserError when none is readable, and when a library is missing that one of them needs.
     """
     local = remote.local_path(source.path)
-    pieces = remote.find(source) if local is None else _find_here(source, Path(local).expanduser())
+    if local is None:
+        pieces = remote.find(source.path, f"Source {source.name}")
+    else:
+        pieces = _find_here(source, Path(local).expanduser())
     readable = sorted((piece for piece in pieces if form(piece.locator)), key=lambda piece: piece.locator)
     if not readable:
         raise UserError(f"Source {source.name}: {source.path} holds no file that can be read ({', '.join(FORMATS)}).")

@@ -1,7 +1,8 @@
 """The engine of generation: sequences that are written side by side, one token of each a step.
 
 Sequences join and leave between two steps (Yu et al. 2022, Orca, iteration-level scheduling): the same engine writes a
-batch to its end and serves requests that come whenever they come.
+batch to its end and serves requests that come whenever they come. Prompts can be read in pieces between the steps
+(chunked prefill: Agrawal et al. 2024, Sarathi-Serve), so that a long one does not keep the others from writing.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ class Running:
     room: int
     seen: Seen | None
     random: np.random.Generator
+    read: int = 0
+    """Tokens of the prompt that the cache holds."""
     last: int = -1
     written: int = 0
 
@@ -62,9 +65,13 @@ class Written:
 class Engine:
     """Writes at most `rows` sequences at once, each at most `capacity` tokens long, its prompt included."""
 
-    def __init__(self, model: Transformer, *, rows: int, capacity: int | None = None):
-        """Allocate the cache, in the type that the model computes in; `capacity` is the model's context by default."""
-        self.model = model
+    def __init__(self, model: Transformer, *, rows: int, capacity: int | None = None, piece: int | None = None):
+        """Allocate the cache, in the type that the model computes in; `capacity` is the model's context by default.
+
+        While sequences are being written, at most `piece` tokens of prompts, their padding among them, are read between
+        two tokens of each; by default all that wait are.
+        """
+        self.model, self._piece = model, piece
         self._rows, self._capacity = rows, min(capacity or model.config.context, model.config.context)
         self._cache = allocate(model, rows, self._capacity)
         self._decode = step_of(model)
@@ -99,35 +106,65 @@ class Engine:
     def remove(self, sequence: Running) -> None:
         """Let a sequence leave before its end; one that has ended has left already."""
         if sequence in self._waiting:
+            if sequence.read:
+                self._cache.free(len(self._running), len(self._running))
             self._waiting.remove(sequence)
         elif sequence in self._running:
             row, last = self._running.index(sequence), len(self._running) - 1
             self._cache.free(row, last)
             self._running[row] = self._running[last]
             self._running.pop()
+            if self._waiting and self._waiting[0].read:
+                self._cache.free(last, last + 1)
 
     @torch.inference_mode()
     def step(self) -> list[Written]:
-        """Write one token of every sequence, and of those that joined their first; return them, in no fixed order."""
+        """Write one token of every sequence whose prompt has been read; return them, in no fixed order.
+
+        There is none only when there is no sequence: where none is being written, prompts are read until one is.
+        """
         logits = []
         if self._running:
             part = self._cache.part(0, len(self._running))
             logits.append(self._decode([sequence.last for sequence in self._running], part))
-        if self._waiting:
-            logits.append(self._prefill())
+        while self._waiting:
+            first = self._read()
+            if first is not None:
+                logits.append(first)
+            if logits:
+                break
         if not logits:
             return []
         return self._choose(torch.cat([part.float() for part in logits]))
 
-    def _prefill(self) -> Tensor:
-        start, prompts = len(self._running), [sequence.request.prompt for sequence in self._waiting]
-        self._running += self._waiting
-        self._waiting = []
+    def _read(self) -> Tensor | None:
+        """Read a piece of the prompts that wait; return the logits after those that are read now, if any is.
+
+        The first of them may be read in part; it then has the row after those that are being written, and keeps its
+        place before all others.
+        """
+        sequences, start = self._next_to_read(), len(self._running)
+        prompts = [sequence.request.prompt[sequence.read :][: self._piece] for sequence in sequences]
         tokens, counts = padded(prompts)
-        part = self._cache.part(start, len(self._running))
+        part = self._cache.part(start, start + len(sequences))
         hidden = self.model.hidden_states(tokens.to(self.model.device), part, counts)
+        for sequence, count in zip(sequences, counts, strict=True):
+            sequence.read += count
+        if sequences[0].read < len(sequences[0].request.prompt):
+            return None
+        self._running += sequences
+        del self._waiting[: len(sequences)]
         last = hidden[torch.arange(len(counts)), torch.tensor(counts) - 1]
         return self.model.logits(last)
+
+    def _next_to_read(self) -> list[Running]:
+        """Return the first that wait: as many as fit one piece, padded to the longest; a longer prompt alone."""
+        longest = 0
+        for count, sequence in enumerate(self._waiting):
+            longest = max(longest, len(sequence.request.prompt))
+            if count and self._piece is not None and longest * (count + 1) > self._piece:
+                return self._waiting[:count]
+        return list(self._waiting)
 
     def _choose(self, logits: Tensor) -> list[Written]:
         sequences = list(self._running)

@@ -18,7 +18,7 @@ from homegrown.tokens.detokenizer import TextStream, vocabulary_bytes
 
 _log = logging.getLogger(__name__)
 
-_PROMPTS = 4096
+_PIECE = 128
 """Padded tokens of prompts that one step reads at most, so that neither memory nor the others' wait grows with them."""
 
 # Models take turns, step by step: side by side they would share the same processors, and one of numba's ways to run
@@ -49,7 +49,7 @@ class OwnEngine:
         if context is not None and context > longest:
             raise UserError(f"--ctx-size is {context}, and the model's context is {longest}; give that or less.")
         self.rows, self.context = rows, context or longest
-        self._engine = engine.Engine(model, rows=rows, capacity=self.context)
+        self._engine = engine.Engine(model, rows=rows, capacity=self.context, piece=_PIECE)
         self._table, self._stop_ids, self._fail = vocabulary_bytes(tokenizer), stop_ids(tokenizer), fail
         self._waiting: deque[_Job] = deque()
         self._jobs: dict[engine.Running, _Job] = {}
@@ -111,14 +111,9 @@ class OwnEngine:
                 del self._jobs[row]
 
     def _join(self) -> None:
-        longest = count = 0
         with self._change:
             while self._waiting and self._engine.free:
-                job = self._waiting[0]
-                longest, count = max(longest, len(job.order.prompt)), count + 1
-                if count > 1 and longest * count > _PROMPTS:
-                    break
-                self._waiting.popleft()
+                job = self._waiting.popleft()
                 if job.cancelled:
                     continue
                 completion = job.order.completion

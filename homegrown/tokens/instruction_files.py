@@ -1,29 +1,35 @@
-"""Files of instruction data: found, opened and read one JSON value at a time, each with its place."""
+"""Files of instruction data, here or at an address: found, opened and read one JSON value at a time, with its place."""
 
 import glob
+import json
 import lzma
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
+from urllib.parse import urlsplit
 
 import ijson
 import orjson
 import zstandard
 
+from homegrown.corpus import remote
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.streams import (
     COMPRESSIONS,
     Bounded,
     Stream,
     TooMuch,
+    Unreachable,
     first_line,
+    is_remote,
     lines,
     opened,
     pushed_back,
     unpacked,
 )
+from homegrown.digests import Digests
 from homegrown.errors import UserError
 
 ENDINGS = tuple(f"{ending}{packed}" for ending in (".jsonl", ".json") for packed in ("", *COMPRESSIONS))
@@ -32,26 +38,44 @@ ENDINGS = tuple(f"{ending}{packed}" for ending in (".jsonl", ".json") for packed
 LONGEST = 10 * MEGABYTE
 """Most bytes of one conversation as JSON: it bounds memory."""
 
+_SETTING = "instructions.files"
 _HEAD = 65_536  # bytes in which something other than white space is looked for
 _BOM = b"\xef\xbb\xbf"
 _UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
-def find(named: Sequence[str]) -> list[Path]:
-    """Return the files that paths, folders and globs stand for, in their order, those of each sorted, none twice.
+def find(named: Sequence[str]) -> list[str]:
+    """Return the files that paths, folders, globs and addresses of such stand for, as paths or addresses.
 
-    Hidden files and folders are left out.
+    They are in the order of what is named, those of each sorted, none twice. Hidden files and folders are left out.
 
     Raises:
-        UserError: there is no such file, or none in a folder.
+        UserError: there is no such file, or none in a folder; a file system does not answer.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, None] = {}
     for name in named:
-        here = _here(name)
-        if not here:
-            raise UserError(f"instructions.files: {name} holds no file that ends in {', '.join(ENDINGS)}.")
-        found.update(dict.fromkeys(here))
+        local = remote.local_path(name)
+        files = _there(name) if local is None else [str(path) for path in _here(local)]
+        if not files:
+            raise UserError(f"{_SETTING}: {name} holds no file that ends in {', '.join(ENDINGS)}.")
+        found.update(dict.fromkeys(files))
     return list(found)
+
+
+def identity(file: str, digests: Digests) -> str:
+    """Return what stands for the bytes of a file that `find` has found.
+
+    The SHA-256 of a file of this machine; of one elsewhere, a text of what its file system says of it
+    (`homegrown.corpus.remote.identity`). Raises UserError when that does not answer.
+    """
+    return json.dumps(remote.identity(file)) if is_remote(file) else digests.file(Path(file))
+
+
+def _there(name: str) -> list[str]:
+    pieces = remote.find(name, _SETTING)
+    # A file that is named itself counts whatever it ends in, as one of this machine.
+    readable = [one for one in pieces if one.locator.lower().endswith(ENDINGS) or name.endswith(f"/{one.locator}")]
+    return sorted(one.address for one in readable)
 
 
 def _here(name: str) -> list[Path]:
@@ -69,7 +93,7 @@ def _here(name: str) -> list[Path]:
         root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
         inside = list(root.glob(path.relative_to(root).as_posix()))
     else:
-        raise UserError(f"instructions.files: there is no file or folder {name}.")
+        raise UserError(f"{_SETTING}: there is no file or folder {name}.")
     readable = [file for file in inside if file.name.lower().endswith(ENDINGS) and not file.name.startswith(".")]
     return sorted(file for file in readable if file.is_file())
 
@@ -77,7 +101,7 @@ def _here(name: str) -> list[Path]:
 class Record(NamedTuple):
     """A JSON value and where it is: on a line of a file, or as an item of the array that the file is, from 1."""
 
-    path: Path
+    path: str
     unit: Literal["line", "item"]
     position: int
     value: Any
@@ -88,26 +112,34 @@ class Record(NamedTuple):
         return f"{self.path}, {self.unit} {self.position}"
 
 
-def read(path: Path) -> Iterator[Record]:
-    """Yield the JSON values of a file, one on each line that is not blank, or the items of one array.
+def read(path: str) -> Iterator[Record]:
+    """Yield the JSON values of the file at a path or address, one on each line that is not blank, or of one array.
 
     Raises:
         UserError: the file cannot be read or unpacked, a line is not JSON in UTF-8, or is longer than `LONGEST`.
     """
-    packed = next((ending for ending in COMPRESSIONS if path.name.lower().endswith(ending)), "")
+    packed = next((ending for ending in COMPRESSIONS if _name(path).endswith(ending)), "")
     position = 0
     try:
-        with opened(str(path)) as file, unpacked(file, packed) as stream:
+        with opened(path) as file, unpacked(file, packed) as stream:
             for record in _records(path, stream):
                 position = record.position
                 yield record
+    except Unreachable as error:
+        raise UserError(f"{error}; run again when it answers.") from error
     except _UNPACKING as error:
         raise UserError(
             f"{path} cannot be read after line {position} ({first_line(error)}); restore the file."
         ) from error
 
 
-def _records(path: Path, stream: Stream) -> Iterator[Record]:
+def _name(path: str) -> str:
+    """Return what a path or address ends in, in lower case, without the query of a web address."""
+    name = path.lower()
+    return urlsplit(name).path if name.startswith(("http:", "https:")) else name
+
+
+def _records(path: str, stream: Stream) -> Iterator[Record]:
     """Yield what `read` does; a file whose first character other than white space is a bracket is one array."""
     head = stream.read(_HEAD).removeprefix(_BOM)
     stream = pushed_back(head, stream)
@@ -132,7 +164,7 @@ def _value(where: str, line: bytes | None) -> Any:
         raise UserError(f"{where}: it is not JSON ({error.msg}, column {error.colno}); mend or remove it.") from None
 
 
-def _items(path: Path, stream: Stream) -> Iterator[Record]:
+def _items(path: str, stream: Stream) -> Iterator[Record]:
     position = 0
     bounded = Bounded(stream, LONGEST, "")
     try:

@@ -123,7 +123,7 @@ def _check_system(system: str | None, special: Sequence[str]) -> None:
         raise UserError(f"instructions.system holds {found[0]!r}, a special token of the tokenizer; take it out.")
 
 
-def _conversations(files: Sequence[Path], settings: InstructionSettings) -> Iterator[_Read]:
+def _conversations(files: Sequence[str], settings: InstructionSettings) -> Iterator[_Read]:
     """Yield every conversation; the shape is told by each file's first one. Raises UserError."""
     for path in files:
         shape = None if settings.shape == "auto" else settings.shape
@@ -140,7 +140,7 @@ def _conversations(files: Sequence[Path], settings: InstructionSettings) -> Iter
             raise UserError(f"{path} holds no conversation; fill it or leave it out of instructions.files.")
 
 
-def _survey(files: Sequence[Path], settings: InstructionSettings, progress: Progress) -> _Survey:
+def _survey(files: Sequence[str], settings: InstructionSettings, progress: Progress) -> _Survey:
     contents, questions, shapes = array("Q"), array("Q"), Counter[Shape]()
     for number, one in enumerate(_conversations(files, settings), start=1):
         contents.append(_content(one.messages))
@@ -177,7 +177,7 @@ def _question(messages: Sequence[Message]) -> int:
     return xxhash.xxh3_64_intdigest("question\0" + " ".join(question.casefold().split()))
 
 
-def _again(files: Sequence[Path], settings: InstructionSettings, survey: _Survey) -> Iterator[tuple[_Read, bool, bool]]:
+def _again(files: Sequence[str], settings: InstructionSettings, survey: _Survey) -> Iterator[tuple[_Read, bool, bool]]:
     """Yield every conversation with what the survey says of it; raise UserError if it is not what was surveyed."""
     number = -1
     for number, one in enumerate(_conversations(files, settings)):
@@ -213,7 +213,7 @@ class _Packer:
 
     def drop(self, one: _Read, reason: str, tokens: int | None) -> None:
         """Leave out a conversation."""
-        self._dropped.add(str(one.record.path), one.record.position, reason, tokens)
+        self._dropped.add(one.record.path, one.record.position, reason, tokens)
         self._counts[f"dropped_{reason.replace(' ', '_')}"] += 1
 
     def add(self, one: _Read, messages: Sequence[Message], split: Split) -> None:
@@ -227,7 +227,7 @@ class _Packer:
             self.drop(one, "too long", int(ends[-1]))
             return
         if fitting < len(turns):
-            self._shortened.add(str(one.record.path), one.record.position, int(ends[-1]), len(turns) - fitting)
+            self._shortened.add(one.record.path, one.record.position, int(ends[-1]), len(turns) - fitting)
             self._counts["shortened"] += 1
         kept = turns[:fitting]
         ids = np.concatenate([self._encode.start, *(turn.ids for turn in kept)])
@@ -241,7 +241,7 @@ class _Packer:
         self._counts[f"{split}_learned_tokens"] += int(learned.sum())
         if split == "validation":
             turns_kept = [{"role": turn.role, "content": turn.content} for turn in messages[:fitting]]
-            self._held_out.add(str(one.record.path), one.record.position, turns_kept)
+            self._held_out.add(one.record.path, one.record.position, turns_kept)
         if shard.tokens >= _SHARD_TOKENS:
             self._write(split)
 

@@ -9,6 +9,7 @@ from homegrown.model.compiled_step import CompiledStep
 from homegrown.model.engine import Engine, Request, Running
 from homegrown.model.generation import generate
 from homegrown.model.sampling import Sampling
+from homegrown.model.transformer import Transformer
 from tests.model.test_modern import qwen3
 
 PROMPTS = [[5, 9, 2], [100, 3, 77, 8, 8, 1, 40], [11], [50, 60]]
@@ -81,6 +82,83 @@ def test_sequences_that_come_later_are_written_as_if_alone(make_model, family: s
             if one.finish:
                 del running[one.sequence]
     assert written == {number: tokens[: 9 - number] for number, tokens in alone.items()}
+
+
+LONG = [[(7 * row + 3 * place) % 211 for place in range(30 - 4 * row)] for row in range(4)]
+
+
+@pytest.mark.parametrize("family", ["modern", "classic"])
+@pytest.mark.parametrize("piece", [1, 7])
+def test_prompts_read_in_pieces_have_the_tokens_of_those_read_at_once(make_model, family: str, piece: int) -> None:
+    """They come one a step, so that some are read while others are written, and some that are written end meanwhile."""
+    model = make_model(family)
+    prompts = [[5, 9, 2], *LONG, [11]]
+    requests = [Request(prompt=prompt, max_new_tokens=18 - 3 * row) for row, prompt in enumerate(prompts)]
+    requests.append(Request(prompt=LONG[0], max_new_tokens=9, sampling=Sampling(temperature=1.0), seed=4))
+    alone = [next(iter(run_one(model, request).values())) for request in requests]
+    engine, written, running = Engine(model, rows=3, piece=piece), {}, {}
+    waiting = list(enumerate(requests))
+    while waiting or running:
+        if waiting and engine.free:
+            number, request = waiting.pop(0)
+            running[engine.add(request)] = number
+        for one in engine.step():
+            written.setdefault(running[one.sequence], []).append(one.token)
+            if one.finish:
+                del running[one.sequence]
+    assert [written[number] for number in range(len(requests))] == alone
+
+
+def run_one(model: Transformer, request: Request) -> dict[Running, list[int]]:
+    engine = Engine(model, rows=1)
+    engine.add(request)
+    return run(engine)
+
+
+@pytest.mark.parametrize("piece", [4, 9, 16])
+def test_between_two_tokens_of_a_sequence_no_more_than_a_piece_is_read(
+    make_model, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    """The tokens that the model computes for prompts, padding too, are counted where it computes them."""
+    model, computed = make_model("modern"), [0]
+    forward = model.hidden_states
+
+    def counted(tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+        computed[0] += tokens.numel()
+        return forward(tokens, *rest)
+
+    monkeypatch.setattr(model, "hidden_states", counted)
+    engine = Engine(model, rows=8, piece=piece)
+    first = engine.add(Request(prompt=[5], max_new_tokens=40))
+    engine.step()
+    prompts = [*LONG, [11], [50, 60], [1, 2, 3]]
+    sequences = [engine.add(Request(prompt=prompt, max_new_tokens=3)) for prompt in prompts]
+    computed[0], began, total = 0, set(), 0
+    while len(began) < len(sequences):
+        news = engine.step()
+        assert first in [one.sequence for one in news]
+        assert 0 < computed[0] <= piece
+        total, computed[0] = total + computed[0], 0
+        began |= {one.sequence for one in news if one.sequence is not first}
+    assert total >= sum(map(len, prompts))
+
+
+def test_a_sequence_that_leaves_while_its_prompt_is_read_disturbs_nobody(make_model) -> None:
+    model = make_model("modern")
+    expected = generate(model, [LONG[1]], max_new_tokens=5)[0]
+    engine = Engine(model, rows=2, piece=5)
+    short, long = (
+        engine.add(Request(prompt=[5], max_new_tokens=9)),
+        engine.add(Request(prompt=LONG[0], max_new_tokens=9)),
+    )
+    for _ in range(4):
+        engine.step()
+    assert 0 < long.read < len(LONG[0])
+    engine.remove(long)
+    last = engine.add(Request(prompt=LONG[1], max_new_tokens=5))
+    engine.step()
+    engine.remove(short)
+    assert run(engine) == {last: expected}
 
 
 def test_a_sequence_that_leaves_makes_room_and_disturbs_nobody(make_model) -> None:

@@ -16,7 +16,8 @@ from homegrown.corpus import sources
 from homegrown.corpus.contamination import runs_of_files
 from homegrown.corpus.quality import word_list
 from homegrown.errors import UserError
-from homegrown.pipelines import PIPELINES, load_recipe
+from homegrown.finetune_recipe import InstructionSettings
+from homegrown.pipelines import PIPELINES, load_finetuning, load_recipe
 from homegrown.recipe import FilesSource, HubSource, Recipe
 from homegrown.remote_store import VARIABLE, Remote
 from homegrown.tokens.existing import take
@@ -61,6 +62,9 @@ def test_a_credential_in_an_address_is_refused_and_not_repeated(address: str) ->
         with pytest.raises(UserError, match="holds a password, key or token") as caught:
             changed(setting)
         assert SECRET not in str(caught.value)
+    with pytest.raises(UserError, match="holds a password, key or token") as caught:
+        load_finetuning("tiny", [f"instructions.files=['{address}']"])
+    assert SECRET not in str(caught.value)
     with pytest.raises(ValidationError) as wrong:
         FilesSource(name="x", path=address)
     assert SECRET not in str(wrong.value)
@@ -91,6 +95,8 @@ def test_the_environments_remote_holds_no_credential_either(monkeypatch: pytest.
 def test_an_address_that_does_more_than_give_bytes_is_refused(address: str) -> None:
     with pytest.raises(ValidationError):
         FilesSource(name="x", path=address)
+    with pytest.raises(ValidationError):
+        InstructionSettings(files=[address])
 
 
 @pytest.mark.parametrize(

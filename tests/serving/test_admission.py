@@ -1,5 +1,6 @@
 """Who is let in, who waits, and what is said while a model loads, fails or nobody listens any more."""
 
+import threading
 from collections.abc import Iterator
 
 import httpx
@@ -10,10 +11,11 @@ from tokenizers import Tokenizer
 
 from homegrown.model import engine
 from homegrown.model.transformer import Transformer
+from homegrown.serving import own_engine
 from homegrown.serving.api import application
-from homegrown.serving.completion import Delta
+from homegrown.serving.completion import Completion, Delta
 from homegrown.serving.own_engine import OwnEngine
-from homegrown.serving.service import Model, Service
+from homegrown.serving.service import Deliver, Model, Order, Service
 from tests.serving.running import Silent, running, soon
 
 KEY = "a-long-secret"
@@ -133,3 +135,29 @@ def test_an_engine_that_fails_says_so(
         with pytest.raises(openai.InternalServerError, match="CUDA out of memory"):
             client(url).completions.create(**ASKED)  # type: ignore[call-overload]
     service.close()
+
+
+def test_others_write_on_while_a_long_prompt_is_read(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt of 100 tokens comes with the first token of another text; in pieces of 8, it takes 13 steps."""
+    monkeypatch.setattr(own_engine, "_PIECE", 8)
+    own, long = OwnEngine(model, tokenizer, rows=2, context=None, fail=print), [token + 20 for token in range(100)]
+    written, at_first, done = [0], list[int](), threading.Event()
+
+    def order(prompt: list[int], room: int, deliver: Deliver) -> Order:
+        return Order(completion=Completion(prompt=prompt), prompt=prompt, room=room, seed=1, deliver=deliver)
+
+    def late(delta: object) -> None:
+        at_first.append(written[0])
+        done.set()
+
+    def early(delta: object) -> None:
+        written[0] += 1
+        if written[0] == 1:
+            own.start(order(long, 1, late))
+
+    own.start(order([50, 60], 60, early))
+    done.wait()
+    own.close()
+    assert at_first[0] in (13, 14)  # which of two has its token first in a step is open

@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
 
-from homegrown.model import weights
+from homegrown.finetuning.job import FinetuneJob
 from homegrown.training.job import Job
 from homegrown.training.loop import Trainer
 from homegrown.training.report import Report
@@ -43,8 +45,11 @@ class StopAt(Stop):
         return self._trainer.state.step >= self._until
 
 
-def run(leg: Leg, job: Job, worker: Worker) -> Trainer:
-    """Train a leg, together with all other workers; the leading one leaves the last model in `out`/model."""
+AnyJob = Job | FinetuneJob
+
+
+def run(leg: Leg, job: AnyJob, worker: Worker) -> Trainer:
+    """Train a leg, together with all other workers; the leading one leaves what was learned in `out`, as a run does."""
     out = Path(leg.out)
     out.mkdir(exist_ok=True)
     changes = {"training": job.training.model_copy(update=leg.changes), "parallel": leg.parallel}
@@ -55,11 +60,11 @@ def run(leg: Leg, job: Job, worker: Worker) -> Trainer:
     if worker.leads:
         metrics = [asdict(row) for row in trainer.state.metrics]
         (out / "metrics.json").write_text(json.dumps(metrics))
-        weights.save(trainer.checkpoints.model(trainer.state.step, trainer.config), out / "model")
+        trainer.subject.keep(trainer.checkpoints, trainer.state.step, out)
     return trainer
 
 
-def run_here(legs: list[Leg], job: Job) -> list[Trainer]:
+def run_here(legs: list[Leg], job: AnyJob) -> list[Trainer]:
     """Run the legs in this process, as the one worker of the group that it is in."""
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
     threads = torch.get_num_threads()
@@ -74,7 +79,7 @@ def run_here(legs: list[Leg], job: Job) -> list[Trainer]:
             del os.environ[name]
 
 
-def run_in_two(legs: list[Leg], job: Job) -> None:
+def run_in_two(legs: list[Leg], job: AnyJob) -> None:
     """Run the legs in two processes that train together."""
     folder = tempfile.mkdtemp()
     together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
@@ -86,7 +91,10 @@ def run_in_two(legs: list[Leg], job: Job) -> None:
         for rank in ("0", "1")
     ]
     try:
-        assert [process.wait(250) for process in both] == [0, 0]
+        # Where one has failed, the other would wait for it.
+        while not any(process.poll() for process in both) and None in [process.poll() for process in both]:
+            time.sleep(0.05)
+        assert [process.poll() for process in both] == [0, 0]
     finally:
         for process in both:
             process.kill()
@@ -95,7 +103,8 @@ def run_in_two(legs: list[Leg], job: Job) -> None:
 
 def main() -> None:
     told = json.loads(sys.argv[1])
-    job, worker = Job.model_validate_json(told["job"]), Worker("cpu")
+    job: AnyJob = TypeAdapter(AnyJob).validate_json(told["job"])
+    worker = Worker("cpu")
     worker.join(Path(told["folder"]))
     for leg in told["legs"]:
         run(Leg(**leg), job, worker)

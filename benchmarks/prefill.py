@@ -1,0 +1,82 @@
+"""How long a text that is being written stands still while a prompt of the whole context is read, in pieces or at once.
+
+    python -m benchmarks.prefill [--model tiny|100m] [--context 1024] [--pieces 64 128 256] [--rounds 2] [--streams 4]
+
+Random weights of the family `modern`; `streams` sequences are written when the prompt comes. A gap is the time of one
+step of the engine, for each of them gets a token in every step. Times are processor time of this process, whose threads
+are one, so that what else the machine does changes them little; of several rounds the least counts. The last line is
+one JSON object: the longest gap in milliseconds by piece, 0 for a prompt that is read at once.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+
+import numba
+import numpy as np
+import torch
+
+from benchmarks.inference import config_of
+from benchmarks.measuring import table
+from homegrown.model.engine import Engine, Request
+from homegrown.model.transformer import Transformer
+
+LEFT = 8  # places of the context after the long prompt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="100m", choices=["tiny", "100m"])
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--pieces", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--streams", type=int, default=4)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    config = replace(config_of(arguments.model), context=arguments.context)
+    torch.manual_seed(0)
+    model = Transformer(config)
+    model.initialise()
+    model.eval()
+    rows, found = [], {}
+    for piece in (None, *arguments.pieces):
+        rounds = [measure(model, piece, arguments.streams) for _ in range(arguments.rounds)]
+        usual, longest, first = (min(values) * 1e3 for values in zip(*rounds, strict=True))
+        rows.append((str(piece or "at once"), *(f"{value:,.0f}" for value in (usual, longest, first))))
+        found[piece or 0] = round(longest, 1)
+    header = ("tokens of a piece", "a step without prompts ms", "longest gap ms", "first token of the prompt ms")
+    prompt = config.context - LEFT
+    table(f"{arguments.model}: {arguments.streams} streams, then a prompt of {prompt} tokens", header, rows)
+    print(json.dumps(found))
+
+
+def measure(model: Transformer, piece: int | None, streams: int) -> tuple[float, float, float]:
+    """Return seconds: of a usual step, of the longest while the prompt is read, and until the prompt's first token."""
+    draw, vocabulary = np.random.default_rng(0), model.config.vocabulary_size
+    engine = Engine(model, rows=streams + 1, piece=piece)
+
+    def add(tokens: int) -> object:
+        return engine.add(Request(prompt=draw.integers(7, vocabulary, tokens).tolist(), max_new_tokens=400))
+
+    for _ in range(streams):
+        add(32)
+    usual = min(seconds(engine)[0] for _ in range(6))
+    late, gaps, begun = add(model.config.context - LEFT), list[float](), False
+    while not begun:
+        gap, written = seconds(engine)
+        gaps.append(gap)
+        begun = late in written
+    return usual, max(gaps), sum(gaps)
+
+
+def seconds(engine: Engine) -> tuple[float, list[object]]:
+    """Take a step; return its processor seconds and the sequences that got a token."""
+    began = time.process_time()
+    written: list[object] = [one.sequence for one in engine.step()]
+    return time.process_time() - began, written
+
+
+if __name__ == "__main__":
+    main()
