@@ -25,6 +25,7 @@ class Server(uvicorn.Server):
         self._service, self._error = service, None
 
     _error: BaseException | None
+    _answering: Callable[[], None]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End what is being written, so that no client waits for its end, and then the server."""
@@ -46,8 +47,17 @@ class Server(uvicorn.Server):
             for number, handler in kept.items():
                 signal.signal(number, handler)
 
-    def serve_while(self, load: Callable[[], None], listening: socket.socket) -> None:
-        """Serve, and `load` the models meanwhile in a thread; what that raises ends the server and is raised here."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so."""
+        await super().startup(sockets)
+        self._answering()
+
+    def serve_while(self, load: Callable[[], None], listening: socket.socket, answering: Callable[[], None]) -> None:
+        """Serve, and `load` the models meanwhile in a thread; what that raises ends the server and is raised here.
+
+        `answering` is called once requests are answered.
+        """
+        self._answering = answering
 
         def loading() -> None:
             try:
