@@ -66,8 +66,9 @@ def measure(
     """Measure the model of the stage folder `pretrained` on `tasks`; write the table `results` and `results.json`.
 
     A task is one of `heldout.TASKS`, made of the test documents in `shards`, which no other needs; one whose YAML file
-    lies in the folder `include`; or one of the harness's own, whose text is on this machine already unless `download` allows to fetch it.
-    The export that the harness reads is made in `out` and removed at the end. No code of a task's data set is run.
+    lies in the folder `include`; or one of the harness's own, whose text is on this machine already unless `download`
+    allows to fetch it. The export that the harness reads is made in `out` and removed at the end. No code of a task's
+    data set is run.
 
     Raises:
         UserError: the harness is missing, or does not know a task, or a task's text is not there.
