@@ -98,6 +98,13 @@ def test_the_terminal_keeps_each_answer_and_goes_on_later(rated_store: Store) ->
     assert "ben,1" in counted.output, counted.output
 
 
+def test_a_fine_tuning_has_no_evaluation_but_a_page_of_its_answers(rated_store: Store) -> None:
+    for name, has_page in (("finetune@1", True), ("answers@1", True), ("pretrain@1", False)):
+        refused = _homegrown(rated_store, "report", "evaluation", name)
+        assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
+        assert (str(rated_store.resolve("answers").path / "report.html") in refused.output) is has_page
+
+
 def test_what_cannot_be_rated_is_one_sentence(rated_store: Store, tmp_path: Path) -> None:
     # The model that was fine-tuned has answers only as the base of another, and no evaluation.
     wrong = (("rate", "--rater", "../x"), ("report", "ratings"), ("rate", "pretrain@1"), ("rate", "finetune@2"))
