@@ -10,6 +10,9 @@ from fastapi import FastAPI
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+THREAD = "page"
+"""The name of the thread that makes it."""
+
 
 class LatePage:
     """An application that is made in a thread once the server runs; until it is there, a page that reloads itself."""
@@ -30,8 +33,8 @@ class LatePage:
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Make the application, begin and end it, while the application lives that this is a part of."""
         made: Future[FastAPI] = Future()
-        # No thread of a pool, for the server's end would wait for it.
-        threading.Thread(target=self._make_into, args=(made,), name="page", daemon=True).start()
+        # No thread of a pool, which the end of the loop would wait for; and no daemon, which Python's end would abort.
+        threading.Thread(target=self._make_into, args=(made,), name=THREAD).start()
         ended = asyncio.Event()
         living = asyncio.ensure_future(self._live(made, ended))
         yield
