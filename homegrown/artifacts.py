@@ -183,9 +183,9 @@ class Store:
         if versions:
             raise UserError(f"There is no version {version} of {stage}; there are: {', '.join(versions)}.")
         stages = sorted({artifact.manifest.stage for artifact in self.all()})
-        raise UserError(
-            f"There is no artifact of stage {stage!r} in {self.root}; there are: {', '.join(stages) or 'none'}."
-        )
+        if not stages:
+            raise UserError(f"There is no artifact in {self.root} yet: make some, as with `homegrown run tiny`.")
+        raise UserError(f"There is no artifact of stage {stage!r} in {self.root}; there are: {', '.join(stages)}.")
 
     def inputs(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that this one was made from, as far as they are still there."""

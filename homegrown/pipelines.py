@@ -83,7 +83,8 @@ def explain(error: ValidationError) -> str:
         if detail["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(detail["loc"][-1]), _every_name(Settings), n=1)
             reason = f"there is no such setting{f', did you mean {near[0]!r}?' if near else ''}"
-        whole = not place and not isinstance(detail["input"], str | int | float)  # too long to repeat
+        # Too long to repeat: the recipe itself, or a group of settings that do not fit each other.
+        whole = not isinstance(detail["input"], str | int | float) and (not place or detail["type"] == "value_error")
         given = "" if detail["type"] == "missing" or whole else f" (given: {shown(repr(detail['input'])):.60})"
         problems.append(f"{place}: {reason}{given}" if place else f"{reason}{given}")
     return "; ".join(problems)

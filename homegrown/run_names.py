@@ -9,6 +9,7 @@ from homegrown.runs import RunRecord
 
 LATEST = "latest"
 _BACK = re.compile(r"(.*)@-(\d+)")
+_VERSION = re.compile(r".+@\d+")
 _SHOWN = 5
 
 
@@ -16,8 +17,8 @@ def find_run(records: Mapping[str, RunRecord], wanted: str) -> str:
     """Return the name of the run that a person means by `wanted`.
 
     A run's name; the start of one, if only one begins so; `latest`, which is no export or benchmark where there is
-    a run that trains; or `tiny@-1`, the last run of the recipe `tiny` (or
-    whose name begins with `tiny`), `tiny@-2` the one before it, and `@-2` the last but one of all.
+    a run that trains; or `tiny@-1`, the last run of the recipe `tiny` (or whose name begins with `tiny`), `tiny@-2` the
+    one before it, and `@-2` the last but one of all.
 
     Raises:
         UserError: no run, or more than one, is meant; the sentence lists names that are near.
@@ -39,6 +40,10 @@ def find_run(records: Mapping[str, RunRecord], wanted: str) -> str:
         raise UserError(
             f"{wanted!r} is the start of {len(beginning)} runs: {_listed(reversed(beginning), len(beginning))}; "
             f"write more of the name, or {wanted}@-1 for the last of them."
+        )
+    if _VERSION.fullmatch(wanted):
+        raise UserError(
+            f"{wanted!r} is a version of an artifact, and a run is asked for; `homegrown artifacts` says which used it."
         )
     raise UserError(f"There is no run {wanted!r}; {_near(names, wanted)}")
 

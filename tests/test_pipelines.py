@@ -79,6 +79,7 @@ def test_a_change_is_made_in_one_recipe_only() -> None:
         ("training.max_step=2", "did you mean 'training.max_steps'"),
         ("training.max_steps=many", r"training\.max_steps: .*valid integer.*given: 'many'"),
         ("model.heads=3", "must be a multiple of heads"),
+        ("training.warmup_steps=600", r"warmup_steps \(600\) must be less than max_steps \(600\)\.$"),
         ("ingest.sources.4.name=x", "no place in a list of 1"),
         ("seed.x=1", "inside a setting that has no parts"),
         ("training.learning_rate=[", "no YAML"),

@@ -57,20 +57,20 @@ def lm_eval(
     model = with_model(store, store.resolve(artifact))
     if not (model.path / "model").is_dir():
         raise UserError(f"{artifact} holds no model; name a version of pretrain or finetune.")
-    shards = _shards(store, model)
+    shards = _shards(store, model) if set(names) & set(TASKS) else None
     settings = {"tasks": names, "limit": limit, "few_shot": few_shot, "include": _digests(store, include)}
     order = Order(
         STAGE,
         code_fingerprint(["homegrown.harness.run"], store.root / ".state" / "digests.sqlite"),
         settings,
-        {"pretrain": model.manifest.key, "shard": shards.manifest.key},
+        {"pretrain": model.manifest.key, **({"shard": shards.manifest.key} if shards else {})},
     )
 
     def build(out: Path) -> "Outcome":
         return measure(
             out,
             model.path,
-            shards.path,
+            shards.path if shards else None,
             names,
             include=include,
             limit=limit,
@@ -91,7 +91,10 @@ def _shards(store: Store, model: Artifact) -> Artifact:
     for one in store.lineage(model):
         if one.manifest.stage == "shard":
             return one
-    raise UserError(f"The shards that {model.name} was trained on are gone; run its recipe again with --until shard.")
+    raise UserError(
+        f"The held-out text of {model.name} is not here: it grew elsewhere, or its shards are gone (its recipe with "
+        "--until shard makes them again); --tasks names tasks that need none."
+    )
 
 
 def _digests(store: Store, folder: Path | None) -> dict[str, str]:

@@ -15,30 +15,31 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("evaluations", nargs=-1, metavar="[EVALUATE[@VERSION]]...")
+@click.argument("names", nargs=-1, metavar="[STAGE[@VERSION]]...")
 @click.option("--rater", default=getpass.getuser, show_default="your login name", help="Who rates.")
 @click.option(
     "--documents",
     default=8,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Held-out documents of each evaluation.",
+    help="Held-out documents, or questions, of each.",
 )
 @click.option("--terminal", is_flag=True, help="Ask here instead of on a page.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the page.")
 @click.option("--port", default=8800, show_default=True, type=click.IntRange(1, 65535), help="Port of the page.")
 @click.pass_obj
 def rate(
-    store: Store, evaluations: tuple[str, ...], rater: str, documents: int, terminal: bool, host: str, port: int
+    store: Store, names: tuple[str, ...], rater: str, documents: int, terminal: bool, host: str, port: int
 ) -> None:
     """Show what models wrote, and what was really written, blind and shuffled, and ask for scores from 1 to 5.
 
-    Several evaluations are mixed. `homegrown report ratings` shows means, intervals and agreement.
+    Of the latest evaluation, unless others are named: evaluate@3, or finetune@1 for what base and fine-tuned model
+    answered to held-out questions. Several are mixed. `homegrown report ratings` shows means and intervals.
     """
     from homegrown.rating.answers import FOLDER, Answers
-    from homegrown.rating.items import items_of, shuffled
+    from homegrown.rating.items import items_of, shuffled, texts_of
 
-    found = [store.resolve(name) for name in evaluations or ("evaluate",)]
+    found = [texts_of(store, name) for name in names or ("evaluate",)]
     answers = Answers(store.root / FOLDER, rater)
     items = shuffled(items_of(found, documents), rater)
     if not any(item.id not in answers.rated for item in items):

@@ -56,8 +56,16 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
     if out.suffix not in writers:
         raise UserError(f"{out} is neither HTML nor Markdown by its name; let it end in .html or .md.")
     found = store.resolve(artifact)
-    if not (found.path / "results").is_dir():
-        raise UserError(f"{artifact} holds no evaluation; name a version of evaluate.")
+    if found.manifest.stage != "evaluate":
+        answers = [
+            one.path / "report.html"
+            for one in store.all()
+            if one.manifest.stage == "answers"
+            and found.manifest.key
+            in (one.manifest.key, one.manifest.inputs.get("finetune"), one.manifest.inputs.get("model"))
+        ]
+        page = f", or open {answers[-1]}, its answers before and after" if answers else ""
+        raise UserError(f"{found.name} holds no evaluation; name a version of evaluate{page}.")
     page = writers[out.suffix](everything(store, found))
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -78,10 +78,12 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
             service.ready(name, engine, tokenizer, load_system(source.folder))
             click.echo(f"{name} is ready ({engine.name}, context {engine.context}, {engine.rows} at once).")
 
-    shown = f"[{host}]" if ":" in host else host
-    click.echo(f"Serving http://{shown}:{port} with OpenAI's API at /v1 (Ctrl-C ends).")
+    def answering() -> None:
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"Serving http://{shown}:{port} with OpenAI's API at /v1 (Ctrl-C ends).")
+
     app = application(service, key=options["api_key"], hosts=allowed_hosts(host))
-    Server(app, service).serve_while(load, listening)
+    Server(app, service).serve_while(load, listening, answering)
 
 
 def _find(store: Store, named: str) -> "Source":

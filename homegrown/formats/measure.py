@@ -27,15 +27,12 @@ def bits_per_byte(model: Transformer, split: TokenSplit, token_bytes: npt.NDArra
     in one pass; the stage `evaluate` measures what a person should quote.
 
     Raises:
-        UserError: the split is shorter than one window.
+        UserError: the split is empty.
     """
-    context = model.config.context
+    context = split.fitting(model.config.context)
     windows = split.windows(context)
     if not windows:
-        raise UserError(
-            f"The validation split has {split.tokens} tokens, fewer than one window of model.context ({context}) + 1; "
-            "add text, raise shard.validation_share or lower model.context."
-        )
+        raise UserError("The validation split holds no text; add text or raise shard.validation_share.")
     chosen = np.linspace(0, windows - 1, min(windows, math.ceil(most_tokens / context))).round().astype(np.int64)
     rows = max(1, _BATCH_TOKENS // context)
     nats, size = 0.0, 0

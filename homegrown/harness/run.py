@@ -54,7 +54,7 @@ def require() -> None:
 def measure(
     out: Path,
     pretrained: Path,
-    shards: Path,
+    shards: Path | None,
     tasks: Sequence[str],
     *,
     include: Path | None,
@@ -65,9 +65,10 @@ def measure(
 ) -> Outcome:
     """Measure the model of the stage folder `pretrained` on `tasks`; write the table `results` and `results.json`.
 
-    A task is one of `heldout.TASKS`, made of the test documents in `shards`; one whose YAML file lies in the folder
-    `include`; or one of the harness's own, whose text is on this machine already unless `download` allows to fetch it.
-    The export that the harness reads is made in `out` and removed at the end. No code of a task's data set is run.
+    A task is one of `heldout.TASKS`, made of the test documents in `shards`, which no other needs; one whose YAML file
+    lies in the folder `include`; or one of the harness's own, whose text is on this machine already unless `download`
+    allows to fetch it. The export that the harness reads is made in `out` and removed at the end. No code of a task's
+    data set is run.
 
     Raises:
         UserError: the harness is missing, or does not know a task, or a task's text is not there.
@@ -77,7 +78,7 @@ def measure(
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "0" if download else "1"
     work = out / "work"
     write_huggingface(pretrained / "model", work / "export", "float32", None)
-    ours = write_tasks(shards, work, [name for name in tasks if name in TASKS])
+    ours = write_tasks(shards, work, [name for name in tasks if name in TASKS]) if shards else []
     named = [name for name in tasks if name not in TASKS]
     found = _evaluate(work / "export", [*ours, *named], include, limit, few_shot, device)
     scores = _scores(found)

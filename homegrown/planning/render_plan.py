@@ -69,20 +69,17 @@ def _memory(plan: Plan) -> Table:
         title_justify="left",
         box=SIMPLE_HEAD,
     )
-    table.add_column("way")
-    for name in ("rows", "weights", "gradients", "optimizer", "activations", "working", "peak"):
-        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
+    # A column for each way, for a terminal of 80 characters has no room for all figures side by side.
     for number, fit in enumerate(plan.fits):
-        layout, memory = fit.layout, fit.memory
+        layout = fit.layout
         way = {"ddp": "DDP", "fsdp": "FSDP2"}[layout.parallel] if layout.devices > 1 else "one device"
-        parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.working, memory.peak)
-        table.add_row(
-            way + (", checkpointing" if layout.checkpointing else "") + (" (the recipe)" if not number else ""),
-            str(layout.rows),
-            *(f"{part / 1e9:.3g}" for part in parts),
-            "fits" if fit.fits else "[red]too much[/red]",
-        )
+        parts = [way, *(["checkpointing"] if layout.checkpointing else []), *([] if number else ["(the recipe)"])]
+        table.add_column("\n".join(parts), justify="right", no_wrap=True)
+    table.add_row("rows", *(str(fit.layout.rows) for fit in plan.fits))
+    for name in ("weights", "gradients", "optimizer", "activations", "working", "peak"):
+        table.add_row(name, *(f"{getattr(fit.memory, name) / 1e9:.3g}" for fit in plan.fits))
+    table.add_row("", *("fits" if fit.fits else "[red]too much[/red]" for fit in plan.fits))
     return table
 
 

@@ -1,11 +1,11 @@
-"""What is to be rated: texts of evaluations, blind and shuffled."""
+"""What is to be rated: texts of evaluations and answers of fine-tunings, blind and shuffled."""
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from homegrown.artifacts import Artifact
+from homegrown.artifacts import Artifact, Store
 from homegrown.errors import UserError
 from homegrown.files import read_parquet
 from homegrown.seeds import derive
@@ -13,7 +13,11 @@ from homegrown.seeds import derive
 HUMAN = "the documents' own"
 """The system that wrote the held-out text itself: what a rater gives it is the scale for everything else."""
 
-_COLUMNS = ["variant", "document", "prompt", "reference", "continuation"]
+AUTHOR = "the examples' own"
+"""The same for held-out questions: who wrote the answers that a model was to learn."""
+
+_MODELS = {"evaluate": ("pretrain",), "answers": ("finetune", "model")}
+"""The stages that hold texts to rate, each with the names of those inputs that are the model in question."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,55 @@ class Item:
     systems: tuple[str, ...]
 
 
-def items_of(evaluations: Sequence[Artifact], documents: int) -> list[Item]:
-    """Return the texts with which every variant, and the author, continued the first `documents` documents of each.
-
-    A text that several variants wrote is rated once, for all of them. A system is named `evaluate@3/int8`.
+def texts_of(store: Store, name: str) -> Artifact:
+    """Return the evaluation, or the answers, of this name; a model stands for the newest there are of it.
 
     Raises:
-        UserError: an artifact holds no continuations.
+        UserError: there is nothing of this name, or no texts of it.
+    """
+    found = store.resolve(name)
+    if found.manifest.stage in _MODELS:
+        return found
+    for one in reversed(store.all()):
+        inputs = one.manifest.inputs
+        if found.manifest.key in (inputs.get(model) for model in _MODELS.get(one.manifest.stage, ())):
+            return one
+    raise UserError(
+        f"There are no texts of {found.name} to rate; name a version of evaluate or answers, or a model that has one."
+    )
+
+
+def items_of(artifacts: Sequence[Artifact], documents: int) -> list[Item]:
+    """Return what was written after the first `documents` documents of each evaluation, or questions of each answers.
+
+    A text that several systems wrote is rated once, for all of them. A system is named `evaluate@3/int8` or
+    `answers@1/fine-tuned`; the author's text is among them.
     """
     texts: dict[tuple[str, str], set[str]] = {}
-    for artifact in evaluations:
-        if not (artifact.path / "continuations").is_dir():
-            raise UserError(f"{artifact.name} holds no continuations to rate; name a version of evaluate.")
-        for row in read_parquet(artifact.path / "continuations", _COLUMNS).to_pylist():
-            if row["document"] < documents:
-                texts.setdefault((row["prompt"], row["continuation"]), set()).add(f"{artifact.name}/{row['variant']}")
-                texts.setdefault((row["prompt"], row["reference"]), set()).add(HUMAN)
+    for artifact in artifacts:
+        rows = _answered if artifact.manifest.stage == "answers" else _continued
+        for prompt, text, system in rows(artifact, documents):
+            texts.setdefault((prompt, text), set()).add(system)
     return [Item(_id(prompt, text), prompt, text, tuple(sorted(by))) for (prompt, text), by in texts.items()]
+
+
+def _continued(artifact: Artifact, documents: int) -> Iterator[tuple[str, str, str]]:
+    """Yield prompt, text and who wrote it, of an evaluation."""
+    columns = ["variant", "document", "prompt", "reference", "continuation"]
+    for row in read_parquet(artifact.path / "continuations", columns).to_pylist():
+        if row["document"] < documents:
+            yield row["prompt"], row["continuation"], f"{artifact.name}/{row['variant']}"
+            yield row["prompt"], row["reference"], HUMAN
+
+
+def _answered(artifact: Artifact, questions: int) -> Iterator[tuple[str, str, str]]:
+    """Yield question, answer and who gave it, of a fine-tuning."""
+    columns = ["question", "author", "before", "after"]
+    for row in read_parquet(artifact.path / "samples", columns).slice(0, questions).to_pylist():
+        prompt = f"{row['question']}\n\n"
+        yield prompt, row["before"], f"{artifact.name}/base"
+        yield prompt, row["after"], f"{artifact.name}/fine-tuned"
+        yield prompt, row["author"], AUTHOR
 
 
 def shuffled(items: Sequence[Item], rater: str) -> list[Item]:

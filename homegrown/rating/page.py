@@ -61,7 +61,7 @@ def application(items: Sequence[Item], answers: Answers, hosts: Sequence[str]) -
 def _form(item: Item, token: str, done: int, total: int, unscored: bool) -> str:
     warning = '<p class="warning">Choose at least one score.</p>' if unscored else ""
     return f"""<p class="count"><progress value="{done}" max="{total}"></progress> text {done + 1} of {total}</p>
-<article><span class="given">{escape(item.prompt)}</span>{escape(item.text)}</article>
+<article><span class="given">{escape(item.prompt)}</span>{escape(item.text) or "<em>(nothing)</em>"}</article>
 <form method="post">
 <input type="hidden" name="token" value="{escape(token)}"><input type="hidden" name="item" value="{escape(item.id)}">
 {"".join(_criterion(name, question) for name, question in CRITERIA.items())}{warning}<button>Next</button>

@@ -8,7 +8,7 @@ import pyarrow as pa
 from nltk.metrics.agreement import AnnotationTask
 
 from homegrown.rating.answers import CRITERIA, HIGHEST
-from homegrown.rating.items import HUMAN
+from homegrown.rating.items import AUTHOR, HUMAN
 from homegrown.seeds import derive
 
 RESAMPLES = 2_000
@@ -91,7 +91,7 @@ def _means(rows: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Mean]]:
                 if row[name] is not None:
                     by_text = scores.setdefault(system, {}).setdefault(name, {})
                     by_text.setdefault(row["item"], []).append(row[name])  # type: ignore[arg-type]
-    systems = sorted(scores, key=lambda system: (system == HUMAN, system))
+    systems = sorted(scores, key=lambda system: (system in (HUMAN, AUTHOR), system))
     return {
         system: {name: _mean(scores[system][name], system, name) for name in CRITERIA if name in scores[system]}
         for system in systems

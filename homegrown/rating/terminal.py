@@ -16,7 +16,7 @@ def ask(items: Sequence[Item], answers: Answers) -> int:
     )
     for done, item in enumerate(waiting):
         click.echo(f"\n{click.style(f'Text {done + 1} of {len(waiting)}', bold=True)}")
-        click.echo(click.style(item.prompt, dim=True) + item.text + "\n")
+        click.echo(click.style(item.prompt, dim=True) + (item.text or "(nothing)") + "\n")
         scores = _scores()
         while scores is not None and not any(scores.values()):
             click.echo("Give at least one score, or q to end.")

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -21,6 +22,8 @@ from homegrown.seeds import derive
 from homegrown.serving.admission import Counted, KeyAsked, ShortBodies
 from homegrown.serving.answers import Choice, Form, error_object, model_object
 from homegrown.serving.completion import Completion, Delta, Reason, Refused
+from homegrown.serving.page_later import LatePage
+from homegrown.serving.page_policy import PagePolicy
 from homegrown.serving.service import Service, Writing
 from homegrown.serving.wire import ChatRequest, TextRequest
 
@@ -236,18 +239,23 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
 
 
 def _add_page(app: FastAPI, service: Service) -> None:
-    """Mount the page at `/`, or say how to have one."""
-    try:
-        from homegrown.serving import page
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
+    """Mount the page at `/`, or say how to have one; routes that are there already go first."""
+    if find_spec("gradio") is None:
 
         @app.get("/", include_in_schema=False)
         async def no_page() -> HTMLResponse:
             return HTMLResponse(_NO_PAGE)
-    else:
-        page.mount(app, service)
+
+        return
+
+    def make() -> FastAPI:
+        from homegrown.serving import page
+
+        return page.application(service)
+
+    late = LatePage(make, PagePolicy)
+    app.router.lifespan_context = late.lifespan
+    app.mount("/", late)
 
 
 _NO_PAGE = """<!doctype html>

@@ -16,17 +16,14 @@ from starlette.routing import Mount
 from homegrown.serving.page_chat import chat_tab
 from homegrown.serving.page_completion import completion_tab
 from homegrown.serving.page_controls import Controls
-from homegrown.serving.page_policy import PagePolicy
 from homegrown.serving.page_script import ON_LOAD, SWITCH_THEME
 from homegrown.serving.page_style import CSS, theme
 from homegrown.serving.service import Service
 
 
-def mount(app: FastAPI, service: Service) -> None:
-    """Let an application answer at `/` with the page; routes that it has already go first.
-
-    Who may ask is for the application to say: all that the page sends comes through its middleware.
-    """
+def application(service: Service) -> FastAPI:
+    """Return the page as an application that answers at `/`; who may ask is for what it is mounted in to say."""
+    app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(
         app,
         _blocks(service),
@@ -44,7 +41,7 @@ def mount(app: FastAPI, service: Service) -> None:
     mounted = cast(Mount, app.routes[-1])
     # Each open page keeps a connection, which would hold the server up at its end.
     service.at_stop.append(cast(Any, mounted.app).stop_event.set)
-    mounted.app = PagePolicy(mounted.app)
+    return app
 
 
 def _blocks(service: Service) -> Any:

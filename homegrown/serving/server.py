@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -11,10 +13,14 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from homegrown.serving import page_later
 from homegrown.serving.service import Service
 
 _PATIENCE = 3
 """Seconds that connections which do not end by themselves have at the end, such as those of a page."""
+
+_LOADING = ("models", page_later.THREAD)
+"""Names of the threads that load what the server serves."""
 
 
 class Server(uvicorn.Server):
@@ -25,6 +31,7 @@ class Server(uvicorn.Server):
         self._service, self._error = service, None
 
     _error: BaseException | None
+    _answering: Callable[[], None]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End what is being written, so that no client waits for its end, and then the server."""
@@ -46,8 +53,17 @@ class Server(uvicorn.Server):
             for number, handler in kept.items():
                 signal.signal(number, handler)
 
-    def serve_while(self, load: Callable[[], None], listening: socket.socket) -> None:
-        """Serve, and `load` the models meanwhile in a thread; what that raises ends the server and is raised here."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so."""
+        await super().startup(sockets)
+        self._answering()
+
+    def serve_while(self, load: Callable[[], None], listening: socket.socket, answering: Callable[[], None]) -> None:
+        """Serve, and `load` the models meanwhile in a thread; what that raises ends the server and is raised here.
+
+        `answering` is called once requests are answered.
+        """
+        self._answering = answering
 
         def loading() -> None:
             try:
@@ -56,9 +72,13 @@ class Server(uvicorn.Server):
                 self._error = error
                 self.should_exit = True
 
-        threading.Thread(target=loading, name="loading", daemon=True).start()
+        threading.Thread(target=loading, name="models", daemon=True).start()
         with listening:
             self.run([listening])
         self._service.close()
         if self._error:
             raise self._error
+        if any(thread.name in _LOADING for thread in threading.enumerate()):
+            # It cannot be interrupted: Python would wait for it, or abort while it is in a library's C++.
+            sys.stdout.flush()
+            os._exit(0)

@@ -63,6 +63,13 @@ class TokenSplit:
             )
         return len(self._rows)
 
+    def fitting(self, context: int) -> int:
+        """Return the inputs of a window that fits: `context`, or of a shorter split as many as it has, at least 1.
+
+        Few small files leave little text to a held-out split, and that is measured as well as it can be.
+        """
+        return context if self._rows is not None else max(1, min(context, self.tokens - 1))
+
     def read(self, indices: Sequence[int] | Tokens, context: int, offset: int = 0) -> Tokens:
         """Return the windows `indices` as int64 [len(indices), context + 1], or rows as [len(indices), 3, context].
 

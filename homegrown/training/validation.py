@@ -42,14 +42,12 @@ class Validator:
         """Choose the windows.
 
         Raises:
-            UserError: the split is shorter than one window.
+            UserError: the split is empty.
         """
+        context = split.fitting(context)
         windows = split.windows(context)
         if not windows:
-            raise UserError(
-                f"The validation split has {split.tokens} tokens, fewer than one window of model.context ({context}) "
-                "+ 1; add text, raise shard.validation_share or lower model.context."
-            )
+            raise UserError("The validation split holds no text; add text or raise shard.validation_share.")
         wanted = min(windows, math.ceil(settings.validation_tokens / context))
         chosen = np.linspace(0, windows - 1, wanted).round().astype(np.int64)
         self._indices = chosen[worker.rank :: worker.count]

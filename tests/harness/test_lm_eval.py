@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,8 +116,17 @@ def test_tasks_of_ones_own_and_what_is_not_there(store: Store, tmp_path: Path) -
         "test_split: test\noutput_type: loglikelihood\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\n"
         "metric_list: [{metric: acc}]\n"
     )
-    own = _homegrown(store, "--tasks", "own", "--include-path", str(tmp_path))
+
+    def elsewhere(out: Path) -> Outcome:
+        shutil.copytree(store.resolve("pretrain").path / "model", out / "model")
+        return Outcome(1, 1)
+
+    # A model that did not grow here has no text of ours that it was kept from.
+    _make(store, Order("base", "code", {}, {}), elsewhere)
+    own = _homegrown(store, "base@1", "--tasks", "own", "--include-path", str(tmp_path))
     assert (own.exit_code, "own" in own.output) == (0, True), own.output
+    without = _homegrown(store, "base@1")
+    assert (without.exit_code, without.output.count("\n")) == (1, 1) and "held-out text of base@1" in without.output
     refused = _homegrown(store, "--tasks", "no-such-task")
     assert refused.exit_code == 1
     assert "knows no task no-such-task" in refused.output.splitlines()[-1], refused.output

@@ -174,10 +174,14 @@ def test_what_a_run_took_is_set_beside_what_is_predicted(
 
 def test_the_command_prints_a_table_and_json(store: Store) -> None:
     arguments = ["--artifacts", str(store.root), "plan", "large", "--gpu", "h100", "--count", "8"]
-    shown = CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})
+    shown = CliRunner().invoke(cli, arguments, env={"COLUMNS": "80"})
     assert shown.exit_code == 0
-    assert "2,214,729,728 parameters; the guide's 1.3 B does not follow from its own table" in shown.output
-    assert "FSDP2, checkpointing" in shown.output
+    said = " ".join(shown.output.split())
+    assert "2,214,729,728 parameters; the guide's 1.3 B does not follow from its own table" in said
+    # Nothing of the memory is cut off: each way's name, and whether it fits.
+    head, verdict = shown.output.partition("Memory in GB")[2].split(" rows ")
+    assert (head.count("DDP"), head.count("FSDP2"), head.count("checkpointing")) == (2, 2, 2)
+    assert verdict.count("fits") + verdict.count("too much") == 4
     told = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)
     assert told["parameters"] == 2_214_729_728
     assert told["cost"]["kilowatt_hours"] > 0

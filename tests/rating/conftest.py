@@ -1,5 +1,6 @@
-"""A store with an evaluation of two documents, whose variants wrote partly the same."""
+"""A store with an evaluation whose variants wrote partly the same, and with the answers of a fine-tuning."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,13 @@ _ROWS = [
 ]
 
 
+_ANSWERS = [
+    ("Why?", "So.", "Why? Why?", "So."),
+    ("When?", "Now.", "", "Then."),
+    ("Not shown", "a", "b", "c"),
+]
+
+
 @pytest.fixture
 def rated_store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "artifacts")
@@ -28,6 +36,22 @@ def rated_store(tmp_path: Path) -> Store:
         write_parquet(out / "continuations" / "part-00000.parquet", pa.Table.from_pylist(rows))
         return Outcome(len(rows), len(rows))
 
-    order = Order("evaluate", "code", {}, {})
-    store.make(order, store.slot("evaluate", order.key), build)
+    def train(out: Path) -> Outcome:
+        (out / "weights").touch()
+        return Outcome(1, 1)
+
+    def answer(out: Path) -> Outcome:
+        names = ("question", "author", "before", "after")
+        rows = [dict(zip(names, row, strict=True)) for row in _ANSWERS]
+        write_parquet(out / "samples" / "part-00000.parquet", pa.Table.from_pylist(rows))
+        return Outcome(len(rows), len(rows))
+
+    def make(stage: str, work: Callable[[Path], Outcome], **inputs: str) -> str:
+        order = Order(stage, "code", {}, inputs)
+        store.make(order, store.slot(stage, order.key), work)
+        return order.key
+
+    tuned = make("finetune", train)
+    make("answers", answer, finetune=tuned, base=make("pretrain", train))
+    make("evaluate", build)
     return store

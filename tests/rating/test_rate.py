@@ -14,7 +14,7 @@ from homegrown.artifacts import Store
 from homegrown.cli import cli
 from homegrown.errors import UserError
 from homegrown.rating.answers import CRITERIA, FOLDER, Answers, all_answers
-from homegrown.rating.items import HUMAN, Item, items_of, shuffled
+from homegrown.rating.items import AUTHOR, HUMAN, Item, items_of, shuffled, texts_of
 from homegrown.rating.page import application
 
 
@@ -34,6 +34,21 @@ def test_equal_texts_are_one_item_of_all_that_wrote_them(items: list[Item]) -> N
         ("A dog", " flew."): ("evaluate@1/original",),
         ("A dog", " ran."): ("evaluate@1/int8", HUMAN),
     }
+
+
+@pytest.mark.parametrize("name", ["finetune", "finetune@1", "answers@1"])
+def test_answers_of_a_fine_tuning_are_rated_beside_those_of_its_base(rated_store: Store, name: str) -> None:
+    items = items_of([texts_of(rated_store, name)], documents=2)
+    assert {(item.prompt.strip(), item.text): item.systems for item in items} == {
+        ("Why?", "Why? Why?"): ("answers@1/base",),
+        ("Why?", "So."): ("answers@1/fine-tuned", AUTHOR),
+        ("When?", ""): ("answers@1/base",),
+        ("When?", "Then."): ("answers@1/fine-tuned",),
+        ("When?", "Now."): (AUTHOR,),
+    }
+    silent = next(item for item in items if not item.text)
+    page = TestClient(application([silent], Answers(rated_store.root / FOLDER, "ann"), ["testserver"]))
+    assert "(nothing)" in page.get("/").text
 
 
 def test_each_rater_has_an_order_of_their_own(items: list[Item]) -> None:
@@ -83,8 +98,17 @@ def test_the_terminal_keeps_each_answer_and_goes_on_later(rated_store: Store) ->
     assert "ben,1" in counted.output, counted.output
 
 
+def test_a_fine_tuning_has_no_evaluation_but_a_page_of_its_answers(rated_store: Store) -> None:
+    for name, has_page in (("finetune@1", True), ("answers@1", True), ("pretrain@1", False)):
+        refused = _homegrown(rated_store, "report", "evaluation", name)
+        assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
+        assert (str(rated_store.resolve("answers").path / "report.html") in refused.output) is has_page
+
+
 def test_what_cannot_be_rated_is_one_sentence(rated_store: Store, tmp_path: Path) -> None:
-    for arguments in (("rate", "--rater", "../x"), ("report", "ratings")):
+    # The model that was fine-tuned has answers only as the base of another, and no evaluation.
+    wrong = (("rate", "--rater", "../x"), ("report", "ratings"), ("rate", "pretrain@1"), ("rate", "finetune@2"))
+    for arguments in wrong:
         refused = _homegrown(rated_store, *arguments)
         assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
     folder = rated_store.root / FOLDER

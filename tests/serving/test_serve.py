@@ -17,7 +17,7 @@ from homegrown.artifacts import Store
 from homegrown.cli import cli
 from homegrown.errors import UserError
 from homegrown.serving.loading import choose, gguf_file, source
-from tests.serving.running import soon
+from tests.waiting import wait_for
 
 
 def said(store: Store, *arguments: str) -> str:
@@ -81,7 +81,7 @@ def test_a_signal_ends_it_at_once_and_in_order(trained: Store, number: signal.Si
         stderr=subprocess.STDOUT,
     )
     try:
-        soon(lambda: process.poll() is None and healthy(port))
+        wait_for(lambda: process.poll() is not None or healthy(port))
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=0)
         assert [one.id for one in client.models.list()] == ["pretrain@1", "pretrain@1:q8_0"]
         for name in ("pretrain@1", "pretrain@1:q8_0"):

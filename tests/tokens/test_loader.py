@@ -48,6 +48,14 @@ def test_windows_are_slices_of_the_whole(train: TokenSplit, flat: np.ndarray, co
         train.read([count], context, offset)
 
 
+@given(context=st.integers(1, 10**6))
+def test_a_split_shorter_than_a_window_is_one_window(train: TokenSplit, flat: np.ndarray, context: int) -> None:
+    fitting = train.fitting(context)
+    assert train.windows(fitting) == max(1, train.windows(context))
+    if not train.windows(context):
+        assert (train.read([0], fitting)[0] == flat).all()
+
+
 def test_documents_decode_to_the_texts(train: TokenSplit, shards: Path, tokenizer_folder: Path) -> None:
     tokenizer = load(tokenizer_folder)
     documents = [train.document(index) for index in range(train.documents)]
