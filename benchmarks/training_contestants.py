@@ -151,7 +151,7 @@ class Ours:
         if by_clock:
             batch_tokens = settings["batch_size"] * shape.context
             steps = max(1, round(seconds * _tokens_per_second(shape, settings["batch_size"]) / batch_tokens))
-            expected = TrainingSettings.model_validate({**settings, "max_steps": steps})
+            expected = TrainingSettings.model_validate({**settings, "max_steps": steps, "warmup_steps": 0})
             config = ModelConfig.from_settings(shape, VOCABULARY, dropout=0.0)
             settings["initialisation"] = choose(expected, config, TokenSplit(data / "packed", "train").tokens)
         began = processor_seconds()
