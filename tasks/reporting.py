@@ -78,7 +78,7 @@ class Reporter:
                     else:
                         update_progress_artifact(artifact, share, text)
                     posted = latest
-                if not stopping and time.monotonic() - logged > _LOG_SECONDS:
+                if not (stopping or self._finished) and time.monotonic() - logged > _LOG_SECONDS:
                     logged = time.monotonic()
                     get_run_logger().info("%s: %s", self._stage, self._describe(latest)[1])
                 if self._picture and (stopping or time.monotonic() - pictured > _PICTURE_SECONDS):
