@@ -16,12 +16,14 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Crashed
 
 from homegrown import locks
 from homegrown.artifacts import Store
 
 _POLL_SECONDS = 3.0
+_ENDING_SECONDS = 10.0  # of a process that was told to end
 _LEFT = "Nothing is lost that was made; run it again and it goes on from there."
 _STOPPED = "Execution was aborted by"  # what Prefect says of a task run that a signal ended, and calls crashed
 _mine: set[UUID] = set()  # the runs of this process
@@ -32,10 +34,15 @@ def watch_over(store: Store, run: UUID) -> None:
 
     The lock is this process's until it ends: the run's last state is set after the flow's function has returned. Where
     no worker looks after the run, somebody who cancels it in the UI is heard too. Call it at the start of the run.
+
+    A process too busy to send heartbeats is taken for dead, and the run is started again beside it. That attempt waits
+    here until the one before has ended: what it made is then cached.
     """
     folder = store.root / ".state" / "runs"
+    if run not in _mine and not locks.acquire(folder / str(run), timeout=_ENDING_SECONDS):
+        get_run_logger().warning("The attempt before is still at work; this one waits for its end.")
+        locks.acquire(folder / str(run))
     _mine.add(run)
-    locks.acquire(folder / str(run), timeout=10)
     with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
         _end_task_runs(client, run, Crashed(message="The attempt before ended here."))
         _bury(client, folder)

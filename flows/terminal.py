@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from tasks.events import Event, listening
-from tasks.figures import SECONDS_LEFT, duration, news, shown
+from tasks.figures import SECONDS_LEFT, made_in_words, news
 
 _FIGURES_SHOWN = 4
 
@@ -83,7 +83,7 @@ class _Bars:
             self._progress.stop_task(row)
         else:
             self._progress.start_task(row)
-            self._progress.update(row, visible=True, total=1, completed=1, note=_summary(event))
+            self._progress.update(row, visible=True, total=1, completed=1, note=made_in_words(event))
             self._progress.stop_task(row)
 
 
@@ -95,15 +95,6 @@ class _Lines:
         if event.kind == "started":
             self._console.print(f"{event.stage}: started", highlight=False)
         elif event.kind in ("made", "cached"):
-            self._console.print(f"{event.stage}: {_summary(event)}", highlight=False)
+            self._console.print(f"{event.stage}: {made_in_words(event)}", highlight=False)
         elif event.kind == "failed":
             self._console.print(f"{event.stage}: failed", highlight=False)
-
-
-def _summary(event: Event) -> str:
-    if event.artifact is None:
-        return event.kind
-    manifest = event.artifact.manifest
-    made = "cached" if event.kind == "cached" else f"made in {duration(manifest.seconds)}"
-    size = f"{manifest.bytes / 1e6:,.1f} MB"
-    return f"{made} · {shown(manifest.rows_out)} {manifest.unit} · {size} · {event.artifact.name}"

@@ -17,25 +17,27 @@ REPORT = "report.html"
 
 def _report(artifact: Artifact) -> str:
     """Show the table, the curve of the training and answers side by side."""
-    return f"{_excerpt(artifact)}\n\n{_samples(artifact)}"
+    parts = [_excerpt(artifact)]
+    trained = next((one for one in store().inputs(artifact) if one.manifest.stage == "finetune"), None)
+    if trained and (trained.path / CURVE).is_file():
+        curve = pictures.smaller((trained.path / CURVE).read_bytes())
+        parts.append(picture(curve, "loss on training and held-out answers"))
+    return "\n\n".join([*parts, _samples(artifact)])
 
 
 def _excerpt(artifact: Artifact) -> str:
+    """Show the table; the story has the curve already, from the training."""
     from homegrown.evaluation.sections import Section, as_markdown
     from homegrown.finetuning.report import before_and_after, read_results
 
-    table = as_markdown([Section("Before and after", [before_and_after(read_results(artifact.path))])], level=3)
-    trained = next((one for one in store().inputs(artifact) if one.manifest.stage == "finetune"), None)
-    if trained is None or not (trained.path / CURVE).is_file():
-        return table
-    drawn = picture(pictures.smaller((trained.path / CURVE).read_bytes()), "loss on training and held-out answers")
-    return f"{table}\n\n{drawn}"
+    return as_markdown([Section("Before and after", [before_and_after(read_results(artifact.path))])], level=3)
 
 
 def _samples(artifact: Artifact) -> str:
     parts = ["### Held-out questions answered"]
-    for row, _ in zip(rows_of(artifact.path / "samples"), range(4), strict=False):
+    for number, row in zip(range(1, 5), rows_of(artifact.path / "samples"), strict=False):
         parts += [
+            f"#### Question {number}",
             quoted(row["question"]),
             "The author:",
             quoted(row["author"]),

@@ -32,7 +32,7 @@ def _report(artifact: Artifact) -> str:
         parts.append(picture(pictures.histogram(edges, counts, title, "Jaccard similarity"), title))
         near.sort(key=lambda row: (row["similarity"], row["id"]))
         lines = [
-            f"{row['similarity']:.2f}  {row['path']}:{row['position']}\n{row['id']} is like {row['duplicate_of']}"
+            f"{row['similarity']:.2f}  {row['path']}:{row['position']}\n      {row['id']} is like {row['duplicate_of']}"
             for row in near[:_EXAMPLES]
         ]
         parts += ["The least alike that were dropped:", quoted("\n".join(lines))]

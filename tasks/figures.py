@@ -55,12 +55,30 @@ def share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "0%"
 
 
+def made_in_words(event: Event) -> str:
+    """Return what became of a stage that has ended: how long it took, what it made, how much, its name."""
+    if event.artifact is None:
+        return event.kind
+    manifest = event.artifact.manifest
+    made = "cached" if event.kind == "cached" else f"made in {duration(manifest.seconds)}"
+    size = f"{manifest.bytes / 1e6:,.1f} MB"
+    return f"{made} · {shown(manifest.rows_out)} {manifest.unit} · {size} · {event.artifact.name}"
+
+
 def progress_in_words(event: Event, seconds: float) -> tuple[float, str]:
     """Return how far a stage is after `seconds`, in percent, and the same in words with the time that is left."""
-    words = [f"{event.done:,.6g} of {event.total:,.6g}" if event.total else f"{event.done:,.6g}"]
+    words = [_how_far(event, seconds)]
     if event.metrics:
         words.append(news(event.metrics))
     if event.total and 0 < event.done < event.total:
         left = event.metrics.get(SECONDS_LEFT, seconds * (event.total - event.done) / event.done)
         words.append(f"{figure(SECONDS_LEFT, left)} left")
     return (min(100 * event.done / event.total, 100) if event.total else 0.0), " · ".join(filter(None, words))
+
+
+def _how_far(event: Event, seconds: float) -> str:
+    if not event.total:
+        return f"{event.done:,.6g}" if event.done else f"at it for {duration(seconds)}"
+    if event.done == int(event.done) and event.total == int(event.total):
+        return f"{event.done:,.0f} of {event.total:,.0f}"
+    return f"{min(event.done / event.total, 1):.0%}"  # of megabytes, or what else is not counted one by one

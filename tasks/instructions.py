@@ -59,7 +59,8 @@ def _excerpt(artifact: Artifact) -> str:
         tokens, learned = metrics[f"{split}_tokens"], metrics[f"{split}_learned_tokens"]
         counts = [shown(metrics[f"{split}_conversations"]), shown(tokens), shown(learned)]
         rows.append([split, *counts, share(float(learned), float(tokens))])
-    return table(["split", "conversations", "tokens", "learned (answers)", "of all"], rows)
+    shown_as = table(["split", "conversations", "tokens", "learned (answers)", "of all"], rows)
+    return f"### Conversations\n\n{shown_as}"
 
 
 def _first(folder: Path) -> list[dict[str, list[dict[str, str]]]]:

@@ -1,4 +1,4 @@
-"""Prefect's run logs, without the traceback of a mistake that the user can mend."""
+"""Prefect's run logs, without the traceback of a mistake that the user can mend, and without talk of our hooks."""
 
 import logging
 
@@ -13,10 +13,16 @@ class _WithoutTraceback(logging.Filter):
         return True
 
 
-_filter = _WithoutTraceback()
+class _WithoutHooks(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or not str(record.msg).startswith(("Running hook ", "Hook "))
 
 
-def hide_traceback_of_user_errors() -> None:
-    """Have the loggers of flow and task runs show a `UserError` as its one sentence."""
+_filters = (_WithoutTraceback(), _WithoutHooks())
+
+
+def quieten() -> None:
+    """Have the loggers of flow and task runs show a `UserError` as its one sentence, and hooks only where they fail."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_filter)  # adding the same filter twice does nothing
+        for one in _filters:
+            logging.getLogger(name).addFilter(one)  # adding the same filter twice does nothing

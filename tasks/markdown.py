@@ -3,6 +3,9 @@
 import base64
 import textwrap
 from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from prefect.settings import get_current_settings
 
 _COLUMNS = 92  # of code beside the UI's menus, in a window of common width
 _broken = textwrap.TextWrapper(_COLUMNS, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
@@ -38,8 +41,13 @@ def _longest_run(text: str) -> int:
 
 
 def link(text: str, path: str) -> str:
-    """Return a link to a page of the same UI, wherever that is served."""
-    return f"[{text}]({path})"
+    """Return a link to a page of the same UI, by whatever name its reader reaches that."""
+    return f"[{text}]({urlsplit(address(path)).path})"
+
+
+def address(path: str) -> str:
+    """Return the address of a page of the UI. On Prefect Cloud its path begins with account and workspace."""
+    return f"{(get_current_settings().ui_url or '').rstrip('/')}{path}"
 
 
 def _cell(text: str) -> str:

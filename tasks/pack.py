@@ -14,9 +14,8 @@ def _report(artifact: Artifact) -> str:
     metrics = artifact.manifest.metrics
     total = int(metrics["tokens"])
     counts = {split: int(metrics[f"{split}_tokens"]) for split in ("train", "validation", "test")}
-    return table(
-        ["split", "tokens", "of all"], [[split, shown(count), share(count, total)] for split, count in counts.items()]
-    )
+    rows = [[split, shown(count), share(count, total)] for split, count in counts.items()]
+    return f"### Tokens\n\n{table(['split', 'tokens', 'of all'], rows)}"
 
 
 @stage("pack", engine=["homegrown.tokens.packing"], panel=Panel(_report))

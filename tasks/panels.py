@@ -1,6 +1,7 @@
 """What the Prefect UI shows of an artifact: one page for each stage, and what the story of a run quotes of it."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +75,19 @@ def figures(artifact: Artifact) -> str:
     """Return all figures of the manifest as a table."""
     manifest = artifact.manifest
     rows = {
-        f"{manifest.unit} in": shown(manifest.rows_in),
-        f"{manifest.unit} out": shown(manifest.rows_out),
+        "in": shown(manifest.rows_in),  # often of another unit
+        "out": f"{shown(manifest.rows_out)} {manifest.unit}",
         "time to make it": duration(manifest.seconds),
         "size": megabytes(manifest.bytes),
-        **{name.replace("_", " "): figure(name, value) for name, value in manifest.metrics.items()},
+        **{_words(name): figure(name, value) for name, value in manifest.metrics.items()},
         "key": f"`{manifest.key[:16]}`",
     }
     return table(["", artifact.name], list(rows.items()))
+
+
+def _words(name: str) -> str:
+    """Write a figure's name as words; names of variants, such as q8_0, stay as they are."""
+    return re.sub(r"\bmb$", "MB", re.sub(r"(?<!\d)_|_(?!\d)", " ", name))
 
 
 def rows_of(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

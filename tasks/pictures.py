@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 BLUE, GREEN, GREY = "#3b6ea5", "#8a9a5b", "#c9ccd1"
 _INK = "#3a3a3a"
 _SHADES = 64
+_NOTE_PIXELS = 7  # between a bar and its note
 
 
 def bars(
@@ -30,13 +31,24 @@ def bars(
     axes.barh(places, values, color=colour, height=0.66)
     ends = [max(pair) for pair in zip(values, behind, strict=True)] if behind is not None else list(values)
     for place, end, note in zip(places, ends, notes, strict=True):
-        axes.annotate(note, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(note, (end, place), xytext=(_NOTE_PIXELS, 0), textcoords="offset pixels", va="center", fontsize=9)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.32 * max([*ends, 0]) or 1)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
+    axes.set_xlim(0, _limit(figure, axes, ends))
     return _png(figure)
+
+
+def _limit(figure: "Figure", axes: "Axes", ends: Sequence[float]) -> float:
+    """Return how far the axis goes so that the note after each bar's end is inside the picture, whole."""
+    figure.draw_without_rendering()
+    width = axes.get_window_extent().width
+    limits = [1.15 * max([*ends, 0])]
+    for end, note in zip(ends, axes.texts, strict=True):
+        room = width - note.get_window_extent().width - 1.5 * _NOTE_PIXELS
+        limits.append(end * width / max(room, 0.2 * width))
+    return max(limits) or 1.0
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], title: str, label: str) -> bytes:

@@ -22,20 +22,22 @@ def _live(folder: Path) -> str | None:
     """Show the curve so far and what the model wrote last."""
     if not (folder / CURVE).is_file():
         return None
-    return "\n\n".join([_curve(folder), *_samples(folder, 1)])
+    return _training(folder, 1)
 
 
 def _report(artifact: Artifact) -> str:
     """Show the curve, and how what the model writes got better."""
-    return "\n\n".join([_curve(artifact.path), *_samples(artifact.path, _STEPS_SHOWN)])
+    return _training(artifact.path, _STEPS_SHOWN)
 
 
 def _excerpt(artifact: Artifact) -> str:
-    return "\n\n".join(["### Training", _curve(artifact.path), *_samples(artifact.path, 1)])
+    return _training(artifact.path, 1)
 
 
-def _curve(folder: Path) -> str:
-    return picture(pictures.smaller((folder / CURVE).read_bytes()), "loss, learning rate, gradient norm and speed")
+def _training(folder: Path, steps: int) -> str:
+    """Return the curve, and what the model wrote at `steps` steps."""
+    curve = picture(pictures.smaller((folder / CURVE).read_bytes()), "loss, learning rate, gradient norm and speed")
+    return "\n\n".join(["### Training", curve, *_samples(folder, steps)])
 
 
 def _samples(folder: Path, most: int) -> list[str]:

@@ -19,7 +19,7 @@ def _report(artifact: Artifact) -> str:
     variants = list(rows_of(artifact.path / "variants"))
     names = [one["variant"] for one in variants]
     sizes = [one["disk_megabytes"] for one in variants]
-    notes = [f"{size:.3g} MB, {_loss(one)}" for one, size in zip(variants, sizes, strict=True)]
+    notes = [", ".join(filter(None, [f"{size:.3g} MB", _loss(one)])) for one, size in zip(variants, sizes, strict=True)]
     title = "Size on disk, and what it costs in bits per byte"
     drawn = pictures.bars(names, sizes, notes, title, colour=pictures.GREEN)
     rows = [
@@ -53,19 +53,23 @@ def _excerpt(artifact: Artifact) -> str:
 
 
 def _loss(variant: dict[str, Any]) -> str:
-    return "" if variant["variant"] == "original" else f"{variant['loss']:+.2%}"
+    if variant["variant"] == "original":
+        return ""
+    written = f"{variant['loss']:+.2%}"
+    return "0.00%" if float(written.rstrip("%")) == 0 else written
 
 
+# Each point in one line: the UI makes a paragraph of every line.
 _METHOD = """### How it was measured
 
-- Memory: all tensors of the loaded weights. What is not quantized, such as the embedding, is 2 bytes a number on disk
-  and 4 in memory.
-- Tokens/s: one sequence at a time, with a cache, the fastest of three. Layers that unpack their weights for each
-  product can be slower than the original's where a model is small.
-- Bits per byte: tokens of the validation split in windows of the model's context side by side. Loss: how much more than
-  the original's.
-- A GGUF variant is computed here by its values in float32, which says what it loses; small in memory, and fast, it is
-  in llama.cpp, Ollama and the like."""
+- Memory: all tensors of the loaded weights. What is not quantized, such as the embedding, is 2 bytes a number on disk \
+and 4 in memory.
+- Tokens/s: one sequence at a time, with a cache, the fastest of three. Layers that unpack their weights for each \
+product can be slower than the original's where a model is small.
+- Bits per byte: tokens of the validation split in windows of the model's context side by side. Loss: how much more \
+than the original's.
+- A GGUF variant is computed here by its values in float32, which says what it loses; small in memory, and fast, it is \
+in llama.cpp, Ollama and the like."""
 
 
 @stage("quantize", engine=["homegrown.formats.quantize"], panel=Panel(_report, _excerpt))

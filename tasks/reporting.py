@@ -11,6 +11,7 @@ from uuid import UUID
 
 from prefect import get_client
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
 
 from homegrown.progress import Metric
 from tasks.events import Event, tell
@@ -20,6 +21,7 @@ from tasks.outbox import rewrite
 _log = logging.getLogger(__name__)
 _POST_SECONDS = 2.0
 _PICTURE_SECONDS = 20.0
+_LOG_SECONDS = 60.0
 
 
 class Reporter:
@@ -63,8 +65,8 @@ class Reporter:
     def _post_all(self) -> None:
         posted = None
         artifact: UUID | None = None
-        live = LiveMarkdown(f"{self._stage}-live", f"{self._stage}, while it runs")
-        pictured = time.monotonic()
+        live = LiveMarkdown(f"{self._stage}-live")
+        pictured = logged = time.monotonic()
         while True:
             stopping = self._stop.wait(_POST_SECONDS)
             latest = self._latest
@@ -76,10 +78,13 @@ class Reporter:
                     else:
                         update_progress_artifact(artifact, share, text)
                     posted = latest
-                if self._picture and not stopping and time.monotonic() - pictured > _PICTURE_SECONDS:
+                if not (stopping or self._finished) and time.monotonic() - logged > _LOG_SECONDS:
+                    logged = time.monotonic()
+                    get_run_logger().info("%s: %s", self._stage, self._describe(latest)[1])
+                if self._picture and (stopping or time.monotonic() - pictured > _PICTURE_SECONDS):
                     pictured = time.monotonic()
-                    if markdown := self._picture():
-                        live.post(markdown)
+                    if markdown := live.shown if stopping else self._picture():
+                        live.post(markdown, f"{self._stage}: {self._describe(latest)[1]}")
             except Exception as error:
                 _log.debug("progress of %s could not be posted: %s", self._stage, error)
             if stopping:
@@ -93,18 +98,16 @@ class Reporter:
 class LiveMarkdown:
     """One markdown artifact in the UI, in its newest form only: pictures would fill the server's database."""
 
-    def __init__(self, key: str, description: str) -> None:
-        self._key, self._description = key, description
-        self._shown = ""
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self.shown = ""
         self._artifact: UUID | None = None
 
-    def post(self, markdown: str) -> None:
-        """Show `markdown`, unless it is what is shown already."""
-        if markdown == self._shown:
-            return
-        self._shown = markdown
+    def post(self, markdown: str, description: str) -> None:
+        """Show `markdown` below its description in a line."""
+        self.shown = markdown
         if self._artifact is None:
-            self._artifact = cast(UUID, create_markdown_artifact(markdown, self._key, self._description))
+            self._artifact = cast(UUID, create_markdown_artifact(markdown, self._key, description))
         else:
             with get_client(sync_client=True) as client:
-                rewrite(client, self._artifact, markdown, self._description)
+                rewrite(client, self._artifact, markdown, description)

@@ -27,8 +27,9 @@ from homegrown.recipe import ComputeSettings, Settings
 from homegrown.remote_store import Remote
 from tasks import panels, story
 from tasks.events import Event, tell
+from tasks.figures import made_in_words
 from tasks.locks import StageLocks
-from tasks.logs import hide_traceback_of_user_errors
+from tasks.logs import quieten
 from tasks.records import forget_foreign
 from tasks.reporting import Reporter
 
@@ -133,7 +134,7 @@ class Stage:
 
     def __call__(self, run: Run, **arguments: Settings | Handle) -> Handle:
         """Return the artifact of these settings and inputs; as a Prefect task run that is cached, or makes it."""
-        hide_traceback_of_user_errors()
+        quieten()
         order = self.order(run, **arguments)
         run.reach(order.key)
         place = store()
@@ -154,7 +155,7 @@ class Stage:
             result_serializer="json",
             cache_result_in_memory=False,
             retries=2,
-            retry_delay_seconds=[2.0, 20.0],
+            retry_delay_seconds=5,
             retry_condition_fn=_is_transient,
             on_completion=[self._show],
             on_failure=[_forget_task_exception],
@@ -171,7 +172,9 @@ class Stage:
                 return self._body(Work(out, run.seed, run.compute, progress), **arguments)
 
         artifact, made = store().make(order, slot, build)
-        tell(Event(self.name, "made" if made else "cached", artifact=artifact))
+        event = Event(self.name, "made" if made else "cached", artifact=artifact)
+        get_run_logger().info("%s: %s", self.name, made_in_words(event))
+        tell(event)
         return handle_of(artifact)
 
     def _show(self, task: Any, task_run: TaskRun, state: State[Handle]) -> None:

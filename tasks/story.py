@@ -12,13 +12,14 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import TaskRun
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from homegrown.artifacts import Artifact
 from tasks import panels
 from tasks.events import Event, listening
 from tasks.figures import duration, megabytes, progress_in_words, shown
-from tasks.markdown import code, link, quoted, table
+from tasks.markdown import address, code, link, quoted, table
 from tasks.outbox import Outbox, post, post_table, rewrite
 
 KEY = "story"
@@ -97,6 +98,7 @@ class Story:
             return
         if self._id is None:
             self._id = post(client, KEY, markdown, self._summary(), self._run)
+            get_run_logger().info("The story of this run: %s", address(f"/artifacts/artifact/{self._id}"))
         else:
             rewrite(client, self._id, markdown, self._summary())
         self._told, self._when = markdown, time.monotonic()
@@ -111,7 +113,7 @@ class Story:
         parts = [f"**{self._name}** · {self._end or self._now()}", self._table()]
         parts += [chapter.excerpt for chapter in self._chapters.values() if chapter.excerpt]
         folders = [
-            f"{stage:<10} {chapter.artifact.path}" for stage, chapter in self._chapters.items() if chapter.artifact
+            f"{stage:<12} {chapter.artifact.path}" for stage, chapter in self._chapters.items() if chapter.artifact
         ]
         if folders:
             parts += ["### Where everything lies", quoted("\n".join(folders))]
@@ -126,7 +128,7 @@ class Story:
         return "It goes on. Reload to see how far it is."
 
     def _table(self) -> str:
-        header = ["stage", "state", "artifact", "in", "out", "", "time to make it", "size"]
+        header = ["stage", "state", "artifact", "in", "out", "of what", "time to make it", "size"]
         return table(header, [self._row(stage, chapter) for stage, chapter in self._chapters.items()], left=3)
 
     def _row(self, stage: str, chapter: Chapter) -> list[str]:

@@ -27,14 +27,14 @@ def _content(settings: TokenizerSettings) -> dict[str, str]:
 def _report(artifact: Artifact) -> str:
     """Show bytes per token by source and by language, the longest tokens, and how many are not used."""
     tokens = sorted(rows_of(artifact.path / "vocabulary"), key=lambda token: (-token["bytes"], token["id"]))
-    longest = "  ".join(repr(token["token"]) for token in tokens[:_LONGEST])
     unused = sum(token["bytes"] > 0 and token["count"] == 0 for token in tokens)
     return "\n\n".join(
         [
+            "### Bytes per token",
             *(_bytes_per_token(artifact, column) for column in ("source", "language")),
             "### Vocabulary",
             f"{shown(unused)} of {shown(len(tokens))} tokens are not used in the sample. The longest are:",
-            quoted(longest),
+            quoted("\n".join(repr(token["token"]) for token in tokens[:_LONGEST])),
         ]
     )
 

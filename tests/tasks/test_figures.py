@@ -7,7 +7,7 @@ from rich.console import Console
 
 from flows.terminal import live_display
 from tasks.events import Event, tell
-from tasks.figures import figure, news
+from tasks.figures import figure, news, progress_in_words
 
 TRAINING = {
     "loss": 5.2341,
@@ -33,6 +33,20 @@ TRAINING = {
 )
 def test_a_figure_is_written_as_what_its_name_says(name: str, value: float | str, written: str) -> None:
     assert figure(name, value) == written
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "said"),
+    [
+        (0, None, (0, "at it for 42 s")),
+        (1234, None, (0, "1,234")),
+        (3000, 12000, (25, "3,000 of 12,000 · 2 min 06 s left")),
+        (1.81525, 40, (4.538125, "5% · 14 min 43 s left")),
+    ],
+)
+def test_progress_is_told_in_words(done: float, total: float | None, said: tuple[float, str]) -> None:
+    share, words = progress_in_words(Event("any", "progress", done, total), seconds=42)
+    assert (share, words) == (pytest.approx(said[0]), said[1])
 
 
 def test_news_fit_in_a_line() -> None:

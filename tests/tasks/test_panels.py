@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from PIL import Image
+from prefect.settings import PREFECT_UI_URL, temporary_settings
 
 from homegrown.artifacts import Artifact, Manifest, Store
 from homegrown.evaluation.results import Continuation, Facts, Memory, Report, Result
@@ -21,7 +22,7 @@ from homegrown.files import write_parquet
 from homegrown.progress import Metric
 from homegrown.training.job import CURVE, SAMPLES
 from tasks import dedup, evaluate, filter, ingest, panels, pictures, pretrain, quantize, shard, tokenizer
-from tasks.markdown import quoted, table
+from tasks.markdown import address, link, quoted, table
 
 
 def artifact(root: Path, stage: str, rows_in: int, rows_out: int, inputs: Any = (), **metrics: Metric) -> Artifact:
@@ -176,6 +177,7 @@ def test_quantize_shows_what_each_variant_costs_and_loses(tmp_path: Path) -> Non
         for variant, figures in {
             "original": (10.0, 10.1, 250.0, 1.5, 0.0, 1.0, 0.0, 0.0),
             "int8": (2.5, 3.1, 1234.0, 1.515, 0.01, 4.0, 0.01, 0.5),
+            "q8_0": (2.4, 3.1, 1234.0, 1.5, -1e-6, 4.0, 0.01, 0.5),
         }.items()
     ]
     write(made.path / "variants", rows)
@@ -183,7 +185,10 @@ def test_quantize_shows_what_each_variant_costs_and_loses(tmp_path: Path) -> Non
     check(report, pictured=1)
     assert "| original | 10 | 10.1 | 250 | 1.5000 |  |" in report
     assert "| int8 | 2.5 | 3.1 | 1,234 | 1.5150 | +1.00% |" in report
+    assert "| q8_0 | 2.4 | 3.1 | 1,234 | 1.5000 | 0.00% |" in report
     assert "| int8 | 4.00 times | 1.00% | 0.5 | cpu |" in report
+    method = report.partition("### How it was measured\n\n")[2]
+    assert all(line.startswith("- ") for line in method.splitlines())  # the UI breaks a line where the text does
 
 
 def test_evaluate_shows_every_figure_of_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +225,7 @@ def test_evaluate_shows_every_figure_of_every_model(tmp_path: Path, monkeypatch:
 
 
 def test_a_page_is_drawn_once_and_again_when_the_code_that_draws_changed(tmp_path: Path) -> None:
-    made = artifact(tmp_path, "shard", 10, 9, loss=0.123456)
+    made = artifact(tmp_path, "shard", 10, 9, loss=0.123456, q8_0_mb=3)
     drawn: list[Artifact] = []
 
     def report(one: Artifact) -> str:
@@ -230,7 +235,10 @@ def test_a_page_is_drawn_once_and_again_when_the_code_that_draws_changed(tmp_pat
     panel = panels.Panel(report, excerpt=lambda one: "An excerpt.")
     first = panels.page(made, panel)
     assert first.report.startswith("The report.")
+    assert "| in | 10 |" in first.report
+    assert "| out | 9 documents |" in first.report
     assert "| loss | 0.1235 |" in first.report
+    assert "| q8_0 MB | 3 |" in first.report
     assert "| time to make it | 1 min 15 s |" in first.report
     assert first.excerpt == "An excerpt."
     assert panels.page(made, panel) == first
@@ -241,6 +249,26 @@ def test_a_page_is_drawn_once_and_again_when_the_code_that_draws_changed(tmp_pat
     (made.path / panels.PAGE).write_text(json.dumps({"report": "half"}))
     os.utime(made.path / panels.PAGE, (time.time() + 9,) * 2)
     assert panels.page(made, panel) == first
+
+
+@pytest.mark.parametrize(
+    "note", ["14 dropped, 23 fail it", "a note that is nearly as long as half of the picture is wide"]
+)
+def test_notes_of_bars_are_inside_the_picture(note: str) -> None:
+    names = ["a rule with quite a long name for a rule", "b"]
+    with Image.open(io.BytesIO(pictures.bars(names, [14.0, 3.0], [note] * 2, "Bars"))) as image:
+        grey = image.convert("L")
+    edge = grey.crop((grey.width - 3, 30, grey.width, grey.height))
+    assert edge.getextrema() == (255, 255)
+    assert grey.crop((grey.width // 2, 30, grey.width - 3, grey.height)).getextrema()[0] < 100
+
+
+def test_links_lead_to_the_same_ui_on_prefect_cloud_too() -> None:
+    local, cloud = "http://127.0.0.1:4200", "https://app.prefect.cloud/account/a/workspace/w"
+    for ui, path in ((local, ""), (cloud, "/account/a/workspace/w")):
+        with temporary_settings({PREFECT_UI_URL: ui}):
+            assert link("it", "/runs/flow-run/1") == f"[it]({path}/runs/flow-run/1)"
+            assert address("/runs/flow-run/1") == f"{ui}/runs/flow-run/1"
 
 
 def test_text_cannot_break_out_of_a_table_or_a_quotation() -> None:

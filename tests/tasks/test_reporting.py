@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 def test_a_live_picture_takes_the_place_of_the_one_before(in_prefect: Store) -> None:
     @flow(name="live")
     def watch() -> None:
-        live = LiveMarkdown("watched-live", "watched, while it runs")
-        for markdown in ("first", "second", "second", "third"):
-            live.post(markdown)
+        live = LiveMarkdown("watched-live")
+        for step, markdown in enumerate(("first", "second", "second", "third")):
+            live.post(markdown, f"step {step}")
             addresses.add(live._artifact)
 
     addresses = set()
@@ -25,7 +25,7 @@ def test_a_live_picture_takes_the_place_of_the_one_before(in_prefect: Store) -> 
     with get_client(sync_client=True) as client:
         key = ArtifactFilterKey(any_=["watched-live"])
         found = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
-    assert [one.data for one in found] == ["third"]
+    assert [(one.data, one.description) for one in found] == [("third", "step 3")]
     latest = Artifact.get("watched-live")
     assert latest is not None
     assert latest.data == "third"
