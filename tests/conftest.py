@@ -24,8 +24,13 @@ LONGEST = (
     "flows/test_pretrain.py",
     "flows/test_up.py",
     "training/test_pretrain.py",
+    "training/test_lora.py",
+    "flows/test_finetune.py",
+    "security/test_secrets.py",
     "scale/test_dask.py",
+    "formats/test_onnx.py",
     "training/test_parallel.py",
+    "flows/test_export.py",
 )
 """The longest files, in the order in which two processes take them."""
 

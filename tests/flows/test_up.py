@@ -59,6 +59,7 @@ class Project:
         environment = os.environ | {
             "PREFECT_API_URL": f"{self.origin}/api",
             "PREFECT_HOME": str(self.home),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
