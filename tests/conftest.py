@@ -1,16 +1,19 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import shutil
 import socket
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from unittest import mock
 
 import hypothesis
 import pytest
 
+from homegrown import locks
 from homegrown.artifacts import Store
 
 # Tests run side by side, and what they compute is tiny: more threads would wait for each other, and burn time so.
@@ -21,8 +24,13 @@ LONGEST = (
     "flows/test_pretrain.py",
     "flows/test_up.py",
     "training/test_pretrain.py",
+    "training/test_lora.py",
+    "flows/test_finetune.py",
+    "security/test_secrets.py",
     "scale/test_dask.py",
+    "formats/test_onnx.py",
     "training/test_parallel.py",
+    "flows/test_export.py",
 )
 """The longest files, in the order in which two processes take them."""
 
@@ -48,10 +56,16 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "artifacts")
 
 
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all processes of this test session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server on loopback with a database of its own, for the whole session; yields its API's address."""
-    folder = tmp_path_factory.mktemp("prefect")
+    folder, new = tmp_path_factory.mktemp("prefect"), _shared(tmp_path_factory) / "new-prefect.db"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
@@ -62,9 +76,20 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         from flows import server
 
         with ExitStack() as stack:
-            with mock.patch.dict(os.environ, UNUSED):
+            with mock.patch.dict(os.environ, UNUSED), locks.exclusive(new.with_suffix(".lock")):
+                if new.exists():
+                    shutil.copy(new, folder / "prefect.db")
                 stack.enter_context(server.running(folder / "server.log"))
+                if not new.exists():
+                    with closing(sqlite3.connect(folder / "prefect.db")) as made, closing(sqlite3.connect(new)) as copy:
+                        made.backup(copy)
             yield api
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Path:
+    """The database of a server that is new: a server that begins with a copy is spared seconds of making its tables."""
+    return _shared(tmp_path_factory) / "new-prefect.db"
 
 
 @pytest.fixture

@@ -143,6 +143,8 @@ def test_all_pipelines_deploy_and_a_wrong_setting_is_refused(prefect_server: str
 def test_a_run_changes_one_setting_and_keeps_what_it_ran(in_prefect: Store, tmp_path: Path) -> None:
     write_corpus(tmp_path / "data")
     recipe = small_recipe(tmp_path / "data")
+    with pytest.raises(UserError, match="nowhere"):
+        pretrain(small_recipe(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"did you mean 'ingest\.shard_mb'"):
         pretrain(recipe, until="ingest", changes=["ingest.shards_mb=0.1"])
     with pytest.raises(UserError, match=r"ingest\.shard_mb: .*'much'"):

@@ -49,6 +49,7 @@ def recipe_for(tmp_path: Path, *changes: str) -> FinetuneRecipe:
                 "evaluation.samples=2",
                 "evaluation.answer_tokens=3",
                 "evaluation.pattern=it",
+                "compute.workers=1",
             ),
             *changes,
         ],

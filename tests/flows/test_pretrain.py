@@ -15,8 +15,7 @@ import pytest
 from flows.pretrain import CHAIN, pretrain
 from homegrown import fingerprint, runs
 from homegrown.artifacts import Store
-from homegrown.errors import UserError
-from tests.flows.small import small_recipe, write_corpus, write_project
+from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
 from tests.waiting import ended_tasks
 
@@ -25,52 +24,56 @@ pytestmark = pytest.mark.slow
 STAGES = list(CHAIN)
 
 
+def run_tiny(project: Path, api: str) -> Command:
+    return Command(project, os.environ | {"PREFECT_API_URL": api, "COLUMNS": "200"}, ("run", "tiny"))
+
+
+@pytest.fixture(scope="module")
+def grown(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose whole chain the command line has run, and nothing disturbed."""
+    project = tmp_path_factory.mktemp("grown")
+    write_project(project)
+    output, _ = run_tiny(project, prefect_server).communicate()
+    assert "The model writes:" in output, output
+    return project
+
+
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    write_corpus(tmp_path / "data")
-    return tmp_path / "data"
+def store(grown: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.chdir(grown)
+    return Store(grown / "artifacts")
 
 
-def run(recipe: Any, **parameters: Any) -> list[str]:
+def run(*changes: str, **parameters: Any) -> list[str]:
     """Run the flow in this process; return the stages that were not cached."""
-    state = pretrain(recipe, **parameters, return_state=True)
+    state = pretrain(small_recipe(Path("data"), *changes), **parameters, return_state=True)
     assert state.is_completed(), state.message
     states = ended_tasks(state.state_details.flow_run_id, STAGES.index(parameters.get("until", STAGES[-1])) + 1)
     assert set(states.values()) <= {"Completed", "Cached"}
     return [stage for stage in STAGES if states.get(stage) == "Completed"]
 
 
-def test_the_whole_chain_and_what_is_run_again(in_prefect: Store, corpus: Path) -> None:
-    assert run(small_recipe(corpus)) == STAGES
+def test_the_whole_chain_and_what_is_run_again(in_prefect: Store) -> None:
+    assert {one.manifest.stage for one in in_prefect.all()} == set(STAGES)
     evaluated = in_prefect.resolve("evaluate")
     results = pq.read_table(evaluated.path / "results").to_pylist()
     weights = [row["variant"] for row in results if row["kind"] == "weights"]
-    assert weights == ["original", *small_recipe(corpus).quantization.variants]
+    assert weights == ["original", *small_recipe(Path("data")).quantization.variants]
     assert all(0 < row["bits_per_byte"] < 9 for row in results if row["kind"] != "text")
     assert {one.manifest.stage for one in in_prefect.lineage(evaluated)} == set(STAGES) - {"evaluate"}
-
-    assert run(small_recipe(corpus)) == []
-    assert run(small_recipe(corpus, "compute.workers=2", "compute.memory_gb=1")) == []
-    assert run(small_recipe(corpus, "evaluation.samples=3")) == ["evaluate"]
-    changed = run(small_recipe(corpus, "filter.min_characters=150"), until="pack")
-    assert changed == STAGES[STAGES.index("filter") : STAGES.index("pack") + 1]
-    assert run(small_recipe(corpus), until="shard", force=["dedup"]) == ["dedup"]
-
-    in_prefect.delete(in_prefect.resolve("tokenizer@1").path)
-    assert run(small_recipe(corpus)) == ["tokenizer"]
-
     first = next(iter(runs.recorded(in_prefect).values()))
     assert set(first.keys) == set(STAGES)
 
-    with (corpus / "more.txt").open("w") as file:
-        file.write("A document that was not there before. " * 20)
-    assert run(small_recipe(corpus), until="ingest") == ["ingest"]
+    assert run("compute.workers=2", "compute.memory_gb=1") == []
+    assert run("evaluation.samples=3") == ["evaluate"]
+    assert run("filter.min_characters=150", until="tokenizer") == ["filter", "shard", "tokenizer"]
+    assert run(until="shard", force=["dedup"]) == ["dedup"]
 
+    in_prefect.delete(in_prefect.resolve("tokenizer@1").path)
+    assert run(until="pack") == ["tokenizer"]
 
-def test_a_users_mistake_stops_the_run_before_anything_is_made(in_prefect: Store, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        pretrain(small_recipe(tmp_path / "nowhere"))
-    assert in_prefect.all() == []
+    Path("data", "more.txt").write_text("A document that was not there before. " * 20)
+    assert run(until="ingest") == ["ingest"]
 
 
 @pytest.fixture
@@ -89,15 +92,11 @@ def fingerprints() -> dict[str, str]:
     return {stage.name: fingerprint.code_fingerprint(stage.engine) for stage in stages}
 
 
-def test_a_comment_anywhere_in_the_engine_runs_nothing_again(engine_copy: Path) -> None:
+def test_a_comment_runs_nothing_again_and_an_edit_of_the_packer_from_pack_on(engine_copy: Path) -> None:
     before = fingerprints()
     for file in engine_copy.rglob("*.py"):
         file.write_text(file.read_text() + "\n# a comment\n")
     assert fingerprints() == before
-
-
-def test_an_edit_of_the_packer_runs_again_from_pack_on(engine_copy: Path) -> None:
-    before = fingerprints()
     packer = engine_copy / "tokens" / "packing.py"
     packer.write_text(packer.read_text() + "\nEDITED = True\n")
     after = fingerprints()
@@ -105,21 +104,10 @@ def test_an_edit_of_the_packer_runs_again_from_pack_on(engine_copy: Path) -> Non
     assert next(stage for stage in STAGES if before[stage] != after[stage]) == "pack"
 
 
-def test_killed_in_each_stage_it_goes_on_and_ends_the_same(prefect_server: str, tmp_path: Path) -> None:
-    environment = os.environ | {"PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
-    projects = [tmp_path / "whole", tmp_path / "killed"]
-    for project in projects:
-        project.mkdir()
-        write_project(project)
-
-    def run_tiny(project: Path) -> Command:
-        return Command(project, environment, ("run", "tiny"))
-
-    output, _ = run_tiny(projects[0]).communicate()
-    assert "The model writes:" in output, output
-
+def test_killed_in_each_stage_it_goes_on_and_ends_the_same(prefect_server: str, grown: Path, tmp_path: Path) -> None:
+    write_project(tmp_path)
     for stage in STAGES:
-        process = run_tiny(projects[1])
+        process = run_tiny(tmp_path, prefect_server)
         lines = []
         for line in process.stdout:
             lines.append(line)
@@ -130,13 +118,13 @@ def test_killed_in_each_stage_it_goes_on_and_ends_the_same(prefect_server: str, 
             pytest.fail(f"{stage} was never started:\n{''.join(lines)}")
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    output, _ = run_tiny(projects[1]).communicate()
+    output, _ = run_tiny(tmp_path, prefect_server).communicate()
     assert "The model writes:" in output, output
 
-    stores = [Store(project / "artifacts") for project in projects]
-    keys = [{one.manifest.stage: one.manifest.key for one in store.all()} for store in stores]
-    assert keys[0] == keys[1]
-    weights = [store.resolve("pretrain").path / "model" / "model.safetensors" for store in stores]
+    killed, whole = Store(tmp_path / "artifacts"), Store(grown / "artifacts")
+    keys = {one.manifest.stage: one.manifest.key for one in killed.all()}
+    assert keys == next(iter(runs.recorded(whole).values())).keys
+    weights = [store.resolve("pretrain@1").path / "model" / "model.safetensors" for store in (killed, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 

@@ -59,6 +59,7 @@ class Project:
         environment = os.environ | {
             "PREFECT_API_URL": f"{self.origin}/api",
             "PREFECT_HOME": str(self.home),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
@@ -78,13 +79,15 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+def project(tmp_path: Path, prefect_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shutil.copy("pyproject.toml", tmp_path)  # Prefect's settings
     write_corpus(tmp_path / "data")
     write_deployments(tmp_path)
     made = Project(tmp_path, f"http://127.0.0.1:{port}")
+    made.home.mkdir()
+    shutil.copy(prefect_database, made.home / "prefect.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "")  # `up` sets it; undone at the end
     with temporary_settings({PREFECT_API_URL: f"{made.origin}/api"}):

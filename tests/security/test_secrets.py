@@ -24,11 +24,11 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from homegrown.pipelines import PIPELINES
 from tests.flows.small import small_recipe
 from tests.flows.test_up import Project, project, until  # noqa: F401
+from tests.flows.warm import Command
 from tests.scale.conftest import bucket, s3_environment, s3_server  # noqa: F401
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
@@ -136,7 +136,7 @@ def test_a_password_and_the_secrets_of_stores_are_asked_for_and_kept_nowhere(
     until(lambda: "Ctrl-C here stops" in log.read_text() or up.poll() is not None, "up is ready")
     assert up.poll() is None, log.read_text()
 
-    _the_server_asks_for_it(project, monkeypatch)
+    _the_server_asks_for_it(project)
     with temporary_settings({PREFECT_API_URL: f"{project.origin}/api", PREFECT_API_AUTH_STRING: PASSWORD}):
         Secret(value=STORE_SECRET).save("store")
         with get_client(sync_client=True) as client:
@@ -164,22 +164,22 @@ def test_a_password_and_the_secrets_of_stores_are_asked_for_and_kept_nowhere(
     assert [(name, word) for name, content in kept.items() for word in _forms() if word in content] == []
 
 
-def _the_server_asks_for_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def _the_server_asks_for_it(project: Project) -> None:  # noqa: F811
     settings = f"{project.origin}/api/admin/settings"
     assert httpx.get(settings, timeout=60).status_code == 401
     assert httpx.get(settings, timeout=60, auth=("me", "guessed")).status_code == 401
     answer = httpx.get(settings, timeout=60, auth=tuple(PASSWORD.split(":", 1)))  # type: ignore[arg-type]
     assert answer.status_code == 200
     assert not any(word in answer.content for word in _forms())
-    for command in ("status", "run tiny"):
-        with monkeypatch.context() as without:
-            without.delenv("PREFECT_API_AUTH_STRING")
-            asked = project.homegrown(*command.split(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            printed = asked.communicate(timeout=400)[0]
+    knowing = os.environ | {"PREFECT_API_URL": f"{project.origin}/api", "PREFECT_HOME": str(project.home)}
+    unknowing = {name: value for name, value in knowing.items() if name != "PREFECT_API_AUTH_STRING"}
+    for command in (("status",), ("run", "tiny")):
+        asked = Command(project.folder, unknowing, command)
+        printed, _ = asked.communicate()
         assert asked.returncode == 1
         assert printed.strip().endswith("asks for a password: set PREFECT_API_AUTH_STRING in the environment."), printed
-    asked = project.homegrown("status", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert "deployments  pretrain/tiny" in asked.communicate(timeout=400)[0]
+    printed, _ = Command(project.folder, knowing, ("status",)).communicate()
+    assert "deployments  pretrain/tiny" in printed
 
 
 def _a_deployed_run(project: Project) -> set[str]:  # noqa: F811

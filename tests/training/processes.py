@@ -1,4 +1,4 @@
-"""Training in a process of its own, which a test may have signalled at a chosen rename of a file."""
+"""Training whose processes a test may have signalled at a chosen rename of a file."""
 
 import json
 import os
@@ -9,9 +9,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from unittest import mock
 
 from homegrown.finetuning.job import FinetuneJob
+from homegrown.progress import Progress, silent
 from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.training.pretrain import pretrain
 
 Victim = Literal["parent", "worker", "both"]
 
@@ -62,7 +65,7 @@ sys.addaudithook(watch)
 
 
 class Signalled(ABC):
-    """A training that is run elsewhere, and signalled there."""
+    """A training whose processes are to be signalled."""
 
     @abstractmethod
     def arguments(self) -> list[str]:
@@ -72,29 +75,25 @@ class Signalled(ABC):
         self,
         name: str,
         times: int,
-        victim: Victim,
+        victim: Literal["parent", "both"],
         folder: Path,
         *,
         number: signal.Signals = signal.SIGKILL,
-        rank: int = 0,
     ) -> tuple[int, int, str]:
-        """Run until worker `rank` makes or renames something to `name`, and signal; then wait for the end.
+        """Train, launched by another process, until the worker makes or renames something to `name`, and signal.
+
+        Then wait for the end of the launching process.
 
         Returns:
-            The exit code, that worker's process id, and what was written to the standard error.
+            Its exit code, the worker's process id, and what was written to the standard error.
         """
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(SIGNALLER)
-        record = folder / "worker"
-        told = {"name": name, "times": times, "victim": victim, "record": str(record), "signal": number, "rank": rank}
-        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         ended = subprocess.run(
             [sys.executable, "-c", *self.arguments()],
-            env={**os.environ, "PYTHONPATH": path, "SIGNAL_AT": json.dumps(told)},
+            env=os.environ | _told(name, times, victim, folder, number, 0),
             stderr=subprocess.PIPE,
             text=True,
         )
-        return ended.returncode, int(record.read_text()), ended.stderr
+        return ended.returncode, worker_in(folder), ended.stderr
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,33 @@ class Process(Signalled):
         }
         return [_PRETRAIN, json.dumps(job)]
 
+    def signal_worker_at(
+        self,
+        name: str,
+        times: int,
+        folder: Path,
+        *,
+        number: signal.Signals = signal.SIGKILL,
+        rank: int = 0,
+        progress: Progress = silent,
+    ) -> None:
+        """Pretrain, launched by this process; worker `rank` makes or renames something to `name`, and signals itself.
+
+        `worker_in` then says which process it was. Raises what `pretrain` raises.
+        """
+        with mock.patch.dict(os.environ, _told(name, times, "worker", folder, number, rank)):
+            pretrain(
+                self.out,
+                self.packed,
+                self.tokenizer,
+                self.model,
+                self.settings,
+                seed=1,
+                device="cpu",
+                processes=self.processes,
+                progress=progress,
+            )
+
 
 @dataclass(frozen=True)
 class Tuning(Signalled):
@@ -130,3 +156,18 @@ class Tuning(Signalled):
 
     def arguments(self) -> list[str]:
         return [_FINETUNE, str(self.out), self.job.model_dump_json()]
+
+
+def worker_in(folder: Path) -> int:
+    """Return the process id of the worker that signalled."""
+    return int((folder / "worker").read_text())
+
+
+def _told(name: str, times: int, victim: Victim, folder: Path, number: signal.Signals, rank: int) -> dict[str, str]:
+    """Write the signaller into the new folder; return the environment in which workers find it and what it is to do."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SIGNALLER)
+    record = str(folder / "worker")
+    told = {"name": name, "times": times, "victim": victim, "record": record, "signal": number, "rank": rank}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "SIGNAL_AT": json.dumps(told)}

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from processes import Process
+from processes import Process, worker_in
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from homegrown.errors import UserError
@@ -166,20 +166,24 @@ def test_a_run_killed_stopped_and_started_again_ends_with_the_same_bits(
     assert code == -signal.SIGKILL
     assert newest_checkpoint(process.out) == 5
 
-    # The worker is told to end, in the step after the samples of step 12.
-    samples = ("out/samples.parquet", 2)
-    code, worker, said = process.signal_at(*samples, "worker", tmp_path / "second", number=signal.SIGTERM)
-    assert code == 1
-    assert not is_alive(worker)
+    # The worker is told to end, in the step after the samples of step 12; a checkpoint that is damaged it passes over.
+    damaged = process.out / "checkpoints" / "step-00000007"
+    damaged.mkdir()
+    (damaged / "state.json").write_text("{}")
+    run = Run(process.out)
+    sentence = r"^Training was stopped by a signal after step 13; run it again, and it goes on from there\.$"
+    with pytest.raises(UserError, match=sentence):
+        process.signal_worker_at(
+            "out/samples.parquet", 2, tmp_path / "second", number=signal.SIGTERM, progress=run.progress
+        )
+    assert run.said[0][2]["note"] == "The checkpoint of step 7 is damaged and was passed over."
+    assert not is_alive(worker_in(tmp_path / "second"))
     assert newest_checkpoint(process.out) == 13
-    assert said.splitlines()[-1].endswith(
-        "Training was stopped by a signal after step 13; run it again, and it goes on from there."
-    )
 
-    # The worker alone is killed when training is over and the results are half written; it is started again.
+    # The worker is killed when training is over and the results are half written; it is started again.
     assert not (process.out / "summary.json").exists()
-    code, _, _ = process.signal_at("model/model.safetensors", 1, "worker", tmp_path / "third")
-    assert code == 0
+    process.signal_worker_at("model/model.safetensors", 1, tmp_path / "third")
+    assert not is_alive(worker_in(tmp_path / "third"))
     assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 24
     assert_same_but_for_time(Run(process.out), whole)
 
@@ -245,8 +249,8 @@ def is_alive(process: int) -> bool:
 def test_two_workers_of_which_one_is_killed_compute_what_one_does(whole: Run, corpus, tiny, tmp_path: Path) -> None:
     """The second dies while a checkpoint is written; the same batch, one micro-batch for each; dropout is on."""
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny, processes=2)
-    code, _, _ = process.signal_at("checkpoints/.step-00000010.tmp", 1, "worker", tmp_path / "killer", rank=1)
-    assert code == 0
+    process.signal_worker_at("checkpoints/.step-00000010.tmp", 1, tmp_path / "killer", rank=1)
+    assert not is_alive(worker_in(tmp_path / "killer"))
     assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 6
     shared = Run(process.out)
     assert shared.metrics["step"] == whole.metrics["step"]
@@ -254,15 +258,6 @@ def test_two_workers_of_which_one_is_killed_compute_what_one_does(whole: Run, co
         assert shared.metrics[column] == pytest.approx(whole.metrics[column], rel=1e-3)
     validations = [[loss for loss in run.metrics["validation_loss"] if loss] for run in (shared, whole)]
     assert validations[0] == pytest.approx(validations[1], rel=1e-3)
-
-
-def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(whole: Run, train, tiny, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "out" / "checkpoints" / "step-00000005"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "state.json").write_text("{}")
-    run = train(tmp_path / "out", *tiny)
-    assert run.said[0][2]["note"] == "The checkpoint of step 5 is damaged and was passed over."
-    assert run.weights == whole.weights
 
 
 def test_early_stopping_keeps_the_best_weights(train, corpus, tiny, tmp_path: Path) -> None:
