@@ -14,7 +14,7 @@ from homegrown.planning.energy import EnergyMeter
 from homegrown.planning.machine import this_machine
 from homegrown.planning.probe import RESULT, Probed, ProbeJob, slice_of
 from homegrown.training.job import PARENT_LOCK, PROGRESS, REFUSAL, Job
-from homegrown.training.stopping import Stop
+from homegrown.training.stopping import Stop, end_process
 from homegrown.training.worker import prepare_environment
 
 if TYPE_CHECKING:
@@ -135,3 +135,4 @@ def _training(order: ProbeJob, worker: "Worker") -> Job:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    end_process()

@@ -2,13 +2,22 @@
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from homegrown import locks
 
 GRACE_SECONDS = 10.0
 """Time to finish a step and write a checkpoint; after it, the run goes on from the checkpoint before."""
+
+
+def end_process() -> NoReturn:
+    """End this process as a success at once, its files written: nothing in memory is cleared away, which may hang."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class Stop:

@@ -10,7 +10,7 @@ from homegrown.errors import UserError, is_disk_full
 from homegrown.files import replacing
 from homegrown.parallel import spin_less
 from homegrown.training.job import DISK_FULL, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY, WORKER_LOCK, Job, TrainingJob
-from homegrown.training.stopping import Stop
+from homegrown.training.stopping import Stop, end_process
 
 
 def main(path: Path, kind: type[TrainingJob] = Job) -> None:
@@ -73,3 +73,4 @@ def train(job: TrainingJob, out: Path, stop: Stop) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    end_process()

@@ -14,6 +14,8 @@ from homegrown.devices import gpu_names, resolve
 from homegrown.parallel import cpu_count
 from homegrown.training.job import STORE
 
+_left: list[ProcessGroup | None] = []
+
 
 class Worker:
     """This process's place, as the elastic launcher's environment says, its device, and sums over all workers.
@@ -60,7 +62,12 @@ class Worker:
         self.writers = dist.new_group(backend="gloo")
 
     def leave(self) -> None:
-        """Part from the other workers."""
+        """Part from the other workers; end the process by `stopping.end_process` then.
+
+        The last that holds a group of Gloo, such as a DDP module on its way out, waits for the group's threads, and
+        Python with it; a thread that has still to let go of a tensor waits for Python. So groups are held for ever.
+        """
+        _left.extend((dist.group.WORLD, self.writers))
         dist.destroy_process_group()
 
     def sum(self, values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ one, killed and stopped as any other; that the command line also works from cold
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from multiprocessing import forkserver
@@ -90,6 +91,8 @@ def _run(output: Connection, folder: Path, environment: Mapping[str, str], argum
     output.close()
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    # Ignored where the tests run in the background of a shell, and so in all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment, PREFECT_RESULTS_LOCAL_STORAGE_PATH=str(folder / "artifacts"))

@@ -19,7 +19,7 @@ from homegrown.finetuning.job import FinetuneJob
 from homegrown.training.job import Job
 from homegrown.training.loop import Trainer
 from homegrown.training.report import Report
-from homegrown.training.stopping import Stop
+from homegrown.training.stopping import Stop, end_process
 from homegrown.training.workers import Worker
 
 
@@ -113,3 +113,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()
