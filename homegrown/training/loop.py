@@ -234,8 +234,10 @@ class Trainer:
         # Summed together, so that all workers see the same bits and take the same decisions.
         mine = torch.tensor([norm / self.worker.count, stop.wished], dtype=torch.float64, device=self.worker.device)
         update = self._judge(targets, *self.worker.sum(torch.cat([nats[None], mine])).tolist())
+        # The scaler leaves out the optimizer whose gradients overflow, and it alone: the other must not move either.
+        taken = not update.skipped and math.isfinite(update.gradient_norm)
         for optimizer in self.optimizers:
-            if not update.skipped:
+            if taken:
                 self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()

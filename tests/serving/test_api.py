@@ -60,7 +60,7 @@ class Served:
         return [0, *self.tokenizer.encode(text, add_special_tokens=False).ids]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     model = random_model(tokenizer)
     # Where the likeliest token is always whole characters, what is greedy is the same text however it is cut.

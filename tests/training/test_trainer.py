@@ -9,6 +9,7 @@ import torch
 from side_by_side import Leg, run_here
 
 from homegrown.errors import UserError
+from homegrown.tokens.loader import TokenSplit
 from homegrown.training.job import Job
 from homegrown.training.loop import Trainer
 from homegrown.training.objective import NextToken
@@ -38,7 +39,6 @@ def build(corpus, tiny, tmp_path: Path):
         ({"workers": 3}, r"compute.processes \(3\) must divide .* \(2\)"),
         ({"workers": 3, "micro_batch_size": "auto"}, r"compute.processes \(3\) must divide training.batch_size \(4\)"),
         ({"model": {"context": 20_000}}, "model.context"),  # longer than the training split
-        ({"model": {"context": 10_000}}, "validation split"),  # longer than the validation split
         ({"sample_prompts": ["fine", "bala " * 40]}, "training.sample_prompts"),
     ],
 )
@@ -46,6 +46,19 @@ def test_a_setting_that_does_not_fit_is_refused_in_one_sentence(build, wrong: di
     with pytest.raises(UserError, match=message) as refusal:
         build(**wrong)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_validation_split_shorter_than_the_context_is_measured_whole(build, corpus) -> None:
+    trainer = build(model={"context": 10_000})
+    length = TokenSplit(corpus["packed"], "validation").tokens
+    assert length <= 10_000
+    seen: list[int] = []
+    alone = SimpleNamespace(
+        loss=lambda inputs, *_: seen.append(inputs.shape[1]) or torch.zeros(()), eval=list, train=list
+    )
+    trainer.worker.sum = lambda values: values
+    trainer.validator(alone, 1)
+    assert seen == [length - 1]
 
 
 def test_tokens_of_another_tokenizer_are_refused(build, corpus, monkeypatch, tmp_path: Path) -> None:

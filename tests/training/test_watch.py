@@ -3,6 +3,7 @@
 import math
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -11,6 +12,7 @@ import torch
 from matplotlib.image import imread
 
 from homegrown.recipe import TrainingSettings
+from homegrown.training import curve, watch
 from homegrown.training.curve import LiveCurve, draw_curve
 from homegrown.training.metrics import StepMetrics
 from homegrown.training.watch import Watch, peak_memory
@@ -25,36 +27,37 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What these modules read, and no other: servers of other tests live by the real one."""
     clock = Clock()
-    monkeypatch.setattr("time.perf_counter", clock)
-    monkeypatch.setattr("time.monotonic", clock)
+    for module in (watch, curve):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock, monotonic=clock))
     return clock
 
 
 def test_time_left_counts_all_work_that_is_still_to_do(clock: Clock, training_settings: TrainingSettings) -> None:
     """100 steps of 2 s; after 30 of them 7 validations of 5 s, 3 samples of 1 s and no checkpoint known of yet."""
     changes = {"max_steps": 100, "validate_every": 10, "sample_every": 25, "checkpoint_every": 50}
-    watch = Watch(training_settings.model_copy(update=changes), 128, 1000, 1e6)
-    assert watch.seconds_left(0) == 0
+    watching = Watch(training_settings.model_copy(update=changes), 128, 1000, 1e6)
+    assert watching.seconds_left(0) == 0
     for step in range(1, 31):
-        with watch.timing("update"):
+        with watching.timing("update"):
             clock.now += 40 if step == 1 else 2  # the first one compiles
         if step == 10:
-            with watch.timing("validation"):
+            with watching.timing("validation"):
                 clock.now += 5
         if step == 25:
-            with watch.timing("samples"):
+            with watching.timing("samples"):
                 clock.now += 1
-    assert watch.seconds_left(30) == 70 * 2 + 7 * 5 + 3 * 1
+    assert watching.seconds_left(30) == 70 * 2 + 7 * 5 + 3 * 1
 
 
 def test_utilisation_is_the_share_of_the_peak(clock: Clock, training_settings: TrainingSettings) -> None:
     """128 tokens of 1,000 operations in half a second: 256,000 of the device's 1,000,000 in a second."""
-    watch = Watch(training_settings, 128, 1000, 1e6)
-    with watch.timing("update"):
+    watching = Watch(training_settings, 128, 1000, 1e6)
+    with watching.timing("update"):
         clock.now += 0.5
-    assert watch.tokens_per_second == 256
-    assert watch.model_flops_utilisation == pytest.approx(0.256)
+    assert watching.tokens_per_second == 256
+    assert watching.model_flops_utilisation == pytest.approx(0.256)
 
 
 def test_peak_memory_goes_up_by_what_is_held_and_stays_there() -> None:
