@@ -138,7 +138,7 @@ def _is_drawn(identity: str, weight: float) -> bool:
     By a hash of the id and nothing else, so that a larger weight keeps the same documents and more, copies of a
     document stay or go together, and another seed changes what is made of a corpus but not which documents it has.
     """
-    return weight == 1 or xxhash.xxh3_64_intdigest(f"weight\0{identity}") < weight * 2**64
+    return weight == 1 or xxhash.xxh3_64_intdigest(f"weight\0{identity}".encode()) < weight * 2**64
 
 
 class _Rows:

@@ -1,5 +1,7 @@
 """Cross-entropy of an output projection, a chunk of tokens at a time, so that the logits never exist as a whole."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,20 +15,55 @@ IGNORED = -100
 """A target that counts nothing and teaches nothing; the id that PyTorch's own cross-entropy leaves out."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, compiled: bool = False
+) -> Tensor:
     """Return the sum over tokens of -log softmax(hidden @ weight.T + bias)[target], a float32 scalar in nats.
 
     `hidden` is [tokens, hidden], `weight` [vocabulary, hidden], `targets` int64 [tokens], of which `IGNORED` is left
     out. Products are computed in autocast's type where it is on, the softmax in float32. The gradient is made together
     with the loss, chunk by chunk, as in Liger Kernel (Hsu et al. 2024), so memory holds one chunk's logits instead of
-    all tokens'.
+    all tokens'. With `compiled`, what lies between a chunk's products is compiled where the device is a GPU, which
+    reads the logits and writes their gradient once, instead of passing over them ten times.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, dtype, torch.is_grad_enabled()
+        hidden, weight, bias, targets, dtype, torch.is_grad_enabled(), compiled and device != "cpu" and bias is None
     )
     return loss
+
+
+def softmax_loss(logits: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of each token, float32 [tokens, 1], and its gradient by the logits, in their type.
+
+    `logits` are [tokens, vocabulary], `expected` int64 [tokens, 1]. Written for a compiler, which makes it two passes.
+    """
+    wide = logits.float()
+    normaliser = wide.logsumexp(1, keepdim=True)
+    hits = torch.arange(logits.shape[1], device=logits.device) == expected
+    return normaliser - wide.gather(1, expected), ((wide - normaliser).exp() - hits.float()).to(logits.dtype)
+
+
+@cache
+def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return torch.compile(softmax_loss)
+
+
+def _softmax_loss(logits: Tensor, expected: Tensor, chances: Tensor, learning: bool) -> tuple[Tensor, Tensor]:
+    """Return what `softmax_loss` does, for logits whose float32 copy is in `chances`, or that are `chances`.
+
+    In place, because memory costs more than what is computed in it. `chances` are less 1 where a token was expected, if
+    `learning`, and else there is no gradient to use.
+    """
+    highest, chosen = chances.amax(1, keepdim=True), chances.gather(1, expected)
+    torch.softmax(chances, 1, out=chances)
+    # The likeliest token's chance is exp(highest - normaliser).
+    normaliser = highest - chances.amax(1, keepdim=True).log()
+    if learning:
+        chances.scatter_add_(1, expected, chances.new_full((len(chances), 1), -1.0))
+        logits = logits if logits is chances else logits.copy_(chances)
+    return normaliser - chosen, logits
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -39,6 +76,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         dtype: torch.dtype,
         learning: bool,
+        compiled: bool,
     ) -> Tensor:
         rows = CHUNK_TOKENS[hidden.device.type]
         with torch.autocast(hidden.device.type, enabled=False):
@@ -50,31 +88,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
             bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learns and bias is not None else None
             total = torch.zeros((), device=hidden.device)
             # One buffer for all chunks: fresh pages of this size cost more than what is computed in them.
-            kept = torch.empty(min(rows, len(targets)), len(weight), device=hidden.device)
+            kept = torch.empty(0 if compiled else min(rows, len(targets)), len(weight), device=hidden.device)
             for start in range(0, len(targets), rows):
                 part, expected = inputs[start : start + rows], targets[start : start + rows, None]
                 # Ignored tokens: a weight of 0 on all that comes of them, all of it small beside the logits.
                 counted = (expected != IGNORED).to(part.dtype)
                 expected = expected.clamp(min=0)
-                chances = kept[: len(part)]
-                if dtype == chances.dtype:
-                    logits = torch.mm(part, matrix.T, out=chances)
+                if compiled:
+                    nats, gradient = _compiled()(torch.mm(part, matrix.T), expected)
                 else:
-                    logits = torch.mm(part, matrix.T)
-                    chances.copy_(logits)
-                if bias is not None:
-                    chances += bias
-                highest, chosen = chances.amax(1, keepdim=True), chances.gather(1, expected)
-                torch.softmax(chances, 1, out=chances)
-                # The likeliest token's chance is exp(highest - normaliser).
-                normaliser = highest - chances.amax(1, keepdim=True).log()
-                total += ((normaliser - chosen) * counted).sum()
+                    chances = kept[: len(part)]
+                    if dtype == chances.dtype:
+                        logits = torch.mm(part, matrix.T, out=chances)
+                    else:
+                        logits = torch.mm(part, matrix.T)
+                        chances.copy_(logits)
+                    if bias is not None:
+                        chances += bias
+                    nats, gradient = _softmax_loss(logits, expected, chances, learning)
+                    if bias_gradient is not None:
+                        bias_gradient += torch.mv(chances.T, counted[:, 0].to(chances.dtype))
+                total += (nats * counted).sum()
                 if hidden_gradient is None:
                     continue
-                chances.scatter_add_(1, expected, chances.new_full((len(part), 1), -1.0))
-                if bias_gradient is not None:
-                    bias_gradient += torch.mv(chances.T, counted[:, 0].to(chances.dtype))
-                gradient = logits if logits is chances else logits.copy_(chances)
                 torch.mm(gradient, matrix, out=hidden_gradient[start : start + rows]).mul_(counted)
                 if weight_gradient is not None:
                     weight_gradient += gradient.T @ (part * counted)
@@ -88,4 +124,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden, weight, bias = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
         weight, bias = (None if one is None else (one * scale).to(weight_dtype) for one in (weight, bias))
-        return (hidden * scale).to(hidden_dtype), weight, bias, None, None, None
+        return (hidden * scale).to(hidden_dtype), weight, bias, None, None, None, None

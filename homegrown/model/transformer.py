@@ -83,6 +83,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.compiled = False  # compute the loss with what `torch.compile` makes of it, where that is faster
         self.model = Decoder(config)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden, config.vocabulary_size, bias=config.family == "classic")
@@ -162,4 +163,5 @@ class Transformer(nn.Module):
         `linear_cross_entropy`.
         """
         hidden = self.hidden_states(tokens, starts=starts)
-        return linear_cross_entropy(hidden.flatten(0, 1), self.output_weight, self.output_bias, targets.flatten())
+        flat = hidden.flatten(0, 1), self.output_weight, self.output_bias, targets.flatten()
+        return linear_cross_entropy(*flat, compiled=self.compiled)

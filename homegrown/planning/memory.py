@@ -17,7 +17,7 @@ LONGEST_BY_HAND = 512
 """`homegrown.model.by_hand.LONGEST`, which cannot be imported without PyTorch: longer contexts keep no scores."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """`homegrown.model.loss.CHUNK_TOKENS`, likewise."""
-MUON_BATCH_ELEMENTS = 2**20
+MUON_BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 """`homegrown.training.muon.BATCH_ELEMENTS`, likewise."""
 MARGIN = 0.1
 """Share of a device's memory that a plan leaves free: for fragments, libraries, and what is smaller than a tensor."""
@@ -188,7 +188,7 @@ def _update_work(config: ModelConfig, layout: Layout) -> int:
     alike = Counter((min(shape), max(shape)) for shape in block_matrices(config))
     works = []
     for (m, n), count in alike.items():
-        together = min(config.layers * count, max(1, MUON_BATCH_ELEMENTS // (m * n)))
+        together = min(config.layers * count, max(1, MUON_BATCH_ELEMENTS[layout.device] // (m * n)))
         works.append(together * layout.value_bytes * 2 * (m * n + m * m))
     return max(works)
 

@@ -169,12 +169,12 @@ def _last_held_out(questions: npt.NDArray[np.uint64], share: float) -> np.uint64
 def _content(messages: Sequence[Message]) -> int:
     """Return 64 bits that stand for a conversation: two of a million are alike by chance once in 10^7 times."""
     text = "\0".join(part for message in messages for part in (message.role, message.content))
-    return xxhash.xxh3_64_intdigest(text)
+    return xxhash.xxh3_64_intdigest(text.encode())
 
 
 def _question(messages: Sequence[Message]) -> int:
     question = next(message.content for message in messages if message.role == "user")
-    return xxhash.xxh3_64_intdigest("question\0" + " ".join(question.casefold().split()))
+    return xxhash.xxh3_64_intdigest(("question\0" + " ".join(question.casefold().split())).encode())
 
 
 def _again(files: Sequence[str], settings: InstructionSettings, survey: _Survey) -> Iterator[tuple[_Read, bool, bool]]:

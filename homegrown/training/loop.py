@@ -19,7 +19,7 @@ from homegrown.tokens.rows import NO_TARGET, parts
 from homegrown.tokens.tokenizer import load, token_bytes
 from homegrown.training import microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
-from homegrown.training.compilation import compile_blocks, compiles
+from homegrown.training.compilation import compile_model, compiles
 from homegrown.training.job import CHECKPOINTS, TrainingJob
 from homegrown.training.journal import Journal
 from homegrown.training.metrics import StepMetrics
@@ -93,8 +93,6 @@ class Trainer:
         self.model = self.subject.begin()
         self.model.model.checkpointing = self.settings.activation_checkpointing
         self.model.to(worker.device)
-        if compiles(self.settings.compile, worker.kind, self.subject.flops_per_token, self.tokens):
-            compile_blocks(self.model)
         self.parallel = job.parallel
         self.scaler = self.precision.scaler()
         self.spikes = SpikeRule(self.settings)
@@ -114,6 +112,9 @@ class Trainer:
             self.micro_batch_size = microbatch.choose(
                 self.settings, self.config.context, self.batches.window, worker, self.objective, self.optimizers
             )
+        # Not before: what serves any number of rows is slower, and each number tried would be compiled anew.
+        if compiles(self.settings.compile, worker.kind, self.subject.flops_per_token, self.tokens):
+            compile_model(self.model)
         self.checkpoints = Checkpoints(
             self.out / CHECKPOINTS, self.settings.keep_checkpoints, report.note, worker.writers, worker.device
         )

@@ -42,7 +42,10 @@ def test_every_variant_is_measured_beside_the_original(
         size = max(file.stat().st_size for file in folder.iterdir()) / 1e6
         assert row["disk_megabytes"] == size == outcome.metrics[f"{row['variant']}_mb"]
         assert row["ratio"] == pytest.approx(original["disk_megabytes"] / size)
-        assert row["memory_megabytes"] == pytest.approx(loaded_megabytes(load_variant(folder)))
+        model = load_variant(folder)
+        with torch.inference_mode():
+            model(torch.zeros(1, 40, dtype=torch.int64))  # with AVX512-BF16, bitsandbytes narrows scales at the first
+        assert row["memory_megabytes"] == pytest.approx(loaded_megabytes(model))
         assert row["loss"] == pytest.approx(row["bits_per_byte"] / original["bits_per_byte"] - 1)
         assert row["tokens_per_second"] > 0
         assert 0 < row["relative_logit_error"] < (0.06 if "8" in row["variant"] else 0.25)

@@ -27,7 +27,7 @@ from homegrown.training.pretrain import pretrain
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 job = json.loads(sys.argv[1])
 pretrain(Path(job["out"]), Path(job["packed"]), Path(job["tokenizer"]), ModelSettings(**job["model"]),
-         TrainingSettings(**job["settings"]), seed=1, device="cpu", processes=job["processes"])
+         TrainingSettings(**job["settings"]), seed=1, device=job["device"], processes=job["processes"])
 """
 
 _FINETUNE = """
@@ -107,6 +107,7 @@ class Process(Signalled):
     settings: TrainingSettings
 
     processes: int = 1
+    device: str = "cpu"
 
     def arguments(self) -> list[str]:
         job = {
@@ -116,6 +117,7 @@ class Process(Signalled):
             "model": self.model.model_dump(),
             "settings": self.settings.model_dump(),
             "processes": self.processes,
+            "device": self.device,
         }
         return [_PRETRAIN, json.dumps(job)]
 
@@ -141,7 +143,7 @@ class Process(Signalled):
                 self.model,
                 self.settings,
                 seed=1,
-                device="cpu",
+                device=self.device,
                 processes=self.processes,
                 progress=progress,
             )

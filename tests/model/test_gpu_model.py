@@ -1,0 +1,41 @@
+"""What a model writes on a GPU, beside the CPU, where there is a GPU."""
+
+import pytest
+import torch
+
+from homegrown.model.engine import Engine, Request
+from homegrown.model.generation import generate
+from homegrown.model.sampling import Sampling
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+PROMPTS = [[5, 9, 2], [100, 3, 77, 8, 8, 1, 40], [11], [50, 60]]
+
+
+@pytest.mark.parametrize("family", ["modern", "classic"])
+def test_greedy_is_that_of_the_cpu_token_for_token(make_model, family: str) -> None:
+    expected = generate(make_model(family), PROMPTS, max_new_tokens=30)
+    assert generate(make_model(family).cuda(), PROMPTS, max_new_tokens=30) == expected
+
+
+def test_sampled_tokens_are_those_of_the_cpu(make_model) -> None:
+    sampling = Sampling(temperature=0.8, top_p=0.95)
+    expected = generate(make_model("modern"), PROMPTS, max_new_tokens=12, sampling=sampling, seed=4)
+    found = generate(make_model("modern").cuda(), PROMPTS, max_new_tokens=12, sampling=sampling, seed=4)
+    assert found == expected
+
+
+def test_prompts_in_pieces_beside_running_sequences(make_model) -> None:
+    alone = generate(make_model("modern"), PROMPTS, max_new_tokens=9)
+    engine = Engine(make_model("modern").cuda(), rows=2, piece=3)
+    waiting, places, written = list(enumerate(PROMPTS)), {}, {}
+    while waiting or places:
+        while waiting and engine.free:
+            number, prompt = waiting.pop(0)
+            places[engine.add(Request(prompt=prompt, max_new_tokens=9))] = number
+        for one in engine.step():
+            number = places[one.sequence]
+            written.setdefault(number, []).append(one.token)
+            if len(written[number]) == 9:
+                del places[one.sequence]
+    assert [written[number] for number in range(len(PROMPTS))] == alone
