@@ -76,19 +76,20 @@ def _run_name() -> str:
     on_cancellation=[after_cancellation],
 )
 def finetune(
-    recipe: FinetuneRecipe,
+    *,
+    changes: list[Change] = [],  # noqa: B006
     base: str | None = None,
     force: list[str] = [],  # noqa: B006
-    changes: list[Change] = [],  # noqa: B006
+    recipe: FinetuneRecipe,
 ) -> dict[str, Handle]:
     """Fine-tune a model; what is already made is taken as it is, but for what is asked to run again.
 
     Args:
-        recipe: The whole recipe, from the base to the table of before and after.
-        base: Another model to begin with than the recipe's: pretrain@3, finetune@1, a key, or a folder.
-        force: Stages to run again although an artifact with their key is there.
         changes: Settings to change in the recipe for this run, each as SETTING=VALUE, such as training.max_steps=200.
             A name or a value that does not fit is refused before any stage runs.
+        base: Another model to begin with than the recipe's: pretrain@3, finetune@1, a key, or a folder.
+        force: Stages to run again although an artifact with their key is there.
+        recipe: The whole recipe, from the base to the table of before and after.
     """
     end_with_worker()
     watch_over(store(), UUID(str(flow_run.id)))

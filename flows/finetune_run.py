@@ -34,7 +34,7 @@ def run_finetune(recipe: FinetuneRecipe, store: Store, force: list[str]) -> None
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         with told_in_a_sentence(), live_display(console, stages):
-            made = finetune(recipe, force=force)
+            made = finetune(recipe=recipe, force=force)
     console.print(_before_and_after(made["answers"].path))
     for stage, handle in made.items():
         console.print(f"  {stage:<12} {handle.path}", highlight=False, soft_wrap=True)

@@ -103,21 +103,24 @@ def again(until: StageName, from_stage: StageName | None, force: list[StageName]
     on_cancellation=[after_cancellation],
 )
 def pretrain(
-    recipe: Recipe,
-    until: StageName = "evaluate",
-    force: list[StageName] = [],  # noqa: B006
-    from_stage: StageName | None = None,
+    *,
     changes: list[Change] = [],  # noqa: B006
+    until: StageName = "evaluate",
+    from_stage: StageName | None = None,
+    force: list[StageName] = [],  # noqa: B006
+    recipe: Recipe,
 ) -> dict[str, Handle]:
     """Run the stages up to `until`; what is already made is taken as it is, but for what is asked to run again.
 
+    The arguments stand in the order of the UI's form, in which the recipe is long.
+
     Args:
-        recipe: The whole recipe, from raw text to the evaluation table.
-        until: The last stage to run.
-        force: Stages to run again although an artifact with their key is there.
-        from_stage: Run this stage and all after it again, up to `until`.
         changes: Settings to change in the recipe for this run, each as SETTING=VALUE, such as training.max_steps=200.
             A name or a value that does not fit is refused before any stage runs.
+        until: The last stage to run.
+        from_stage: Run this stage and all after it again, up to `until`.
+        force: Stages to run again although an artifact with their key is there.
+        recipe: The whole recipe, from raw text to the evaluation table.
     """
     end_with_worker()
     watch_over(store(), UUID(str(flow_run.id)))

@@ -45,7 +45,7 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str], from_stage: 
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         stages = list(CHAIN)
         with told_in_a_sentence(), live_display(console, stages[: stages.index(last) + 1]):
-            made = pretrain(recipe, last, forced, first)
+            made = pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
 
 

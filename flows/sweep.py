@@ -109,7 +109,7 @@ def _run_point(console: Console, sweep: Sweep, point: Point, until: "StageName")
     stages = list(CHAIN)
     try:
         with tags(SWEEP_TAG + sweep.name), live_display(console, stages[: stages.index(until) + 1]):
-            pretrain.with_options(flow_run_name=lambda: point.run)(point.recipe, until)
+            pretrain.with_options(flow_run_name=lambda: point.run)(recipe=point.recipe, until=until)
     except UserError as error:
         return str(error)
     except Exception as error:  # whatever it is, the other values are worth running

@@ -173,7 +173,9 @@ class Store:
 
     def resolve(self, name: str) -> Artifact:
         """Return the artifact that a person names: `stage` (its latest version) or `stage@version`."""
-        stage, _, version = name.partition("@")
+        stage, at, version = name.partition("@")
+        if at and not version:
+            raise UserError(f"{name!r} ends with @ and no version; write {stage} for the latest, or {stage}@1.")
         # The number is in the folder's name: of a thousand versions, one manifest is read.
         folders = [folder for folder in self._folders(stage) if version in ("", folder.name.partition("-")[0])]
         found = next((artifact for folder in reversed(folders) if (artifact := self._read(folder))), None)

@@ -14,7 +14,7 @@ class Event:
     """One thing that happened to a stage."""
 
     stage: str
-    kind: Literal["started", "progress", "made", "cached", "failed"]
+    kind: Literal["started", "progress", "made", "cached", "failed", "stopped"]
     done: float = 0
     total: float | None = None
     metrics: dict[str, Metric] = field(default_factory=dict)

@@ -60,7 +60,8 @@ class Reporter:
             # Long enough for a last word to a server that answers, short enough not to wait for one that is away.
             self._thread.join(timeout=1)
         else:
-            tell(Event(self._stage, "failed"))
+            # A signal (Ctrl-C, cancelling) is no failure; what Prefect makes of one is no Exception either.
+            tell(Event(self._stage, "failed" if isinstance(error, Exception) else "stopped"))
 
     def _post_all(self) -> None:
         posted = None

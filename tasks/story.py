@@ -30,7 +30,7 @@ _LEAST_SECONDS = 5.0
 class Chapter:
     """What is known of one stage of the run."""
 
-    state: Literal["", "working", "made", "cached", "failed"] = ""
+    state: Literal["", "working", "made", "cached", "failed", "stopped"] = ""
     progress: Event | None = None
     began: float = 0.0
     artifact: Artifact | None = None
@@ -79,7 +79,9 @@ class Story:
         if error is None:
             self._end = f"Finished in {took}."
             return
-        broken = [stage for stage, chapter in self._chapters.items() if chapter.state in ("failed", "working")]
+        broken = [
+            stage for stage, chapter in self._chapters.items() if chapter.state in ("failed", "stopped", "working")
+        ]
         reason = f": {code(str(error))}" if isinstance(error, Exception) and str(error) else "."
         self._end = f"Stopped after {took}{' in ' + broken[-1] if broken else ''}{reason}"
 
@@ -105,7 +107,7 @@ class Story:
 
     def _summary(self) -> str:
         states = [chapter.state for chapter in self._chapters.values()]
-        counted = [f"{states.count(state)} {state}" for state in ("made", "cached", "working", "failed")]
+        counted = [f"{states.count(state)} {state}" for state in ("made", "cached", "working", "failed", "stopped")]
         return f"{self._name}: {', '.join(text for text in counted if text[0] != '0') or 'just begun'}"
 
     def markdown(self) -> str:

@@ -199,6 +199,8 @@ def test_resolve_names_what_there_is(store: Store) -> None:
     assert store.resolve("toy@1").name == "toy@1"
     with pytest.raises(UserError, match=r"no artifact in .* yet.*`homegrown run tiny`"):
         Store(store.root / "another").resolve("toy")
+    with pytest.raises(UserError, match="'toy@' ends with @ and no version"):
+        store.resolve("toy@")
     with pytest.raises(UserError, match="no version 7 of toy; there are: 1, 2"):
         store.resolve("toy@7")
     with pytest.raises(UserError, match="there are: toy"):

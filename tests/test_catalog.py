@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from homegrown import catalog
 from homegrown.artifacts import Order, Store
+from homegrown.cli import cli
 from homegrown.errors import UserError
 from homegrown.files import write_parquet
 from homegrown.outcome import Outcome
@@ -60,6 +62,12 @@ def test_shows_a_table_and_wrong_sql_is_one_error(store: Store) -> None:
             catalog.show(connection, "SELECT * FROM nowhere", 10)
         with pytest.raises(UserError, match="Conversion"):
             catalog.show(connection, "SELECT cast('x' AS INT)", 10)
+
+
+def test_no_statement_is_a_mistake(store: Store) -> None:
+    told = CliRunner().invoke(cli, ["--artifacts", str(store.root), "sql", " "])
+    assert told.exit_code == 1
+    assert "The statement is empty" in told.output
 
 
 def corpus(store: Store, stage: str, tables: dict[str, pa.Table], inputs: dict[str, str]) -> str:

@@ -5,6 +5,7 @@ import sys
 import click
 
 from homegrown.artifacts import Store
+from homegrown.errors import UserError
 
 
 @click.command()
@@ -26,6 +27,8 @@ def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
       FROM dedup.signatures one, dedup.signatures other
       WHERE one.id = '...' ORDER BY jaccard DESC LIMIT 10
     """
+    if not statement.strip():
+        raise UserError("The statement is empty; try 'SHOW ALL TABLES'.")
     from homegrown import catalog
 
     with catalog.connect(store) as connection:

@@ -124,6 +124,11 @@ def test_all_pipelines_deploy_and_a_wrong_setting_is_refused(prefect_server: str
             deployment = client.read_deployment_by_name(f"pretrain/{name}")
             assert deployment.parameters["recipe"] == load_recipe(name).model_dump(mode="json")
             assert deployment.enforce_parameter_schema
+            form = deployment.parameter_openapi_schema["properties"]
+            # The recipe, which fills pages, comes after what is changed for a run.
+            assert sorted(form, key=lambda field: form[field]["position"]) == [
+                *("changes", "until", "from_stage", "force", "recipe")
+            ]
         tiny = client.read_deployment_by_name("pretrain/tiny").id
         recipe = load_recipe("tiny").model_dump(mode="json")
         recipe["training"]["max_steps"] = "many"
@@ -144,14 +149,14 @@ def test_a_run_changes_one_setting_and_keeps_what_it_ran(in_prefect: Store, tmp_
     write_corpus(tmp_path / "data")
     recipe = small_recipe(tmp_path / "data")
     with pytest.raises(UserError, match="nowhere"):
-        pretrain(small_recipe(tmp_path / "nowhere"))
+        pretrain(recipe=small_recipe(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"did you mean 'ingest\.shard_mb'"):
-        pretrain(recipe, until="ingest", changes=["ingest.shards_mb=0.1"])
+        pretrain(recipe=recipe, until="ingest", changes=["ingest.shards_mb=0.1"])
     with pytest.raises(UserError, match=r"ingest\.shard_mb: .*'much'"):
-        pretrain(recipe, until="ingest", changes=["ingest.shard_mb=much"])
+        pretrain(recipe=recipe, until="ingest", changes=["ingest.shard_mb=much"])
     assert in_prefect.all() == []
 
-    pretrain(recipe, until="ingest", changes=["ingest.shard_mb=0.1", "training.max_steps=7"])
+    pretrain(recipe=recipe, until="ingest", changes=["ingest.shard_mb=0.1", "training.max_steps=7"])
     record = list(runs.recorded(in_prefect).values())[-1]
     assert record.recipe == small_recipe(tmp_path / "data", "ingest.shard_mb=0.1", "training.max_steps=7").model_dump(
         mode="json"

@@ -61,7 +61,7 @@ def recipe_for(tmp_path: Path, *changes: str) -> FinetuneRecipe:
 @pytest.mark.slow
 def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp_path: Path) -> None:
     base = add_base(in_prefect)
-    made = finetune(recipe_for(tmp_path))
+    made = finetune(recipe=recipe_for(tmp_path))
     assert list(made) == ["instructions", "finetune", "merge", "answers"]
     adapter = in_prefect.resolve("finetune")
     assert adapter.manifest.inputs["base"] == base.manifest.key
@@ -74,7 +74,7 @@ def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp
     assert [row["model"] for row in results] == ["base", "fine-tuned"]
     assert "<table>" in (made["answers"].path / "report.html").read_text()
     # Nothing is made again, and collecting garbage leaves the base of what a run reached.
-    again = finetune(recipe_for(tmp_path), base="pretrain@1")
+    again = finetune(recipe=recipe_for(tmp_path), base="pretrain@1")
     assert {name: one.folder for name, one in again.items()} == {name: one.folder for name, one in made.items()}
     assert garbage(in_prefect, 1, []) == []
     records = runs.recorded(in_prefect)
@@ -97,7 +97,7 @@ def test_all_weights_of_an_exported_model_learn(in_prefect: Store, tmp_path: Pat
     add_base(in_prefect, "classic")
     folder = export("pretrain", "hf").path
     recipe = recipe_for(tmp_path, f"base={folder}", "finetuning.method=full", "quantization.variants=[int8]")
-    made = finetune(recipe)
+    made = finetune(recipe=recipe)
     assert list(made) == ["base", "instructions", "finetune", "quantize", "answers"]
     trained = exports.find_model(in_prefect, "finetune")
     before, after = (weights.load(one.path / "model").state_dict() for one in (made["base"], trained))
@@ -120,6 +120,6 @@ def test_a_base_that_is_not_there_is_one_sentence(
 ) -> None:
     add_base(in_prefect)
     with pytest.raises(UserError, match=message) as refusal:
-        finetune(recipe_for(tmp_path, *changes))
+        finetune(recipe=recipe_for(tmp_path, *changes))
     assert "\n" not in str(refusal.value)
     assert in_prefect.outputs(in_prefect.resolve("pretrain")) == []

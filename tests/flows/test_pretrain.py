@@ -46,7 +46,7 @@ def store(grown: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def run(*changes: str, **parameters: Any) -> list[str]:
     """Run the flow in this process; return the stages that were not cached."""
-    state = pretrain(small_recipe(Path("data"), *changes), **parameters, return_state=True)
+    state = pretrain(recipe=small_recipe(Path("data"), *changes), **parameters, return_state=True)
     assert state.is_completed(), state.message
     states = ended_tasks(state.state_details.flow_run_id, STAGES.index(parameters.get("until", STAGES[-1])) + 1)
     assert set(states.values()) <= {"Completed", "Cached"}

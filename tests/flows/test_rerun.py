@@ -68,7 +68,7 @@ def quick_stages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_from_a_stage_on_everything_is_made_again(in_prefect: Store, quick_stages: None, tmp_path: Path) -> None:
     def run(**parameters: Any) -> dict[str, int]:
-        pretrain(small_recipe(tmp_path), until="filter", **parameters)
+        pretrain(recipe=small_recipe(tmp_path), until="filter", **parameters)
         return versions(in_prefect)
 
     assert run() == {"ingest": 1, "dedup": 1, "filter": 1}

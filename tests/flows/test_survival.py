@@ -221,6 +221,7 @@ def assert_stopped_in_a_sentence(process: Command) -> str:
     assert process.returncode == 1, output
     assert "Traceback" not in output, output
     assert "Error: The run was stopped; the same command goes on from where it was." in output
+    assert ": failed" not in output
     return output
 
 

@@ -18,9 +18,10 @@ from homegrown.errors import UserError
 from homegrown.outcome import Outcome
 from homegrown.recipe import ComputeSettings, Settings
 from tasks import story
-from tasks.events import Event, tell
+from tasks.events import Event, listening, tell
 from tasks.outbox import Outbox, post
 from tasks.panels import Panel
+from tasks.reporting import Reporter
 from tasks.stage import Handle, Run, Work, stage
 from tasks.story import Story, told
 
@@ -48,6 +49,16 @@ def test_a_failure_is_told_with_its_reason(tale: Story) -> None:
     tale.finish(UserError("data/nowhere is not there."))
     assert re.search(r"Stopped after [\d.]+ s in ingest: ` data/nowhere is not there\. `", tale.markdown())
     assert "| ingest | failed |" in tale.markdown()
+
+
+def test_a_stage_that_a_signal_stopped_has_not_failed(tale: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reporter, "_post_all", lambda self: None)
+    tale(Event("ingest", "started"))
+    with pytest.raises(KeyboardInterrupt), listening(tale), Reporter("ingest"):
+        raise KeyboardInterrupt
+    tale.finish(KeyboardInterrupt())
+    assert "| ingest | stopped |" in tale.markdown()
+    assert re.search(r"Stopped after [\d.]+ s in ingest\.", tale.markdown())
 
 
 def test_another_run_s_stages_are_not_told(tale: Story) -> None:
