@@ -49,11 +49,14 @@ def run_finetune(recipe: FinetuneRecipe, store: Store, force: list[str]) -> None
 
 
 def _before_and_after(folder: Path) -> Table:
+    shares = {"ended": "ended", "formatted": "format", "same": "same"}
+    rows = read_parquet(folder / "results", ["model", "loss", "bits_per_byte", *shares]).to_pylist()
+    if all(row["formatted"] is None for row in rows):  # no pattern was asked for
+        del shares["formatted"]
     table = Table(title="Held-out questions", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("model", "loss", "bits/byte", "ended", "format", "same"):
+    for name in ("model", "loss", "bits/byte", *shares.values()):
         table.add_column(name, justify="left" if name == "model" else "right")
-    columns = ["model", "loss", "bits_per_byte", "ended", "formatted", "same"]
-    for row in read_parquet(folder / "results", columns).to_pylist():
-        shares = ["" if row[name] is None else f"{row[name]:.0%}" for name in columns[3:]]
-        table.add_row(row["model"], f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", *shares)
+    for row in rows:
+        told = ["" if row[name] is None else f"{row[name]:.0%}" for name in shares]
+        table.add_row(row["model"], f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", *told)
     return table

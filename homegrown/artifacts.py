@@ -191,12 +191,13 @@ class Store:
 
     def inputs(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that this one was made from, as far as they are still there."""
-        every = self.all()
-        return [
-            max(matching, key=lambda found: found.manifest.version)
-            for key in artifact.manifest.inputs.values()
-            if (matching := [other for other in every if other.manifest.key == key])
-        ]
+        return [found for key in artifact.manifest.inputs.values() if (found := self._newest(key))]
+
+    def _newest(self, key: str) -> Artifact | None:
+        # The key is in the folder's name: of a thousand versions, one manifest is read.
+        read = (self._read(folder) for folder in self.root.glob(f"[!.]*/[0-9]*-{key[:KEY_DIGITS]}"))
+        matching = [artifact for artifact in read if artifact and artifact.manifest.key == key]
+        return max(matching, key=lambda artifact: artifact.manifest.version, default=None)
 
     def outputs(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that were made directly from this one."""

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from homegrown.artifacts import Artifact
 from homegrown.outcome import Outcome
-from homegrown.progress import Metric
 from homegrown.recipe import ExportFormat, ExportSettings, WeightType
-from tasks.figures import megabytes
+from tasks.figures import file_size
 from tasks.markdown import quoted, table
 from tasks.panels import Panel
 from tasks.stage import Handle, Stage, Work, artifact_of, stage, store
@@ -30,10 +29,9 @@ def programs(artifact: Artifact, folder: Path) -> list[str]:
 
 
 def _report(artifact: Artifact) -> str:
-    """Show every file, what the export was made of, and what runs it."""
-    rows = [[name, megabytes(facts.bytes)] for name, facts in artifact.manifest.files.items()]
-    made_from = ", ".join(one.name for one in store().inputs(artifact)) or "what is gone by now"
-    return "\n\n".join([f"Made from {made_from}.", table(["file", "size"], rows), _excerpt(artifact)])
+    """Show every file, and what runs the export."""
+    rows = [[name, file_size(facts.bytes)] for name, facts in artifact.manifest.files.items()]
+    return "\n\n".join([table(["file", "size"], rows), _excerpt(artifact)])
 
 
 def _excerpt(artifact: Artifact) -> str:
@@ -90,5 +88,4 @@ EXPORTS: dict[ExportFormat, Stage] = {"hf": to_huggingface, "gguf": to_gguf, "on
 
 def _outcome(out: Path, note: str | None = None) -> Outcome:
     files = [file for file in out.rglob("[!.]*") if file.is_file()]
-    metrics: dict[str, Metric] = {"megabytes": sum(file.stat().st_size for file in files) / 1e6}
-    return Outcome(1, len(files), "files", metrics | ({"note": note} if note else {}))
+    return Outcome(1, len(files), "files", {"note": note} if note else {})

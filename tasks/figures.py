@@ -45,9 +45,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def megabytes(size: int) -> str:
-    """Write a number of bytes: 0.013 MB, 2.8 MB, 1,204 MB."""
-    return f"{size / 1e6:,.0f} MB" if size >= 1e8 else f"{size / 1e6:.2g} MB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
+def file_size(size: int) -> str:
+    """Write a number of bytes: 83 B, 1.8 kB, 260 kB, 2.8 MB, 1,204 MB."""
+    if size < 1000:
+        return f"{size} B"
+    if size < 1e6:
+        return f"{size / 1e3:.0f} kB" if size >= 1e4 else f"{size / 1e3:.1f} kB"
+    return f"{size / 1e6:,.0f} MB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
 def share(part: float, whole: float) -> str:
@@ -61,7 +65,7 @@ def made_in_words(event: Event) -> str:
         return event.kind
     manifest = event.artifact.manifest
     made = "cached" if event.kind == "cached" else f"made in {duration(manifest.seconds)}"
-    size = f"{manifest.bytes / 1e6:,.1f} MB"
+    size = file_size(manifest.bytes)
     return f"{made} · {shown(manifest.rows_out)} {manifest.unit} · {size} · {event.artifact.name}"
 
 

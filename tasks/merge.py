@@ -1,11 +1,25 @@
 """Merge: an adapter added to the weights of its base."""
 
+from homegrown.artifacts import Artifact
 from homegrown.outcome import Outcome
 from tasks.finetune import system_of
+from tasks.markdown import quoted
+from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage
 
 
-@stage("merge", engine=["homegrown.finetuning.merge"])
+def _report(artifact: Artifact) -> str:
+    """Say what it is, and what a person may do with it."""
+    commands = (
+        f"homegrown chat {artifact.name}",
+        f"homegrown serve {artifact.name}",
+        f"homegrown export {artifact.name} --to gguf",
+    )
+    told = "The adapter, added to the weights that it was trained on: a model like any other."
+    return "\n\n".join([told, quoted("\n".join(commands))])
+
+
+@stage("merge", engine=["homegrown.finetuning.merge"], panel=Panel(_report))
 def merge(work: Work, base: Handle, instructions: Handle, finetune: Handle) -> Outcome:
     """Write the whole model that everything which reads models takes."""
     from homegrown.finetuning import merge as engine

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from homegrown.artifacts import Artifact
+from homegrown.artifacts import Artifact, Store
 from homegrown.files import parquet_parts, replacing
-from tasks.figures import duration, figure, megabytes, shown
+from tasks.figures import duration, figure, file_size, shown
 from tasks.markdown import table
 
 PAGE = "page.json"
@@ -74,11 +74,13 @@ def _code_changed() -> float:
 def figures(artifact: Artifact) -> str:
     """Return all figures of the manifest as a table."""
     manifest = artifact.manifest
+    made_from = ", ".join(one.name for one in Store(artifact.path.parents[1]).inputs(artifact))
     rows = {
         "in": shown(manifest.rows_in),  # often of another unit
         "out": f"{shown(manifest.rows_out)} {manifest.unit}",
+        **({"made from": made_from} if made_from else {}),
         "time to make it": duration(manifest.seconds),
-        "size": megabytes(manifest.bytes),
+        "size": file_size(manifest.bytes),
         **{_words(name): figure(name, value) for name, value in manifest.metrics.items()},
         "key": f"`{manifest.key[:16]}`",
     }

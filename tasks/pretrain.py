@@ -16,6 +16,8 @@ from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage
 
 _STEPS_SHOWN = 6
+_LINE = 60
+"""Characters of a prompt that are sure to fit a line of the page."""
 
 
 def _live(folder: Path) -> str | None:
@@ -52,12 +54,21 @@ def _samples(folder: Path, most: int) -> list[str]:
     last, *before = sorted(by_step, reverse=True)
     parts = [f"### What it writes at step {last:,}"]
     for sample in by_step[last]:
-        parts += [f"After {code(sample['prompt'])}:" if sample["prompt"] else "Unasked:", quoted(sample["text"])]
+        parts += [*_prompt(sample["prompt"]), quoted(sample["text"])]
     every = max(1, math.ceil(len(before) / (most - 1))) if most > 1 else len(before) + 1
     for step in before[every - 1 :: every]:
         texts = [" ".join(f"{sample['prompt']}{sample['text']}".split()) for sample in by_step[step]]
         parts += [f"#### At step {step:,}", quoted("\n\n".join(texts))]
     return parts
+
+
+def _prompt(prompt: str) -> list[str]:
+    """Return a prompt in its sentence; the UI breaks the sentence around one that is longer than a line."""
+    if not prompt:
+        return ["Unasked:"]
+    if len(prompt) > _LINE:
+        return ["After:", quoted(prompt), "it writes:"]
+    return [f"After {code(prompt)}:"]
 
 
 TRAINING_PANEL = Panel(_report, _excerpt, live=_live)

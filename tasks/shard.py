@@ -5,7 +5,7 @@ from homegrown.digests import Digests
 from homegrown.outcome import Outcome
 from homegrown.recipe import ShardSettings
 from tasks import pictures
-from tasks.figures import megabytes, share, shown
+from tasks.figures import file_size, share, shown
 from tasks.markdown import picture, table
 from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage, store
@@ -57,7 +57,7 @@ def _excerpt(artifact: Artifact) -> str:
     names = [_FUNNEL[one.manifest.stage] for one in chain]
     metrics = artifact.manifest.metrics
     rows = [
-        [split, shown(metrics[f"{split}_documents"]), megabytes(int(metrics[f"{split}_bytes"]))]
+        [split, shown(metrics[f"{split}_documents"]), file_size(int(metrics[f"{split}_bytes"]))]
         for split in ("train", "validation", "test")
     ]
     return "\n\n".join(

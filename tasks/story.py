@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from homegrown.artifacts import Artifact
 from tasks import panels
 from tasks.events import Event, listening
-from tasks.figures import duration, megabytes, progress_in_words, shown
+from tasks.figures import duration, file_size, progress_in_words, shown
 from tasks.markdown import address, code, link, quoted, table
 from tasks.outbox import Outbox, post, post_table, rewrite
 
@@ -150,7 +150,7 @@ class Story:
             shown(manifest.rows_out),
             manifest.unit,
             duration(manifest.seconds),
-            megabytes(manifest.bytes),
+            file_size(manifest.bytes),
         ]
 
 

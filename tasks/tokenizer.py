@@ -6,7 +6,7 @@ from homegrown.artifacts import Artifact
 from homegrown.digests import Digests
 from homegrown.outcome import Outcome
 from homegrown.recipe import TokenizerSettings
-from tasks.figures import megabytes, shown
+from tasks.figures import file_size, shown
 from tasks.markdown import quoted, table
 from tasks.panels import Panel, rows_of
 from tasks.stage import Handle, Work, stage, store
@@ -45,7 +45,7 @@ def _bytes_per_token(artifact: Artifact, column: str) -> str:
         [
             row[column],
             shown(row["documents"]),
-            megabytes(row["bytes"]),
+            file_size(row["bytes"]),
             shown(row["tokens"]),
             shown(row["bytes_per_token"]),
         ]

@@ -49,13 +49,14 @@ def html(answers: Path, curve: Path) -> str:
 
 def before_and_after(results: Sequence[Result]) -> Table:
     """Return the table of all models."""
-    header = ["loss", "bits per byte", "ended", "format", "same", "tokens"]
+    asked = any(row.formatted is not None for row in results)  # for a format, by a pattern
+    header = ["loss", "bits per byte", "ended", *(["format"] if asked else []), "same", "tokens"]
     rows = [
         [
             Cell(f"{row.loss:.4f}"),
             Cell(f"{row.bits_per_byte:.4f}"),
             Cell(f"{row.ended:.0%}"),
-            Cell("" if row.formatted is None else f"{row.formatted:.0%}"),
+            *([Cell("" if row.formatted is None else f"{row.formatted:.0%}")] if asked else []),
             Cell(f"{row.same:.0%}"),
             Cell(f"{row.tokens:.0f}"),
         ]

@@ -21,7 +21,7 @@ from homegrown.evaluation.results import Continuation, Facts, Memory, Report, Re
 from homegrown.files import write_parquet
 from homegrown.progress import Metric
 from homegrown.training.job import CURVE, SAMPLES
-from tasks import dedup, evaluate, filter, ingest, panels, pictures, pretrain, quantize, shard, tokenizer
+from tasks import dedup, evaluate, filter, ingest, merge, panels, pictures, pretrain, quantize, shard, tokenizer
 from tasks.markdown import address, link, quoted, table
 
 
@@ -43,7 +43,7 @@ def artifact(root: Path, stage: str, rows_in: int, rows_out: int, inputs: Any = 
         metrics=metrics,
         files={},
     )
-    folder = root / stage / "1-0123456789abcdef"
+    folder = root / stage / f"1-{manifest.key}"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return Artifact(folder, manifest)
@@ -166,6 +166,25 @@ def test_pretrain_shows_the_curve_and_samples_as_they_improve(tmp_path: Path) ->
     assert "```text\n what\nis at 1200\n```" in live
     assert re.findall(r"[Aa]t step ([\d,]+)", report) == ["1,200", "900", "600", "300"]
     assert "Return what is at 600" in report
+    assert "After ` Return `:" in live
+
+
+def test_a_prompt_longer_than_a_line_stands_by_itself(tmp_path: Path) -> None:
+    made = artifact(tmp_path, "finetune", 1, 1)
+    (made.path / CURVE).write_bytes(pictures.bars(["a"], [1.0], ["1"], "A curve"))
+    question = "How many boxes are blue, if of every four boxes that came in on Monday one was?"
+    write_parquet(made.path / SAMPLES, pa.Table.from_pylist([{"step": 1, "prompt": question, "text": "One."}]))
+    assert f"After:\n\n```text\n{question}\n```\n\nit writes:\n\n```text\nOne.\n```" in str(pretrain._live(made.path))
+
+
+def test_a_page_says_what_the_artifact_was_made_from(tmp_path: Path) -> None:
+    artifact(tmp_path, "pretrain", 1, 1)
+    artifact(tmp_path, "finetune", 1, 1, [("base", "pretrain")])
+    merged = artifact(tmp_path, "merge", 1, 1, [("base", "pretrain"), ("finetune", "finetune"), ("gone", "gone")])
+    report = panels.page(merged, merge.merge._panel).report
+    check(report, pictured=0)
+    assert "| made from | pretrain@1, finetune@1 |" in report
+    assert "homegrown chat merge@1\n" in report
 
 
 def test_quantize_shows_what_each_variant_costs_and_loses(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Adapters against peft on transformers: the same files, the same numbers; and what fine-tuning trains and keeps."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from homegrown.finetuning.answers import AFTER, BEFORE, measure
 from homegrown.finetuning.finetune import check
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.finetuning.merge import merge
-from homegrown.finetuning.report import html, read_results
+from homegrown.finetuning.report import before_and_after, html, read_results
 from homegrown.formats.huggingface import write_huggingface
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
@@ -223,6 +224,11 @@ def test_before_and_after_are_those_of_the_two_models(tmp_path: Path, base: Path
     (tmp_path / "curve.png").write_bytes(b"png")
     page = html(tmp_path / "out", tmp_path / "curve.png")
     assert f"{before.loss:.4f}" in page and "box" in page
+    unasked = [dataclasses.replace(one, formatted=None) for one in (before, after)]
+    with_format, without = (
+        [group.header for group in before_and_after(rows).groups] for rows in ((before, after), unasked)
+    )
+    assert "format" in with_format[0] and "format" not in without[0]
 
 
 CONFIG = ModelConfig(
