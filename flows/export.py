@@ -1,6 +1,5 @@
 """A trained model, written as other programs run it."""
 
-from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
+from flows.names import run_name
 from homegrown import runs
 from homegrown.artifacts import Artifact
 from homegrown.errors import UserError
@@ -41,7 +41,7 @@ def export_settings(to: Target, type: WeightType | None) -> ExportSettings:
 
 
 def _run_name() -> str:
-    return f"export-{flow_run.parameters['to']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return run_name(f"export-{flow_run.parameters['to']}")
 
 
 @flow(

@@ -1,7 +1,6 @@
 """From a trained model and conversations to a model that answers, measured before and after."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from prefect.runtime import flow_run
 
 from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
+from flows.names import recipe_run_name
 from flows.pretrain import Change
 from homegrown import runs
 from homegrown.errors import UserError
@@ -61,15 +61,9 @@ def check_base(recipe: FinetuneRecipe) -> None:
     check_requirements(recipe.quantization.variants, config)
 
 
-def _run_name() -> str:
-    recipe = flow_run.parameters["recipe"]
-    name = recipe["name"] if isinstance(recipe, dict) else recipe.name
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
 @flow(
     name="finetune",
-    flow_run_name=_run_name,
+    flow_run_name=recipe_run_name,
     persist_result=False,
     on_failure=[forget_flow_exception],
     on_crashed=[after_crash],

@@ -1,7 +1,6 @@
 """The main job: from raw text to an evaluated model."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
+from flows.names import recipe_run_name
 from homegrown import runs
 from homegrown.addresses import CREDENTIAL
 from homegrown.errors import UserError
@@ -70,12 +70,6 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
 """The stages in their order, each with what it takes."""
 
 
-def _run_name() -> str:
-    recipe = flow_run.parameters["recipe"]
-    name = recipe["name"] if isinstance(recipe, dict) else recipe.name
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
 def again(until: StageName, from_stage: StageName | None, force: list[StageName]) -> frozenset[StageName]:
     """Return the stages to run although they are cached: those from `from_stage` to `until`, and those in `force`.
 
@@ -96,7 +90,7 @@ def again(until: StageName, from_stage: StageName | None, force: list[StageName]
 
 @flow(
     name="pretrain",
-    flow_run_name=_run_name,
+    flow_run_name=recipe_run_name,
     persist_result=False,
     on_failure=[forget_flow_exception],
     on_crashed=[after_crash],

@@ -234,13 +234,14 @@ def test_a_killed_deployed_run_is_started_again_and_goes_on_from_its_checkpoints
             run = client.create_flow_run_from_deployment(deployment, parameters=parameters).id
         with stopped_at_its_next_step(project) as trainers:
             made = {artifact.manifest.stage: artifact.path for artifact in project.store.all()}
+            named = read(run).name
             os.kill(process_of(run), signal.SIGKILL)
         reached = wait_for(lambda: not trainers & processes(str(project.folder)) and project.checkpoint())
 
         # The server has it started again by itself; it goes on from the checkpoint, and makes nothing twice.
         wait_for(lambda: project.trained_from(reached))
         with stopped_at_its_next_step(project):
-            assert (state(run), read(run).run_count) == ("Running", 2)
+            assert (state(run), read(run).run_count, read(run).name) == ("Running", 2, named)
             wait_for(lambda: task_states(run).get("pretrain") == {"Crashed", "Running"})
             wait_for(lambda: all("Cached" in task_states(run).get(stage, ()) for stage in made))
             cancel(run)
