@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from homegrown.model.transformer import Transformer
 
 
+precision_option = click.option(
+    "--precision", type=click.Choice(["float32", "bf16"]), help="Type of unquantized weights; else as stored."
+)
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument and the options that `load` takes."""
     for decorate in (
-        click.option(
-            "--precision", type=click.Choice(["float32", "bf16"]), help="Type of unquantized weights; else as stored."
-        ),
+        precision_option,
         click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])),
         click.option("--variant", help="Quantized variant, such as int8, of an artifact of quantize."),
         click.argument("artifact", required=False, metavar="[STAGE[@VERSION]]"),
@@ -68,16 +71,15 @@ def load(
     Raises:
         UserError: there is no such model, or this machine cannot compute with it.
     """
-    import torch
-
     from homegrown import devices
     from homegrown.formats.variants import device_of, load_variant
+    from homegrown.model import weights
     from homegrown.tokens import tokenizer as tokens
 
     folder = model_folder(store, artifact, variant)
     model = load_variant(folder, device_of(folder, devices.resolve(device)))
     if precision:
-        model = _in_precision(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        model = weights.in_precision(model, precision)
     return model, tokens.load(folder)
 
 
@@ -97,11 +99,3 @@ def model_folder(store: Store, artifact: str | None, variant: str | None) -> Pat
     if variant not in made:
         raise UserError(f"{name} holds the variants {', '.join(made)}; name one of them with --variant.")
     return path / variant
-
-
-def _in_precision(model: "Transformer", dtype: Any) -> "Transformer":
-    """Change the type of the weights; positions stay float32, and quantized weights as they are."""
-    positions = model.model.positions
-    model = model.to(dtype)
-    model.model.positions = positions
-    return model

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homegrown.artifacts import Store
-from homegrown.commands.models import model_folder
+from homegrown.commands.models import model_folder, precision_option
 from homegrown.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="Who writes; auto: llama.cpp for GGUF variants on a CPU where it is installed, else ours.",
 )
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@precision_option
 @click.option(
     "-c", "--ctx-size", type=click.IntRange(min=2), help="Most tokens of a prompt and its answer; else all there are."
 )
@@ -57,9 +58,10 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
 
     device = devices.resolve(options["device"])
     sources = {found.name: found for found in (_find(store, name) for name in names or ("pretrain",))}
-    engines = {name: loading.choose(source, options["engine"], device) for name, source in sources.items()}
+    engine, precision = options["engine"], options["precision"]
+    engines = {name: loading.choose(source, engine, device, precision) for name, source in sources.items()}
     threads = options["threads"] or cpu_count()
-    limits = loading.Limits(rows=options["parallel"], context=options["ctx_size"], threads=threads)
+    limits = loading.Limits(rows=options["parallel"], context=options["ctx_size"], threads=threads, precision=precision)
     service = Service(
         [Model(name, source.created) for name, source in sources.items()],
         queue=options["queue"],
@@ -72,11 +74,9 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
     def load() -> None:
         torch.set_num_threads(threads)
         for name, source in sources.items():
-            engine, tokenizer = loading.load(
-                store, source, engines[name], device, limits, partial(service.failed, name)
-            )
-            service.ready(name, engine, tokenizer, load_system(source.folder))
-            click.echo(f"{name} is ready ({engine.name}, context {engine.context}, {engine.rows} at once).")
+            ready, tokenizer = loading.load(store, source, engines[name], device, limits, partial(service.failed, name))
+            service.ready(name, ready, tokenizer, load_system(source.folder))
+            click.echo(f"{name} is ready ({ready.name}, context {ready.context}, {ready.rows} at once).")
 
     def answering() -> None:
         shown = f"[{host}]" if ":" in host else host

@@ -39,6 +39,14 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | 
     return model.eval()
 
 
+def in_precision(model: Transformer, precision: str) -> Transformer:
+    """Return the model with weights in `float32` or `bf16`; positions stay float32, quantized weights as they are."""
+    positions = model.model.positions
+    model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    model.model.positions = positions
+    return model
+
+
 def load_config(path: Path) -> ModelConfig:
     """Return the configuration in `path`; raises UserError if it is missing, damaged, or not of a model of ours."""
     try:

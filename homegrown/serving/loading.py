@@ -43,11 +43,15 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one engine may take: rows, the tokens of one (None: the model's context), threads."""
+    """What one engine may take: rows, the tokens of one (None: the model's context), threads, and weights of a type.
+
+    `precision` is that of our engine's unquantized weights; None leaves them as they are stored.
+    """
 
     rows: int
     context: int | None
     threads: int
+    precision: str | None = None
 
 
 def source(name: str, artifact: Artifact, folder: Path, variant: str | None) -> Source:
@@ -69,18 +73,26 @@ def source(name: str, artifact: Artifact, folder: Path, variant: str | None) -> 
     return Source(name=served, artifact=artifact, folder=folder, kind=variant)
 
 
-def choose(source: Source, choice: Choice, device: str) -> Literal["homegrown", "llama.cpp"]:
+def choose(
+    source: Source, choice: Choice, device: str, precision: str | None = None
+) -> Literal["homegrown", "llama.cpp"]:
     """Return the engine that is to write; `auto` takes the faster one as measured (`docs/serving.md`).
 
     On a CPU that is llama.cpp for what is quantized as a GGUF file, where it is installed. Weights in their own type
-    are written as fast by ours, and several texts at once faster; so is everything on a GPU.
+    are written as fast by ours, and several texts at once faster; so is everything on a GPU, or in a `precision`.
 
     Raises:
-        UserError: llama.cpp is wanted, and is not installed or cannot run the model.
+        UserError: llama.cpp is wanted, and is not installed, cannot run the model, or is asked for a precision.
     """
     if choice == "llama.cpp":
+        if precision:
+            raise UserError(
+                "--precision is our engine's; with llama.cpp name a kind of GGUF file, such as pretrain:bf16."
+            )
         _check_llama(source)
         return choice
+    if precision:
+        return "homegrown"
     small = source.kind not in (None, _EXACT)
     return "llama.cpp" if choice == "auto" and small and device == "cpu" and llama_engine.installed() else "homegrown"
 
@@ -116,6 +128,8 @@ def load(
             model = read_gguf(gguf_file(store, source)).to(device)
         else:
             model = variants.load_variant(source.folder, variants.device_of(source.folder, device))
+        if limits.precision:
+            model = weights.in_precision(model, limits.precision)
         return OwnEngine(model, tokenizer, rows=limits.rows, context=limits.context, fail=fail), tokenizer
     file = gguf_file(store, source)
     longest = _context(source, file)

@@ -10,13 +10,15 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import torch
 from click.testing import CliRunner
 from openai import OpenAI
 
 from homegrown.artifacts import Store
 from homegrown.cli import cli
 from homegrown.errors import UserError
-from homegrown.serving.loading import choose, gguf_file, source
+from homegrown.serving.loading import Limits, choose, gguf_file, load, source
+from homegrown.serving.own_engine import OwnEngine
 from tests.waiting import wait_for
 
 
@@ -56,6 +58,21 @@ def test_the_engine_is_chosen_by_what_was_measured(trained: Store) -> None:
     assert choose(plain, "llama.cpp", "cpu") == "llama.cpp"
     with pytest.raises(UserError, match="or as a GGUF file of kind f32"):
         source(artifact.name, artifact, folder, "q9")
+
+
+def test_weights_can_be_served_in_half_their_size(trained: Store) -> None:
+    artifact = trained.resolve("pretrain")
+    plain, small = (source(artifact.name, artifact, artifact.path / "model", kind) for kind in (None, "q8_0"))
+    assert [choose(one, "auto", "cpu", "bf16") for one in (plain, small)] == ["homegrown", "homegrown"]
+    with pytest.raises(UserError, match="--precision is our engine's"):
+        choose(plain, "llama.cpp", "cpu", "bf16")
+    limits = Limits(rows=1, context=None, threads=1, precision="bf16")
+    engine, _ = load(trained, plain, "homegrown", "cpu", limits, lambda said: None)
+    assert isinstance(engine, OwnEngine)
+    model = engine._engine.model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.model.positions.dtype == torch.float32
+    engine.close()
 
 
 def test_a_gguf_file_is_written_once(trained: Store) -> None:
