@@ -53,7 +53,9 @@ def lm_eval(
     from homegrown.harness.run import measure, require
 
     require()
-    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())) if tasks else list(TASKS)
+    names = list(TASKS) if tasks is None else list(dict.fromkeys(filter(None, map(str.strip, tasks.split(",")))))
+    if not names:
+        raise UserError("--tasks names none; leave it out for the two that are made of held-out text.")
     model = with_model(store, store.resolve(artifact))
     if not (model.path / "model").is_dir():
         raise UserError(f"{artifact} holds no model; name a version of pretrain or finetune.")

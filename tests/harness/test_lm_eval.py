@@ -130,6 +130,8 @@ def test_tasks_of_ones_own_and_what_is_not_there(store: Store, tmp_path: Path) -
     refused = _homegrown(store, "--tasks", "no-such-task")
     assert refused.exit_code == 1
     assert "knows no task no-such-task" in refused.output.splitlines()[-1], refused.output
+    none = _homegrown(store, "--tasks", " , ")
+    assert (none.exit_code, none.output.count("\n")) == (1, 1) and "--tasks names none" in none.output
 
 
 def test_passages_end_where_they_should(tmp_path: Path) -> None:
