@@ -105,7 +105,10 @@ def model_folder(store: Store, artifact: str | None, variant: str | None) -> Pat
             else f"{name} holds no quantized variant; name a version of quantize."
         )
     if variant not in made:
-        raise UserError(f"{name} holds the variants {', '.join(made)}; name one of them with --variant.")
+        raise UserError(
+            f"{name} holds the variants {', '.join(made)}; name one of them, as in --variant {made[0]}, or to "
+            f"`homegrown serve` {name}:{made[0]}."
+        )
     return path / variant
 
 

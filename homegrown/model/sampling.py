@@ -122,7 +122,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
 def log_probabilities(logits: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[LogProbabilities]:
     """Return for each row of `logits` its chosen token's log-probability, and those of its `counts[row]` likeliest."""
     normalised = logits.log_softmax(1)
-    most = max(counts)
+    most = min(max(counts), logits.shape[1])
     values, ids = (part.tolist() for part in normalised.topk(most))
     own = normalised.gather(1, torch.tensor(chosen, device=logits.device)[:, None])[:, 0].tolist()
     return [

@@ -58,6 +58,8 @@ def test_beams_and_log_probabilities(trained: Store, model: Transformer, tokeniz
     assert searched.stdout == as_shown("Return" + tokenizer.decode(best.tokens) + "\n")
     lines = call(trained, "generate", "--logprobs", "2", *GREEDY).stdout.splitlines()
     assert [len(line.split("   ")) for line in lines] == [3] * len(lines)
+    most = call(trained, "generate", "--logprobs", "99999", "--max-length", "1").stdout
+    assert len(most.split("   ")) == 1 + model.config.vocabulary_size
     assert "leave out --stop" in call(trained, "generate", "--beams", "2", "--stop", "x").stderr
 
 
@@ -66,8 +68,9 @@ def test_beams_and_log_probabilities(trained: Store, model: Transformer, tokeniz
     [
         (["--top-p", "0"], "top_p is 0.0; give a number that is more than 0 and at most 1."),
         ([""], "There is no artifact of stage ''"),
-        (["--variant", ""], "quantize holds the variants int8; name one of them with --variant."),
+        (["--variant", ""], "quantize holds the variants int8; name one of them, as in --variant int8,"),
         (["--prompt", "\udcff"], "The text is not UTF-8;"),
+        (["--beams", "2", "--length-penalty", "nan"], "length_penalty is nan; give between -20 and 20."),
     ],
 )
 def test_mistakes_are_one_sentence(trained: Store, arguments: list[str], message: str) -> None:
