@@ -94,6 +94,7 @@ def test_the_figures_are_those_of_our_own_model(store: Store, tmp_path: Path) ->
     said = _homegrown(store)
     assert said.exit_code == 0, said.output
     made = store.resolve("lm-eval")
+    assert LAST_WORD in said.output and "…" not in said.output  # in the 80 columns of what is no terminal
     scores = {(row["task"], row["metric"]): row["value"] for row in read_parquet(made.path / "results").to_pylist()}
     with torch.inference_mode():
         ours = list(_ours(store, tmp_path))
