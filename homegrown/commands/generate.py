@@ -86,13 +86,12 @@ def _write(model: "Transformer", tokenizer: "Tokenizer", request: "Request", tex
         piece = table[token].decode("utf-8", "backslashreplace") or tokenizer.id_to_token(token)
         return f"{piece!r} {value:.3f}"
 
-    pieces = stream(engine, request, table, stop)
-    if request.likeliest is None:
-        click.echo(text, nl=False)
-    for piece in pieces:
+    before = text  # which is not printed where it is refused
+    for piece in stream(engine, request, table, stop):
         own = piece.written.probabilities
         if own is None:
-            click.echo(piece.text, nl=False)
+            click.echo(before + piece.text, nl=False)
+            before = ""
         else:
             others = [shown(token, value) for token, value in own.likeliest]
             click.echo("   ".join([shown(piece.written.token, own.chosen), *others]))

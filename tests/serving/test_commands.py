@@ -80,6 +80,12 @@ def test_mistakes_are_one_sentence(trained: Store, arguments: list[str], message
     assert result.stderr.count("\n") == 1
 
 
+def test_a_prompt_that_is_refused_is_not_printed(trained: Store) -> None:
+    result = call(trained, "generate", "--prompt", "-", typed="never " * 500)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "more than the model's context" in result.stderr
+
+
 @pytest.mark.parametrize("command", [["generate", "--prompt", "-"], ["chat"]])
 def test_what_is_typed_is_utf8(trained: Store, command: list[str]) -> None:
     result = call(trained, *command, typed=b"\xff\xfe\n")
