@@ -35,7 +35,7 @@ def export_settings(to: Target, type: WeightType | None) -> ExportSettings:
     """
     form = _FORMATS[to]
     try:
-        return ExportSettings(format=form, type=type or WEIGHT_TYPES[form][0])
+        return ExportSettings(format=form, type=WEIGHT_TYPES[form][0] if type is None else type)
     except ValidationError as error:
         raise UserError(f"The type (--type, in the UI `type`) is wrong: {explain(error)}.") from error
 

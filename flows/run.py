@@ -39,7 +39,7 @@ def run(recipe: Recipe, store: Store, until: str, force: list[str], from_stage: 
                 from flows.terminal import live_display
 
             last, *forced = stage_names(until, *force)
-            first = stage_names(from_stage)[0] if from_stage else None
+            first = None if from_stage is None else stage_names(from_stage)[0]
             again(last, first, forced)
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)

@@ -73,7 +73,10 @@ def command(api: str) -> list[str]:
         UserError: it is not an address of this machine, or something else answers there.
     """
     url = urlsplit(api)
-    host, port = url.hostname or "", url.port or 80
+    try:
+        host, port = url.hostname or "", url.port or 80
+    except ValueError as error:
+        raise UserError(f"{api} is no address ({error}): set PREFECT_API_URL=http://127.0.0.1:PORT/api.") from error
     if host not in _LOOPBACK:
         raise UserError(f"No Prefect server answers at {api} (setting api.url, or PREFECT_API_URL in the environment).")
     if _is_taken(host, port):

@@ -38,9 +38,11 @@ def checked(address: str) -> str:
     """Return a path, or an address that fsspec knows, as it is.
 
     Raises:
-        ValueError: it holds a credential, or is of a kind that does more than give bytes; the message repeats no part
-            of it that may be secret.
+        ValueError: it is empty, holds a credential, or is of a kind that does more than give bytes; the message repeats
+            no part of it that may be secret.
     """
+    if not address.strip():
+        raise ValueError("is empty; name a file, a folder or an address, or . for this folder")
     if has_credential(address):
         raise ValueError(
             "holds a password, key or token, which would be kept in every manifest; leave it out, and give it in the "

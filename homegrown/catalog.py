@@ -20,6 +20,7 @@ from homegrown.runs import recorded
 _CORPUS = ("shard", "filter", "dedup", "ingest")
 _SPLITS = ("train", "validation", "test")
 _REASONS = ("reason", "rule", "kind")  # the column of a stage's `dropped` that says why
+_MOST_ROWS = 2**31 - 1  # that DuckDB shows
 _SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
     list_zip(regexp_extract_all(hex(one), '.{8}'), regexp_extract_all(hex(other), '.{8}')),
     lambda pair: (pair[1] = pair[2])::INTEGER))"""
@@ -69,7 +70,7 @@ def show(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> str:
         if result is None:
             return ""
         with contextlib.redirect_stdout(io.StringIO()) as text:
-            result.show(max_rows=rows, max_width=width)
+            result.show(max_rows=min(rows, _MOST_ROWS), max_width=width)
     except duckdb.Error as error:
         raise UserError(str(error)) from error
     return text.getvalue()

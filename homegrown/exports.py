@@ -68,12 +68,12 @@ def copy_out(artifact: Artifact, folder: Path) -> None:
     They are copies, not links: who edits them there must not damage what the store has.
 
     Raises:
-        UserError: something is there already.
+        UserError: something is there already, or nothing can be written there.
     """
     check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         for name in artifact.manifest.files:
             target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,5 +81,7 @@ def copy_out(artifact: Artifact, folder: Path) -> None:
             sync(target)
         temporary.rename(folder)
         sync(folder.parent)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); name another place after --out.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

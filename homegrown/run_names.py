@@ -33,7 +33,7 @@ def find_run(records: Mapping[str, RunRecord], wanted: str) -> str:
         return (trained or names)[-1]
     if match := _BACK.fullmatch(wanted):
         return _counted_back(records, wanted, match[1], int(match[2]))
-    beginning = [name for name in names if name.startswith(wanted)]
+    beginning = [name for name in names if wanted and name.startswith(wanted)]
     if len(beginning) == 1:
         return beginning[0]
     if beginning:
@@ -68,9 +68,8 @@ def _counted_back(records: Mapping[str, RunRecord], wanted: str, prefix: str, ba
     if not chosen:
         raise UserError(f"There is no run of {prefix!r}; {_near(list(records), prefix)}")
     if not 1 <= back <= len(chosen):
-        raise UserError(
-            f"{wanted!r} counts too far back: there are {len(chosen)} runs, {prefix}@-1 is the last of them."
-        )
+        there = f"there are {len(chosen)} runs" if len(chosen) > 1 else "there is one run"
+        raise UserError(f"{wanted!r} counts too far back: {there}, {prefix}@-1 is the last of them.")
     return chosen[-back]
 
 

@@ -58,6 +58,7 @@ def test_the_store_describes_itself(store: Store) -> None:
 def test_shows_a_table_and_wrong_sql_is_one_error(store: Store) -> None:
     with catalog.connect(store) as connection:
         assert "42" in catalog.show(connection, "SELECT 42 AS answer", 10)
+        assert "42" in catalog.show(connection, "SELECT 42 AS answer", 10**22)
         with pytest.raises(UserError, match="nowhere"):
             catalog.show(connection, "SELECT * FROM nowhere", 10)
         with pytest.raises(UserError, match="Conversion"):

@@ -193,6 +193,7 @@ def test_a_version_superseded_while_a_run_reads_it_stays_until_the_run_ends(stor
     assert paths(store, 5) == {used.path}
     freed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc", "--yes"])
     assert freed.output.startswith("Deleted 1 folders")
+    assert CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc"]).output == "There is nothing to free.\n"
     assert store.all() == [newer]
 
 

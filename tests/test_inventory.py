@@ -72,6 +72,8 @@ def test_of_one_run_and_of_one_stage(three: Store) -> None:
     three.delete(three.resolve("pretrain@2").path)
     assert "No longer there, of what two used: pretrain." in homegrown(three, "artifacts", "--run", "two")
     assert "There is no artifact of stage 'pack'; there are:" in homegrown(three, "artifacts", "--stage", "pack")
+    assert "There is no artifact of stage ''" in homegrown(three, "artifacts", "--stage", "")
+    assert "There is no run ''" in homegrown(three, "artifacts", "--run", "")
     assert "belong to the list" in homegrown(three, "artifacts", "--json", "show", "ingest@1")
     assert '"stage": "ingest"' in homegrown(three, "artifacts", "show", "ingest@1")
 

@@ -50,6 +50,8 @@ def test_a_run_is_found(wanted: str, name: str) -> None:
         ("zzz", r"there are tinier_1, tiny_rate_3, tiny_rate_2, small_1, tiny_1\."),
         ("tiny@-4", r"counts too far back: there are 3 runs"),
         ("tiny@-0", r"counts too far back"),
+        ("small@-2", r"there is one run, small@-1"),
+        ("", r"There is no run ''"),
         ("finetune@1", r"a version of an artifact, and a run is asked for"),
         ("huge@-1", r"There is no run of 'huge'"),
     ],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from homegrown.artifacts import Store
+from homegrown.commands.out import Out
 
 if TYPE_CHECKING:
     from flows.export import Target
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("artifact", default="pretrain")
 @click.option("--to", required=True, type=click.Choice(["hf", "gguf", "onnx", "ollama"]), help="What it is for.")
 @click.option("--type", metavar="TYPE", help="Type of the weights, as in bf16.  [default: f32; of GGUF q8_0]")
-@click.option("--out", type=click.Path(path_type=Path), help="New folder to copy it to, besides the artifact store.")
+@click.option("--out", type=Out(folder=True), help="New folder to copy it to, besides the artifact store.")
 @click.pass_obj
 def export(store: Store, artifact: str, to: "Target", type: "WeightType | None", out: Path | None) -> None:
     """Write a model as other programs run it; ARTIFACT is pretrain, a version as in pretrain@3, or a key.

@@ -32,7 +32,7 @@ def finetune(
     from homegrown.pipelines import load_finetuning
 
     given = [
-        *([f"base={json.dumps(base)}"] if base else []),
+        *([f"base={json.dumps(base)}"] if base is not None else []),
         *([f"instructions.files={json.dumps(files)}"] if files else []),
     ]
     run_finetune(load_finetuning(recipe, [*given, *changes]), store, list(force))

@@ -33,9 +33,10 @@ def run(
     from homegrown.pipelines import load_recipe
 
     given = {"--until": until, "--from": from_stage, "--force": force}
-    if only and (others := [name for name, value in given.items() if value]):
+    if only is not None and (others := [name for name, value in given.items() if value]):
         raise UserError(
             f"--only {only} already says which one stage runs again and ends the run; leave out {others[0]}."
         )
     recipe = load_recipe(pipeline, changes)
-    runner.run(recipe, store, only or until or "evaluate", [only] if only else list(force), from_stage)
+    last = only if only is not None else until if until is not None else "evaluate"
+    runner.run(recipe, store, last, list(force) if only is None else [only], from_stage)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from homegrown.artifacts import Store
+from homegrown.commands.out import Out
 
 
 @click.command()
@@ -15,9 +16,7 @@ from homegrown.artifacts import Store
     "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change another one, the same for all values."
 )
 @click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Page (.html) or picture (.png) of the results."
-)
+@click.option("--out", type=Out(), help="Page (.html) or picture (.png) of the results.")
 @click.pass_obj
 def sweep(
     store: Store,

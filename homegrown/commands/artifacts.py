@@ -24,7 +24,7 @@ def artifacts(context: click.Context, name: str | None, stage: str | None, as_js
     took this version.
     """
     if context.invoked_subcommand is not None:
-        if name or stage or as_json:
+        if name is not None or stage is not None or as_json:
             raise UserError(f"--run, --stage and --json belong to the list, not to {context.invoked_subcommand}.")
         return
     import json
@@ -37,12 +37,12 @@ def artifacts(context: click.Context, name: str | None, stage: str | None, as_js
     entries, folders = inventory.inventory(store, records), inventory.unfinished(store)
     stages = dict.fromkeys(entry.artifact.manifest.stage for entry in entries)
     gone: list[str] = []
-    if stage:
+    if stage is not None:
         if stage not in stages:
             raise UserError(f"There is no artifact of stage {stage!r}; there are: {', '.join(stages) or 'none'}.")
         entries = [entry for entry in entries if entry.artifact.manifest.stage == stage]
         folders = [folder for folder in folders if folder.path.parent.name == stage]
-    if name:
+    if name is not None:
         name = find_run(records, name)
         entries, folders = [entry for entry in entries if name in entry.runs], []
         there = {entry.artifact.manifest.stage for entry in entries}

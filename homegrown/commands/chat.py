@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homegrown.artifacts import Store
-from homegrown.commands.models import load, model_folder, model_options, sampling, sampling_options
+from homegrown.commands.models import load, model_folder, model_options, sampling, sampling_options, utf8
 from homegrown.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _line() -> str | None:
     """Return the next line that is typed, None at the end of the input."""
     while True:
         try:
-            return input("> " if sys.stdin.isatty() else "")
+            return utf8(lambda: input("> " if sys.stdin.isatty() else ""))
         except EOFError:
             return None
         except KeyboardInterrupt:

@@ -5,15 +5,14 @@ from pathlib import Path
 import click
 
 from homegrown.artifacts import Store
+from homegrown.commands.out import Out
 from homegrown.errors import UserError
 
 
 @click.command()
 @click.argument("names", metavar="RUN RUN...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON, with what is equal too.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Page (.html) or picture (.png) to write besides."
-)
+@click.option("--out", type=Out(), help="Page (.html) or picture (.png) to write besides.")
 @click.pass_obj
 def compare(store: Store, names: tuple[str, ...], as_json: bool, out: Path | None) -> None:
     """Say what differs between runs, the first of which is the base: settings, stages, and what it did to each metric.

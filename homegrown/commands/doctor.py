@@ -27,7 +27,7 @@ def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...
 
     if pipeline is None and changes:
         raise UserError("--set changes a pipeline; name it, as in `homegrown doctor tiny --set compute.processes=2`.")
-    recipe = load_recipe(pipeline, changes) if pipeline else None
+    recipe = None if pipeline is None else load_recipe(pipeline, changes)
     found = diagnose(this_machine(), context.obj, [load_recipe(name) for name in pipeline_names()], recipe)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))

@@ -29,10 +29,13 @@ def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
             click.echo(f"Left, because somebody works in it: {item.path.relative_to(store.root)}")
         return
     found = garbage.garbage(store, keep_runs, list(keep))
-    rows = [(str(item.path.relative_to(store.root)), f"{item.bytes / 1e6:,.1f} MB", item.reason) for item in found]
-    print_table(("folder", "size", "why"), rows)
-    total = sum(item.bytes for item in found) / 1e6
-    click.echo(f"{len(found)} folders, {total:,.1f} MB. Nothing was deleted; add --yes to delete them.")
+    if found:
+        rows = [(str(one.path.relative_to(store.root)), f"{one.bytes / 1e6:,.1f} MB", one.reason) for one in found]
+        print_table(("folder", "size", "why"), rows)
+        total = sum(one.bytes for one in found) / 1e6
+        click.echo(f"{len(found)} folders, {total:,.1f} MB. Nothing was deleted; add --yes to delete them.")
+    else:
+        click.echo("There is nothing to free.")
     going_on = [name for name, run in runs.recorded(store).items() if runs.state(store, name, run) == "running"]
     if going_on:
         click.echo(f"Kept for what goes on just now: {', '.join(going_on)}.")

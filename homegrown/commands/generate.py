@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homegrown.artifacts import Store
-from homegrown.commands.models import load, model_options, sampling, sampling_options
+from homegrown.commands.models import load, model_options, sampling, sampling_options, utf8
 from homegrown.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 )
 @click.option("--max-length", default=200, show_default=True, type=click.IntRange(min=1), help="Most tokens to write.")
 @sampling_options
-@click.option("--seed", default=0, show_default=True, help="The same seed writes the same text.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="The same seed writes the same text."
+)
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given more than once.")
 @click.option("--beams", type=click.IntRange(min=1), help="Search for the likeliest text with so many beams instead.")
 @click.option("--length-penalty", default=1.0, show_default=True, help="Of beam search; above 0 favours longer texts.")
@@ -51,7 +53,7 @@ def generate(
     if beams and (stop or logprobs is not None):
         raise UserError("--beams finds a text as a whole; leave out --stop and --logprobs.")
     chosen = sampling(options)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = utf8(sys.stdin.read if prompt == "-" else lambda: prompt)
     model, tokenizer = load(store, artifact, variant, device, precision)
 
     from homegrown.model.engine import Request
@@ -84,13 +86,12 @@ def _write(model: "Transformer", tokenizer: "Tokenizer", request: "Request", tex
         piece = table[token].decode("utf-8", "backslashreplace") or tokenizer.id_to_token(token)
         return f"{piece!r} {value:.3f}"
 
-    pieces = stream(engine, request, table, stop)
-    if request.likeliest is None:
-        click.echo(text, nl=False)
-    for piece in pieces:
+    before = text  # which is not printed where it is refused
+    for piece in stream(engine, request, table, stop):
         own = piece.written.probabilities
         if own is None:
-            click.echo(piece.text, nl=False)
+            click.echo(before + piece.text, nl=False)
+            before = ""
         else:
             others = [shown(token, value) for token, value in own.likeliest]
             click.echo("   ".join([shown(piece.written.token, own.chosen), *others]))

@@ -53,7 +53,9 @@ def lm_eval(
     from homegrown.harness.run import measure, require
 
     require()
-    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())) if tasks else list(TASKS)
+    names = list(TASKS) if tasks is None else list(dict.fromkeys(filter(None, map(str.strip, tasks.split(",")))))
+    if not names:
+        raise UserError("--tasks names none; leave it out for the two that are made of held-out text.")
     model = with_model(store, store.resolve(artifact))
     if not (model.path / "model").is_dir():
         raise UserError(f"{artifact} holds no model; name a version of pretrain or finetune.")
@@ -114,8 +116,14 @@ def _print(artifact: Artifact) -> None:
     from homegrown.files import read_parquet
 
     shown = Table("task", "metric", "value", "± standard error", "documents", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in shown.columns:
+        column.overflow = "fold"  # a name that is cut is none
     for row in read_parquet(artifact.path / "results").to_pylist():
-        error = "–" if row["standard_error"] is None else f"{row['standard_error']:.4f}"
-        shown.add_row(row["task"], row["metric"], f"{row['value']:.4f}", error, str(row["documents"]))
+        error = "–" if row["standard_error"] is None else _figure(row["standard_error"])
+        shown.add_row(row["task"], row["metric"], _figure(row["value"]), error, str(row["documents"]))
     Console().print(shown)
     click.echo(f"{artifact.name}: {artifact.path}")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3g}"  # of a perplexity of millions nobody reads decimals

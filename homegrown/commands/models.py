@@ -63,6 +63,16 @@ def sampling(options: dict[str, Any]) -> "Sampling":
     return Sampling(**options)
 
 
+def utf8(read: Callable[[], str]) -> str:
+    """Return the text that `read` reads of what was typed; raises UserError if its bytes are no UTF-8."""
+    try:
+        text = read()
+        text.encode()  # where the locale lets such bytes pass, they stand in the text as halves of characters
+    except UnicodeError as error:
+        raise UserError("The text is not UTF-8; save it, or have the terminal send it, as UTF-8.") from error
+    return text
+
+
 def load(
     store: Store, artifact: str | None, variant: str | None, device: str, precision: str | None
 ) -> tuple["Transformer", "Tokenizer"]:
@@ -85,17 +95,20 @@ def load(
 
 def model_folder(store: Store, artifact: str | None, variant: str | None) -> Path:
     """Return the folder of the model that `load` loads; raises UserError if there is none."""
-    name = artifact or ("quantize" if variant else "pretrain")
+    name = ("pretrain" if variant is None else "quantize") if artifact is None else artifact
     path = with_model(store, store.resolve(name)).path
     made = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
     if variant is None and (path / "model").is_dir():
         return path / "model"
     if not made:
         raise UserError(
-            f"{name} holds no quantized variant; name a version of quantize."
-            if variant
-            else f"{name} holds no model; name a version of pretrain or finetune."
+            f"{name} holds no model; name a version of pretrain or finetune."
+            if variant is None
+            else f"{name} holds no quantized variant; name a version of quantize."
         )
     if variant not in made:
-        raise UserError(f"{name} holds the variants {', '.join(made)}; name one of them with --variant.")
+        raise UserError(
+            f"{name} holds the variants {', '.join(made)}; name one of them, as in --variant {made[0]}, or to "
+            f"`homegrown serve` {name}:{made[0]}."
+        )
     return path / variant

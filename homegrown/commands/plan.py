@@ -39,6 +39,7 @@ def plan(
     nothing. Runs that there were are shown beside what is predicted.
     """
     import json
+    import math
 
     from rich.console import Console
 
@@ -49,6 +50,9 @@ def plan(
     from homegrown.planning.render_plan import print_plan
     from homegrown.planning.target import gpus_as_target, this_machine_as_target
 
+    for option, value in (("--mfu", mfu), ("--watts", watts)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{option} is {value}; give a number.")
     if gpu is None and (count or mfu):
         raise UserError("--count and --mfu belong to --gpu; this machine is measured, with compute.processes devices.")
     recipe = load_recipe(pipeline, changes)

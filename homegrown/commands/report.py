@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from homegrown.artifacts import Store
+from homegrown.commands.out import Out, written
 
 
 @click.group()
@@ -15,7 +16,7 @@ def report() -> None:
 @report.command("corpus")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=Out(),
     default="corpus.html",
     show_default=True,
     help="Page to write.",
@@ -25,11 +26,10 @@ def report_corpus(store: Store, out: Path) -> None:
     """Show what became of the latest corpus: what was read, dropped and why, with examples, and what is kept."""
     from homegrown.corpus.account import account, latest_chain
     from homegrown.corpus.report import html
-    from homegrown.files import replacing
 
     chain = latest_chain(store)
     page = html(account(chain, store.root / ".state" / "duckdb"))
-    with replacing(out) as temporary:
+    with written(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     click.echo(f"{out}: {' → '.join(artifact.name for artifact in chain.values())}")
 
@@ -38,7 +38,7 @@ def report_corpus(store: Store, out: Path) -> None:
 @click.argument("artifact", default="evaluate", metavar="[EVALUATE[@VERSION]]")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=Out(),
     default="evaluation.html",
     show_default=True,
     help="Page to write, .html or .md.",
@@ -50,7 +50,6 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
     from homegrown.evaluation.joined import everything
     from homegrown.evaluation.report import TITLE
     from homegrown.evaluation.sections import as_html, as_markdown
-    from homegrown.files import replacing
 
     writers = {".html": lambda parts: as_html(TITLE, parts), ".md": lambda parts: f"# {TITLE}\n\n{as_markdown(parts)}"}
     if out.suffix not in writers:
@@ -67,13 +66,13 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
         page = f", or open {answers[-1]}, its answers before and after" if answers else ""
         raise UserError(f"{found.name} holds no evaluation; name a version of evaluate{page}.")
     page = writers[out.suffix](everything(store, found))
-    with replacing(out) as temporary:
+    with written(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     click.echo(f"{out}: {found.name}")
 
 
 @report.command("ratings")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Page to write besides.")
+@click.option("--out", type=Out(), help="Page to write besides.")
 @click.pass_obj
 def report_ratings(store: Store, out: Path | None) -> None:
     """Show what people thought of the texts: means with intervals, and how far raters agree."""
@@ -81,7 +80,6 @@ def report_ratings(store: Store, out: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from homegrown.files import replacing
     from homegrown.rating.answers import FOLDER, all_answers
     from homegrown.rating.report import html, method, table
     from homegrown.rating.summary import summarise
@@ -97,6 +95,6 @@ def report_ratings(store: Store, out: Path | None) -> None:
     console.print(shown)
     console.print(method(summary), highlight=False)
     if out:
-        with replacing(out) as temporary:
+        with written(out) as temporary:
             temporary.write_text(html(summary), encoding="utf-8")
         click.echo(f"Written: {out}")

@@ -90,11 +90,11 @@ def _find(store: Store, named: str) -> "Source":
     from homegrown.formats.gguf import KINDS
     from homegrown.serving.loading import source
 
-    name, _, variant = named.partition(":")
-    asked = store.resolve(name or "pretrain")
+    name, colon, variant = named.partition(":")
+    asked = store.resolve(name)
     # A kind of GGUF file that no variant is can still be made of the weights.
     made = variant in KINDS and not (asked.path / variant).is_dir()
-    folder = model_folder(store, asked.name, None if made else variant or None)
+    folder = model_folder(store, asked.name, variant if colon and not made else None)
     # The weights of an adapter are in another artifact than the adapter.
     artifact = next(one for one in store.all() if one.path in folder.parents)
     if problem := store.damage(artifact):

@@ -17,6 +17,8 @@ EarlyStopping = Literal["first", "likely", "never"]
 than the worst of them if it ended now. `never`: when none can be, at any length. In `transformers` these are True,
 False and "never"."""
 
+_MOST_PENALTY = 20  # beyond it, the power of a long text's length is no float any more
+
 
 @dataclass(frozen=True)
 class Beam:
@@ -76,6 +78,8 @@ def beam_search(
     share = max(2, 1 + len(stop_ids))
     if not 1 <= beams <= model.config.vocabulary_size // share:
         raise UserError(f"{beams} beams are asked for; give between 1 and {model.config.vocabulary_size // share}.")
+    if not abs(length_penalty) <= _MOST_PENALTY:
+        raise UserError(f"length_penalty is {length_penalty}; give between {-_MOST_PENALTY} and {_MOST_PENALTY}.")
     room = min(max_new_tokens, model.config.context - len(prompt))
     if room < 1:
         return [Beam([], 0.0)]

@@ -13,6 +13,10 @@ from torch import Tensor
 
 from homegrown.errors import UserError
 
+_MOST = torch.finfo(torch.float32).max
+_MOST_KEPT = 2**31 - 1
+_COLDEST = 1e-30  # below it, float32 logits could become infinite
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -33,16 +37,23 @@ class Sampling:
 
     def __post_init__(self) -> None:
         ranges = {
-            "temperature": (self.temperature >= 0, "0 or more"),
-            "top_k": (self.top_k >= 0, "0 or more"),
+            "temperature": (0 <= self.temperature <= _MOST, "0 or more, and finite"),
+            "top_k": (0 <= self.top_k <= _MOST_KEPT, f"0 or more, and at most {_MOST_KEPT}"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
             "typical_p": (0 < self.typical_p <= 1, "more than 0 and at most 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "more than 0"),
+            "repetition_penalty": (0 < self.repetition_penalty <= _MOST, "more than 0, and finite"),
+            "frequency_penalty": (abs(self.frequency_penalty) <= _MOST, "finite"),
+            "presence_penalty": (abs(self.presence_penalty) <= _MOST, "finite"),
         }
         for name, (within, wanted) in ranges.items():
             if not within:
                 raise UserError(f"{name} is {getattr(self, name)}; give a number that is {wanted}.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is the one."""
+        return self.temperature < _COLDEST
 
     @property
     def penalised(self) -> bool:
@@ -81,10 +92,10 @@ def choose(logits: Tensor, settings: Sequence[Sampling], seen: Sequence[Seen | N
     the rows that sample.
     """
     logits = _penalised(logits, settings, seen)
-    if all(one.temperature == 0 for one in settings):
+    if all(one.greedy for one in settings):
         return logits.argmax(1)
     sampled = draw(filtered(logits, settings), uniforms)
-    greedy = torch.tensor([one.temperature == 0 for one in settings], device=logits.device)
+    greedy = torch.tensor([one.greedy for one in settings], device=logits.device)
     return torch.where(greedy, logits.argmax(1), sampled) if greedy.any() else sampled
 
 
@@ -111,7 +122,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
 def log_probabilities(logits: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[LogProbabilities]:
     """Return for each row of `logits` its chosen token's log-probability, and those of its `counts[row]` likeliest."""
     normalised = logits.log_softmax(1)
-    most = max(counts)
+    most = min(max(counts), logits.shape[1])
     values, ids = (part.tolist() for part in normalised.topk(most))
     own = normalised.gather(1, torch.tensor(chosen, device=logits.device)[:, None])[:, 0].tolist()
     return [

@@ -74,7 +74,7 @@ def _continued(artifact: Artifact, documents: int) -> Iterator[tuple[str, str, s
 def _answered(artifact: Artifact, questions: int) -> Iterator[tuple[str, str, str]]:
     """Yield question, answer and who gave it, of a fine-tuning."""
     columns = ["question", "author", "before", "after"]
-    for row in read_parquet(artifact.path / "samples", columns).slice(0, questions).to_pylist():
+    for row in read_parquet(artifact.path / "samples", columns).to_pylist()[:questions]:
         prompt = f"{row['question']}\n\n"
         yield prompt, row["before"], f"{artifact.name}/base"
         yield prompt, row["after"], f"{artifact.name}/fine-tuned"

@@ -12,7 +12,8 @@ def ask(items: Sequence[Item], answers: Answers) -> int:
     """Ask for the scores of each item that the rater has not answered, until all are or `q`; return how many were."""
     waiting = [item for item in items if item.id not in answers.rated]
     click.echo(
-        f"{LOWEST} (bad) to {HIGHEST} (good); Enter leaves a criterion open, q ends. Every answer is kept at once."
+        f"{LOWEST} (bad) to {HIGHEST} (good); Enter leaves a criterion open, q ends. A text is kept once all its "
+        "criteria were asked."
     )
     for done, item in enumerate(waiting):
         click.echo(f"\n{click.style(f'Text {done + 1} of {len(waiting)}', bold=True)}")
@@ -31,7 +32,11 @@ def _scores() -> dict[str, int | None] | None:
     """Return a score or None for each criterion; None where the rater wants to end."""
     scores: dict[str, int | None] = {}
     for name, question in CRITERIA.items():
-        answer = click.prompt(f"{name} ({question})", default="", show_default=False, value_proc=_answer)
+        try:
+            answer = click.prompt(f"{name} ({question})", default="", show_default=False, value_proc=_answer)
+        except click.Abort:  # Ctrl-D, Ctrl-C
+            click.echo()
+            return None
         if answer == "q":
             return None
         scores[name] = int(answer) if answer else None

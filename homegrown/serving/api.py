@@ -230,6 +230,9 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         return 400, error_object(str(error), "invalid_request_error", None, None), {}
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            sentence = f"The body is no JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
+            return 400, error_object(sentence, "invalid_request_error", None, None), {}
         setting = ".".join(str(part) for part in first["loc"][1:]) or None
         sentence = f"{setting or 'The body'}: {first['msg']}."
         return 400, error_object(sentence, "invalid_request_error", setting, None), {}

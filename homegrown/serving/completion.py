@@ -22,7 +22,10 @@ class Refused(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """What to write: after a text, after tokens as they are, or as the answer to messages."""
+    """What to write: after a text, after tokens as they are, or as the answer to messages.
+
+    Raises Refused if a text holds half of a character (a surrogate, as where a program cut an emoji): it has no bytes.
+    """
 
     prompt: str | Sequence[int] | Sequence[Message]
     """Text gets the mark that starts a document before it; tokens get nothing."""
@@ -35,6 +38,16 @@ class Completion:
     """The same seed brings the same text again; None: one that nobody knows."""
     logprobs: int | None = None
     """Ask for each token with its log-probability, and those of so many likeliest beside it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt, str):
+            texts = [self.prompt]
+        else:
+            texts = [part.content for part in self.prompt if isinstance(part, Message)]
+        try:
+            "".join([*texts, *self.stop]).encode()
+        except UnicodeEncodeError as error:
+            raise Refused("The text holds half of a character; send whole ones.", "invalid") from error
 
 
 @dataclass(frozen=True)

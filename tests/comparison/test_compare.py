@@ -172,3 +172,11 @@ def test_mistakes_are_one_sentence(two: Store, arguments: tuple[str, ...], messa
     printed = homegrown(two, "compare", *arguments)
     assert printed.exit_code == 1
     assert message in printed.output
+
+
+def test_where_nothing_can_be_written_is_told_before_anything_is_compared(two: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out, message in {"": "it is empty", str(tmp_path / "file" / "x.html"): "file is no folder"}.items():
+        printed = homegrown(two, "compare", "one", "three", "--out", out)
+        assert printed.exit_code == 2
+        assert message in printed.output

@@ -1,5 +1,6 @@
 """The flow `export`: a cached artifact with lineage and a model card, found by name or key, and copied out whole."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_the_command_copies_it_out(
         ("pretrain@7", "--to", "hf"): "There is no version 7 of pretrain",
         ("evaluate", "--to", "hf"): "evaluate@1 holds no model",
         ("--to", "hf", "--type", "q8_0"): "hf has the types f32, bf16, f16, not q8_0",
+        ("--to", "hf", "--type", ""): "not ''",
     }.items():
         refused = answer(*arguments)
         assert refused.exit_code == 1
@@ -227,13 +229,13 @@ def test_a_copy_is_whole_or_not_there(
 
     def break_down(source: Path, target: Path) -> None:
         if source.name == "tokenizer.json":
-            raise OSError("the disk is gone")
+            raise OSError(errno.EIO, "the disk is gone")
         copy(source, target)
 
     out = tmp_path / "out" / "copy"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", break_down)
-        with pytest.raises(OSError, match="the disk is gone"):
+        with pytest.raises(UserError, match="copy cannot be written"):
             exports.copy_out(model, out)
     assert list(out.parent.iterdir()) == []
 

@@ -1,12 +1,13 @@
 """The flow `finetune`: from a model and conversations to a merged model that every reader of models takes."""
 
+import base64
 import json
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from flows.export import export
 from flows.finetune import finetune
@@ -19,6 +20,7 @@ from homegrown.garbage import garbage
 from homegrown.model import weights
 from homegrown.outcome import Outcome
 from homegrown.pipelines import load_finetuning
+from tests.scale.conftest import bucket, s3_environment, s3_server  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from conversations import training, write_base, write_conversations
@@ -104,6 +106,46 @@ def test_all_weights_of_an_exported_model_learn(in_prefect: Store, tmp_path: Pat
     assert before.keys() == after.keys()
     # The same number added to all scores of a query changes nothing, so biases of keys have no gradient.
     assert not any(before[name].equal(after[name]) for name in before if "k_proj.bias" not in name)
+
+
+@pytest.mark.slow
+def test_conversations_of_a_store_are_learned_by_the_command_and_its_secret_is_kept_nowhere(
+    in_prefect: Store,
+    tmp_path: Path,
+    bucket: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import s3fs
+
+    secret = "a-secret-of-this-test"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    for name in ("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"):
+        monkeypatch.setenv(name, "")  # the command sets them for its process
+    add_base(in_prefect, "classic")
+    write_conversations(tmp_path / "data.jsonl")
+    s3fs.S3FileSystem().put(str(tmp_path / "data.jsonl"), f"{bucket}/talks/data.jsonl")
+    sizes = ("max_steps=2", "warmup_steps=1", "batch_size=2", "validate_every=2", "sample_tokens=1", "precision=fp32")
+    changes = [*(f"training.{size}" for size in sizes), "evaluation.samples=1", "evaluation.answer_tokens=2"]
+    arguments = [word for change in [*changes, "compute.workers=1"] for word in ("--set", change)]
+
+    def learn(address: str) -> Result:
+        store = ["--artifacts", str(in_prefect.root)]
+        return CliRunner().invoke(cli, [*store, "finetune", "tiny", "--data", address, *arguments])
+
+    done = learn(f"{bucket}/talks")
+    assert done.exit_code == 0, done.output
+    assert "homegrown chat finetune@1" in done.output
+    held_out = pq.read_table(in_prefect.resolve("instructions").path / "held_out").to_pylist()
+    assert {row["path"].removeprefix("s3://") for row in held_out} == {
+        f"{bucket}/talks/data.jsonl".removeprefix("s3://")
+    }
+    kept = [path.read_bytes() for path in in_prefect.root.rglob("*") if path.is_file()]
+    assert any(bucket.encode() in content for content in kept)
+    forms = (secret.encode(), base64.b64encode(secret.encode()))
+    assert not any(form in content for content in [*kept, done.output.encode()] for form in forms)
+    nothing = learn(f"{bucket}/nothing.jsonl")
+    assert nothing.exit_code == 1
+    assert f"there is no file or folder {bucket}/nothing.jsonl." in " ".join(nothing.output.split())
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,8 @@ def test_from_a_stage_on_everything_is_made_again(in_prefect: Store, quick_stage
         (("--only", "dedup", "--from", "ingest"), "--only dedup already says which one stage runs again"),
         (("--only", "dedup", "--until", "shard"), "leave out --until"),
         (("--only", "dedup", "--force", "shard"), "leave out --force"),
+        (("--only", ""), "There is no stage ''"),
+        (("--from", ""), "There is no stage ''"),
         (("--from", "pack", "--until", "shard"), "'pack' is to run again, but the run ends with 'shard'"),
         (("--from", "packing"), "There is no stage 'packing'; the stages are: ingest, dedup"),
     ],

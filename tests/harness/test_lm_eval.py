@@ -94,6 +94,7 @@ def test_the_figures_are_those_of_our_own_model(store: Store, tmp_path: Path) ->
     said = _homegrown(store)
     assert said.exit_code == 0, said.output
     made = store.resolve("lm-eval")
+    assert LAST_WORD in said.output and "…" not in said.output  # in the 80 columns of what is no terminal
     scores = {(row["task"], row["metric"]): row["value"] for row in read_parquet(made.path / "results").to_pylist()}
     with torch.inference_mode():
         ours = list(_ours(store, tmp_path))
@@ -130,6 +131,8 @@ def test_tasks_of_ones_own_and_what_is_not_there(store: Store, tmp_path: Path) -
     refused = _homegrown(store, "--tasks", "no-such-task")
     assert refused.exit_code == 1
     assert "knows no task no-such-task" in refused.output.splitlines()[-1], refused.output
+    none = _homegrown(store, "--tasks", " , ")
+    assert (none.exit_code, none.output.count("\n")) == (1, 1) and "--tasks names none" in none.output
 
 
 def test_passages_end_where_they_should(tmp_path: Path) -> None:

@@ -131,6 +131,12 @@ def test_greedy_rows_stay_greedy_beside_others(logits: torch.Tensor) -> None:
     assert torch.equal(chosen[::2], logits.argmax(1)[::2])
 
 
+def test_a_temperature_of_nearly_nothing_is_greedy(logits: torch.Tensor) -> None:
+    settings = [Sampling(temperature=value) for value in (1e-40, 1e-300, 1e-29, 1e-6)]
+    chosen = sampling.choose(logits[:4], settings, [None] * 4, torch.full((4,), 0.999, dtype=torch.float64))
+    assert torch.equal(chosen, logits[:4].argmax(1))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -140,6 +146,10 @@ def test_greedy_rows_stay_greedy_beside_others(logits: torch.Tensor) -> None:
         ("min_p", 1.5),
         ("typical_p", 2.0),
         ("repetition_penalty", 0),
+        ("temperature", float("inf")),
+        ("top_k", 10**22),  # more than an int64
+        ("frequency_penalty", float("nan")),
+        ("presence_penalty", float("-inf")),
     ],
 )
 def test_a_value_out_of_range_is_the_user_s_to_mend(name: str, value: float) -> None:

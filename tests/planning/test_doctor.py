@@ -164,6 +164,9 @@ def test_the_command_fails_where_the_recipe_cannot_run(store: Store, monkeypatch
     shown = CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})
     assert shown.exit_code == 1
     assert "Set compute.device to 'auto' or 'cpu'" in shown.output
+    unnamed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "doctor", ""])
+    assert unnamed.exit_code == 1
+    assert "has no pipeline ''" in unnamed.output
 
 
 def test_a_store_that_cannot_be_written_is_bad(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def test_the_command_prints_a_table_and_json(store: Store) -> None:
     [
         (["--gpu", "h900"], "there is no such GPU in the table"),
         (["--count", "8"], "belong to --gpu"),
+        (["--gpu", "h100", "--mfu", "nan"], "--mfu is nan"),
+        (["--watts", "inf"], "--watts is inf"),
         (["--gpu", "h100", "--count", "7"], "must divide training.batch_size"),
     ],
 )

@@ -96,6 +96,8 @@ def test_the_terminal_keeps_each_answer_and_goes_on_later(rated_store: Store) ->
     assert (shown.exit_code, "1 rater, 1 texts" in shown.output) == (0, True), shown.output
     counted = _homegrown(rated_store, "sql", "--csv", "select rater, count(*) from ratings group by all")
     assert "ben,1" in counted.output, counted.output
+    ended = _homegrown(rated_store, "rate", "--terminal", "--rater", "ben", typed="4\n")  # as Ctrl-D does
+    assert (ended.exit_code, "0 texts rated" in ended.output) == (0, True), ended.output
 
 
 def test_a_fine_tuning_has_no_evaluation_but_a_page_of_its_answers(rated_store: Store) -> None:

@@ -42,6 +42,7 @@ HOSTILE = (
     "git://a.txt",
     "a\0b",
     "https://user:pass/word@example.com/a.txt",
+    "",  # would be the working directory, with all that lies there
 )
 NAMES = ("../../x", "a/b", "/x", "..", ".x", "A", "a b", "a\n", "a\0", "", "x" * 65, "{{ $HOME }}")
 

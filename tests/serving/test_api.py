@@ -267,6 +267,26 @@ def test_so_it_is_of_a_chat(served: Served, asked: dict[str, Any], sentence: str
         served.client.post("/chat/completions", body={"model": OWN, "messages": TALK, **asked}, cast_to=object)
 
 
+@pytest.mark.parametrize(
+    ("route", "body", "sentence"),
+    [
+        ("completions", '{"model": ', "The body is no JSON: Expecting value, at character 10."),
+        ("completions", r'{"prompt": "cut \ud83d"}', "The text holds half of a character; send whole ones."),
+        (
+            "chat/completions",
+            r'{"messages": [{"role": "user", "content": "cut \ud83d"}]}',
+            "The text holds half of a character; send whole ones.",
+        ),
+    ],
+)
+def test_a_body_that_no_client_should_send_is_refused(served: Served, route: str, body: str, sentence: str) -> None:
+    content = body.replace("{", f'{{"model": "{OWN}", ', 1) if body.endswith("}") else body
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{served.url}/v1/{route}", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == sentence
+
+
 @both
 def test_fifty_clients_get_each_their_own_answer(served: Served, name: str) -> None:
     def asked(number: int) -> dict[str, Any]:

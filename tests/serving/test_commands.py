@@ -16,7 +16,7 @@ from homegrown.serving.conversation import Conversation
 from homegrown.tokens.system import save_system
 
 
-def call(store: Store, *arguments: str, typed: str = "") -> Result:
+def call(store: Store, *arguments: str, typed: str | bytes = "") -> Result:
     return CliRunner().invoke(cli, ["--artifacts", str(store.root), *arguments], input=typed)
 
 
@@ -58,13 +58,39 @@ def test_beams_and_log_probabilities(trained: Store, model: Transformer, tokeniz
     assert searched.stdout == as_shown("Return" + tokenizer.decode(best.tokens) + "\n")
     lines = call(trained, "generate", "--logprobs", "2", *GREEDY).stdout.splitlines()
     assert [len(line.split("   ")) for line in lines] == [3] * len(lines)
+    most = call(trained, "generate", "--logprobs", "99999", "--max-length", "1").stdout
+    assert len(most.split("   ")) == 1 + model.config.vocabulary_size
     assert "leave out --stop" in call(trained, "generate", "--beams", "2", "--stop", "x").stderr
 
 
-def test_mistakes_are_one_sentence(trained: Store) -> None:
-    result = call(trained, "generate", "--top-p", "0")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top-p", "0"], "top_p is 0.0; give a number that is more than 0 and at most 1."),
+        ([""], "There is no artifact of stage ''"),
+        (["--variant", ""], "quantize holds the variants int8; name one of them, as in --variant int8,"),
+        (["--prompt", "\udcff"], "The text is not UTF-8;"),
+        (["--beams", "2", "--length-penalty", "nan"], "length_penalty is nan; give between -20 and 20."),
+    ],
+)
+def test_mistakes_are_one_sentence(trained: Store, arguments: list[str], message: str) -> None:
+    result = call(trained, "generate", *arguments)
     assert result.exit_code == 1
-    assert result.stderr == "Error: top_p is 0.0; give a number that is more than 0 and at most 1.\n"
+    assert result.stderr.startswith(f"Error: {message}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_prompt_that_is_refused_is_not_printed(trained: Store) -> None:
+    result = call(trained, "generate", "--prompt", "-", typed="never " * 500)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "more than the model's context" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["generate", "--prompt", "-"], ["chat"]])
+def test_what_is_typed_is_utf8(trained: Store, command: list[str]) -> None:
+    result = call(trained, *command, typed=b"\xff\xfe\n")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: The text is not UTF-8; save it, or have the terminal send it, as UTF-8.\n"
 
 
 def test_a_conversation_in_the_terminal(trained: Store) -> None:
