@@ -3,12 +3,16 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,14 +70,33 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _Process(SpawnProcess):
+    """A spawned process that does not import the main module, for functions which that might define; ours never do.
+
+    The main module of a deployed run is Prefect's engine, which takes most of a second to import.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Spawn(SpawnContext):
+    Process = _Process
+
+
 @contextmanager
 def process_pool(workers: int) -> Iterator[Executor]:
     """Yield a pool of `workers` processes (0: one for each processor) that never outlives this process.
 
     Processes are spawned, not forked: a fork would inherit locks and threads of numba, torch and Arrow.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or cpu_count(), mp_context=context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(workers or cpu_count(), mp_context=_Spawn(), initializer=_begin) as pool:
         try:
             with _interrupts_held_back():
                 pool.submit(int)  # has the processes started

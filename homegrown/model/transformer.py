@@ -16,6 +16,14 @@ from homegrown.model.layers import Block, Pass, compute_dtype, norm, rotary_tabl
 from homegrown.model.loss import linear_cross_entropy
 
 
+class _Embedding(nn.Embedding):
+    """Draws nothing on the meta device: there that imports PyTorch's compiler, which takes a second."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Decoder(nn.Module):
     """Embedding, blocks and the last norm; its attribute names are those of Qwen3's weights."""
 
@@ -25,17 +33,21 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False  # compute blocks again in the backward pass, instead of keeping what they computed
-        self.embed_tokens = nn.Embedding(config.vocabulary_size, config.hidden)
+        self.embed_tokens = _Embedding(config.vocabulary_size, config.hidden)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = norm(config)
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("positions", self.position_table(), persistent=False)
 
     def position_table(self) -> Tensor:
-        """Return the family's table: rotary [2, context, head_size] or sinusoidal [context, hidden], float32."""
-        if self.config.family == "modern":
-            return rotary_table(self.config.head_size, self.config.context, self.config.rope_theta)
-        return sinusoidal_table(self.config.hidden, self.config.context)
+        """Return the family's table: rotary [2, context, head_size] or sinusoidal [context, hidden], float32.
+
+        On the CPU: on the meta device the operations would import PyTorch's compiler too.
+        """
+        with torch.device("cpu"):
+            if self.config.family == "modern":
+                return rotary_table(self.config.head_size, self.config.context, self.config.rope_theta)
+            return sinusoidal_table(self.config.hidden, self.config.context)
 
     def forward(
         self, tokens: Tensor, cache: KVCache | None, counts: Sequence[int] | None, starts: Tensor | None

@@ -41,7 +41,12 @@ import sys
 from pathlib import Path
 import torch
 from homegrown.formats.variants import load_variant
+from homegrown.model.transformer import Transformer
+from homegrown.model.weights import load_config
 torch.set_num_threads(1)
+with torch.device("meta"):
+    Transformer(load_config(Path(sys.argv[1], "config.json")))
+assert "torch._dynamo" not in sys.modules, "the compiler, which takes a second to import"
 for name in sys.argv[1:]:
     model = load_variant(Path(name))
     with torch.inference_mode():

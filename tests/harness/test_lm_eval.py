@@ -110,7 +110,7 @@ def test_the_figures_are_those_of_our_own_model(store: Store, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_tasks_of_ones_own_and_what_is_not_there(store: Store, tmp_path: Path) -> None:
+def test_tasks_of_ones_own_and_what_is_not_there(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own.jsonl").write_text('{"q": "The river", "a": " turns"}\n')
     (tmp_path / "own.yaml").write_text(
         f"task: own\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/own.jsonl}}}}\n"
@@ -128,6 +128,10 @@ def test_tasks_of_ones_own_and_what_is_not_there(store: Store, tmp_path: Path) -
     assert (own.exit_code, "own" in own.output) == (0, True), own.output
     without = _homegrown(store, "base@1")
     assert (without.exit_code, without.output.count("\n")) == (1, 1) and "held-out text of base@1" in without.output
+    from lm_eval.tasks import manager
+
+    # The harness has thousands of files of tasks, which take a quarter of a minute to read: some are enough here.
+    monkeypatch.setattr(manager, "__file__", str(Path(manager.__file__).parent / "arithmetic" / "manager.py"))
     refused = _homegrown(store, "--tasks", "no-such-task")
     assert refused.exit_code == 1
     assert "knows no task no-such-task" in refused.output.splitlines()[-1], refused.output

@@ -25,12 +25,16 @@ from homegrown.training.workers import Worker
 
 @dataclass(frozen=True)
 class Leg:
-    """A stretch of training in the folder `out`: until `until` steps are done, with changed settings."""
+    """A stretch of training in the folder `out`: until `until` steps are done, with changed settings.
+
+    `method` is that of a fine-tuning, where it is not its job's.
+    """
 
     out: str
     until: int = sys.maxsize
     parallel: str = "ddp"
     changes: dict[str, Any] = field(default_factory=dict)
+    method: str | None = None
 
 
 class StopAt(Stop):
@@ -52,7 +56,10 @@ def run(leg: Leg, job: AnyJob, worker: Worker) -> Trainer:
     """Train a leg, together with all other workers; the leading one leaves what was learned in `out`, as a run does."""
     out = Path(leg.out)
     out.mkdir(exist_ok=True)
-    changes = {"training": job.training.model_copy(update=leg.changes), "parallel": leg.parallel}
+    changes: dict[str, Any] = {"training": job.training.model_copy(update=leg.changes), "parallel": leg.parallel}
+    if leg.method:
+        assert isinstance(job, FinetuneJob)
+        changes["finetuning"] = job.finetuning.model_copy(update={"method": leg.method})
     trainer = Trainer(job.model_copy(update=changes), out, worker)
     report = Report(out / "progress.jsonl")
     trainer.start(report)

@@ -27,6 +27,7 @@ from homegrown.formats.huggingface import write_huggingface
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.parallel import cpu_count
 from homegrown.tokens.rows import parts
 from homegrown.tokens.special import SPECIAL_TOKENS
 from homegrown.training.loop import Trainer
@@ -50,23 +51,30 @@ def packed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def only_worker() -> Iterator[Worker]:
+def only_worker(threads: int = 1) -> Iterator[Worker]:
     import torch.distributed as dist
 
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
     try:
         worker = Worker("cpu")
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         worker.writers = dist.group.WORLD
         yield worker
     finally:
+        torch.set_num_threads(1)
         torch.use_deterministic_algorithms(False)
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             del os.environ[name]
 
 
 def train(
-    out: Path, base: Path, packed: Path, settings: FinetuneSettings, until: int = 100, **changes: object
+    out: Path,
+    base: Path,
+    packed: Path,
+    settings: FinetuneSettings,
+    until: int = 100,
+    threads: int = 1,
+    **changes: object,
 ) -> Trainer:
     """Train in this process until `until` steps are done, from where the folder `out` has come."""
     out.mkdir(exist_ok=True)
@@ -79,7 +87,7 @@ def train(
         seed=1,
         device="cpu",
     )
-    with only_worker() as worker:
+    with only_worker(threads) as worker:
         trainer, report = Trainer(job, out, worker), Report(out / "progress.jsonl")
         resumed = trainer.start(report)
         trainer.run(report, StopAt(trainer, until))
@@ -170,32 +178,33 @@ def test_all_weights_interrupted_and_resumed_end_with_the_same_bits(tmp_path: Pa
 
 
 @pytest.mark.slow
+@torch_group
 def test_a_killed_run_that_is_started_again_ends_with_the_same_adapter(tmp_path: Path, packed: Path) -> None:
     """Launcher and worker die while the checkpoint of step 6 is half written; of a classic model, to compile no step.
 
-    The adapter's dropout is on, so that its random numbers have to be the same too.
+    The adapter's dropout is on, so that its random numbers have to be the same too. What nothing disturbs is trained
+    in this process, by as many threads.
     """
     base = write_base(tmp_path / "base", "classic")
+    steps = {"max_steps": 8, "checkpoint_every": 3, "sample_every": 100}
     job = FinetuneJob(
         packed=packed,
         tokenizer=base,
         base=base,
-        training=training(sample_prompts=[], sample_tokens=1, sample_every=100, max_steps=8, checkpoint_every=3),
+        training=training(sample_prompts=[], sample_tokens=2, **steps),
         finetuning=tuning(dropout=0.1),
         seed=1,
         device="cpu",
     )
-
-    def run(out: Path) -> dict[str, float]:
-        folders, settings = (out, job.base, job.packed), (job.finetuning, job.training)
-        return dict(engine.finetune(*folders, *settings, system=None, seed=1, device="cpu", processes=1).metrics)
-
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     code, _, _ = Tuning(killed, job).signal_at("metrics.parquet", 2, "both", tmp_path / "killer")
     assert code == -signal.SIGKILL
     assert [path.name for path in (killed / "checkpoints").glob("step-*")] == ["step-00000003"]
     assert not (killed / "adapter").exists()
-    assert (run(killed)["resumed_from"], run(whole)["resumed_from"]) == (3, 0)
+    folders, settings = (killed, job.base, job.packed), (job.finetuning, job.training)
+    outcome = engine.finetune(*folders, *settings, system=None, seed=1, device="cpu", processes=1)
+    assert outcome.metrics["resumed_from"] == 3
+    train(whole, base, packed, job.finetuning, threads=cpu_count(), **steps)
     for name in (lora.WEIGHTS, lora.CONFIG):
         assert (killed / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
     learned = load_file(killed / "adapter" / lora.WEIGHTS)

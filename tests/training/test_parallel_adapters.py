@@ -34,15 +34,21 @@ def outs(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         device="cpu",
     )
 
-    def leg(name: str, until: int = STEPS, parallel: str = "ddp") -> Leg:
-        return Leg(str(outs / name), until, parallel)
+    def leg(name: str, until: int = STEPS, parallel: str = "ddp", method: str = "lora") -> Leg:
+        return Leg(str(outs / name), until, parallel, method=method)
 
-    run_here([leg("one"), leg("mixed", 1)], job)
-    run_in_two([leg("ddp"), leg("fsdp", parallel="fsdp"), leg("mixed", 3, "fsdp"), leg("mixed", 4)], job)
+    run_here([leg("one"), leg("qlora", method="qlora"), leg("mixed", 1)], job)
+    run_in_two(
+        [
+            leg("ddp"),
+            leg("fsdp", parallel="fsdp"),
+            leg("mixed", 3, "fsdp"),
+            leg("mixed", 4),
+            leg("qlora-ddp", method="qlora"),
+        ],
+        job,
+    )
     run_here([leg("mixed")], job)
-    four_bits = job.model_copy(update={"finetuning": tuning("qlora")})
-    run_here([leg("qlora")], four_bits)
-    run_in_two([leg("qlora-ddp")], four_bits)
     return outs
 
 

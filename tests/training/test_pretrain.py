@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from processes import Process, worker_in
+from side_by_side import Leg, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from homegrown.errors import UserError
@@ -21,7 +22,9 @@ from homegrown.outcome import Outcome
 from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.tokens.loader import TokenSplit
 from homegrown.tokens.tokenizer import load
+from homegrown.training.job import Job
 from homegrown.training.pretrain import pretrain
+from homegrown.training.results import finish
 from homegrown.training.schedule import share
 from tests.waiting import wait_for
 
@@ -260,36 +263,28 @@ def test_two_workers_of_which_one_is_killed_compute_what_one_does(whole: Run, co
     assert validations[0] == pytest.approx(validations[1], rel=1e-3)
 
 
-def test_early_stopping_keeps_the_best_weights(train, corpus, tiny, tmp_path: Path) -> None:
+def test_early_stopping_keeps_the_best_weights(alone: None, corpus, tiny, tmp_path: Path) -> None:
     """A rising learning rate soon undoes what the first steps learnt."""
     model, settings = tiny
     changes = {"learning_rate": 3.0, "warmup_steps": 20, "validate_every": 1, "patience": 2, "sample_prompts": []}
-    run = train(tmp_path / "out", model, settings.model_copy(update=changes))
+    job = Job(**corpus, model=model, training=settings.model_copy(update=changes), seed=1, device="cpu")
+    run = Run(tmp_path / "out")
+    (trainer,) = run_here([Leg(str(run.out))], job)
+    finish(trainer, run.out, 0)
     losses = run.metrics["validation_loss"]
     best = losses.index(min(losses)) + 1
-    assert run.outcome is not None
     assert len(losses) == best + 2 < settings.max_steps
-    assert run.outcome.metrics["weights"] == f"best validation, step {best}"
-    assert run.outcome.metrics["validation_loss"] == min(losses)
+    summary = json.loads((run.out / "summary.json").read_text())
+    assert summary["weights"] == f"best validation, step {best}"
+    assert summary["validation_loss"] == min(losses)
 
 
-@pytest.mark.parametrize(
-    ("changes", "given", "message"),
-    [
-        pytest.param(
-            {},
-            {"device": "cuda"},
-            "compute.device is 'cuda'",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-        # Two workers, who must take the same decision at each step.
-        ({"learning_rate": 1e30, "warmup_steps": 0}, {"processes": 2}, "lower training.learning_rate"),
-    ],
-)
-def test_what_a_user_must_mend_comes_back_in_one_sentence(train, tiny, tmp_path: Path, changes, given, message) -> None:
+def test_divergence_comes_back_in_one_sentence(train, tiny, tmp_path: Path) -> None:
+    """From two workers, who must take the same decision at each step."""
     model, settings = tiny
-    with pytest.raises(UserError, match=message) as refusal:
-        train(tmp_path / "out", model, settings.model_copy(update=changes), **given)
+    settings = settings.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(UserError, match=r"lower training\.learning_rate") as refusal:
+        train(tmp_path / "out", model, settings, processes=2)
     assert "\n" not in str(refusal.value)
 
 

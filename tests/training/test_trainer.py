@@ -8,6 +8,7 @@ import pytest
 import torch
 from side_by_side import Leg, run_here
 
+from homegrown.devices import resolve
 from homegrown.errors import UserError
 from homegrown.tokens.loader import TokenSplit
 from homegrown.training.job import Job
@@ -46,6 +47,12 @@ def test_a_setting_that_does_not_fit_is_refused_in_one_sentence(build, wrong: di
     with pytest.raises(UserError, match=message) as refusal:
         build(**wrong)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_in_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"^compute\.device is 'cuda', but PyTorch sees no GPU; .*\.$"):
+        resolve("cuda")
 
 
 def test_a_validation_split_shorter_than_the_context_is_measured_whole(build, corpus) -> None:
