@@ -17,8 +17,8 @@ def run_finetune(recipe: FinetuneRecipe, store: Store, force: list[str]) -> None
     """Run the recipe, and print before and after, and where everything lies.
 
     Raises:
-        UserError: base or conversations are not there, the base does not fit, or a stage failed by a mistake that can be
-            mended.
+        UserError: base or conversations are not there, the base does not fit, or a stage failed by a mistake that can
+            be mended.
     """
     prepare(store)
     console = Console()
