@@ -17,7 +17,8 @@ def run_finetune(recipe: FinetuneRecipe, store: Store, force: list[str]) -> None
     """Run the recipe, and print before and after, and where everything lies.
 
     Raises:
-        UserError: the base is not there or does not fit, or a stage failed by a mistake that can be mended.
+        UserError: base or conversations are not there, the base does not fit, or a stage failed by a mistake that can
+            be mended.
     """
     prepare(store)
     console = Console()
@@ -27,10 +28,12 @@ def run_finetune(recipe: FinetuneRecipe, store: Store, force: list[str]) -> None
                 from flows import server
                 from flows.finetune import again, check_base, finetune, stages_of
                 from flows.terminal import live_display
+                from homegrown.tokens import instruction_files
 
             stages = stages_of(recipe)
             again(stages, force)
             check_base(recipe)
+            instruction_files.find(recipe.instructions.files)
             api = services.enter_context(server.running(store.root / ".state" / "server.log"))
         console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
         with told_in_a_sentence(), live_display(console, stages):

@@ -14,7 +14,11 @@ from tasks.stage import Handle, Stage, Work, artifact_of, stage, store
 _DTYPES: dict[WeightType, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 _PROGRAMS = {
-    "hf": ["vllm serve {folder}", "mlx_lm.generate --model {folder} --prompt 'Once'"],
+    "hf": [
+        "python -c \"from transformers import pipeline; print(pipeline('text-generation', '{folder}')('Once'))\"",
+        "vllm serve {folder}",
+        "mlx_lm.generate --model {folder} --prompt 'Once'",
+    ],
     "gguf": ["llama-server -m {folder}/{weights}", "ollama create my-model -f {folder}/Modelfile"],
     "onnx": ["python -c 'import onnxruntime; onnxruntime.InferenceSession(\"{folder}/{weights}\")'"],
 }

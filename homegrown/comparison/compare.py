@@ -76,10 +76,15 @@ class Row:
 
     @property
     def percent(self) -> list[float | None]:
-        """The differences as percentages of the base; None where that is 0."""
+        """The differences as percentages of the base; None where that is 0, or one of both is below 0.
+
+        What may have either sign, such as the loss that a variant adds, has no share that says anything.
+        """
         base = self.values[0]
         return [
-            100 * by / abs(base) if by is not None and isinstance(base, int | float) and base else None
+            100 * by / base
+            if by is not None and isinstance(base, int | float) and base > 0 and base + by >= 0
+            else None
             for by in self.differences
         ]
 

@@ -93,9 +93,10 @@ def written(value: Metric | None) -> str:
     """Write a figure as people read it, five significant digits."""
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.5g}"
-    return f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, str):
+        return value
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.5g}"
+    return text.replace("-", "−", 1) if value < 0 else text
 
 
 def _runs(comparison: Comparison) -> Table:

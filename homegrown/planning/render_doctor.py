@@ -15,10 +15,16 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 def print_diagnosis(console: Console, checks: list[Check], wants: list[Wants]) -> None:
     """Print each check with its verdict and what to do, then what each recipe wants."""
     table = Table("", "what", "found", "needed", "what to do", box=SIMPLE_HEAD)
+    for column in table.columns:
+        column.overflow = "fold"  # an address or a folder that is cut says nothing
     for check in checks:
         colour = _COLOURS[check.verdict]
         table.add_row(
-            f"[{colour}]{check.verdict}[/{colour}]", check.what, escape(check.found), escape(check.needed), check.advice
+            f"[{colour}]{check.verdict}[/{colour}]",
+            check.what,
+            escape(check.found),
+            escape(check.needed),
+            escape(check.advice),
         )
     console.print(table)
     console.print(_wants(wants))

@@ -55,7 +55,8 @@ def _summary(plan: Plan) -> Table:
 def _text(plan: Plan) -> str:
     if plan.text.tokens is None or plan.epochs is None:
         return f"{plan.text.source}; {count(plan.compute_optimal_tokens)} tokens would be compute-optimal"
-    said = f"{count(plan.text.tokens)} training tokens ({plan.text.source}): {plan.epochs:.2g} epochs"
+    epochs = f"{plan.epochs:.2g}" if plan.epochs < 10 else f"{plan.epochs:,.0f}"
+    said = f"{count(plan.text.tokens)} training tokens ({plan.text.source}): {epochs} epochs"
     if plan.epochs > WORTHWHILE_EPOCHS:
         said += f"; beyond {WORTHWHILE_EPOCHS}, repeated text is worth ever less (Muennighoff et al. 2023)"
     return said
@@ -92,7 +93,8 @@ def _past(plan: Plan) -> Table:
         box=SIMPLE_HEAD,
     )
     for name in ("", "tokens/s", "seconds", "memory, GB", "on"):
-        table.add_column(name, justify="right" if name and name != "on" else "left", no_wrap=True)
+        last = name == "on"  # the one that may take several lines: the figures are not cut
+        table.add_column(name, justify="left" if last or not name else "right", no_wrap=not last, overflow="fold")
     if plan.cost:
         memory = plan.base_memory_bytes + plan.fits[0].memory.peak
         cost = plan.cost

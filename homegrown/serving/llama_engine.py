@@ -146,7 +146,7 @@ def _body(order: Order, context: int) -> dict[str, Any]:
         "max_tokens": order.room,
         "stream": True,
         "timings_per_token": True,
-        "temperature": sampling.temperature,
+        "temperature": 0.0 if sampling.greedy else sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
@@ -160,7 +160,7 @@ def _body(order: Order, context: int) -> dict[str, Any]:
         "stop": list(completion.stop),
         # A prompt that is read in other pieces gives other last bits; where nobody can ask for the same again, what an
         # earlier turn of the conversation left is a gain.
-        "cache_prompt": completion.seed is None and sampling.temperature > 0,
+        "cache_prompt": completion.seed is None and not sampling.greedy,
         "logprobs": None if completion.logprobs is None else max(1, completion.logprobs),
     }
 

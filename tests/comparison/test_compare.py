@@ -1,6 +1,7 @@
 """Runs side by side: settings, stages, metrics; as tables, JSON, page and picture; also when artifacts are gone."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from homegrown.artifacts import Store
 from homegrown.cli import cli
 from homegrown.comparison.compare import Comparison, Row, compare
 from homegrown.comparison.settings import differing
-from homegrown.comparison.tables import headlines, verdict
+from homegrown.comparison.tables import headlines, verdict, written
 from tests.comparison.made_up import write_run
 
 
@@ -61,6 +62,9 @@ def test_what_differs_why_and_what_it_did(two: Store) -> None:
     assert [one.name if one else None for one in found.stages[1].artifacts] == ["pretrain@1", "pretrain@2"]
     bits = row(found, "bits_per_byte", "original")
     assert (bits.values, bits.differences, bits.percent) == ([2.0, 1.5], [-0.5], [-25.0])
+    either_sign = replace(bits, values=[-0.5, 0.25])
+    assert (either_sign.differences, either_sign.percent) == ([0.75], [None])
+    assert written(-0.5) == "−0.5"
     assert row(found, "bits_per_byte", "int8<").values == [2.25, 1.75]
     assert row(found, "tokens out").values == [40, 40]
     words = row(found, "weights")

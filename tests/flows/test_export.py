@@ -162,6 +162,7 @@ def test_the_command_copies_it_out(
     done = answer("pretrain", "--to", "hf", "--out", str(out))
     assert done.exit_code == 0, done.output
     assert f"export@1 lies in {out}" in " ".join(done.output.split())
+    assert f"pipeline('text-generation', '{out}')" in done.output
     artifact = in_prefect.resolve("export")
     assert sorted(path.name for path in out.iterdir()) == sorted(artifact.manifest.files)
     assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "opt"
@@ -171,7 +172,7 @@ def test_the_command_copies_it_out(
         ("pretrain@7", "--to", "hf"): "There is no version 7 of pretrain",
         ("evaluate", "--to", "hf"): "evaluate@1 holds no model",
         ("--to", "hf", "--type", "q8_0"): "hf has the types f32, bf16, f16, not q8_0",
-        ("--to", "hf", "--type", ""): "not ''",
+        ("--to", "hf", "--type", ""): "(given: '')",
     }.items():
         refused = answer(*arguments)
         assert refused.exit_code == 1

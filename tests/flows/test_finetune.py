@@ -143,9 +143,11 @@ def test_conversations_of_a_store_are_learned_by_the_command_and_its_secret_is_k
     assert any(bucket.encode() in content for content in kept)
     forms = (secret.encode(), base64.b64encode(secret.encode()))
     assert not any(form in content for content in [*kept, done.output.encode()] for form in forms)
+    # What is not there is told before a run begins.
     nothing = learn(f"{bucket}/nothing.jsonl")
-    assert nothing.exit_code == 1
-    assert f"there is no file or folder {bucket}/nothing.jsonl." in " ".join(nothing.output.split())
+    assert (nothing.exit_code, nothing.output.count("\n")) == (1, 1)
+    assert f"there is no file or folder {bucket}/nothing.jsonl." in nothing.output
+    assert len(runs.recorded(in_prefect)) == 1
 
 
 @pytest.mark.parametrize(

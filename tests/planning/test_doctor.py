@@ -164,6 +164,7 @@ def test_the_command_fails_where_the_recipe_cannot_run(store: Store, monkeypatch
     shown = CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})
     assert shown.exit_code == 1
     assert "Set compute.device to 'auto' or 'cpu'" in shown.output
+    assert "…" not in CliRunner().invoke(cli, arguments, env={"COLUMNS": "80"}).output
     unnamed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "doctor", ""])
     assert unnamed.exit_code == 1
     assert "has no pipeline ''" in unnamed.output

@@ -170,6 +170,8 @@ def test_what_a_run_took_is_set_beside_what_is_predicted(
     shown = CliRunner().invoke(cli, ["--artifacts", str(store.root), "plan", "tiny", "--no-measure"])
     assert "pretrain@1" in shown.output
     assert f"{past.tokens_per_second:,.0f}" in shown.output
+    beside = ["--artifacts", str(store.root), "plan", "tiny", "--gpu", "h100"]
+    assert "…" not in CliRunner().invoke(cli, beside, env={"COLUMNS": "80"}).output
 
 
 def test_the_command_prints_a_table_and_json(store: Store) -> None:

@@ -225,6 +225,15 @@ def test_a_seed_brings_the_same_again(served: Served, name: str) -> None:
     assert [choice.text for choice in several.choices] == [first, first, second, second]
 
 
+@both
+def test_a_temperature_of_nearly_nothing_is_greedy(served: Served, name: str) -> None:
+    texts = [
+        served.client.completions.create(model=name, prompt=PROMPT, max_tokens=8, temperature=value, seed=3)
+        for value in (0, 1e-40)
+    ]
+    assert texts[0].choices[0].text == texts[1].choices[0].text
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
