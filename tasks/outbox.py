@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
@@ -33,6 +34,8 @@ class Outbox:
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._when_idle = when_idle
         self._failed = False
+        self._away = False
+        self._ending = False
         self._done = 0
         context = contextvars.copy_context()  # it carries which server this run talks to
         self._thread = threading.Thread(target=context.run, args=(self._work,), name="outbox", daemon=True)
@@ -48,7 +51,8 @@ class Outbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until all is done, as long as the server takes one job after the other."""
+        """Wait until all is done, as long as the server is there and takes one job after the other."""
+        self._ending = True
         self._jobs.put(None)
         done = -1
         while self._thread.is_alive() and done < self._done:
@@ -60,6 +64,8 @@ class Outbox:
             with get_client(sync_client=True) as client:
                 while (job := self._next()) is not None:
                     self._do(job, client)
+                    if self._ending and self._away:
+                        return
                 if self._when_idle:
                     self._do(self._when_idle, client)
         except Exception as error:
@@ -75,10 +81,12 @@ class Outbox:
         try:
             job(client)
             self._done += 1
+            self._away = False
         except Exception as error:
             # Once is enough: a server that is away is away for all of them.
             _log.log(logging.DEBUG if self._failed else logging.WARNING, "The UI does not show everything: %s", error)
             self._failed = True
+            self._away = isinstance(error, httpx.TransportError)
 
 
 def post(

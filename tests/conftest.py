@@ -21,18 +21,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONGEST = (
     "flows/test_survival.py",
-    "flows/test_pretrain.py",
-    "flows/test_up.py",
     "training/test_pretrain.py",
+    "flows/test_pretrain.py",
     "training/test_lora.py",
-    "flows/test_finetune.py",
+    "flows/test_up.py",
+    "training/test_parallel_adapters.py",
     "security/test_secrets.py",
     "scale/test_dask.py",
+    "flows/test_finetune.py",
     "formats/test_onnx.py",
+    "flows/test_deployments.py",
     "training/test_parallel.py",
     "flows/test_export.py",
+    "serving/test_serve.py",
 )
-"""The longest files, in the order in which two processes take them."""
+"""The longest files, in the order in which two processes take them.
+
+Those that want a Prefect server come by turns with others: a process waits for the first server before it starts its
+own, and some of these tests wait while others compute.
+"""
 
 UNUSED = {
     f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
