@@ -73,10 +73,11 @@ class Delta:
 
     `text` is what became certain with it, often nothing. `tokens` holds what was written when log-probabilities were
     asked for. `count` is the number of tokens written so far, the one that ended it among them. `finish` is set on the
-    last one.
+    last one. `seconds` is how long the model has worked on it so far, without what it waited for its turn.
     """
 
     text: str
     tokens: tuple[Written, ...]
     count: int
     finish: Finish | None
+    seconds: float

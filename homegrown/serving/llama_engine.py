@@ -179,7 +179,8 @@ def _delta(event: dict[str, Any], completion: Completion) -> Delta:
         Written(_token(one), tuple(map(_token, one["top_logprobs"][: completion.logprobs])))
         for one in (choice["logprobs"] or {}).get("content", ())
     )
-    return Delta(choice["text"], tokens, event["timings"]["predicted_n"], finish)
+    timings = event["timings"]
+    return Delta(choice["text"], tokens, timings["predicted_n"], finish, timings["predicted_ms"] / 1000)
 
 
 def _token(one: dict[str, Any]) -> Token:

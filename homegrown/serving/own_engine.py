@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class _Job:
     text: TextStream
     row: engine.Running | None = None
     cancelled: bool = False
+    seconds: float = 0.0
 
 
 class OwnEngine:
@@ -88,8 +90,11 @@ class OwnEngine:
                 self._leave()
                 self._join()
                 with _TURN:
+                    began = time.perf_counter()
                     news = self._engine.step()
+                    took = time.perf_counter() - began
                 for one in news:
+                    self._jobs[one.sequence].seconds += took
                     self._deliver(one)
         except Exception as error:
             # A GPU without memory, say. Whoever waits must hear of it, and so must who starts servers anew.
@@ -138,7 +143,7 @@ class OwnEngine:
             self._engine.remove(one.sequence)
             del self._jobs[one.sequence]
         tokens = () if one.finish == "stop" else self._tokens(one)
-        job.order.deliver(Delta(more, tokens, one.sequence.written, finish))
+        job.order.deliver(Delta(more, tokens, one.sequence.written, finish, job.seconds))
 
     def _tokens(self, one: engine.Written) -> tuple[Written, ...]:
         if one.probabilities is None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from html import escape
@@ -30,7 +29,8 @@ class Answer:
         self._service, self._completion, self._note = service, completion, note
         self._prompt_tokens = self._context = self._count = 0
         self._asked, self._room = completion.max_tokens or 0, 0
-        self._first = self._last = 0.0
+        self._first: float | None = None
+        self._last = 0.0
         self._waiting: list[Written] = []
         self._end: Finish | None = None
         self._stopped = False
@@ -52,8 +52,8 @@ class Answer:
         with self._service.begin(self.name, replace(self._completion, max_tokens=self._room)) as writing:
             self._prompt_tokens = writing.prompt_tokens
             async for delta in writing:
-                self._last = time.perf_counter()
-                self._first = self._first or self._last
+                self._first = delta.seconds if self._first is None else self._first
+                self._last = delta.seconds
                 self._count, self._end = delta.count, delta.finish
                 self._waiting += delta.tokens
                 if delta.text or (delta.finish and self._waiting):
@@ -83,8 +83,9 @@ class Answer:
         return f'<div class="below">{"".join(lines)}</div>'
 
     def _speed(self) -> str:
-        # From the first token to the last: how long the prompt took to be read is another figure.
-        took = self._last - self._first
+        # From the first token to the last: how long the prompt took to be read is another figure. And of its own work:
+        # what writes beside it takes turns with it.
+        took = self._last - (self._first or 0.0)
         return f"{(self._count - 1) / took:.1f} tokens/s" if took > 0 else "… tokens/s"
 
     def _reason(self) -> str:

@@ -18,6 +18,10 @@ OTHERS = {" or": 0.25, "<i>": 0.15}
 """What else is likely everywhere."""
 
 
+SPEED = 50.0
+"""Tokens a second that it says it writes."""
+
+
 class ScriptedEngine:
     """Writes `text` to every order, but no more tokens than are `allowed` now."""
 
@@ -58,6 +62,6 @@ class ScriptedEngine:
             finish = "length" if count == order.room else "stop" if text.stopped or count == len(numbers) else None
             token = Token(number, self._table[number], math.log(LIKELY))
             more += text.end() if finish else ""
-            order.deliver(Delta(more, (Written(token, (token, *others)),), count, finish))
+            order.deliver(Delta(more, (Written(token, (token, *others)),), count, finish, count / SPEED))
             if finish:
                 return

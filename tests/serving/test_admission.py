@@ -1,7 +1,8 @@
 """Who is let in, who waits, and what is said while a model loads, fails or nobody listens any more."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -59,7 +60,7 @@ def test_a_full_queue_is_said_at_once(silent: tuple[Silent, Service, str]) -> No
     assert service.lengths()["silent"] == (2, 1)
     metrics = httpx.get(f"{url}/metrics", auth=("", KEY)).text
     assert 'homegrown_queue_length{model="silent"} 1.0' in metrics
-    engine.orders[0].deliver(Delta("Yes", (), 1, "stop"))
+    engine.orders[0].deliver(Delta("Yes", (), 1, "stop", 0.1))
     assert [piece.choices[0].text for piece in streams[0]] == ["Yes"]
     client(url).completions.create(**ASKED, stream=True)
 
@@ -110,7 +111,7 @@ def test_stopping_ends_what_is_being_written(silent: tuple[Silent, Service, str]
     engine, service, url = silent
     stream = client(url).completions.create(**ASKED, stream=True)
     soon(lambda: len(engine.orders) == 1)
-    engine.orders[0].deliver(Delta("Yes", (), 1, None))
+    engine.orders[0].deliver(Delta("Yes", (), 1, None, 0.1))
     assert next(stream).choices[0].text == "Yes"
     service.stop()
     with pytest.raises(openai.APIError, match="The server was stopped"):
@@ -161,3 +162,33 @@ def test_others_write_on_while_a_long_prompt_is_read(
     done.wait()
     own.close()
     assert at_first[0] in (13, 14)  # which of two has its token first in a step is open
+
+
+def test_a_model_is_not_charged_for_the_turns_of_another(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only steps move: 3 seconds for each of one model, 1 for each of the other."""
+    now, done = [0.0], [threading.Event(), threading.Event()]
+    monkeypatch.setattr(own_engine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    engines = [OwnEngine(model, tokenizer, rows=1, context=None, fail=print) for _ in done]
+    said: list[list[Delta]] = [[], []]
+    for number, (own, seconds) in enumerate(zip(engines, (3, 1), strict=True)):
+
+        def step(make: Callable[[], object] = own._engine.step, seconds: int = seconds) -> object:
+            now[0] += seconds
+            return make()
+
+        def deliver(delta: object, number: int = number) -> None:
+            assert isinstance(delta, Delta)
+            said[number].append(delta)
+            if delta.finish:
+                done[number].set()
+
+        monkeypatch.setattr(own._engine, "step", step)
+        asked = Completion(prompt=[50, 60])
+        own.start(Order(completion=asked, prompt=[50, 60], room=7, seed=1, deliver=deliver))
+    for own, ended in zip(engines, done, strict=True):
+        ended.wait()
+        own.close()
+    for deltas, seconds in zip(said, (3, 1), strict=True):
+        assert [delta.seconds for delta in deltas] == [seconds * delta.count for delta in deltas]

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from homegrown.serving.service import Model, Service
 from tests.serving.running import running
-from tests.serving.scripted import ScriptedEngine
+from tests.serving.scripted import SPEED, ScriptedEngine
 from tests.waiting import wait_for
 
 pytest.importorskip("gradio")
@@ -158,7 +158,7 @@ def test_chat_streams_until_it_is_stopped_and_goes_on(
     page.click("#chat-stop")
     eventually(lambda: "stopped" in page.text("#chat-0-foot"))
 
-    assert "tokens/s" in page.text("#chat-0-foot") and f"of {CONTEXT}" in page.text("#chat-0-foot")
+    assert f"{SPEED:.1f} tokens/s" in page.text("#chat-0-foot") and f"of {CONTEXT}" in page.text("#chat-0-foot")
     assert page.text("#chat-0-text .user") == "Who are <b>you</b><img src=x onerror='window.ran = 3'>?"
     answer = page.text("#chat-0-text .assistant")
     assert 0 < len(answer) < len(engine.text) and engine.text.startswith(answer)
