@@ -43,11 +43,13 @@ def plan_sweep(pipeline: str, setting: str, values: list[str], changes: list[str
     """Return the sweep of a pipeline's setting, every value checked as a value of its type.
 
     Raises:
-        UserError: no such pipeline or setting, a value of the wrong type, the same value twice, or a change of the
-            swept setting itself.
+        UserError: no such pipeline or setting, one that changes nothing, a value of the wrong type, the same value
+            twice, or a change of the swept setting itself.
     """
     if any(change.partition("=")[0] == setting for change in changes):
         raise UserError(f"{setting} is what is swept; leave --set {setting}=… out, or add its value to the others.")
+    if setting == "name":
+        raise UserError("name is no setting of what is made; sweep another.")
     moment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     short = setting.split(".")[-1]
     points: list[Point] = []

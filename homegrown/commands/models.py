@@ -28,7 +28,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         precision_option,
         click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])),
         click.option("--variant", help="Quantized variant, such as int8, of an artifact of quantize."),
-        click.argument("artifact", required=False, metavar="[STAGE[@VERSION]]"),
+        click.argument("artifact", required=False, metavar="[STAGE[@VERSION][:VARIANT]]"),
     ):
         command = decorate(command)
     return command
@@ -94,7 +94,15 @@ def load(
 
 
 def model_folder(store: Store, artifact: str | None, variant: str | None) -> Path:
-    """Return the folder of the model that `load` loads; raises UserError if there is none."""
+    """Return the folder of the model that `load` loads; raises UserError if there is none.
+
+    The variant may stand in the artifact's name, as in `quantize@2:int8`.
+    """
+    if artifact and ":" in artifact:
+        artifact, _, named = artifact.partition(":")
+        if variant not in (None, named):
+            raise UserError(f"Two variants are named, {named} and {variant}; name one.")
+        variant = named
     name = ("pretrain" if variant is None else "quantize") if artifact is None else artifact
     path = with_model(store, store.resolve(name)).path
     made = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
@@ -107,8 +115,5 @@ def model_folder(store: Store, artifact: str | None, variant: str | None) -> Pat
             else f"{name} holds no quantized variant; name a version of quantize."
         )
     if variant not in made:
-        raise UserError(
-            f"{name} holds the variants {', '.join(made)}; name one of them, as in --variant {made[0]}, or to "
-            f"`homegrown serve` {name}:{made[0]}."
-        )
+        raise UserError(f"{name} holds the variants {', '.join(made)}; name one of them, as in {name}:{made[0]}.")
     return path / variant

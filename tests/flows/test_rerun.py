@@ -115,6 +115,7 @@ def test_contradictions_are_one_sentence_before_anything_runs(
         (("training.learning_rate", ["0.1", "much"]), "valid number.*given: 'much'"),
         (("training.learning_rate", ["0.01", "1e-2"]), "0.01 and 1e-2 are the same value"),
         (("seed", ["1", "2"], ["seed=3"]), "seed is what is swept"),
+        (("name", ["a", "b"]), "name is no setting of what is made"),
     ],
 )
 def test_every_value_of_a_sweep_is_checked_before_anything_runs(arguments: tuple[Any, ...], message: str) -> None:

@@ -42,6 +42,8 @@ def test_a_quantized_variant_writes_too(trained: Store) -> None:
     named = call(trained, "generate", "quantize@1", "--variant", "int8", *GREEDY)
     assert named.exit_code == 0
     assert named.stdout == call(trained, "generate", "--variant", "int8", *GREEDY).stdout
+    assert named.stdout == call(trained, "generate", "quantize:int8", *GREEDY).stdout
+    assert "Two variants" in call(trained, "generate", "quantize:int8", "--variant", "nf4").stderr
     assert "holds the variants int8" in call(trained, "generate", "quantize").stderr
     assert "holds the variants int8" in call(trained, "generate", "--variant", "nf4").stderr
     assert "holds no quantized variant" in call(trained, "generate", "pretrain", "--variant", "int8").stderr
@@ -68,7 +70,7 @@ def test_beams_and_log_probabilities(trained: Store, model: Transformer, tokeniz
     [
         (["--top-p", "0"], "top_p is 0.0; give a number that is more than 0 and at most 1."),
         ([""], "There is no artifact of stage ''"),
-        (["--variant", ""], "quantize holds the variants int8; name one of them, as in --variant int8,"),
+        (["--variant", ""], "quantize holds the variants int8; name one of them, as in quantize:int8."),
         (["--prompt", "\udcff"], "The text is not UTF-8;"),
         (["--beams", "2", "--length-penalty", "nan"], "length_penalty is nan; give between -20 and 20."),
     ],
