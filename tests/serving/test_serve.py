@@ -34,7 +34,7 @@ def test_mistakes_are_one_sentence(trained: Store) -> None:
     assert "holds no quantized variant" in said(trained, "pretrain:int9")
     assert "holds no quantized variant" in said(trained, "pretrain:")
     assert "There is no artifact of stage ''" in said(trained, "")
-    assert "to `homegrown serve` quantize@1:int8." in said(trained, "quantize")
+    assert "name one of them, as in quantize@1:int8." in said(trained, "quantize")
     assert "llama.cpp cannot run quantize@1:int8" in said(trained, "quantize:int8", "--engine", "llama.cpp")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
