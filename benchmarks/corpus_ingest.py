@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from homegrown.config.recipe import Extractor, FilesSource, IngestSettings
 from homegrown.corpus import packages
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.readers import formats
@@ -36,8 +37,7 @@ from homegrown.corpus.readers.main_text import main_text
 from homegrown.corpus.records import MEGABYTE, Document, Tally
 from homegrown.corpus.sources import find_files
 from homegrown.corpus.text import clean
-from homegrown.parallel import process_pool
-from homegrown.recipe import Extractor, FilesSource, IngestSettings
+from homegrown.util.parallel import process_pool
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 Row = dict[str, str | int | float]

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.measuring import CORPORA, Measured, measured, table
+from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.lsh import probability
-from homegrown.recipe import DedupSettings
 
 THRESHOLD = 0.7
 SETTINGS = DedupSettings(threshold=THRESHOLD)

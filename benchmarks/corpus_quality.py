@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from homegrown.config.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from homegrown.corpus.languages import identify, known_languages
 from homegrown.corpus.quality import signals
 from homegrown.corpus.quality.rules import failures, rules
-from homegrown.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 SETTINGS = FilterSettings(

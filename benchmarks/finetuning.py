@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from homegrown.finetune_recipe import FinetuneSettings, InstructionSettings
+from homegrown.config.finetune_recipe import FinetuneSettings, InstructionSettings
+from homegrown.config.pipelines import load_finetuning
+from homegrown.data.instructions import prepare
 from homegrown.finetuning.finetune import finetune
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.model.weights import load_config
-from homegrown.pipelines import load_finetuning
-from homegrown.tokens.instructions import prepare
 
 STEPS, WIDE_STEPS, BATCH = 60, 3, 4
 GUIDE = {"rank": 8, "alpha": 32, "dropout": 0.05, "targets": ["q_proj", "v_proj"]}

@@ -22,9 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.measuring import table
-from homegrown.errors import UserError
-from homegrown.files import replacing
-from homegrown.pipelines import load_recipe
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import Recipe
 from homegrown.planning.compute import config_of
 from homegrown.planning.gpus import recognise
 from homegrown.planning.layouts import layouts
@@ -32,7 +31,8 @@ from homegrown.planning.machine import Machine, this_machine
 from homegrown.planning.memory import Layout, training_memory
 from homegrown.planning.probe import Probed, probe
 from homegrown.planning.target import this_machine_as_target
-from homegrown.recipe import Recipe
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 GOALS = {"small": 0.50, "medium": 0.55, "large": 0.55}
 """Model FLOPs utilisation on an H100."""

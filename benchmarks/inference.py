@@ -24,19 +24,19 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.inference_contestants import Timing, Writer, guide, llama_cpp, ours, transformers
 from benchmarks.measuring import table
-from homegrown.errors import UserError
-from homegrown.formats.gguf import write_gguf
-from homegrown.formats.linear import METHODS
-from homegrown.formats.memory import loaded_megabytes
-from homegrown.formats.variants import check_variant, load_variant, save_variant
+from homegrown.config.pipelines import load_recipe
+from homegrown.export.gguf import write_gguf
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.pipelines import load_recipe
 from homegrown.planning.machine import this_machine
-from homegrown.tokens.encoding import SPLIT_PATTERN
-from homegrown.tokens.special import SPECIAL_TOKENS
-from homegrown.tokens.tokenizer import TOKENIZER_FILE
+from homegrown.quantization.linear import METHODS
+from homegrown.quantization.memory import loaded_megabytes
+from homegrown.quantization.variants import check_variant, load_variant, save_variant
+from homegrown.tokenizer.encoding import SPLIT_PATTERN
+from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.util.errors import UserError
 
 PROMPT = 32
 BARS = {"vs_transformers_bf16_batch1": 1.5, "llama_cpp_vs_transformers_bf16_batch1": 4.0}

@@ -13,8 +13,8 @@ from urllib.parse import urlparse
 
 import torch
 
+from homegrown.inference.engine import Engine, Request
 from homegrown.model.config import ModelConfig
-from homegrown.model.engine import Engine, Request
 from homegrown.model.transformer import Transformer
 
 

@@ -20,11 +20,11 @@ import torch
 from tokenizers import Tokenizer, models
 
 from benchmarks.measuring import table
-from homegrown.formats.onnx import cache_names, write_onnx
+from homegrown.config.pipelines import load_recipe
+from homegrown.export.onnx import cache_names, write_onnx
+from homegrown.inference.generation import generate
 from homegrown.model import weights
-from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
-from homegrown.pipelines import load_recipe
 from homegrown.planning.compute import config_of
 
 _PROMPT = 64

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.measuring import measured, table
 from benchmarks.orchestration_direct import run_directly
-from homegrown.artifacts import MANIFEST, Manifest, Store
-from homegrown.pipelines import load_recipe
+from homegrown.config.pipelines import load_recipe
+from homegrown.store.artifacts import MANIFEST, Manifest, Store
 
 PIPELINE = "tiny"
 SMALLER = (
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         _use_server_of(work)
-        from flows import server
+        from flows.local import server
 
         with server.running(work / "server.log"):
             overhead = making(work, changes)
@@ -149,7 +149,7 @@ def _watched_run(root: Path, changes: tuple[str, ...]) -> Seconds:
     """Run the pipeline in this process and return where its time went."""
     seconds = Seconds()
     start = time.perf_counter()
-    from flows import run, server  # noqa: F401  (Prefect comes with the server)
+    from flows.local import server  # noqa: F401  (Prefect comes with the server)
 
     seconds.spent["imports: Prefect"] = time.perf_counter() - start
     start = time.perf_counter()
@@ -158,7 +158,8 @@ def _watched_run(root: Path, changes: tuple[str, ...]) -> Seconds:
     from flows import pretrain
 
     seconds.spent["imports: stages and flow"] = time.perf_counter() - start
-    from homegrown import runs
+    from homegrown.cli.run import run_pipeline
+    from homegrown.store import runs
     from tasks.stage import Stage
 
     seconds.time(httpx.Client, "send", "server: requests")
@@ -169,7 +170,7 @@ def _watched_run(root: Path, changes: tuple[str, ...]) -> Seconds:
     _time_stages(seconds)
     seconds.time(pretrain, "pretrain", "the flow, with all but imports")
     with redirect_stdout(io.StringIO()):
-        run.run(load_recipe(PIPELINE, changes), Store(root), "evaluate", [])
+        run_pipeline(load_recipe(PIPELINE, changes), Store(root), "evaluate", [])
     return seconds
 
 
@@ -213,7 +214,7 @@ def _cached(root: Path, changes: tuple[str, ...]) -> Process:
 
 def _process(*arguments: str) -> Process:
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-m", "homegrown.cli", *arguments]
+    command = [sys.executable, "-m", "homegrown.cli.main", *arguments]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return Process(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

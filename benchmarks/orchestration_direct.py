@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from homegrown.pipelines import load_recipe
+from homegrown.config.pipelines import load_recipe
 
 
 def run_directly(root: Path, changes: tuple[str, ...]) -> None:
     """Run all stages of `tiny` with `changes`, each in its folder below `root`."""
-    from homegrown import devices, parallel
     from homegrown.corpus.dedup import dedup
     from homegrown.corpus.filter import filter_documents
     from homegrown.corpus.ingest import ingest
     from homegrown.corpus.shard import shard
+    from homegrown.data.packing import pack
     from homegrown.evaluation.evaluate import evaluate
-    from homegrown.formats.quantize import quantize
-    from homegrown.progress import silent
-    from homegrown.tokens.packing import pack
-    from homegrown.tokens.train import train_tokenizer
+    from homegrown.quantization.quantize import quantize
+    from homegrown.tokenizer.train import train_tokenizer
     from homegrown.training.pretrain import pretrain
+    from homegrown.util import devices, parallel
+    from homegrown.util.progress import silent
 
     recipe = load_recipe("tiny", changes)
     seed, memory, device = recipe.seed, recipe.compute.memory_gb, devices.resolve(recipe.compute.device)

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.inference import config_of
 from benchmarks.measuring import table
-from homegrown.model.engine import Engine, Request
+from homegrown.inference.engine import Engine, Request
 from homegrown.model.transformer import Transformer
 
 LEFT = 8  # places of the context after the long prompt

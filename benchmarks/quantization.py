@@ -20,11 +20,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import table
-from homegrown.artifacts import Artifact, Store
-from homegrown.formats.quantize import quantize
-from homegrown.formats.requirements import REQUIREMENTS
-from homegrown.formats.variants import variants_of
-from homegrown.recipe import QuantizationSettings
+from homegrown.config.recipe import QuantizationSettings
+from homegrown.quantization.quantize import quantize
+from homegrown.quantization.requirements import REQUIREMENTS
+from homegrown.quantization.variants import variants_of
+from homegrown.store.artifacts import Artifact, Store
 
 GOALS = {"int8": 0.003, "nf4": 0.03, "q4_k_m": 0.03}
 """Most bits per byte more than the original's, as a share of them."""
@@ -34,8 +34,8 @@ import sys
 from pathlib import Path
 import torch
 import psutil
-from homegrown.formats import variants
-from homegrown.formats.linear import METHODS, try_out
+from homegrown.quantization import variants
+from homegrown.quantization.linear import METHODS, try_out
 
 folder = Path(sys.argv[1])
 if folder.name in METHODS:

@@ -23,14 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import real_texts, table
-from homegrown.artifacts import Store
-from homegrown.cluster import ClusterExecutor, dask_workers
+from homegrown.cluster.dask import ClusterExecutor, dask_workers
+from homegrown.cluster.relay import Relay
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import ComputeSettings
 from homegrown.corpus.filter import filter_documents
-from homegrown.parallel import map_ordered, process_pool
-from homegrown.pipelines import load_recipe
-from homegrown.recipe import ComputeSettings
-from homegrown.relay import Relay
-from homegrown.remote_store import Remote
+from homegrown.store.artifacts import Store
+from homegrown.store.remote import Remote
+from homegrown.util.parallel import map_ordered, process_pool
 
 WORKERS = 2
 EMPTY = 200  # shards
@@ -99,10 +99,10 @@ def main() -> None:
 
 def documents(store: Store, root: Path) -> None:
     """Make an artifact with shards of real documents."""
-    from homegrown.artifacts import Order
     from homegrown.corpus.documents import SCHEMA, document_id
-    from homegrown.files import write_parquet
-    from homegrown.outcome import Outcome
+    from homegrown.store.artifacts import Order
+    from homegrown.util.files import write_parquet
+    from homegrown.util.progress import Outcome
 
     texts, name = real_texts(REAL * ROWS)
     print(f"{REAL} shards of {ROWS} {name}, {sum(map(len, texts)) / REAL / 1e6:.1f} MB each")
@@ -139,7 +139,7 @@ def shuffling(store: Store, root: Path) -> float:
 
 def rates(remote: Remote, root: Path) -> dict[str, float]:
     """Return MB per second to and from the remote, several files at once."""
-    from homegrown.remote_store import sha256
+    from homegrown.store.remote import sha256
 
     names = [f"random-{number}" for number in range(FILES)]
     for name in names:

@@ -29,16 +29,16 @@ import uvicorn
 
 from benchmarks.inference import config_of, made_up_tokenizer
 from benchmarks.measuring import table
-from homegrown.formats.gguf import write_gguf
-from homegrown.guard import listen
+from homegrown.export.gguf import write_gguf
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.serving.api import application
 from homegrown.serving.llama_engine import LlamaEngine
 from homegrown.serving.own_engine import OwnEngine
 from homegrown.serving.service import Engine, Model, Service
-from homegrown.tokens import tokenizer as tokens_of
-from homegrown.tokens.tokenizer import TOKENIZER_FILE
+from homegrown.tokenizer import loading as tokens_of
+from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.util.guard import listen
 
 PROMPT = 32
 CONTEXT = 256

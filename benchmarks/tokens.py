@@ -23,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.measuring import cpu_seconds, measured, real_texts, table
-from homegrown.files import parquet_parts, write_parquet
-from homegrown.pipelines import load_recipe
-from homegrown.recipe import PackSettings, Recipe, TokenizerSettings
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import PackSettings, Recipe, TokenizerSettings
+from homegrown.util.files import parquet_parts, write_parquet
 
 VOCABULARY = 32_000
 LAYOUTS = (PackSettings(layout="contiguous"), PackSettings(layout="best_fit"))
@@ -84,7 +84,7 @@ def reading(work: Path, tokens_per_second: float | None) -> dict[str, float]:
 
 def best_fit(work: Path, name: str) -> dict[str, float]:
     """Print the padding and speed of best-fit packing of real and of made-up lengths."""
-    from homegrown.tokens.best_fit import lay_out
+    from homegrown.data.best_fit import lay_out
 
     dice = np.random.default_rng(1)
     kinds = {
@@ -140,7 +140,7 @@ def _documents(path: Path) -> Iterator[str]:
 
 
 def _train(work: Path) -> None:
-    from homegrown.tokens.train import train_tokenizer
+    from homegrown.tokenizer.train import train_tokenizer
 
     settings = TokenizerSettings(vocabulary_size=VOCABULARY, sample_mb=10)
     train_tokenizer(work / "tokenizer", work / "shards", settings)
@@ -156,7 +156,7 @@ def _shard_texts(work: Path) -> list[str]:
 
 def _tokenizers(work: Path) -> Encoded:
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-    from homegrown.tokens.tokenizer import load
+    from homegrown.tokenizer.loading import load
 
     tokenizer, texts = load(work / "tokenizer"), _shard_texts(work)
     tokenizer.encode_batch(texts[:2])
@@ -167,8 +167,8 @@ def _tokenizers(work: Path) -> Encoded:
 
 
 def _pack(work: Path, settings: PackSettings, context: int) -> Encoded:
-    from homegrown.tokens.loader import TokenSplit
-    from homegrown.tokens.packing import pack
+    from homegrown.data.loader import TokenSplit
+    from homegrown.data.packing import pack
 
     rows, seconds = context if settings.layout == "best_fit" else None, 0.0
     for shards in ("few", "shards"):  # the first to warm up: the engine is made once for all of a worker's shards
@@ -181,7 +181,7 @@ def _pack(work: Path, settings: PackSettings, context: int) -> Encoded:
 
 
 def _packed(work: Path, settings: PackSettings, context: int) -> Path:
-    from homegrown.tokens.packing import pack
+    from homegrown.data.packing import pack
 
     out = work / settings.layout
     if not out.exists():
@@ -192,7 +192,7 @@ def _packed(work: Path, settings: PackSettings, context: int) -> Path:
 
 
 def _read(work: Path, settings: PackSettings, recipe: Recipe) -> float:
-    from homegrown.tokens.loader import Batches, TokenSplit
+    from homegrown.data.loader import Batches, TokenSplit
 
     context, size = recipe.model.context, recipe.training.batch_size
     batches = Batches(TokenSplit(_packed(work, settings, context), "train"), context, size, seed=1)
@@ -210,9 +210,9 @@ def _training_rate(work: Path, recipe: Recipe) -> float:
     prepare_environment()
     import torch
 
+    from homegrown.data.loader import Batches, TokenSplit
     from homegrown.model.config import ModelConfig
     from homegrown.model.transformer import Transformer
-    from homegrown.tokens.loader import Batches, TokenSplit
     from homegrown.training.precision import choose_precision
 
     context, settings = recipe.model.context, recipe.training
@@ -236,7 +236,7 @@ def _training_rate(work: Path, recipe: Recipe) -> float:
 
 def _lengths(work: Path) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """Return how many tokens of each document are predicted."""
-    from homegrown.tokens.loader import TokenSplit
+    from homegrown.data.loader import TokenSplit
 
     split = TokenSplit(_packed(work, LAYOUTS[0], 256), "train")
     return np.array([len(split.document(number)) - 1 for number in range(split.documents)])

@@ -30,11 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import CORPORA
-from homegrown.parallel import cpu_count
-from homegrown.recipe import PackSettings, TokenizerSettings
-from homegrown.tokens.packing import pack
-from homegrown.tokens.train import train_tokenizer
+from homegrown.config.recipe import PackSettings, TokenizerSettings
+from homegrown.data.packing import pack
+from homegrown.tokenizer.train import train_tokenizer
 from homegrown.training.worker import prepare_environment
+from homegrown.util.parallel import cpu_count
 
 CONTESTANTS = {
     "modern": "(a) modern, our defaults",

@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.training_peers import CONTEXT, VOCABULARY, GPT2Style, PlainLoop, llama
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.data.loader import Batches, TokenSplit
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.pipelines import load_recipe
-from homegrown.recipe import ModelSettings, TrainingSettings
-from homegrown.tokens.loader import Batches, TokenSplit
-from homegrown.tokens.tokenizer import load, token_bytes
-from homegrown.training import loop
+from homegrown.tokenizer.loading import load, token_bytes
+from homegrown.training import trainer
+from homegrown.training.distributed import Worker
 from homegrown.training.initialisation import choose
-from homegrown.training.job import PROGRESS, Job
-from homegrown.training.report import Report
-from homegrown.training.schedule import share
+from homegrown.training.job import PROGRESS
+from homegrown.training.optimizer import share
+from homegrown.training.pretraining import Job
+from homegrown.training.progress_file import Report
 from homegrown.training.stopping import Stop
-from homegrown.training.workers import Worker
 
 SEED = 1
 BATCH = 4
@@ -165,10 +166,10 @@ class Ours:
         )
         self._batch_tokens = job.training.batch_size * job.model.context
         if by_clock:
-            setattr(loop, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
+            setattr(trainer, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
         self._folder = Path(tempfile.mkdtemp())
-        self._trainer = loop.Trainer(job, self._folder, _only_worker(self._folder))
-        self.spent = processor_seconds() - began if self._trainer.subject.wide_rate_share < 1 else 0.0
+        self._trainer = trainer.Trainer(job, self._folder, _only_worker(self._folder))
+        self.spent = processor_seconds() - began if self._trainer.task.wide_rate_share < 1 else 0.0
 
     def _share(self, step: int, settings: TrainingSettings) -> float:
         return share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)

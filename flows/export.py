@@ -7,18 +7,18 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
-from flows.names import run_name
-from homegrown import runs
-from homegrown.artifacts import Artifact
-from homegrown.errors import UserError
-from homegrown.exports import find_model
-from homegrown.pipelines import explain
-from homegrown.recipe import WEIGHT_TYPES, ComputeSettings, ExportFormat, ExportSettings, WeightType
+from flows.local.children import end_with_worker
+from flows.pretrain import run_name
+from homegrown.config.pipelines import explain
+from homegrown.config.recipe import WEIGHT_TYPES, ComputeSettings, ExportFormat, ExportSettings, WeightType
+from homegrown.store import runs
+from homegrown.store.artifacts import Artifact
+from homegrown.store.lookup import find_model
+from homegrown.util.errors import UserError
 from tasks.export import EXPORTS
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
-from tasks.story import told
+from tasks.ui.story import told
 
 Target = Literal["hf", "gguf", "onnx", "ollama"]
 _FORMATS: dict[Target, ExportFormat] = {"hf": "hf", "gguf": "gguf", "onnx": "onnx", "ollama": "gguf"}

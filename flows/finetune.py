@@ -7,18 +7,17 @@ from uuid import UUID
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
-from flows.names import recipe_run_name
-from flows.pretrain import Change
-from homegrown import runs
-from homegrown.errors import UserError
-from homegrown.exports import find_model
-from homegrown.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe
+from flows.local.children import end_with_worker
+from flows.pretrain import Change, recipe_run_name
+from homegrown.config.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe
+from homegrown.config.pipelines import change_recipe
 from homegrown.finetuning.finetune import check
-from homegrown.formats.requirements import check_requirements
 from homegrown.model.weights import load_config
-from homegrown.pipelines import change_recipe
+from homegrown.quantization.requirements import check_requirements
+from homegrown.store import runs
+from homegrown.store.lookup import find_model
+from homegrown.util.errors import UserError
 from tasks.answers import answers
 from tasks.base import base as read_base
 from tasks.finetune import finetune as train
@@ -26,7 +25,7 @@ from tasks.instructions import instructions
 from tasks.merge import merge
 from tasks.quantize import quantize
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
-from tasks.story import told
+from tasks.ui.story import told
 
 
 def stages_of(recipe: FinetuneRecipe) -> list[str]:
@@ -52,7 +51,7 @@ def check_base(recipe: FinetuneRecipe) -> None:
         UserError: it does not, or a library is missing.
     """
     if is_folder(recipe.base):
-        from homegrown.formats.huggingface_reader import shape_of
+        from homegrown.export.huggingface_reader import shape_of
 
         config = shape_of(Path(recipe.base))
     else:

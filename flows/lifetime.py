@@ -19,8 +19,8 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Crashed
 
-from homegrown import locks
-from homegrown.artifacts import Store
+from homegrown.store.artifacts import Store
+from homegrown.util import locks
 
 _POLL_SECONDS = 3.0
 _ENDING_SECONDS = 10.0  # of a process that was told to end

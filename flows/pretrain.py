@@ -1,6 +1,8 @@
 """The main job: from raw text to an evaluated model."""
 
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -8,15 +10,14 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.children import end_with_worker
 from flows.lifetime import after_cancellation, after_crash, watch_over
-from flows.names import recipe_run_name
-from homegrown import runs
-from homegrown.addresses import CREDENTIAL
-from homegrown.errors import UserError
-from homegrown.formats.requirements import check_recipe
-from homegrown.pipelines import change_recipe
-from homegrown.recipe import Recipe
+from flows.local.children import end_with_worker
+from homegrown.config.addresses import CREDENTIAL
+from homegrown.config.pipelines import change_recipe
+from homegrown.config.recipe import Recipe
+from homegrown.quantization.requirements import check_recipe
+from homegrown.store import runs
+from homegrown.util.errors import UserError
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.filter import filter_documents
@@ -26,8 +27,23 @@ from tasks.pretrain import pretrain as train
 from tasks.quantize import quantize
 from tasks.shard import shard
 from tasks.stage import Handle, Run, forget_flow_exception, store
-from tasks.story import told
 from tasks.tokenizer import tokenizer
+from tasks.ui.story import told
+
+
+def run_name(what: str) -> str:
+    """Return `what` with the present time; a run that is tried again keeps the name that it got first."""
+    named: str | None = flow_run.name
+    if named and re.fullmatch(rf"{re.escape(what)}-\d{{8}}-\d{{6}}", named):
+        return named
+    return f"{what}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def recipe_run_name() -> str:
+    """Return the name of a run whose flow has a recipe, after it."""
+    recipe = flow_run.parameters["recipe"]
+    return run_name(recipe["name"] if isinstance(recipe, dict) else recipe.name)
+
 
 StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "pretrain", "quantize", "evaluate"]
 Change = Annotated[

@@ -1,5 +1,5 @@
 """Prefect tasks: one module per stage, inputs and settings in, a call into the engine, an artifact out."""
 
-from homegrown.parallel import spin_less
+from homegrown.util.parallel import spin_less
 
 spin_less()

@@ -1,16 +1,16 @@
 """Answers: base and fine-tuned model on held-out questions, before and after in one table."""
 
-from homegrown import devices
-from homegrown.artifacts import Artifact
-from homegrown.files import replacing
-from homegrown.finetune_recipe import AnswerSettings
-from homegrown.outcome import Outcome
+from homegrown.config.finetune_recipe import AnswerSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact
 from homegrown.training.job import CURVE
-from tasks import pictures
+from homegrown.util import devices
+from homegrown.util.files import replacing
+from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
-from tasks.markdown import picture, quoted
-from tasks.panels import Panel, rows_of
 from tasks.stage import Handle, Work, stage, store
+from tasks.ui.markdown import picture, quoted
+from tasks.ui.panels import Panel, rows_of
 
 REPORT = "report.html"
 
@@ -20,15 +20,15 @@ def _report(artifact: Artifact) -> str:
     parts = [_excerpt(artifact)]
     trained = next((one for one in store().inputs(artifact) if one.manifest.stage == "finetune"), None)
     if trained and (trained.path / CURVE).is_file():
-        curve = pictures.smaller((trained.path / CURVE).read_bytes())
+        curve = charts.smaller((trained.path / CURVE).read_bytes())
         parts.append(picture(curve, "loss on training and held-out answers"))
     return "\n\n".join([*parts, _samples(artifact)])
 
 
 def _excerpt(artifact: Artifact) -> str:
     """Show the table; the story has the curve already, from the training."""
-    from homegrown.evaluation.sections import Section, as_markdown
     from homegrown.finetuning.report import before_and_after, read_results
+    from homegrown.reporting.blocks import Section, as_markdown
 
     return as_markdown([Section("Before and after", [before_and_after(read_results(artifact.path))])], level=3)
 
@@ -51,10 +51,10 @@ def _samples(artifact: Artifact) -> str:
 
 def _rows(artifact: Artifact) -> list[dict[str, str]]:
     """Return the table as the UI sorts and searches it."""
-    from homegrown.evaluation import sections
     from homegrown.finetuning.report import before_and_after, read_results
+    from homegrown.reporting import blocks
 
-    return sections.rows_of(before_and_after(read_results(artifact.path)))
+    return blocks.rows_of(before_and_after(read_results(artifact.path)))
 
 
 @stage(

@@ -1,13 +1,13 @@
 """Dedup: shards without exact and near duplicates."""
 
-from homegrown.artifacts import Artifact
-from homegrown.outcome import Outcome
-from homegrown.recipe import DedupSettings
-from tasks import pictures
-from tasks.figures import share, shown
-from tasks.markdown import picture, quoted, table
-from tasks.panels import Panel, partly, rows_of
+from homegrown.config.recipe import DedupSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage
+from tasks.ui.figures import share, shown
+from tasks.ui.markdown import picture, quoted, table
+from tasks.ui.panels import Panel, partly, rows_of
 
 _EXAMPLES = 10
 _BINS = 20
@@ -29,7 +29,7 @@ def _report(artifact: Artifact) -> str:
         counts, low = _histogram([row["similarity"] for row in near])
         edges = [low + (1 - low) * place / _BINS for place in range(_BINS + 1)]
         title = f"Near-duplicates by their similarity to the document they resemble{partly(folder)}"
-        parts.append(picture(pictures.histogram(edges, counts, title, "Jaccard similarity"), title))
+        parts.append(picture(charts.histogram(edges, counts, title, "Jaccard similarity"), title))
         near.sort(key=lambda row: (row["similarity"], row["id"]))
         lines = [
             f"{row['similarity']:.2f}  {row['path']}:{row['position']}\n      {row['id']} is like {row['duplicate_of']}"

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from homegrown import devices
-from homegrown.artifacts import Artifact
-from homegrown.outcome import Outcome
-from homegrown.recipe import EvaluationSettings
-from tasks import pictures
+from homegrown.config.recipe import EvaluationSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact
+from homegrown.util import devices
+from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
-from tasks.markdown import picture, quoted, table
-from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage, store
+from tasks.ui.markdown import picture, quoted, table
+from tasks.ui.panels import Panel
 
 _WIDTH = 92  # characters of a table's row that the UI shows beside its menus
 _COLUMNS = {
@@ -28,10 +28,10 @@ def _report(artifact: Artifact) -> str:
     """Show every figure of every model, beside those of the version before, and how it was measured."""
     from homegrown.evaluation.previous import beside_previous
     from homegrown.evaluation.report import sections
-    from homegrown.evaluation.sections import Picture, as_markdown
+    from homegrown.reporting.blocks import Picture, as_markdown
 
     def drawn(one: Picture) -> str:
-        return picture(pictures.smaller(one.png), one.title)
+        return picture(charts.smaller(one.png), one.title)
 
     return as_markdown(sections(*beside_previous(store(), artifact)), picture=drawn, width=_WIDTH, level=3)
 
@@ -49,7 +49,7 @@ def _excerpt(artifact: Artifact) -> str:
             "### Evaluation",
             table(_TITLES, rows),
             *news,
-            picture(pictures.smaller(drawn.png), drawn.title),
+            picture(charts.smaller(drawn.png), drawn.title),
             "The model writes:",
             quoted(report.sample),
         ]
@@ -64,7 +64,7 @@ def _rows(artifact: Artifact) -> list[dict[str, str]]:
     """Return the table of all models, as the UI sorts and searches it."""
     from homegrown.evaluation.previous import beside_previous
     from homegrown.evaluation.report import models_table
-    from homegrown.evaluation.sections import rows_of
+    from homegrown.reporting.blocks import rows_of
 
     report, _ = beside_previous(store(), artifact)
     return rows_of(models_table(report.results))

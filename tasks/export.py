@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-from homegrown.artifacts import Artifact
-from homegrown.outcome import Outcome
-from homegrown.recipe import ExportFormat, ExportSettings, WeightType
-from tasks.figures import file_size
-from tasks.markdown import quoted, table
-from tasks.panels import Panel
+from homegrown.config.recipe import ExportFormat, ExportSettings, WeightType
+from homegrown.store.artifacts import Artifact
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Stage, Work, artifact_of, stage, store
+from tasks.ui.figures import file_size
+from tasks.ui.markdown import quoted, table
+from tasks.ui.panels import Panel
 
 _DTYPES: dict[WeightType, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
@@ -49,11 +49,11 @@ def _excerpt(artifact: Artifact) -> str:
 _PANEL = Panel(_report, _excerpt)
 
 
-@stage("export", engine=["homegrown.formats.huggingface", "homegrown.formats.model_card"], panel=_PANEL)
+@stage("export", engine=["homegrown.export.huggingface", "homegrown.export.model_card"], panel=_PANEL)
 def to_huggingface(work: Work, settings: ExportSettings, pretrain: Handle, evaluate: Handle | None = None) -> Outcome:
     """Write the model as transformers, vLLM and MLX read it, with a model card."""
-    from homegrown.formats.huggingface import write_huggingface
-    from homegrown.formats.model_card import model_card
+    from homegrown.export.huggingface import write_huggingface
+    from homegrown.export.model_card import model_card
 
     model, evaluation = artifact_of(pretrain), artifact_of(evaluate) if evaluate else None
     dtype = _DTYPES[settings.type]
@@ -62,12 +62,12 @@ def to_huggingface(work: Work, settings: ExportSettings, pretrain: Handle, evalu
     return _outcome(work.out)
 
 
-@stage("export", engine=["homegrown.formats.gguf", "homegrown.formats.ollama"], panel=_PANEL)
+@stage("export", engine=["homegrown.export.gguf", "homegrown.export.ollama"], panel=_PANEL)
 def to_gguf(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
     """Write the model as one GGUF file, and an Ollama Modelfile beside it."""
-    from homegrown.formats.gguf import write_gguf
-    from homegrown.formats.ollama import write_modelfile
-    from homegrown.tokens.system import load_system
+    from homegrown.export.gguf import write_gguf
+    from homegrown.export.ollama import write_modelfile
+    from homegrown.tokenizer.system import load_system
 
     model, file = pretrain.path / "model", work.out / f"model-{settings.type}.gguf"
     note = write_gguf(model, file, settings.type)
@@ -75,10 +75,10 @@ def to_gguf(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
     return _outcome(work.out, note)
 
 
-@stage("export", engine=["homegrown.formats.onnx"], panel=_PANEL)
+@stage("export", engine=["homegrown.export.onnx"], panel=_PANEL)
 def to_onnx(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
     """Write the model as ONNX with its cache, for onnxruntime."""
-    from homegrown.formats.onnx import write_onnx
+    from homegrown.export.onnx import write_onnx
 
     for unfinished in work.out.glob(".*.tmp/"):  # of a process that was killed
         shutil.rmtree(unfinished)

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from homegrown.artifacts import Artifact
-from homegrown.digests import Digests
-from homegrown.outcome import Outcome
-from homegrown.recipe import FilterSettings
-from tasks import pictures
-from tasks.figures import share, shown
-from tasks.markdown import picture, quoted, table
-from tasks.panels import Panel, rows_of
+from homegrown.config.recipe import FilterSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact
+from homegrown.store.digests import Digests
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
+from tasks.ui.figures import share, shown
+from tasks.ui.markdown import picture, quoted, table
+from tasks.ui.panels import Panel, rows_of
 
 _RULES_DRAWN = 15
 _RULES_WITH_EXAMPLES = 8
@@ -73,7 +73,7 @@ def _picture(rules: list[dict[str, Any]]) -> str:
     drawn = rules[:_RULES_DRAWN]
     notes = [f"{rule['dropped']:,} dropped, {rule['failed']:,} fail it" for rule in drawn]
     title = "Documents that a rule dropped, and (grey) that fail it"
-    png = pictures.bars(
+    png = charts.bars(
         [_name(rule) for rule in drawn],
         [rule["dropped"] for rule in drawn],
         notes,

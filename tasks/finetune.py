@@ -1,9 +1,9 @@
 """Finetune: an adapter, or all weights, that learned to answer."""
 
-from homegrown import devices
-from homegrown.finetune_recipe import FinetuneSettings
-from homegrown.outcome import Outcome
-from homegrown.recipe import TrainingSettings
+from homegrown.config.finetune_recipe import FinetuneSettings
+from homegrown.config.recipe import TrainingSettings
+from homegrown.util import devices
+from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
 from tasks.pretrain import TRAINING_PANEL
 from tasks.stage import Handle, Work, artifact_of, stage

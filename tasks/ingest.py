@@ -3,15 +3,15 @@
 import re
 from collections import Counter
 
-from homegrown.artifacts import Artifact
-from homegrown.digests import Digests
-from homegrown.outcome import Outcome
-from homegrown.recipe import IngestSettings
-from tasks import pictures
-from tasks.figures import share, shown
-from tasks.markdown import picture, quoted, table
-from tasks.panels import Panel, partly, rows_of
+from homegrown.config.recipe import IngestSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact
+from homegrown.store.digests import Digests
+from homegrown.util.progress import Outcome
 from tasks.stage import Work, stage, store
+from tasks.ui.figures import share, shown
+from tasks.ui.markdown import picture, quoted, table
+from tasks.ui.panels import Panel, partly, rows_of
 
 _REASONS = 12
 
@@ -31,7 +31,7 @@ def _report(artifact: Artifact) -> str:
     parts = ["### Sources", table(["source", "documents", "of all"], rows)]
     if len(counts) > 1:
         values, notes = [float(count) for count in counts.values()], [row[1] for row in rows]
-        parts.append(picture(pictures.bars(list(counts), values, notes, "Documents"), "documents of each source"))
+        parts.append(picture(charts.bars(list(counts), values, notes, "Documents"), "documents of each source"))
     return "\n\n".join([*parts, "### What could not be read", _quarantine(artifact)])
 
 

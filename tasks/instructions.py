@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from homegrown.artifacts import Artifact
-from homegrown.digests import Digests
-from homegrown.finetune_recipe import ConversationRows, InstructionSettings
-from homegrown.outcome import Outcome
-from tasks.figures import share, shown
-from tasks.markdown import quoted, table
-from tasks.panels import Panel, rows_of
+from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
+from homegrown.store.artifacts import Artifact
+from homegrown.store.digests import Digests
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
+from tasks.ui.figures import share, shown
+from tasks.ui.markdown import quoted, table
+from tasks.ui.panels import Panel, rows_of
 
 _EXAMPLES = 3
 _SHAPES = {
@@ -27,7 +27,7 @@ _LOSSES = {
 
 
 def _content(settings: InstructionSettings) -> dict[str, str]:
-    from homegrown.tokens import instruction_files
+    from homegrown.data import instruction_files
 
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
         return {file: instruction_files.identity(file, digests) for file in instruction_files.find(settings.files)}
@@ -71,10 +71,10 @@ def _conversation(messages: list[dict[str, str]]) -> str:
     return quoted("\n".join(f"{message['role']}: {message['content']}" for message in messages))
 
 
-@stage("instructions", engine=["homegrown.tokens.instructions"], raw=_content, panel=Panel(_report, _excerpt))
+@stage("instructions", engine=["homegrown.data.instructions"], raw=_content, panel=Panel(_report, _excerpt))
 def instructions(work: Work, settings: InstructionSettings, rows: ConversationRows, tokenizer: Handle) -> Outcome:
     """Encode conversations for training on their answers; the tokenizer is its stage's, or a trained model's."""
-    from homegrown.tokens import instructions as engine
+    from homegrown.data import instructions as engine
 
     own = tokenizer.path / "model"
     folder = own if own.is_dir() else tokenizer.path

@@ -14,11 +14,11 @@ from pathlib import Path
 import anyio.to_thread
 from prefect.locking.protocol import LockManager
 
-from homegrown import devices, locks
+from homegrown.util import devices, locks
 
 
 class StageLocks(LockManager):
-    """Prefect's lock protocol on `homegrown.locks`, with the locks' files in one folder."""
+    """Prefect's lock protocol on `homegrown.util.locks`, with the locks' files in one folder."""
 
     _holders: dict[Path, str] = {}  # of this process; shared by all instances, since Prefect copies them
     _guard = threading.Lock()

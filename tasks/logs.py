@@ -2,7 +2,7 @@
 
 import logging
 
-from homegrown.errors import UserError
+from homegrown.util.errors import UserError
 
 
 class _WithoutTraceback(logging.Filter):

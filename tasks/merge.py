@@ -1,11 +1,11 @@
 """Merge: an adapter added to the weights of its base."""
 
-from homegrown.artifacts import Artifact
-from homegrown.outcome import Outcome
+from homegrown.store.artifacts import Artifact
+from homegrown.util.progress import Outcome
 from tasks.finetune import system_of
-from tasks.markdown import quoted
-from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage
+from tasks.ui.markdown import quoted
+from tasks.ui.panels import Panel
 
 
 def _report(artifact: Artifact) -> str:

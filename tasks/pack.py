@@ -1,12 +1,12 @@
 """Pack: memory-mapped token shards."""
 
-from homegrown.artifacts import Artifact
-from homegrown.outcome import Outcome
-from homegrown.recipe import PackSettings, RowSettings
-from tasks.figures import share, shown
-from tasks.markdown import table
-from tasks.panels import Panel
+from homegrown.config.recipe import PackSettings, RowSettings
+from homegrown.store.artifacts import Artifact
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage
+from tasks.ui.figures import share, shown
+from tasks.ui.markdown import table
+from tasks.ui.panels import Panel
 
 
 def _report(artifact: Artifact) -> str:
@@ -18,10 +18,10 @@ def _report(artifact: Artifact) -> str:
     return f"### Tokens\n\n{table(['split', 'tokens', 'of all'], rows)}"
 
 
-@stage("pack", engine=["homegrown.tokens.packing"], panel=Panel(_report))
+@stage("pack", engine=["homegrown.data.packing"], panel=Panel(_report))
 def pack(work: Work, settings: PackSettings, rows: RowSettings, shard: Handle, tokenizer: Handle) -> Outcome:
     """Encode the shards into flat files of tokens."""
-    from homegrown.tokens import packing as engine
+    from homegrown.data import packing as engine
 
     with work.executor() as executor:
         return engine.pack(

@@ -4,16 +4,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from homegrown import devices
-from homegrown.artifacts import Artifact
-from homegrown.outcome import Outcome
-from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact
 from homegrown.training.job import CURVE, SAMPLES
-from tasks import pictures
+from homegrown.util import devices
+from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
-from tasks.markdown import code, picture, quoted
-from tasks.panels import Panel
 from tasks.stage import Handle, Work, stage
+from tasks.ui.markdown import code, picture, quoted
+from tasks.ui.panels import Panel
 
 _STEPS_SHOWN = 6
 _LINE = 60
@@ -38,7 +38,7 @@ def _excerpt(artifact: Artifact) -> str:
 
 def _training(folder: Path, steps: int) -> str:
     """Return the curve, and what the model wrote at `steps` steps."""
-    curve = picture(pictures.smaller((folder / CURVE).read_bytes()), "loss, learning rate, gradient norm and speed")
+    curve = picture(charts.smaller((folder / CURVE).read_bytes()), "loss, learning rate, gradient norm and speed")
     return "\n\n".join(["### Training", curve, *_samples(folder, steps)])
 
 

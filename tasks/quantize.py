@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from homegrown import devices
-from homegrown.artifacts import Artifact
-from homegrown.outcome import Outcome
-from homegrown.recipe import QuantizationSettings
-from tasks import pictures
-from tasks.figures import shown
+from homegrown.config.recipe import QuantizationSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact
+from homegrown.util import devices
+from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
-from tasks.markdown import picture, table
-from tasks.panels import Panel, rows_of
 from tasks.stage import Handle, Work, stage
+from tasks.ui.figures import shown
+from tasks.ui.markdown import picture, table
+from tasks.ui.panels import Panel, rows_of
 
 
 def _report(artifact: Artifact) -> str:
@@ -21,7 +21,7 @@ def _report(artifact: Artifact) -> str:
     sizes = [one["disk_megabytes"] for one in variants]
     notes = [", ".join(filter(None, [f"{size:.3g} MB", _loss(one)])) for one, size in zip(variants, sizes, strict=True)]
     title = "Size on disk, and what it costs in bits per byte"
-    drawn = pictures.bars(names, sizes, notes, title, colour=pictures.GREEN)
+    drawn = charts.bars(names, sizes, notes, title, colour=charts.GREEN)
     rows = [
         [
             one["variant"],
@@ -72,10 +72,10 @@ than the original's.
 in llama.cpp, Ollama and the like."""
 
 
-@stage("quantize", engine=["homegrown.formats.quantize"], panel=Panel(_report, _excerpt))
+@stage("quantize", engine=["homegrown.quantization.quantize"], panel=Panel(_report, _excerpt))
 def quantize(work: Work, settings: QuantizationSettings, pretrain: Handle, pack: Handle) -> Outcome:
     """Make each variant of the weights, load it again, and measure it beside the original."""
-    from homegrown.formats import quantize as engine
+    from homegrown.quantization import quantize as engine
 
     device = devices.resolve(work.compute.device)
     with computing_on(device, 1):

@@ -1,14 +1,14 @@
 """Shard: shuffled train, validation and test shards."""
 
-from homegrown.artifacts import Artifact, Store
-from homegrown.digests import Digests
-from homegrown.outcome import Outcome
-from homegrown.recipe import ShardSettings
-from tasks import pictures
-from tasks.figures import file_size, share, shown
-from tasks.markdown import picture, table
-from tasks.panels import Panel
+from homegrown.config.recipe import ShardSettings
+from homegrown.reporting import charts
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.digests import Digests
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
+from tasks.ui.figures import file_size, share, shown
+from tasks.ui.markdown import picture, table
+from tasks.ui.panels import Panel
 
 _FUNNEL = {
     "ingest": "read",
@@ -63,7 +63,7 @@ def _excerpt(artifact: Artifact) -> str:
     return "\n\n".join(
         [
             "### Documents",
-            picture(pictures.bars(names, counts, notes, title), title),
+            picture(charts.bars(names, counts, notes, title), title),
             table(["split", "documents", "text"], rows),
         ]
     )

@@ -18,20 +18,20 @@ from prefect.settings import get_current_settings
 from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
-from homegrown import cluster, parallel
-from homegrown.artifacts import Artifact, Order, Store, partial_of
-from homegrown.fingerprint import code_fingerprint
-from homegrown.outcome import Outcome
-from homegrown.progress import Progress
-from homegrown.recipe import ComputeSettings, Settings
-from homegrown.remote_store import Remote
-from tasks import panels, story
-from tasks.events import Event, tell
-from tasks.figures import made_in_words
+from homegrown.cluster import dask
+from homegrown.config.recipe import ComputeSettings, Settings
+from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store.fingerprint import code_fingerprint
+from homegrown.store.remote import Remote
+from homegrown.util import parallel
+from homegrown.util.progress import Outcome, Progress
 from tasks.locks import StageLocks
 from tasks.logs import quieten
 from tasks.records import forget_foreign
-from tasks.reporting import Reporter
+from tasks.ui import panels, story
+from tasks.ui.events import Event, tell
+from tasks.ui.figures import made_in_words
+from tasks.ui.reporting import Reporter
 
 RECORD = "prefect.json"
 """Prefect's record of the result; it lies in the artifact's folder, and is gone when that is gone."""
@@ -68,7 +68,7 @@ class Work:
     def executor(self) -> AbstractContextManager[Executor]:
         """Return what runs the shards of this stage: processes of this machine, or a cluster's workers."""
         if self.compute.executor == "dask":
-            return cluster.dask_workers(self.compute, store(), self.out)
+            return dask.dask_workers(self.compute, store(), self.out)
         return parallel.process_pool(self.compute.workers)
 
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from homegrown.artifacts import Artifact
-from homegrown.digests import Digests
-from homegrown.outcome import Outcome
-from homegrown.recipe import TokenizerSettings
-from tasks.figures import file_size, shown
-from tasks.markdown import quoted, table
-from tasks.panels import Panel, rows_of
+from homegrown.config.recipe import TokenizerSettings
+from homegrown.store.artifacts import Artifact
+from homegrown.store.digests import Digests
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
+from tasks.ui.figures import file_size, shown
+from tasks.ui.markdown import quoted, table
+from tasks.ui.panels import Panel, rows_of
 
 _LONGEST = 20
 _ROWS = 20
@@ -18,7 +18,7 @@ _ROWS = 20
 def _content(settings: TokenizerSettings) -> dict[str, str]:
     if settings.path is None:
         return {}
-    from homegrown.tokens.existing import tokenizer_file
+    from homegrown.tokenizer.existing import tokenizer_file
 
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
         return {"tokenizer": digests.file(tokenizer_file(Path(settings.path)))}
@@ -58,9 +58,9 @@ def _excerpt(artifact: Artifact) -> str:
     return f"### Bytes per token\n\n{_bytes_per_token(artifact, 'source')}"
 
 
-@stage("tokenizer", engine=["homegrown.tokens.train"], raw=_content, panel=Panel(_report, _excerpt))
+@stage("tokenizer", engine=["homegrown.tokenizer.train"], raw=_content, panel=Panel(_report, _excerpt))
 def tokenizer(work: Work, settings: TokenizerSettings, shard: Handle) -> Outcome:
     """Train the tokenizer, or take over the one given, and count what it does to the text."""
-    from homegrown.tokens import train as engine
+    from homegrown.tokenizer import train as engine
 
     return engine.train_tokenizer(work.out, shard.path, settings, progress=work.progress)

@@ -13,8 +13,8 @@ from unittest import mock
 import hypothesis
 import pytest
 
-from homegrown import locks
-from homegrown.artifacts import Store
+from homegrown.store.artifacts import Store
+from homegrown.util import locks
 
 # Tests run side by side, and what they compute is tiny: more threads would wait for each other, and burn time so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,14 +23,14 @@ LONGEST = (
     "flows/test_survival.py",
     "training/test_pretrain.py",
     "flows/test_pretrain.py",
-    "training/test_lora.py",
-    "flows/test_up.py",
-    "training/test_parallel_adapters.py",
+    "finetuning/test_finetune.py",
+    "flows/local/test_up.py",
+    "finetuning/test_parallel_adapters.py",
     "security/test_secrets.py",
-    "scale/test_dask.py",
+    "cluster/test_dask.py",
     "flows/test_finetune.py",
-    "formats/test_onnx.py",
-    "flows/test_deployments.py",
+    "export/test_onnx.py",
+    "flows/local/test_deployments.py",
     "training/test_parallel.py",
     "flows/test_export.py",
     "serving/test_serve.py",
@@ -80,7 +80,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     os.environ["PREFECT_HOME"] = str(folder)
     with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: folder}):
-        from flows import server
+        from flows.local import server
 
         with ExitStack() as stack:
             with mock.patch.dict(os.environ, UNUSED), locks.exclusive(new.with_suffix(".lock")):

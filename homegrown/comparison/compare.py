@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown import runs
-from homegrown.artifacts import Artifact, Store
 from homegrown.comparison.settings import differing
-from homegrown.files import parquet_parts
-from homegrown.progress import Metric
-from homegrown.runs import RunRecord, State
+from homegrown.store import runs
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.runs import RunRecord, State
 from homegrown.training.job import METRICS
+from homegrown.util.files import parquet_parts
+from homegrown.util.progress import Metric
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from homegrown.comparison.compare import Comparison, Row, Stage
-from homegrown.progress import Metric
+from homegrown.util.progress import Metric
 
 Verdict = Literal["better", "worse", ""]
 

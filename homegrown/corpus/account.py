@@ -9,11 +9,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from homegrown.artifacts import Artifact, Store
 from homegrown.corpus.languages import identify
 from homegrown.corpus.split_choice import SPLITS
-from homegrown.errors import UserError
-from homegrown.files import parquet_parts
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts
 
 STAGES = ("ingest", "dedup", "filter", "shard")
 EXAMPLES = 20

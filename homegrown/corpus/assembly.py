@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.documents import QUARANTINE, SCHEMA
 from homegrown.corpus.units import Summary, Unit, documents_of, quarantine_of
-from homegrown.files import write_parquet
+from homegrown.util.files import write_parquet
 
 _QUARANTINE_ROWS = 1_000_000  # in one part
 

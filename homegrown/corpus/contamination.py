@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from homegrown.corpus.characters import ALONE, CODE_POINTS, WORD, characters
 from homegrown.corpus.minhash import hash_runs
 from homegrown.corpus.streams import Bounded, TooMuch, buffered, most_unpacked, opened, unpacked
-from homegrown.errors import UserError
+from homegrown.util.errors import UserError
 
 _ROWS = 64  # of a table, in memory at once
 

@@ -14,17 +14,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import row_count
 from homegrown.corpus.duplicates import Part, find_duplicates
 from homegrown.corpus.lsh import banding
 from homegrown.corpus.minhash import Sets, permutations, shingle_sets, sketch
-from homegrown.corpus.spill import spilling
-from homegrown.files import parquet_parts, replacing, write_parquet
-from homegrown.outcome import Outcome
-from homegrown.parallel import map_ordered
-from homegrown.progress import Progress, silent
-from homegrown.recipe import DedupSettings
-from homegrown.seeds import derive
+from homegrown.util.files import parquet_parts, replacing, write_parquet
+from homegrown.util.parallel import map_ordered
+from homegrown.util.progress import Outcome, Progress, silent
+from homegrown.util.seeds import derive
+
+
+@contextmanager
+def spilling(folder: Path, memory_gb: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection to an empty database in `folder`, whatever a killed run has left there; remove it after."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    connection = duckdb.connect(str(folder / "spill.duckdb"))
+    try:
+        connection.execute(f"SET memory_limit = '{int(memory_gb * 1000)}MB'")
+        connection.execute(f"SET temp_directory = '{str(folder / 'temporary').replace(chr(39), chr(39) * 2)}'")
+        yield connection
+    finally:
+        connection.close()
+        shutil.rmtree(folder)
+
 
 DROPPED = pa.schema(
     [

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import row_count
 from homegrown.corpus.lsh import Documents, band_keys, link, roots, similarities
-from homegrown.recipe import DedupSettings
 
 Nodes = NDArray[np.uint32]
 

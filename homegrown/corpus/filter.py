@@ -10,16 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from homegrown.config.recipe import FilterSettings
 from homegrown.corpus.documents import SCHEMA, row_count
 from homegrown.corpus.languages import Languages, check_languages, identify
 from homegrown.corpus.quality import signals, word_list
 from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, values
 from homegrown.corpus.redaction import redact
-from homegrown.files import parquet_parts, write_parquet
-from homegrown.outcome import Outcome
-from homegrown.parallel import map_ordered
-from homegrown.progress import Metric, Progress, silent
-from homegrown.recipe import FilterSettings
+from homegrown.util.files import parquet_parts, write_parquet
+from homegrown.util.parallel import map_ordered
+from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 DROPPED = pa.schema(
     [

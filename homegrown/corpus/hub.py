@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from homegrown.config.recipe import HubSource
 from homegrown.corpus.readers.tables import column_problem, text_row, texts
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.streams import first_line
-from homegrown.errors import UserError
-from homegrown.recipe import HubSource
+from homegrown.util.errors import UserError
 
 _ROWS = 256  # in a batch
 _SHARD_BYTES = 64_000_000  # of a dataset on disk, the unit of parallel work and of resuming

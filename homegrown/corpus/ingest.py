@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from homegrown.config.recipe import IngestSettings
 from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_quarantine, write_shard
 from homegrown.corpus.plan import plan
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.sources import find
 from homegrown.corpus.units import Summary, Unit, quarantine_of, read_unit
-from homegrown.errors import UserError
-from homegrown.outcome import Outcome
-from homegrown.parallel import in_flight, map_ordered
-from homegrown.progress import Metric, Progress, silent
-from homegrown.recipe import IngestSettings
+from homegrown.util.errors import UserError
+from homegrown.util.parallel import in_flight, map_ordered
+from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 
 def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress: Progress = silent) -> Outcome:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from homegrown.errors import UserError
+from homegrown.util.errors import UserError
 
 _CHARACTERS = 1_000  # from the start of a text; more changes little
 

@@ -19,7 +19,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from homegrown.corpus.records import Document, Fault, Piece
-from homegrown.digests import Digests
+from homegrown.store.digests import Digests
 
 _OURS = frozenset({"homegrown", "tasks", "flows"})
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})

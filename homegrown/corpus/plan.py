@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from homegrown.config.recipe import AnySource, FilesSource, HubSource, IngestSettings, PackagesSource
 from homegrown.corpus.readers.formats import form
 from homegrown.corpus.records import MEGABYTE, Piece
 from homegrown.corpus.streams import Unreachable, opened
 from homegrown.corpus.text import Undecodable, encoding_of
 from homegrown.corpus.units import Unit
-from homegrown.recipe import AnySource, FilesSource, HubSource, IngestSettings, PackagesSource
 
 _MODULES_BYTES = 1_000_000  # of source in one unit of packages; an eighth or so of it is documentation
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from homegrown.corpus.records import Piece
 from homegrown.corpus.streams import first_line, is_remote
-from homegrown.errors import UserError
+from homegrown.util.errors import UserError
 
 # Where file systems keep a checksum of a file's bytes: S3 and HTTP, Google, Azure, the Hugging Face hub, WebDAV.
 _CHECKSUMS = ("ETag", "etag", "md5Hash", "crc32c", "content_settings", "content_md5", "blob_id", "sha256", "checksum")

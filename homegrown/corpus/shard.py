@@ -12,17 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from homegrown.config.recipe import ShardSettings
 from homegrown.corpus.contamination import Runs, contaminated, runs_of_files
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.heldout import HeldOut, Signer, most_similar
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.split_choice import SPLITS, bounds, hashes
-from homegrown.errors import UserError
-from homegrown.files import parquet_parts, write_parquet
-from homegrown.outcome import Outcome
-from homegrown.progress import Metric, Progress, silent
-from homegrown.recipe import ShardSettings
-from homegrown.seeds import derive
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts, write_parquet
+from homegrown.util.progress import Metric, Outcome, Progress, silent
+from homegrown.util.seeds import derive
 
 REASONS = ("near_validation", "near_test", "contaminated")
 _DROPPED = 3  # in place of a split

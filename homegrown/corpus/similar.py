@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.dedup import effective_banding
 from homegrown.corpus.minhash import permutations, sketch
-from homegrown.errors import UserError
-from homegrown.files import parquet_parts
-from homegrown.recipe import DedupSettings
-from homegrown.seeds import derive
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts
+from homegrown.util.seeds import derive
 
 
 @dataclass(frozen=True)

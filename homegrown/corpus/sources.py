@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homegrown.config.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
 from homegrown.corpus import hub, packages, remote
 from homegrown.corpus.readers.formats import FORMATS, check_installed, form
 from homegrown.corpus.records import Piece
 from homegrown.corpus.streams import is_remote
-from homegrown.digests import Digests
-from homegrown.errors import UserError
-from homegrown.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
+from homegrown.store.digests import Digests
+from homegrown.util.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from homegrown.recipe import ShardSettings
+from homegrown.config.recipe import ShardSettings
 
 SPLITS = ("train", "validation", "test")
 _HASH_BITS = 64

@@ -9,15 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
+from homegrown.config.recipe import AnySource, FilesSource, HubSource, PackagesSource
 from homegrown.corpus import hub, packages
 from homegrown.corpus.documents import QUARANTINE, SCHEMA, document_id
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
 from homegrown.corpus.streams import is_remote
 from homegrown.corpus.text import clean
-from homegrown.errors import UserError
-from homegrown.files import replacing, write_parquet
-from homegrown.recipe import AnySource, FilesSource, HubSource, PackagesSource
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing, write_parquet
 
 SIZED = SCHEMA.append(pa.field("bytes", pa.int64()))  # documents, with the UTF-8 bytes of their texts
 _MOST_ROWS = 100_000  # in memory at once, however short

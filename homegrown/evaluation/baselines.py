@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.examination import Examination
 from homegrown.evaluation.ngrams import five_gram_costs, unigram_costs
-from homegrown.tokens.loader import TokenSplit
 
 
 def counting_models(packed: Path, examination: Examination) -> dict[str, Costs]:

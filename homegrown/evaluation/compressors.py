@@ -5,8 +5,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from homegrown.files import parquet_parts
-from homegrown.tokens.shards import read_shard
+from homegrown.tokenizer.sample import read_shard
+from homegrown.util.files import parquet_parts
 
 PRIMER_BYTES = 2_000_000
 """Training text that xz may read first: a quarter of its dictionary, and half a second twice."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homegrown.errors import UserError
-from homegrown.model.generation import generate
+from homegrown.config.recipe import EvaluationSettings
+from homegrown.data.loader import TokenSplit
+from homegrown.data.permutation import Permutation
+from homegrown.inference.generation import generate
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import EvaluationSettings
-from homegrown.seeds import derive
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.permutation import Permutation
+from homegrown.util.errors import UserError
+from homegrown.util.seeds import derive
 
 _BATCH = 64
 

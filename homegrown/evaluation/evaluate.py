@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from homegrown.config.recipe import EvaluationSettings
 from homegrown.evaluation.baselines import counting_models
 from homegrown.evaluation.compressors import compressed_bits_per_byte
 from homegrown.evaluation.continuations import continue_all, tokens_per_second
@@ -19,15 +20,13 @@ from homegrown.evaluation.report import html, markdown
 from homegrown.evaluation.results import Memory, OfSource, Report, Result
 from homegrown.evaluation.sample import write_sample
 from homegrown.evaluation.scores import compare, of_continuations, of_costs, of_text
-from homegrown.files import replacing, write_parquet
-from homegrown.formats.memory import loaded_megabytes
-from homegrown.formats.variants import ORIGINAL, device_of, disk_megabytes, load_variant, variants_of
 from homegrown.model.weights import load_config
-from homegrown.outcome import Outcome
-from homegrown.progress import Metric, Progress, silent
-from homegrown.recipe import EvaluationSettings
-from homegrown.seeds import derive
-from homegrown.tokens.special import special_ids
+from homegrown.quantization.memory import loaded_megabytes
+from homegrown.quantization.variants import ORIGINAL, device_of, disk_megabytes, load_variant, variants_of
+from homegrown.tokenizer.special import special_ids
+from homegrown.util.files import replacing, write_parquet
+from homegrown.util.progress import Metric, Outcome, Progress, silent
+from homegrown.util.seeds import derive
 
 TEXT = "held-out text"
 """The row of the references themselves: how much of them is repeated, and stands in the training text too."""

@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import EvaluationSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.continuations import Task, choose_tasks
 from homegrown.evaluation.costs import Costs, by_document
 from homegrown.evaluation.heldout import HeldOut, open_held_out
 from homegrown.evaluation.ngrams import MOST_TOKENS
 from homegrown.evaluation.results import Facts
 from homegrown.evaluation.windows import Numbers, Windows, slide, thin
-from homegrown.recipe import EvaluationSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.tokenizer import load, token_bytes
+from homegrown.tokenizer.loading import load, token_bytes
+from homegrown.util.errors import UserError
 
 
 @dataclass(frozen=True)

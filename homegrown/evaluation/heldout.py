@@ -8,13 +8,13 @@ import numpy.typing as npt
 import xxhash
 from tokenizers import Tokenizer
 
-from homegrown.errors import UserError
-from homegrown.files import parquet_parts
-from homegrown.tokens.encoding import Encoder
-from homegrown.tokens.index import read_index
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.rows import map_array
-from homegrown.tokens.shards import read_shard
+from homegrown.data.index import read_index
+from homegrown.data.loader import TokenSplit
+from homegrown.data.rows import map_array
+from homegrown.tokenizer.encoding import Encoder
+from homegrown.tokenizer.sample import read_shard
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts
 
 
 @dataclass(frozen=True)

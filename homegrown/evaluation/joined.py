@@ -5,16 +5,16 @@ Part of no artifact: all of it can come after the evaluation was made.
 
 from collections.abc import Mapping, Sequence
 
-from homegrown.artifacts import Artifact, Store
 from homegrown.evaluation.previous import beside_previous
 from homegrown.evaluation.report import sections
 from homegrown.evaluation.results import Result
-from homegrown.evaluation.sections import Cell, Group, Section
-from homegrown.files import parquet_parts, read_parquet
-from homegrown.formats.variants import ORIGINAL
+from homegrown.quantization.variants import ORIGINAL
 from homegrown.rating.answers import CRITERIA, FOLDER, all_answers
 from homegrown.rating.items import HUMAN
 from homegrown.rating.summary import Mean, summarise
+from homegrown.reporting.blocks import Cell, Group, Section
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.util.files import parquet_parts, read_parquet
 
 HARNESS = "lm-eval"
 """The stage whose artifacts hold figures of lm-evaluation-harness."""

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
+from homegrown.data.index import read_index
+from homegrown.data.loader import TokenSplit
+from homegrown.data.rows import map_array
 from homegrown.evaluation.automaton import Automaton
-from homegrown.tokens.index import read_index
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.rows import map_array
-from homegrown.tokens.shards import read_shard
+from homegrown.tokenizer.sample import read_shard
 
 _AT_ONCE = 4_000_000
 """Tokens of the training text in memory at once."""

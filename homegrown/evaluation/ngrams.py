@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.windows import Numbers
-from homegrown.tokens.loader import TokenSplit
 
 ORDER = 5
 MOST_TOKENS = 10_000_000

@@ -5,10 +5,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.windows import Windows
 from homegrown.model.loss import CHUNK_TOKENS
 from homegrown.model.transformer import Transformer
-from homegrown.tokens.loader import TokenSplit
 
 _BATCH_TOKENS = 4096
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from homegrown import runs
-from homegrown.artifacts import Artifact, Store
 from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.results import Report, Result
-from homegrown.files import parquet_parts, read_parquet
-from homegrown.formats.variants import ORIGINAL
+from homegrown.quantization.variants import ORIGINAL
+from homegrown.store import runs
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.util.files import parquet_parts, read_parquet
 
 _SEED = 1  # of the resamples; the same documents are drawn whenever two evaluations are compared
 

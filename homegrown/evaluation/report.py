@@ -8,7 +8,7 @@ from homegrown.evaluation.compressors import GZIP_LEVEL, PRIMER_BYTES, XZ_PRESET
 from homegrown.evaluation.diversity import MOST_TEXTS
 from homegrown.evaluation.overlap import BLEU_METHOD, ROUGE_METHOD
 from homegrown.evaluation.results import Report, Result
-from homegrown.evaluation.sections import (
+from homegrown.reporting.blocks import (
     Cell,
     Group,
     Lines,

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from homegrown.files import read_parquet, replacing, write_parquet
+from homegrown.util.files import read_parquet, replacing, write_parquet
 
 Kind = Literal["weights", "previous", "baseline", "text"]
 FACTS = "facts.json"

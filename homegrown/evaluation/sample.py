@@ -5,12 +5,12 @@ import re
 import torch
 from tokenizers import Tokenizer
 
-from homegrown.model.generation import generate
-from homegrown.model.sampling import Sampling
+from homegrown.inference.generation import generate
+from homegrown.inference.sampling import Sampling
 from homegrown.model.transformer import Transformer
-from homegrown.seeds import derive
-from homegrown.tokens.special import special_ids
-from homegrown.tokens.tokenizer import token_bytes
+from homegrown.tokenizer.loading import token_bytes
+from homegrown.tokenizer.special import special_ids
+from homegrown.util.seeds import derive
 
 _TOKENS = 200
 _ATTEMPTS = 8

@@ -10,19 +10,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from homegrown.files import write_parquet
-from homegrown.finetune_recipe import AnswerSettings
+from homegrown.config.finetune_recipe import AnswerSettings
+from homegrown.data.loader import TokenSplit
+from homegrown.data.rows import NO_TARGET, parts
 from homegrown.finetuning.questions import Question, held_out
+from homegrown.inference.generation import generate
 from homegrown.model import weights
-from homegrown.model.generation import generate
 from homegrown.model.transformer import Transformer
-from homegrown.outcome import Outcome
-from homegrown.progress import Metric, Progress, silent
-from homegrown.tokens import tokenizer as tokens
-from homegrown.tokens.chat import encode
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.rows import NO_TARGET, parts
-from homegrown.tokens.special import special_ids
+from homegrown.tokenizer import loading as tokens
+from homegrown.tokenizer.chat import encode
+from homegrown.tokenizer.special import special_ids
+from homegrown.util.files import write_parquet
+from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 BEFORE, AFTER = "base", "fine-tuned"
 _ROWS = 8  # of tokens in a forward pass, and questions answered side by side

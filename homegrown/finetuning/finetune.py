@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-from homegrown.errors import UserError
-from homegrown.finetune_recipe import FinetuneSettings
+from homegrown.config.finetune_recipe import FinetuneSettings
+from homegrown.config.recipe import Parallel, TrainingSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.finetuning.job import MODEL, FinetuneJob
-from homegrown.formats.requirements import check_installed, misfit
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
-from homegrown.outcome import Outcome
-from homegrown.progress import Progress, silent
-from homegrown.recipe import Parallel, TrainingSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.system import save_system
-from homegrown.training.conduct import conduct
+from homegrown.quantization.requirements import check_installed, misfit
+from homegrown.tokenizer.system import save_system
+from homegrown.training.run import conduct
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome, Progress, silent
 
 _WORKER = "homegrown.finetuning.worker"
 

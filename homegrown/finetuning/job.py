@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homegrown.errors import UserError
-from homegrown.finetune_recipe import FinetuneSettings
+from homegrown.config.finetune_recipe import FinetuneSettings
 from homegrown.training.job import TrainingJob
+from homegrown.util.errors import UserError
 
 if TYPE_CHECKING:  # who only writes a job needs no PyTorch
     from tokenizers import Tokenizer
 
+    from homegrown.data.loader import TokenSplit
     from homegrown.model.transformer import Transformer
-    from homegrown.tokens.loader import TokenSplit
     from homegrown.training.checkpoints import Checkpoints
-    from homegrown.training.subject import Prompt
+    from homegrown.training.task import Prompt
 
 ADAPTER, MODEL = "adapter", "model"
 _HELD_OUT_PROMPTS = 2
@@ -27,13 +27,13 @@ class FinetuneJob(TrainingJob):
     base: Path
     finetuning: FinetuneSettings
 
-    def subject(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "TunedModel":
+    def task(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "TunedModel":
         """See `TrainingJob`."""
         return TunedModel(self, train, tokenizer)
 
 
 class TunedModel:
-    """A base model that learns from conversations; a `Subject`."""
+    """A base model that learns from conversations; a `TrainingTask`."""
 
     def __init__(self, job: FinetuneJob, train: "TokenSplit", tokenizer: "Tokenizer"):
         """Look at the base.
@@ -42,8 +42,8 @@ class TunedModel:
             UserError: it is damaged, or does not fit the conversations or the settings.
         """
         from homegrown.model import weights
-        from homegrown.tokens.chat import stop_ids
-        from homegrown.tokens.special import special_ids
+        from homegrown.tokenizer.chat import stop_ids
+        from homegrown.tokenizer.special import special_ids
 
         self._job = job
         self._base = weights.load_config(job.base / "config.json")
@@ -61,11 +61,11 @@ class TunedModel:
         self.prompts: Sequence[Prompt] = self._prompts(tokenizer)
 
     def begin(self) -> "Transformer":
-        """See `Subject`."""
+        """See `TrainingTask`."""
         import torch
 
         from homegrown.model import lora
-        from homegrown.seeds import derive
+        from homegrown.util.seeds import derive
 
         model, settings = self._weights(), self._job.finetuning
         if settings.method != "full":
@@ -76,10 +76,10 @@ class TunedModel:
         return model
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
-        """See `Subject`: `adapter/` in peft's files, or a whole model's `model/`."""
+        """See `TrainingTask`: `adapter/` in peft's files, or a whole model's `model/`."""
         from homegrown.model import lora
         from homegrown.model.transformer import Transformer
-        from homegrown.training.subject import keep_model
+        from homegrown.training.task import keep_model
 
         if self._job.finetuning.method == "full":
             keep_model(checkpoints.fill(step, Transformer(self._base)), self._job.tokenizer, out / MODEL)
@@ -107,8 +107,8 @@ class TunedModel:
 
     def _prompts(self, tokenizer: "Tokenizer") -> "list[Prompt]":
         from homegrown.finetuning.questions import held_out
-        from homegrown.tokens.chat import Message, encode
-        from homegrown.training.subject import Prompt
+        from homegrown.tokenizer.chat import Message, encode
+        from homegrown.training.task import Prompt
 
         asked = [(one.text, one.messages) for one in held_out(self._job.packed, _HELD_OUT_PROMPTS)]
         asked += [(text, [Message("user", text)]) for text in self._job.training.sample_prompts]
@@ -124,8 +124,8 @@ class TunedModel:
 
 def _in_four_bits(model: "Transformer") -> None:
     """Put nf4 weights (QLoRA, Dettmers et al. 2023) in the place of the matrices of all blocks."""
-    from homegrown.formats.linear import METHODS
-    from homegrown.formats.variants import matrices
+    from homegrown.quantization.linear import METHODS
+    from homegrown.quantization.variants import matrices
 
     for name, layer in matrices(model).items():
         small = METHODS["nf4"].layer(METHODS["nf4"].pack(layer.weight.detach()), layer.bias, layer.weight.shape)

@@ -6,9 +6,9 @@ import torch
 
 from homegrown.finetuning.job import ADAPTER, MODEL
 from homegrown.model import lora, weights
-from homegrown.outcome import Outcome
-from homegrown.tokens.system import save_system
-from homegrown.training.subject import keep_model
+from homegrown.tokenizer.system import save_system
+from homegrown.training.task import keep_model
+from homegrown.util.progress import Outcome
 
 
 def merge(out: Path, base: Path, finetuned: Path, system: str | None) -> Outcome:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from homegrown.tokens.chat import Message
+from homegrown.tokenizer.chat import Message
 
 
 @dataclass(frozen=True)

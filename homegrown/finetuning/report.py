@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from homegrown.evaluation.sections import Block, Cell, Group, Lines, Picture, Section, SideBySide, Table, as_html
 from homegrown.finetuning.answers import Result
+from homegrown.reporting.blocks import (
+    Block,
+    Cell,
+    Group,
+    Lines,
+    Picture,
+    Section,
+    SideBySide,
+    Table,
+    as_html,
+)
 
 TITLE = "Fine-tuning"
 _SHOWN = 12

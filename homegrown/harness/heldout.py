@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from homegrown.errors import UserError
-from homegrown.files import parquet_parts, replacing
-from homegrown.seeds import derive
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts, replacing
+from homegrown.util.seeds import derive
 
 LAST_WORD, NEXT_PASSAGE = "heldout_last_word", "heldout_next_passage"
 TASKS = (LAST_WORD, NEXT_PASSAGE)

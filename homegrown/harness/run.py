@@ -12,12 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from homegrown.errors import UserError
-from homegrown.files import replacing, write_parquet
-from homegrown.formats.huggingface import write_huggingface
+from homegrown.export.huggingface import write_huggingface
 from homegrown.harness.heldout import TASKS, write_tasks
-from homegrown.outcome import Outcome
-from homegrown.progress import Metric
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing, write_parquet
+from homegrown.util.progress import Metric, Outcome
 
 _SCHEMA = pa.schema(
     [

@@ -1,1 +1,1 @@
-"""The transformer, its weights on disk, its KV cache and generation."""
+"""The transformer, its weights on disk and its KV cache."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from homegrown.recipe import ModelSettings
+from homegrown.config.recipe import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)

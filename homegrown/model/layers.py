@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from homegrown.model import by_hand
+from homegrown.model import cpu_ops
 from homegrown.model.cache import KVCache, Span
 from homegrown.model.config import ModelConfig
 from homegrown.model.documents import attend_in_blocks
@@ -27,8 +27,8 @@ def rotary_table(head_size: int, context: int, theta: float) -> Tensor:
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Turn queries or keys [..., tokens, head_size] by their positions' angles [..., tokens, head_size]."""
-    if by_hand.serves(x):
-        return by_hand.rotate(x, cosines, sines)
+    if cpu_ops.serves(x):
+        return cpu_ops.rotate(x, cosines, sines)
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-second, first), dim=-1) * sines
 
@@ -71,8 +71,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        if by_hand.serves(x):
-            return by_hand.rms_norm(x, self.weight, self.eps or 0.0)
+        if cpu_ops.serves(x):
+            return cpu_ops.rms_norm(x, self.weight, self.eps or 0.0)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -113,7 +113,7 @@ class Attention(nn.Module):
 
     def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, now: Pass) -> Tensor:
         if now.mask is not None:
-            return by_hand.causal_attention(queries, keys, values, now.mask)
+            return cpu_ops.causal_attention(queries, keys, values, now.mask)
         if isinstance(now.documents, BlockMask):
             return attend_in_blocks(queries, keys, values, now.documents)
         mask, causal = now.documents, now.documents is None

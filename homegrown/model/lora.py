@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from homegrown.errors import UserError
-from homegrown.files import replacing
-from homegrown.finetune_recipe import FinetuneSettings, Projection
+from homegrown.config.finetune_recipe import FinetuneSettings, Projection
 from homegrown.model.config import ModelConfig
 from homegrown.model.trained_rows import TrainedRows
 from homegrown.model.transformer import Transformer
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 if TYPE_CHECKING:
     from peft import LoraConfig

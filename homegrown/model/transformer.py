@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from homegrown.model import by_hand
+from homegrown.model import cpu_ops
 from homegrown.model.cache import KVCache
 from homegrown.model.config import ModelConfig
 from homegrown.model.documents import document_mask
@@ -62,11 +62,11 @@ class Decoder(nn.Module):
         where = slice(new) if span is None else span.positions
         documents, mask = None if starts is None else document_mask(starts), None
         x = self.embed_tokens(tokens)
-        short = cache is None and new <= by_hand.LONGEST and by_hand.serves(x)
+        short = cache is None and new <= cpu_ops.LONGEST and cpu_ops.serves(x)
         if short and isinstance(documents, Tensor):
-            mask = by_hand.added(documents, compute_dtype(x))
+            mask = cpu_ops.added(documents, compute_dtype(x))
         elif short:
-            mask = by_hand.causal_mask(new, compute_dtype(x))
+            mask = cpu_ops.causal_mask(new, compute_dtype(x))
         if self.config.family == "modern":
             table = self.positions[:, where].to(compute_dtype(x))
             cosines, sines = table if span is None else table[:, :, None]

@@ -9,10 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from homegrown.errors import UserError
-from homegrown.files import replacing
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 
 def save(model: Transformer, folder: Path) -> None:

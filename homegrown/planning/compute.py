@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from homegrown.config.recipe import Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
-from homegrown.recipe import Recipe, TrainingSettings
 
 COMPUTE_OPTIMAL_TOKENS = 20
 """Tokens for each parameter at which a budget of compute gives the least loss: Hoffmann et al. 2022, table 3, from the
@@ -21,7 +21,7 @@ def config_of(recipe: Recipe) -> ModelConfig:
     """
     vocabulary_size = recipe.tokenizer.vocabulary_size
     if recipe.tokenizer.path is not None:
-        from homegrown.tokens.existing import take
+        from homegrown.tokenizer.existing import take
 
         vocabulary_size = take(Path(recipe.tokenizer.path)).get_vocab_size()
     return ModelConfig.from_settings(recipe.model, vocabulary_size, recipe.training.dropout)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from homegrown.config.recipe import Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import optimizer_bytes, step_tokens
 from homegrown.planning.layouts import Fit
 from homegrown.planning.probe import Probed, scaled, work
 from homegrown.planning.target import Target
-from homegrown.recipe import Recipe, TrainingSettings
 
 ASSUMED_UTILISATION = 0.4
 """Model FLOPs utilisation assumed of GPUs that are not at hand; open trainers publish 0.3 to 0.6 of dense bfloat16."""

@@ -1,9 +1,9 @@
 """Room on the disk that a recipe's artifacts take."""
 
+from homegrown.config.recipe import Recipe, Variant
 from homegrown.model.config import ModelConfig
 from homegrown.planning.memory import moments
 from homegrown.planning.text import bytes_per_token
-from homegrown.recipe import Recipe, Variant
 
 _SHARDS_SHARE = 1.35
 """Size of the shards of ingest, dedup, filter and shard, all together, for a byte of text: measured with `tiny`."""

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from homegrown.artifacts import Store
+from homegrown.config.recipe import Recipe
 from homegrown.planning.checks import Check, machine_checks
 from homegrown.planning.machine import Machine
 from homegrown.planning.presets import Wants, wants
 from homegrown.planning.recipe_checks import recipe_checks
-from homegrown.recipe import Recipe
+from homegrown.store.artifacts import Store
 
 
 @dataclass(frozen=True)

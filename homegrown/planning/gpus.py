@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from homegrown.errors import UserError
+from homegrown.util.errors import UserError
 
 GIB = 2**30
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from homegrown.artifacts import Manifest, Store
-from homegrown.recipe import Recipe
-from homegrown.runs import recorded
+from homegrown.config.recipe import Recipe
+from homegrown.store.artifacts import Manifest, Store
+from homegrown.store.runs import recorded
 
 
 @dataclass(frozen=True)

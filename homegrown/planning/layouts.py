@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import Parallel, Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import step_tokens
 from homegrown.planning.memory import MARGIN, Layout, Memory, training_memory
-from homegrown.recipe import Parallel, Recipe, TrainingSettings
 from homegrown.training.compilation import compiles
+from homegrown.util.errors import UserError
 
 CPU_TOKENS = 1024
 """`homegrown.training.microbatch._CPU_TOKENS`, which cannot be imported without PyTorch."""

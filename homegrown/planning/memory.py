@@ -9,12 +9,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from homegrown.config.recipe import Parallel, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import block_matrices, hidden_parameters
-from homegrown.recipe import Parallel, TrainingSettings
 
 LONGEST_BY_HAND = 512
-"""`homegrown.model.by_hand.LONGEST`, which cannot be imported without PyTorch: longer contexts keep no scores."""
+"""`homegrown.model.cpu_ops.LONGEST`, which cannot be imported without PyTorch: longer contexts keep no scores."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """`homegrown.model.loss.CHUNK_TOKENS`, likewise."""
 MUON_BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from homegrown.artifacts import Store
+from homegrown.config.recipe import Recipe
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import compute_optimal_tokens, config_of, optimizer_flops, step_tokens
 from homegrown.planning.cost import ASSUMED_UTILISATION, Cost, measured_cost, specified_cost
@@ -13,7 +13,7 @@ from homegrown.planning.memory import Layout, training_memory
 from homegrown.planning.probe import Probed, probe
 from homegrown.planning.target import Target
 from homegrown.planning.text import Text, text_of
-from homegrown.recipe import Recipe
+from homegrown.store.artifacts import Store
 
 GUIDE = {
     (768, 12, 12, 3072, 512): 110e6,

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from homegrown.artifacts import Store
+from homegrown.config.recipe import Recipe
 from homegrown.planning import gpus
 from homegrown.planning.compute import config_of
 from homegrown.planning.disk import disk_needed
 from homegrown.planning.memory import MARGIN, Layout, training_memory
 from homegrown.planning.target import value_bytes
 from homegrown.planning.text import text_of
-from homegrown.recipe import Recipe
+from homegrown.store.artifacts import Store
 
 PROCESS_BYTES = 400_000_000
 """What a process holds that has imported PyTorch and the training loop, measured on Linux without a GPU."""

@@ -10,14 +10,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from homegrown import locks
-from homegrown.errors import UserError
-from homegrown.files import replacing
+from homegrown.config.recipe import ModelSettings, Recipe, Settings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import optimizer_flops, recomputed_flops_per_token, step_tokens
 from homegrown.planning.synthetic import write_synthetic
-from homegrown.recipe import ModelSettings, Recipe, Settings, TrainingSettings
-from homegrown.training.job import LOGS, NO_TCP_STORE, PARENT_LOCK, REFUSAL, STORE, Job
+from homegrown.training.job import LOGS, NO_TCP_STORE, PARENT_LOCK, REFUSAL, STORE
+from homegrown.training.pretraining import Job
+from homegrown.util import locks
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 RESULT = "probe.json"
 
@@ -112,7 +113,7 @@ def probe(
 def _launch(job: Path, processes: int) -> str:
     """Run the workers to their end and return what they printed; when this process dies, they end too."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    meeting = f"--rdzv-endpoint={job.parent / STORE}agent"  # by a file, as in homegrown.training.launch
+    meeting = f"--rdzv-endpoint={job.parent / STORE}agent"  # by a file, as in homegrown.training.launcher
     alone = ["--rdzv-backend=c10d", meeting, "--rdzv-conf=store_type=file", "--local-addr=127.0.0.1"]
     logs = f"--log-dir={job.parent / LOGS}"
     command = [*launcher, *alone, logs, "-m", "homegrown.planning.probe_worker", str(job)]

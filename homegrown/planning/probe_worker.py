@@ -6,19 +6,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homegrown.errors import UserError
-from homegrown.files import replacing
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import step_tokens
 from homegrown.planning.energy import EnergyMeter
 from homegrown.planning.machine import this_machine
 from homegrown.planning.probe import RESULT, Probed, ProbeJob, slice_of
-from homegrown.training.job import PARENT_LOCK, PROGRESS, REFUSAL, Job
+from homegrown.training.job import PARENT_LOCK, PROGRESS, REFUSAL
+from homegrown.training.pretraining import Job
 from homegrown.training.stopping import Stop, end_process
 from homegrown.training.worker import prepare_environment
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 if TYPE_CHECKING:
-    from homegrown.training.workers import Worker
+    from homegrown.training.distributed import Worker
 
 _LEAST_STEPS = 2
 _NEVER = 10**9
@@ -44,11 +45,11 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     """Train as the order says and return what was measured, in the leading worker."""
     import torch
 
-    from homegrown.training.loop import Trainer
+    from homegrown.training.distributed import Worker
     from homegrown.training.peak import matmul_peak
-    from homegrown.training.report import Report
-    from homegrown.training.watch import peak_memory
-    from homegrown.training.workers import Worker
+    from homegrown.training.progress_file import Report
+    from homegrown.training.throughput import peak_memory
+    from homegrown.training.trainer import Trainer
 
     worker = Worker(order.job.device)
     worker.join(out)
@@ -97,7 +98,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
 
 def _training(order: ProbeJob, worker: "Worker") -> Job:
     """Return the job to measure: cut to a slice if asked, without validations, samples and checkpoints."""
-    from homegrown.tokens.index import read_index
+    from homegrown.data.index import read_index
     from homegrown.training.compilation import compiles
     from homegrown.training.peak import matmul_peak
     from homegrown.training.precision import choose_precision

@@ -4,8 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from homegrown.errors import UserError
-from homegrown.formats.requirements import check_recipe
+from homegrown.config.recipe import Recipe
 from homegrown.planning.checks import Check
 from homegrown.planning.compute import config_of, optimizer_flops, step_tokens
 from homegrown.planning.layouts import layouts
@@ -13,9 +12,10 @@ from homegrown.planning.machine import Machine, available_memory
 from homegrown.planning.memory import MARGIN
 from homegrown.planning.presets import PROCESS_BYTES, Wants
 from homegrown.planning.target import Target, this_machine_as_target
-from homegrown.planning.words import span
-from homegrown.recipe import Recipe
+from homegrown.quantization.requirements import check_recipe
+from homegrown.reporting.numbers import span
 from homegrown.training.compilation import compiles
+from homegrown.util.errors import UserError
 
 _LONG_SECONDS = 7 * 24 * 3600
 _USUAL_SHARE = 0.3

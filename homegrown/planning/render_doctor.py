@@ -7,7 +7,7 @@ from rich.table import Table
 
 from homegrown.planning.checks import Check
 from homegrown.planning.presets import Wants
-from homegrown.planning.words import count
+from homegrown.reporting.numbers import count
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 

@@ -8,7 +8,7 @@ from homegrown.planning.compute import COMPUTE_OPTIMAL_TOKENS, WORTHWHILE_EPOCHS
 from homegrown.planning.history import Past
 from homegrown.planning.memory import MARGIN
 from homegrown.planning.plan import Plan
-from homegrown.planning.words import count, span
+from homegrown.reporting.numbers import count, span
 
 
 def print_plan(console: Console, plan: Plan) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from homegrown.tokens.index import SPLITS, Index, Split, TokenFile, token_type, write_index
-from homegrown.tokens.special import SPECIAL_TOKENS
-from homegrown.tokens.tokenizer import TOKENIZER_FILE
+from homegrown.data.index import SPLITS, Index, Split, TokenFile, token_type, write_index
+from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.tokenizer.special import SPECIAL_TOKENS
 
 
 def write_synthetic(folder: Path, vocabulary_size: int, context: int, windows: int) -> None:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import Recipe
 from homegrown.planning.energy import WATTS_PER_PROCESSOR
 from homegrown.planning.gpus import Gpu
 from homegrown.planning.machine import Machine
-from homegrown.recipe import Recipe
+from homegrown.util.errors import UserError
 
 _GPU_WATTS = 300.0
 """Assumed of a GPU whose driver tells no power limit."""

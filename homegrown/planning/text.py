@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homegrown.artifacts import Artifact, Store
-from homegrown.errors import UserError
-from homegrown.recipe import AnySource, FilesSource, PackagesSource, Recipe
-from homegrown.runs import recorded
+from homegrown.config.recipe import AnySource, FilesSource, PackagesSource, Recipe
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.runs import recorded
+from homegrown.util.errors import UserError
 
 MEGABYTE = 1_000_000
 

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.errors import UserError
-from homegrown.files import parquet_parts, write_parquet
 from homegrown.rating.items import Item
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts, write_parquet
 
 FOLDER = "ratings"
 """Of the store: answers are no artifact, since they grow."""

@@ -5,10 +5,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from homegrown.artifacts import Artifact, Store
-from homegrown.errors import UserError
-from homegrown.files import read_parquet
-from homegrown.seeds import derive
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.util.errors import UserError
+from homegrown.util.files import read_parquet
+from homegrown.util.seeds import derive
 
 HUMAN = "the documents' own"
 """The system that wrote the held-out text itself: what a rater gives it is the scale for everything else."""

@@ -9,7 +9,7 @@ from nltk.metrics.agreement import AnnotationTask
 
 from homegrown.rating.answers import CRITERIA, HIGHEST
 from homegrown.rating.items import AUTHOR, HUMAN
-from homegrown.seeds import derive
+from homegrown.util.seeds import derive
 
 RESAMPLES = 2_000
 """Of the bootstrap: the ends of a 95% interval then stand on 50 of them each."""

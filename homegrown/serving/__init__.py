@@ -1,1 +1,1 @@
-"""Models in use: what they write, as text."""
+"""Models served over HTTP, by OpenAI's API and on a page."""

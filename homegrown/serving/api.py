@@ -16,16 +16,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from homegrown.errors import UserError
-from homegrown.guard import Policy, SameOrigin
-from homegrown.seeds import derive
 from homegrown.serving.admission import Counted, KeyAsked, ShortBodies
 from homegrown.serving.answers import Choice, Form, error_object, model_object
 from homegrown.serving.completion import Completion, Delta, Reason, Refused
-from homegrown.serving.page_later import LatePage
-from homegrown.serving.page_policy import PagePolicy
+from homegrown.serving.page.later import LatePage
+from homegrown.serving.page.policy import PagePolicy
 from homegrown.serving.service import Service, Writing
 from homegrown.serving.wire import ChatRequest, TextRequest
+from homegrown.util.errors import UserError
+from homegrown.util.guard import Policy, SameOrigin
+from homegrown.util.seeds import derive
 
 _T = TypeVar("_T")
 
@@ -252,9 +252,9 @@ def _add_page(app: FastAPI, service: Service) -> None:
         return
 
     def make() -> FastAPI:
-        from homegrown.serving import page
+        from homegrown.serving.page import app
 
-        return page.application(service)
+        return app.application(service)
 
     late = LatePage(make, PagePolicy)
     app.router.lifespan_context = late.lifespan

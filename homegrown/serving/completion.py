@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from homegrown.errors import UserError
-from homegrown.model.engine import Finish
-from homegrown.model.sampling import GREEDY, Sampling
-from homegrown.tokens.chat import Message
+from homegrown.inference.engine import Finish
+from homegrown.inference.sampling import GREEDY, Sampling
+from homegrown.tokenizer.chat import Message
+from homegrown.util.errors import UserError
 
 Reason = Literal["unknown_model", "invalid", "too_long", "busy", "loading", "failed", "stopping"]
 

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from homegrown.errors import UserError
-from homegrown.model.engine import Finish
+from homegrown.inference.engine import Finish
 from homegrown.serving.completion import Completion, Delta, Refused, Token, Written
 from homegrown.serving.service import Order
+from homegrown.util.errors import UserError
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _SEEDS = 2**32 - 1
 """llama.cpp's own are 32 bits, of which the last means a random one."""
 
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
-"""In our order (`homegrown.model.sampling`), so that the same settings mean the same."""
+"""In our order (`homegrown.inference.sampling`), so that the same settings mean the same."""
 
 
 def installed() -> bool:

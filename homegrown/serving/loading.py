@@ -7,18 +7,18 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from homegrown.artifacts import Artifact, Store
-from homegrown.errors import UserError
-from homegrown.formats import variants
-from homegrown.formats.gguf import KINDS, write_gguf
-from homegrown.formats.gguf_reader import read_gguf
-from homegrown.formats.gguf_vocabulary import Vocabulary
+from homegrown.export.gguf import KINDS, write_gguf
+from homegrown.export.gguf_reader import read_gguf
+from homegrown.export.gguf_vocabulary import Vocabulary
 from homegrown.model import weights
+from homegrown.quantization import variants
 from homegrown.serving import llama_engine
 from homegrown.serving.llama_engine import LlamaEngine
 from homegrown.serving.own_engine import OwnEngine
 from homegrown.serving.service import Engine
-from homegrown.tokens import tokenizer as tokens
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.tokenizer import loading as tokens
+from homegrown.util.errors import UserError
 
 Choice = Literal["auto", "homegrown", "llama.cpp"]
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from homegrown.errors import UserError
-from homegrown.model import engine
+from homegrown.inference import engine
 from homegrown.model.transformer import Transformer
 from homegrown.serving.completion import Delta, Token, Written
 from homegrown.serving.service import Order
-from homegrown.tokens.chat import stop_ids
-from homegrown.tokens.detokenizer import TextStream, vocabulary_bytes
+from homegrown.tokenizer.chat import stop_ids
+from homegrown.tokenizer.detokenizer import TextStream, vocabulary_bytes
+from homegrown.util.errors import UserError
 
 _log = logging.getLogger(__name__)
 

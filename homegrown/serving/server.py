@@ -13,13 +13,13 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from homegrown.serving import page_later
+from homegrown.serving.page import later
 from homegrown.serving.service import Service
 
 _PATIENCE = 3
 """Seconds that connections which do not end by themselves have at the end, such as those of a page."""
 
-_LOADING = ("models", page_later.THREAD)
+_LOADING = ("models", later.THREAD)
 """Names of the threads that load what the server serves."""
 
 

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 
 from homegrown.serving.completion import Completion, Delta, Refused
 from homegrown.serving.metrics import Metrics
-from homegrown.tokens import chat
-from homegrown.tokens.chat import Message
-from homegrown.tokens.special import special_ids
+from homegrown.tokenizer import chat
+from homegrown.tokenizer.chat import Message
+from homegrown.tokenizer.special import special_ids
 
 Deliver = Callable[[Delta | Exception], None]
 """Called from the engine's thread with each delta, or with what ended the request before its end."""

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from homegrown.model.sampling import Sampling
+from homegrown.inference.sampling import Sampling
 from homegrown.serving.completion import Completion, Refused
-from homegrown.tokens.chat import Message
+from homegrown.tokenizer.chat import Message
 
 MOST_CHOICES = 16
 """Texts that one request may ask for."""

@@ -24,13 +24,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
-from homegrown.errors import is_disk_full
-from homegrown.files import sync, write_parquet
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training import storage
 from homegrown.training.metrics import Sample, StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import make_state, state_tensors, trained
+from homegrown.util.errors import is_disk_full
+from homegrown.util.files import sync, write_parquet
 
 _DIGESTS = "digests.json"
 

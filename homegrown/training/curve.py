@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from homegrown.files import replacing
 from homegrown.training.metrics import StepMetrics
+from homegrown.util.files import replacing
 
 if TYPE_CHECKING:  # Matplotlib is an eighth of what a worker imports, and most of its time not needed
     from matplotlib.axes import Axes

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, ValidationError
 
-from homegrown.errors import UserError
-from homegrown.files import replacing
-from homegrown.recipe import ModelSettings, Parallel, Settings, TrainingSettings
+from homegrown.config.recipe import Parallel, Settings, TrainingSettings
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 if TYPE_CHECKING:  # who only writes a job needs no PyTorch
     from tokenizers import Tokenizer
 
-    from homegrown.tokens.loader import TokenSplit
-    from homegrown.training.subject import Subject
+    from homegrown.data.loader import TokenSplit
+    from homegrown.training.task import TrainingTask
 
 JOB = "job.json"
 PARENT_LOCK = "parent.lock"
@@ -50,7 +50,7 @@ class TrainingJob(Settings, ABC):
     """When training was asked for, in seconds since 1970."""
 
     @abstractmethod
-    def subject(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "Subject":
+    def task(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "TrainingTask":
         """Return what is trained on the tokens `train`; raises UserError if it does not fit them."""
 
     def write(self, out: Path) -> Path:
@@ -66,15 +66,3 @@ class TrainingJob(Settings, ABC):
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise UserError(f"{path} is not a training job; start training through its stage.") from error
-
-
-class Job(TrainingJob):
-    """A pretraining."""
-
-    model: ModelSettings
-
-    def subject(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "Subject":
-        """See `TrainingJob`."""
-        from homegrown.training.subject import NewModel
-
-        return NewModel(self, train, tokenizer)

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from homegrown.files import replacing, write_parquet
 from homegrown.training.job import EVENTS, SAMPLES, STEPS
 from homegrown.training.metrics import Sample, StepMetrics, samples_table
+from homegrown.util.files import replacing, write_parquet
 
 
 class Journal:

@@ -5,10 +5,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Muon, Optimizer
 
-from homegrown.errors import UserError
-from homegrown.recipe import TrainingSettings
+from homegrown.config.recipe import TrainingSettings
+from homegrown.training.distributed import Worker
 from homegrown.training.objective import held
-from homegrown.training.workers import Worker
+from homegrown.util.errors import UserError
 
 _CPU_TOKENS = 1024
 """Tokens in a forward pass on a CPU, whose memory is not measured, so that a run gives the same bits on any machine.

@@ -8,10 +8,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from homegrown.config.recipe import Parallel
+from homegrown.data.rows import parts
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import Parallel
-from homegrown.tokens.rows import parts
-from homegrown.training.workers import Worker
+from homegrown.training.distributed import Worker
 
 
 class NextToken(nn.Module):

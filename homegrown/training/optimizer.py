@@ -1,5 +1,6 @@
 """The optimizers of a run, and their state as named tensors."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from homegrown.recipe import TrainingSettings
+from homegrown.config.recipe import TrainingSettings
 from homegrown.training.muon import Muon
 from homegrown.training.precision import choose_precision
 
@@ -109,3 +110,22 @@ def _kinds(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], li
         else:
             hidden.append(parameter)
     return hidden, wide, vectors
+
+
+def share(step: int, settings: TrainingSettings) -> float:
+    """Return the share of the peak learning rate of optimizer step `step` (from 1 to `max_steps`).
+
+    It rises in a line over `warmup_steps`, reaching 1 at the last of them. Then it falls along half a cosine
+    (Loshchilov and Hutter 2017) or a line, or stays at 1 and falls in a line over the last `decay_share` of all steps
+    (Hu et al. 2024, MiniCPM; the linear fall: Hägele et al. 2024), reaching its final share at `max_steps`.
+    """
+    if step <= settings.warmup_steps:
+        return step / settings.warmup_steps
+    falling = settings.max_steps - settings.warmup_steps
+    if settings.schedule == "wsd":
+        falling = min(falling, math.ceil(settings.decay_share * settings.max_steps))
+    left = min(1.0, (settings.max_steps - step) / falling)
+    if settings.schedule == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
+    floor = settings.final_learning_rate_share
+    return floor + (1 - floor) * left

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from homegrown.outcome import Outcome
-from homegrown.progress import Progress, silent
-from homegrown.recipe import ModelSettings, Parallel, TrainingSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.training.conduct import conduct
-from homegrown.training.job import Job
+from homegrown.config.recipe import ModelSettings, Parallel, TrainingSettings
+from homegrown.data.loader import TokenSplit
+from homegrown.training.pretraining import Job
+from homegrown.training.run import conduct
+from homegrown.util.progress import Outcome, Progress, silent
 
 
 def pretrain(

@@ -5,13 +5,13 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from homegrown.files import replacing, write_parquet
-from homegrown.progress import Metric
 from homegrown.training.curve import draw_curve
 from homegrown.training.job import CURVE, METRICS, SAMPLES, SUMMARY
-from homegrown.training.loop import Trainer
 from homegrown.training.metrics import StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import trained
+from homegrown.training.trainer import Trainer
+from homegrown.util.files import replacing, write_parquet
+from homegrown.util.progress import Metric
 
 _LOSS_STEPS = 50
 
@@ -24,7 +24,7 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     state = trainer.state
     last = state.metrics[-1]
     kept = next(row for row in state.metrics if row.step == (state.best_step or state.step))
-    trainer.subject.keep(trainer.checkpoints, kept.step, out)
+    trainer.task.keep(trainer.checkpoints, kept.step, out)
     write_parquet(out / METRICS, metrics_table(state.metrics))
     write_parquet(out / SAMPLES, samples_table(state.samples))
     draw_curve(out / CURVE, state.metrics)

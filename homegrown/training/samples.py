@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from tokenizers import Tokenizer
 
-from homegrown.model.generation import generate
-from homegrown.model.sampling import Sampling
+from homegrown.inference.generation import generate
+from homegrown.inference.sampling import Sampling
 from homegrown.model.transformer import Transformer
 from homegrown.training.metrics import Sample
 from homegrown.training.precision import Precision
-from homegrown.training.subject import Prompt
+from homegrown.training.task import Prompt
 
 _SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 

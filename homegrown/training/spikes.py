@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from homegrown.errors import UserError
-from homegrown.recipe import TrainingSettings
+from homegrown.config.recipe import TrainingSettings
+from homegrown.util.errors import UserError
 
 WINDOW = 128
 """Steps to compare with, as in OLMo-core's `SkipStepOptimizer`."""

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-from homegrown import locks
+from homegrown.util import locks
 
 GRACE_SECONDS = 10.0
 """Time to finish a step and write a checkpoint; after it, the run goes on from the checkpoint before."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import TrainingSettings
+from homegrown.data.loader import TokenSplit
+from homegrown.data.rows import NO_TARGET, parts
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import TrainingSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.rows import NO_TARGET, parts
+from homegrown.training.distributed import Worker
 from homegrown.training.precision import Precision
-from homegrown.training.workers import Worker
+from homegrown.util.errors import UserError
 
 
 @dataclass(frozen=True)

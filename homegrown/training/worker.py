@@ -5,12 +5,13 @@ import socket
 import sys
 from pathlib import Path
 
-from homegrown import locks
-from homegrown.errors import UserError, is_disk_full
-from homegrown.files import replacing
-from homegrown.parallel import spin_less
-from homegrown.training.job import DISK_FULL, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY, WORKER_LOCK, Job, TrainingJob
+from homegrown.training.job import DISK_FULL, PARENT_LOCK, PROGRESS, REFUSAL, SUMMARY, WORKER_LOCK, TrainingJob
+from homegrown.training.pretraining import Job
 from homegrown.training.stopping import Stop, end_process
+from homegrown.util import locks
+from homegrown.util.errors import UserError, is_disk_full
+from homegrown.util.files import replacing
+from homegrown.util.parallel import spin_less
 
 
 def main(path: Path, kind: type[TrainingJob] = Job) -> None:
@@ -51,10 +52,10 @@ def train(job: TrainingJob, out: Path, stop: Stop) -> None:
 
     Without results it returns when `stop` was wished before the end; the checkpoints are then in `out`.
     """
-    from homegrown.training.loop import Trainer
-    from homegrown.training.report import Report
+    from homegrown.training.distributed import Worker
+    from homegrown.training.progress_file import Report
     from homegrown.training.results import finish
-    from homegrown.training.workers import Worker
+    from homegrown.training.trainer import Trainer
 
     worker = Worker(job.device)
     if worker.leads:

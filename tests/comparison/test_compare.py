@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from homegrown import runs
-from homegrown.artifacts import Store
-from homegrown.cli import cli
+from homegrown.cli.main import cli
 from homegrown.comparison.compare import Comparison, Row, compare
 from homegrown.comparison.settings import differing
 from homegrown.comparison.tables import headlines, verdict, written
-from tests.comparison.made_up import write_run
+from homegrown.store import runs
+from homegrown.store.artifacts import Store
+from tests.comparison.runs import write_run
 
 
 def homegrown(store: Store, *arguments: str) -> Result:

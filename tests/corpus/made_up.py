@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from homegrown.config.recipe import FilesSource, IngestSettings
 from homegrown.corpus.documents import SCHEMA, document_id
-from homegrown.files import write_parquet
-from homegrown.recipe import FilesSource, IngestSettings
+from homegrown.util.files import write_parquet
 
 WORDS = [
     f"{first}{last}" for first in ("ka", "lo", "mi", "ne", "pu", "ra", "si") for last in ("dan", "ber", "tol", "x")
@@ -59,7 +59,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder that is not a leftover of `homegrown.files`."""
+    """Return the SHA-256 of every file below a folder that is not a leftover of `homegrown.util.files`."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

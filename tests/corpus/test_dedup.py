@@ -14,11 +14,11 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.lsh import WINDOW, Documents, banding, link, roots
-from homegrown.parallel import process_pool
-from homegrown.recipe import DedupSettings
-from homegrown.seeds import derive
+from homegrown.util.parallel import process_pool
+from homegrown.util.seeds import derive
 from tests.corpus.made_up import corpus, digests, rows_of, write_documents
 
 SETTINGS = DedupSettings(verification="signature")

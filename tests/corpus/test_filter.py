@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from homegrown.config.recipe import FilterSettings, GopherRepetition
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.quality.rules import failures, rules
 from homegrown.corpus.redaction import redact
-from homegrown.errors import UserError
-from homegrown.recipe import FilterSettings, GopherRepetition
+from homegrown.util.errors import UserError
 from tests.corpus.made_up import digests, rows_of, write_documents
 
 LAX = {

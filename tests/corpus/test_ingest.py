@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from homegrown.config.recipe import IngestSettings
 from homegrown.corpus.ingest import ingest
-from homegrown.errors import UserError
-from homegrown.outcome import Outcome
-from homegrown.parallel import process_pool
-from homegrown.recipe import IngestSettings
+from homegrown.util.errors import UserError
+from homegrown.util.parallel import process_pool
+from homegrown.util.progress import Outcome
 from tests.corpus.made_up import digests, files, rows_of
 
 

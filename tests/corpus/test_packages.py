@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from homegrown.config.recipe import IngestSettings
 from homegrown.corpus import packages
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.sources import content
-from homegrown.digests import Digests
-from homegrown.recipe import IngestSettings
+from homegrown.store.digests import Digests
 from tests.corpus.made_up import files, rows_of
 
 MODULE = '''

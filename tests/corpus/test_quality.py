@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from homegrown.config.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from homegrown.corpus.quality import c4, signals
 from homegrown.corpus.quality.rules import SETS, failures, measures, rules
-from homegrown.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from tests.corpus.made_up import sentence
 
 ALL = FilterSettings(

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from homegrown.config.recipe import FilesSource
 from homegrown.corpus import remote
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.sources import content, find_files
-from homegrown.digests import Digests
-from homegrown.errors import UserError
-from homegrown.recipe import FilesSource
+from homegrown.store.digests import Digests
+from homegrown.util.errors import UserError
 from tests.corpus import samples
 from tests.corpus.made_up import files
 from tests.corpus.samples import PACKED, PAGES, SAMPLES, TABLES, TEXTS

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from homegrown.artifacts import Order, Store
-from homegrown.cli import cli
+from homegrown.cli.main import cli
+from homegrown.config.recipe import DedupSettings, FilterSettings
 from homegrown.corpus.account import account, latest_chain
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.ingest import ingest
-from homegrown.errors import UserError
-from homegrown.recipe import DedupSettings, FilterSettings
+from homegrown.store.artifacts import Order, Store
+from homegrown.util.errors import UserError
 from tests.corpus.made_up import corpus, files
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"

@@ -6,11 +6,11 @@ from random import Random
 import pyarrow.parquet as pq
 import pytest
 
+from homegrown.config.recipe import ShardSettings
 from homegrown.corpus.shard import shard
 from homegrown.corpus.split_choice import SPLITS
-from homegrown.errors import UserError
-from homegrown.outcome import Outcome
-from homegrown.recipe import ShardSettings
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
 from tests.corpus.made_up import corpus, digests, edited, rows_of, sentence, write_documents
 
 SETTINGS = ShardSettings(validation_share=0.1, test_share=0.2, shard_mb=0.05, max_similarity=1.0)

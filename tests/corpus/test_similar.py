@@ -8,15 +8,15 @@ import pytest
 from click.testing import CliRunner
 from datasketch import MinHash
 
-from homegrown.artifacts import Order, Store
-from homegrown.cli import cli
+from homegrown.cli.main import cli
+from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.minhash import permutations
 from homegrown.corpus.similar import _signature, index, similar
-from homegrown.errors import UserError
-from homegrown.outcome import Outcome
-from homegrown.recipe import DedupSettings
-from homegrown.seeds import derive
+from homegrown.store.artifacts import Order, Store
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
+from homegrown.util.seeds import derive
 from tests.corpus.made_up import edited, rows_of, sentence, write_documents
 
 SETTINGS = DedupSettings()

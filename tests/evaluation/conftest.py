@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_model import CONTEXT, VOCABULARY
 from tokenizers import Tokenizer
 
-from homegrown.recipe import PackSettings, TokenizerSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.packing import pack
-from homegrown.tokens.tokenizer import load
-from homegrown.tokens.train import train_tokenizer
+from homegrown.config.recipe import PackSettings, TokenizerSettings
+from homegrown.data.loader import TokenSplit
+from homegrown.data.packing import pack
+from homegrown.tokenizer.loading import load
+from homegrown.tokenizer.train import train_tokenizer
+from tests.evaluation.small_model import CONTEXT, VOCABULARY
 
 WORDS = ("the", "a", "model", "text", "of", "für", "größe", "<b>", "&", "жизнь", "語言", "reads", "writes.", "then,")
 

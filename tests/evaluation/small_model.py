@@ -2,9 +2,9 @@
 
 import torch
 
+from homegrown.config.recipe import ModelSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import ModelSettings
 
 VOCABULARY = 320
 CONTEXT = 64

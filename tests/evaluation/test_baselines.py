@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.compressors import compressed_bits_per_byte
 from homegrown.evaluation.ngrams import five_gram_costs, kneser_ney, unigram_costs
-from homegrown.tokens.loader import TokenSplit
 
 SIZE = 60
 

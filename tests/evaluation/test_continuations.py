@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import small_model
 from tokenizers import Tokenizer
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import EvaluationSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.continuations import Task, choose_tasks, continue_all, tokens_per_second
 from homegrown.evaluation.sample import cut, nats, write_sample
-from homegrown.model.generation import generate
-from homegrown.recipe import EvaluationSettings
-from homegrown.tokens.loader import TokenSplit
+from homegrown.inference.generation import generate
+from homegrown.util.errors import UserError
+from tests.evaluation.small_model import small_model
 
 
 def settings(**changes: int) -> EvaluationSettings:

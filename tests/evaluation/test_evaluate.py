@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from small_model import small_model
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import EvaluationSettings, QuantizationSettings
 from homegrown.evaluation.evaluate import evaluate
 from homegrown.evaluation.results import Report
-from homegrown.formats.quantize import quantize
 from homegrown.model import weights
-from homegrown.outcome import Outcome
-from homegrown.recipe import EvaluationSettings, QuantizationSettings
+from homegrown.quantization.quantize import quantize
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
+from tests.evaluation.small_model import small_model
 
 SETTINGS = EvaluationSettings(perplexity_tokens=None, samples=20, prompt_tokens=20, continuation_tokens=12)
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pyarrow as pa
 from click.testing import CliRunner
-from test_report import report  # noqa: F401 (a fixture)
 
-from homegrown.artifacts import Artifact, Order, Store
-from homegrown.cli import cli
+from homegrown.cli.main import cli
 from homegrown.evaluation.results import Report
-from homegrown.files import write_parquet
-from homegrown.outcome import Outcome
 from homegrown.rating.answers import FOLDER, Answers
 from homegrown.rating.items import HUMAN, Item
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.util.files import write_parquet
+from homegrown.util.progress import Outcome
+from tests.evaluation.test_report import report  # noqa: F401 (a fixture)
 
 
 def _make(store: Store, order: Order, build: object) -> Artifact:

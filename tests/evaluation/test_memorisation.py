@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation import memorisation
 from homegrown.evaluation.automaton import Automaton
 from homegrown.evaluation.memorisation import longest_matches, origin
-from homegrown.tokens.loader import TokenSplit
 
 
 def longest_suffix(run: list[int], text: str) -> int:

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_model import CONTEXT, VOCABULARY, small_model
 from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import EvaluationSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.examination import Examination, prepare
 from homegrown.evaluation.perplexity import predict
 from homegrown.evaluation.windows import slide
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import EvaluationSettings
-from homegrown.tokens.loader import TokenSplit
+from homegrown.util.errors import UserError
+from tests.evaluation.small_model import CONTEXT, VOCABULARY, small_model
 
 
 def examination(stages: Path, packed: Path | None = None, **changes: int | None) -> Examination:

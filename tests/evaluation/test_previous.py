@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from homegrown import runs
-from homegrown.artifacts import Artifact, Order, Store
 from homegrown.evaluation.previous import beside_previous, find_previous
 from homegrown.evaluation.results import Facts, Report, Result
-from homegrown.files import write_parquet
-from homegrown.outcome import Outcome
+from homegrown.store import runs
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.util.files import write_parquet
+from homegrown.util.progress import Outcome
 
 DOCUMENTS = 40
 

@@ -9,7 +9,7 @@ import pytest
 
 from homegrown.evaluation.report import html, markdown, models_table, sections
 from homegrown.evaluation.results import Continuation, Facts, Memory, OfSource, Report, Result
-from homegrown.evaluation.sections import as_markdown, rows_of
+from homegrown.reporting.blocks import as_markdown, rows_of
 
 NASTY = "<script>alert('x')</script> & \"quoted\" </pre></body> ``` | *bold*"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from homegrown.pipelines import load_recipe
-from homegrown.recipe import Recipe
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import Recipe
 
 CHANGES = (
     "ingest.shard_mb=0.15",

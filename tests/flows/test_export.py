@@ -19,18 +19,18 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.export import export
-from homegrown import exports, runs
-from homegrown.artifacts import Artifact, Order, Store
-from homegrown.cli import cli
-from homegrown.errors import UserError
-from homegrown.files import write_parquet
-from homegrown.garbage import garbage
+from homegrown.cli.main import cli
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.outcome import Outcome
-from homegrown.tokens.encoding import SPLIT_PATTERN
-from homegrown.tokens.special import SPECIAL_TOKENS
+from homegrown.store import lookup, runs
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.garbage import garbage
+from homegrown.tokenizer.encoding import SPLIT_PATTERN
+from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.util.errors import UserError
+from homegrown.util.files import write_parquet
+from homegrown.util.progress import Outcome
 from tests.flows.small import small_recipe
 
 PRETRAINED = {"parameters": 30_000, "validation_bits_per_byte": 2.125}
@@ -212,15 +212,15 @@ def test_a_model_is_found_by_name_or_key(store: Store, grow: Callable[..., dict[
     made = grow()
     key = made["pretrain"].manifest.key
     for name in ("pretrain", "pretrain@1", key, key[:8]):
-        assert exports.find_model(store, name) == made["pretrain"]
+        assert lookup.find_model(store, name) == made["pretrain"]
     with pytest.raises(UserError, match="filter@1 holds no model"):
-        exports.find_model(store, made["filter"].manifest.key)
+        lookup.find_model(store, made["filter"].manifest.key)
     with pytest.raises(UserError, match="no artifact whose key begins with 00000000"):
-        exports.find_model(store, "00000000")
+        lookup.find_model(store, "00000000")
     with (made["pretrain"].path / "model" / "model.safetensors").open("r+b") as file:
         file.write(b"damage")
     with pytest.raises(UserError, match=r"pretrain@1 is damaged \(model/model.safetensors"):
-        exports.find_model(store, "pretrain")
+        lookup.find_model(store, "pretrain")
 
 
 def test_a_copy_is_whole_or_not_there(
@@ -237,12 +237,12 @@ def test_a_copy_is_whole_or_not_there(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", break_down)
         with pytest.raises(UserError, match="copy cannot be written"):
-            exports.copy_out(model, out)
+            lookup.copy_out(model, out)
     assert list(out.parent.iterdir()) == []
 
     out.mkdir()  # an empty folder is in nobody's way
-    exports.copy_out(model, out)
+    lookup.copy_out(model, out)
     found = {path.relative_to(out).as_posix(): path.stat().st_size for path in out.rglob("*") if path.is_file()}
     assert found == {name: facts.bytes for name, facts in model.manifest.files.items()}
     with pytest.raises(UserError, match="is there already and not empty"):
-        exports.copy_out(model, out)
+        lookup.copy_out(model, out)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,19 +10,17 @@ from click.testing import CliRunner, Result
 
 from flows.export import export
 from flows.finetune import finetune
-from homegrown import exports, runs
-from homegrown.artifacts import Artifact, Order, Store
-from homegrown.cli import cli
-from homegrown.errors import UserError
-from homegrown.finetune_recipe import FinetuneRecipe
-from homegrown.garbage import garbage
+from homegrown.cli.main import cli
+from homegrown.config.finetune_recipe import FinetuneRecipe
+from homegrown.config.pipelines import load_finetuning
 from homegrown.model import weights
-from homegrown.outcome import Outcome
-from homegrown.pipelines import load_finetuning
+from homegrown.store import lookup, runs
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.garbage import garbage
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
+from tests.finetuning.conversations import training, write_base, write_conversations
 from tests.scale.conftest import bucket, s3_environment, s3_server  # noqa: F401
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
-from conversations import training, write_base, write_conversations
 
 pytest.importorskip("peft")
 
@@ -70,7 +67,7 @@ def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(adapter.manifest.files)
     assert not any(name.startswith("model/") for name in adapter.manifest.files)
     assert base.path in {one.path for one in in_prefect.lineage(in_prefect.resolve("answers"))}
-    merged = exports.find_model(in_prefect, "finetune@1")
+    merged = lookup.find_model(in_prefect, "finetune@1")
     assert merged.name == "merge@1"
     results = pq.read_table(made["answers"].path / "results").to_pylist()
     assert [row["model"] for row in results] == ["base", "fine-tuned"]
@@ -90,7 +87,7 @@ def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp
     assert runner.invoke(cli, [*store, "artifacts"]).exit_code == 0
     in_prefect.delete(merged.path)
     with pytest.raises(UserError, match="adapter without its merged model"):
-        exports.find_model(in_prefect, "finetune@1")
+        lookup.find_model(in_prefect, "finetune@1")
 
 
 @pytest.mark.slow
@@ -101,7 +98,7 @@ def test_all_weights_of_an_exported_model_learn(in_prefect: Store, tmp_path: Pat
     recipe = recipe_for(tmp_path, f"base={folder}", "finetuning.method=full", "quantization.variants=[int8]")
     made = finetune(recipe=recipe)
     assert list(made) == ["base", "instructions", "finetune", "quantize", "answers"]
-    trained = exports.find_model(in_prefect, "finetune")
+    trained = lookup.find_model(in_prefect, "finetune")
     before, after = (weights.load(one.path / "model").state_dict() for one in (made["base"], trained))
     assert before.keys() == after.keys()
     # The same number added to all scores of a query changes nothing, so biases of keys have no gradient.

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from flows import lifetime
-from homegrown import locks
-from homegrown.artifacts import Store
+from homegrown.store.artifacts import Store
+from homegrown.util import locks
 from tests.waiting import wait_for
 
 HOLD = """

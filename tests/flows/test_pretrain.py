@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.pretrain import CHAIN, pretrain
-from homegrown import fingerprint, runs
-from homegrown.artifacts import Store
+from homegrown.store import fingerprint, runs
+from homegrown.store.artifacts import Store
 from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
 from tests.waiting import ended_tasks
@@ -132,7 +132,7 @@ def test_the_command_line_ends_with_one_sentence(prefect_server: str, tmp_path: 
     """Really the command, from cold: what the other tests start is forked."""
     write_project(tmp_path)
     shutil.rmtree(tmp_path / "data")
-    command = [sys.executable, "-m", "homegrown.cli", "run", "tiny"]
+    command = [sys.executable, "-m", "homegrown.cli.main", "run", "tiny"]
     environment = os.environ | {"PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr

@@ -11,14 +11,14 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 
 from flows.pretrain import CHAIN, pretrain
-from flows.sweep import plan_sweep, run_sweep
-from homegrown import garbage, runs
-from homegrown.artifacts import Store
-from homegrown.cli import cli
-from homegrown.errors import UserError
-from homegrown.outcome import Outcome
-from homegrown.recipe import DedupSettings, FilterSettings, IngestSettings
-from homegrown.run_names import find_runs
+from homegrown.cli.main import cli
+from homegrown.cli.sweep import plan_sweep, run_sweep
+from homegrown.config.recipe import DedupSettings, FilterSettings, IngestSettings
+from homegrown.store import garbage, runs
+from homegrown.store.artifacts import Store
+from homegrown.store.run_names import find_runs
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage
 from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
@@ -35,19 +35,19 @@ def versions(store: Store) -> dict[str, int]:
     return {one.manifest.stage: one.manifest.version for one in store.all()}
 
 
-@stage("ingest", engine=["homegrown.seeds"])
+@stage("ingest", engine=["homegrown.util.seeds"])
 def ingest(work: Work, settings: IngestSettings) -> Outcome:
     """Make nothing, at once."""
     return Outcome(1, 1)
 
 
-@stage("dedup", engine=["homegrown.seeds"])
+@stage("dedup", engine=["homegrown.util.seeds"])
 def dedup(work: Work, settings: DedupSettings, ingest: Handle) -> Outcome:
     """Measure how far the threshold is from 1."""
     return Outcome(1, 1, metrics={"distance": 1 - settings.threshold})
 
 
-@stage("filter", engine=["homegrown.seeds"])
+@stage("filter", engine=["homegrown.util.seeds"])
 def filter_documents(work: Work, settings: FilterSettings, dedup: Handle) -> Outcome:
     """Make nothing, at once."""
     return Outcome(1, 1)

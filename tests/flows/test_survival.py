@@ -21,11 +21,12 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
-from flows import children
-from flows.automation import RETRY_KILLED_RUNS
-from homegrown import locks, runs
-from homegrown.artifacts import Store
+from flows.local import children
+from flows.local.automation import RETRY_KILLED_RUNS
+from homegrown.store import runs
+from homegrown.store.artifacts import Store
 from homegrown.training.job import PARENT_LOCK
+from homegrown.util import locks
 from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
 from tests.waiting import wait_for

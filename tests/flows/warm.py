@@ -15,23 +15,23 @@ from pathlib import Path
 from unittest import mock
 
 _IMPORTED = (
-    "flows.commands.run",
-    "flows.commands.sweep",
+    "homegrown.cli.run",
+    "homegrown.cli.sweep",
     "flows.pretrain",
-    "flows.run",
-    "flows.server",
-    "flows.sweep",
-    "flows.terminal",
-    "homegrown.cli",
+    "homegrown.cli.run",
+    "flows.local.server",
+    "homegrown.cli.sweep",
+    "homegrown.cli.live_display",
+    "homegrown.cli.main",
     "homegrown.corpus.dedup",
     "homegrown.corpus.filter",
     "homegrown.corpus.ingest",
     "homegrown.corpus.shard",
     "homegrown.evaluation.evaluate",
-    "homegrown.formats.quantize",
-    "homegrown.tokens.packing",
-    "homegrown.tokens.train",
-    "homegrown.training.launch",
+    "homegrown.quantization.quantize",
+    "homegrown.data.packing",
+    "homegrown.tokenizer.train",
+    "homegrown.training.launcher",
     "matplotlib.figure",
     "tests.flows.warm",
 )
@@ -83,7 +83,7 @@ class Command:
 def _run(output: Connection, folder: Path, environment: Mapping[str, str], arguments: tuple[str, ...]) -> None:
     from prefect.context import refresh_global_settings_context
 
-    from homegrown.cli import cli
+    from homegrown.cli.main import cli
 
     os.setsid()
     for descriptor in (1, 2):

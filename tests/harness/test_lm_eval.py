@@ -12,17 +12,17 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from homegrown.artifacts import Artifact, Order, Store
-from homegrown.cli import cli
-from homegrown.files import read_parquet, write_parquet
+from homegrown.cli.main import cli
+from homegrown.config.recipe import ModelSettings, TokenizerSettings
 from homegrown.harness.heldout import LAST_WORD, NEXT_PASSAGE, write_tasks
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.outcome import Outcome
-from homegrown.recipe import ModelSettings, TokenizerSettings
-from homegrown.tokens import special, tokenizer
-from homegrown.tokens.train import train_tokenizer
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.tokenizer import loading, special
+from homegrown.tokenizer.train import train_tokenizer
+from homegrown.util.files import read_parquet, write_parquet
+from homegrown.util.progress import Outcome
 
 _WORDS = ["the", "river", "slowly", "turns", "around", "hills", "where", "larger", "stones", "lie", "naïve", "before"]
 
@@ -76,7 +76,7 @@ def _homegrown(store: Store, *arguments: str) -> Result:
 def _ours(store: Store, tmp_path: Path) -> Iterator[tuple[str, list[float], int]]:
     """Yield, for each document of both tasks, the log-likelihoods of its choices and the right one's number."""
     folder = store.resolve("pretrain").path / "model"
-    model, text = weights.load(folder), tokenizer.load(folder)
+    model, text = weights.load(folder), loading.load(folder)
     for configuration in write_tasks(store.resolve("shard").path, tmp_path, [LAST_WORD, NEXT_PASSAGE]):
         for line in Path(configuration["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines():
             row = json.loads(line)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from homegrown.data.rows import NO_TARGET
 from homegrown.model import documents, transformer
 from homegrown.model.loss import IGNORED
-from homegrown.tokens.rows import NO_TARGET
 
 both = pytest.mark.parametrize("family", ["modern", "classic"])
 

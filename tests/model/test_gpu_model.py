@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from homegrown.model.engine import Engine, Request
-from homegrown.model.generation import generate
-from homegrown.model.sampling import Sampling
+from homegrown.inference.engine import Engine, Request
+from homegrown.inference.generation import generate
+from homegrown.inference.sampling import Sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from homegrown.config.recipe import ModelSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.layers import sinusoidal_table
 from homegrown.model.loss import CHUNK_TOKENS, IGNORED, linear_cross_entropy
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import ModelSettings
 
 both = pytest.mark.parametrize("family", ["modern", "classic"])
 

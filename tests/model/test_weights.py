@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from homegrown.errors import UserError
 from homegrown.model import weights
+from homegrown.util.errors import UserError
 
 
 @pytest.mark.parametrize("family", ["modern", "classic"])

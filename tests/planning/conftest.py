@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from homegrown.recipe import TrainingSettings
+from homegrown.config.recipe import TrainingSettings
 
 
 @pytest.fixture(autouse=True, scope="session")

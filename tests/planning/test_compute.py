@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.planning import compute
-from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training.optimizer import optimizers
 
 SHAPE = {"hidden": 64, "layers": 2, "heads": 4, "feed_forward": 192, "context": 32}

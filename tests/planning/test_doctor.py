@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from homegrown.artifacts import Store
-from homegrown.cli import cli
-from homegrown.formats import requirements
-from homegrown.pipelines import load_recipe
+from homegrown.cli.main import cli
+from homegrown.config.pipelines import load_recipe
 from homegrown.planning import checks, recipe_checks
 from homegrown.planning.checks import Check
 from homegrown.planning.doctor import diagnose
 from homegrown.planning.machine import LocalGpu, Machine
+from homegrown.quantization import requirements
+from homegrown.store.artifacts import Store
 
 GIB = 2**30
 GPU = LocalGpu("NVIDIA L4", 24 * GIB, "550.54", 72.0)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from homegrown.errors import UserError
 from homegrown.planning.gpus import GIB, GPUS, find, recognise, smallest
+from homegrown.util.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["h100", "H100", "NVIDIA H100 SXM", "rtx 4090", "RTX4090", "A100-80", "a100 40"])

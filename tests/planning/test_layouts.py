@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from homegrown.errors import UserError
-from homegrown.pipelines import load_recipe
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import Recipe
 from homegrown.planning import layouts as module
 from homegrown.planning.compute import config_of
 from homegrown.planning.layouts import Fit, fits, layouts
 from homegrown.planning.memory import training_memory
-from homegrown.recipe import Recipe
 from homegrown.training import microbatch
+from homegrown.util.errors import UserError
 
 GIB = 2**30
 

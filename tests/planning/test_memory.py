@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from holding import Live, saved_bytes
 from torch import Tensor, nn
 
-from homegrown.model import by_hand, loss
+from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.model import cpu_ops, loss
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.planning import memory
 from homegrown.planning.memory import Layout, saved_for_backward, training_memory
-from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training import muon
 from homegrown.training.optimizer import optimizers
+from tests.planning.holding import Live, saved_bytes
 
 SHAPE = {"family": "modern", "hidden": 128, "layers": 2, "heads": 4, "kv_heads": 2, "feed_forward": 320, "context": 64}
 SHAPES: list[dict[str, Any]] = [
@@ -120,6 +120,6 @@ def test_sharding_divides_what_is_held_and_not_what_is_computed(training_setting
 
 
 def test_constants_are_those_of_the_model() -> None:
-    assert memory.LONGEST_BY_HAND == by_hand.LONGEST
+    assert memory.LONGEST_BY_HAND == cpu_ops.LONGEST
     assert memory.CHUNK_TOKENS == loss.CHUNK_TOKENS
     assert memory.MUON_BATCH_ELEMENTS == muon.BATCH_ELEMENTS

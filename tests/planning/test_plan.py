@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from homegrown import runs
-from homegrown.artifacts import Order, Store
-from homegrown.cli import cli
-from homegrown.outcome import Outcome
-from homegrown.pipelines import load_recipe
+from homegrown.cli.main import cli
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import Recipe
 from homegrown.planning import plan as module
 from homegrown.planning.compute import config_of
 from homegrown.planning.gpus import find
@@ -22,8 +20,10 @@ from homegrown.planning.machine import Machine
 from homegrown.planning.plan import Plan, make_plan
 from homegrown.planning.probe import Probed, slice_of, work
 from homegrown.planning.target import gpus_as_target, this_machine_as_target
-from homegrown.recipe import Recipe
+from homegrown.store import runs
+from homegrown.store.artifacts import Order, Store
 from homegrown.training.pretrain import pretrain
+from homegrown.util.progress import Outcome
 
 LAPTOP = Machine("a processor", 4, ("AVX2",), 8 * 2**30, ())
 
@@ -166,7 +166,7 @@ def test_what_a_run_took_is_set_beside_what_is_predicted(
     assert make_plan(recipe.model_copy(update={"seed": 2}), store, plan.target, measure=False).past == [past]
     longer = recipe.training.model_copy(update={"max_steps": 13})
     assert not make_plan(recipe.model_copy(update={"training": longer}), store, plan.target, measure=False).past
-    monkeypatch.setattr("homegrown.pipelines.load_recipe", lambda *_: recipe)
+    monkeypatch.setattr("homegrown.config.pipelines.load_recipe", lambda *_: recipe)
     shown = CliRunner().invoke(cli, ["--artifacts", str(store.root), "plan", "tiny", "--no-measure"])
     assert "pretrain@1" in shown.output
     assert f"{past.tokens_per_second:,.0f}" in shown.output

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from homegrown import runs
-from homegrown.artifacts import Order, Store
-from homegrown.outcome import Outcome
-from homegrown.pipelines import load_recipe
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import Recipe
+from homegrown.data.index import read_index
 from homegrown.planning.text import text_of
-from homegrown.recipe import Recipe
-from homegrown.tokens.index import read_index
+from homegrown.store import runs
+from homegrown.store.artifacts import Order, Store
+from homegrown.util.progress import Outcome
 from tests.flows.small import small_recipe, write_corpus
 
 VOCABULARY = 4096
@@ -75,9 +75,9 @@ def test_packed_tokens_are_counted_for_the_same_text_only(store: Store, recipe: 
 
 @pytest.mark.parametrize("vocabulary", [300, 70_000])
 def test_made_up_tokens_are_what_the_loader_and_the_tokenizer_read(tmp_path: Path, vocabulary: int) -> None:
+    from homegrown.data.loader import TokenSplit
     from homegrown.planning.synthetic import write_synthetic
-    from homegrown.tokens.loader import TokenSplit
-    from homegrown.tokens.tokenizer import load, token_bytes
+    from homegrown.tokenizer.loading import load, token_bytes
 
     write_synthetic(tmp_path, vocabulary, context=16, windows=5)
     split, tokenizer = TokenSplit(tmp_path / "packed", "train"), load(tmp_path / "tokenizer")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from homegrown.artifacts import Order, Store
-from homegrown.files import write_parquet
-from homegrown.outcome import Outcome
+from homegrown.store.artifacts import Order, Store
+from homegrown.util.files import write_parquet
+from homegrown.util.progress import Outcome
 
 _ROWS = [
     ("original", 0, "The cat", " sat.", " <b>slept</b>."),

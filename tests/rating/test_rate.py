@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 from fastapi.testclient import TestClient
 
-from homegrown.artifacts import Store
-from homegrown.cli import cli
-from homegrown.errors import UserError
+from homegrown.cli.main import cli
 from homegrown.rating.answers import CRITERIA, FOLDER, Answers, all_answers
 from homegrown.rating.items import AUTHOR, HUMAN, Item, items_of, shuffled, texts_of
 from homegrown.rating.page import application
+from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
 
 
 @pytest.fixture

@@ -5,16 +5,16 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from homegrown.artifacts import Artifact, Order, Store
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import DedupSettings, PackSettings, ShardSettings, TokenizerSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.shard import shard
-from homegrown.outcome import Outcome
-from homegrown.pipelines import load_recipe
-from homegrown.recipe import DedupSettings, PackSettings, ShardSettings, TokenizerSettings
-from homegrown.tokens.packing import pack
-from homegrown.tokens.train import train_tokenizer
+from homegrown.data.packing import pack
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.tokenizer.train import train_tokenizer
+from homegrown.util.progress import Outcome
 from tests.corpus.made_up import digests, files
 
 Open = Callable[[Path], AbstractContextManager[Executor]]

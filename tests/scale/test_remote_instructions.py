@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from homegrown.digests import Digests
-from homegrown.tokens.instruction_files import find, identity, read
+from homegrown.data.instruction_files import find, identity, read
+from homegrown.store.digests import Digests
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from homegrown.artifacts import Artifact, Order, Store, partial_of
-from homegrown.errors import UserError
-from homegrown.outcome import Outcome
-from homegrown.remote_store import Remote
+from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store.remote import Remote
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
 
 pytestmark = pytest.mark.slow
 

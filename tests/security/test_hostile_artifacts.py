@@ -9,8 +9,8 @@ from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer, PickleSerializer
 from pydantic import ValidationError
 
-from homegrown.artifacts import MANIFEST, Manifest, Order, Store, partial_of
-from homegrown.outcome import Outcome
+from homegrown.store.artifacts import MANIFEST, Manifest, Order, Store, partial_of
+from homegrown.util.progress import Outcome
 from tasks.records import forget_foreign
 from tasks.stage import RECORD, Handle
 from tests.security.test_hostile_data import Runs

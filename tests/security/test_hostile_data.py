@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from homegrown.config.recipe import FilesSource
 from homegrown.corpus.contamination import runs_of_files
 from homegrown.corpus.readers import formats, markup
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.redaction import redact
 from homegrown.corpus.sources import find_files
-from homegrown.errors import UserError
-from homegrown.recipe import FilesSource
+from homegrown.util.errors import UserError
 
 LONGEST = 20_000_000
 

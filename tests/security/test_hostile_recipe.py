@@ -11,16 +11,16 @@ import pytest
 import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from homegrown import addresses
+from homegrown.config import addresses
+from homegrown.config.finetune_recipe import InstructionSettings
+from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe
+from homegrown.config.recipe import FilesSource, HubSource, Recipe
 from homegrown.corpus import sources
 from homegrown.corpus.contamination import runs_of_files
 from homegrown.corpus.quality import word_list
-from homegrown.errors import UserError
-from homegrown.finetune_recipe import InstructionSettings
-from homegrown.pipelines import PIPELINES, load_finetuning, load_recipe
-from homegrown.recipe import FilesSource, HubSource, Recipe
-from homegrown.remote_store import VARIABLE, Remote
-from homegrown.tokens.existing import take
+from homegrown.store.remote import VARIABLE, Remote
+from homegrown.tokenizer.existing import take
+from homegrown.util.errors import UserError
 
 SECRET = "pa55word"
 CREDENTIALS = (
@@ -185,7 +185,7 @@ def test_checking_takes_linear_time() -> None:
 
 
 def test_a_pipeline_file_fills_in_no_secret(tmp_path: Path) -> None:
-    from flows.deployment_file import check
+    from flows.local.deployment_file import check
 
     whole = yaml.safe_load(PIPELINES.read_text())
     deployment = whole["deployments"][0]

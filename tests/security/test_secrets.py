@@ -21,9 +21,9 @@ from prefect.blocks.system import Secret
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from homegrown.pipelines import PIPELINES
+from homegrown.config.pipelines import PIPELINES
+from tests.flows.local.test_up import Project, project, until  # noqa: F401
 from tests.flows.small import small_recipe
-from tests.flows.test_up import Project, project, until  # noqa: F401
 from tests.flows.warm import Command
 from tests.scale.conftest import bucket, s3_environment, s3_server  # noqa: F401
 

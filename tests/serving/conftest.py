@@ -6,14 +6,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from homegrown.artifacts import Order, Store
-from homegrown.formats.variants import save_variant
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.outcome import Outcome
-from homegrown.tokens.special import SPECIAL_TOKENS
-from homegrown.tokens.tokenizer import TOKENIZER_FILE
+from homegrown.quantization.variants import save_variant
+from homegrown.store.artifacts import Order, Store
+from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.util.progress import Outcome
 
 CONTEXT = 128
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from homegrown.guard import listen
 from homegrown.serving.service import Order
+from homegrown.util.guard import listen
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from homegrown.serving.completion import Delta, Token, Written
 from homegrown.serving.service import Order
-from homegrown.tokens.detokenizer import TextStream, vocabulary_bytes
+from homegrown.tokenizer.detokenizer import TextStream, vocabulary_bytes
 
 LIKELY = 0.6
 """The probability of each token."""

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 from tokenizers import Tokenizer
 
-from homegrown.model import engine
+from homegrown.inference import engine
 from homegrown.model.transformer import Transformer
 from homegrown.serving import own_engine
 from homegrown.serving.api import application

@@ -15,14 +15,14 @@ import torch
 from openai import AsyncOpenAI, OpenAI
 from tokenizers import Tokenizer
 
-from homegrown.artifacts import Store
-from homegrown.formats.huggingface import write_huggingface
-from homegrown.model.generation import generate
+from homegrown.export.huggingface import write_huggingface
+from homegrown.inference.generation import generate
 from homegrown.model.transformer import Transformer
 from homegrown.serving.api import application
 from homegrown.serving.loading import Limits, load, source
 from homegrown.serving.service import Model, Service
-from homegrown.tokens.chat import Message, encode, stop_ids
+from homegrown.store.artifacts import Store
+from homegrown.tokenizer.chat import Message, encode, stop_ids
 from tests.serving.conftest import CONTEXT, published, random_model
 from tests.serving.running import running, soon
 

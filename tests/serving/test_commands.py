@@ -6,14 +6,14 @@ import pytest
 from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
 
-from homegrown.artifacts import Store
-from homegrown.cli import cli
-from homegrown.model.beams import beam_search
-from homegrown.model.generation import generate
+from homegrown.cli.main import cli
+from homegrown.inference import conversation
+from homegrown.inference.beams import beam_search
+from homegrown.inference.conversation import Conversation
+from homegrown.inference.generation import generate
 from homegrown.model.transformer import Transformer
-from homegrown.serving import conversation
-from homegrown.serving.conversation import Conversation
-from homegrown.tokens.system import save_system
+from homegrown.store.artifacts import Store
+from homegrown.tokenizer.system import save_system
 
 
 def call(store: Store, *arguments: str, typed: str | bytes = "") -> Result:

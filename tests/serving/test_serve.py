@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner
 from openai import OpenAI
 
-from homegrown.artifacts import Store
-from homegrown.cli import cli
-from homegrown.errors import UserError
+from homegrown.cli.main import cli
 from homegrown.serving.loading import Limits, choose, gguf_file, load, source
 from homegrown.serving.own_engine import OwnEngine
+from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
 from tests.waiting import wait_for
 
 
@@ -90,7 +90,16 @@ def test_a_gguf_file_is_written_once(trained: Store) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_at_once_and_in_order(trained: Store, number: signal.Signals) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "homegrown.cli", "--artifacts", str(trained.root), "serve", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "homegrown.cli.main",
+        "--artifacts",
+        str(trained.root),
+        "serve",
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(
         [*command, "pretrain", "pretrain:q8_0", "--parallel", "2"],
         env=os.environ | {"HOMEGROWN_API_KEY": "secret", "OMP_NUM_THREADS": "1"},

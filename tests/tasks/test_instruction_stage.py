@@ -8,15 +8,15 @@ import pytest
 from prefect import flow
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from homegrown.artifacts import Artifact, Order, Store
-from homegrown.finetune_recipe import ConversationRows, InstructionSettings
-from homegrown.outcome import Outcome
-from homegrown.recipe import ComputeSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.special import SPECIAL_TOKENS
+from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
+from homegrown.config.recipe import ComputeSettings
+from homegrown.data.loader import TokenSplit
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.util.progress import Outcome
 from tasks.instructions import instructions
-from tasks.panels import PAGE
 from tasks.stage import Handle, Run, forget_flow_exception
+from tasks.ui.panels import PAGE
 
 pytestmark = pytest.mark.slow
 

@@ -8,12 +8,12 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter
 
-from homegrown.artifacts import Store
-from homegrown.errors import UserError
-from homegrown.outcome import Outcome
-from homegrown.recipe import ComputeSettings, Settings
-from tasks.events import Event, listening
+from homegrown.config.recipe import ComputeSettings, Settings
+from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Run, Work, forget_flow_exception, stage
+from tasks.ui.events import Event, listening
 from tests.waiting import ended_tasks
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ class Number(Settings):
 made: Counter[str] = Counter()
 
 
-@stage("first", engine=["homegrown.seeds"])
+@stage("first", engine=["homegrown.util.seeds"])
 def first(work: Work, settings: Number) -> Outcome:
     """Write a number."""
     made["first"] += 1
@@ -40,7 +40,7 @@ def first(work: Work, settings: Number) -> Outcome:
     return Outcome(1, 1)
 
 
-@stage("second", engine=["homegrown.seeds"], seeded=True)
+@stage("second", engine=["homegrown.util.seeds"], seeded=True)
 def second(work: Work, settings: Number, first: Handle) -> Outcome:
     """Multiply."""
     made["second"] += 1

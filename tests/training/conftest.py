@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from homegrown.recipe import ModelSettings, PackSettings, TokenizerSettings, TrainingSettings
-from homegrown.tokens.packing import pack
-from homegrown.tokens.train import train_tokenizer
+from homegrown.config.recipe import ModelSettings, PackSettings, TokenizerSettings, TrainingSettings
+from homegrown.data.packing import pack
+from homegrown.tokenizer.train import train_tokenizer
 
 ONSETS, ENDINGS = (
     ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sh"],

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 from unittest import mock
 
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.finetuning.job import FinetuneJob
-from homegrown.progress import Progress, silent
-from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training.pretrain import pretrain
+from homegrown.util.progress import Progress, silent
 
 Victim = Literal["parent", "worker", "both"]
 
@@ -22,7 +22,7 @@ Victim = Literal["parent", "worker", "both"]
 _PRETRAIN = """
 import json, signal, sys
 from pathlib import Path
-from homegrown.recipe import ModelSettings, TrainingSettings
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.training.pretrain import pretrain
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 job = json.loads(sys.argv[1])

@@ -16,11 +16,11 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 
 from homegrown.finetuning.job import FinetuneJob
-from homegrown.training.job import Job
-from homegrown.training.loop import Trainer
-from homegrown.training.report import Report
+from homegrown.training.distributed import Worker
+from homegrown.training.pretraining import Job
+from homegrown.training.progress_file import Report
 from homegrown.training.stopping import Stop, end_process
-from homegrown.training.workers import Worker
+from homegrown.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run(leg: Leg, job: AnyJob, worker: Worker) -> Trainer:
     if worker.leads:
         metrics = [asdict(row) for row in trainer.state.metrics]
         (out / "metrics.json").write_text(json.dumps(metrics))
-        trainer.subject.keep(trainer.checkpoints, trainer.state.step, out)
+        trainer.task.keep(trainer.checkpoints, trainer.state.step, out)
     return trainer
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from homegrown.errors import UserError
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import ModelSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.pipelines import load_recipe
-from homegrown.recipe import ModelSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.training.bigrams import DISCOUNT, SMOOTHING, Bigrams, initialise
+from homegrown.training.initialisation import DISCOUNT, SMOOTHING, Bigrams, set_bigrams
+from homegrown.util.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def begun(settings: ModelSettings, bigrams: Bigrams, seed: int = 0) -> Transform
     torch.manual_seed(seed)
     model = Transformer(ModelConfig.from_settings(settings.model_copy(update={"tied": False}), 512, 0.0))
     model.initialise()
-    initialise(model, bigrams)
+    set_bigrams(model, bigrams)
     return model.eval()
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training import storage
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.metrics import Sample, StepMetrics

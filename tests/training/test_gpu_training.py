@@ -10,15 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conversations import pack_conversations, training, tuning, write_base
-from processes import Process
 
+from homegrown.config.recipe import ModelSettings, PackSettings, TrainingSettings
+from homegrown.data.packing import pack
 from homegrown.finetuning.finetune import finetune
 from homegrown.model.loss import linear_cross_entropy
-from homegrown.recipe import ModelSettings, PackSettings, TrainingSettings
-from homegrown.tokens.packing import pack
 from homegrown.training.muon import orthogonal
 from homegrown.training.pretrain import pretrain
+from tests.finetuning.conversations import pack_conversations, training, tuning, write_base
+from tests.training.processes import Process
 
 pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"), pytest.mark.slow]
 

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from homegrown.errors import UserError
+from homegrown.config.pipelines import load_recipe
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.pipelines import load_recipe
-from homegrown.recipe import ModelSettings, TrainingSettings
-from homegrown.training.initialisation import choose
-from homegrown.training.previous_tokens import DISTANCES, look_back, share_a_direction
+from homegrown.training.initialisation import DISTANCES, choose, look_back, share_a_direction
+from homegrown.util.errors import UserError
 
 LENGTH = 24
 

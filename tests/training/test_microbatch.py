@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homegrown.recipe import TrainingSettings
+from homegrown.config.recipe import TrainingSettings
 from homegrown.training import microbatch
 
 KILOBYTE = 10**3

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import ModelSettings, TrainingSettings
 from homegrown.training.muon import orthogonal
 from homegrown.training.optimizer import optimizers
 

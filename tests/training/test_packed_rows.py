@@ -13,18 +13,18 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
-from homegrown.finetune_recipe import InstructionSettings
+from homegrown.config.finetune_recipe import InstructionSettings
+from homegrown.config.recipe import ModelSettings, PackSettings, TrainingSettings
+from homegrown.data.instructions import prepare
+from homegrown.data.loader import Batches, TokenSplit
+from homegrown.data.packing import pack
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import ModelSettings, PackSettings, TrainingSettings
-from homegrown.seeds import derive
-from homegrown.tokens.instructions import prepare
-from homegrown.tokens.loader import Batches, TokenSplit
-from homegrown.tokens.packing import pack
-from homegrown.training.job import Job
-from homegrown.training.loop import Trainer
-from homegrown.training.report import Report
+from homegrown.training.distributed import Worker
+from homegrown.training.pretraining import Job
+from homegrown.training.progress_file import Report
 from homegrown.training.stopping import Stop
-from homegrown.training.workers import Worker
+from homegrown.training.trainer import Trainer
+from homegrown.util.seeds import derive
 
 
 @pytest.fixture(scope="module", params=["documents", "conversations"])

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from side_by_side import Leg, run_here, run_in_two
 
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.recipe import ModelSettings, TrainingSettings
-from homegrown.training.job import Job
+from homegrown.training.pretraining import Job
+from tests.training.side_by_side import Leg, run_here, run_in_two
 
 pytestmark = pytest.mark.slow
 

@@ -12,20 +12,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from processes import Process, worker_in
-from side_by_side import Leg, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from homegrown.errors import UserError
+from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.model import weights
-from homegrown.outcome import Outcome
-from homegrown.recipe import ModelSettings, TrainingSettings
-from homegrown.tokens.loader import TokenSplit
-from homegrown.tokens.tokenizer import load
-from homegrown.training.job import Job
+from homegrown.tokenizer.loading import load
+from homegrown.training.optimizer import share
 from homegrown.training.pretrain import pretrain
+from homegrown.training.pretraining import Job
 from homegrown.training.results import finish
-from homegrown.training.schedule import share
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
+from tests.training.processes import Process, worker_in
+from tests.training.side_by_side import Leg, run_here
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -289,7 +289,7 @@ def test_divergence_comes_back_in_one_sentence(train, tiny, tmp_path: Path) -> N
 
 
 def test_another_failure_names_the_log(train, tiny, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("homegrown.training.launch._RESTARTS", 0)
+    monkeypatch.setattr("homegrown.training.launcher._RESTARTS", 0)
     out = tmp_path / "out"
     out.mkdir()
     (out / "checkpoints").write_text("a file where a folder should be")

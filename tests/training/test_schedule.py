@@ -2,8 +2,8 @@
 
 import pytest
 
-from homegrown.recipe import TrainingSettings
-from homegrown.training.schedule import share
+from homegrown.config.recipe import TrainingSettings
+from homegrown.training.optimizer import share
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from homegrown.errors import UserError
-from homegrown.recipe import TrainingSettings
-from homegrown.training.job import Job
-from homegrown.training.loop import Trainer
+from homegrown.config.recipe import TrainingSettings
 from homegrown.training.objective import NextToken
-from homegrown.training.report import Report
+from homegrown.training.pretraining import Job
+from homegrown.training.progress_file import Report
 from homegrown.training.spikes import SpikeRule
 from homegrown.training.stopping import Stop
+from homegrown.training.trainer import Trainer
+from homegrown.util.errors import UserError
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +185,7 @@ class StopAt(Stop):
 @pytest.fixture
 def train(alone: None, corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
     """Train in this process, with some batches poisoned: their loss is not a number."""
-    monkeypatch.setattr("homegrown.training.loop.matmul_peak", lambda *_: 1e11)
+    monkeypatch.setattr("homegrown.training.trainer.matmul_peak", lambda *_: 1e11)
 
     def run(
         name: str,

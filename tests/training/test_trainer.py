@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from side_by_side import Leg, run_here
 
-from homegrown.devices import resolve
-from homegrown.errors import UserError
-from homegrown.tokens.loader import TokenSplit
-from homegrown.training.job import Job
-from homegrown.training.loop import Trainer
+from homegrown.data.loader import TokenSplit
 from homegrown.training.objective import NextToken
+from homegrown.training.pretraining import Job
+from homegrown.training.trainer import Trainer
+from homegrown.util.devices import resolve
+from homegrown.util.errors import UserError
+from tests.training.side_by_side import Leg, run_here
 
 CPU = {"rank": 0, "count": 1, "kind": "cpu", "device": torch.device("cpu")}
 

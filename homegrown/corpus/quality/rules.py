@@ -13,9 +13,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from homegrown.config.recipe import (
+    C4,
+    FilterSettings,
+    FineWeb,
+    GopherQuality,
+    GopherRepetition,
+    Settings,
+    WordList,
+)
 from homegrown.corpus.quality import basic, c4, fineweb, gopher_quality, gopher_repetition, word_list
 from homegrown.corpus.quality.texts import Values
-from homegrown.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition, Settings, WordList
 
 SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
     "": (basic, FilterSettings),

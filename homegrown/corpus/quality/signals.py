@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from homegrown.config.recipe import FilterSettings
 from homegrown.corpus.quality import c4
 from homegrown.corpus.quality.rules import SETS, measures
 from homegrown.corpus.quality.texts import Values, take_apart
 from homegrown.corpus.quality.word_list import look_up
-from homegrown.recipe import FilterSettings
 
 _SLICE = 2_000_000  # bytes of text taken apart at once: their words and lines stay in the processor's cache
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from homegrown.corpus.characters import ALONE, WORD, Characters, characters, decode
 from homegrown.corpus.compiled import compiled
 from homegrown.corpus.quality.texts import Pieces, Values, buffers, kind_of, share
-from homegrown.errors import UserError
+from homegrown.util.errors import UserError
 
 _OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits, over code points
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: a phrase's hash is the polynomial of its words' hashes

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from homegrown.config.recipe import FilesSource
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import Stream
-from homegrown.recipe import FilesSource
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from homegrown.config.recipe import FilesSource
 from homegrown.corpus.readers import archives, books, markup, objects, plain, tables, web
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault, Piece, Tally
@@ -20,8 +21,7 @@ from homegrown.corpus.streams import (
     unpacked,
 )
 from homegrown.corpus.text import Undecodable
-from homegrown.errors import UserError
-from homegrown.recipe import FilesSource
+from homegrown.util.errors import UserError
 
 Reader = Callable[[File], Iterator[Document | Fault]]
 

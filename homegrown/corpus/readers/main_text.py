@@ -3,8 +3,8 @@
 import logging
 import re
 
+from homegrown.config.recipe import Extractor
 from homegrown.corpus.text import decode
-from homegrown.recipe import Extractor
 
 _DECLARED = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w-]+)""", re.IGNORECASE)
 _HEAD = 1024  # bytes in which the HTML standard looks for a page's encoding

@@ -1,0 +1,168 @@
+"""What runs: the server, workers, deployments, runs in progress and those before. What `homegrown status` tells."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterTaskRunId,
+    ArtifactFilterType,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import TypeAdapter
+
+from flows.local import server, services
+from homegrown.util.errors import UserError
+
+_RECENT = 10
+_GOING_ON = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.PAUSED]
+_ENDED = [StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED]
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker and when it was last heard of."""
+
+    name: str
+    pool: str
+    online: bool
+    heard: datetime | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is: the stage, how far that is in percent, and the same in words."""
+
+    stage: str
+    percent: float | None
+    words: str | None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run: its state, and while it goes on where it is."""
+
+    name: str
+    deployment: str | None
+    state: str
+    message: str | None
+    started: datetime | None
+    seconds: float
+    url: str
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything that `homegrown status` tells; nothing but the address when no server answers."""
+
+    api: str
+    answers: bool
+    up: int | None
+    """Process id of the `homegrown up` of this folder."""
+    workers: list[WorkerStatus] = field(default_factory=list)
+    deployments: list[str] = field(default_factory=list)
+    waiting: int = 0
+    """Runs that are scheduled and have not begun."""
+    in_progress: list[RunStatus] = field(default_factory=list)
+    recent: list[RunStatus] = field(default_factory=list)
+    """Runs that have ended, the latest first."""
+
+    def as_json(self) -> str:
+        """Return all of it as JSON, times in ISO 8601."""
+        return TypeAdapter(Status).dump_json(self, indent=2).decode()
+
+
+def status(state: Path) -> Status:
+    """Ask the configured server, if it answers; `state` is the folder with what `homegrown up` says of itself.
+
+    Raises:
+        UserError: the server wants a password, or another.
+    """
+    api = server.address()
+    facts = services.up_facts(state)
+    up = facts.process if facts else None
+    if not server.answers(api):
+        return Status(api, answers=False, up=up)
+    try:
+        with get_client(sync_client=True) as client:
+            return _ask(client, api, up)
+    except PrefectHTTPStatusError as error:
+        raise UserError(server.refused(api, error)) from error
+
+
+def _ask(client: SyncPrefectClient, api: str, up: int | None) -> Status:
+    flows = {flow.id: flow.name for flow in client.read_flows()}
+    deployments = {one.id: f"{flows[one.flow_id]}/{one.name}" for one in client.read_deployments()}
+    running = _runs(client, _GOING_ON, FlowRunSort.EXPECTED_START_TIME_DESC)
+    ended = _runs(client, _ENDED, FlowRunSort.END_TIME_DESC)
+    ui = api.removesuffix("/api")
+    return Status(
+        api,
+        answers=True,
+        up=up,
+        workers=[
+            WorkerStatus(worker.name, pool.name, worker.status.value == "ONLINE", worker.last_heartbeat_time)
+            for pool in client.read_work_pools()
+            for worker in client.read_workers_for_work_pool(pool.name)
+        ],
+        deployments=sorted(deployments.values()),
+        waiting=len(_runs(client, [StateType.SCHEDULED], FlowRunSort.EXPECTED_START_TIME_ASC, limit=200)),
+        in_progress=[_run(run, deployments, ui, _place(client, run)) for run in running],
+        recent=[_run(run, deployments, ui) for run in ended],
+    )
+
+
+def _runs(client: SyncPrefectClient, states: list[StateType], sort: FlowRunSort, limit: int = _RECENT) -> list[FlowRun]:
+    of_state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
+    return client.read_flow_runs(flow_run_filter=of_state, sort=sort, limit=limit)
+
+
+def _run(run: FlowRun, deployments: dict[UUID, str], ui: str, place: Place | None = None) -> RunStatus:
+    return RunStatus(
+        name=run.name,
+        deployment=deployments.get(run.deployment_id) if run.deployment_id else None,
+        state=run.state_name or "",
+        message=(run.state.message if run.state else None) or None,
+        started=run.start_time,
+        seconds=round(run.estimated_run_time.total_seconds(), 1),
+        url=f"{ui}/runs/flow-run/{run.id}",
+        place=place,
+    )
+
+
+def _place(client: SyncPrefectClient, run: FlowRun) -> Place | None:
+    """Return the stage that a run is at, and what the stage said last of its progress."""
+    tasks = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+        task_run_filter=TaskRunFilter(
+            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING])),
+        ),
+    )
+    if not tasks:
+        return None
+    task = max(tasks, key=lambda one: one.start_time or datetime.min.replace(tzinfo=UTC))
+    posted = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            task_run_id=ArtifactFilterTaskRunId(any_=[task.id]), type=ArtifactFilterType(any_=["progress"])
+        ),
+        sort=ArtifactSort.UPDATED_DESC,
+        limit=1,
+    )
+    stage = task.name.rpartition("-")[0] or task.name
+    if not posted:
+        return Place(stage, None, None)
+    return Place(stage, float(str(posted[0].data)), posted[0].description)

@@ -1,0 +1,65 @@
+"""`homegrown rate`: ask a person what the texts are worth."""
+
+import getpass
+from typing import TYPE_CHECKING
+
+import click
+
+from homegrown.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from homegrown.rating.answers import Answers
+    from homegrown.rating.items import Item
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[STAGE[@VERSION]]...")
+@click.option("--rater", default=getpass.getuser, show_default="your login name", help="Who rates.")
+@click.option(
+    "--documents",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Held-out documents, or questions, of each.",
+)
+@click.option("--terminal", is_flag=True, help="Ask here instead of on a page.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the page.")
+@click.option("--port", default=8800, show_default=True, type=click.IntRange(1, 65535), help="Port of the page.")
+@click.pass_obj
+def rate(
+    store: Store, names: tuple[str, ...], rater: str, documents: int, terminal: bool, host: str, port: int
+) -> None:
+    """Show what models wrote, and what was really written, blind and shuffled, and ask for scores from 1 to 5.
+
+    Of the latest evaluation, unless others are named: evaluate@3, or finetune@1 for what base and fine-tuned model
+    answered to held-out questions. Several are mixed. `homegrown report ratings` shows means and intervals.
+    """
+    from homegrown.rating.answers import FOLDER, Answers
+    from homegrown.rating.items import items_of, shuffled, texts_of
+
+    found = [texts_of(store, name) for name in names or ("evaluate",)]
+    answers = Answers(store.root / FOLDER, rater)
+    items = shuffled(items_of(found, documents), rater)
+    if not any(item.id not in answers.rated for item in items):
+        click.echo(f"{rater} has rated all {len(items)} texts; `homegrown report ratings` shows what it comes to.")
+    elif terminal:
+        from homegrown.rating.terminal import ask
+
+        click.echo(f"{ask(items, answers)} texts rated.")
+    else:
+        _serve(items, answers, host, port)
+
+
+def _serve(items: "Sequence[Item]", answers: "Answers", host: str, port: int) -> None:
+    import uvicorn
+
+    from homegrown.rating.page import application
+    from homegrown.util.guard import allowed_hosts, listen
+
+    listening = listen(host, port)
+    click.echo(f"{len(items)} texts at http://{host}:{port} (Ctrl-C ends; every answer is kept at once)")
+    with listening:
+        config = uvicorn.Config(application(items, answers, allowed_hosts(host)), log_level="warning")
+        uvicorn.Server(config).run([listening])

@@ -1,0 +1,70 @@
+"""`homegrown status`: what runs."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from homegrown.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from flows.local.status import RunStatus, Status
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_obj
+def status(store: Store, as_json: bool) -> None:
+    """Say what runs: the server, workers, deployments, runs in progress with their stage, and the last that ended."""
+    from flows.local import status as asking
+
+    found = asking.status(store.root / ".state")
+    if as_json:
+        click.echo(found.as_json())
+    else:
+        _print(found)
+
+
+def _print(found: "Status") -> None:
+    from homegrown.cli.options.output import print_table
+
+    up = f"started by `homegrown up` (process {found.up})" if found.up else "no `homegrown up` of this folder runs"
+    if not found.answers:
+        click.echo(f"No Prefect server answers at {found.api}, and {up}.")
+        click.echo("`homegrown up` starts what runs in the UI need; `homegrown run` needs nothing that runs already.")
+        return
+    click.echo(f"server       {found.api.removesuffix('/api')} answers; {up}")
+    online = [worker for worker in found.workers if worker.online]
+    names = ", ".join(f"{worker.name} (pool {worker.pool}, heard of {_ago(worker.heard)})" for worker in online)
+    click.echo(f"workers      {names or 'none: runs of deployments wait; `homegrown up` starts one'}")
+    click.echo(f"deployments  {', '.join(found.deployments) or 'none: `homegrown up` deploys pipelines.yaml'}")
+    click.echo(f"waiting      {found.waiting or 'none'}")
+    click.echo(f"in progress  {len(found.in_progress) or 'none'}")
+    if found.in_progress:
+        print_table(("  run", "state", "started", "stage", "progress"), [_going(run) for run in found.in_progress])
+    if found.recent:
+        click.echo("the last that ended:")
+        print_table(("  run", "state", "started", "took", "message"), [_ended(run) for run in found.recent])
+
+
+def _going(run: "RunStatus") -> tuple[str, ...]:
+    place = run.place
+    share = f"{place.percent:.0f}% " if place and place.percent is not None else ""
+    words = (place.words or "") if place else ""
+    return (f"  {run.name}", run.state, _ago(run.started), place.stage if place else "", f"{share}{words}")
+
+
+def _ended(run: "RunStatus") -> tuple[str, ...]:
+    from tasks.ui.figures import duration
+
+    message = "" if run.state == "Completed" else " ".join((run.message or "").split())
+    return (f"  {run.name}", run.state, _ago(run.started), duration(run.seconds), message)
+
+
+def _ago(time: "datetime | None") -> str:
+    from datetime import UTC, datetime
+
+    from tasks.ui.figures import duration
+
+    return f"{duration((datetime.now(UTC) - time).total_seconds())} ago" if time else "not yet"

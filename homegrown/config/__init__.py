@@ -1,0 +1,1 @@
+"""Recipes and pipelines: what a run is asked to do."""

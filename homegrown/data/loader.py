@@ -1,0 +1,194 @@
+"""Tokens for training and evaluation, read from memory-mapped shards."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from homegrown.data.index import Split, TokenFile, read_index
+from homegrown.data.permutation import Permutation
+from homegrown.data.rows import Rows, map_array
+from homegrown.util.errors import UserError
+from homegrown.util.seeds import derive
+
+Tokens = npt.NDArray[np.int64]
+
+_BLOCK = 4096
+"""Windows whose order is computed at once: it bounds memory, and one call of NumPy serves many batches."""
+
+
+class TokenSplit:
+    """One split (train, validation or test) of a packed corpus, as if it were one long array of tokens.
+
+    `tokens` and `documents` count what the split holds; `bytes` is the size of its text as UTF-8; `context` is the
+    length of its rows in the layout best_fit, None in the contiguous one. Nothing is read before it is asked for.
+    """
+
+    def __init__(self, packed: Path, split: Split):
+        """Open the split of the folder that the stage `pack` made.
+
+        Raises:
+            UserError: the index or a shard is missing or damaged.
+        """
+        index = read_index(packed)
+        files = index.splits.get(split, [])
+        self.vocabulary_size = index.vocabulary_size
+        self.context = index.context
+        self.tokens = sum(file.tokens for file in files)
+        self.documents = sum(file.documents for file in files)
+        self.bytes = sum(file.bytes for file in files)
+        self._shards = [_map_tokens(packed, file, index.dtype) for file in files]
+        self._starts = [_map_documents(packed, file) for file in files]
+        self._rows = None if index.context is None else Rows(packed, files, self._shards, index.context)
+        self._first_token = np.cumsum([0, *(file.tokens for file in files)]).tolist()
+        self._first_document = np.cumsum([0, *(file.documents for file in files)]).tolist()
+
+    def windows(self, context: int) -> int:
+        """Return how many windows of `context` inputs and their targets there are.
+
+        They lie side by side from the first token on; in the layout best_fit they are its rows.
+
+        Raises:
+            UserError: the rows were made for another context.
+        """
+        if self._rows is None:
+            return max(0, (self.tokens - 1) // context)
+        if context != self.context:
+            raise UserError(
+                f"The tokens are packed in rows of {self.context}, but the model's context is {context}; run the stage "
+                "`pack` again, or set pack.layout to contiguous."
+            )
+        return len(self._rows)
+
+    def fitting(self, context: int) -> int:
+        """Return the inputs of a window that fits: `context`, or of a shorter split as many as it has, at least 1.
+
+        Few small files leave little text to a held-out split, and that is measured as well as it can be.
+        """
+        return context if self._rows is not None else max(1, min(context, self.tokens - 1))
+
+    def read(self, indices: Sequence[int] | Tokens, context: int, offset: int = 0) -> Tokens:
+        """Return the windows `indices` as int64 [len(indices), context + 1], or rows as [len(indices), 3, context].
+
+        Window i covers the split's tokens from offset + i * context on; its last token is the next one's first. Rows,
+        which have no offset, hold inputs, targets and where each input's piece starts (`Rows.read`).
+
+        Raises:
+            IndexError: a window reaches beyond the split.
+        """
+        if self._rows is not None:
+            return self._rows.read(indices)
+        return self.read_at([offset + int(index) * context for index in indices], context + 1)
+
+    def read_at(self, starts: Sequence[int], length: int) -> Tokens:
+        """Return the `length` tokens from each of `starts` on, as int64 [len(starts), length].
+
+        Raises:
+            IndexError: they reach beyond the split.
+        """
+        rows = np.empty((len(starts), length), dtype=np.int64)
+        for row, start in zip(rows, starts, strict=True):
+            self._copy(start, row)
+        return rows
+
+    def document(self, index: int) -> Tokens:
+        """Return the tokens of document `index`, its `<s>` and `</s>` included, as int64 [tokens].
+
+        Raises:
+            IndexError: there is no such document.
+        """
+        if not 0 <= index < self.documents:
+            raise IndexError(f"document {index} of {self.documents}")
+        shard = bisect_right(self._first_document, index) - 1
+        within, starts = index - self._first_document[shard], self._starts[shard]
+        end = starts[within + 1] if within + 1 < len(starts) else len(self._shards[shard])
+        return self._shards[shard][starts[within] : end].astype(np.int64)
+
+    def _copy(self, start: int, row: Tokens) -> None:
+        if not 0 <= start <= self.tokens - len(row):
+            raise IndexError(f"tokens {start} to {start + len(row)} of {self.tokens}")
+        shard = bisect_right(self._first_token, start) - 1
+        done = 0
+        while done < len(row):
+            begin = start + done - self._first_token[shard]
+            part = self._shards[shard][begin : begin + len(row) - done]
+            row[done : done + len(part)] = part
+            done += len(part)
+            shard += 1
+
+
+class Batches:
+    """Shuffled training batches, a pure function of the step, so training resumes at any step with no other state.
+
+    In each epoch every window is drawn once, in an order seeded by the epoch, and the windows begin at an offset seeded
+    by it too, so a token does not stay at the same position of its window; the rows of the layout best_fit are what
+    they are. The last batch of an epoch goes on into the next one.
+    """
+
+    def __init__(self, split: TokenSplit, context: int, batch_size: int, seed: int):
+        """Prepare batches of `batch_size` windows of `context` tokens and one more.
+
+        Raises:
+            UserError: the split is shorter than one window.
+        """
+        if not split.windows(context):
+            raise UserError(
+                f"The training split has {split.tokens} tokens, fewer than one window of model.context "
+                f"({context}) + 1; add text or lower model.context."
+            )
+        self._split, self._context, self._batch_size, self._seed = split, context, batch_size, seed
+        self._contiguous = split.context is None
+        self._windows = max(1, (split.tokens - context) // context) if self._contiguous else split.windows(context)
+        self._offsets = min(context, split.tokens - self._windows * context)
+        self._starts = lru_cache(maxsize=2)(self._draw)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The shape of one window of a batch."""
+        return (self._context + 1,) if self._contiguous else (3, self._context)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which every window has been drawn at least once."""
+        return -(-self._windows // self._batch_size)
+
+    def batch(self, step: int) -> Tokens:
+        """Return batch `step` (from 0) as int64 [batch_size, context + 1] or, of rows, [batch_size, 3, context]."""
+        drawn = range(step * self._batch_size, (step + 1) * self._batch_size)
+        chosen = [self._start(*divmod(number, self._windows)) for number in drawn]
+        if self._contiguous:
+            return self._split.read_at(chosen, self._context + 1)
+        return self._split.read(chosen, self._context)
+
+    def _start(self, epoch: int, position: int) -> int:
+        block, within = divmod(position, _BLOCK)
+        return self._starts(epoch, block)[within]
+
+    def _draw(self, epoch: int, block: int) -> list[int]:
+        """Return where the epoch's windows begin, or which rows it draws, `_BLOCK` of them at a time."""
+        positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self._windows), dtype=np.int64)
+        order = Permutation(self._windows, derive(self._seed, "order", epoch))(positions)
+        if not self._contiguous:
+            rows: list[int] = order.tolist()
+            return rows
+        offset = derive(self._seed, "offset", epoch) % self._offsets
+        starts: list[int] = (offset + order * self._context).tolist()
+        return starts
+
+
+def _map_tokens(packed: Path, file: TokenFile, dtype: str) -> npt.NDArray[np.uint16 | np.uint32]:
+    path = packed / file.tokens_file
+    try:
+        shard = np.memmap(path, dtype=dtype, mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged; run the stage `pack` again.") from error
+    if len(shard) != file.tokens:
+        raise UserError(f"{path} holds {len(shard)} tokens instead of {file.tokens}; run the stage `pack` again.")
+    return np.asarray(shard)
+
+
+def _map_documents(packed: Path, file: TokenFile) -> npt.NDArray[np.int64]:
+    return map_array(packed / file.documents_file, (file.documents,))

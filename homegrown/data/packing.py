@@ -1,0 +1,162 @@
+"""Packing: every document between its marks, `<s>` ids `</s>`, in memory-mapped token shards."""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from homegrown.config.recipe import PackSettings
+from homegrown.data.best_fit import lay_out
+from homegrown.data.index import (
+    SPLITS,
+    Index,
+    RowFiles,
+    Split,
+    TokenFile,
+    TokenType,
+    token_type,
+    write_index,
+)
+from homegrown.data.shard_files import Document, ShardPlace, write_shard
+from homegrown.tokenizer.encoding import Encoder
+from homegrown.tokenizer.loading import load
+from homegrown.tokenizer.sample import read_shard, text_bytes
+from homegrown.tokenizer.special import SpecialIds, special_ids
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts, replacing
+from homegrown.util.parallel import map_ordered
+from homegrown.util.progress import Metric, Outcome, Progress, silent
+
+_FILES = TypeAdapter(list[TokenFile])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One unit of work: a shard of documents, and where its tokens go."""
+
+    out: Path
+    split: Split
+    number: int
+    shard: Path
+    tokenizer: Path
+    shard_tokens: int
+    context: int | None
+
+    @property
+    def record(self) -> Path:
+        """The list of the part's files, written after them: it says that the part is complete."""
+        return self.out / self.split / f"part-{self.number:05d}.json"
+
+
+def pack(
+    out: Path,
+    shards: Path,
+    tokenizer: Path,
+    settings: PackSettings,
+    *,
+    context: int | None = None,
+    executor: Executor,
+    progress: Progress = silent,
+) -> Outcome:
+    """Encode all documents of all splits; `shards` and `tokenizer` are the folders of those stages.
+
+    Each shard of documents becomes `<split>/tokens-PPPPP-NN.bin` (little-endian uint16, or uint32 for more than 65,536
+    tokens) with `documents-PPPPP-NN.npy` (int64 starts of its documents); NN counts up where a file has reached
+    `shard_tokens`. `index.json` is written last. Run again on the same `out`, it leaves complete parts alone.
+
+    The layout `best_fit` needs the model's `context`. A document of n tokens is n - 1 predictions, each of a token from
+    those before it; a row holds `context` predictions of one or more documents, each whole or, if it is too long, cut
+    into pieces. A piece that goes on starts with the last token of the piece before, which that one only predicted: no
+    token is lost and none is predicted twice, and the model sees nothing of the document before the piece, as in a
+    window of the contiguous layout. The token shards are as those of the contiguous layout, but for the order of
+    documents, which follows the rows; `rows-PPPPP-NN.npy` and `pieces-PPPPP-NN.npy` beside them say what is where.
+
+    Raises:
+        UserError: the tokenizer or a shard cannot be read, or there is no training text.
+    """
+    if (settings.layout == "best_fit") != (context is not None):
+        raise ValueError("the layout best_fit, and no other, needs a context")
+    size = load(tokenizer).get_vocab_size()
+    parts = [
+        _Part(out, split, number, shard, tokenizer, settings.shard_tokens, context)
+        for split in SPLITS
+        for number, shard in enumerate(parquet_parts(shards / split))
+    ]
+    splits: dict[Split, list[TokenFile]] = {split: [] for split in SPLITS}
+    for done, (part, files) in enumerate(zip(parts, map_ordered(executor, _pack_part, parts), strict=True), start=1):
+        splits[part.split] += files
+        progress(done, len(parts), tokens=sum(file.tokens for files in splits.values() for file in files))
+    if not splits["train"]:
+        raise UserError(f"{shards / 'train'} holds no documents; give more text, or filter less.")
+    write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=context, splits=splits))
+    everything = [file for files in splits.values() for file in files]
+    documents, tokens = sum(file.documents for file in everything), sum(file.tokens for file in everything)
+    return Outcome(
+        rows_in=documents,
+        rows_out=documents,
+        metrics={
+            "tokens": tokens,
+            **{f"{split}_tokens": sum(file.tokens for file in files) for split, files in splits.items()},
+            "bytes_per_token": sum(file.bytes for file in everything) / max(1, tokens - 2 * documents),
+            **_row_metrics([file.layout for file in everything if file.layout], tokens - documents, context),
+        },
+    )
+
+
+def _row_metrics(layouts: list[RowFiles], predictions: int, context: int | None) -> dict[str, Metric]:
+    if context is None:
+        return {}
+    rows = sum(layout.rows for layout in layouts)
+    return {
+        "rows": rows,
+        "pieces": sum(layout.pieces for layout in layouts),
+        "padding": 1 - predictions / (rows * context),
+    }
+
+
+def _pack_part(part: _Part) -> list[TokenFile]:
+    if part.record.exists():
+        return _FILES.validate_json(part.record.read_bytes())
+    encoder, marks, dtype = _encoder(part.tokenizer)
+    files: list[TokenFile] = []
+    documents: list[Document] = []
+    tokens = size = 0
+    for batch in read_shard(part.shard, ["text"]):
+        for text, text_size in zip(batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
+            documents.append(_document(encoder, text, marks, dtype))
+            tokens += len(documents[-1])
+            size += text_size
+            if tokens >= part.shard_tokens:
+                files.append(_write(part, len(files), documents, size))
+                documents, tokens, size = [], 0, 0
+    if documents:
+        files.append(_write(part, len(files), documents, size))
+    with replacing(part.record) as temporary:
+        temporary.write_bytes(_FILES.dump_json(files, indent=1))
+    return files
+
+
+@lru_cache(maxsize=1)
+def _encoder(tokenizer: Path) -> tuple[Encoder, SpecialIds, TokenType]:
+    """Return a worker's engine, made once, its special tokens and the type of its tokens."""
+    loaded = load(tokenizer)
+    return Encoder(loaded), special_ids(loaded), token_type(loaded.get_vocab_size())
+
+
+def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType) -> Document:
+    ids = encoder.encode(text)
+    tokens: Document = np.empty(len(ids) + 2, dtype=dtype)
+    tokens[0], tokens[1:-1], tokens[-1] = marks.bos, ids, marks.eos
+    return tokens
+
+
+def _write(part: _Part, number: int, documents: list[Document], size: int) -> TokenFile:
+    """Write one shard of tokens and, in the layout best_fit, its rows."""
+    pieces = None
+    if part.context:
+        lengths = np.array([len(document) - 1 for document in documents], dtype=np.int64)
+        pieces = lay_out(lengths, part.context)
+    return write_shard(ShardPlace(part.out, part.split, f"{part.number:05d}-{number:02d}"), documents, size, pieces)

@@ -1,0 +1,129 @@
+"""Writing GGUF, the file that llama.cpp, Ollama and LM Studio run: weights, tokenizer, chat template, all in one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
+from safetensors import SafetensorError, safe_open
+
+from homegrown.export.gguf_layout import ARCHITECTURE, FLOATS, INTEGERS, tensor_names
+from homegrown.export.gguf_types import (
+    KINDS,
+    Kind,
+    fitting_type,
+    kind_named,
+    quantize,
+    stored_dtype,
+    stored_shape,
+    wanted_type,
+)
+from homegrown.export.gguf_vocabulary import Vocabulary
+from homegrown.model import weights
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
+
+__all__ = ["KINDS", "write_gguf"]
+
+
+def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
+    """Write the model of a folder as one GGUF file, whole or not at all, holding one tensor in memory at a time.
+
+    `kind` is one of `KINDS`. Returns a sentence on matrices whose rows do not fill the blocks of that kind and which
+    are therefore of a larger type, as llama.cpp would have it, or None.
+
+    Raises:
+        UserError: said before anything is written: the model is `classic`, the tokenizer splits text as llama.cpp
+            cannot, a library is missing, there is no such kind; or a file is missing or damaged, or a weight is beyond
+            the range of float16.
+    """
+    files, config = kind_named(kind), weights.load_config(model_folder / "config.json")
+    if config.family == "classic":
+        raise UserError(
+            f"{model_folder} holds a classic model, and llama.cpp has no architecture with its sinusoidal positions; "
+            "export it to onnx, or train one of model.family modern."
+        )
+    if not config.qk_norm:
+        raise UserError(
+            f"{model_folder} holds a model in Llama's layout, of which no GGUF is written here; export it to hf and "
+            "convert that with llama.cpp's own converter."
+        )
+    vocabulary = Vocabulary(model_folder)
+    if len(vocabulary) != config.vocabulary_size:
+        raise UserError(
+            f"{model_folder} has a tokenizer of {len(vocabulary)} tokens and a model of {config.vocabulary_size}; "
+            "restore the files together."
+        )
+    shapes, names = _shapes(config), tensor_names(config)
+    wanted = {name: wanted_type(files, names[name], len(shape), config) for name, shape in shapes.items()}
+    types = {name: fitting_type(wanted[name], shapes[name][-1]) for name in names}
+    with replacing(target) as temporary:
+        writer = GGUFWriter(temporary, ARCHITECTURE)
+        try:
+            _add_metadata(writer, config, files)
+            vocabulary.write(writer)
+            for name, theirs in names.items():
+                shape, dtype = stored_shape(shapes[name], types[name]), stored_dtype(types[name])
+                size = int(np.prod(shape)) * dtype.itemsize
+                writer.add_tensor_info(theirs, shape, dtype, size, raw_dtype=types[name])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            _write_tensors(writer, model_folder / "model.safetensors", shapes, types)
+        finally:
+            writer.close()
+    return _fallbacks(kind, wanted, types)
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = Transformer(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _add_metadata(writer: GGUFWriter, config: ModelConfig, kind: Kind) -> None:
+    writer.add_name("homegrown")
+    writer.add_file_type(kind.file_type)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    for key, field in INTEGERS.items():
+        writer.add_uint32(key, getattr(config, field))
+    for key, field in FLOATS.items():
+        writer.add_float32(key, getattr(config, field))
+
+
+def _write_tensors(
+    writer: GGUFWriter,
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    types: Mapping[str, GGMLQuantizationType],
+) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, to in types.items():
+                tensor = file.get_tensor(name).float()
+                if tuple(tensor.shape) != shapes[name]:
+                    raise UserError(f"{path} does not fit its config.json (tensor {name}); restore the two together.")
+                writer.write_tensor_data(quantize(tensor.numpy(), to))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; name the folder of a trained model.") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); train the model again or restore the file.") from error
+    except OverflowError as error:
+        raise UserError(f"{path} has a weight in {name} that float16 cannot hold; choose bf16.") from error
+
+
+def _fallbacks(
+    kind: str, wanted: Mapping[str, GGMLQuantizationType], types: Mapping[str, GGMLQuantizationType]
+) -> str | None:
+    """Return the sentence of `write_gguf`."""
+    other = sorted({f"{wanted[name].name} → {to.name}" for name, to in types.items() if to != wanted[name]})
+    if not other:
+        return None
+    count = sum(to != wanted[name] for name, to in types.items())
+    return (
+        f"{count} of {len(types)} tensors have rows that do not fill the blocks of {kind} and are of a larger type "
+        f"({', '.join(other)}); model.hidden and model.feed_forward in multiples of 256 avoid it."
+    )

@@ -1,0 +1,86 @@
+"""A tokenizer as GGUF's metadata: tokens, merges, where text is split, what ends an answer, the chat template."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGUFWriter, TokenType
+
+from homegrown.tokenizer import chat
+from homegrown.tokenizer.encoding import (
+    GPT2_PATTERN,
+    LLAMA3_PATTERN,
+    QWEN2_PATTERN,
+    SPLIT_PATTERN,
+    split_pattern,
+)
+from homegrown.tokenizer.loading import TOKENIZER_FILE, load
+from homegrown.tokenizer.special import special_ids
+from homegrown.tokenizer.system import load_system
+from homegrown.util.errors import UserError
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    """A split that llama.cpp has built in: its name, and whether a whole piece that is a token is taken as it is."""
+
+    name: str
+    whole_pieces_first: bool
+
+
+# llama.cpp spells the case-folded patterns out letter by letter, so only the long s (U+017F) after an apostrophe, which
+# folding takes for an s, is split otherwise there than by Qwen's and Llama 3's own tokenizers.
+_SPLITS = {
+    SPLIT_PATTERN: _BuiltIn("qwen2", False),
+    QWEN2_PATTERN: _BuiltIn("qwen2", False),
+    GPT2_PATTERN: _BuiltIn("gpt-2", False),
+    LLAMA3_PATTERN: _BuiltIn("llama-bpe", True),
+}
+
+
+class Vocabulary:
+    """The tokenizer of a model's folder, found to be one that llama.cpp can copy id for id."""
+
+    def __init__(self, folder: Path):
+        """Read the tokenizer.
+
+        Raises:
+            UserError: a file is missing or damaged, or llama.cpp has no built-in way to split text as it does.
+        """
+        self._tokenizer, self._system = load(folder), load_system(folder)
+        description = json.loads(self._tokenizer.to_str())
+        self._merges: list[list[str]] = description["model"]["merges"]
+        built_in = _SPLITS.get(split_pattern(description["pre_tokenizer"]) or "")
+        if built_in is None or built_in.whole_pieces_first != description["model"]["ignore_merges"]:
+            raise UserError(
+                f"{folder / TOKENIZER_FILE} splits text in a way that llama.cpp does not have built in, so a GGUF file "
+                "would read text wrongly; export to hf or onnx, or train with another tokenizer."
+            )
+        self._split = built_in.name
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def write(self, writer: GGUFWriter) -> None:
+        """Add the metadata.
+
+        Every special token is a control token: text cannot spell it unless a runtime is told to look for it. Documents
+        start with `bos` as in training, and generation ends at `eos` (a document's) and at `eot` (a message's).
+        """
+        tokenizer = self._tokenizer
+        special, marks = tokenizer.get_added_tokens_decoder(), special_ids(tokenizer)
+        kinds = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in range(len(self))]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(self._split)
+        writer.add_token_list([str(tokenizer.id_to_token(token)) for token in range(len(self))])
+        writer.add_token_types(kinds)
+        writer.add_token_merges([f"{first} {second}" for first, second in self._merges])
+        writer.add_bos_token_id(marks.bos)
+        writer.add_eos_token_id(marks.eos)
+        writer.add_eot_token_id(marks.message_end)
+        if (padding := tokenizer.token_to_id("<pad>")) is not None:
+            writer.add_pad_token_id(padding)
+        writer.add_add_bos_token(True)
+        writer.add_add_eos_token(False)
+        writer.add_chat_template(chat.template(tokenizer, self._system))

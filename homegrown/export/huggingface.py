@@ -1,0 +1,104 @@
+"""A model as transformers, vLLM and MLX read it, without code of its own: weights, configuration, tokenizer.
+
+The modern family is Qwen3, or Llama where it has no QK-norm, tensor for tensor; the classic one becomes OPT
+(`homegrown.export.opt`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from homegrown.export.huggingface_tokenizer import boundaries, write_json, write_text, write_tokenizer
+from homegrown.export.opt import opt_config, opt_tensors
+from homegrown.model import weights
+from homegrown.model.config import ModelConfig
+from homegrown.tokenizer import loading
+from homegrown.util.files import replacing
+from homegrown.util.progress import Progress, silent
+
+SHARD_BYTES = 5_000_000_000
+"""Most bytes of one weight file, as hubs and loaders are used to; more are split, with an index."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_INDEX = "model.safetensors.index.json"
+
+
+def write_huggingface(
+    model_folder: Path, out: Path, dtype: str, card: str | None = None, *, progress: Progress = silent
+) -> None:
+    """Write the model of `model_folder` to `out`, each file whole or not at all.
+
+    That is `config.json`, `generation_config.json`, `model.safetensors` (above `SHARD_BYTES` several with an index),
+    `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, and `README.md` if
+    there is a card.
+
+    Args:
+        model_folder: The folder `model` of a pretrained artifact.
+        out: Folder to write to.
+        dtype: Type of the weights: float32, bfloat16 or float16.
+        card: Markdown of the model card.
+        progress: Told how many weight files are written.
+
+    Raises:
+        UserError: the weights or the tokenizer are missing or damaged.
+    """
+    text = loading.load(model_folder)
+    model = weights.load(model_folder)
+    tensors = opt_tensors(model) if model.config.family == "classic" else model.state_dict()
+    _write_weights(tensors, out, DTYPES[dtype], progress)
+    write_json(out / "config.json", model_config(model.config, text) | {"dtype": dtype, "torch_dtype": dtype})
+    write_tokenizer(model_folder, out, model.config.context)
+    if card is not None:
+        write_text(out / "README.md", card)
+
+
+def model_config(config: ModelConfig, text: Tokenizer) -> dict[str, Any]:
+    """Return the values of `config.json`, but for the type of the weights."""
+    shape = opt_config(config) if config.family == "classic" else _modern_config(config)
+    return {**shape, "vocab_size": config.vocabulary_size, "use_cache": True, **boundaries(text)}
+
+
+def _modern_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of Qwen3's file; those of Llama's are among them, which has no QK-norm."""
+    architecture, kind = ("Qwen3ForCausalLM", "qwen3") if config.qk_norm else ("LlamaForCausalLM", "llama")
+    return {
+        "architectures": [architecture],
+        "model_type": kind,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_size,
+        "intermediate_size": config.feed_forward,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        # transformers 5 reads the second, what is older and MLX the first, and takes a default where it is missing.
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "max_window_layers": config.layers,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+def _write_weights(tensors: dict[str, Tensor], out: Path, dtype: torch.dtype, progress: Progress) -> None:
+    sizes = {name: torch.empty_like(tensor, dtype=dtype, device="meta") for name, tensor in tensors.items()}
+    plan = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD_BYTES)
+    for done, (file, names) in enumerate(plan.filename_to_tensors.items(), start=1):
+        part = {name: tensors[name].detach().to(dtype).contiguous() for name in names}
+        with replacing(out / file) as temporary:
+            save_file(part, temporary, metadata={"format": "pt"})
+        progress(done, len(plan.filename_to_tensors))
+    if plan.is_sharded:
+        write_json(out / _INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})

@@ -1,0 +1,184 @@
+"""ONNX with a KV cache, for onnxruntime and what stands on it: one graph for prompts and for single tokens alike."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from homegrown.export.huggingface import model_config
+from homegrown.export.huggingface_tokenizer import write_json, write_tokenizer
+from homegrown.model import weights
+from homegrown.model.cache import KVCache, Span
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+from homegrown.tokenizer.loading import load
+from homegrown.util.errors import UserError
+from homegrown.util.files import sync
+
+_LARGEST_FILE = 1_900_000_000
+"""Bytes of weights that an ONNX file may hold itself: protobuf ends at 2 GB. More lie in a second file beside it."""
+
+
+def file_name(*, int8: bool) -> str:
+    """Return the name of the graph's file, as optimum and transformers.js look for it."""
+    return "model_int8.onnx" if int8 else "model.onnx"
+
+
+def cache_names(config: ModelConfig) -> list[str]:
+    """Return the cache's inputs in order, past_key_values.N.key and .value; outputs begin with `present` instead."""
+    return [f"past_key_values.{layer}.{part}" for layer in range(config.layers) for part in ("key", "value")]
+
+
+def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
+    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, its tokenizer and config beside it.
+
+    Inputs are `input_ids` [batch_size, sequence_length] and `position_ids` of that shape, `attention_mask` [batch_size,
+    past_sequence_length + sequence_length], int64, its zeros being padding on the left; and what `cache_names` says,
+    float32 [batch_size, kv_heads, past_sequence_length, head_size], empty for a prompt. Outputs are `logits` float32
+    [batch_size, sequence_length, vocabulary] and the cache grown by the new tokens.
+
+    With `int8`, matrices are int8, with a scale for each output, and what they are multiplied with is rounded to 8 bits
+    as it comes (onnxruntime's dynamic quantization); the embedding, which is only looked up, stays float32.
+
+    Returns the path of the graph. It appears whole or not at all.
+
+    Raises:
+        UserError: said before any work: a library is missing; or a file of the model is missing or damaged.
+    """
+    _check_libraries(int8)
+    model = weights.load(model_folder, dtype=torch.float32)
+    name, large = file_name(int8=int8), 4 * model.config.parameter_count() > _LARGEST_FILE
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=out) as scratch:
+        made = Path(scratch) / name
+        if int8:
+            exported = Path(scratch) / "exported.onnx"
+            _export(model, exported, large=large, own_output=True)
+            _quantize(exported, made, large=large)
+        else:
+            _export(model, made, large=large, own_output=False)
+        # The graph names its weights' file, so that has to be there first.
+        for file in (made.with_name(f"{name}.data"), made):
+            if file.exists():
+                sync(file)
+                file.replace(out / file.name)
+    write_tokenizer(model_folder, out, model.config.context)
+    # What optimum and transformers.js read to know the shape of the cache.
+    write_json(out / "config.json", model_config(model.config, load(model_folder)) | {"dtype": "float32"})
+    return out / name
+
+
+class _GrownCache(KVCache):
+    """A cache that puts new keys and values after those it was given, without changing them."""
+
+    def __init__(self, past: Sequence[Tensor], span: Span):
+        self._past, self._span = past, span
+        self.present: list[Tensor] = []
+
+    def span(self, new: int) -> Span:
+        """Return the one span of this pass."""
+        return self._span
+
+    def write(self, layer: int, span: Span, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all keys and values of the layer, [batch, kv_heads, past + new, head_size], and keep them."""
+        keys, values = torch.cat([self._past[2 * layer], keys], 2), torch.cat([self._past[2 * layer + 1], values], 2)
+        self.present += [keys, values]
+        return keys, values
+
+    def advance(self, counts: Sequence[int]) -> None:
+        """Count nothing: the caller's attention mask does."""
+
+
+class _Step(nn.Module):
+    """The model as a function of everything that it depends on."""
+
+    def __init__(self, model: Transformer, *, own_output: bool):
+        super().__init__()
+        self.decoder, self.bias = model.model, model.output_bias
+        # Where the output is the embedding, as a matrix of its own it can be quantized and the embedding left.
+        output = model.output_weight.detach().t()
+        self.output = output.contiguous().clone() if own_output else output
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits and the cache; see `write_onnx`."""
+        new, extent = input_ids.shape[1], attention_mask.shape[1]
+        queries, keys = torch.arange(extent - new, extent), torch.arange(extent)
+        mask = (keys <= queries[:, None]) & attention_mask[:, None, None, :].bool()
+        cache = _GrownCache(past, Span(position_ids, extent, mask, causal=False))
+        hidden = self.decoder(input_ids, cache, (), None)
+        logits = hidden @ self.output
+        return logits if self.bias is None else logits + self.bias, cache.present
+
+
+def _export(model: Transformer, path: Path, *, large: bool, own_output: bool) -> None:
+    config, names = model.config, cache_names(model.config)
+    batch, new, past = 3, 5, 7  # examples; unlike one another, and unlike 0 and 1, which would be taken for constants
+    cached = [torch.zeros(batch, config.kv_heads, past, config.head_size) for _ in names]
+    tokens, seen = torch.zeros(batch, new, dtype=torch.int64), torch.ones(batch, past + new, dtype=torch.int64)
+    sizes = {name: torch.export.Dim(name) for name in ("batch_size", "sequence_length", "past_sequence_length")}
+    rows = {0: sizes["batch_size"], 1: sizes["sequence_length"]}
+    mask = {0: sizes["batch_size"], 1: torch.export.Dim("total_sequence_length")}
+    kept = {0: sizes["batch_size"], 2: sizes["past_sequence_length"]}
+    positions = torch.arange(past, past + new).repeat(batch, 1)  # not `tokens` again: one tensor would be one input
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            _Step(model, own_output=own_output).eval(),
+            (tokens, seen, positions, cached),
+            dynamo=True,
+            dynamic_shapes=(rows, mask, rows, [kept] * len(names)),
+            input_names=["input_ids", "attention_mask", "position_ids", *names],
+            output_names=["logits", *[name.replace("past_key_values", "present") for name in names]],
+            verbose=False,
+        )
+        assert program is not None
+        program.save(path, external_data=large)
+
+
+def _quantize(exported: Path, path: Path, *, large: bool) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        # Unsigned weights: on processors without VNNI the product of unsigned and signed bytes saturates.
+        quantize_dynamic(
+            exported,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QUInt8,
+            use_external_data_format=large,
+        )
+
+
+def _check_libraries(int8: bool) -> None:
+    for library in ("onnx", "onnxscript", *(["onnxruntime"] if int8 else [])):
+        try:
+            import_module(library)
+        except ImportError as error:
+            raise UserError(
+                f"An export to ONNX needs {library}, which cannot be imported ({error}); pip install 'homegrown[onnx]'."
+            ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporters tell their own developers."""
+    root, loud = logging.getLogger(), ("torch.onnx", "onnxscript", "onnx_ir")
+    before = {name: logging.getLogger(name).level for name in loud}, root.level
+    for logger in (*map(logging.getLogger, loud), root):
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in before[0].items():
+            logging.getLogger(name).setLevel(level)
+        root.setLevel(before[1])

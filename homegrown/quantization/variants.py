@@ -1,0 +1,181 @@
+"""Variants of trained weights on disk: written once, loaded again from their own folder alone."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from homegrown.config.recipe import Variant
+from homegrown.export.gguf import write_gguf
+from homegrown.export.gguf_reader import read_gguf
+from homegrown.export.gguf_types import kind_named
+from homegrown.export.gguf_vocabulary import Vocabulary
+from homegrown.model import weights
+from homegrown.model.transformer import Transformer
+from homegrown.quantization.linear import METHODS, try_out
+from homegrown.quantization.requirements import REQUIREMENTS
+from homegrown.tokenizer.system import load_system, save_system
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
+
+ORIGINAL = "original"
+
+DESCRIPTION = "quantization.json"
+"""The file that a variant's folder gets last."""
+
+GGUF_WEIGHTS = "model.gguf"
+_WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+_TOKENIZER = "tokenizer.json"
+
+
+class _Description(BaseModel):
+    """What tells a quantized folder from one of plain weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: Variant
+
+
+def variants_of(pretrained: Path, quantized: Path) -> dict[str, Path]:
+    """Return the folder of every variant by name, the original first; the arguments are the two stages' folders."""
+    made: dict[str, Path] = {
+        name: quantized / name for name in REQUIREMENTS if (quantized / name / DESCRIPTION).is_file()
+    }
+    return {ORIGINAL: pretrained / "model", **made}
+
+
+def matrices(model: Transformer) -> dict[str, nn.Linear]:
+    """Return the layers that a method of linear layers quantizes, by name: attention and feed-forward, not the output.
+
+    A GGUF file quantizes embedding and output too.
+    """
+    modules = model.model.layers.named_modules(prefix="model.layers")
+    return {name: module for name, module in modules if isinstance(module, nn.Linear)}
+
+
+def check_variant(variant: Variant, source: Path, device: str) -> None:
+    """See that this machine makes the variant of the weights in the folder `source`, and computes with it.
+
+    Raises:
+        UserError: it does not.
+    """
+    if variant in METHODS:
+        try_out(variant, device_for(variant, device))
+    else:
+        kind_named(variant)
+        Vocabulary(source)
+
+
+def save_variant(source: Path, variant: Variant, folder: Path) -> None:
+    """Write the variant of the weights in the folder `source`, with their tokenizer and system message.
+
+    A GGUF file is `model.gguf`. Otherwise `model.safetensors` holds what `formats.linear` makes of each matrix as
+    `<matrix's name>.<part>`, and all other tensors under their own names as bfloat16.
+    """
+    if variant in METHODS:
+        _save_matrices(weights.load(source, dtype=torch.float32), variant, folder)
+    else:
+        write_gguf(source, folder / GGUF_WEIGHTS, variant)
+    with replacing(folder / _TOKENIZER) as temporary:
+        shutil.copyfile(source / _TOKENIZER, temporary)
+    save_system(folder, load_system(source))
+    with replacing(folder / DESCRIPTION) as temporary:
+        temporary.write_text(_Description(variant=variant).model_dump_json() + "\n")
+
+
+def load_variant(folder: Path, device: str = "cpu") -> Transformer:
+    """Load the model of a folder, plain or quantized, in evaluation mode; what is not quantized computes in float32.
+
+    Of a GGUF file everything does: it is dequantized here, and small only for the runtimes it is made for.
+
+    Raises:
+        UserError: a file is missing or damaged, or this machine cannot compute with the variant.
+    """
+    variant = _variant(folder)
+    if variant is None:
+        return weights.load(folder, device)
+    if variant in METHODS:
+        return _load_matrices(folder, variant, device)
+    return read_gguf(folder / GGUF_WEIGHTS).to(device)
+
+
+def device_of(folder: Path, device: str) -> str:
+    """Return where the variant of a folder computes if it can on `device`."""
+    return device_for(_variant(folder), device)
+
+
+def device_for(variant: Variant | None, device: str) -> str:
+    """Return where a variant computes if it can on `device`: PyTorch's dynamic int8 has no GPU code."""
+    return "cpu" if variant == "int8-dynamic" else device
+
+
+def disk_megabytes(folder: Path) -> float:
+    """Return the size of a variant's weights on disk, in megabytes (10^6 bytes)."""
+    variant = _variant(folder)
+    return (folder / (_WEIGHTS if variant is None or variant in METHODS else GGUF_WEIGHTS)).stat().st_size / 1e6
+
+
+def _save_matrices(model: Transformer, variant: Variant, folder: Path) -> None:
+    tensors = {name: tensor.bfloat16() for name, tensor in _others(model).items()}
+    for name, layer in matrices(model).items():
+        parts = METHODS[variant].pack(layer.weight.detach())
+        tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    with replacing(folder / _CONFIG) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
+    with replacing(folder / _WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
+
+
+def _load_matrices(folder: Path, variant: Variant, device: str) -> Transformer:
+    path = folder / _WEIGHTS
+    with torch.device("meta"):
+        model = Transformer(weights.load_config(folder / _CONFIG))
+    expected = {name: tensor.shape for name, tensor in _others(model).items()}
+    try:
+        tensors = load_file(path, device=device)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is missing or damaged; run the stage `quantize` again.") from error
+    others = {name: tensors.pop(name).float() for name in expected if name in tensors}
+    if {name: tensor.shape for name, tensor in others.items()} != expected:
+        raise UserError(f"{path} does not fit its {_CONFIG}; run the stage `quantize` again.")
+    model.load_state_dict(others, strict=False, assign=True)
+    for name, layer in matrices(model).items():
+        parts = {key.rpartition(".")[2]: tensors[key] for key in tensors if key.rpartition(".")[0] == name}
+        model.set_submodule(name, _layer(variant, parts, layer))
+    model.model.positions = model.model.position_table().to(device)
+    return model.eval()
+
+
+def _layer(variant: Variant, parts: dict[str, Tensor], layer: nn.Linear) -> nn.Module:
+    try:
+        return METHODS[variant].layer(parts, layer.bias, layer.weight.shape)
+    except ImportError as error:
+        library = REQUIREMENTS[variant].library
+        raise UserError(f"These weights are {variant}, which needs {library} ({error}); install it.") from error
+    except KeyError as error:
+        raise UserError(
+            f"A matrix of these {variant} weights has no {error}; run the stage `quantize` again."
+        ) from error
+
+
+def _others(model: Transformer) -> dict[str, Tensor]:
+    """Return what is not quantized: all tensors but the matrices' weights."""
+    quantized = {f"{name}.weight" for name in matrices(model)}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in quantized}
+
+
+def _variant(folder: Path) -> Variant | None:
+    """Return the variant that a folder holds, None for plain weights."""
+    if not (folder / DESCRIPTION).exists():
+        return None
+    try:
+        return _Description.model_validate_json((folder / DESCRIPTION).read_bytes()).variant
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{folder / DESCRIPTION} is damaged; run the stage `quantize` again.") from error

@@ -1,0 +1,1 @@
+"""The web page for talking to models."""

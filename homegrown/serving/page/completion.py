@@ -1,0 +1,45 @@
+"""The tab Completion: a text that the models continue."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from homegrown.serving.page.answer import Answer
+from homegrown.serving.page.controls import Controls
+from homegrown.serving.page.panes import Panes, buttons
+from homegrown.serving.service import Service
+
+
+def completion_tab(service: Service, controls: Controls) -> None:
+    """Put the tab's content where the page is being built."""
+    prompt = gr.Textbox(
+        "",
+        label="Prompt",
+        placeholder="A text to continue. Without one, a new document begins.",
+        lines=3,
+        max_lines=12,
+        elem_id="prompt",
+        autoscroll=False,
+    )
+    with gr.Row(elem_classes="buttons"):
+        begin, stop = buttons("completion", "Continue")
+    panes = Panes("completion", controls, stop=stop, idle=[begin])
+
+    async def write(request: gr.Request, text: str, *values: Any) -> AsyncGenerator[list[Any]]:
+        settings = controls.read(values)
+        answers = [settings.answer(service, model, text) for model in settings.models]
+
+        def draw(answer: Answer) -> str:
+            return f'<span class="given">{escape(text)}</span>{answer.html}'
+
+        async with aclosing(panes.show(request.session_hash, answers, [draw] * len(answers))) as moments:
+            async for shown in moments:
+                yield shown
+
+    begin.click(
+        write, [prompt, *controls.inputs], panes.outputs, show_progress="hidden", concurrency_limit=None,
+        api_visibility="private",
+    )  # fmt: skip

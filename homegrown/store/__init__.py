@@ -1,0 +1,1 @@
+"""Versioned artifacts and the record of runs."""

@@ -1,0 +1,472 @@
+"""The versioned artifact store: what a stage made, found by key, published whole or not at all.
+
+An artifact is a folder `<root>/<stage>/<version>-<key>/` with its files and a `manifest.json`. While it is being made
+it is the folder `.<version>-<key>.partial` beside that place, which survives a kill and is gone on from; publication is
+one rename. The store's own bookkeeping lies in `<root>/.state/` and can be deleted when nothing runs.
+
+With a remote (`homegrown.store.remote`) artifacts are made here all the same. A published one is copied there, its
+manifest last, and one that is missing here and whole there is brought instead of made.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from homegrown.store.digests import Digests
+from homegrown.store.remote import Damaged, Remote
+from homegrown.util import locks
+from homegrown.util.errors import UserError, is_disk_full
+from homegrown.util.files import replacing, sync
+from homegrown.util.parallel import cpu_count
+from homegrown.util.progress import Metric, Outcome
+
+MANIFEST = "manifest.json"
+KEY_DIGITS = 16
+"""Hex digits of a key in a folder's name; the manifest has all 64."""
+
+_log = logging.getLogger(__name__)
+StageName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+"""What a manifest, perhaps a stranger's, calls a stage: it becomes a part of paths and of SQL."""
+
+_FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
+_PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
+_LIBRARIES = (
+    *("bitsandbytes", "charset-normalizer", "datasets", "datasketch", "duckdb", "ftfy", "nltk", "numba", "numpy"),
+    *("prefect", "py3langid", "pyarrow", "regex", "rouge-score", "safetensors", "tiktoken", "tokenizers", "torch"),
+    "xxhash",
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What identifies an artifact before it exists: everything that shapes it, and nothing else."""
+
+    stage: str
+    code: str
+    """Fingerprint of the engine's code that the stage reaches."""
+    settings: Mapping[str, Any]
+    """The stage's settings as plain JSON values, its seed among them, and the digests of raw input."""
+    inputs: Mapping[str, str]
+    """Keys of the artifacts that it reads, by what they are to it: mostly the name of their stage."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the order, as 64 hex digits."""
+        text = json.dumps([self.stage, self.code, dict(self.settings), dict(self.inputs)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FileFacts(BaseModel):
+    """Size in bytes and SHA-256 of one file of an artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Everything that is known of an artifact; stored as `manifest.json` in its folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: StageName
+    version: int
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[StageName, str]
+    code: str
+    libraries: dict[str, str]
+    host: dict[str, str | int]
+    started: datetime
+    seconds: float
+    rows_in: int
+    rows_out: int
+    unit: str
+    metrics: dict[str, Metric]
+    files: dict[str, FileFacts]
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, FileFacts]) -> dict[str, FileFacts]:
+        """Refuse a manifest, perhaps a stranger's, whose files would be written outside the artifact's folder."""
+        for name in files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{name!r} lies outside the artifact")
+        return files
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files together."""
+        return sum(facts.bytes for facts in self.files.values())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """How people name it: `stage@version`."""
+        return f"{self.manifest.stage}@{self.manifest.version}"
+
+
+class Store:
+    """The artifacts under one folder, and perhaps a copy of them at a remote."""
+
+    def __init__(self, root: Path, remote: Remote | None = None) -> None:
+        self.root = root.resolve()
+        self.remote = remote
+        self._state = self.root / ".state"
+
+    # --- finding ------------------------------------------------------------------------------------------------------
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """Return the newest whole artifact with this key; a damaged one is logged and passed over."""
+        for folder in reversed(self._folders(stage)):
+            if folder.name.endswith(f"-{key[:KEY_DIGITS]}"):
+                artifact = self._read(folder)
+                if artifact is not None and artifact.manifest.key == key and not self.damage(artifact):
+                    return artifact
+        return None
+
+    def damage(self, artifact: Artifact) -> str | None:
+        """Say what is wrong with an artifact's files (size or digest), and log it; None when it is whole."""
+        problem = None
+        with Digests(self._state / "digests.sqlite") as digests:
+            for name, facts in artifact.manifest.files.items():
+                file = artifact.path / name
+                if not file.is_file():
+                    problem = f"{name} is missing"
+                elif file.is_symlink():
+                    problem = f"{name} is a link"
+                elif file.stat().st_size != facts.bytes:
+                    problem = f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
+                elif digests.file(file) != facts.sha256:
+                    problem = f"{name} is not what was published (its SHA-256 differs)"
+                if problem:
+                    break
+        if problem:
+            _log.warning("%s is damaged and will not be used: %s.", artifact.path, problem)
+        return problem
+
+    def all(self) -> list[Artifact]:
+        """Return every published artifact with a readable manifest, by stage and version; files are not checked."""
+        stages = sorted(folder.name for folder in self.root.glob("[!.]*/") if folder.is_dir())
+        found = (self._read(folder) for stage in stages for folder in self._folders(stage))
+        return [artifact for artifact in found if artifact]
+
+    def resolve(self, name: str) -> Artifact:
+        """Return the artifact that a person names: `stage` (its latest version) or `stage@version`."""
+        stage, at, version = name.partition("@")
+        if at and not version:
+            raise UserError(f"{name!r} ends with @ and no version; write {stage} for the latest, or {stage}@1.")
+        # The number is in the folder's name: of a thousand versions, one manifest is read.
+        folders = [folder for folder in self._folders(stage) if version in ("", folder.name.partition("-")[0])]
+        found = next((artifact for folder in reversed(folders) if (artifact := self._read(folder))), None)
+        if found:
+            return found
+        versions = [str(artifact.manifest.version) for artifact in self.all() if artifact.manifest.stage == stage]
+        if versions:
+            raise UserError(f"There is no version {version} of {stage}; there are: {', '.join(versions)}.")
+        stages = sorted({artifact.manifest.stage for artifact in self.all()})
+        if not stages:
+            raise UserError(f"There is no artifact in {self.root} yet: make some, as with `homegrown run tiny`.")
+        raise UserError(f"There is no artifact of stage {stage!r} in {self.root}; there are: {', '.join(stages)}.")
+
+    def inputs(self, artifact: Artifact) -> list[Artifact]:
+        """Return the artifacts that this one was made from, as far as they are still there."""
+        return [found for key in artifact.manifest.inputs.values() if (found := self._newest(key))]
+
+    def _newest(self, key: str) -> Artifact | None:
+        # The key is in the folder's name: of a thousand versions, one manifest is read.
+        read = (self._read(folder) for folder in self.root.glob(f"[!.]*/[0-9]*-{key[:KEY_DIGITS]}"))
+        matching = [artifact for artifact in read if artifact and artifact.manifest.key == key]
+        return max(matching, key=lambda artifact: artifact.manifest.version, default=None)
+
+    def outputs(self, artifact: Artifact) -> list[Artifact]:
+        """Return the artifacts that were made directly from this one."""
+        key = artifact.manifest.key
+        return [other for other in self.all() if key in other.manifest.inputs.values()]
+
+    def lineage(self, artifact: Artifact) -> list[Artifact]:
+        """Return every artifact that this one stands on, each once, nearest first."""
+        found: dict[Path, Artifact] = {}
+        waiting = self.inputs(artifact)
+        while waiting:
+            nearest = waiting.pop(0)
+            if nearest.path not in found:
+                found[nearest.path] = nearest
+                waiting.extend(self.inputs(nearest))
+        return list(found.values())
+
+    def damaged(self) -> list[Path]:
+        """Return the published folders that have no readable manifest."""
+        folders = (folder for folder in self.root.glob("*/*") if _FOLDER.fullmatch(folder.name))
+        return sorted(folder for folder in folders if self._read(folder) is None)
+
+    def partials(self) -> list[Path]:
+        """Return the folders of artifacts that are not finished."""
+        return sorted(folder for folder in self.root.glob("*/.*.partial") if _PARTIAL.fullmatch(folder.name))
+
+    def interrupted(self) -> list[Path]:
+        """Return the partial folders in which nobody works just now."""
+        return [folder for folder in self.partials() if locks.is_free(self._lock_of(folder))]
+
+    def trash(self) -> list[Path]:
+        """Return the folders whose deletion was begun and, where its process was killed, not ended."""
+        return sorted((self._state / "trash").glob("*"))
+
+    def delete(self, folder: Path) -> bool:
+        """Delete a published or partial folder, or one of the trash; False when somebody is working in it.
+
+        Nobody ever sees a folder in parts: it is first moved into the trash.
+        """
+        if folder.parent == self._state / "trash":
+            shutil.rmtree(folder, ignore_errors=True)
+            return not folder.exists()
+        lock = self._lock_of(folder)
+        if not locks.try_acquire(lock):
+            return False
+        try:
+            self._discard(folder)
+        finally:
+            locks.release(lock)
+        return True
+
+    # --- making -------------------------------------------------------------------------------------------------------
+
+    def slot(self, stage: str, key: str, *, fresh: bool = False) -> Path:
+        """Return the folder where the artifact with this key lies, or will.
+
+        A new one gets the stage's next version, held for it by its partial folder, so that two processes which want the
+        same artifact are given the same slot. One that only the remote has keeps the version it has there. `fresh` asks
+        for a new version although a whole one is there.
+        """
+        self._mkdir(self.root / stage)
+        with locks.exclusive(self._lock(f"{stage}.versions")):
+            found = None if fresh else self.find(stage, key)
+            slot = found.path if found else self._reserve(stage, key, fresh)
+        if found and self.remote and self._there(found.path) != found.manifest:  # made before there was a remote
+            self._copy(found, self.remote)
+        return slot
+
+    def _reserve(self, stage: str, key: str, fresh: bool) -> Path:
+        """Return the slot of an artifact that is not here, with its partial folder made."""
+        place, ending = self.root / stage, f"-{key[:KEY_DIGITS]}"
+        there = sorted(self._names_there(stage), key=lambda name: int(name.split("-")[0]))
+        whole = (place / name for name in reversed(there) if name.endswith(ending) and self._there(place / name))
+        partials = (
+            place / f"{match[1]}-{match[2]}"
+            for partial in place.glob(".*.partial")
+            if (match := _PARTIAL.fullmatch(partial.name)) and partial.name.removesuffix(".partial").endswith(ending)
+        )
+        slot = (None if fresh else next(whole, None)) or next(partials, None)
+        slot = slot or place / f"{self._next_version(stage, there)}{ending}"
+        self._mkdir(partial_of(slot))
+        return slot
+
+    def make(self, order: Order, slot: Path, build: Callable[[Path], Outcome]) -> tuple[Artifact, bool]:
+        """Return the artifact of `order` at `slot` and whether `build` had to make it.
+
+        `build` is given the partial folder, with whatever a killed predecessor left there. When another process is at
+        it, wait and use what it makes; when that one dies, take over.
+        """
+        with locks.exclusive(self._lock_of(slot)):
+            made = self._read(slot) if slot.is_dir() else None
+            if made is not None and not self.damage(made):
+                if self.remote and self._there(slot) != made.manifest:  # as after a kill while it was copied
+                    self._copy(made, self.remote)
+                return made, False
+            partial = partial_of(slot)
+            if partial.is_dir() and any(path.is_symlink() for path in partial.rglob("*")):
+                self._discard(partial)  # none of ours: what is written there would land where they lead
+            self._mkdir(partial)
+            started, clock = datetime.now(UTC), time.monotonic()
+            try:
+                if self.remote and (brought := self._bring(order.key, slot, self.remote)):
+                    return brought, False
+                outcome = build(partial)
+                manifest = self._publish(order, slot, outcome, started, time.monotonic() - clock)
+            except Exception as error:
+                if is_disk_full(error):
+                    raise UserError(_disk_full(self.root)) from error
+                raise
+            if self.remote:
+                self._copy(Artifact(slot, manifest), self.remote)
+            return Artifact(slot, manifest), True
+
+    def _publish(self, order: Order, slot: Path, outcome: Outcome, started: datetime, seconds: float) -> Manifest:
+        partial = partial_of(slot)
+        for leftover in partial.rglob(".*"):
+            if leftover.is_file():
+                leftover.unlink()
+        with Digests(self._state / "digests.sqlite") as digests:
+            files = {
+                file.relative_to(partial).as_posix(): FileFacts(bytes=file.stat().st_size, sha256=digests.file(file))
+                for file in sorted(partial.rglob("*"))
+                if file.is_file()
+            }
+        manifest = Manifest(
+            stage=order.stage,
+            version=int(slot.name.split("-")[0]),
+            key=order.key,
+            settings=dict(order.settings),
+            inputs=dict(order.inputs),
+            code=order.code,
+            libraries=libraries(),
+            host=_host(),
+            started=started,
+            seconds=round(seconds, 3),
+            rows_in=outcome.rows_in,
+            rows_out=outcome.rows_out,
+            unit=outcome.unit,
+            metrics=outcome.metrics,
+            files=files,
+        )
+        self._place(slot, manifest)
+        return manifest
+
+    def _place(self, slot: Path, manifest: Manifest) -> None:
+        """Rename a slot's partial folder, which has all files of the manifest and no others, to its place."""
+        partial = partial_of(slot)
+        with replacing(partial / MANIFEST) as temporary:
+            temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        if slot.exists():
+            self._discard(slot)
+        partial.rename(slot)
+        sync(slot.parent)
+
+    # --- the remote ---------------------------------------------------------------------------------------------------
+
+    def _names_there(self, stage: str) -> list[str]:
+        """Return the names of a stage's folders at the remote, whole or not."""
+        return [name for name in self.remote.folders(stage) if _FOLDER.fullmatch(name)] if self.remote else []
+
+    def _there(self, slot: Path) -> Manifest | None:
+        """Return the manifest that the remote has of a slot; without one, nothing of it is published there."""
+        text = self.remote.read(self._name(slot, MANIFEST)) if self.remote else None
+        try:
+            return None if text is None else Manifest.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    def _copy(self, artifact: Artifact, remote: Remote) -> None:
+        """Write an artifact to the remote, its manifest last, so that who looks there sees a whole one or none."""
+        remote.remove(self._name(artifact.path, MANIFEST))  # of one that is damaged there
+        remote.send(self.root, [self._name(artifact.path, name) for name in artifact.manifest.files])
+        remote.send(self.root, [self._name(artifact.path, MANIFEST)])
+        remote.remove(self._name(partial_of(artifact.path)))
+
+    def _bring(self, key: str, slot: Path, remote: Remote) -> Artifact | None:
+        """Return the artifact of a slot from the remote; None when it is not there, or not whole."""
+        manifest, partial = self._there(slot), partial_of(slot)
+        if manifest is None or manifest.key != key:
+            return None
+        _log.info("%s is brought from %s.", slot, remote.address)
+        brought = self._state / "brought" / self._name(slot)
+        shutil.rmtree(brought, ignore_errors=True)
+        brought.mkdir(parents=True)
+        try:
+            digests = {self._name(slot, name): facts.sha256 for name, facts in manifest.files.items()}
+            remote.bring(self._state / "brought", digests)
+        except Damaged as error:
+            _log.warning("%s; it will not be used.", error)
+            return None
+        self._discard(partial)
+        brought.rename(partial)
+        self._place(slot, manifest)
+        return Artifact(slot, manifest)
+
+    def _name(self, slot: Path, name: str = "") -> str:
+        """Return the name of a slot's file, or of its folder, at the remote."""
+        return (slot / name).relative_to(self.root).as_posix()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _folders(self, stage: str) -> list[Path]:
+        """Return the published folders of a stage, oldest version first."""
+        matches = ((_FOLDER.fullmatch(folder.name), folder) for folder in self.root.joinpath(stage).glob("*-*"))
+        return [folder for _, folder in sorted((int(match[1]), folder) for match, folder in matches if match)]
+
+    def _read(self, folder: Path) -> Artifact | None:
+        try:
+            return Artifact(folder, Manifest.model_validate_json(folder.joinpath(MANIFEST).read_bytes()))
+        except (OSError, ValidationError) as error:
+            _log.warning("%s is damaged and will not be used: its %s cannot be read (%s).", folder, MANIFEST, error)
+            return None
+
+    def _next_version(self, stage: str, there: list[str]) -> int:
+        """Count up, beyond the names `there` too; no version's number is given twice, even after its folder is gone."""
+        counter = self._state / f"{stage}.version"
+        names = [*there, *(folder.name for folder in self.root.joinpath(stage).iterdir())]
+        matches = [_FOLDER.fullmatch(name) or _PARTIAL.fullmatch(name) for name in names]
+        taken = [int(match[1]) for match in matches if match]
+        given = int(counter.read_text()) if counter.exists() else 0
+        version = max([given, *taken]) + 1
+        with replacing(counter) as temporary:
+            temporary.write_text(str(version))
+        return version
+
+    def _lock(self, name: str) -> Path:
+        return self._state / "locks" / name
+
+    def _lock_of(self, folder: Path) -> Path:
+        slot = folder.name.removeprefix(".").removesuffix(".partial")
+        return self._lock(f"{folder.parent.name}.{slot}")
+
+    def _mkdir(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"The artifacts folder {self.root} cannot be written ({error.strerror}).") from error
+
+    def _discard(self, folder: Path) -> None:
+        trash = self._state / "trash" / f"{folder.parent.name}-{folder.name.strip('.')}-{os.getpid()}"
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)  # garbage collection may be at it too, and frees what remains
+
+
+def partial_of(slot: Path) -> Path:
+    """Return the folder in which the artifact of `slot` is made."""
+    return slot.with_name(f".{slot.name}.partial")
+
+
+def _disk_full(root: Path) -> str:
+    free = shutil.disk_usage(root).free / 1e6
+    return (
+        f"The disk of {root} is full ({free:.0f} MB free): make room, for example with `homegrown gc`, and run again; "
+        "finished work is kept."
+    )
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape artifacts, as far as they are installed."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _host() -> dict[str, str | int]:
+    return {"system": platform.platform(), "machine": platform.machine(), "processors": cpu_count()}

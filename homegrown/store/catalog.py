@@ -1,0 +1,202 @@
+"""DuckDB views over every artifact and every Parquet shard."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import TextIO
+
+import duckdb
+import pyarrow as pa
+
+from homegrown.rating.answers import FOLDER
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.runs import recorded
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts
+
+_CORPUS = ("shard", "filter", "dedup", "ingest")
+_SPLITS = ("train", "validation", "test")
+_REASONS = ("reason", "rule", "kind")  # the column of a stage's `dropped` that says why
+_MOST_ROWS = 2**31 - 1  # that DuckDB shows
+_SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
+    list_zip(regexp_extract_all(hex(one), '.{8}'), regexp_extract_all(hex(other), '.{8}')),
+    lambda pair: (pair[1] = pair[2])::INTEGER))"""
+_ORDER = ("evaluate", "quantize", "pretrain", "pack", "tokenizer", "shard", "filter", "dedup", "ingest")
+
+
+def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
+    """Return a connection with a view for each table of each artifact.
+
+    A folder of Parquet shards, or a Parquet file, of an artifact is a table: `dedup.dropped` of the latest version,
+    `"dedup@3".dropped` of version 3. A name without a schema is looked up from the last stage back. `artifacts`,
+    `files` and `runs` describe the store itself. Of the latest corpus, the chain that leads to its last stage, are
+    `dropped` (the rows of every stage, with `stage` and `reason`) and `shards` (all splits, with `split`).
+    `ratings` has what people answered to `homegrown rate`. `similarity(one, other)` estimates the Jaccard similarity
+    of two signatures.
+    """
+    connection = duckdb.connect()
+    connection.execute("SET memory_limit = ?", [f"{memory_gb}GB"])
+    connection.execute("SET temp_directory = ?", [str(store.root / ".state" / "duckdb")])
+    every = store.all()
+    _describe(connection, store, every)
+    latest = {artifact.manifest.stage: artifact for artifact in every}
+    schemas = [(artifact.name, artifact) for artifact in every] + list(latest.items())
+    for schema, artifact in schemas:
+        _add_views(connection, schema, artifact.path)
+    last = next((latest[stage] for stage in _CORPUS if stage in latest), None)
+    if last is not None:
+        _add_corpus(connection, [last, *store.lineage(last)])
+    ratings = store.root / FOLDER
+    if parquet_parts(ratings):
+        connection.execute("CREATE VIEW ratings AS " + _select(str(ratings / "*.parquet")))
+    connection.execute(_SIMILARITY)
+    path = ",".join(["main", *(stage for stage in _ORDER if stage in latest)])
+    connection.execute("SET search_path = ?", [path])
+    return connection
+
+
+def show(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> str:
+    """Return the result of SQL as a table of at most `rows` rows, as text; empty for a statement without a result.
+
+    Raises:
+        UserError: the SQL is wrong; the message is DuckDB's own.
+    """
+    width = shutil.get_terminal_size((160, 24)).columns
+    try:
+        result = connection.sql(sql)
+        if result is None:
+            return ""
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            result.show(max_rows=min(rows, _MOST_ROWS), max_width=width)
+    except duckdb.Error as error:
+        raise UserError(str(error)) from error
+    return text.getvalue()
+
+
+def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, file: TextIO) -> None:
+    """Write the result of SQL to `file` as CSV with a header, in batches.
+
+    Raises:
+        UserError: the SQL is wrong; the message is DuckDB's own.
+    """
+    writer = csv.writer(file)
+    try:
+        result = connection.execute(sql)
+        writer.writerow(column[0] for column in result.description or ())
+        while batch := result.fetchmany(10_000):
+            writer.writerows(batch)
+    except duckdb.Error as error:
+        raise UserError(str(error)) from error
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Return the tables of an artifact's folder: name to the path or glob of its Parquet files."""
+    found = {file.stem: str(file) for file in parquet_parts(folder)}
+    found |= {
+        sub.name: str(sub / "*.parquet") for sub in sorted(folder.iterdir()) if sub.is_dir() and parquet_parts(sub)
+    }
+    return found
+
+
+def _add_views(connection: duckdb.DuckDBPyConnection, schema: str, folder: Path) -> None:
+    connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
+    for table, files in tables(folder).items():
+        connection.execute(f"CREATE VIEW {_quoted(schema)}.{_quoted(table)} AS {_select(files)}")
+
+
+def _add_corpus(connection: duckdb.DuckDBPyConnection, chain: list[Artifact]) -> None:
+    """Add the views `dropped` and `shards` over a chain of artifacts."""
+    dropped, shards = [], []
+    for artifact in reversed(chain):
+        found = tables(artifact.path)
+        schema = _quoted(artifact.name)
+        if "dropped" in found:
+            columns = connection.table(f"{schema}.dropped").columns
+            reason = next((name for name in _REASONS if name in columns), None)
+            why = f"{reason} AS reason, * EXCLUDE ({reason})" if reason else "*"
+            dropped.append(f"SELECT '{artifact.manifest.stage}' AS stage, {why} FROM {schema}.dropped")
+        if artifact.manifest.stage == "shard":
+            shards += [f"SELECT '{split}' AS split, * FROM {schema}.{split}" for split in _SPLITS if split in found]
+    for view, selects in (("dropped", dropped), ("shards", shards)):
+        if selects:
+            connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(selects)}")
+
+
+def _describe(connection: duckdb.DuckDBPyConnection, store: Store, every: list[Artifact]) -> None:
+    artifacts = [
+        {
+            "stage": artifact.manifest.stage,
+            "version": artifact.manifest.version,
+            "key": artifact.manifest.key,
+            "started": artifact.manifest.started,
+            "seconds": artifact.manifest.seconds,
+            "rows_in": artifact.manifest.rows_in,
+            "rows_out": artifact.manifest.rows_out,
+            "unit": artifact.manifest.unit,
+            "bytes": artifact.manifest.bytes,
+            "settings": json.dumps(artifact.manifest.settings),
+            "metrics": json.dumps(artifact.manifest.metrics),
+            "inputs": json.dumps(artifact.manifest.inputs),
+            "path": str(artifact.path),
+        }
+        for artifact in every
+    ]
+    files = [
+        {"stage": artifact.manifest.stage, "version": artifact.manifest.version, "file": name, **facts.model_dump()}
+        for artifact in every
+        for name, facts in artifact.manifest.files.items()
+    ]
+    runs = [
+        {
+            "run": name,
+            "recipe": run.recipe["name"],
+            "started": run.started,
+            "finished": run.finished,
+            "stage": stage,
+            "key": key,
+        }
+        for name, run in recorded(store).items()
+        for stage, key in run.keys.items()
+    ]
+    for name, rows, schema in (("artifacts", artifacts, _ARTIFACTS), ("files", files, _FILES), ("runs", runs, _RUNS)):
+        connection.register(f"{name}_rows", pa.Table.from_pylist(rows, schema=schema))
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_rows")
+        connection.unregister(f"{name}_rows")
+
+
+def _select(files: str) -> str:
+    literal = files.replace("'", "''")
+    return f"SELECT * FROM read_parquet('{literal}')"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+_TIME = pa.timestamp("us", tz="UTC")
+_ARTIFACTS = pa.schema(
+    [
+        *(("stage", pa.string()), ("version", pa.int64()), ("key", pa.string()), ("started", _TIME)),
+        *(("seconds", pa.float64()), ("rows_in", pa.int64()), ("rows_out", pa.int64()), ("unit", pa.string())),
+        *(("bytes", pa.int64()), ("settings", pa.string()), ("metrics", pa.string()), ("inputs", pa.string())),
+        ("path", pa.string()),
+    ]
+)
+_FILES = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("version", pa.int64()),
+        ("file", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
+_RUNS = pa.schema(
+    [
+        *(("run", pa.string()), ("recipe", pa.string()), ("started", _TIME), ("finished", _TIME)),
+        *(("stage", pa.string()), ("key", pa.string())),
+    ]
+)

@@ -1,0 +1,100 @@
+"""What is in the store: which versions are current, which runs used each, what each costs on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homegrown.store import runs
+from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.garbage import size_on_disk
+from homegrown.store.runs import RunRecord
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of an artifact, and who uses it."""
+
+    artifact: Artifact
+    newest: bool
+    """It is the newest whole version of its stage: what its name without a version means."""
+    recipes: list[str]
+    """Recipes for which it is current: their last run that came so far took it."""
+    runs: list[str]
+    """All runs that took it, oldest first."""
+    bytes: int
+    """On disk, with its manifest."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is known of it as plain values."""
+        manifest = self.artifact.manifest
+        return {
+            "artifact": self.artifact.name,
+            "newest": self.newest,
+            "current_for": self.recipes,
+            "runs": self.runs,
+            "key": manifest.key,
+            "made": manifest.started.isoformat(),
+            "seconds": manifest.seconds,
+            "rows": manifest.rows_out,
+            "unit": manifest.unit,
+            "bytes": self.bytes,
+            "path": str(self.artifact.path),
+        }
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A folder of work that is not finished, and its bytes on disk."""
+
+    path: Path
+    state: str
+    bytes: int
+
+
+def inventory(store: Store, records: dict[str, RunRecord]) -> list[Entry]:
+    """Return every published artifact, in the order in which runs reach their stages, and by version."""
+    every = store.all()
+    order = list(dict.fromkeys(stage for run in records.values() for stage in run.keys))
+    users: dict[Path, list[str]] = {}
+    for name, run in records.items():
+        for stage in run.keys:
+            if artifact := runs.artifact_of(run, stage, every):
+                users.setdefault(artifact.path, []).append(name)
+    recipes: dict[Path, list[str]] = {}
+    for recipe, stages in runs.latest_by_recipe(records).items():
+        for stage, name in stages.items():
+            if artifact := runs.artifact_of(records[name], stage, every):
+                recipes.setdefault(artifact.path, []).append(recipe)
+    newest = _newest(store, every)
+    return [
+        Entry(
+            artifact=artifact,
+            newest=artifact.path in newest,
+            recipes=recipes.get(artifact.path, []),
+            runs=users.get(artifact.path, []),
+            bytes=size_on_disk(artifact.path),
+        )
+        for artifact in sorted(every, key=lambda one: (_place(order, one.manifest.stage), one.manifest.version))
+    ]
+
+
+def unfinished(store: Store) -> list[Unfinished]:
+    """Return the partial folders, and what killed deletions left."""
+    interrupted = store.interrupted()
+    found = [(path, "interrupted" if path in interrupted else "being made") for path in store.partials()]
+    found += [(path, "half deleted; gc frees it") for path in store.trash()]
+    return [Unfinished(path, state, size_on_disk(path)) for path, state in found]
+
+
+def _place(order: list[str], stage: str) -> tuple[int, str]:
+    """Return what sorts stages; those that no run reached come last."""
+    return (order.index(stage) if stage in order else len(order), stage)
+
+
+def _newest(store: Store, every: list[Artifact]) -> set[Path]:
+    """Return the folders of the newest whole version of each stage."""
+    found: dict[str, Path] = {}
+    for artifact in reversed(every):
+        if artifact.manifest.stage not in found and not store.damage(artifact):
+            found[artifact.manifest.stage] = artifact.path
+    return set(found.values())

@@ -1,0 +1,39 @@
+"""A tokenizer on disk: loading it, and the bytes that its tokens stand for."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from homegrown.tokenizer.encoding import to_bytes
+from homegrown.util.errors import UserError
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def load(folder: Path) -> Tokenizer:
+    """Load the tokenizer of a folder; the text of a special token is encoded like any other text.
+
+    Raises:
+        UserError: the file is missing or is not a tokenizer.
+    """
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run the stage `tokenizer` again.")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise UserError(f"{path} is damaged ({error}); run the stage `tokenizer` again.") from error
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
+    """Return how many bytes of UTF-8 text each token stands for, int32 [vocabulary]; special tokens for none."""
+    sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int32)
+    special = tokenizer.get_added_tokens_decoder()
+    for token, number in tokenizer.get_vocab().items():
+        if number not in special:
+            sizes[number] = len(to_bytes(token))
+    return sizes

@@ -1,0 +1,105 @@
+"""The stage `tokenizer`: a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), trained here or given."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from homegrown.config.recipe import TokenizerSettings
+from homegrown.tokenizer.encoding import SPLIT_PATTERN
+from homegrown.tokenizer.existing import take
+from homegrown.tokenizer.loading import TOKENIZER_FILE, token_bytes
+from homegrown.tokenizer.sample import read_sample, text_bytes
+from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.tokenizer.usage import by_name, measure_usage
+from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts, replacing, write_parquet
+from homegrown.util.progress import Outcome, Progress, silent
+
+_LEAST_FREQUENCY = 2
+"""A pair seen once is not merged: it would spell one document instead of the language."""
+
+
+def train_tokenizer(out: Path, shards: Path, settings: TokenizerSettings, *, progress: Progress = silent) -> Outcome:
+    """Make the tokenizer, and count what it does to the first documents of the training split, which are shuffled.
+
+    It is a byte-level BPE trained on these documents, its ids special tokens, then the 256 bytes, then the merges in
+    the order of learning; or the one of `settings.path`, taken over (`homegrown.tokenizer.existing`). Writes
+    `tokenizer.json` and the tables `vocabulary` (how often each token occurs), `sources` and `languages` (bytes per
+    token).
+
+    Raises:
+        UserError: the text does not hold enough pairs to fill the vocabulary, or the tokenizer given cannot be used.
+    """
+    parts = parquet_parts(shards / "train")
+    passes, seen = 1 if settings.path else 2, 0
+
+    def sample() -> Iterator[pa.RecordBatch]:
+        nonlocal seen
+        for batch in read_sample(parts, ["text", "source"], int(settings.sample_mb * 1e6)):
+            yield batch
+            seen += int(text_bytes(batch).sum())
+            progress(seen / 1e6, passes * settings.sample_mb)
+
+    tokenizer = take(Path(settings.path)) if settings.path else _train(sample(), settings)
+    with replacing(out / TOKENIZER_FILE) as temporary:
+        tokenizer.save(str(temporary))
+    usage, sizes = measure_usage(tokenizer, sample()), token_bytes(tokenizer)
+    write_parquet(out / "vocabulary" / "part-00000.parquet", usage.by_token(tokenizer, sizes))
+    write_parquet(out / "sources" / "part-00000.parquet", by_name("source", usage.sources))
+    write_parquet(out / "languages" / "part-00000.parquet", by_name("language", usage.languages))
+    totals = usage.sources.values()
+    text = sum(total.bytes for total in totals)
+    return Outcome(
+        rows_in=sum(total.documents for total in totals),
+        rows_out=len(sizes),
+        unit="tokens",
+        metrics={
+            "sample_mb": text / 1e6,
+            "bytes_per_token": text / max(1, int(usage.counts.sum())),
+            "unused_tokens": int((usage.counts[sizes > 0] == 0).sum()),
+            "longest_token_bytes": int(sizes.max()),
+        },
+    )
+
+
+def _train(sample: Iterator[pa.RecordBatch], settings: TokenizerSettings) -> Tokenizer:
+    tokenizer, seen = _untrained(), 0
+
+    def texts() -> Iterator[list[str]]:
+        nonlocal seen
+        for batch in sample:
+            seen += int(text_bytes(batch).sum())
+            yield batch["text"].to_pylist()
+
+    tokenizer.train_from_iterator(texts(), _trainer(settings))
+    size = tokenizer.get_vocab_size()
+    if size < settings.vocabulary_size:
+        raise UserError(
+            f"tokenizer.vocabulary_size is {settings.vocabulary_size}, but {seen / 1e6:.3g} MB of training text are "
+            f"enough for {size} tokens only; lower it to {size} or less, or give more text."
+        )
+    return tokenizer
+
+
+def _untrained() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _trainer(settings: TokenizerSettings) -> trainers.BpeTrainer:
+    return trainers.BpeTrainer(
+        vocab_size=settings.vocabulary_size,
+        min_frequency=_LEAST_FREQUENCY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )

@@ -1,1 +1,0 @@
-"""Tokenizer training, packing and the token loader."""

@@ -1,0 +1,122 @@
+"""Starting the workers through PyTorch's elastic launcher, and relaying what they report."""
+
+import errno
+import logging
+import os
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from homegrown.training.curve import LiveCurve
+from homegrown.training.job import (
+    CHECKPOINTS,
+    CURVE,
+    DISK_FULL,
+    LOGS,
+    NO_TCP_STORE,
+    PARENT_LOCK,
+    PROGRESS,
+    REFUSAL,
+    STORE,
+    SUMMARY,
+)
+from homegrown.training.journal import read_steps
+from homegrown.training.progress_file import Relay
+from homegrown.training.stopping import GRACE_SECONDS
+from homegrown.util import locks
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Progress
+
+_RESTARTS = 3
+_POLL_SECONDS = 0.2
+_EXIT_SECONDS = 5.0  # for the agent to see that its workers have gone
+
+
+def launch(job: Path, processes: int, progress: Progress, worker: str) -> None:
+    """Run `processes` of the module `worker` on this machine until they are done, restarting all if one dies.
+
+    The agent runs in a thread: it then leaves this process's signal handlers alone, and `progress` is called in the
+    thread of the caller. When this process dies or gives up, the workers see its lock free, finish their step, write a
+    checkpoint and exit. So they do when a signal ends this function by an exception (Prefect's cancelling, Ctrl-C); it
+    then waits for them.
+
+    Raises:
+        UserError: the workers refuse the job, or a signal to one of them stopped it.
+        OSError: the disk is full (ENOSPC).
+        RuntimeError: a worker failed again and again; names its log.
+    """
+    out = job.parent
+    for left in (out / PROGRESS, out / REFUSAL, out / DISK_FULL, *out.glob(f"{STORE}*")):
+        left.unlink(missing_ok=True)
+    relay = Relay(out / PROGRESS)
+    curve = LiveCurve(out / CURVE, partial(read_steps, out))
+    agent = _Agent(job, processes, worker)
+    try:
+        with locks.exclusive(out / PARENT_LOCK):
+            agent.start()
+            # A worker that refuses leaves others waiting for it, which end when the lock is free.
+            while not agent.ended.wait(_POLL_SECONDS) and not (out / REFUSAL).exists():
+                for done, total, metrics in relay.new():
+                    progress(done, total, **metrics)
+                curve.draw()
+    finally:
+        if agent.ident is not None:
+            agent.ended.wait(GRACE_SECONDS + _EXIT_SECONDS)
+        for left in out.glob(f"{STORE}*"):
+            left.unlink(missing_ok=True)
+    for done, total, metrics in relay.new():
+        progress(done, total, **metrics)
+    if (out / REFUSAL).exists():
+        raise UserError((out / REFUSAL).read_text())
+    if (out / DISK_FULL).exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+    if agent.error is not None:
+        raise RuntimeError(f"training failed; {_last_log(out / LOGS)} says why") from agent.error
+    if not (out / SUMMARY).exists():
+        kept = max((out / CHECKPOINTS).glob("step-*"), default=None)
+        where = f"after step {int(kept.name.removeprefix('step-'))}" if kept else "before its first checkpoint"
+        raise UserError(f"Training was stopped by a signal {where}; run it again, and it goes on from there.")
+
+
+class _Agent(threading.Thread):
+    """`ended` is waited for in place of `join`, which takes a thread for ended when a signal interrupts it (3.11)."""
+
+    def __init__(self, job: Path, processes: int, worker: str):
+        super().__init__(name="elastic-agent", daemon=True)
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+        self._arguments = ["-u", "-m", worker, str(job)]
+        self._config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id="pretrain",
+            # A file, where a store over TCP would listen on all interfaces and take a pickle from whoever connects.
+            rdzv_backend="c10d",
+            rdzv_endpoint=str(job.parent / f"{STORE}agent"),
+            rdzv_configs={"store_type": "file"},
+            local_addr="127.0.0.1",
+            max_restarts=_RESTARTS,
+            logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / LOGS), redirects=Std.ALL),
+        )
+
+    def run(self) -> None:
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+        os.environ[NO_TCP_STORE] = "1"
+        try:
+            elastic_launch(self._config, sys.executable)(*self._arguments)
+        except (ChildFailedError, RuntimeError, OSError) as error:
+            self.error = error
+        finally:
+            self.ended.set()
+
+
+def _last_log(folder: Path) -> Path:
+    """Return the newest standard-error log that says something, or the folder of all."""
+    logs = [path for path in folder.rglob("stderr.log") if path.stat().st_size]
+    return max(logs, key=lambda path: path.stat().st_mtime_ns, default=folder)

@@ -1,0 +1,47 @@
+"""A training job from its start, or from where it was left, to its summary."""
+
+import json
+import shutil
+from pathlib import Path
+
+from homegrown.training.job import (
+    CHECKPOINTS,
+    JOB,
+    LOGS,
+    PARENT_LOCK,
+    PROGRESS,
+    STEPS,
+    SUMMARY,
+    WORKER_LOCK,
+    TrainingJob,
+)
+from homegrown.util.progress import Metric, Progress
+
+WORKER = "homegrown.training.worker"
+
+
+def conduct(job: TrainingJob, out: Path, processes: int, progress: Progress, worker: str = WORKER) -> dict[str, Metric]:
+    """Train the job in the folder `out` with `processes` of the module `worker`; return its summary.
+
+    Raises:
+        UserError: a setting does not fit the data or the machine, or training diverges again and again.
+        RuntimeError: a worker failed for another reason; the message names its log.
+    """
+    if not (out / SUMMARY).exists():
+        from homegrown.training.launcher import launch  # PyTorch is slow to import, and needed only here
+
+        launch(job.write(out.resolve()), processes, progress, worker)
+    summary: dict[str, Metric] = json.loads((out / SUMMARY).read_bytes())
+    _tidy(out)
+    return summary
+
+
+def _tidy(out: Path) -> None:
+    """Remove what only served the run: it names this machine's paths and is of no use once training is finished."""
+    for name in (JOB, PROGRESS, PARENT_LOCK, WORKER_LOCK, STEPS):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / LOGS, ignore_errors=True)
+    newest = max((out / CHECKPOINTS).glob("step-*"))
+    for path in (out / CHECKPOINTS).iterdir():
+        if path != newest:
+            shutil.rmtree(path)

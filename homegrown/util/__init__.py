@@ -1,0 +1,1 @@
+"""Errors, files, locks, processes and devices: what every other package builds on."""

@@ -1,0 +1,41 @@
+"""What happens to stages while a run goes on, for whoever wants to watch in this process."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from homegrown.store.artifacts import Artifact
+from homegrown.util.progress import Metric
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a stage."""
+
+    stage: str
+    kind: Literal["started", "progress", "made", "cached", "failed", "stopped"]
+    done: float = 0
+    total: float | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    artifact: Artifact | None = None
+
+
+Listener = Callable[[Event], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have `listener` called for each event of this process within the block; it must be quick and never raise."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def tell(event: Event) -> None:
+    """Call every listener."""
+    for listener in _listeners:
+        listener(event)

@@ -1,0 +1,61 @@
+"""A store with made-up runs, as the flow would leave them."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from homegrown.store import runs
+from homegrown.store.artifacts import Order, Store
+from homegrown.training.metrics import METRICS_SCHEMA
+from homegrown.util.files import write_parquet
+from homegrown.util.progress import Outcome
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def write_run(
+    store: Store, name: str, rate: float = 0.1, hours: int = 0, bits: float = 2.0, recipe: str = "tiny", **more: Any
+) -> None:
+    """Record a run of three stages, `ingest`, `pretrain` and `evaluate`, with a setting, curves and a table."""
+    keys: dict[str, str] = {}
+    folders: dict[str, str] = {}
+
+    def made(stage: str, settings: dict[str, Any], inputs: list[str], build: Any) -> None:
+        order = Order(stage, "code", {"settings": settings}, {one: keys[one] for one in inputs})
+        artifact, _ = store.make(order, store.slot(stage, order.key), build)
+        keys[stage], folders[stage] = order.key, artifact.path.name
+
+    made("ingest", {"path": "data"}, [], lambda out: Outcome(3, 2, metrics={"text_bytes": 100}))
+    made("pretrain", {"rate": rate}, ["ingest"], lambda out: _train(out, bits))
+    made("evaluate", {"samples": 2}, ["pretrain"], lambda out: _evaluate(out, bits))
+    run = runs.RunRecord(
+        recipe={"name": recipe, "training": {"rate": rate, "steps": 4}},
+        started=BEGAN + timedelta(hours=hours),
+        finished=BEGAN + timedelta(hours=hours + 1),
+        keys=keys,
+        folders=folders,
+        **more,
+    )
+    runs.record(store, name, run)
+
+
+def _train(out: Path, bits: float) -> Outcome:
+    steps = [
+        dict.fromkeys(METRICS_SCHEMA.names, 1)
+        | {"step": step, "loss": bits + 1 / step, "skipped": False, "validation_loss": bits if step == 4 else None}
+        for step in range(1, 5)
+    ]
+    table = pa.Table.from_pylist(steps, METRICS_SCHEMA)
+    write_parquet(out / "metrics.parquet", table)
+    return Outcome(100, 40, "tokens", {"validation_bits_per_byte": bits + 0.5, "weights": "final"})
+
+
+def _evaluate(out: Path, bits: float) -> Outcome:
+    rows = [
+        {"variant": name, "bits_per_byte": bits + more, "bleu": 10 * bits, "device": "cpu"}
+        for name, more in (("original", 0.0), ("int8<", 0.25))
+    ]
+    write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist(rows))
+    return Outcome(2, 2, "variants", {"bits_per_byte": bits})

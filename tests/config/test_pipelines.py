@@ -1,0 +1,106 @@
+"""Recipes from pipelines.yaml: the guide's table, Prefect's own model of the file, changes, and wrong values."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from homegrown.config.finetune_recipe import FinetuneRecipe
+from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe
+from homegrown.config.recipe import Recipe
+from homegrown.util.errors import UserError
+
+
+def _missing(values: Any, model: Any, place: str = "") -> list[str]:
+    """Return the settings that a recipe's values leave to a default."""
+    found = []
+    for name in type(model).model_fields:
+        inner = getattr(model, name)
+        if name not in values:
+            found.append(f"{place}{name}")
+        elif hasattr(type(inner), "model_fields"):
+            found += _missing(values[name], inner, f"{place}{name}.")
+        elif isinstance(inner, list):
+            for index, item in enumerate(inner):
+                if hasattr(type(item), "model_fields"):
+                    found += _missing(values[name][index], item, f"{place}{name}.{index}.")
+    return found
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large"])
+def test_every_setting_is_stated(name: str) -> None:
+    deployments = yaml.safe_load(PIPELINES.read_text())["deployments"]
+    values = next(one for one in deployments if one["name"] == name)["parameters"]["recipe"]
+    recipe = Recipe.model_validate(values)
+    assert recipe.name == name
+    assert _missing(values, recipe) == []
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large"])
+def test_every_setting_of_finetuning_is_stated(name: str) -> None:
+    deployments = yaml.safe_load(PIPELINES.read_text())["deployments"]
+    parameters = next(one for one in deployments if one["name"] == name and "base" in one["parameters"])["parameters"]
+    recipe = FinetuneRecipe.model_validate(parameters["recipe"])
+    assert recipe.name == f"finetune-{name}"
+    assert _missing(parameters["recipe"], recipe) == []
+    assert load_finetuning(name) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("small", (768, 12, 12, 3072, 512)),
+        ("medium", (1024, 24, 16, 4096, 1024)),
+        ("large", (2048, 32, 32, 8192, 2048)),
+    ],
+)
+def test_the_guides_table(name: str, shape: tuple[int, ...]) -> None:
+    model = load_recipe(name).model
+    assert (model.hidden, model.layers, model.heads, model.feed_forward, model.context) == shape
+
+
+def test_a_change_is_made_in_one_recipe_only() -> None:
+    before = load_recipe("tiny")
+    changed = load_recipe(
+        "tiny", ["training.max_steps=200", "filter.languages=[en, de]", "ingest.sources.0.limit_mb=3"]
+    )
+    assert changed.training.max_steps == 200
+    assert changed.filter.languages == ["en", "de"]
+    assert changed.ingest.sources[0].limit_mb == 3
+    assert changed.training.learning_rate == before.training.learning_rate
+    assert load_recipe("tiny") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.max_steps", "SETTING=VALUE"),
+        ("training.max_step=2", "did you mean 'training.max_steps'"),
+        ("training.max_steps=many", r"training\.max_steps: .*valid integer.*given: 'many'"),
+        ("model.heads=3", "must be a multiple of heads"),
+        ("training.warmup_steps=600", r"warmup_steps \(600\) must be less than max_steps \(600\)\.$"),
+        ("ingest.sources.4.name=x", "no place in a list of 1"),
+        ("seed.x=1", "inside a setting that has no parts"),
+        ("training.learning_rate=[", "no YAML"),
+        ("shard.test_share=0.9", r"shard\.test_share"),
+    ],
+)
+def test_a_wrong_change_is_one_sentence(change: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe("tiny", [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_files_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it has: tiny, small, medium, large"):
+        load_recipe("huge")
+    with pytest.raises(UserError, match="There is no"):
+        load_recipe("tiny", file=tmp_path / "absent.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("deployments: [")
+    with pytest.raises(UserError, match="no YAML"):
+        load_recipe("tiny", file=bad)
+    bad.write_text("deployments: 3")
+    with pytest.raises(UserError, match="no deployment file"):
+        load_recipe("tiny", file=bad)

@@ -1,0 +1,5 @@
+"""The small models of the tests of quantization."""
+
+from tests.quantization.conftest import one_thread, packed, pretrain, text
+
+__all__ = ["one_thread", "packed", "pretrain", "text"]

@@ -1,0 +1,294 @@
+"""Adapters against peft on transformers: the same files, the same numbers; and what fine-tuning trains and keeps."""
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from homegrown.config.finetune_recipe import AnswerSettings, FinetuneRecipe, FinetuneSettings
+from homegrown.data.rows import parts
+from homegrown.export.huggingface import write_huggingface
+from homegrown.finetuning import finetune as engine
+from homegrown.finetuning.answers import AFTER, BEFORE, measure
+from homegrown.finetuning.finetune import check
+from homegrown.finetuning.job import FinetuneJob
+from homegrown.finetuning.merge import merge
+from homegrown.finetuning.report import before_and_after, html, read_results
+from homegrown.model import lora, weights
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.training.distributed import Worker
+from homegrown.training.progress_file import Report
+from homegrown.training.results import finish
+from homegrown.training.trainer import Trainer
+from homegrown.util.errors import UserError
+from homegrown.util.parallel import cpu_count
+from tests.finetuning.conversations import CONTEXT, pack_conversations, training, tuning, write_base
+from tests.training.processes import Tuning
+from tests.training.side_by_side import StopAt
+
+pytest.importorskip("peft")
+MARKS = [SPECIAL_TOKENS.index(mark) for mark in ("<|im_start|>", "<|im_end|>")]
+torch_group = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def packed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack_conversations(tmp_path_factory.mktemp("data") / "conversations", base)
+
+
+@contextmanager
+def only_worker(threads: int = 1) -> Iterator[Worker]:
+    import torch.distributed as dist
+
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    try:
+        worker = Worker("cpu")
+        torch.set_num_threads(threads)
+        worker.writers = dist.group.WORLD
+        yield worker
+    finally:
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(False)
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            del os.environ[name]
+
+
+def train(
+    out: Path,
+    base: Path,
+    packed: Path,
+    settings: FinetuneSettings,
+    until: int = 100,
+    threads: int = 1,
+    **changes: object,
+) -> Trainer:
+    """Train in this process until `until` steps are done, from where the folder `out` has come."""
+    out.mkdir(exist_ok=True)
+    job = FinetuneJob(
+        packed=packed,
+        tokenizer=base,
+        base=base,
+        training=training(sample_prompts=[], sample_tokens=2, **changes),
+        finetuning=settings,
+        seed=1,
+        device="cpu",
+    )
+    with only_worker(threads) as worker:
+        trainer, report = Trainer(job, out, worker), Report(out / "progress.jsonl")
+        resumed = trainer.start(report)
+        trainer.run(report, StopAt(trainer, until))
+        if trainer.finished:
+            finish(trainer, out, resumed)
+    return trainer
+
+
+def made_up_adapter(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
+    """Give an attached adapter numbers that change what the model computes, and write it."""
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or name.endswith(".rows"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    lora.save(model, settings, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_computes_in_peft_on_transformers_what_it_does_here(tmp_path: Path, tied: bool) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = write_base(tmp_path / "base", tied=tied)
+    write_huggingface(base, tmp_path / "hf", "float32")
+    settings, model = tuning(), weights.load(base)
+    lora.attach(model, settings, MARKS)
+    made_up_adapter(model, settings, tmp_path / "stage" / "adapter")
+    theirs = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "hf"), tmp_path / "stage" / "adapter"
+    ).eval()
+    ids = torch.randint(8, 260, (2, 24), generator=torch.Generator().manual_seed(2))
+    ids[:, 3], ids[:, 9] = MARKS
+    with torch.no_grad():
+        ours = model.eval()(ids)
+        assert (ours - weights.load(base)(ids)).abs().max() > 0.01
+        assert torch.allclose(ours, theirs(ids).logits, atol=1e-4)
+        merge(tmp_path / "merged", base, tmp_path / "stage", "Be brief.")
+        merged = weights.load(tmp_path / "merged" / "model")
+        assert torch.allclose(merged(ids), ours, atol=1e-4)
+    for name, tensor in theirs.merge_and_unload().state_dict().items():
+        if name in merged.state_dict():
+            assert torch.allclose(tensor, merged.state_dict()[name], atol=1e-6), name
+    assert json.loads((tmp_path / "merged" / "model" / "chat.json").read_text()) == {"system": "Be brief."}
+
+
+@pytest.mark.slow
+@torch_group
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_only_the_adapter_learns_and_is_kept(tmp_path: Path, base: Path, packed: Path, method: str) -> None:
+    settings = tuning(method)
+    trainer = train(tmp_path / "out", base, packed, settings, max_steps=10, validate_every=5)
+    losses = [row.validation_loss for row in trainer.state.metrics if row.validation_loss is not None]
+    # The second comes of training after a forward pass in evaluation.
+    assert losses[1] < losses[0]
+    trained = {name for name, one in trainer.model.named_parameters() if one.requires_grad}
+    every = {name for name, _ in trainer.model.named_parameters()}
+    rows = {"model.embed_tokens.rows", *([] if trainer.config.tied else ["lm_head.rows"])}
+    assert trained == {name for name in every if "lora_" in name} | rows
+    moments = {name for optimizer in trainer.optimizers for name in optimizer.state}
+    assert len(moments) == len(trained)
+    checkpoint = load_file(next((tmp_path / "out" / "checkpoints").glob("*10/part-1-of-1.safetensors")))
+    assert {name.split("/")[0] for name in checkpoint} == trained
+    before = weights.load(base).state_dict()
+    for name, tensor in trainer.model.state_dict().items():
+        if method == "lora" and name not in trained:
+            assert torch.equal(tensor, before[name.replace(".base_layer", "").replace(".layer.", ".")]), name
+    merged = merge(tmp_path / "merged", base, tmp_path / "out", None)
+    assert merged.metrics["parameters"] == trainer.config.parameter_count()
+    windows = torch.from_numpy(trainer.validator._split.read([0, 1], CONTEXT))
+    with torch.no_grad():
+        here = trainer.model.eval().loss(*parts(windows)) / 100
+        there = weights.load(tmp_path / "merged" / "model").loss(*parts(windows)) / 100
+    # An adapter that learned beside 4-bit weights is merged onto the whole ones, which differ a little.
+    assert abs(here - there) < (1e-4 if method == "lora" else 0.05)
+
+
+@pytest.mark.slow
+@torch_group
+def test_all_weights_interrupted_and_resumed_end_with_the_same_bits(tmp_path: Path, base: Path, packed: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    train(whole, base, packed, tuning("full"), max_steps=8, validate_every=4, checkpoint_every=3)
+    train(parted, base, packed, tuning("full"), 5, max_steps=8, validate_every=4, checkpoint_every=3)
+    train(parted, base, packed, tuning("full"), max_steps=8, validate_every=4, checkpoint_every=3)
+    assert json.loads((parted / "summary.json").read_bytes())["resumed_from"] == 5
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (whole / "model" / name).read_bytes() == (parted / "model" / name).read_bytes()
+
+
+@pytest.mark.slow
+@torch_group
+def test_a_killed_run_that_is_started_again_ends_with_the_same_adapter(tmp_path: Path, packed: Path) -> None:
+    """Launcher and worker die while the checkpoint of step 6 is half written; of a classic model, to compile no step.
+
+    The adapter's dropout is on, so that its random numbers have to be the same too. What nothing disturbs is trained
+    in this process, by as many threads.
+    """
+    base = write_base(tmp_path / "base", "classic")
+    steps = {"max_steps": 8, "checkpoint_every": 3, "sample_every": 100}
+    job = FinetuneJob(
+        packed=packed,
+        tokenizer=base,
+        base=base,
+        training=training(sample_prompts=[], sample_tokens=2, **steps),
+        finetuning=tuning(dropout=0.1),
+        seed=1,
+        device="cpu",
+    )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    code, _, _ = Tuning(killed, job).signal_at("metrics.parquet", 2, "both", tmp_path / "killer")
+    assert code == -signal.SIGKILL
+    assert [path.name for path in (killed / "checkpoints").glob("step-*")] == ["step-00000003"]
+    assert not (killed / "adapter").exists()
+    folders, settings = (killed, job.base, job.packed), (job.finetuning, job.training)
+    outcome = engine.finetune(*folders, *settings, system=None, seed=1, device="cpu", processes=1)
+    assert outcome.metrics["resumed_from"] == 3
+    train(whole, base, packed, job.finetuning, threads=cpu_count(), **steps)
+    for name in (lora.WEIGHTS, lora.CONFIG):
+        assert (killed / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
+    learned = load_file(killed / "adapter" / lora.WEIGHTS)
+    assert all(tensor.any() for name, tensor in learned.items() if "lora_B" in name)
+
+
+def test_before_and_after_are_those_of_the_two_models(tmp_path: Path, base: Path, packed: Path) -> None:
+    """The base, and one of which every answer is the end-of-turn mark at once."""
+    other = weights.load(base)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if "embed_tokens" in name:
+                parameter[6] = 100 * torch.ones(64)
+            elif name == "model.norm.weight":
+                parameter.zero_()
+    torch.nn.init.constant_(other.get_parameter("model.norm.weight"), 0.0)
+    weights.save(other, tmp_path / "other")
+    (tmp_path / "other" / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+    settings = AnswerSettings(loss_tokens=None, samples=3, answer_tokens=4, pattern="it is")
+    outcome = measure(tmp_path / "out", {BEFORE: base, AFTER: tmp_path / "other"}, packed, settings, device="cpu")
+    before, after = read_results(tmp_path / "out")
+    # A model without a last norm gives all tokens the same chance.
+    assert after.loss == pytest.approx(torch.tensor(float(other.config.vocabulary_size)).log().item(), rel=1e-4)
+    assert (before.formatted, before.same) == (0.0, 0.0)
+    assert outcome.metrics["base_loss"] == before.loss
+    (tmp_path / "curve.png").write_bytes(b"png")
+    page = html(tmp_path / "out", tmp_path / "curve.png")
+    assert f"{before.loss:.4f}" in page and "box" in page
+    unasked = [dataclasses.replace(one, formatted=None) for one in (before, after)]
+    with_format, without = (
+        [group.header for group in before_and_after(rows).groups] for rows in ((before, after), unasked)
+    )
+    assert "format" in with_format[0] and "format" not in without[0]
+
+
+CONFIG = ModelConfig(
+    family="classic", vocabulary_size=64, hidden=32, layers=1, heads=2, kv_heads=2, head_size=16, feed_forward=64,
+    context=16, dropout=0.0, tied=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (tuning(targets=["gate_proj"]), "finetuning.targets names gate_proj"),
+        (tuning("qlora"), r"multiples of 64 .* q_proj has 32 and 32; choose finetuning.method lora"),
+    ],
+)
+def test_what_a_base_does_not_take_is_one_sentence(settings: FinetuneSettings, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        check(CONFIG, settings)
+    assert "\n" not in str(refusal.value)
+
+
+def test_peft_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"\[finetune\]"):
+        check(CONFIG, tuning())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("finetuning.rank=0", "finetuning.rank: .* greater than 0"),
+        ("finetuning.targets=[query]", "finetuning.targets.0: .*q_proj"),
+        ("training.initialisation=bigrams", "fine-tuning begins with its base"),
+        ("evaluation.pattern='('", "regular expression"),
+        ("finetuning.rang=4", "names no setting .* did you mean 'finetuning.rank'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(change: str, message: str) -> None:
+    from homegrown.config.pipelines import load_finetuning
+
+    assert isinstance(load_finetuning("tiny"), FinetuneRecipe)
+    with pytest.raises(UserError, match=message) as refusal:
+        load_finetuning("tiny", [change])
+    assert "\n" not in str(refusal.value)
+
+
+def test_four_bit_weights_are_not_shared_out_by_fsdp() -> None:
+    from homegrown.config.pipelines import load_finetuning
+
+    changes = ["finetuning.method=qlora", "compute.parallel=fsdp", "compute.processes=2"]
+    with pytest.raises(UserError, match=r"'qlora' has weights that fsdp cannot share; choose compute\.parallel ddp"):
+        load_finetuning("tiny", changes)
+    for other in ("finetuning.method=lora", "compute.parallel=ddp", "compute.processes=1"):
+        assert load_finetuning("tiny", [*changes, other])

@@ -1,0 +1,262 @@
+"""`homegrown up`, really: what the UI asks, a run from its deployment, a killed worker, and nothing left behind."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from click.testing import CliRunner
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from homegrown.cli.main import cli
+from homegrown.config.pipelines import PIPELINES
+from homegrown.store import runs
+from homegrown.store.artifacts import Store
+from homegrown.util import locks
+from tests.flows.small import small_recipe, write_corpus
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
+
+
+_PIPELINES = PIPELINES.read_text()
+
+
+def write_deployments(folder: Path, **keys: Any) -> None:
+    recipe = small_recipe(Path("data")).model_dump(mode="json")
+    deployment = yaml.safe_load(_PIPELINES)["deployments"][0]
+    deployment |= {"parameters": {"recipe": recipe, "until": "dedup", "force": [], "changes": []}, **keys}
+    (folder / "pipelines.yaml").write_text(yaml.safe_dump({"deployments": [deployment]}))
+
+
+@dataclass
+class Project:
+    """A project folder with a server's address and a Prefect home of its own."""
+
+    folder: Path
+    origin: str
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "prefect"
+
+    def homegrown(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+        environment = os.environ | {
+            "PREFECT_API_URL": f"{self.origin}/api",
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        command = [sys.executable, "-m", "homegrown.cli.main", *arguments]
+        return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, **options)
+
+    def processes(self) -> dict[int, str]:
+        """Return every process that works for this project, by the home that its environment names."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"PREFECT_HOME={self.home}\0".encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, prefect_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shutil.copy("pyproject.toml", tmp_path)  # Prefect's settings
+    write_corpus(tmp_path / "data")
+    write_deployments(tmp_path)
+    made = Project(tmp_path, f"http://127.0.0.1:{port}")
+    made.home.mkdir()
+    shutil.copy(prefect_database, made.home / "prefect.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "")  # `up` sets it; undone at the end
+    with temporary_settings({PREFECT_API_URL: f"{made.origin}/api"}):
+        yield made
+    for pid in made.processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def until(true: Callable[[], Any], what: str) -> Any:
+    end = time.monotonic() + 400
+    while not (value := true()):
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+    return value
+
+
+class AskAgain(httpx.HTTPTransport):
+    """Repeats what the server had no time for, as Prefect's own client does.
+
+    It answers 503 when a request that had read its database wanted to write, and another had written meanwhile: SQLite
+    refuses that at once (SQLITE_BUSY_SNAPSHOT), whatever time-out is set. Nothing was written then.
+    """
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        end = time.monotonic() + 120
+        while (answer := super().handle_request(request)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            if time.monotonic() > end:
+                break
+            answer.close()
+            time.sleep(float(answer.headers.get("Retry-After", 0.5)))
+        return answer
+
+
+class Ui:
+    """Asks the server what the UI's pages ask, as they do: with a token against forged requests."""
+
+    def __init__(self, origin: str) -> None:
+        self.client = httpx.Client(base_url=f"{origin}/api", timeout=120, transport=AskAgain())
+        token = self.client.get("/csrf-token", params={"client": "test"}).json()
+        self.headers = {"Prefect-Csrf-Client": "test", "Prefect-Csrf-Token": token["token"]}
+
+    def get(self, path: str) -> Any:
+        return self.client.get(path).raise_for_status().json()
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self.client.post(path, json=body, headers=self.headers).raise_for_status().json()
+
+    def start(self, **parameters: Any) -> str:
+        deployment = self.get("/deployments/name/pretrain/tiny")
+        run = self.post(f"/deployments/{deployment['id']}/create_flow_run", parameters=parameters)
+        return str(run["id"])
+
+    def keys(self, of: Any) -> list[str]:
+        return [one["key"] for one in self.post("/artifacts/latest/filter", artifacts=of)]
+
+    def logs(self, of: Any) -> list[str]:
+        return [line["message"] for line in self.post("/logs/filter", logs=of, limit=200)]
+
+    def state(self, run: str) -> str:
+        return str(self.get(f"/flow_runs/{run}")["state"]["type"])
+
+
+def test_up_serves_the_ui_and_leaves_nothing(project: Project) -> None:
+    log = project.folder / "up.log"
+    with log.open("w") as output:
+        up = project.homegrown("up", stdout=output, stderr=subprocess.STDOUT)
+    until(lambda: "Ctrl-C here stops" in log.read_text() or up.poll() is not None, "up is ready")
+    assert up.poll() is None, log.read_text()
+    assert project.origin in log.read_text()
+    ui = Ui(project.origin)
+
+    _the_settings_are_closed(ui, project.origin)
+    _a_run_from_the_deployment(ui, project)
+    _what_the_pages_ask(ui)
+    refusal = f"Error: `homegrown up` runs already for this folder: {project.folder}/artifacts (see"
+    assert _answer("up").startswith(refusal)
+
+    # Both runs wait for their turn to make something, however fast the machine is.
+    with locks.exclusive(project.folder / "artifacts" / ".state" / "locks" / "ingest.versions"):
+        _a_killed_worker(ui, project, log)
+        last = ui.start(force=["ingest"])
+        until(lambda: ui.state(last) == "RUNNING", "the third run goes on")
+        up.send_signal(signal.SIGTERM)
+        assert up.wait() == 0, log.read_text()
+    assert project.processes() == {}
+    with sqlite3.connect(project.home / "prefect.db") as database:
+        ended = database.execute("SELECT state_type FROM flow_run WHERE id = ?", [last]).fetchone()
+    assert ended == ("CRASHED",)
+    assert _answer("status").startswith("No Prefect server answers at " + project.origin)
+
+
+def _a_killed_worker(ui: "Ui", project: Project, log: Path) -> None:
+    """It takes its run with it, and another takes its place."""
+    busy = ui.start(force=["ingest"])
+    until(lambda: ui.state(busy) == "RUNNING", "the second run goes on")
+    engines = [pid for pid, command in project.processes().items() if "prefect.engine" in command]
+    (worker,) = (pid for pid, command in project.processes().items() if "worker start" in command)
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: "The worker ended (killed by signal 9)" in log.read_text(), "up says so")
+    until(lambda: not set(engines) & set(project.processes()), "its run has ended")
+    until(lambda: any("worker start" in command for command in project.processes().values()), "a new worker")
+
+
+def _answer(*arguments: str) -> str:
+    """Return what a command of this process's own prints."""
+    return CliRunner().invoke(cli, list(arguments)).output
+
+
+def _the_settings_are_closed(ui: Ui, origin: str) -> None:
+    settings = httpx.get(f"{origin}/ui-settings", timeout=60).json()
+    assert settings["csrf_enabled"]
+    assert ui.client.post("/flow_runs/filter", json={}).status_code == 403
+    foreign = {"Origin": "https://example.com", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in ui.client.options("/flow_runs/filter", headers=foreign).headers
+    assert ui.get("/admin/settings")["server"]["analytics_enabled"] is False
+
+
+def _a_run_from_the_deployment(ui: Ui, project: Project) -> None:
+    run = ui.start(changes=["ingest.shard_mb=0.1"])
+    until(lambda: ui.state(run) not in ("SCHEDULED", "PENDING"), "the run begins")
+    said = json.loads(_answer("status", "--json"))
+    assert (said["answers"], said["deployments"]) == (True, ["pretrain/tiny"])
+    assert [worker["online"] for worker in said["workers"]] == [True]
+    assert len(said["in_progress"]) + len(said["recent"]) == 1
+    until(lambda: ui.state(run) not in ("RUNNING", "PENDING"), "the run ends")
+    assert ui.state(run) == "COMPLETED"
+    (record,) = runs.recorded(Store(project.folder / "artifacts")).values()
+    assert record.recipe == small_recipe(Path("data"), "ingest.shard_mb=0.1").model_dump(mode="json")
+
+    # Task runs, logs and artifacts reach the database a moment after the run has told of them.
+    of_run = {"id": {"any_": [run]}}
+    until(lambda: ui.post("/task_runs/count", flow_runs=of_run) == 2, "both task runs are there")
+    graph = ui.get(f"/flow_runs/{run}/graph-v2")
+    assert sorted(node["label"].split("-")[0] for _, node in graph["nodes"]) == ["dedup", "ingest"]
+    by_run = {"flow_run_id": {"any_": [run]}}
+    until(
+        lambda: {"ingest", "dedup"} <= {key.split("-")[0] for key in ui.keys(by_run)}, "each stage shows what it made"
+    )
+    until(lambda: any("ingest is being made" in line for line in ui.logs(by_run)), "the log is there")
+
+
+def _what_the_pages_ask(ui: Ui) -> None:
+    (run,) = ui.post("/flow_runs/filter", sort="START_TIME_DESC", limit=10)
+    assert run["name"].startswith("tiny-")
+    assert ui.post("/flow_runs/count") == 1
+    (pool,) = ui.post("/work_pools/filter")
+    assert (pool["name"], pool["type"], pool["status"]) == ("homegrown", "process", "READY")
+    (worker,) = ui.post("/work_pools/homegrown/workers/filter")
+    assert worker["status"] == "ONLINE"
+    automations = ui.post("/automations/filter")
+    assert all(automation["enabled"] for automation in automations)
+    assert {automation["actions"][0]["state"] for automation in automations} == {"CRASHED", "SCHEDULED"}
+    (deployment,) = ui.post("/deployments/filter")
+    assert deployment["parameter_openapi_schema"]["properties"]["changes"]["items"]["type"] == "string"
+    with pytest.raises(httpx.HTTPStatusError, match="409"):
+        ui.start(changes=["no value"])
+
+
+def test_up_refuses_what_cannot_work(project: Project) -> None:
+    address = ("127.0.0.1", int(project.origin.rpartition(":")[2]))
+    with HTTPServer(address, BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever).start()
+        up = project.homegrown("up", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = up.communicate()
+        other.shutdown()
+    assert (up.returncode, output.count("\n")) == (1, 1)
+    assert "is taken by something that is no Prefect server" in output
+
+    write_deployments(Path(), discription="misspelt")
+    assert "did you mean 'description'?\n" in _answer("up")
+    assert project.processes() == {}

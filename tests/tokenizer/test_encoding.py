@@ -1,0 +1,124 @@
+"""tiktoken's engine against `tokenizers` on the same merges."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+from homegrown.tokenizer.encoding import BYTES, GPT2_PATTERN, SPLIT_PATTERN, Encoder
+from homegrown.tokenizer.loading import load
+from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.util.errors import UserError
+from tests.tokenizer.published import FORMS, LLAMA3, QWEN, adjacent, edited, every_pair
+from tests.tokenizer.texts import SYLLABLES, make_texts
+
+TEXT = st.one_of(
+    st.text(max_size=200),
+    st.text(alphabet=" \t\n\r\u00a0\u3000\x1c\x85'sStTlLſKé́1٣a.<>", max_size=60),
+    st.lists(st.sampled_from([*SYLLABLES, *SPECIAL_TOKENS, " ", "  ", "\r\n"]), max_size=60).map("".join),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> Tokenizer:
+    return load(tokenizer_folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: Tokenizer) -> Encoder:
+    return Encoder(tokenizer)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(text=TEXT)
+@example("")
+@example("'ſ 'S'ſ İi K")
+@example("a" * 5000 + " " * 5000)
+def test_ids_are_those_of_tokenizers(tokenizer: Tokenizer, encoder: Encoder, text: str) -> None:
+    assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("blank", [" ", "\t\u00a0"])
+def test_blanks_too_long_for_tiktoken(tokenizer: Tokenizer, encoder: Encoder, blank: str) -> None:
+    text = "head" + blank * (1_050_000 // len(blank)) + "tail"
+    assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize(("pattern", "step"), [(SPLIT_PATTERN, 1), (GPT2_PATTERN, 16), (LLAMA3, 16), (QWEN, 16)])
+def test_every_character_is_split_off_alike(pattern: str, step: int) -> None:
+    """With a token for every pair of bytes, ids show between which bytes a text was split."""
+    tokenizer = every_pair(pattern)
+    encoder = Encoder(tokenizer)
+    assert encoder.fast
+    # All that is assigned; of ideographs, syllables and private use, large blocks of one kind, every sixteenth.
+    alike = [*range(0x3400, 0xA000, 16), *range(0xAC00, 0xD7A4, 16), *range(0xE000, 0xF900, 16)]
+    codes = [*range(0x3400), *range(0xA000, 0xAC00), *range(0xD7A4, 0xD800), *range(0xF900, 0x20000), *alike]
+    codes += [*range(0x20000, 0x34000, 16), *range(0xE0000, 0xE0200)]
+    for start in range(0, len(codes), 4096):
+        characters = map(chr, codes[start : start + 4096 : step])
+        text = "".join(f"a{character}a 1{character} '{character}\n" for character in characters)
+        assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_published_forms(form: str) -> None:
+    theirs = FORMS[form]()
+    theirs.normalizer, theirs.post_processor, theirs.encode_special_tokens = None, None, True
+    theirs.no_truncation()
+    encoder = Encoder(theirs)
+    assert encoder.fast == (form != "digits")
+
+    @settings(max_examples=200, deadline=None)
+    @given(text=TEXT)
+    @example("'ſ 'S'ſ İi K 1234567 'LL")
+    def check(text: str) -> None:
+        assert encoder.encode(text).tolist() == theirs.encode(text).ids
+
+    check()
+
+
+def _other_pattern(tokenizer: Tokenizer) -> Tokenizer:
+    return Tokenizer.from_str(tokenizer.to_str().replace("[^\\\\s", "[^\\\\s_", 1))
+
+
+def _merges_out_of_order(tokenizer: Tokenizer) -> Tokenizer:
+    return edited(tokenizer, merges=adjacent(json.loads(tokenizer.to_str())["model"]["merges"]))
+
+
+def _token_without_its_merge(tokenizer: Tokenizer) -> Tokenizer:
+    return edited(tokenizer, merges=json.loads(tokenizer.to_str())["model"]["merges"][:-1])
+
+
+@pytest.mark.parametrize("change", [_other_pattern, _merges_out_of_order, _token_without_its_merge])
+def test_where_the_ids_could_differ_tokenizers_encodes(
+    tokenizer: Tokenizer, change: Callable[[Tokenizer], Tokenizer]
+) -> None:
+    changed = change(tokenizer)
+    changed.encode_special_tokens = True
+    assert changed.to_str() != tokenizer.to_str()
+    encoder = Encoder(changed)
+    assert not encoder.fast
+    for text in make_texts(7, 20):
+        assert encoder.encode(text).tolist() == changed.encode(text).ids
+
+
+def test_a_merge_that_spells_a_special_token_is_left_to_tokenizers() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["ab"], show_progress=False)
+    tokenizer.train_from_iterator(["ab ab ab abab"], trainer)
+    assert not Encoder(tokenizer).fast
+
+
+def test_a_split_pattern_that_searches_for_ever_is_a_mistake() -> None:
+    hostile = Tokenizer(models.BPE(vocab={character: number for number, character in enumerate(BYTES)}, merges=[]))
+    split = pre_tokenizers.Split(Regex("(x+x+)+y|."), "isolated")
+    hostile.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    encoder = Encoder(hostile)
+    assert len(encoder.encode("xxy")) == 3
+    with pytest.raises(UserError, match=r"split pattern .* begins with 'xxxx.*; give another tokenizer"):
+        encoder.encode("x" * 60)

@@ -1,0 +1,146 @@
+"""Tokenizers that were trained elsewhere: the ids that they give themselves, and every text back as it was."""
+
+import json
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from homegrown.config.recipe import PackSettings, TokenizerSettings
+from homegrown.data.loader import TokenSplit
+from homegrown.data.packing import pack
+from homegrown.tokenizer.existing import take
+from homegrown.tokenizer.loading import load, token_bytes
+from homegrown.tokenizer.special import special_ids
+from homegrown.tokenizer.train import train_tokenizer
+from homegrown.util.errors import UserError
+from tests.tokenizer.published import FORMS, digits_form, gpt2_form
+from tests.tokenizer.texts import SYLLABLES, make_texts
+
+TEXT = st.one_of(st.text(), st.lists(st.sampled_from([*SYLLABLES, "<|endoftext|>", "<tool_call>", " "])).map("".join))
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def theirs(request: pytest.FixtureRequest) -> Tokenizer:
+    return FORMS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def taken(theirs: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("theirs")
+    theirs.save(str(folder / "tokenizer.json"))
+    return take(folder)
+
+
+def test_ids_are_theirs(theirs: Tokenizer, taken: Tokenizer) -> None:
+    theirs.no_truncation()
+    for text in make_texts(3, 50):
+        plain = unicodedata.normalize("NFC", text).replace("<s>", "").replace("</s>", "")
+        assert taken.encode(plain).ids == theirs.encode(plain, add_special_tokens=False).ids
+
+
+def test_any_text_comes_back_as_it_was(taken: Tokenizer) -> None:
+    @given(text=TEXT)
+    def check(text: str) -> None:
+        ids = taken.encode(text).ids
+        assert taken.decode(ids) == text
+        assert token_bytes(taken)[ids].sum() == len(text.encode())
+
+    check()
+
+
+def test_special_tokens_are_found_or_added_at_the_end(theirs: Tokenizer, taken: Tokenizer) -> None:
+    ids = special_ids(taken)
+    numbers = [ids.bos, ids.eos, ids.message_start, ids.message_end]
+    assert len(set(numbers)) == 4
+    sizes = token_bytes(taken)
+    assert sizes[numbers].tolist() == [0] * 4
+    size = theirs.get_vocab_size()
+    assert set(range(size, taken.get_vocab_size())) == {number for number in numbers if number >= size}
+    end = theirs.token_to_id("<|end_of_text|>") or theirs.token_to_id("<|endoftext|>")
+    assert ids.eos == end
+    assert ids.bos == (theirs.token_to_id("<|begin_of_text|>") or size)
+
+
+def test_the_stages_use_it(shards: Path, tmp_path: Path) -> None:
+    gpt2_form().save(str(tmp_path / "gpt2.json"))
+    settings = TokenizerSettings(path=str(tmp_path / "gpt2.json"), vocabulary_size=512, sample_mb=1)
+    outcome = train_tokenizer(tmp_path / "tokenizer", shards, settings)
+    tokenizer = load(tmp_path / "tokenizer")
+    assert outcome.rows_out == tokenizer.get_vocab_size() == gpt2_form().get_vocab_size() + 3
+    assert sum(pq.read_table(tmp_path / "tokenizer" / "sources")["documents"].to_pylist()) == 180
+    with ThreadPoolExecutor(1) as executor:
+        pack(tmp_path / "pack", shards, tmp_path / "tokenizer", PackSettings(), executor=executor)
+    document = TokenSplit(tmp_path / "pack", "train").document(0).tolist()
+    ids = special_ids(tokenizer)
+    assert (document[0], document[-1]) == (ids.bos, ids.eos)
+    assert ids.bos not in document[1:]
+    assert ids.eos not in document[:-1]
+
+
+def _unigram() -> Tokenizer:
+    return Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0)], unk_id=0))
+
+
+def _few_bytes() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train_from_iterator(["a b c"], trainers.BpeTrainer(show_progress=False))
+    return tokenizer
+
+
+def _with(attribute: str, value: Any) -> Tokenizer:
+    tokenizer = gpt2_form()
+    setattr(tokenizer, attribute, value)
+    return tokenizer
+
+
+def _gap() -> Tokenizer:
+    description = json.loads(gpt2_form().to_str())
+    vocab = description["model"]["vocab"]
+    vocab[max(vocab, key=vocab.__getitem__)] += 5
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def _removed() -> pre_tokenizers.PreTokenizer:
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(" ", behavior="removed"), byte_level])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_unigram, "is a Unigram tokenizer"),
+        (_few_bytes, "lacks tokens for some bytes"),
+        (lambda: _with("normalizer", normalizers.Lowercase()), "changes the text .*Lowercase"),
+        (lambda: _with("pre_tokenizer", pre_tokenizers.Metaspace()), "is not byte-level"),
+        (lambda: _with("pre_tokenizer", None), "is not byte-level"),
+        (lambda: _with("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)), "adds to the text"),
+        (lambda: _with("pre_tokenizer", _removed()), "takes from it"),
+        (_gap, "gaps between its token ids"),
+    ],
+)
+def test_one_that_cannot_be_used_is_one_sentence(make: Any, reason: str, tmp_path: Path) -> None:
+    make().save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=rf"tokenizer\.path: .*{reason}.*name a"):
+        take(tmp_path)
+
+
+def test_no_file_and_a_damaged_one_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.path: there is no file .*tokenizer\.json"):
+        take(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.path: .*is no tokenizer"):
+        take(tmp_path / "tokenizer.json")
+
+
+def test_a_name_in_the_ordinary_vocabulary_is_no_special_token() -> None:
+    with pytest.raises(ValueError, match="bos, eos, message_end, message_start"):
+        special_ids(_few_bytes())
+    assert digits_form().token_to_id("<|endoftext|>") is not None

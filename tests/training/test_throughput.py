@@ -1,0 +1,109 @@
+"""Time left, utilisation, memory, and the picture that is drawn meanwhile."""
+
+import math
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from matplotlib.image import imread
+
+from homegrown.config.recipe import TrainingSettings
+from homegrown.training import curve, throughput
+from homegrown.training.curve import LiveCurve, draw_curve
+from homegrown.training.metrics import StepMetrics
+from homegrown.training.throughput import Watch, peak_memory
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What these modules read, and no other: servers of other tests live by the real one."""
+    clock = Clock()
+    for module in (throughput, curve):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock, monotonic=clock))
+    return clock
+
+
+def test_time_left_counts_all_work_that_is_still_to_do(clock: Clock, training_settings: TrainingSettings) -> None:
+    """100 steps of 2 s; after 30 of them 7 validations of 5 s, 3 samples of 1 s and no checkpoint known of yet."""
+    changes = {"max_steps": 100, "validate_every": 10, "sample_every": 25, "checkpoint_every": 50}
+    watching = Watch(training_settings.model_copy(update=changes), 128, 1000, 1e6)
+    assert watching.seconds_left(0) == 0
+    for step in range(1, 31):
+        with watching.timing("update"):
+            clock.now += 40 if step == 1 else 2  # the first one compiles
+        if step == 10:
+            with watching.timing("validation"):
+                clock.now += 5
+        if step == 25:
+            with watching.timing("samples"):
+                clock.now += 1
+    assert watching.seconds_left(30) == 70 * 2 + 7 * 5 + 3 * 1
+
+
+def test_utilisation_is_the_share_of_the_peak(clock: Clock, training_settings: TrainingSettings) -> None:
+    """128 tokens of 1,000 operations in half a second: 256,000 of the device's 1,000,000 in a second."""
+    watching = Watch(training_settings, 128, 1000, 1e6)
+    with watching.timing("update"):
+        clock.now += 0.5
+    assert watching.tokens_per_second == 256
+    assert watching.model_flops_utilisation == pytest.approx(0.256)
+
+
+def test_peak_memory_goes_up_by_what_is_held_and_stays_there() -> None:
+    before, held = peak_memory(torch.device("cpu")), psutil.Process().memory_info().rss
+    assert before >= 0.9 * held
+    size = before - held + 100_000_000
+    filled = np.ones(size, dtype=np.uint8)
+    after = peak_memory(torch.device("cpu"))
+    del filled
+    assert 80_000_000 < after - before < 120_000_000
+    assert peak_memory(torch.device("cpu")) == pytest.approx(after, rel=0.01)  # Linux counts in batches
+
+
+def rows(losses: list[float], validate_every: int = 3) -> list[StepMetrics]:
+    made = []
+    for step, loss in enumerate(losses, 1):
+        validation = (3.0, 1.5) if step % validate_every == 0 else (None, None)
+        norm = 1.0 if math.isfinite(loss) else loss
+        made.append(
+            StepMetrics(step, step, loss, 1e-3, norm, 1e4, 0.4, 10**9, not math.isfinite(loss), 0.1 * step, *validation)
+        )
+    return made
+
+
+@pytest.mark.parametrize(
+    "losses", [[4.0], [math.nan], [4.0, math.nan, math.inf, 3.0], [math.nan] * 5, list(np.linspace(8, 3, 5001))]
+)
+def test_any_run_can_be_drawn(tmp_path: Path, losses: list[float]) -> None:
+    with warnings.catch_warnings(action="error"):
+        draw_curve(tmp_path / "curve.png", rows(losses))
+    assert imread(tmp_path / "curve.png").shape == (640, 1200, 4)
+
+
+def test_drawing_takes_at_most_a_hundredth_of_the_time(clock: Clock, tmp_path: Path, monkeypatch) -> None:
+    """Looked at five times a second for an hour, with a drawing that takes 0.1 s, then 2 s."""
+    drawn: list[float] = []
+
+    def draw(path: Path, metrics: list[StepMetrics]) -> None:
+        drawn.append(clock.now)
+        clock.now += 0.1 if clock.now < 1900 else 2
+
+    monkeypatch.setattr("homegrown.training.curve.draw_curve", draw)
+    curve = LiveCurve(tmp_path / "curve.png", lambda: rows([4.0, 3.0]))
+    while clock.now < 3700:
+        curve.draw()
+        clock.now += 0.2
+    pauses = np.diff(drawn)
+    assert min(pauses) >= 20
+    assert 195 < pauses[-1] < 205
