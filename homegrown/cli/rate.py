@@ -36,11 +36,12 @@ def rate(
     Of the latest evaluation, unless others are named: evaluate@3, or finetune@1 for what base and fine-tuned model
     answered to held-out questions. Several are mixed. `homegrown report ratings` shows means and intervals.
     """
-    from homegrown.rating.answers import FOLDER, Answers
+    from homegrown.rating.answers import Answers
     from homegrown.rating.items import items_of, shuffled, texts_of
+    from homegrown.store.artifacts import RATINGS
 
     found = [texts_of(store, name) for name in names or ("evaluate",)]
-    answers = Answers(store.root / FOLDER, rater)
+    answers = Answers(store.root / RATINGS, rater)
     items = shuffled(items_of(found, documents), rater)
     if not any(item.id not in answers.rated for item in items):
         click.echo(f"{rater} has rated all {len(items)} texts; `homegrown report ratings` shows what it comes to.")

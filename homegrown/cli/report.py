@@ -80,11 +80,12 @@ def report_ratings(store: Store, out: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from homegrown.rating.answers import FOLDER, all_answers
+    from homegrown.rating.answers import all_answers
     from homegrown.rating.report import html, method, table
     from homegrown.rating.summary import summarise
+    from homegrown.store.artifacts import RATINGS
 
-    summary = summarise(all_answers(store.root / FOLDER))
+    summary = summarise(all_answers(store.root / RATINGS))
     header, rows = table(summary)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in header:

@@ -9,11 +9,11 @@ from homegrown.evaluation.previous import beside_previous
 from homegrown.evaluation.report import sections
 from homegrown.evaluation.results import Result
 from homegrown.quantization.variants import ORIGINAL
-from homegrown.rating.answers import CRITERIA, FOLDER, all_answers
+from homegrown.rating.answers import CRITERIA, all_answers
 from homegrown.rating.items import HUMAN
 from homegrown.rating.summary import Mean, summarise
 from homegrown.reporting.blocks import Cell, Group, Section
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import RATINGS, Artifact, Store
 from homegrown.util.files import parquet_parts, read_parquet
 
 HARNESS = "lm-eval"
@@ -44,9 +44,9 @@ def _tasks(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group
 
 def _ratings(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group | None:
     """Return what people gave the texts of this evaluation."""
-    if not parquet_parts(store.root / FOLDER):
+    if not parquet_parts(store.root / RATINGS):
         return None
-    means = summarise(all_answers(store.root / FOLDER)).means
+    means = summarise(all_answers(store.root / RATINGS)).means
     rows = [means.get(HUMAN if row.kind == "text" else f"{artifact.name}/{row.variant}", {}) for row in results]
     if not any(row for row, result in zip(rows, results, strict=True) if result.kind == "weights"):
         return None

@@ -13,9 +13,6 @@ from homegrown.rating.items import Item
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts, write_parquet
 
-FOLDER = "ratings"
-"""Of the store: answers are no artifact, since they grow."""
-
 CRITERIA = {
     "coherence": "Does it hang together, and follow from what stands before it?",
     "relevance": "Is it about what the given text is about?",

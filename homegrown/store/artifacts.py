@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 StageName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 """What a manifest, perhaps a stranger's, calls a stage: it becomes a part of paths and of SQL."""
 
+RATINGS = "ratings"
+"""The store's folder of people's ratings: not an artifact, since it grows."""
 _FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
 _PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
 _LIBRARIES = (

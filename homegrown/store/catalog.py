@@ -11,8 +11,7 @@ from typing import TextIO
 import duckdb
 import pyarrow as pa
 
-from homegrown.rating.answers import FOLDER
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import RATINGS, Artifact, Store
 from homegrown.store.runs import recorded
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts
@@ -49,7 +48,7 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     last = next((latest[stage] for stage in _CORPUS if stage in latest), None)
     if last is not None:
         _add_corpus(connection, [last, *store.lineage(last)])
-    ratings = store.root / FOLDER
+    ratings = store.root / RATINGS
     if parquet_parts(ratings):
         connection.execute("CREATE VIEW ratings AS " + _select(str(ratings / "*.parquet")))
     connection.execute(_SIMILARITY)
