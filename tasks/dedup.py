@@ -2,10 +2,10 @@
 
 from homegrown.config.recipe import DedupSettings
 from homegrown.reporting import charts
+from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage
-from tasks.ui.figures import share, shown
 from tasks.ui.markdown import picture, quoted, table
 from tasks.ui.panels import Panel, partly, rows_of
 

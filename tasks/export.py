@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 from homegrown.config.recipe import ExportFormat, ExportSettings, WeightType
+from homegrown.reporting.numbers import file_size
 from homegrown.store.artifacts import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Stage, Work, artifact_of, stage, store
-from tasks.ui.figures import file_size
 from tasks.ui.markdown import quoted, table
 from tasks.ui.panels import Panel
 

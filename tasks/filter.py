@@ -5,11 +5,11 @@ from typing import Any
 
 from homegrown.config.recipe import FilterSettings
 from homegrown.reporting import charts
+from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
-from tasks.ui.figures import share, shown
 from tasks.ui.markdown import picture, quoted, table
 from tasks.ui.panels import Panel, rows_of
 

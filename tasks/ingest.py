@@ -5,11 +5,11 @@ from collections import Counter
 
 from homegrown.config.recipe import IngestSettings
 from homegrown.reporting import charts
+from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Work, stage, store
-from tasks.ui.figures import share, shown
 from tasks.ui.markdown import picture, quoted, table
 from tasks.ui.panels import Panel, partly, rows_of
 

@@ -1,10 +1,10 @@
 """Pack: memory-mapped token shards."""
 
 from homegrown.config.recipe import PackSettings, RowSettings
+from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage
-from tasks.ui.figures import share, shown
 from tasks.ui.markdown import table
 from tasks.ui.panels import Panel
 

@@ -4,12 +4,12 @@ from typing import Any
 
 from homegrown.config.recipe import QuantizationSettings
 from homegrown.reporting import charts
+from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Artifact
 from homegrown.util import devices
 from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
 from tasks.stage import Handle, Work, stage
-from tasks.ui.figures import shown
 from tasks.ui.markdown import picture, table
 from tasks.ui.panels import Panel, rows_of
 

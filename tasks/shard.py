@@ -2,11 +2,11 @@
 
 from homegrown.config.recipe import ShardSettings
 from homegrown.reporting import charts
+from homegrown.reporting.numbers import file_size, share, shown
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
-from tasks.ui.figures import file_size, share, shown
 from tasks.ui.markdown import picture, table
 from tasks.ui.panels import Panel
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from homegrown.config.recipe import TokenizerSettings
+from homegrown.reporting.numbers import file_size, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
-from tasks.ui.figures import file_size, shown
 from tasks.ui.markdown import quoted, table
 from tasks.ui.panels import Panel, rows_of
 

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from homegrown.cli.local_run import interruption_reported, prepare, uncollected
 from homegrown.config.recipe import Recipe
+from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.files import read_parquet
-from tasks.ui.figures import shown
 
 if TYPE_CHECKING:
     from flows.pretrain import StageName

@@ -56,7 +56,7 @@ def _going(run: "RunStatus") -> tuple[str, ...]:
 
 
 def _ended(run: "RunStatus") -> tuple[str, ...]:
-    from tasks.ui.figures import duration
+    from homegrown.reporting.numbers import duration
 
     message = "" if run.state == "Completed" else " ".join((run.message or "").split())
     return (f"  {run.name}", run.state, _ago(run.started), duration(run.seconds), message)
@@ -65,6 +65,6 @@ def _ended(run: "RunStatus") -> tuple[str, ...]:
 def _ago(time: "datetime | None") -> str:
     from datetime import UTC, datetime
 
-    from tasks.ui.figures import duration
+    from homegrown.reporting.numbers import duration
 
     return f"{duration((datetime.now(UTC) - time).total_seconds())} ago" if time else "not yet"

@@ -13,7 +13,7 @@ from homegrown.planning.memory import MARGIN
 from homegrown.planning.presets import PROCESS_BYTES, Wants
 from homegrown.planning.target import Target, this_machine_as_target
 from homegrown.quantization.requirements import check_recipe
-from homegrown.reporting.numbers import span
+from homegrown.reporting.numbers import duration
 from homegrown.training.compilation import compiles
 from homegrown.util.errors import UserError
 
@@ -143,7 +143,7 @@ def _time(recipe: Recipe) -> Check:
     flops = config.flops_per_token() * step_tokens(config, settings) + optimizer_flops(config, settings)
     peak = matmul_peak(torch.device("cpu"), choose_precision(settings.precision, "cpu").dtype)
     seconds = settings.max_steps * flops / (peak * _USUAL_SHARE)
-    found = f"about {span(seconds)} at {peak / 1e9:,.0f} GFLOP/s, of which {_USUAL_SHARE:.0%} are usual"
+    found = f"about {duration(seconds)} at {peak / 1e9:,.0f} GFLOP/s, of which {_USUAL_SHARE:.0%} are usual"
     if seconds <= _LONG_SECONDS:
         return Check("time to train", found, "", "ok", f"`homegrown plan {recipe.name}` measures it.")
     return Check(

@@ -8,7 +8,7 @@ from homegrown.planning.compute import COMPUTE_OPTIMAL_TOKENS, WORTHWHILE_EPOCHS
 from homegrown.planning.history import Past
 from homegrown.planning.memory import MARGIN
 from homegrown.planning.plan import Plan
-from homegrown.reporting.numbers import count, span
+from homegrown.reporting.numbers import count, duration
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -41,10 +41,10 @@ def _summary(plan: Plan) -> Table:
     if cost is None:
         table.add_row("time", f"not measured on {where}")
     else:
-        table.add_row("time", f"{span(cost.seconds)} on {where}, without samples, checkpoints and the start")
+        table.add_row("time", f"{duration(cost.seconds)} on {where}, without samples, checkpoints and the start")
         table.add_row(
             "speed",
-            f"{cost.tokens_per_second:,.0f} tokens/s, {span(cost.step_seconds)} a step, "
+            f"{cost.tokens_per_second:,.0f} tokens/s, {duration(cost.step_seconds)} a step, "
             f"{cost.model_flops_utilisation:.0%} of the peak ({cost.source})",
         )
         energy = f"{cost.kilowatt_hours:.3g} kWh" if cost.kilowatt_hours >= 1 else f"{cost.kilowatt_hours * 1e3:.2g} Wh"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from homegrown.reporting.numbers import duration, file_size, shown
 from homegrown.util.progress import Metric
 from tasks.ui.events import Event
 
@@ -13,13 +14,6 @@ _SHORT = {
     "tokens_per_second": "tokens/s",
     "model_flops_utilisation": "MFU",
 }
-
-
-def shown(value: Metric) -> str:
-    """Write a figure as people read it: thousands separated, four significant digits."""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else value
 
 
 def figure(name: str, value: Metric) -> str:
@@ -35,28 +29,6 @@ def news(metrics: Mapping[str, Metric], most: int | None = None) -> str:
     """Write the first `most` figures of a stage's progress in one short line; what is left is told elsewhere."""
     told = [name for name in metrics if name != SECONDS_LEFT][:most]
     return " · ".join(f"{_SHORT.get(name) or name.replace('_', ' ')} {figure(name, metrics[name])}" for name in told)
-
-
-def duration(seconds: float) -> str:
-    """Write a time span: 42 s, 3 min 20 s, 5 h 12 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def file_size(size: int) -> str:
-    """Write a number of bytes: 83 B, 1.8 kB, 260 kB, 2.8 MB, 1,204 MB."""
-    if size < 1000:
-        return f"{size} B"
-    if size < 1e6:
-        return f"{size / 1e3:.0f} kB" if size >= 1e4 else f"{size / 1e3:.1f} kB"
-    return f"{size / 1e6:,.0f} MB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
-
-
-def share(part: float, whole: float) -> str:
-    """Write a part of a whole as a percentage; of nothing it is nothing."""
-    return f"{part / whole:.1%}" if whole else "0%"
 
 
 def made_in_words(event: Event) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from homegrown.reporting.numbers import duration, file_size, shown
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.util.files import parquet_parts, replacing
-from tasks.ui.figures import duration, figure, file_size, shown
+from tasks.ui.figures import figure
 from tasks.ui.markdown import table
 
 PAGE = "page.json"

@@ -13,9 +13,10 @@ from prefect import get_client
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from homegrown.reporting.numbers import duration
 from homegrown.util.progress import Metric
 from tasks.ui.events import Event, tell
-from tasks.ui.figures import duration, progress_in_words
+from tasks.ui.figures import progress_in_words
 from tasks.ui.outbox import rewrite
 
 _log = logging.getLogger(__name__)

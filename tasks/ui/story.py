@@ -15,10 +15,11 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from homegrown.reporting.numbers import duration, file_size, shown
 from homegrown.store.artifacts import Artifact
 from tasks.ui import panels
 from tasks.ui.events import Event, listening
-from tasks.ui.figures import duration, file_size, progress_in_words, shown
+from tasks.ui.figures import progress_in_words
 from tasks.ui.markdown import address, code, link, quoted, table
 from tasks.ui.outbox import Outbox, post, post_table, rewrite
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from homegrown.cli.live_display import live_display
 from tasks.ui.events import Event, tell
-from tasks.ui.figures import figure, file_size, news, progress_in_words
+from tasks.ui.figures import figure, news, progress_in_words
 
 TRAINING = {
     "loss": 5.2341,
@@ -33,20 +33,6 @@ TRAINING = {
 )
 def test_a_figure_is_written_as_what_its_name_says(name: str, value: float | str, written: str) -> None:
     assert figure(name, value) == written
-
-
-@pytest.mark.parametrize(
-    ("size", "written"),
-    [
-        (83, "83 B"),
-        (1_800, "1.8 kB"),
-        (260_400, "260 kB"),
-        (2_840_000, "2.8 MB"),
-        (1_204_000_000, "1,204 MB"),
-    ],
-)
-def test_sizes_are_written_in_the_unit_that_fits(size: int, written: str) -> None:
-    assert file_size(size) == written
 
 
 @pytest.mark.parametrize(

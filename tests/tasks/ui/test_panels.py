@@ -150,8 +150,8 @@ def test_tokenizer_shows_sources_languages_and_tokens(tmp_path: Path) -> None:
     write(made.path / "vocabulary", [dict(zip(("id", "token", "bytes", "count"), one, strict=True)) for one in tokens])
     report = tokenizer._report(made)
     check(report, pictured=0)
-    assert "| books | 3,000 | 90.0 MB | 30,000,000 | 3 |" in report
-    assert "| pl | 3,000 | 90.0 MB | 30,000,000 | 3 |" in report
+    assert "| books | 3,000 | 90 MB | 30,000,000 | 3 |" in report
+    assert "| pl | 3,000 | 90 MB | 30,000,000 | 3 |" in report
     assert report.index("'long'") < report.index("\\n") < report.index("'a'")
     assert "1 of 4 tokens are not used" in report
 
