@@ -1,7 +1,7 @@
 """A diagnosis as a person reads it in the terminal."""
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -40,7 +40,8 @@ def _wants(wants: list[Wants]) -> Table:
         box=SIMPLE_HEAD,
     )
     for name in ("recipe", "parameters", "GPU at least", "better", "such as", "memory without GPU", "disk"):
-        table.add_column(name, justify="left" if name in ("recipe", "such as") else "right")
+        side: JustifyMethod = "left" if name in ("recipe", "such as") else "right"
+        table.add_column(name, justify=side, no_wrap=name in ("recipe", "parameters"))
     for one in wants:
         disk = f"{one.disk / 1e9:.1f}" + ("" if one.text_is_known else "*")
         sizes = (one.gpu_least, one.gpu_recommended, one.memory)

@@ -4,12 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from homegrown.config.finetune_recipe import FinetuneRecipe
 from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe
 from homegrown.config.recipe import Recipe
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
 from homegrown.util.errors import UserError
+
+CLASSIC = ["classic-small", "classic-medium", "classic-large"]
 
 
 def _missing(values: Any, model: Any, place: str = "") -> list[str]:
@@ -28,7 +34,7 @@ def _missing(values: Any, model: Any, place: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large"])
+@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large", *CLASSIC])
 def test_every_setting_is_stated(name: str) -> None:
     deployments = yaml.safe_load(PIPELINES.read_text())["deployments"]
     values = next(one for one in deployments if one["name"] == name)["parameters"]["recipe"]
@@ -55,9 +61,38 @@ def test_every_setting_of_finetuning_is_stated(name: str) -> None:
         ("large", (2048, 32, 32, 8192, 2048)),
     ],
 )
-def test_the_guides_table(name: str, shape: tuple[int, ...]) -> None:
-    model = load_recipe(name).model
+@pytest.mark.parametrize("family", ["modern", "classic"])
+def test_the_guides_table(family: str, name: str, shape: tuple[int, ...]) -> None:
+    model = load_recipe(name if family == "modern" else f"classic-{name}").model
+    assert model.family == family
     assert (model.hidden, model.layers, model.heads, model.feed_forward, model.context) == shape
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_the_guides_model_has_the_parameters_that_its_description_gives(name: str) -> None:
+    """Compared with PyTorch's own layers: pre-norm, ReLU, biases, an untied output projection."""
+    recipe = load_recipe(name)
+    model, words = recipe.model, recipe.tokenizer.vocabulary_size
+    config = ModelConfig.from_settings(model, words, recipe.training.dropout)
+    with torch.device("meta"):
+        ours = Transformer(config)
+        layer = nn.TransformerEncoderLayer(model.hidden, model.heads, model.feed_forward, norm_first=True)
+        embedding, norm = nn.Embedding(words, model.hidden), nn.LayerNorm(model.hidden)
+        guides = [embedding, *[layer] * model.layers, norm, nn.Linear(model.hidden, words)]
+    expected = sum(parameter.numel() for part in guides for parameter in part.parameters())
+    assert sum(parameter.numel() for parameter in ours.parameters()) == expected
+    assert config.parameter_count() == expected
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_the_guides_training(name: str) -> None:
+    training = load_recipe(name).training
+    sequences, epochs = 1_000_000, 3  # the length that the guide gives its data set, and its epochs
+    assert training.batch_size == 4
+    assert training.max_steps == sequences * epochs / training.batch_size
+    assert training.checkpoint_every * epochs == training.max_steps
+    assert (training.learning_rate, training.warmup_steps, training.schedule) == (5e-5, 1000, "linear")
+    assert (training.optimizer, training.dropout, training.final_learning_rate_share) == ("adamw", 0.1, 0)
 
 
 def test_a_change_is_made_in_one_recipe_only() -> None:

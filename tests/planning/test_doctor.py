@@ -158,7 +158,7 @@ def test_the_command_fails_where_the_recipe_cannot_run(store: Store, monkeypatch
     values = json.loads(told.output)
     assert values["healthy"]
     wants = {one["recipe"]: one for one in values["wants"]}
-    assert list(wants) == ["tiny", "small", "medium", "large"]
+    assert list(wants) == ["tiny", "small", "medium", "large", "classic-small", "classic-medium", "classic-large"]
     assert wants["tiny"]["gpu_least"] < wants["small"]["gpu_least"] < wants["large"]["gpu_least"]
     arguments = ["--artifacts", str(store.root), "doctor", "small", "--set", "compute.device=cuda"]
     shown = CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})

@@ -42,7 +42,7 @@ def test_gguf_takes_no_classic_model() -> None:
     check_requirements(["int8", "nf4-double", "torchao-int4"], classic)
 
 
-@pytest.mark.parametrize("pipeline", ["tiny", "small", "medium", "large"])
+@pytest.mark.parametrize("pipeline", ["tiny", "small", "medium", "large", "classic-small"])
 def test_the_pipelines_need_no_extra(pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     for library in ("torchao", "xllamacpp"):
