@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from homegrown.util.devices import peak_memory
+
 Result = TypeVar("Result")
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
@@ -33,7 +35,7 @@ def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
 def _measure(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
     before, start = cpu_seconds(), time.perf_counter()
     result = function(*arguments)
-    return Measured(result, cpu_seconds() - before, time.perf_counter() - start, _peak_gb())
+    return Measured(result, cpu_seconds() - before, time.perf_counter() - start, peak_memory() / 1e9)
 
 
 def cpu_seconds() -> float:
@@ -51,14 +53,6 @@ def rate(function: Callable[[list[str]], object], texts: list[str]) -> float:
         function(texts)
         seconds.append(cpu_seconds() - before)
     return len(texts) / min(seconds)
-
-
-def _peak_gb() -> float:
-    # ru_maxrss would count the parent's memory too, which a process has for the moment before it becomes a new one.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e9
-    raise RuntimeError("This system does not tell a process's peak memory in /proc/self/status.")
 
 
 def real_texts(count: int) -> tuple[list[str], str]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _KILLED_SECONDS = 5.0
@@ -63,45 +65,38 @@ def adopt_orphans() -> None:
 def end_children(parent: int, seconds: float, *, besides: Collection[int] = (), wait: float = 0.0) -> bool:
     """End the children of a process, all but those in `besides`, until none is left; say whether there were any.
 
-    They are asked (SIGTERM, once: a second would disturb what they do to end well) after `wait` seconds, and killed
-    after `seconds`; what a living parent goes on starting after that is left to it. Works where there is a /proc, and
-    does nothing elsewhere.
+    Each child gets SIGTERM after `wait` seconds, once: a second one would disturb its shutdown. It is killed after
+    `seconds`. Children that a living parent starts later are left to it.
     """
     begin = time.monotonic()
     asked: set[int] = set()
     found = False
-    while left := _children(parent) - set(besides):
+    while left := [child for child in _children(parent) if child.pid not in besides]:
         found = True
         passed = time.monotonic() - begin
         if passed > seconds + _KILLED_SECONDS:
             break
-        for pid in left:
-            if passed > seconds:
-                _signal(pid, signal.SIGKILL)
-            elif passed >= wait and pid not in asked:
-                _signal(pid, signal.SIGTERM)
-                asked.add(pid)
-            _reap(pid)
+        for child in left:
+            with suppress(psutil.NoSuchProcess):
+                if passed > seconds:
+                    child.kill()
+                elif passed >= wait and child.pid not in asked:
+                    child.terminate()
+                    asked.add(child.pid)
+            _reap(child.pid)
         time.sleep(0.05)
     return found
 
 
-def _children(parent: int) -> set[int]:
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The second field, a name in parentheses, may hold anything; state and parent follow it.
-            state, its_parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
-        except (OSError, ValueError):
-            continue
-        if int(its_parent) == parent and (state != "Z" or parent == os.getpid()):
-            found.add(int(stat.parent.name))
+def _children(parent: int) -> list[psutil.Process]:
+    """Return the running children of a process; of this process also those that it has to reap."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(parent).children():
+            with suppress(psutil.NoSuchProcess):
+                if parent == os.getpid() or child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
     return found
-
-
-def _signal(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _reap(pid: int) -> None:

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from homegrown.util.parallel import cpu_count
 
-_CPUINFO = Path("/proc/cpuinfo")
-_MEMINFO = Path("/proc/meminfo")
 _CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 INSTRUCTIONS = {
     "AVX2": "avx2",
     "AVX-512": "avx512f",
-    "AVX-512 BF16": "avx512_bf16",
-    "AMX BF16": "amx_bf16",
-    "NEON": "asimd",
+    "AVX-512 BF16": "avx512bf16",
+    "AMX BF16": "amx-bf16",
+    "NEON": "neon",
     "SVE": "sve",
     "ARM BF16": "bf16",
 }
-"""Instruction sets that matter to matrix products, and Linux's names of them."""
+"""Instruction sets that matter for matrix products, and LLVM's names for them."""
 
 
 @dataclass(frozen=True)
@@ -58,41 +58,27 @@ class Machine:
 
 def this_machine() -> Machine:
     """Return what can be found out about this machine."""
-    processor, flags = _processor()
+    import llvmlite.binding  # numba's
+
+    features = llvmlite.binding.get_host_cpu_features()
     return Machine(
-        processor=processor,
+        processor=f"{platform.machine()} ({llvmlite.binding.get_host_cpu_name()})",
         processors=cpu_count(),
-        instructions=tuple(name for name, flag in INSTRUCTIONS.items() if flag in flags),
+        instructions=tuple(name for name, flag in INSTRUCTIONS.items() if features.get(flag)),
         memory_bytes=_memory(),
         gpus=tuple(_gpus()),
     )
 
 
-def _processor() -> tuple[str, set[str]]:
-    fields: dict[str, str] = {}
-    if _CPUINFO.exists():
-        for line in _CPUINFO.read_text().splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip().lower(), value.strip())
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return name, set((fields.get("flags") or fields.get("features") or "").split())
-
-
 def _memory() -> int:
     """Return the machine's memory, or the limit that a container sets."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [file.read_text().strip() for file in _CGROUP if file.exists()]
-    return min([total, *(int(limit) for limit in limits if limit.isdigit())])
+    return min([int(psutil.virtual_memory().total), *(int(limit) for limit in limits if limit.isdigit())])
 
 
-def available_memory() -> int | None:
-    """Return the memory that is free for programs now, in bytes; None where the system does not say."""
-    if not _MEMINFO.exists():
-        return None
-    for line in _MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return None
+def available_memory() -> int:
+    """Return the memory that programs can take now, in bytes."""
+    return int(psutil.virtual_memory().available)
 
 
 def _gpus() -> list[LocalGpu]:

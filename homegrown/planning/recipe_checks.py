@@ -86,9 +86,8 @@ def _training_memory(recipe: Recipe, target: Target) -> Check:
 def _corpus_memory(recipe: Recipe, machine: Machine) -> Check:
     """Compare what DuckDB may use, in this process, with what is free now."""
     needed = recipe.compute.memory_gb * 1e9 + PROCESS_BYTES
-    free = available_memory()
-    there = machine.memory_bytes if free is None else min(free, machine.memory_bytes)
-    found = f"{there / 1e9:.1f} GB {'free' if free is not None else 'in all'}"
+    there = min(available_memory(), machine.memory_bytes)
+    found = f"{there / 1e9:.1f} GB free"
     wish = f"{needed / 1e9:.1f} GB and what each worker of a stage takes"
     if there >= needed:
         return Check("memory for text", found, wish, "ok")

@@ -1,13 +1,10 @@
 """What is measured beside the loss: speed, model FLOPs utilisation, memory, time left."""
 
-import resource
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,12 +12,12 @@ import torch
 from homegrown.config.recipe import TrainingSettings
 from homegrown.training.metrics import StepMetrics
 from homegrown.training.spikes import SpikeRule
+from homegrown.util import devices
 from homegrown.util.progress import Metric
 
 Work = Literal["update", "validation", "samples", "checkpoint"]
 
 _RECENT = 50
-_STATUS = Path("/proc/self/status")
 
 
 class Watch:
@@ -84,9 +81,4 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes that this process has held so far: on its GPU, or else resident in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if _STATUS.exists():
-        # Not ru_maxrss: on Linux it begins with what the parent process held.
-        status = _STATUS.read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return devices.peak_memory()

@@ -1,4 +1,8 @@
-"""Which processor a stage computes on."""
+"""The device that a stage computes on, and the memory that a process takes."""
+
+import resource
+import sys
+from pathlib import Path
 
 from homegrown.util.errors import UserError
 
@@ -32,3 +36,12 @@ def gpu_names(count: int) -> list[str]:
     if count > visible:
         raise UserError(f"compute.processes is {count}, but PyTorch sees {visible} GPU(s); one process needs one each.")
     return [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory of this process, in bytes."""
+    if sys.platform == "linux":
+        # psutil reports no peak on Linux, and ru_maxrss starts from the parent's peak.
+        return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -20,10 +20,10 @@ from homegrown.store.artifacts import Store
 from homegrown.store.remote import Remote
 from homegrown.util.errors import UserError
 from homegrown.util.parallel import map_ordered
+from tests.cluster import chain
+from tests.cluster.conftest import Cluster
+from tests.cluster.shards import Shard, number
 from tests.corpus.made_up import corpus
-from tests.scale import chain
-from tests.scale.conftest import Cluster
-from tests.scale.shards import Shard, number
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.store.garbage import garbage
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
+from tests.cluster.conftest import bucket, s3_environment, s3_server  # noqa: F401
 from tests.finetuning.conversations import training, write_base, write_conversations
-from tests.scale.conftest import bucket, s3_environment, s3_server  # noqa: F401
 
 pytest.importorskip("peft")
 

@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -48,12 +49,10 @@ LONG = (
 def processes(word: str) -> set[int]:
     """Return the processes that have `word` in their command lines."""
     found = set()
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word in file.read_text(errors="replace"):
-                found.add(int(file.parent.name))
-        except OSError:
-            continue
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if word in " ".join(process.cmdline()):
+                found.add(process.pid)
     return found
 
 

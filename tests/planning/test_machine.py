@@ -39,9 +39,9 @@ def test_memory_is_the_containers_limit_where_there_is_one(tmp_path: Path, monke
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(machine, "_CGROUP", (limit,))
     limit.write_text("max\n")
-    whole = this_machine().memory_bytes
+    unlimited = this_machine().memory_bytes
     limit.write_text("1000000\n")
-    assert whole == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert unlimited == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert this_machine().memory_bytes == 1_000_000
 
 

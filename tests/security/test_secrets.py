@@ -22,14 +22,14 @@ from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from homegrown.config.pipelines import PIPELINES
+from tests.cluster.conftest import bucket, s3_environment, s3_server  # noqa: F401
 from tests.flows.local.test_up import Project, project, until  # noqa: F401
 from tests.flows.small import small_recipe
 from tests.flows.warm import Command
-from tests.scale.conftest import bucket, s3_environment, s3_server  # noqa: F401
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads the environment of running processes"),
 ]
 
 PASSWORD = "me:pa55-of-the-server"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.local import children
@@ -16,7 +17,7 @@ SLEEP = "import time; time.sleep(300)"
 PARENT = f"""
 import sys, time
 from pathlib import Path
-from flows import children
+from flows.local import children
 child = children.start(["-c", {SLEEP!r}], Path(sys.argv[1]) / "log")
 Path(sys.argv[1], "child").write_text(str(child.pid))
 time.sleep(300)
@@ -28,19 +29,16 @@ print(subprocess.Popen([sys.executable, "-c", {SLEEP!r}], stdout=quiet, stderr=q
 """
 
 ADOPTS = f"""
-import os, subprocess, sys
+import os, psutil, subprocess, sys
 from flows.local.children import adopt_orphans, end_children
-
-def runs(pid):
-    return os.path.exists(f"/proc/{{pid}}/stat")
 
 adopt_orphans()
 kept = subprocess.Popen([sys.executable, "-c", {SLEEP!r}])
 orphan = int(subprocess.run([sys.executable, "-c", {FORKS!r}], check=True, capture_output=True, text=True).stdout)
-assert runs(orphan)
+assert psutil.pid_exists(orphan)
 assert end_children(os.getpid(), 60, besides=[kept.pid])
-assert not runs(orphan)
-assert runs(kept.pid)
+assert not psutil.pid_exists(orphan)
+assert kept.poll() is None
 assert not end_children(os.getpid(), 60, besides=[kept.pid])
 kept.kill()
 """
@@ -48,8 +46,8 @@ kept.kill()
 
 def runs(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
