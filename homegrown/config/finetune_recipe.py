@@ -1,4 +1,4 @@
-"""The recipe of fine-tuning: every setting that pretraining's recipe (`homegrown.config.recipe`) does not have."""
+"""The recipe of fine-tuning: the settings that the recipe of pretraining (`homegrown.config.recipe`) lacks."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -21,41 +21,39 @@ Shape = Literal["messages", "prompt_completion", "alpaca", "question_answer", "s
 
 
 class InstructionSettings(Settings):
-    """The conversations from which a model learns to answer."""
+    """The conversations to train on."""
 
     files: list[Address] = Field(
         min_length=1,
-        description="Files, folders (searched through) or globs of .jsonl and .json, also packed with gzip, zstd, "
-        "bzip2 or xz; relative to the working directory, or at fsspec addresses.",
+        description="Files, folders (recursive) or globs of .jsonl and .json, also compressed (gzip, zstd, bzip2, "
+        "xz); relative to the working directory, or at fsspec addresses.",
     )
     shape: Literal["auto"] | Shape = Field(
-        default="auto", description="How every file writes a conversation; auto: told by the keys of its first one."
+        default="auto", description="Shape of the records; auto: from the keys of each file's first record."
     )
-    held_out: float = Field(
-        default=0.05, gt=0, lt=0.5, description="Share of the questions that are kept from training, to measure it by."
-    )
+    held_out: float = Field(default=0.05, gt=0, lt=0.5, description="Share of the questions held out for validation.")
     system: str | None = Field(
         default=None,
         min_length=1,
-        description="What the model is told before a conversation that has no system message of its own, in training "
-        "and, as part of the model and of its exports, ever after; null: nothing.",
+        description="Default system message, for conversations without one; kept in the model and its exports; null: "
+        "none.",
     )
 
     @model_validator(mode="after")
     def _quotable(self) -> Self:
         if self.system and '"""' in self.system:
-            raise ValueError('system must not hold """, which ends it in a Modelfile of Ollama')
+            raise ValueError('system must not contain """, which ends it in a Modelfile of Ollama')
         return self
 
 
 class ConversationRows(Settings):
-    """What packing conversations must know of the model."""
+    """The properties of the model that packing conversations depends on."""
 
     context: Positive
 
 
 class BaseSettings(Settings):
-    """A model that was trained elsewhere."""
+    """A model trained elsewhere."""
 
     folder: LocalPath
 
@@ -64,17 +62,17 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class FinetuneSettings(Settings):
-    """What of the base model is trained, and by what."""
+    """The trained part of the base model."""
 
     method: Literal["lora", "qlora", "full"] = Field(
-        description="lora: an adapter, the base stays as it is; qlora: likewise, with the base in 4 bits (nf4) while "
-        "it trains, for less memory; full: all weights, which makes a whole model."
+        description="lora: an adapter on a frozen base; qlora: an adapter on a base in 4 bits (nf4), for less memory; "
+        "full: all weights."
     )
-    rank: Positive = Field(default=8, description="Rank of an adapter's matrices; full has none.")
-    alpha: float = Field(default=32, gt=0, description="An adapter counts alpha / rank times what its matrices give.")
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="Share of an adapter's inputs left out in training.")
+    rank: Positive = Field(default=8, description="Rank of the adapter's matrices.")
+    alpha: float = Field(default=32, gt=0, description="Scale of the adapter: alpha / rank.")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout on the adapter's inputs.")
     targets: list[Projection] = Field(
-        default=["q_proj", "v_proj"], min_length=1, description="The projections of every block that get an adapter."
+        default=["q_proj", "v_proj"], min_length=1, description="Projections of each block that get an adapter."
     )
 
 
@@ -82,33 +80,33 @@ def _regular(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"it is no regular expression ({error})") from error
+        raise ValueError(f"invalid regular expression ({error})") from error
     return pattern
 
 
 class AnswerSettings(Settings):
-    """What is measured on held-out questions, of the base and of the fine-tuned model."""
+    """Measurements of the base and the fine-tuned model on held-out questions."""
 
     loss_tokens: Positive | None = Field(
-        description="About how many tokens of held-out conversations to measure the loss of answers on; null: all."
+        description="Approximate tokens of held-out conversations for the loss; null: all."
     )
     samples: Positive = Field(description="Held-out questions to answer.")
-    answer_tokens: Positive = Field(description="Most tokens of an answer.")
+    answer_tokens: Positive = Field(description="Maximum tokens of an answer.")
     pattern: Annotated[str, AfterValidator(_regular)] | None = Field(
         default=None,
         max_length=200,
-        description="Regular expression that an answer of the right format matches somewhere, as in '#### -?[0-9]'.",
+        description="Regular expression found in an answer of the right format, such as '#### -?[0-9]'.",
     )
 
 
 class FinetuneRecipe(Settings):
-    """A whole run, from a trained model and conversations to the table of before and after."""
+    """A fine-tuning run, from a base model and conversations to the comparison of before and after."""
 
     name: Name
-    seed: Count = Field(description="All randomness comes from it.")
+    seed: Count = Field(description="Random seed.")
     base: LocalPath = Field(
-        description="What to begin with: a model of ours, as in pretrain, pretrain@3, finetune@1 or a key, or the "
-        "local folder of a Hugging Face model.",
+        description="Base model: an artifact, such as pretrain, pretrain@3, finetune@1 or a key, or the folder of a "
+        "Hugging Face model.",
         min_length=1,
     )
     instructions: InstructionSettings
@@ -122,11 +120,9 @@ class FinetuneRecipe(Settings):
     def _consistent(self) -> Self:
         if self.training.initialisation in ("heads", "bigrams"):
             raise ValueError(
-                f"training.initialisation {self.training.initialisation!r} is for pretraining; fine-tuning begins with "
+                f"training.initialisation {self.training.initialisation!r} is for pretraining; fine-tuning starts from "
                 "its base"
             )
         if self.finetuning.method == "qlora" and self.compute.parallel == "fsdp" and self.compute.processes > 1:
-            raise ValueError(
-                "finetuning.method 'qlora' has weights that fsdp cannot share; choose compute.parallel ddp"
-            )
+            raise ValueError("finetuning.method 'qlora' is not supported with compute.parallel fsdp; choose ddp")
         return self

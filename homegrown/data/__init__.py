@@ -1,1 +1,1 @@
-"""Token shards: packing, instruction data, and the loader that training reads them with."""
+"""Token shards: packing of documents and conversations, and the loader for training."""

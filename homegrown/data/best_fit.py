@@ -1,4 +1,4 @@
-"""Documents laid out in rows of one length, almost without padding: best-fit-decreasing (Johnson 1973)."""
+"""Packing documents into rows of equal length with little padding: best-fit-decreasing (Johnson 1973)."""
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.int64]
 
 MOST_PADDING = 0.01
-"""Share of all places that may stay empty before documents are cut to fill them."""
+"""Maximum share of padding before documents are cut to fill rows."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Where every piece of every document lies: int64 [pieces] each, ordered by row.
+    """The position of each piece of each document: int64 [pieces] each, ordered by row.
 
-    A piece is `length` elements of `document` from its element `start` on. All elements of all documents are in
-    exactly one piece, and the pieces of no row have more than its capacity together.
+    A piece is `length` elements of `document` from its element `start` on. Each element is in exactly one piece, and
+    the pieces of a row never exceed its capacity.
     """
 
     row: Numbers
@@ -29,10 +29,9 @@ class Pieces:
 def lay_out(lengths: Numbers, capacity: int) -> Pieces:
     """Lay out documents of `lengths` (int64 [documents], each at least 1) in rows of `capacity`.
 
-    A longer document is cut: as many full rows as it fills, and a rest, which is packed like a short document. Should
-    more than `MOST_PADDING` stay empty, as where all documents are a little longer than half a row, the emptiest rows
-    are given up and what they hold is cut to fill the others. So at most that share is padding, or less than one row
-    where the rows are so few that one is more.
+    A longer document is cut into full rows and a remainder, which is packed like a short document. If padding exceeds
+    `MOST_PADDING`, as where all documents are slightly longer than half a row, the emptiest rows are removed and their
+    pieces are cut to fill the others. So padding is at most that share, or less than one row.
     """
     count = -(-lengths // capacity)
     document = np.repeat(np.arange(len(lengths)), count)
@@ -44,17 +43,17 @@ def lay_out(lengths: Numbers, capacity: int) -> Pieces:
 
 
 def lay_out_whole(lengths: Numbers, capacity: int) -> Pieces:
-    """Lay out documents of `lengths` (int64 [documents], each in 1 … capacity): none is cut, whatever the padding."""
+    """Lay out documents of `lengths` (int64 [documents], each in 1 … capacity) without cutting any."""
     row = best_fit(lengths, capacity)
     order = np.argsort(row, kind="stable")
     return Pieces(row[order], order, np.zeros_like(lengths), lengths[order])
 
 
 def best_fit(lengths: Numbers, capacity: int) -> Numbers:
-    """Return the row (int64 [pieces], from 0) of each piece: the longest first, each where it leaves the least space.
+    """Return the row (int64 [pieces], from 0) of each piece: longest first, each where it leaves the least space.
 
-    Equal pieces and rows with equal space are handled together, so the work grows with the number of different
-    lengths rather than of pieces. Lengths must be in 1 … capacity.
+    Equal pieces and rows with equal space are processed together, so the time depends on the number of different
+    lengths, not of pieces. Lengths must be in 1 … capacity.
     """
     rows = np.empty(len(lengths), dtype=np.int64)
     short = np.min_scalar_type(capacity)  # NumPy sorts 16-bit integers by counting
@@ -67,7 +66,7 @@ def best_fit(lengths: Numbers, capacity: int) -> Numbers:
         left = count
         while left:
             space = spaces.tightest(length)
-            each = space // length  # the row that was the tightest is so again, with less space, while a piece fits
+            each = space // length  # the tightest row stays the tightest while another piece fits
             taken = spaces.take(space, -(-left // each))
             fitting = min(left, each * len(taken))
             rows[order[first : first + fitting]] = np.repeat(taken, each)[:fitting]
@@ -79,12 +78,12 @@ def best_fit(lengths: Numbers, capacity: int) -> Numbers:
 
 
 class _Spaces:
-    """The rows that are not full, by how much space each has; a new row is opened where none has enough."""
+    """Rows with free space, grouped by that space; a new row is opened if none has enough."""
 
     def __init__(self, capacity: int):
         self._capacity = capacity
         self._opened = 0
-        self._sizes: list[int] = []  # of which there are rows, ascending
+        self._sizes: list[int] = []  # free spaces that rows have, ascending
         self._rows: dict[int, list[Numbers]] = {}
 
     def tightest(self, length: int) -> int:
@@ -93,7 +92,7 @@ class _Spaces:
         return self._sizes[place] if place < len(self._sizes) else self._capacity
 
     def take(self, space: int, most: int) -> Numbers:
-        """Take out as many as `most` rows with this space, at least one."""
+        """Remove and return 1 to `most` rows with this space."""
         if space == self._capacity:
             self._opened += most
             return np.arange(self._opened - most, self._opened)
@@ -106,7 +105,7 @@ class _Spaces:
         return rows[:most]
 
     def put(self, space: int, rows: Numbers) -> None:
-        """Put rows back with the space that they have now."""
+        """Return rows with their new space."""
         if not space or not len(rows):
             return
         chunks = self._rows.setdefault(space, [])
@@ -116,7 +115,7 @@ class _Spaces:
 
 
 def _fill(pieces: Pieces, capacity: int) -> Pieces:
-    """Give up the emptiest rows, should there be too much padding, and pour what they hold into the others."""
+    """If there is too much padding, remove the emptiest rows and cut their pieces to fill the others."""
     total, rows = int(pieces.length.sum()), int(pieces.row.max(initial=-1)) + 1
     fewest = -(-total // capacity)
     enough = max(fewest, int(total / (1 - MOST_PADDING) / capacity))
@@ -128,7 +127,7 @@ def _fill(pieces: Pieces, capacity: int) -> Pieces:
     number[by_filling[:enough]] = np.arange(enough)
     row = number[pieces.row]
     poured = np.flatnonzero(row < 0)
-    # The pieces end to end on one line, the spaces end to end on another, the largest first: cut where either ends.
+    # Lay the pieces end to end, and beside them the gaps, largest first; cut where either ends.
     gaps = np.argsort(filled[by_filling[:enough]], kind="stable")
     piece_ends = np.cumsum(pieces.length[poured])
     gap_ends = np.cumsum(capacity - filled[by_filling[:enough]][gaps])

@@ -1,4 +1,4 @@
-"""The usual shapes of instruction data: what a record must have, and the conversation that it is."""
+"""The shapes of instruction data: their required keys, and reading a record as a conversation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -10,7 +10,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Malformed(Exception):
-    """A record that is no conversation; the message says what is wrong with it, and continues a sentence."""
+    """A record is not a conversation; the message follows the name of its place."""
 
 
 _ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
@@ -18,17 +18,17 @@ _SHAREGPT_ROLES: Mapping[str, Role] = {**_ROLES, "human": "user", "gpt": "assist
 
 
 def shape_of(record: object) -> Shape:
-    """Return the shape whose keys a record has, of several the first of `_SHAPES`; raise Malformed if there is none."""
+    """Return the first shape in `_SHAPES` whose keys a record has; raise Malformed if none matches."""
     fields = _fields(record)
     for shape, (keys, _) in _SHAPES.items():
         if fields.keys() >= set(keys):
             return shape
     known = "; ".join(" and ".join(keys) for keys, _ in _SHAPES.values())
-    raise Malformed(f"has the keys {_listed(fields)}, which are of no known shape ({known})")
+    raise Malformed(f"has the keys {_listed(fields)}, which match no known shape ({known})")
 
 
 def conversation(record: object, shape: Shape) -> list[Message]:
-    """Return the messages of a record: perhaps a system message, then questions and answers in turn.
+    """Return the messages of a record: an optional system message, then alternating questions and answers.
 
     Raises Malformed.
     """
@@ -93,17 +93,17 @@ def _turn(turn: object, which: str, names: tuple[str, str], roles: Mapping[str, 
             raise Malformed(f"has {_kind(turn[name])} as {name!r} of {which} instead of text")
     role, content = (turn[name] for name in names)
     if role not in roles:
-        raise Malformed(f"has {role[:40]!r} as {names[0]!r} of {which}, which is none of {', '.join(roles)}")
+        raise Malformed(f"has {role[:40]!r} as {names[0]!r} of {which}, which is not one of {', '.join(roles)}")
     return Message(roles[role], _encodable(content, which))
 
 
 def _check(messages: Sequence[Message]) -> None:
-    """Raise Malformed unless questions and answers follow each other, after at most one system message."""
+    """Raise Malformed unless questions and answers alternate, after at most one system message."""
     before = 1 if messages and messages[0].role == "system" else 0
     for number, message in enumerate(messages[before:]):
         which, expected = f"message {before + number + 1}", "assistant" if number % 2 else "user"
         if message.role != expected:
-            raise Malformed(f"has {which} from {message.role!r} where {expected!r} should speak")
+            raise Malformed(f"has {which} from {message.role!r} where {expected!r} is expected")
         if not message.content.strip():
             raise Malformed(f"has an empty {'answer' if number % 2 else 'question'} in {which}")
     if len(messages) == before or (len(messages) - before) % 2:
@@ -121,12 +121,12 @@ def _encodable(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Malformed(f"has half a character (a lone surrogate) in {where}") from None
+        raise Malformed(f"has a lone surrogate in {where}") from None
     return text
 
 
 def _kind(value: object) -> str:
-    """Return what a value is called in JSON."""
+    """Return the JSON name of the type of a value."""
     if value is None:
         return "null"
     for kinds, name in (((str,), "text"), ((list,), "a list"), ((dict,), "an object"), ((bool,), "true or false")):

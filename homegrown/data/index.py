@@ -1,4 +1,4 @@
-"""The index of a folder of token shards: what `packing` writes and `loader` reads."""
+"""The index of a folder of token shards; `packing` writes it, `loader` reads it."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 TokenType = Literal["<u2", "<u4"]
-"""NumPy's name of the little-endian type of one token."""
+"""NumPy name of the little-endian type of a token."""
 
 
 class _Strict(BaseModel):
@@ -22,10 +22,10 @@ class _Strict(BaseModel):
 
 
 class RowFiles(_Strict):
-    """How a shard's documents are laid out in rows: two files (npy, int64), relative to the index.
+    """The rows of a shard: two files (npy, int64), relative to the index.
 
-    Piece i is `pieces_file`[i] = (its first token in the shard, how many tokens are predicted from there on); row r
-    holds the pieces from `rows_file`[r] to `rows_file`[r + 1].
+    Piece i is `pieces_file`[i] = (first token in the shard, number of predicted tokens); row r has the pieces
+    `rows_file`[r] to `rows_file`[r + 1].
     """
 
     rows_file: str
@@ -35,11 +35,11 @@ class RowFiles(_Strict):
 
 
 class TokenFile(_Strict):
-    """One shard: its two files, relative to the index, and what they hold.
+    """A shard: its files, relative to the index, and their counts.
 
-    `tokens_file` is the bare array of tokens; `documents_file` holds where each document starts in it (npy, int64).
-    `bytes` counts the documents' text as UTF-8, without the tokens that mark their starts and ends. Where not every
-    token is to be learned, `learned_file` says which: a byte for each, 0 or 1.
+    `tokens_file` is the raw array of tokens; `documents_file` has the start of each document (npy, int64). `bytes` is
+    the size of the text as UTF-8, without special tokens. `learned_file`, if any, is the loss mask: one byte per
+    token, 0 or 1.
     """
 
     tokens_file: str
@@ -52,7 +52,7 @@ class TokenFile(_Strict):
 
 
 class Index(_Strict):
-    """All shards of all splits, in order; `context` is the length of their rows, None where tokens lie end to end."""
+    """All shards of all splits, in order; `context`: length of their rows, None in the contiguous layout."""
 
     dtype: TokenType
     vocabulary_size: int
@@ -61,21 +61,21 @@ class Index(_Strict):
 
 
 def token_type(vocabulary_size: int) -> TokenType:
-    """Return the smallest type that holds every token of the vocabulary."""
+    """Return the smallest type for the tokens of the vocabulary."""
     return "<u2" if vocabulary_size <= 2**16 else "<u4"
 
 
 def write_index(packed: Path, index: Index) -> None:
-    """Write the index, whole or not at all."""
+    """Write the index atomically."""
     with replacing(packed / INDEX_FILE) as temporary:
         temporary.write_text(index.model_dump_json(indent=1) + "\n")
 
 
 def read_index(packed: Path) -> Index:
-    """Read and check the index of a folder of token shards.
+    """Read and validate the index of a folder of token shards.
 
     Raises:
-        UserError: it is missing or is not an index.
+        UserError: it is missing or damaged.
     """
     path = packed / INDEX_FILE
     try:

@@ -1,4 +1,4 @@
-"""Files of instruction data, here or at an address: found, opened and read one JSON value at a time, with its place."""
+"""Finding and reading files of conversations, local or remote, one JSON value at a time."""
 
 import glob
 import json
@@ -33,47 +33,47 @@ from homegrown.store.digests import Digests
 from homegrown.util.errors import UserError
 
 ENDINGS = tuple(f"{ending}{packed}" for ending in (".jsonl", ".json") for packed in ("", *COMPRESSIONS))
-"""Of the files that are read where a folder or a glob is named."""
+"""File name endings that a folder or glob is searched for."""
 
 LONGEST = 10 * MEGABYTE
-"""Most bytes of one conversation as JSON: it bounds memory."""
+"""Maximum bytes of one conversation as JSON; bounds memory."""
 
 _SETTING = "instructions.files"
-_HEAD = 65_536  # bytes in which something other than white space is looked for
+_HEAD = 65_536  # bytes searched for the first character other than white space
 _BOM = b"\xef\xbb\xbf"
 _UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
 def find(named: Sequence[str]) -> list[str]:
-    """Return the files that paths, folders, globs and addresses of such stand for, as paths or addresses.
+    """Return the files that paths, folders, globs and addresses refer to, as paths or addresses.
 
-    They are in the order of what is named, those of each sorted, none twice. Hidden files and folders are left out.
+    They keep the order of `named`; those of each are sorted; none occurs twice. Hidden files and folders are skipped.
 
     Raises:
-        UserError: there is no such file, or none in a folder; a file system does not answer.
+        UserError: a file is not found, a folder has none, or a file system does not answer.
     """
     found: dict[str, None] = {}
     for name in named:
         local = remote.local_path(name)
         files = _there(name) if local is None else [str(path) for path in _here(local)]
         if not files:
-            raise UserError(f"{_SETTING}: {name} holds no file that ends in {', '.join(ENDINGS)}.")
+            raise UserError(f"{_SETTING}: {name} has no file that ends in {', '.join(ENDINGS)}.")
         found.update(dict.fromkeys(files))
     return list(found)
 
 
 def identity(file: str, digests: Digests) -> str:
-    """Return what stands for the bytes of a file that `find` has found.
+    """Return the identity of the content of a file that `find` returned.
 
-    The SHA-256 of a file of this machine; of one elsewhere, a text of what its file system says of it
-    (`homegrown.corpus.remote.identity`). Raises UserError when that does not answer.
+    That is the SHA-256 of a local file, or the metadata of a remote one as JSON (`homegrown.corpus.remote.identity`).
+    Raises UserError if its file system does not answer.
     """
     return json.dumps(remote.identity(file)) if is_remote(file) else digests.file(Path(file))
 
 
 def _there(name: str) -> list[str]:
     pieces = remote.find(name, _SETTING)
-    # A file that is named itself counts whatever it ends in, as one of this machine.
+    # A file named by itself counts whatever its ending, as a local one does.
     readable = [one for one in pieces if one.locator.lower().endswith(ENDINGS) or name.endswith(f"/{one.locator}")]
     return sorted(one.address for one in readable)
 
@@ -93,13 +93,13 @@ def _here(name: str) -> list[Path]:
         root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
         inside = list(root.glob(path.relative_to(root).as_posix()))
     else:
-        raise UserError(f"{_SETTING}: there is no file or folder {name}.")
+        raise UserError(f"{_SETTING}: {name} is not found; name an existing file, folder or glob.")
     readable = [file for file in inside if file.name.lower().endswith(ENDINGS) and not file.name.startswith(".")]
     return sorted(file for file in readable if file.is_file())
 
 
 class Record(NamedTuple):
-    """A JSON value and where it is: on a line of a file, or as an item of the array that the file is, from 1."""
+    """A JSON value and its position in a file: a line, or an item of the array, from 1."""
 
     path: str
     unit: Literal["line", "item"]
@@ -108,12 +108,12 @@ class Record(NamedTuple):
 
     @property
     def place(self) -> str:
-        """How a message names the place."""
+        """The position as error messages name it."""
         return f"{self.path}, {self.unit} {self.position}"
 
 
 def read(path: str) -> Iterator[Record]:
-    """Yield the JSON values of the file at a path or address, one on each line that is not blank, or of one array.
+    """Yield the JSON values of a file: one per line that is not blank, or the items of one array.
 
     Raises:
         UserError: the file cannot be read or unpacked, a line is not JSON in UTF-8, or is longer than `LONGEST`.
@@ -134,13 +134,13 @@ def read(path: str) -> Iterator[Record]:
 
 
 def _name(path: str) -> str:
-    """Return what a path or address ends in, in lower case, without the query of a web address."""
+    """Return a path or address in lower case, without the query of a web address."""
     name = path.lower()
     return urlsplit(name).path if name.startswith(("http:", "https:")) else name
 
 
 def _records(path: str, stream: Stream) -> Iterator[Record]:
-    """Yield what `read` does; a file whose first character other than white space is a bracket is one array."""
+    """Yield the records of a file; one that starts with a bracket is an array."""
     head = stream.read(_HEAD).removeprefix(_BOM)
     stream = pushed_back(head, stream)
     if head.lstrip().startswith(b"["):
@@ -153,15 +153,15 @@ def _records(path: str, stream: Stream) -> Iterator[Record]:
 
 def _value(where: str, line: bytes | None) -> Any:
     if line is None:
-        raise UserError(f"{where}: it is longer than {LONGEST / MEGABYTE:.0f} MB; split the conversation or remove it.")
+        raise UserError(f"{where}: longer than {LONGEST / MEGABYTE:.0f} MB; split the conversation or remove it.")
     if b"\0" in line:
-        raise UserError(f"{where}: it holds binary data; name files of JSON lines.")
+        raise UserError(f"{where}: binary data; name files of JSON lines.")
     try:
         return orjson.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: it is not UTF-8 from byte {error.start + 1} on; save the file as UTF-8.") from None
+        raise UserError(f"{where}: invalid UTF-8 at byte {error.start + 1}; save the file as UTF-8.") from None
     except orjson.JSONDecodeError as error:
-        raise UserError(f"{where}: it is not JSON ({error.msg}, column {error.colno}); mend or remove it.") from None
+        raise UserError(f"{where}: invalid JSON ({error.msg}, column {error.colno}); fix or remove it.") from None
 
 
 def _items(path: str, stream: Stream) -> Iterator[Record]:
@@ -172,7 +172,9 @@ def _items(path: str, stream: Stream) -> Iterator[Record]:
             bounded.renew()
             yield Record(path, "item", position, item)
     except TooMuch:
-        raise UserError(f"{path}, item {position + 1}: it is longer than {LONGEST / MEGABYTE:.0f} MB.") from None
+        raise UserError(
+            f"{path}, item {position + 1}: longer than {LONGEST / MEGABYTE:.0f} MB; split or remove it."
+        ) from None
     except (ijson.JSONError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{path}, item {position + 1}: it is not JSON in UTF-8 ({reason}); mend the file.") from None
+        raise UserError(f"{path}, item {position + 1}: invalid JSON or UTF-8 ({reason}); fix the file.") from None

@@ -1,4 +1,4 @@
-"""Instruction data: conversations from JSON files, packed as tokens of which only the answers are to be learned."""
+"""Packing conversations from JSON files as tokens with a loss mask on the answers."""
 
 from array import array
 from collections import Counter
@@ -25,7 +25,7 @@ from homegrown.util.errors import UserError
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
-_SHARD_TOKENS = 8_000_000  # in memory at once, with a byte for each that says whether it is learned
+_SHARD_TOKENS = 8_000_000  # in memory at once, each with a byte of loss mask
 _ROWS = 10_000  # of a table in memory at once
 _OFTEN = 1000  # conversations between two reports of progress
 
@@ -38,7 +38,7 @@ _HELD_OUT = pa.schema([*_PLACE, ("messages", _MESSAGES)])
 
 @dataclass(frozen=True)
 class _Read:
-    """A conversation and the record that it is from."""
+    """A conversation and its record."""
 
     record: Record
     shape: Shape
@@ -47,9 +47,9 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Survey:
-    """What is known of all conversations, in the order of the files, before any is encoded.
+    """The result of the first pass over all conversations, in the order of the files.
 
-    `contents` uint64 [conversations] has a hash of each, `repeated` and `held_out` are bool [conversations].
+    `contents` uint64 [conversations]: hash of each; `repeated` and `held_out`: bool [conversations].
     """
 
     contents: npt.NDArray[np.uint64]
@@ -61,29 +61,27 @@ class _Survey:
 def prepare(
     out: Path, tokenizer: Path, settings: InstructionSettings, *, context: int, progress: Progress = silent
 ) -> Outcome:
-    """Pack the conversations of files as the stage `pack` packs documents in its layout best_fit, none of them cut.
+    """Pack conversations in the layout best_fit of the stage `pack`, without cutting any.
 
-    A document is a conversation as the chat template writes it (`homegrown.tokenizer.chat`), a row `context`
-    predictions of one or more of them, and targets are only what a model has to write: answers, each with the mark that
-    ends it. So `TokenSplit`, `Batches` and the training loop read the folder `out` as any other; its splits are train
-    and validation.
+    A document is a conversation in the chat template (`homegrown.tokenizer.chat`); a row is `context` predictions of
+    one or more conversations. Targets are the answers only, each with its end-of-turn token. `TokenSplit`, `Batches`
+    and the training loop read the folder `out` like any other; its splits are train and validation.
 
-    Conversations are read twice and never all in memory, but for 16 bytes of each. One that is there again is dropped.
-    Questions are held out for validation by a hash of a conversation's first question, whatever its case and white
-    space, so that no question is on both sides and the order of files does not count. A conversation longer than
-    `context` keeps the exchanges from its start that fit, and is dropped if the first does not. Tables of `dropped`,
-    `shortened` and `held_out` conversations (Parquet) say which these are.
+    Files are read twice; 16 bytes per conversation stay in memory. Repeated conversations are dropped. The validation
+    split is chosen by a hash of the first question, ignoring case and white space: no question is in both splits, and
+    the order of files is irrelevant. A conversation longer than `context` keeps the first exchanges that fit, and is
+    dropped if the first does not. The Parquet tables `dropped`, `shortened` and `held_out` list these conversations.
 
     Args:
-        out: Folder to write to.
+        out: Output folder.
         tokenizer: Folder of the tokenizer.
-        settings: The files, and how they are read.
-        context: The model's.
-        progress: Told how many conversations are done.
+        settings: The files and how to read them.
+        context: Context of the model.
+        progress: Called with the number of processed conversations.
 
     Raises:
-        UserError: a file cannot be read, a line is no conversation, there are fewer than two different questions, the
-            system message has a special token, or nothing fits the context.
+        UserError: a file cannot be read, a record is not a conversation, the questions are fewer than two, the system
+            message contains a special token, or nothing fits the context.
     """
     files = find(settings.files)
     loaded = load(tokenizer)
@@ -104,8 +102,8 @@ def prepare(
     for split in ("train", "validation"):
         if not splits[split]:
             raise UserError(
-                f"No conversation for {'training' if split == 'train' else 'validation'} fits the model's context of "
-                f"{context} tokens; give shorter ones, or train a model with a longer model.context."
+                f"No {'training' if split == 'train' else 'validation'} conversation fits the model's context of "
+                f"{context} tokens; use shorter ones, or a base with a longer context."
             )
     write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=context, splits=splits))
     shapes: dict[str, Metric] = {f"{shape}_conversations": count for shape, count in survey.shapes.items()}
@@ -116,14 +114,14 @@ def prepare(
 
 
 def _check_system(system: str | None, special: Sequence[str]) -> None:
-    """Raise UserError for a mark in the system message: a template has it as text, and would make it a token."""
+    """Raise UserError for a special token in the system message: a template would make it a token."""
     found = [mark for mark in special if system and mark in system]
     if found:
-        raise UserError(f"instructions.system holds {found[0]!r}, a special token of the tokenizer; take it out.")
+        raise UserError(f"instructions.system contains {found[0]!r}, a special token of the tokenizer; remove it.")
 
 
 def _conversations(files: Sequence[str], settings: InstructionSettings) -> Iterator[_Read]:
-    """Yield every conversation; the shape is told by each file's first one. Raises UserError."""
+    """Yield every conversation; the first record of a file decides its shape. Raises UserError."""
     for path in files:
         shape = None if settings.shape == "auto" else settings.shape
         empty = True
@@ -133,10 +131,10 @@ def _conversations(files: Sequence[str], settings: InstructionSettings) -> Itera
                 shape = shape or shape_of(record.value)
                 messages = conversation(record.value, shape)
             except Malformed as error:
-                raise UserError(f"{record.place} {error}; mend or remove it.") from None
+                raise UserError(f"{record.place} {error}; fix or remove it.") from None
             yield _Read(record, shape, messages)
         if empty:
-            raise UserError(f"{path} holds no conversation; fill it or leave it out of instructions.files.")
+            raise UserError(f"{path} has no conversations; fill it or remove it from instructions.files.")
 
 
 def _survey(files: Sequence[str], settings: InstructionSettings, progress: Progress) -> _Survey:
@@ -155,18 +153,18 @@ def _survey(files: Sequence[str], settings: InstructionSettings, progress: Progr
 
 
 def _last_held_out(questions: npt.NDArray[np.uint64], share: float) -> np.uint64:
-    """Return the greatest hash of those held out: the lowest of different ones, at least one, and not all."""
+    """Return the greatest held-out hash: the lowest distinct hashes are held out, at least one and not all."""
     different = np.unique(questions)
     if len(different) < 2:
         raise UserError(
-            "instructions.files hold no two different questions, one to train on and one to hold out; give more."
+            "instructions.files have fewer than two different questions, one to train on and one to hold out; add some."
         )
     last: np.uint64 = different[max(1, round(share * len(different))) - 1]
     return last
 
 
 def _content(messages: Sequence[Message]) -> int:
-    """Return 64 bits that stand for a conversation: two of a million are alike by chance once in 10^7 times."""
+    """Return a 64-bit hash of a conversation; two of a million collide with a chance of 1 in 10^7."""
     text = "\0".join(part for message in messages for part in (message.role, message.content))
     return xxhash.xxh3_64_intdigest(text.encode())
 
@@ -177,19 +175,19 @@ def _question(messages: Sequence[Message]) -> int:
 
 
 def _again(files: Sequence[str], settings: InstructionSettings, survey: _Survey) -> Iterator[tuple[_Read, bool, bool]]:
-    """Yield every conversation with what the survey says of it; raise UserError if it is not what was surveyed."""
+    """Yield every conversation with its flags from the survey; raise UserError if it has changed."""
     number = -1
     for number, one in enumerate(_conversations(files, settings)):
         if number == len(survey.contents) or _content(one.messages) != survey.contents[number]:
-            raise UserError(f"{one.record.place} changed while it was read; run again.")
+            raise UserError(f"{one.record.place} changed during reading; run again.")
         yield one, bool(survey.repeated[number]), bool(survey.held_out[number])
     if number + 1 < len(survey.contents):
-        raise UserError(f"{files[-1]} changed while it was read; run again.")
+        raise UserError(f"{files[-1]} changed during reading; run again.")
 
 
 @dataclass
 class _Open:
-    """A shard that is being filled."""
+    """A shard in memory."""
 
     documents: list[Document] = field(default_factory=list)
     learned: list[Learned] = field(default_factory=list)
@@ -198,7 +196,7 @@ class _Open:
 
 
 class _Packer:
-    """Encodes conversations and writes them, shard by shard, with the tables of what became of the others."""
+    """Encodes and writes conversations shard by shard, and the tables of dropped and shortened ones."""
 
     def __init__(self, out: Path, encode: TurnEncoder, context: int, dtype: np.dtype[np.uint16 | np.uint32]):
         self._out, self._encode, self._context, self._dtype = out, encode, context, dtype
@@ -211,12 +209,12 @@ class _Packer:
         self.tokens = 0
 
     def drop(self, one: _Read, reason: str, tokens: int | None) -> None:
-        """Leave out a conversation."""
+        """Record a dropped conversation."""
         self._dropped.add(one.record.path, one.record.position, reason, tokens)
         self._counts[f"dropped_{reason.replace(' ', '_')}"] += 1
 
     def add(self, one: _Read, messages: Sequence[Message], split: Split) -> None:
-        """Take a conversation, or as many of its exchanges as fit."""
+        """Add a conversation, or the first exchanges that fit."""
         turns = [self._encode(message) for message in messages]
         ends = 1 + np.cumsum([len(turn.ids) for turn in turns])
         fitting = int(np.searchsorted(ends, self._context + 1, side="right"))
@@ -245,7 +243,7 @@ class _Packer:
             self._write(split)
 
     def finish(self) -> dict[Split, list[TokenFile]]:
-        """Write what is still open, and return all shards."""
+        """Write the open shards and tables, and return all shards."""
         for split, shard in self._open.items():
             if shard.documents:
                 self._write(split)
@@ -254,7 +252,7 @@ class _Packer:
         return self._files
 
     def metrics(self, splits: dict[Split, list[TokenFile]]) -> dict[str, Metric]:
-        """Return what was counted."""
+        """Return the counts."""
         every = [file for files in splits.values() for file in files]
         rows = sum(file.layout.rows for file in every if file.layout)
         return {
@@ -281,7 +279,7 @@ _FILLED: tuple[Split, ...] = ("train", "validation")
 
 
 class _Table:
-    """A table that is written in Parquet files of bounded size."""
+    """A table in Parquet files of bounded size."""
 
     def __init__(self, folder: Path, schema: pa.Schema):
         self._folder, self._schema = folder, schema
@@ -289,13 +287,13 @@ class _Table:
         self._files = 0
 
     def add(self, *row: object) -> None:
-        """Take a row."""
+        """Add a row."""
         self._rows.append(row)
         if len(self._rows) == _ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held; a table without rows is written once, so that it can be asked."""
+        """Write the pending rows; an empty table is written once, so that queries find it."""
         if not self._rows and self._files:
             return
         rows = [dict(zip(self._schema.names, row, strict=True)) for row in self._rows]

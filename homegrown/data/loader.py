@@ -1,4 +1,4 @@
-"""Tokens for training and evaluation, read from memory-mapped shards."""
+"""Reading tokens for training and evaluation from memory-mapped shards."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from homegrown.util.seeds import derive
 Tokens = npt.NDArray[np.int64]
 
 _BLOCK = 4096
-"""Windows whose order is computed at once: it bounds memory, and one call of NumPy serves many batches."""
+"""Windows whose order is computed at once; bounds memory."""
 
 
 class TokenSplit:
-    """One split (train, validation or test) of a packed corpus, as if it were one long array of tokens.
+    """A split (train, validation or test) of a packed corpus as one long array of tokens.
 
-    `tokens` and `documents` count what the split holds; `bytes` is the size of its text as UTF-8; `context` is the
-    length of its rows in the layout best_fit, None in the contiguous one. Nothing is read before it is asked for.
+    `tokens` and `documents` are its counts; `bytes` is the size of its text as UTF-8; `context` is the length of its
+    rows in the layout best_fit, None in the contiguous one. Tokens are read lazily.
     """
 
     def __init__(self, packed: Path, split: Split):
-        """Open the split of the folder that the stage `pack` made.
+        """Open a split in the output folder of the stage `pack`.
 
         Raises:
             UserError: the index or a shard is missing or damaged.
@@ -47,12 +47,12 @@ class TokenSplit:
         self._first_document = np.cumsum([0, *(file.documents for file in files)]).tolist()
 
     def windows(self, context: int) -> int:
-        """Return how many windows of `context` inputs and their targets there are.
+        """Return the number of windows of `context` inputs and targets.
 
-        They lie side by side from the first token on; in the layout best_fit they are its rows.
+        They are adjacent, from the first token on; in the layout best_fit they are its rows.
 
         Raises:
-            UserError: the rows were made for another context.
+            UserError: the rows have another length.
         """
         if self._rows is None:
             return max(0, (self.tokens - 1) // context)
@@ -64,30 +64,30 @@ class TokenSplit:
         return len(self._rows)
 
     def fitting(self, context: int) -> int:
-        """Return the inputs of a window that fits: `context`, or of a shorter split as many as it has, at least 1.
+        """Return the largest window up to `context` that fits the split, at least 1.
 
-        Few small files leave little text to a held-out split, and that is measured as well as it can be.
+        A held-out split of few small files can be shorter than the context.
         """
         return context if self._rows is not None else max(1, min(context, self.tokens - 1))
 
     def read(self, indices: Sequence[int] | Tokens, context: int, offset: int = 0) -> Tokens:
         """Return the windows `indices` as int64 [len(indices), context + 1], or rows as [len(indices), 3, context].
 
-        Window i covers the split's tokens from offset + i * context on; its last token is the next one's first. Rows,
-        which have no offset, hold inputs, targets and where each input's piece starts (`Rows.read`).
+        Window i starts at token offset + i * context; its last token is the first of the next window. Rows, which
+        have no offset, are inputs, targets and the start of each input's piece (`Rows.read`).
 
         Raises:
-            IndexError: a window reaches beyond the split.
+            IndexError: a window exceeds the split.
         """
         if self._rows is not None:
             return self._rows.read(indices)
         return self.read_at([offset + int(index) * context for index in indices], context + 1)
 
     def read_at(self, starts: Sequence[int], length: int) -> Tokens:
-        """Return the `length` tokens from each of `starts` on, as int64 [len(starts), length].
+        """Return `length` tokens from each of `starts` on, as int64 [len(starts), length].
 
         Raises:
-            IndexError: they reach beyond the split.
+            IndexError: they exceed the split.
         """
         rows = np.empty((len(starts), length), dtype=np.int64)
         for row, start in zip(rows, starts, strict=True):
@@ -95,7 +95,7 @@ class TokenSplit:
         return rows
 
     def document(self, index: int) -> Tokens:
-        """Return the tokens of document `index`, its `<s>` and `</s>` included, as int64 [tokens].
+        """Return the tokens of document `index`, special tokens included, as int64 [tokens].
 
         Raises:
             IndexError: there is no such document.
@@ -121,11 +121,11 @@ class TokenSplit:
 
 
 class Batches:
-    """Shuffled training batches, a pure function of the step, so training resumes at any step with no other state.
+    """Shuffled training batches, a pure function of the step: training resumes at any step without other state.
 
-    In each epoch every window is drawn once, in an order seeded by the epoch, and the windows begin at an offset seeded
-    by it too, so a token does not stay at the same position of its window; the rows of the layout best_fit are what
-    they are. The last batch of an epoch goes on into the next one.
+    Each epoch draws every window once, in an order seeded by the epoch. The windows start at an offset seeded by the
+    epoch too, so the position of a token in its window changes; rows of the layout best_fit have no offset. The last
+    batch of an epoch continues into the next epoch.
     """
 
     def __init__(self, split: TokenSplit, context: int, batch_size: int, seed: int):
@@ -147,13 +147,8 @@ class Batches:
 
     @property
     def window(self) -> tuple[int, ...]:
-        """The shape of one window of a batch."""
+        """Shape of one window of a batch."""
         return (self._context + 1,) if self._contiguous else (3, self._context)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps after which every window has been drawn at least once."""
-        return -(-self._windows // self._batch_size)
 
     def batch(self, step: int) -> Tokens:
         """Return batch `step` (from 0) as int64 [batch_size, context + 1] or, of rows, [batch_size, 3, context]."""
@@ -168,7 +163,7 @@ class Batches:
         return self._starts(epoch, block)[within]
 
     def _draw(self, epoch: int, block: int) -> list[int]:
-        """Return where the epoch's windows begin, or which rows it draws, `_BLOCK` of them at a time."""
+        """Return a block of the epoch's window starts, or of its row numbers."""
         positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self._windows), dtype=np.int64)
         order = Permutation(self._windows, derive(self._seed, "order", epoch))(positions)
         if not self._contiguous:

@@ -1,4 +1,4 @@
-"""Packing: every document between its marks, `<s>` ids `</s>`, in memory-mapped token shards."""
+"""Packing: documents, each between `<s>` and `</s>`, as memory-mapped token shards."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _FILES = TypeAdapter(list[TokenFile])
 
 @dataclass(frozen=True)
 class _Part:
-    """One unit of work: a shard of documents, and where its tokens go."""
+    """A unit of work: a shard of documents and the place of its tokens."""
 
     out: Path
     split: Split
@@ -47,7 +47,7 @@ class _Part:
 
     @property
     def record(self) -> Path:
-        """The list of the part's files, written after them: it says that the part is complete."""
+        """The list of the part's files, written after them: marks the part as complete."""
         return self.out / self.split / f"part-{self.number:05d}.json"
 
 
@@ -64,21 +64,21 @@ def pack(
     """Encode all documents of all splits; `shards` and `tokenizer` are the folders of those stages.
 
     Each shard of documents becomes `<split>/tokens-PPPPP-NN.bin` (little-endian uint16, or uint32 for more than 65,536
-    tokens) with `documents-PPPPP-NN.npy` (int64 starts of its documents); NN counts up where a file has reached
-    `shard_tokens`. `index.json` is written last. Run again on the same `out`, it leaves complete parts alone.
+    tokens) with `documents-PPPPP-NN.npy` (int64 starts of its documents); NN increases when a file reaches
+    `shard_tokens`. `index.json` is written last. A second call with the same `out` skips complete parts.
 
-    The layout `best_fit` needs the model's `context`. A document of n tokens is n - 1 predictions, each of a token from
-    those before it; a row holds `context` predictions of one or more documents, each whole or, if it is too long, cut
-    into pieces. A piece that goes on starts with the last token of the piece before, which that one only predicted: no
-    token is lost and none is predicted twice, and the model sees nothing of the document before the piece, as in a
-    window of the contiguous layout. The token shards are as those of the contiguous layout, but for the order of
-    documents, which follows the rows; `rows-PPPPP-NN.npy` and `pieces-PPPPP-NN.npy` beside them say what is where.
+    The layout `best_fit` needs the model's `context`. A document of n tokens is n - 1 predictions; a row has `context`
+    predictions of one or more documents, complete or, if too long, cut into pieces. A piece starts with the last token
+    of the previous piece, which that piece only predicted: each token is predicted exactly once, and the model sees
+    nothing before the piece, as in a window of the contiguous layout. The token shards equal those of the contiguous
+    layout except for the order of documents, which follows the rows; `rows-PPPPP-NN.npy` and `pieces-PPPPP-NN.npy`
+    describe the rows.
 
     Raises:
-        UserError: the tokenizer or a shard cannot be read, or there is no training text.
+        UserError: the tokenizer or a shard cannot be read, or no training text is left.
     """
     if (settings.layout == "best_fit") != (context is not None):
-        raise ValueError("the layout best_fit, and no other, needs a context")
+        raise ValueError("the layout best_fit needs a context, and no other takes one")
     size = load(tokenizer).get_vocab_size()
     parts = [
         _Part(out, split, number, shard, tokenizer, settings.shard_tokens, context)
@@ -90,7 +90,7 @@ def pack(
         splits[part.split] += files
         progress(done, len(parts), tokens=sum(file.tokens for files in splits.values() for file in files))
     if not splits["train"]:
-        raise UserError(f"{shards / 'train'} holds no documents; give more text, or filter less.")
+        raise UserError(f"{shards / 'train'} has no documents; add text, or filter less.")
     write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=context, splits=splits))
     everything = [file for files in splits.values() for file in files]
     documents, tokens = sum(file.documents for file in everything), sum(file.tokens for file in everything)
@@ -141,7 +141,7 @@ def _pack_part(part: _Part) -> list[TokenFile]:
 
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: Path) -> tuple[Encoder, SpecialIds, TokenType]:
-    """Return a worker's engine, made once, its special tokens and the type of its tokens."""
+    """Return a worker's encoder (created once), its special tokens and its token type."""
     loaded = load(tokenizer)
     return Encoder(loaded), special_ids(loaded), token_type(loaded.get_vocab_size())
 
@@ -154,7 +154,7 @@ def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType) 
 
 
 def _write(part: _Part, number: int, documents: list[Document], size: int) -> TokenFile:
-    """Write one shard of tokens and, in the layout best_fit, its rows."""
+    """Write a shard of tokens and, in the layout best_fit, its rows."""
     pieces = None
     if part.context:
         lengths = np.array([len(document) - 1 for document in documents], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A seeded permutation of 0 … size - 1 that needs no memory: a Feistel network with cycle walking."""
+"""A seeded permutation of 0 … size - 1 in constant memory: a Feistel network with cycle walking."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,9 @@ _SHIFT = np.uint64(33)
 class Permutation:
     """Position → index, each index exactly once.
 
-    A Feistel network permutes the smallest square power of two that holds `size`; an index beyond `size` is permuted
-    again until it falls inside, fewer than four times on average (Black and Rogaway 2002, "Ciphers with arbitrary
-    finite domains"). It is the same with every version of NumPy, which `numpy.random` does not promise.
+    A Feistel network permutes the smallest power of four not below `size`; an index beyond `size` is permuted again
+    until it is inside, fewer than four times on average (Black and Rogaway 2002, "Ciphers with arbitrary finite
+    domains"). The result does not depend on the version of NumPy, unlike that of `numpy.random`.
     """
 
     def __init__(self, size: int, seed: int):

@@ -1,4 +1,4 @@
-"""The rows of the layout best_fit, read from memory-mapped shards."""
+"""Reading the rows of the layout best_fit from memory-mapped shards."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from homegrown.data.index import RowFiles, TokenFile
 from homegrown.util.errors import UserError
 
 NO_TARGET = -100
-"""In place of a target where there is none, or none to be learned: what PyTorch's losses ignore, and ours."""
+"""Target of padding and masked tokens: the value that PyTorch's losses and ours ignore."""
 
-_PADDING = 0  # any token would do: nothing attends to it, and it has no target
+_PADDING = 0  # any token serves: nothing attends to it, and it has no target
 
 Numbers = npt.NDArray[np.int64]
 Array = TypeVar("Array", bound=Any)
@@ -48,12 +48,11 @@ class Rows:
     def read(self, indices: Sequence[int] | Numbers) -> Numbers:
         """Return the rows `indices` as int64 [len(indices), 3, context].
 
-        That is inputs; targets, `NO_TARGET` at padding and where a token is not to be learned; and for each input the
-        place in the row where its piece starts, which is what attention within documents needs. Padding is a piece of
-        its own, at the end.
+        That is: inputs; targets, `NO_TARGET` at padding and masked tokens; and for each input the position in the row
+        where its piece starts, for attention within documents. Padding is a separate piece at the end.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: a row does not exist.
         """
         rows = np.empty((len(indices), 3, self._context), dtype=np.int64)
         for row, index in zip(rows, indices, strict=True):
@@ -87,13 +86,13 @@ def _map_learned(packed: Path, file: TokenFile) -> npt.NDArray[np.uint8] | None:
         raise UserError(f"{path} is missing or damaged; run the stage `instructions` again.") from error
     if len(learned) != file.tokens:
         raise UserError(
-            f"{path} is for {len(learned)} tokens instead of {file.tokens}; run the stage `instructions` again."
+            f"{path} has {len(learned)} tokens instead of {file.tokens}; run the stage `instructions` again."
         )
     return np.asarray(learned)
 
 
 def parts(windows: Array) -> tuple[Array, Array, Array | None]:
-    """Return inputs and targets [rows, context] of windows as either layout gives them, and the pieces' starts or None.
+    """Return inputs and targets [rows, context] of windows of either layout, and the starts of pieces or None.
 
     `windows` is an array or tensor [rows, context + 1], or [rows, 3, context] of the layout best_fit.
     """
@@ -103,17 +102,17 @@ def parts(windows: Array) -> tuple[Array, Array, Array | None]:
 
 
 def map_array(path: Path, shape: tuple[int, ...]) -> Numbers:
-    """Map a file (npy) of int64 that must have this shape.
+    """Map an npy file of int64 with this shape.
 
     Raises:
-        UserError: it is missing, damaged or of another shape.
+        UserError: it is missing, damaged or has another shape.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is missing or damaged; run the stage `pack` again.") from error
     if array.shape != shape or array.dtype != np.int64:
-        raise UserError(f"{path} holds {array.shape} numbers instead of {shape}; run the stage `pack` again.")
+        raise UserError(f"{path} has shape {array.shape} instead of {shape}; run the stage `pack` again.")
     return np.asarray(array)
 
 

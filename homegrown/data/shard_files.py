@@ -1,4 +1,4 @@
-"""Writing one shard of tokens: the tokens, where documents start, rows, and which tokens are to be learned."""
+"""Writing a shard: tokens, starts of documents, rows and loss mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Learned = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """Where a shard's files go: `out/split/tokens-NAME.bin` and the like."""
+    """The place of a shard's files: `out/split/tokens-NAME.bin` and others."""
 
     out: Path
     split: Split
     name: str
 
     def file(self, what: str, ending: str) -> str:
-        """Return the name of one of the files, relative to `out`."""
+        """Return the name of a file, relative to `out`."""
         return f"{self.split}/{what}-{self.name}.{ending}"
 
 
@@ -35,10 +35,10 @@ def write_shard(
     pieces: Pieces | None = None,
     learned: Sequence[Learned] | None = None,
 ) -> TokenFile:
-    """Write `documents` (each little-endian uint16 or uint32 [tokens]), each file whole or not at all.
+    """Write `documents` (each little-endian uint16 or uint32 [tokens]); each file atomically.
 
-    With `pieces`, the layout of their predictions in rows, documents follow the rows in which their last pieces lie, so
-    that a row is read from one place. `learned` has for each document which of its tokens are to be learned.
+    With `pieces`, the layout of their predictions in rows, documents follow the rows of their last pieces, so that the
+    documents of a row are adjacent. `learned` is the loss mask of each document.
     """
     layout = None
     if pieces is not None:
@@ -65,7 +65,7 @@ def write_shard(
 
 
 def _write_rows(place: ShardPlace, pieces: Pieces, starts: npt.NDArray[np.int64]) -> RowFiles:
-    """Write where the pieces of documents with these `starts` lie."""
+    """Write the pieces of documents with these `starts`."""
     rows = int(pieces.row[-1]) + 1
     layout = RowFiles(
         rows_file=place.file("rows", "npy"),

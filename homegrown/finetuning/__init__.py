@@ -1,1 +1,1 @@
-"""Fine-tuning: a trained model learns to answer, by an adapter or as a whole."""
+"""Fine-tuning: train a model on conversations, with an adapter or all weights."""

@@ -1,4 +1,4 @@
-"""Before and after: what base and fine-tuned model make of held-out questions."""
+"""Before and after: the base and the fine-tuned model on held-out questions."""
 
 import math
 import re
@@ -24,17 +24,17 @@ from homegrown.util.files import write_parquet
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 BEFORE, AFTER = "base", "fine-tuned"
-_ROWS = 8  # of tokens in a forward pass, and questions answered side by side
+_ROWS = 8  # in a forward pass; also questions in a batch
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one model; a row of the table `results`.
+    """Measurements of one model; a row of the table `results`.
 
-    `loss` is in nats per token of the authors' answers, the mark at their end included, `bits_per_byte` over their
-    bytes. Of its own answers, the likeliest ones, `ended` is the share that ended with the end-of-turn mark before the
-    longest length, `formatted` the share that matches the pattern (None without one), `same` the share that is the
-    author's word for word, `tokens` their mean length.
+    `loss`: nats per token of the reference answers, end-of-turn token included; `bits_per_byte`: the same over their
+    bytes. The model's own answers are greedy. `ended`: share that ends with the end-of-turn token before the limit;
+    `formatted`: share that matches the pattern (None without one); `same`: share equal to the reference answer;
+    `tokens`: mean length.
     """
 
     model: str
@@ -48,7 +48,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model answered; `ended` says that it came to an end by itself."""
+    """A model's answer; `ended`: it ended before the limit."""
 
     text: str
     tokens: int
@@ -64,9 +64,9 @@ def measure(
     device: str,
     progress: Progress = silent,
 ) -> Outcome:
-    """Measure the models of the folders `models` on what the folder `instructions` holds out.
+    """Measure the models in the folders `models` on the held-out conversations of `instructions`.
 
-    Writes the tables `results` (see `Result`) and `samples`: every question, the author's answer, and each model's.
+    Writes the tables `results` (see `Result`) and `samples`: each question with all answers.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -95,7 +95,7 @@ def measure(
 
 @torch.inference_mode()
 def _loss(model: Transformer, folder: Path, instructions: Path, most: int | None) -> tuple[float, float]:
-    """Return nats per token and bits per byte of held-out answers, over rows spread evenly."""
+    """Return nats per token and bits per byte of held-out answers, over evenly spaced rows."""
     split, sizes = TokenSplit(instructions, "validation"), tokens.token_bytes(tokens.load(folder))
     assert split.context is not None
     rows = split.windows(split.context)
@@ -113,13 +113,13 @@ def _loss(model: Transformer, folder: Path, instructions: Path, most: int | None
 
 
 def _answers(model: Transformer, folder: Path, questions: Sequence[Question], most: int) -> list[Answer]:
-    """Return the model's likeliest answers; one that fills its room, or has none, did not end."""
+    """Return the model's greedy answers; one that uses all its tokens did not end."""
     tokenizer = tokens.load(folder)
     end, context = special_ids(tokenizer).message_end, model.config.context
     answers = []
     for start in range(0, len(questions), _ROWS):
         prompts = [encode(tokenizer, one.messages, reply=True) for one in questions[start : start + _ROWS]]
-        # No token but the end-of-turn mark ends it: whoever ends a document has not learned the format.
+        # Only the end-of-turn token ends an answer: a model that ends the document has not learned the format.
         written = generate(model, prompts, max_new_tokens=most, stop_ids=frozenset({end}))
         for prompt, new in zip(prompts, written, strict=True):
             ended = len(new) < min(most, context - len(prompt))

@@ -1,4 +1,4 @@
-"""Fine-tuning as a stage: a base model and conversations in, an adapter or a whole model out."""
+"""The stage `finetune`: a base model and conversations in, an adapter or a full model out."""
 
 from pathlib import Path
 
@@ -31,16 +31,15 @@ def finetune(
     parallel: Parallel = "ddp",
     progress: Progress = silent,
 ) -> Outcome:
-    """Train the model in the folder `base` on the answers that the stage `instructions` packed.
+    """Train the model in the folder `base` on the answers packed by the stage `instructions`.
 
-    Writes `adapter/` in peft's files (with the method `full` instead `model/`, which is told `system` where a
-    conversation has no system message), and beside it what pretraining writes:
-    metrics, samples, curve, event files, summary and the last checkpoint, which holds what is trained and no more.
-    Called again on the same `out` it goes on from the newest checkpoint, as pretraining does.
+    Writes `adapter/` in peft's format, or `model/` with the method `full`; `system` is its default system message.
+    Also writes metrics, samples, curve, event files, summary and checkpoints, as pretraining does. A checkpoint has the
+    trained weights only. A second call with the same `out` resumes from the newest checkpoint.
 
     Raises:
         UserError: a library is missing, a setting does not fit the base or the machine, or training diverges.
-        RuntimeError: a worker failed for another reason; the message names its log.
+        RuntimeError: a worker failed for another reason; the message names its log file.
     """
     check(weights.load_config(base / "config.json"), settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -62,10 +61,10 @@ def finetune(
 
 
 def check(config: ModelConfig, settings: FinetuneSettings) -> None:
-    """See that the libraries are there and a base of this shape takes the settings.
+    """Check that the libraries are installed and the settings fit a base of this shape.
 
     Raises:
-        UserError: they are not, or it does not.
+        UserError: a library is missing, or a setting does not fit.
     """
     if settings.method == "full":
         return

@@ -1,4 +1,4 @@
-"""What is trained in fine-tuning: an adapter on a base model, or all of its weights."""
+"""The training task of fine-tuning: an adapter on a base model, or all its weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from homegrown.config.finetune_recipe import FinetuneSettings
 from homegrown.training.job import TrainingJob
 from homegrown.util.errors import UserError
 
-if TYPE_CHECKING:  # who only writes a job needs no PyTorch
+if TYPE_CHECKING:  # writing a job needs no PyTorch
     from tokenizers import Tokenizer
 
     from homegrown.data.loader import TokenSplit
@@ -22,7 +22,7 @@ _HELD_OUT_PROMPTS = 2
 
 
 class FinetuneJob(TrainingJob):
-    """One fine-tuning; `base` is the folder of the base model's weights, `packed` that of the instructions."""
+    """A fine-tuning job; `base`: folder of the base model, `packed`: folder of the packed conversations."""
 
     base: Path
     finetuning: FinetuneSettings
@@ -33,13 +33,13 @@ class FinetuneJob(TrainingJob):
 
 
 class TunedModel:
-    """A base model that learns from conversations; a `TrainingTask`."""
+    """A base model trained on conversations; a `TrainingTask`."""
 
     def __init__(self, job: FinetuneJob, train: "TokenSplit", tokenizer: "Tokenizer"):
-        """Look at the base.
+        """Check the base.
 
         Raises:
-            UserError: it is damaged, or does not fit the conversations or the settings.
+            UserError: it is damaged, or does not match the conversations or the settings.
         """
         from homegrown.model import weights
         from homegrown.tokenizer.chat import stop_ids
@@ -49,7 +49,7 @@ class TunedModel:
         self._base = weights.load_config(job.base / "config.json")
         if train.context is None or train.context > self._base.context:
             raise UserError(
-                f"The conversations are packed in rows of {train.context}, but the base model's context is "
+                f"The conversations are packed in rows of {train.context} tokens, but the base model's context is "
                 f"{self._base.context}; run the stage `instructions` again."
             )
         self.config = dataclasses.replace(self._base, context=train.context, dropout=job.training.dropout)
@@ -76,7 +76,7 @@ class TunedModel:
         return model
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
-        """See `TrainingTask`: `adapter/` in peft's files, or a whole model's `model/`."""
+        """See `TrainingTask`: writes `adapter/` in peft's format, or `model/` with the method `full`."""
         from homegrown.model import lora
         from homegrown.model.transformer import Transformer
         from homegrown.training.task import keep_model
@@ -87,7 +87,7 @@ class TunedModel:
             lora.save(checkpoints.fill(step, self.begin()), self._job.finetuning, out / ADAPTER)
 
     def _weights(self) -> "Transformer":
-        """Return the base with the context of the rows, in float32."""
+        """Return the base in float32, its context that of the rows."""
         import torch
 
         from homegrown.model import weights
@@ -98,7 +98,7 @@ class TunedModel:
         return model
 
     def _flops(self) -> int:
-        """Return 6 operations for each weight and token; with an adapter 4: the base's gradients are not made."""
+        """Return 6 operations per weight and token; 4 with an adapter, as the base needs no weight gradients."""
         every = self.config.flops_per_token()
         if self._job.finetuning.method == "full":
             return every
@@ -110,26 +110,26 @@ class TunedModel:
         from homegrown.tokenizer.chat import Message, encode
         from homegrown.training.task import Prompt
 
-        asked = [(one.text, one.messages) for one in held_out(self._job.packed, _HELD_OUT_PROMPTS)]
-        asked += [(text, [Message("user", text)]) for text in self._job.training.sample_prompts]
-        prompts = [Prompt(text, encode(tokenizer, messages, reply=True)) for text, messages in asked]
+        questions = [(one.text, one.messages) for one in held_out(self._job.packed, _HELD_OUT_PROMPTS)]
+        questions += [(text, [Message("user", text)]) for text in self._job.training.sample_prompts]
+        prompts = [Prompt(text, encode(tokenizer, messages, reply=True)) for text, messages in questions]
         for prompt in prompts:
             if len(prompt.tokens) > self.config.context:
                 raise UserError(
-                    f"The question {prompt.text[:40]!r} of training.sample_prompts has {len(prompt.tokens)} tokens, "
-                    f"more than the context of {self.config.context}; shorten it."
+                    f"training.sample_prompts: {prompt.text[:40]!r} has {len(prompt.tokens)} tokens, more than the "
+                    f"context of {self.config.context}; shorten it."
                 )
         return prompts
 
 
 def _in_four_bits(model: "Transformer") -> None:
-    """Put nf4 weights (QLoRA, Dettmers et al. 2023) in the place of the matrices of all blocks."""
+    """Replace the matrices of all blocks by nf4 weights (QLoRA, Dettmers et al. 2023)."""
     from homegrown.quantization.linear import METHODS
     from homegrown.quantization.variants import matrices
 
     for name, layer in matrices(model).items():
         small = METHODS["nf4"].layer(METHODS["nf4"].pack(layer.weight.detach()), layer.bias, layer.weight.shape)
-        # Else, on processors with AVX512-BF16, a forward pass in evaluation repacks the weights, and after it no
-        # gradient passes through them, without a word.
-        setattr(small, "support_avx512bf16_for_cpu", False)  # noqa: B010 (bitsandbytes' own)
+        # Otherwise, on processors with AVX512-BF16, an evaluation forward pass repacks the weights, and gradients
+        # silently stop passing through them.
+        setattr(small, "support_avx512bf16_for_cpu", False)  # noqa: B010 (name of bitsandbytes)
         model.set_submodule(name, small)

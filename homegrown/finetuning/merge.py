@@ -1,4 +1,4 @@
-"""An adapter added to the weights that it was trained on: a whole model, which every reader of models takes."""
+"""Merging an adapter into its base: the result is an ordinary model."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from homegrown.util.progress import Outcome
 
 
 def merge(out: Path, base: Path, finetuned: Path, system: str | None) -> Outcome:
-    """Write `out/model`: the model of the folder `base`, in float32, with the adapter of the stage folder `finetuned`.
+    """Write `out/model`: the model in `base`, in float32, merged with the adapter in the stage folder `finetuned`.
 
-    An adapter that was trained beside 4-bit weights is added to the unquantized ones too (QLoRA's own advice).
-    `system` is what the model is told where a conversation has no system message.
+    An adapter trained on 4-bit weights is merged into the unquantized weights too, as the QLoRA paper advises.
+    `system` is the model's default system message.
 
     Raises:
-        UserError: a file is missing or damaged, or the adapter is of another model.
+        UserError: a file is missing or damaged, or the adapter belongs to another model.
     """
     model = lora.merge(weights.load(base, dtype=torch.float32), finetuned / ADAPTER)
     keep_model(model, base, out / MODEL)

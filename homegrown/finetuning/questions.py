@@ -1,4 +1,4 @@
-"""Held-out questions, out of what the stage `instructions` kept from training."""
+"""Held-out questions from the stage `instructions`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from homegrown.tokenizer.chat import Message
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation up to its first answer, and that answer as its author wrote it."""
+    """A conversation up to its first answer, and that reference answer."""
 
     messages: list[Message]
     answer: str
@@ -22,7 +22,7 @@ class Question:
 
 
 def held_out(instructions: Path, most: int) -> list[Question]:
-    """Return up to `most` questions, spread evenly over all that are held out, the same each time."""
+    """Return up to `most` held-out questions, evenly spaced; the same on each call."""
     found = [
         question
         for path in sorted((instructions / "held_out").glob("*.parquet"))

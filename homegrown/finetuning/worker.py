@@ -1,4 +1,4 @@
-"""The process that the elastic launcher starts for each worker: `python -m homegrown.finetuning.worker JOB`."""
+"""The worker process that the elastic launcher starts: `python -m homegrown.finetuning.worker JOB`."""
 
 import sys
 from pathlib import Path

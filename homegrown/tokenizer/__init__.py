@@ -1,1 +1,1 @@
-"""Byte-level BPE: training, encoding, special tokens, chat format."""
+"""Byte-level BPE: training, encoding, special tokens, chat template."""

@@ -1,4 +1,4 @@
-"""Conversations as tokens: the chat template, and what ends an answer."""
+"""Conversations as tokens: the chat template and the stop tokens of an answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from homegrown.tokenizer.special import SpecialIds, special_ids
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """A message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 def template(tokenizer: Tokenizer, system: str | None = None) -> str:
-    """Return the Jinja template that exports carry: ChatML after the mark that starts every document.
+    """Return the Jinja template for exports: ChatML after the start-of-document token.
 
-    Runtimes give it `messages`, each with `role` and `content`, and `add_generation_prompt`. `system` is what
-    `with_system` would put before them; the text of no special token may be in it.
+    Runtimes pass it `messages`, each with `role` and `content`, and `add_generation_prompt`. `system` is the default
+    system message (see `with_system`); it must not contain the text of a special token.
     """
     marks = special_ids(tokenizer)
     bos, start, end = (tokenizer.id_to_token(mark) for mark in (marks.bos, marks.message_start, marks.message_end))
     default = ""
     if system is not None:
-        told = _literal(f"{start}system\n{system}{end}\n")
-        default = f"{{% if not messages or messages[0]['role'] != 'system' %}}{{{{ {told} }}}}{{% endif %}}"
+        literal = _literal(f"{start}system\n{system}{end}\n")
+        default = f"{{% if not messages or messages[0]['role'] != 'system' %}}{{{{ {literal} }}}}{{% endif %}}"
     return (
         f"{{{{ '{bos}' }}}}{default}{{% for message in messages %}}"
         f"{{{{ '{start}' + message['role'] + '\\n' + message['content'] + '{end}' + '\\n' }}}}{{% endfor %}}"
@@ -40,24 +40,24 @@ def template(tokenizer: Tokenizer, system: str | None = None) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a string of Jinja, in which line breaks are escaped: bare ones would all become the same."""
+    """Return a Jinja string literal with escaped line breaks: Jinja would normalize raw ones."""
     for character, escape in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(character, escape)
     return f"'{text}'"
 
 
 def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
-    """Return the messages after what the model is told by default, unless they begin with a system message."""
+    """Return the messages after the default system message, unless they start with one of their own."""
     if system is None or (messages and messages[0].role == "system"):
         return list(messages)
     return [Message("system", system), *messages]
 
 
 def encode(tokenizer: Tokenizer, messages: Sequence[Message], *, reply: bool) -> list[int]:
-    """Return the ids of the template's text, with the start of an answer after it if `reply`.
+    """Return the ids of the rendered template; with `reply`, followed by the start of an answer.
 
-    The text of a special token inside a message stays text, so that no message can pretend to be another. `tokenizer`
-    is one of `homegrown.tokenizer.loading.load`.
+    The text of a special token in a message is encoded as text, so that no message can forge another. `tokenizer`
+    comes from `homegrown.tokenizer.loading.load`.
     """
     marks = special_ids(tokenizer)
 
@@ -75,9 +75,9 @@ def encode(tokenizer: Tokenizer, messages: Sequence[Message], *, reply: bool) ->
 
 @dataclass(frozen=True)
 class Turn:
-    """One message as tokens: their ids, uint32 [tokens], and which of them its author wrote, bool [tokens].
+    """A message as tokens: ids, uint32 [tokens], and loss mask, bool [tokens].
 
-    Of an answer these are its text and the mark that ends it, so what a model has to write; of other messages none.
+    The mask covers the text of an answer and its end-of-turn token; of other messages, nothing.
     """
 
     ids: npt.NDArray[np.uint32]
@@ -87,22 +87,22 @@ class Turn:
 class TurnEncoder:
     """Encodes the messages of conversations one by one, for training.
 
-    Together, after `start`, they are what `encode` gives. Only an answer that begins with a line break may differ: its
-    text is encoded as a model writes it, after the tokens that ask for an answer, and not as one text with them.
+    After `start`, they concatenate to the ids of `encode`. Only an answer that starts with a line break may differ: its
+    text is encoded separately from the tokens that prompt for it, as a model writes it.
     """
 
     def __init__(self, encoder: Encoder, marks: SpecialIds):
-        """Take the engine and the special tokens of one tokenizer."""
+        """Take the encoder and the special tokens of a tokenizer."""
         self._encode = encoder.encode
         self.start = np.array([marks.bos], dtype=np.uint32)
-        """What every conversation begins with, uint32 [1]."""
+        """The start of every conversation, uint32 [1]."""
         self._opens = np.array([marks.message_start], dtype=np.uint32)
         self._asks = np.concatenate([self._opens, encoder.encode("assistant\n")])
         self._ends = np.array([marks.message_end], dtype=np.uint32)
         self._between = encoder.encode("\n")
 
     def __call__(self, message: Message) -> Turn:
-        """Return the tokens of one message."""
+        """Return the tokens of a message."""
         if message.role != "assistant":
             text = self._encode(f"{message.role}\n{message.content}")
             ids = np.concatenate([self._opens, text, self._ends, self._between])
@@ -113,6 +113,6 @@ class TurnEncoder:
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """Return the tokens that end an answer or a document: every export names them, or output would never end."""
+    """Return the tokens that end an answer or a document; every export lists them, or output would never end."""
     marks = special_ids(tokenizer)
     return frozenset({marks.eos, marks.message_end})

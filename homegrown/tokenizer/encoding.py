@@ -1,4 +1,4 @@
-"""Text to token ids: with tiktoken's engine, several times as fast, wherever it gives the ids of `tokenizers`."""
+"""Text to token ids: with tiktoken, several times as fast, wherever it gives the same ids as `tokenizers`."""
 
 import json
 import re
@@ -15,34 +15,34 @@ SPLIT_PATTERN = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Qwen2's, in the form of llama.cpp's pre-tokenizer "qwen2": `(?i:'s)` there would also take the long s of U+017F."""
+"""Qwen2's, as llama.cpp's pre-tokenizer "qwen2" has it: `(?i:'s)` would also match the long s, U+017F."""
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""What `ByteLevel` splits at by itself (Radford et al. 2019)."""
+"""The default split pattern of `ByteLevel` (Radford et al. 2019)."""
 
 _CASE_FOLDED = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2_PATTERN, LLAMA3_PATTERN = _CASE_FOLDED % r"\p{N}", _CASE_FOLDED % r"\p{N}{1,3}"
 
-# The two engines' regular expressions were compared on every character of Unicode with these, and split alike.
+# With these patterns both regular expression engines split alike, as tested on every character of Unicode.
 _COMPARED = (SPLIT_PATTERN, GPT2_PATTERN, QWEN2_PATTERN, LLAMA3_PATTERN)
 
-# tiktoken's regular expressions give up (with a panic) where `\s+(?!\S)` has to step back a million times.
+# tiktoken's regular expressions panic where `\s+(?!\S)` backtracks a million times.
 _LONG_BLANK_CHARACTERS = 500_000
 _LONG_BLANK = re.compile(rf"\s{{{_LONG_BLANK_CHARACTERS}}}")
 
 
 class Encoder:
-    """Encodes plain text: the text of a special token (`</s>`) in it is text like any other.
+    """Encodes plain text: the text of a special token (`</s>`) in it is ordinary text.
 
-    tiktoken joins the neighbours whose union has the smallest id, `tokenizers` the pair whose merge was learned first.
-    They agree where ids follow the merges and a token's own text merges into that token; a tokenizer of which this
-    cannot be shown is left to `tokenizers`. `fast` says which engine it is.
+    tiktoken joins the neighbors whose union has the smallest id, `tokenizers` the pair with the earliest merge. They
+    agree where ids follow the merges and a token's own text merges into that token. If this cannot be shown,
+    `tokenizers` encodes. `fast` reports the engine.
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        """Take over a byte-level BPE that `tokens.tokenizer` made or took."""
+        """Take a byte-level BPE from `homegrown.tokenizer.train` or `homegrown.tokenizer.existing`."""
         description = json.loads(tokenizer.to_str())
         self._exact = Tokenizer.from_str(tokenizer.to_str())
         self._exact.encode_special_tokens = True
@@ -58,44 +58,44 @@ class Encoder:
 
     @property
     def fast(self) -> bool:
-        """Whether tiktoken's engine encodes."""
+        """Whether tiktoken encodes."""
         return self._tiktoken is not None
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Return the token ids of `text` (valid Unicode, no lone surrogates) as uint32 [tokens].
 
         Raises:
-            UserError: the search for a given tokenizer's split pattern was given up, as it takes too long.
+            UserError: the split pattern of a given tokenizer takes too long on this text.
         """
         if self._tiktoken is None or (len(text) >= _LONG_BLANK_CHARACTERS and _LONG_BLANK.search(text)):
             return np.array(self._encode_exactly(text), dtype=np.uint32)
-        # A list first: tiktoken's own way to an array looks for special tokens and takes 1.7 times as long.
+        # A list first: tiktoken's own conversion to an array checks for special tokens and takes 1.7 times as long.
         return np.array(self._tiktoken.encode_ordinary(text), dtype=np.uint32)
 
     def _encode_exactly(self, text: str) -> list[int]:
         try:
             ids: list[int] = self._exact.encode(text, add_special_tokens=False).ids
         except BaseException as error:
-            # What a panic in Rust becomes is no Exception, and has no type that could be imported.
+            # A panic in Rust is not an Exception, and its type cannot be imported.
             if type(error).__name__ != "PanicException":
                 raise
             raise UserError(
-                f"The tokenizer's split pattern is one whose search was given up ({error}) in a text that begins with "
-                f"{text[:40]!r}; give another tokenizer (tokenizer.path), or none to have one trained."
+                f"The split pattern of the tokenizer failed ({error}) on a text that starts with {text[:40]!r}; set "
+                "tokenizer.path to another tokenizer, or to null to train one."
             ) from None
         return ids
 
 
 def to_bytes(token: str) -> bytes:
-    """Return the bytes that a token of a byte-level vocabulary writes as one printable character each.
+    """Return the bytes of a token of a byte-level vocabulary, which has one printable character for each.
 
-    Raises KeyError for a character that stands for no byte.
+    Raises KeyError for any other character.
     """
     return bytes(BYTES[character] for character in token)
 
 
 def _byte_characters() -> dict[str, int]:
-    """Return GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 onward, in order."""
+    """Return GPT-2's alphabet: printable Latin-1 maps to itself, U+0100 onward to the other bytes in order."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + number): byte for number, byte in enumerate(others)}
@@ -105,7 +105,7 @@ BYTES = _byte_characters()
 
 
 def split_pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
-    """Return the regular expression at which text is split, or None if it is not one of those compared."""
+    """Return the regular expression that splits text, or None if it is not one of `_COMPARED`."""
     match pre_tokenizer:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
             return GPT2_PATTERN
@@ -121,7 +121,7 @@ def split_pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
 
 
 def _ranks(description: dict[str, Any]) -> dict[str, int]:
-    """Return the ordinary tokens with their ids; nothing if the model is no BPE of bytes."""
+    """Return the ordinary tokens with their ids; empty if the model is not a byte-level BPE."""
     model, special = description["model"], {token["content"] for token in description["added_tokens"]}
     if model["type"] != "BPE" or not BYTES.keys() <= model["vocab"].keys():
         return {}
@@ -130,11 +130,11 @@ def _ranks(description: dict[str, Any]) -> dict[str, int]:
 
 
 def _merges_by_rank(model: dict[str, Any], ranks: dict[str, int]) -> bool:
-    """Say whether joining the neighbours of the smallest union, as tiktoken does, is what the merges do.
+    """Return whether joining the neighbors with the smallest union, as tiktoken does, equals applying the merges.
 
-    Ids must not fall along the merges. Then both take the same steps until tiktoken joins two neighbours that no merge
-    joins. Such a step would lie within the text of one token, and leave it as these two if it were all the text; so
-    there is none in a token whose own text merges into it, and none in one that every split of it can be merged to.
+    Ids must not decrease along the merges. Then both take the same steps until tiktoken joins two neighbors that no
+    merge joins. Such a step lies within the text of one token, and would leave these two if it were all the text. So it
+    cannot occur in a token whose own text merges into it, nor in one that all its splits can be merged to.
     """
     merged = [ranks.get(first + second, -1) for first, second in model["merges"]]
     if -1 in merged or merged != sorted(merged):
@@ -146,7 +146,7 @@ def _merges_by_rank(model: dict[str, Any], ranks: dict[str, int]) -> bool:
             continue
         splits = [(token[:place], token[place:]) for place in range(1, len(token))]
         joinable = all(split in known for split in splits if ranks.keys() >= set(split))
-        # tiktoken takes a whole piece of text that is a token as that token.
+        # tiktoken encodes a piece of text that equals a token as that token.
         if not (model["ignore_merges"] and joinable):
             return False
     return True

@@ -1,4 +1,4 @@
-"""A tokenizer that was trained elsewhere, taken over: GPT-2's, Llama 3's, Qwen's and others of their kind."""
+"""Importing a published tokenizer: byte-level BPE such as GPT-2's, Llama 3's and Qwen's."""
 
 import json
 from pathlib import Path
@@ -12,38 +12,38 @@ from homegrown.util.errors import UserError
 
 _FILE = "tokenizer.json"
 
-# Pre-tokenizers that only split. `ByteLevel` then writes bytes as characters, the form of every token.
+# Pre-tokenizers that only split. `ByteLevel` then maps bytes to characters, the form of every token.
 _SPLITTING = {"Split", "Digits", "Punctuation", "ByteLevel"}
 
 _PROBE = "".join(map(chr, [*range(0x250), *range(0x400, 0x420), *range(0x2000, 0x2030), 0x301, 0x4E00, 0x1F642]))
 
 
 def tokenizer_file(path: Path) -> Path:
-    """Return the file that the setting `tokenizer.path` means: the file itself, or `tokenizer.json` in the folder.
+    """Return the file of the setting `tokenizer.path`: the file itself, or `tokenizer.json` in the folder.
 
     Raises:
-        UserError: there is none.
+        UserError: it is not found.
     """
     file = path / _FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"tokenizer.path: there is no file {file}; name a tokenizer.json or a folder with one.")
+        raise UserError(f"tokenizer.path: {file} is not found; name a tokenizer.json or a folder with one.")
     return file
 
 
 def take(path: Path) -> Tokenizer:
-    """Return the tokenizer of `path` as packing and training need it: same ids, special tokens added that are missing.
+    """Return the tokenizer in `path` as packing and training need it: the same ids, missing special tokens added.
 
-    What it does beside encoding text is taken off: marks put around a text (packing puts them), truncation, padding,
-    and NFC, which all text has since `ingest`. The text of an added token is encoded like any other text.
+    Everything but encoding is removed: the post-processor (packing adds special tokens), truncation, padding, and NFC,
+    which `ingest` applies to all text. The text of an added token is encoded as ordinary text.
 
     Raises:
-        UserError: it is no byte-level BPE that gives every text back as it was.
+        UserError: it is not a lossless byte-level BPE.
     """
     file = tokenizer_file(path)
     try:
         original = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises no narrower class
-        raise UserError(f"tokenizer.path: {file} is no tokenizer ({error}); name another.") from error
+        raise UserError(f"tokenizer.path: {file} is not a tokenizer ({error}); name another.") from error
     description = json.loads(original.to_str())
     if reason := _unusable(description):
         raise UserError(
@@ -62,33 +62,33 @@ def take(path: Path) -> Tokenizer:
     add_missing(tokenizer)
     tokenizer.encode_special_tokens = True
     if tokenizer.decode(tokenizer.encode(_PROBE).ids) != _PROBE:
-        raise UserError(f"tokenizer.path: {file} does not give a text back as it was; name another tokenizer.")
+        raise UserError(f"tokenizer.path: {file} does not decode a text to the same text; name another tokenizer.")
     return tokenizer
 
 
 def _unusable(description: dict[str, Any]) -> str | None:
-    """Return what makes a tokenizer no lossless byte-level BPE, or None."""
+    """Return why a tokenizer is not a lossless byte-level BPE, or None."""
     model, added = description["model"], {token["content"]: token["id"] for token in description["added_tokens"]}
     if model["type"] != "BPE":
         return f"is a {model['type']} tokenizer"
     if not BYTES.keys() <= model["vocab"].keys():
         return "lacks tokens for some bytes"
     if model["dropout"] or model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
-        return "has BPE dropout or marks the ends of words"
+        return "has BPE dropout or marks word ends"
     foreign = [token for token in model["vocab"] if token not in added and not BYTES.keys() >= set(token)]
     if foreign:
-        return f"has a token {foreign[0]!r} that is not written as bytes"
+        return f"has a token {foreign[0]!r} that is not byte-level"
     ids = sorted({*model["vocab"].values(), *added.values()})
     if ids != list(range(len(ids))):
         return "has gaps between its token ids"
     normalizer = description["normalizer"]
     if normalizer and normalizer["type"] != "NFC":
-        return f"changes the text before it encodes ({normalizer['type']})"
+        return f"changes the text before encoding ({normalizer['type']})"
     step = description["pre_tokenizer"] or {"type": "none"}
     steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
     if steps[-1]["type"] != "ByteLevel":
         return "is not byte-level"
     for step in steps:
         if step["type"] not in _SPLITTING or step.get("behavior") == "Removed" or step.get("add_prefix_space"):
-            return f"adds to the text or takes from it before it encodes ({step['type']})"
+            return f"adds to the text or removes from it before encoding ({step['type']})"
     return None

@@ -1,4 +1,4 @@
-"""A tokenizer on disk: loading it, and the bytes that its tokens stand for."""
+"""Loading a tokenizer from disk, and the sizes of its tokens."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def load(folder: Path) -> Tokenizer:
-    """Load the tokenizer of a folder; the text of a special token is encoded like any other text.
+    """Load the tokenizer of a folder; the text of a special token is encoded as ordinary text.
 
     Raises:
         UserError: the file is missing or is not a tokenizer.
@@ -30,7 +30,7 @@ def load(folder: Path) -> Tokenizer:
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
-    """Return how many bytes of UTF-8 text each token stands for, int32 [vocabulary]; special tokens for none."""
+    """Return the number of bytes of UTF-8 text of each token, int32 [vocabulary]; 0 for special tokens."""
     sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int32)
     special = tokenizer.get_added_tokens_decoder()
     for token, number in tokenizer.get_vocab().items():

@@ -1,4 +1,4 @@
-"""Document shards, read in bounded batches."""
+"""Reading document shards in batches of bounded size."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,10 @@ _BATCH_ROWS = 1024
 
 
 def read_shard(shard: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of one Parquet shard, as many as 1,024 at a time; never an empty batch.
+    """Yield the rows of a Parquet shard in non-empty batches of at most 1,024.
 
     Raises:
-        UserError: the file is not Parquet or lacks a column.
+        UserError: the file is not Parquet, or a column is missing.
     """
     try:
         with pq.ParquetFile(shard) as file:
@@ -29,7 +29,7 @@ def read_shard(shard: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def read_sample(shards: list[Path], columns: list[str], limit: int) -> Iterator[pa.RecordBatch]:
-    """Yield rows with `text` among their columns until it amounts to `limit` bytes; only the last row may go beyond."""
+    """Yield rows until their `text` reaches `limit` bytes; only the last row may exceed it."""
     taken = 0
     for shard in shards:
         for batch in read_shard(shard, columns):
@@ -42,6 +42,6 @@ def read_sample(shards: list[Path], columns: list[str], limit: int) -> Iterator[
 
 
 def text_bytes(batch: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the size of each row's text as UTF-8, int64 [rows]."""
+    """Return the bytes of each row's text as UTF-8, int64 [rows]."""
     sizes: np.ndarray[tuple[int], np.dtype[np.int64]] = pc.binary_length(batch["text"]).to_numpy().astype(np.int64)
     return sizes

@@ -1,14 +1,14 @@
-"""Special tokens: those of a tokenizer trained here, and which of any tokenizer's mark documents and messages."""
+"""Special tokens: those of a new tokenizer, and the roles of those of any tokenizer."""
 
 from dataclasses import dataclass
 
 from tokenizers import AddedToken, Tokenizer
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|im_start|>", "<|im_end|>")
-"""Of a tokenizer trained here; their ids are their places. The last two belong to the chat template."""
+"""Those of a new tokenizer, in the order of their ids. The last two belong to the chat template."""
 
-# What published tokenizers call them; the first is what is added where there is none. GPT-2's and Qwen's have no start
-# of their own: one token at both ends could not be told apart, so such a tokenizer is given `<s>`.
+# Their names in published tokenizers; the first is added if none is found. GPT-2's and Qwen's have no start token, and
+# one token for both ends would be ambiguous, so `<s>` is added.
 _NAMES = {
     "bos": ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<｜end▁of▁sentence｜>"),
@@ -19,7 +19,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids that packing, generation and chat need: a document's start and end, and a message's (ChatML)."""
+    """The ids of the start and end of a document, and of a message (ChatML)."""
 
     bos: int
     eos: int
@@ -28,10 +28,10 @@ class SpecialIds:
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Return the ids of a tokenizer that was made here or has been through `add_missing`.
+    """Return the ids of a tokenizer trained here or completed by `add_missing`.
 
     Raises:
-        ValueError: it lacks one of them.
+        ValueError: one of them is missing.
     """
     found = _find(tokenizer)
     if missing := _NAMES.keys() - found.keys():
@@ -40,7 +40,7 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
 
 
 def add_missing(tokenizer: Tokenizer) -> None:
-    """Add the special tokens that are needed and missing, after all that the tokenizer has."""
+    """Append the missing special tokens to the vocabulary."""
     found = _find(tokenizer)
     names = [names[0] for role, names in _NAMES.items() if role not in found]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])

@@ -1,4 +1,4 @@
-"""What a model is told where a conversation does not say it: a file beside its tokenizer, `chat.json`."""
+"""The default system message of a model: the file `chat.json` beside its tokenizer."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ class _Chat(BaseModel):
 
 
 def save_system(folder: Path, system: str | None) -> None:
-    """Write the system message of the model in `folder`, whole or not at all; None: it has none."""
+    """Write the default system message of the model in `folder` atomically; None removes it."""
     if system is None:
         (folder / CHAT_FILE).unlink(missing_ok=True)
         return
@@ -26,7 +26,7 @@ def save_system(folder: Path, system: str | None) -> None:
 
 
 def load_system(folder: Path) -> str | None:
-    """Return the system message of the model in `folder`, None if it has none.
+    """Return the default system message of the model in `folder`, or None.
 
     Raises:
         UserError: the file is damaged.

@@ -1,4 +1,4 @@
-"""The stage `tokenizer`: a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), trained here or given."""
+"""The stage `tokenizer`: a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), trained or imported."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +18,18 @@ from homegrown.util.files import parquet_parts, replacing, write_parquet
 from homegrown.util.progress import Outcome, Progress, silent
 
 _LEAST_FREQUENCY = 2
-"""A pair seen once is not merged: it would spell one document instead of the language."""
+"""A pair that occurs once is not merged: it belongs to one document, not to the language."""
 
 
 def train_tokenizer(out: Path, shards: Path, settings: TokenizerSettings, *, progress: Progress = silent) -> Outcome:
-    """Make the tokenizer, and count what it does to the first documents of the training split, which are shuffled.
+    """Train or import the tokenizer, and measure it on the first documents of the shuffled training split.
 
-    It is a byte-level BPE trained on these documents, its ids special tokens, then the 256 bytes, then the merges in
-    the order of learning; or the one of `settings.path`, taken over (`homegrown.tokenizer.existing`). Writes
-    `tokenizer.json` and the tables `vocabulary` (how often each token occurs), `sources` and `languages` (bytes per
-    token).
+    A byte-level BPE is trained on these documents; its ids are the special tokens, the 256 bytes, then the merges in
+    the order of learning. With `settings.path`, that tokenizer is imported (`homegrown.tokenizer.existing`). Writes
+    `tokenizer.json` and the tables `vocabulary` (count of each token), `sources` and `languages` (bytes per token).
 
     Raises:
-        UserError: the text does not hold enough pairs to fill the vocabulary, or the tokenizer given cannot be used.
+        UserError: the text has too few pairs to fill the vocabulary, or the given tokenizer is not supported.
     """
     parts = parquet_parts(shards / "train")
     passes, seen = 1 if settings.path else 2, 0
@@ -77,8 +76,8 @@ def _train(sample: Iterator[pa.RecordBatch], settings: TokenizerSettings) -> Tok
     size = tokenizer.get_vocab_size()
     if size < settings.vocabulary_size:
         raise UserError(
-            f"tokenizer.vocabulary_size is {settings.vocabulary_size}, but {seen / 1e6:.3g} MB of training text are "
-            f"enough for {size} tokens only; lower it to {size} or less, or give more text."
+            f"tokenizer.vocabulary_size is {settings.vocabulary_size}, but {seen / 1e6:.3g} MB of training text give "
+            f"{size} tokens only; lower it to {size} or less, or add text."
         )
     return tokenizer
 

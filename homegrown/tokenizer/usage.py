@@ -1,4 +1,4 @@
-"""How a tokenizer uses its vocabulary: how often each token occurs, and bytes per token by source and by language."""
+"""Statistics of a tokenizer: count of each token, and bytes per token by source and by language."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,19 +14,19 @@ from homegrown.tokenizer.encoding import Encoder
 from homegrown.tokenizer.sample import text_bytes
 
 _LANGUAGE_DOCUMENTS = 10_000
-"""Documents whose language is identified, some seconds of work; shuffled, so the first ones stand for all."""
+"""Documents whose language is identified (some seconds); as they are shuffled, the first are representative."""
 
 
 @dataclass
 class Totals:
-    """Sums over some of the sample's documents."""
+    """Sums over documents."""
 
     documents: int = 0
     bytes: int = 0
     tokens: int = 0
 
     def add(self, size: int, tokens: int) -> None:
-        """Count one document of `size` bytes."""
+        """Add a document of `size` bytes."""
         self.documents += 1
         self.bytes += size
         self.tokens += tokens
@@ -44,7 +44,7 @@ class Usage:
     languages: TotalsByName = field(default_factory=lambda: defaultdict(Totals))
 
     def by_token(self, tokenizer: Tokenizer, sizes: npt.NDArray[np.int32]) -> pa.Table:
-        """Return the table (id, token, bytes, count), by id; bytes that are no whole character show as U+FFFD."""
+        """Return the table (id, token, bytes, count), by id; incomplete characters show as U+FFFD."""
         ids = range(len(self.counts))
         return pa.table(
             {
@@ -57,7 +57,7 @@ class Usage:
 
 
 def by_name(column: str, groups: TotalsByName) -> pa.Table:
-    """Return the table (`column`, documents, bytes, tokens, bytes_per_token), the group of most bytes first."""
+    """Return the table (`column`, documents, bytes, tokens, bytes_per_token), largest group first."""
     ordered = sorted(groups.items(), key=lambda item: (-item[1].bytes, item[0]))
     totals = [total for _, total in ordered]
     return pa.table(
@@ -72,7 +72,7 @@ def by_name(column: str, groups: TotalsByName) -> pa.Table:
 
 
 def measure_usage(tokenizer: Tokenizer, sample: Iterable[pa.RecordBatch]) -> Usage:
-    """Encode a sample with the columns `text` and `source`, and count; languages of its first documents only."""
+    """Encode and count a sample with the columns `text` and `source`; languages of its first documents only."""
     encoder = Encoder(tokenizer)
     usage = Usage(np.zeros(tokenizer.get_vocab_size(), dtype=np.int64))
     unidentified = _LANGUAGE_DOCUMENTS

@@ -1,4 +1,4 @@
-"""Best-fit-decreasing against the textbook's loop, and what holds for every layout."""
+"""Best-fit-decreasing compared with the textbook loop, and the invariants of a layout."""
 
 import random
 
@@ -65,7 +65,7 @@ def test_every_token_once_and_at_most_one_percent_padding(lengths: list[int], ca
     spread=st.floats(0.8, 1.5),
     capacity=st.sampled_from([256, 512, 1024, 2048]),
 )
-def test_documents_as_they_are_are_hardly_cut(seed: int, median: int, spread: float, capacity: int) -> None:
+def test_typical_documents_are_rarely_cut(seed: int, median: int, spread: float, capacity: int) -> None:
     """Lengths of documents are about log-normal; only those longer than a row are cut, if there are many."""
     dice = random.Random(seed)
     lengths = np.array([max(1, round(dice.lognormvariate(np.log(median), spread))) for _ in range(3000)])

@@ -1,4 +1,4 @@
-"""The shapes of instruction data: each as the conversation it is, and what is wrong with one that is none."""
+"""The shapes of instruction data: reading each, and the errors of malformed records."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def said(*turns: tuple[str, Any], names: tuple[str, str] = ("role", "content")) 
         ),
     ],
 )
-def test_every_shape_is_told_and_read(record: dict[str, Any], shape: Shape, expected: list[Message]) -> None:
+def test_every_shape_is_recognized_and_read(record: dict[str, Any], shape: Shape, expected: list[Message]) -> None:
     assert shape_of(record) == shape
     assert conversation(record, shape) == expected
 
@@ -60,7 +60,7 @@ def test_every_shape_is_told_and_read(record: dict[str, Any], shape: Shape, expe
         ({"question": "Why?", "answer": None}, "question_answer", "has null under 'answer'"),
         ({"question": "Why?", "answer": " \n"}, "question_answer", "has an empty answer in message 2"),
         ({"question": "", "answer": "So."}, "question_answer", "has an empty question in message 1"),
-        ({"question": "\ud800", "answer": "So."}, "question_answer", "has half a character"),
+        ({"question": "\ud800", "answer": "So."}, "question_answer", "has a lone surrogate"),
         ({"instruction": "a", "input": ["b"], "output": "c"}, "alpaca", "has a list under 'input'"),
         ({"messages": "Why?"}, "messages", "has text under 'messages' instead of a list"),
         ({"messages": []}, "messages", "ends without an answer"),
@@ -69,7 +69,7 @@ def test_every_shape_is_told_and_read(record: dict[str, Any], shape: Shape, expe
         (
             {"messages": said(("assistant", "a"))},
             "messages",
-            "has message 1 from 'assistant' where 'user' should speak",
+            "has message 1 from 'assistant' where 'user' is expected",
         ),
         ({"messages": said(("user", "a"), ("user", "b"))}, "messages", "message 2 from 'user' where 'assistant'"),
         ({"messages": said(("user", "a"), ("system", "b"))}, "messages", "message 2 from 'system' where 'assistant'"),
@@ -84,7 +84,7 @@ def test_every_shape_is_told_and_read(record: dict[str, Any], shape: Shape, expe
         ),
     ],
 )
-def test_what_is_wrong_is_said(record: Any, shape: Shape, problem: str) -> None:
+def test_errors_name_the_problem(record: Any, shape: Shape, problem: str) -> None:
     with pytest.raises(Malformed) as raised:
         conversation(record, shape)
     assert problem in str(raised.value)
@@ -92,8 +92,8 @@ def test_what_is_wrong_is_said(record: Any, shape: Shape, problem: str) -> None:
 
 
 @pytest.mark.parametrize("record", [{"text": "a"}, {"question": "a"}, {}, 3, "a"])
-def test_what_has_no_shape_is_said(record: Any) -> None:
+def test_an_unknown_shape_is_an_error(record: Any) -> None:
     with pytest.raises(
-        Malformed, match=r"of no known shape \(messages; conversations; prompt and|instead of an object"
+        Malformed, match=r"match no known shape \(messages; conversations; prompt and|instead of an object"
     ):
         shape_of(record)

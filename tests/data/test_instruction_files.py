@@ -1,4 +1,4 @@
-"""Files of instruction data: found, unpacked and read line by line; what is no JSON is named with its line."""
+"""Files of conversations: finding, decompressing, reading line by line, and errors that name the line."""
 
 import bz2
 import gzip
@@ -50,7 +50,9 @@ def places_and_values(path: Path) -> list[tuple[int, Any]]:
         (".xz", lzma.compress),
     ],
 )
-def test_lines_are_read_packed_or_not(write: Callable[..., Path], ending: str, pack: Callable[[bytes], bytes]) -> None:
+def test_lines_are_read_compressed_or_not(
+    write: Callable[..., Path], ending: str, pack: Callable[[bytes], bytes]
+) -> None:
     assert places_and_values(write(pack(LINES), f"talk.jsonl{ending}")) == list(enumerate(RECORDS, start=1))
 
 
@@ -72,19 +74,19 @@ def test_an_array_is_read_item_by_item(write: Callable[..., Path], name: str, in
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b'{"a": 1}\n{"a": 1', "line 2: it is not JSON"),
-        (b'{"a": 1}\n\n{"a": "\xff"}\n', "line 3: it is not UTF-8 from byte 8 on"),
-        (b'{"a": 1}\n\x00\x01\x02\n', "line 2: it holds binary data"),
-        (b"PAR1\x00\x15", "line 1: it holds binary data"),
-        (b'{"a": NaN}\n', "line 1: it is not JSON"),
-        (b'{"a": "\\ud800"}\n', "line 1: it is not JSON"),
-        (b'[{"a": 1}, {"a": ]', "item 2: it is not JSON"),
-        (b'[{"a": 1}, {"a": "\xff"}]', "item 2: it is not JSON in UTF-8"),
-        (b'[{"a": 1}', "item 2: it is not JSON"),
-        (b'{\n "a": 1\n}\n', "line 1: it is not JSON"),
+        (b'{"a": 1}\n{"a": 1', "line 2: invalid JSON"),
+        (b'{"a": 1}\n\n{"a": "\xff"}\n', "line 3: invalid UTF-8 at byte 8"),
+        (b'{"a": 1}\n\x00\x01\x02\n', "line 2: binary data"),
+        (b"PAR1\x00\x15", "line 1: binary data"),
+        (b'{"a": NaN}\n', "line 1: invalid JSON"),
+        (b'{"a": "\\ud800"}\n', "line 1: invalid JSON"),
+        (b'[{"a": 1}, {"a": ]', "item 2: invalid JSON"),
+        (b'[{"a": 1}, {"a": "\xff"}]', "item 2: invalid JSON or UTF-8"),
+        (b'[{"a": 1}', "item 2: invalid JSON"),
+        (b'{\n "a": 1\n}\n', "line 1: invalid JSON"),
     ],
 )
-def test_what_is_no_json_is_one_sentence(write: Callable[..., Path], data: bytes, problem: str) -> None:
+def test_invalid_json_is_an_error(write: Callable[..., Path], data: bytes, problem: str) -> None:
     path = write(data)
     with pytest.raises(UserError) as raised:
         list(read(str(path)))
@@ -102,19 +104,19 @@ def test_what_is_no_json_is_one_sentence(write: Callable[..., Path], data: bytes
         ("talk.jsonl.xz", b"no xz at all"),
     ],
 )
-def test_what_cannot_be_unpacked_is_one_sentence(write: Callable[..., Path], name: str, data: bytes) -> None:
+def test_a_damaged_archive_is_an_error(write: Callable[..., Path], name: str, data: bytes) -> None:
     with pytest.raises(UserError, match=rf"{name} cannot be read (after line \d+) \(.+\); restore the file\."):
         list(read(str(write(data, name))))
 
 
-def test_too_long_a_line_or_item_is_one_sentence(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_long_a_line_or_item_is_an_error(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruction_files, "LONGEST", 2_000_000)
     long: list[Any] = [1, {"a": "x" * 4_000_000}]
     for data, problem in (
         (b'{"a": 1}\n%s\n' % json.dumps(long[1]).encode(), "line"),
         (json.dumps(long).encode(), "item"),
     ):
-        with pytest.raises(UserError, match=rf"{problem} 2: it is longer than 2 MB"):
+        with pytest.raises(UserError, match=rf"{problem} 2: longer than 2 MB"):
             list(read(str(write(data))))
 
 
@@ -128,7 +130,7 @@ def test_files_folders_and_globs_are_found(write: Callable[..., Path], tmp_path:
     assert find([f"{tmp_path}/*.j*"]) == expected[:2]
     assert find([str(tmp_path / "note.txt")]) == [str(tmp_path / "note.txt")]
     assert find([f"file://{tmp_path}/b.jsonl"]) == [expected[1]]
-    for name, problem in (("nowhere.jsonl", "no file or folder"), ("x*.jsonl", "holds no file that ends in .jsonl")):
+    for name, problem in (("nowhere.jsonl", "is not found"), ("x*.jsonl", "has no file that ends in .jsonl")):
         with pytest.raises(UserError, match=problem):
             find([str(tmp_path / name)])
 
@@ -141,7 +143,7 @@ def memory() -> Iterator[Any]:
     files.rm("/talks", recursive=True)
 
 
-def test_addresses_give_what_the_same_files_give(write: Callable[..., Path], tmp_path: Path, memory: Any) -> None:
+def test_remote_files_read_like_local_ones(write: Callable[..., Path], tmp_path: Path, memory: Any) -> None:
     everything = {"b.jsonl": LINES, "a.json.gz": gzip.compress(json.dumps(RECORDS).encode()), "in/c.JSONL": LINES}
     for name, data in {**everything, "in/.hidden.jsonl": b"no", ".git/d.jsonl": b"no", "note.txt": LINES}.items():
         write(data, name)
@@ -156,7 +158,7 @@ def test_addresses_give_what_the_same_files_give(write: Callable[..., Path], tmp
             assert next(read(theirs)).place.startswith(theirs)
 
 
-def test_the_identity_of_a_file_elsewhere_follows_its_content(tmp_path: Path, memory: Any) -> None:
+def test_the_identity_of_a_remote_file_depends_on_its_content(tmp_path: Path, memory: Any) -> None:
     def identity(data: bytes) -> str:
         memory.pipe("/talks/a.jsonl", data)
         (file,) = find(["memory://talks"])
@@ -167,7 +169,7 @@ def test_the_identity_of_a_file_elsewhere_follows_its_content(tmp_path: Path, me
     assert identity(b"{}\n") != identity(b"[{}]\n")
 
 
-def test_a_file_system_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch, memory: Any) -> None:
+def test_a_file_system_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, memory: Any) -> None:
     memory.pipe("/talks/a.jsonl", LINES)
     for address in ("memory://nowhere", "http://127.0.0.1:1/a.jsonl", "hdfs://127.0.0.1:1/a.jsonl"):
         with pytest.raises(UserError, match=f"instructions.files: .*{address}") as raised:

@@ -1,4 +1,4 @@
-"""Packed conversations, beside transformers' own mask of what an assistant says and beside the files themselves."""
+"""Packed conversations, compared with transformers' mask of assistant tokens and with the files."""
 
 import hashlib
 import json
@@ -123,7 +123,7 @@ def kept_of(talk: Talk, tokenizer: Tokenizer) -> Talk:
     return []
 
 
-def test_targets_are_what_transformers_says_the_assistant_writes(
+def test_targets_equal_the_assistant_mask_of_transformers(
     made: tuple[Path, Outcome], conversations: list[Talk], tokenizer_folder: Path, tokenizer: Tokenizer
 ) -> None:
     theirs = PreTrainedTokenizerFast(
@@ -147,7 +147,7 @@ def test_targets_are_what_transformers_says_the_assistant_writes(
     assert set(expected.values()) == {1}
 
 
-def test_learned_tokens_are_the_answers_to_the_letter(
+def test_trained_tokens_are_exactly_the_answers(
     made: tuple[Path, Outcome], conversations: list[Talk], tokenizer: Tokenizer
 ) -> None:
     expected = Counter(
@@ -164,9 +164,7 @@ def test_learned_tokens_are_the_answers_to_the_letter(
     assert Counter(f"{answer}<|im_end|>" for answer in written.split("<|im_end|>")[:-1]) == expected
 
 
-def test_what_is_counted_is_what_there_is(
-    made: tuple[Path, Outcome], conversations: list[Talk], tokenizer: Tokenizer
-) -> None:
+def test_counts_match_the_data(made: tuple[Path, Outcome], conversations: list[Talk], tokenizer: Tokenizer) -> None:
     packed, outcome = made
     kept = [kept_of(with_default(talk), tokenizer) for talk in conversations]
     metrics = outcome.metrics
@@ -206,7 +204,9 @@ def test_held_out_conversations_are_named(made: tuple[Path, Outcome], tokenizer:
 def test_an_epoch_draws_every_row(made: tuple[Path, Outcome]) -> None:
     split = TokenSplit(made[0], "train")
     batches = Batches(split, CONTEXT, 3, seed=1)
-    drawn = np.concatenate([batches.batch(step) for step in range(batches.steps_per_epoch)])[: split.windows(CONTEXT)]
+    drawn = np.concatenate([batches.batch(step) for step in range(-(-split.windows(CONTEXT) // 3))])[
+        : split.windows(CONTEXT)
+    ]
     every = split.read(range(split.windows(CONTEXT)), CONTEXT)
     assert Counter(row.tobytes() for row in drawn) == Counter(row.tobytes() for row in every)
 
@@ -215,7 +215,7 @@ def test_the_same_files_give_the_same_bytes(made: tuple[Path, Outcome], tokenize
     settings = InstructionSettings(files=[str(made[0].parent / "talks.jsonl")], held_out=0.2, system=SYSTEM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(instructions, "_SHARD_TOKENS", 2000)
-        for _ in range(2):  # again on what a run that was killed may have left
+        for _ in range(2):  # the second time on the output of the first
             assert prepare(tmp_path, tokenizer_folder, settings, context=CONTEXT) == made[1]
     assert digests(tmp_path) == digests(made[0])
 
@@ -225,7 +225,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_question_is_on_one_side_only(pack: Callable[..., tuple[Path, Outcome]]) -> None:
+def test_a_question_is_in_one_split_only(pack: Callable[..., tuple[Path, Outcome]]) -> None:
     forms = ["Why {}?", " why  {}? ", "WHY {}?\n"]
     records = [{"question": form.format(number), "answer": form} for number in range(50) for form in forms]
     out, outcome = pack(records, held_out=0.1)
@@ -253,7 +253,7 @@ def test_marks_in_a_message_stay_text(pack: Callable[..., tuple[Path, Outcome]],
         assert tokenizer.decode(tokens, skip_special_tokens=True).count(forged) == 2
 
 
-def test_an_answer_that_begins_with_a_line_break_is_learned_as_it_is_written(
+def test_an_answer_that_starts_with_a_line_break_is_encoded_separately(
     pack: Callable[..., tuple[Path, Outcome]], tokenizer: Tokenizer
 ) -> None:
     out, _ = pack([{"question": f"{number}?", "answer": "\n\nSo."} for number in range(2)])
@@ -285,19 +285,19 @@ GOOD = {"question": "1", "answer": "a"}
 @pytest.mark.parametrize(
     ("records", "changes", "problem"),
     [
-        ([GOOD, {"question": "2", "answer": ""}], {}, r"talks\.jsonl, line 2 has an empty answer in message 2; mend"),
+        ([GOOD, {"question": "2", "answer": ""}], {}, r"talks\.jsonl, line 2 has an empty answer in message 2; fix"),
         ([GOOD, {"prompt": "2", "completion": "b"}], {}, "line 2 has no key 'question'"),
         ([GOOD], {"shape": "messages"}, "line 1 has no key 'messages'; its keys are 'question', 'answer'"),
-        ([{"text": "a"}], {}, "line 1 has the keys 'text', which are of no known shape"),
-        ([GOOD, {"question": " 1 ", "answer": "b"}], {}, "no two different questions"),
-        ([], {}, "holds no conversation"),
-        ([], {"shape": "messages"}, "holds no conversation"),
-        ([GOOD, {"question": "2", "answer": "b"}], {"context": 4}, "No conversation for training fits .* 4 tokens"),
-        ([GOOD, {"question": "2", "answer": "b"}], {"system": "a</s>"}, "instructions.system holds '</s>'"),
-        ([GOOD], {"files": ["nowhere.jsonl"]}, "no file or folder nowhere.jsonl"),
+        ([{"text": "a"}], {}, "line 1 has the keys 'text', which match no known shape"),
+        ([GOOD, {"question": " 1 ", "answer": "b"}], {}, "fewer than two different questions"),
+        ([], {}, "has no conversations"),
+        ([], {"shape": "messages"}, "has no conversations"),
+        ([GOOD, {"question": "2", "answer": "b"}], {"context": 4}, "No training conversation fits .* 4 tokens"),
+        ([GOOD, {"question": "2", "answer": "b"}], {"system": "a</s>"}, "instructions.system contains '</s>'"),
+        ([GOOD], {"files": ["nowhere.jsonl"]}, "nowhere.jsonl is not found"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_a_user_mistake_is_an_error(
     pack: Callable[..., tuple[Path, Outcome]], records: list[Any], changes: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(UserError, match=problem) as raised:
@@ -310,7 +310,7 @@ def test_a_system_message_that_ends_a_modelfile_is_refused() -> None:
         InstructionSettings(files=["talks.jsonl"], system='Say """.')
 
 
-def test_a_file_that_changes_meanwhile_is_one_sentence(
+def test_a_file_that_changes_meanwhile_is_an_error(
     pack: Callable[..., tuple[Path, Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, times = instructions.read, []
@@ -322,12 +322,12 @@ def test_a_file_that_changes_meanwhile_is_one_sentence(
         return iter(records if len(times) == 1 else [records[0], other])
 
     monkeypatch.setattr(instructions, "read", changing)
-    with pytest.raises(UserError, match="line 2 changed while it was read"):
+    with pytest.raises(UserError, match="line 2 changed during reading"):
         pack([GOOD, {"question": "2", "answer": "b"}])
 
 
 @pytest.mark.parametrize("keep", [None, 0, 5])
-def test_a_bad_mask_is_one_sentence(pack: Callable[..., tuple[Path, Outcome]], keep: int | None) -> None:
+def test_a_bad_mask_is_an_error(pack: Callable[..., tuple[Path, Outcome]], keep: int | None) -> None:
     out, _ = pack([GOOD, {"question": "2", "answer": "b"}])
     path = out / "train" / "learned-00000.bin"
     path.unlink() if keep is None else path.write_bytes(path.read_bytes()[:keep])

@@ -1,4 +1,4 @@
-"""The loader against the concatenated token shards, and batches as a permutation of windows."""
+"""The loader compared with the concatenated shards, and batches as a permutation of windows."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def test_counts(train: TokenSplit, shards: Path, flat: np.ndarray) -> None:
 
 
 @given(context=st.integers(1, 3000), offset=st.integers(0, 500))
-def test_windows_are_slices_of_the_whole(train: TokenSplit, flat: np.ndarray, context: int, offset: int) -> None:
+def test_windows_are_slices_of_all_tokens(train: TokenSplit, flat: np.ndarray, context: int, offset: int) -> None:
     count = (train.tokens - offset - 1) // context
     rows = train.read(range(count), context, offset)
     assert rows.dtype == np.int64
@@ -69,7 +69,7 @@ def test_documents_decode_to_the_texts(train: TokenSplit, shards: Path, tokenize
 def test_an_epoch_draws_every_window_once(train: TokenSplit, flat: np.ndarray, context: int, batch_size: int) -> None:
     batches = Batches(train, context, batch_size, seed=3)
     windows = (train.tokens - context) // context
-    rows = np.concatenate([batches.batch(step) for step in range(3 * batches.steps_per_epoch)])
+    rows = np.concatenate([batches.batch(step) for step in range(3 * -(-windows // batch_size))])
     assert rows.shape[1] == context + 1
     slices = np.lib.stride_tricks.sliding_window_view(flat, context + 1)
     offsets = set()
@@ -108,7 +108,7 @@ def damaged(packed: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("index", [None, "{", '{"dtype": "|O"}'])
-def test_a_bad_index_is_one_sentence(damaged: Path, index: str | None) -> None:
+def test_a_bad_index_is_an_error(damaged: Path, index: str | None) -> None:
     path = damaged / "index.json"
     path.unlink() if index is None else path.write_text(index)
     with pytest.raises(UserError, match=r"index\.json"):
@@ -124,7 +124,7 @@ def test_an_index_with_an_unknown_field_is_refused(damaged: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tokens-00001-00.bin", "documents-00001-00.npy"])
 @pytest.mark.parametrize("keep", [None, 0, 200, 201])
-def test_a_bad_shard_is_one_sentence(damaged: Path, name: str, keep: int | None) -> None:
+def test_a_bad_shard_is_an_error(damaged: Path, name: str, keep: int | None) -> None:
     path = damaged / "train" / name
     path.unlink() if keep is None else path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=name):

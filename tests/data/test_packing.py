@@ -1,4 +1,4 @@
-"""Packing against a plain loop over `tokenizers`, with other numbers of workers, and after a kill."""
+"""Packing compared with a plain loop over `tokenizers`, with several workers, and after a kill."""
 
 import hashlib
 import signal
@@ -35,7 +35,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_every_document_is_there_between_its_marks(
+def test_every_document_is_between_its_special_tokens(
     shards: Path, tokenizer_folder: Path, packed: Path, split: str
 ) -> None:
     tokenizer = load(tokenizer_folder)
@@ -77,7 +77,7 @@ import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from homegrown.config.recipe import PackSettings
-from homegrown.tokenizer import packing
+from homegrown.data import packing
 
 if __name__ == "__main__":
     write = packing._write
@@ -95,7 +95,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["contiguous", "best_fit"])
-def test_a_killed_run_goes_on_where_it_was(
+def test_a_killed_run_resumes(
     layout: Literal["contiguous", "best_fit"],
     shards: Path,
     tokenizer_folder: Path,
@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_where_it_was(
     executor: Executor,
 ) -> None:
     rows = layout == "best_fit"
-    whole, context = (packed_in_rows, 64) if rows else (packed, None)
+    expected, context = (packed_in_rows, 64) if rows else (packed, None)
     settings = PackSettings(layout=layout, shard_tokens=4000 if rows else 1000)
     arguments = [tmp_path, shards, tokenizer_folder, settings.model_dump_json(), str(context or 0)]
     process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], cwd=Path(__file__).parents[2])
@@ -118,17 +118,17 @@ def test_a_killed_run_goes_on_where_it_was(
     assert not (tmp_path / "index.json").exists()
     before = finished.stat().st_ino, (tmp_path / "train" / "tokens-00000-00.bin").stat().st_ino
     pack(tmp_path, shards, tokenizer_folder, settings, context=context, executor=executor)
-    assert digests(tmp_path) == digests(whole)
+    assert digests(tmp_path) == digests(expected)
     assert (finished.stat().st_ino, (tmp_path / "train" / "tokens-00000-00.bin").stat().st_ino) == before
 
 
-def test_the_type_is_the_smallest_that_holds_the_vocabulary() -> None:
+def test_the_type_is_the_smallest_for_the_vocabulary() -> None:
     assert token_type(65_536) == "<u2"
     assert token_type(65_537) == "<u4"
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"junk", "cannot be read"), (None, "no column 'text'")])
-def test_a_shard_that_is_none_is_one_sentence(
+def test_an_invalid_shard_is_an_error(
     tokenizer_folder: Path, tmp_path: Path, executor: Executor, content: bytes | None, message: str
 ) -> None:
     shard = tmp_path / "train" / "part-00000.parquet"
@@ -141,7 +141,7 @@ def test_a_shard_that_is_none_is_one_sentence(
         pack(tmp_path / "out", tmp_path, tokenizer_folder, PackSettings(), executor=executor)
 
 
-def test_no_training_text_is_one_sentence(tokenizer_folder: Path, tmp_path: Path, executor: Executor) -> None:
+def test_no_training_text_is_an_error(tokenizer_folder: Path, tmp_path: Path, executor: Executor) -> None:
     write_shard(tmp_path / "validation" / "part-00000.parquet", make_texts(0, 2))
-    with pytest.raises(UserError, match="holds no documents"):
+    with pytest.raises(UserError, match="has no documents"):
         pack(tmp_path / "out", tmp_path, tokenizer_folder, PackSettings(), executor=executor)

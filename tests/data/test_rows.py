@@ -33,7 +33,7 @@ def documents(shards: Path, tokenizer_folder: Path) -> list[list[int]]:
     return [[0, *tokenizer.encode(text).ids, 2] for text in split_texts(shards, "train")]
 
 
-def test_every_document_is_there_once(train: TokenSplit, documents: list[list[int]]) -> None:
+def test_every_document_occurs_once(train: TokenSplit, documents: list[list[int]]) -> None:
     found = [train.document(number).tolist() for number in range(train.documents)]
     assert sorted(found) == sorted(documents)
     assert train.tokens == sum(map(len, documents))
@@ -85,7 +85,7 @@ def test_padding_is_recorded_and_small(
 def test_an_epoch_draws_every_row_once(train: TokenSplit, batch_size: int) -> None:
     rows = train.windows(CONTEXT)
     batches = Batches(train, CONTEXT, batch_size, seed=3)
-    drawn = np.concatenate([batches.batch(step) for step in range(2 * batches.steps_per_epoch)])[: 2 * rows]
+    drawn = np.concatenate([batches.batch(step) for step in range(2 * -(-rows // batch_size))])[: 2 * rows]
     every = Counter(row.tobytes() for row in train.read(range(rows), CONTEXT))
     orders = [[row.tobytes() for row in epoch] for epoch in (drawn[:rows], drawn[rows:])]
     assert all(Counter(order) == every for order in orders)
@@ -112,7 +112,7 @@ def test_contiguous_shards_hold_the_same_documents(train: TokenSplit, packed: Pa
     assert (train.context, contiguous.context) == (CONTEXT, None)
 
 
-def test_documents_shorter_than_a_row_are_whole(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_documents_shorter_than_a_row_are_not_cut(tokenizer_folder: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "shards" / "train" / "part-00000.parquet", ["", "ka", "lo mi", "ter sun ba"])
     with ThreadPoolExecutor(1) as executor:
         pack(tmp_path, tmp_path / "shards", tokenizer_folder, BEST_FIT, context=100, executor=executor)
@@ -121,14 +121,14 @@ def test_documents_shorter_than_a_row_are_whole(tokenizer_folder: Path, tmp_path
     assert (targets[0][np.unique(starts)[1:] - 1] == 2).all()
 
 
-def test_another_context_is_one_sentence(train: TokenSplit) -> None:
+def test_another_context_is_an_error(train: TokenSplit) -> None:
     with pytest.raises(UserError, match=r"rows of 64, but the model's context is 128"):
         Batches(train, 128, 4, seed=0)
 
 
 @pytest.mark.parametrize("name", ["rows-00001-00.npy", "pieces-00001-00.npy"])
 @pytest.mark.parametrize("keep", [None, 0, 200])
-def test_a_bad_file_is_one_sentence(packed_in_rows: Path, tmp_path: Path, name: str, keep: int | None) -> None:
+def test_a_bad_file_is_an_error(packed_in_rows: Path, tmp_path: Path, name: str, keep: int | None) -> None:
     shutil.copytree(packed_in_rows, tmp_path / "packed")
     path = tmp_path / "packed" / "train" / name
     path.unlink() if keep is None else path.write_bytes(path.read_bytes()[:keep])
@@ -136,7 +136,7 @@ def test_a_bad_file_is_one_sentence(packed_in_rows: Path, tmp_path: Path, name: 
         TokenSplit(tmp_path / "packed", "train")
 
 
-def test_there_is_no_row_beyond_the_last(train: TokenSplit) -> None:
+def test_a_row_beyond_the_last_is_an_error(train: TokenSplit) -> None:
     for index in (-1, train.windows(CONTEXT)):
         with pytest.raises(IndexError):
             train.read([index], CONTEXT)

@@ -1,4 +1,4 @@
-"""Conversations of made-up words whose answers follow a rule, and a base model that has seen none of them."""
+"""Conversations whose answers follow a rule, and an untrained base model."""
 
 import json
 from pathlib import Path

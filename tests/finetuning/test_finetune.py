@@ -1,4 +1,4 @@
-"""Adapters against peft on transformers: the same files, the same numbers; and what fine-tuning trains and keeps."""
+"""Adapters compared with peft on transformers, and what fine-tuning trains and saves."""
 
 import dataclasses
 import json
@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from homegrown.config.finetune_recipe import AnswerSettings, FinetuneRecipe, FinetuneSettings
 from homegrown.data.rows import parts
 from homegrown.export.huggingface import write_huggingface
-from homegrown.finetuning import finetune as engine
 from homegrown.finetuning.answers import AFTER, BEFORE, measure
 from homegrown.finetuning.finetune import check
 from homegrown.finetuning.job import FinetuneJob
@@ -76,7 +75,7 @@ def train(
     threads: int = 1,
     **changes: object,
 ) -> Trainer:
-    """Train in this process until `until` steps are done, from where the folder `out` has come."""
+    """Train in this process until step `until`; resumes if the folder `out` has a checkpoint."""
     out.mkdir(exist_ok=True)
     job = FinetuneJob(
         packed=packed,
@@ -97,7 +96,7 @@ def train(
 
 
 def made_up_adapter(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
-    """Give an attached adapter numbers that change what the model computes, and write it."""
+    """Set an attached adapter to random values, and save it."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name or name.endswith(".rows"):
@@ -107,7 +106,7 @@ def made_up_adapter(model: Transformer, settings: FinetuneSettings, folder: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
-def test_an_adapter_computes_in_peft_on_transformers_what_it_does_here(tmp_path: Path, tied: bool) -> None:
+def test_an_adapter_gives_the_same_logits_in_peft_on_transformers(tmp_path: Path, tied: bool) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -137,11 +136,11 @@ def test_an_adapter_computes_in_peft_on_transformers_what_it_does_here(tmp_path:
 @pytest.mark.slow
 @torch_group
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_only_the_adapter_learns_and_is_kept(tmp_path: Path, base: Path, packed: Path, method: str) -> None:
+def test_only_the_adapter_is_trained_and_saved(tmp_path: Path, base: Path, packed: Path, method: str) -> None:
     settings = tuning(method)
     trainer = train(tmp_path / "out", base, packed, settings, max_steps=10, validate_every=5)
     losses = [row.validation_loss for row in trainer.state.metrics if row.validation_loss is not None]
-    # The second comes of training after a forward pass in evaluation.
+    # The second follows training after an evaluation forward pass.
     assert losses[1] < losses[0]
     trained = {name for name, one in trainer.model.named_parameters() if one.requires_grad}
     every = {name for name, _ in trainer.model.named_parameters()}
@@ -161,29 +160,29 @@ def test_only_the_adapter_learns_and_is_kept(tmp_path: Path, base: Path, packed:
     with torch.no_grad():
         here = trainer.model.eval().loss(*parts(windows)) / 100
         there = weights.load(tmp_path / "merged" / "model").loss(*parts(windows)) / 100
-    # An adapter that learned beside 4-bit weights is merged onto the whole ones, which differ a little.
+    # An adapter trained on 4-bit weights is merged into the unquantized ones, which differ slightly.
     assert abs(here - there) < (1e-4 if method == "lora" else 0.05)
 
 
 @pytest.mark.slow
 @torch_group
 def test_all_weights_interrupted_and_resumed_end_with_the_same_bits(tmp_path: Path, base: Path, packed: Path) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    train(whole, base, packed, tuning("full"), max_steps=8, validate_every=4, checkpoint_every=3)
+    uninterrupted, parted = tmp_path / "uninterrupted", tmp_path / "parted"
+    train(uninterrupted, base, packed, tuning("full"), max_steps=8, validate_every=4, checkpoint_every=3)
     train(parted, base, packed, tuning("full"), 5, max_steps=8, validate_every=4, checkpoint_every=3)
     train(parted, base, packed, tuning("full"), max_steps=8, validate_every=4, checkpoint_every=3)
     assert json.loads((parted / "summary.json").read_bytes())["resumed_from"] == 5
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (whole / "model" / name).read_bytes() == (parted / "model" / name).read_bytes()
+        assert (uninterrupted / "model" / name).read_bytes() == (parted / "model" / name).read_bytes()
 
 
 @pytest.mark.slow
 @torch_group
 def test_a_killed_run_that_is_started_again_ends_with_the_same_adapter(tmp_path: Path, packed: Path) -> None:
-    """Launcher and worker die while the checkpoint of step 6 is half written; of a classic model, to compile no step.
+    """Launcher and worker are killed during the checkpoint of step 6; a classic model compiles no decoding step.
 
-    The adapter's dropout is on, so that its random numbers have to be the same too. What nothing disturbs is trained
-    in this process, by as many threads.
+    Dropout of the adapter is on, so that random numbers have to match too. The restarted and the undisturbed run train
+    in this process with as many threads.
     """
     base = write_base(tmp_path / "base", "classic")
     steps = {"max_steps": 8, "checkpoint_every": 3, "sample_every": 100}
@@ -196,23 +195,23 @@ def test_a_killed_run_that_is_started_again_ends_with_the_same_adapter(tmp_path:
         seed=1,
         device="cpu",
     )
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     code, _, _ = Tuning(killed, job).signal_at("metrics.parquet", 2, "both", tmp_path / "killer")
     assert code == -signal.SIGKILL
     assert [path.name for path in (killed / "checkpoints").glob("step-*")] == ["step-00000003"]
     assert not (killed / "adapter").exists()
-    folders, settings = (killed, job.base, job.packed), (job.finetuning, job.training)
-    outcome = engine.finetune(*folders, *settings, system=None, seed=1, device="cpu", processes=1)
-    assert outcome.metrics["resumed_from"] == 3
-    train(whole, base, packed, job.finetuning, threads=cpu_count(), **steps)
+    for out in (killed, undisturbed):
+        train(out, base, packed, job.finetuning, threads=cpu_count(), **steps)
+    resumed = [json.loads((out / "summary.json").read_bytes())["resumed_from"] for out in (killed, undisturbed)]
+    assert resumed == [3, 0]
     for name in (lora.WEIGHTS, lora.CONFIG):
-        assert (killed / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
+        assert (killed / "adapter" / name).read_bytes() == (undisturbed / "adapter" / name).read_bytes()
     learned = load_file(killed / "adapter" / lora.WEIGHTS)
     assert all(tensor.any() for name, tensor in learned.items() if "lora_B" in name)
 
 
-def test_before_and_after_are_those_of_the_two_models(tmp_path: Path, base: Path, packed: Path) -> None:
-    """The base, and one of which every answer is the end-of-turn mark at once."""
+def test_before_and_after_measure_the_two_models(tmp_path: Path, base: Path, packed: Path) -> None:
+    """The base, and a model that always answers with the end-of-turn token."""
     other = weights.load(base)
     with torch.no_grad():
         for name, parameter in other.named_parameters():
@@ -226,7 +225,7 @@ def test_before_and_after_are_those_of_the_two_models(tmp_path: Path, base: Path
     settings = AnswerSettings(loss_tokens=None, samples=3, answer_tokens=4, pattern="it is")
     outcome = measure(tmp_path / "out", {BEFORE: base, AFTER: tmp_path / "other"}, packed, settings, device="cpu")
     before, after = read_results(tmp_path / "out")
-    # A model without a last norm gives all tokens the same chance.
+    # A model whose last norm is zero gives all tokens the same probability.
     assert after.loss == pytest.approx(torch.tensor(float(other.config.vocabulary_size)).log().item(), rel=1e-4)
     assert (before.formatted, before.same) == (0.0, 0.0)
     assert outcome.metrics["base_loss"] == before.loss
@@ -253,13 +252,13 @@ CONFIG = ModelConfig(
         (tuning("qlora"), r"multiples of 64 .* q_proj has 32 and 32; choose finetuning.method lora"),
     ],
 )
-def test_what_a_base_does_not_take_is_one_sentence(settings: FinetuneSettings, message: str) -> None:
+def test_settings_that_do_not_fit_the_base_are_errors(settings: FinetuneSettings, message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
         check(CONFIG, settings)
     assert "\n" not in str(refusal.value)
 
 
-def test_peft_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peft_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"\[finetune\]"):
         check(CONFIG, tuning())
@@ -270,12 +269,12 @@ def test_peft_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("finetuning.rank=0", "finetuning.rank: .* greater than 0"),
         ("finetuning.targets=[query]", "finetuning.targets.0: .*q_proj"),
-        ("training.initialisation=bigrams", "fine-tuning begins with its base"),
+        ("training.initialisation=bigrams", "fine-tuning starts from its base"),
         ("evaluation.pattern='('", "regular expression"),
         ("finetuning.rang=4", "names no setting .* did you mean 'finetuning.rank'"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(change: str, message: str) -> None:
+def test_a_wrong_setting_is_an_error(change: str, message: str) -> None:
     from homegrown.config.pipelines import load_finetuning
 
     assert isinstance(load_finetuning("tiny"), FinetuneRecipe)
@@ -284,11 +283,11 @@ def test_a_wrong_setting_is_one_sentence(change: str, message: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_four_bit_weights_are_not_shared_out_by_fsdp() -> None:
+def test_qlora_refuses_fsdp() -> None:
     from homegrown.config.pipelines import load_finetuning
 
     changes = ["finetuning.method=qlora", "compute.parallel=fsdp", "compute.processes=2"]
-    with pytest.raises(UserError, match=r"'qlora' has weights that fsdp cannot share; choose compute\.parallel ddp"):
+    with pytest.raises(UserError, match=r"'qlora' is not supported with compute\.parallel fsdp; choose ddp"):
         load_finetuning("tiny", changes)
     for other in ("finetuning.method=lora", "compute.parallel=ddp", "compute.processes=1"):
         assert load_finetuning("tiny", [*changes, other])

@@ -1,4 +1,4 @@
-"""Two workers that train an adapter, with copies of the model or parts of it, learn what one does."""
+"""Two workers, with ddp or fsdp, train the same adapter as one."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def outs(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of runs: by one worker, by two as `ddp` and `fsdp`, and by one that changes hands three times."""
+    """Folders of runs: by one worker, by two as `ddp` and `fsdp`, and by one that switches three times."""
     outs = tmp_path_factory.mktemp("outs")
     # Not tied, so that marks have rows of their own in the output projection too.
     base = write_base(outs / "base", tied=False)
@@ -66,7 +66,7 @@ def test_two_workers_have_the_loss_curve_of_one_with_twice_the_accumulation(outs
 
 
 @pytest.mark.parametrize(("name", "single"), PAIRS)
-def test_they_write_the_same_whole_adapter(outs: Path, name: str, single: str) -> None:
+def test_they_write_the_same_complete_adapter(outs: Path, name: str, single: str) -> None:
     together, by_one = (load_file(outs / run / "adapter" / lora.WEIGHTS) for run in (name, single))
     assert {name: one.shape for name, one in together.items()} == {name: one.shape for name, one in by_one.items()}
     for tensor, ours in together.items():
@@ -75,7 +75,7 @@ def test_they_write_the_same_whole_adapter(outs: Path, name: str, single: str) -
     assert configurations[0] == configurations[1]
 
 
-def test_sharded_adapters_are_written_in_parts_and_nothing_else_is(outs: Path) -> None:
+def test_checkpoints_have_the_shards_of_the_adapter_only(outs: Path) -> None:
     checkpoint = outs / "fsdp" / "checkpoints" / f"step-{STEPS:08d}"
     parts = [load_file(checkpoint / f"part-{part}-of-2.safetensors") for part in (1, 2)]
     down = "model.layers.0.self_attn.q_proj.lora_A.default.weight"

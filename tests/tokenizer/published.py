@@ -25,7 +25,7 @@ def gpt2_form() -> Tokenizer:
 
 
 def llama3_form() -> Tokenizer:
-    """Ranks instead of merges: every way to split a token into two is a merge, and whole pieces are looked up first."""
+    """Ranks instead of merges: each split of a token into two is a merge, and complete pieces are looked up first."""
     tokenizer = _trained(_split(LLAMA3))
     description = json.loads(tokenizer.to_str())
     vocab: dict[str, int] = description["model"]["vocab"]
@@ -89,7 +89,7 @@ def adjacent(merges: list[list[str]]) -> list[list[str]]:
     for place, (first, second) in enumerate(pairwise(merges)):
         if "".join(first) not in second:
             return [*merges[:place], second, first, *merges[place + 2 :]]
-    raise AssertionError("every merge needs the one before")
+    raise AssertionError("every merge needs its predecessor")
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:

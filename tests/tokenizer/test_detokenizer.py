@@ -1,4 +1,4 @@
-"""Text from tokens as they come, beside decoding them all at once."""
+"""Incremental detokenization, compared with decoding at once."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
     return load(tokenizer_folder)
 
 
-def test_any_tokens_give_the_text_of_the_whole(tokenizer: Tokenizer) -> None:
+def test_any_tokens_give_the_decoded_text(tokenizer: Tokenizer) -> None:
     table = vocabulary_bytes(tokenizer)
 
     @settings(max_examples=150)
@@ -40,24 +40,24 @@ def test_no_piece_breaks_a_character(tokenizer: Tokenizer) -> None:
 @settings(max_examples=200)
 @given(st.text("abé", max_size=30), st.lists(st.text("abé", min_size=1, max_size=5), max_size=3))
 def test_text_ends_before_the_stop_string_that_comes_first(text: str, stop: list[str]) -> None:
-    """Whatever is given out is never taken back, and nothing of a stop string is given out."""
+    """Released text is final and contains no part of a stop string."""
     table = [bytes([byte]) for byte in range(256)]
-    stream, given_out, fed = TextStream(table, stop), "", b""
+    stream, released, fed = TextStream(table, stop), "", b""
     for byte in text.encode():
-        given_out += stream.feed(byte)
+        released += stream.feed(byte)
         fed += bytes([byte])
         if stream.stopped:
             break
-        held = fed.decode(errors="ignore").removeprefix(given_out)
-        assert not held or any(string.startswith(held) for string in stop)
+        pending = fed.decode(errors="ignore").removeprefix(released)
+        assert not pending or any(string.startswith(pending) for string in stop)
     if not stream.stopped:
-        given_out += stream.end()
+        released += stream.end()
     seen = fed.decode(errors="ignore")
     places = [seen.find(string) for string in stop if string in seen]
-    assert given_out == (seen[: min(places)] if places else text)
+    assert released == (seen[: min(places)] if places else text)
     assert stream.stopped == any(string in text for string in stop)
 
 
-def test_special_tokens_and_padding_of_the_vocabulary_are_no_text(tokenizer: Tokenizer) -> None:
+def test_special_tokens_and_vocabulary_padding_have_no_text(tokenizer: Tokenizer) -> None:
     stream = TextStream(vocabulary_bytes(tokenizer))
     assert stream.feed(tokenizer.token_to_id("<|im_end|>")) + stream.feed(10**6) + stream.end() == ""

@@ -1,4 +1,4 @@
-"""tiktoken's engine against `tokenizers` on the same merges."""
+"""tiktoken compared with `tokenizers` on the same merges."""
 
 import json
 from collections.abc import Callable
@@ -49,8 +49,8 @@ def test_blanks_too_long_for_tiktoken(tokenizer: Tokenizer, encoder: Encoder, bl
 
 
 @pytest.mark.parametrize(("pattern", "step"), [(SPLIT_PATTERN, 1), (GPT2_PATTERN, 16), (LLAMA3, 16), (QWEN, 16)])
-def test_every_character_is_split_off_alike(pattern: str, step: int) -> None:
-    """With a token for every pair of bytes, ids show between which bytes a text was split."""
+def test_every_character_is_split_alike(pattern: str, step: int) -> None:
+    """With a token for every pair of bytes, ids show where a text was split."""
     tokenizer = every_pair(pattern)
     encoder = Encoder(tokenizer)
     assert encoder.fast
@@ -94,7 +94,7 @@ def _token_without_its_merge(tokenizer: Tokenizer) -> Tokenizer:
 
 
 @pytest.mark.parametrize("change", [_other_pattern, _merges_out_of_order, _token_without_its_merge])
-def test_where_the_ids_could_differ_tokenizers_encodes(
+def test_tokenizers_encodes_where_ids_could_differ(
     tokenizer: Tokenizer, change: Callable[[Tokenizer], Tokenizer]
 ) -> None:
     changed = change(tokenizer)
@@ -114,11 +114,11 @@ def test_a_merge_that_spells_a_special_token_is_left_to_tokenizers() -> None:
     assert not Encoder(tokenizer).fast
 
 
-def test_a_split_pattern_that_searches_for_ever_is_a_mistake() -> None:
+def test_a_split_pattern_that_never_ends_is_an_error() -> None:
     hostile = Tokenizer(models.BPE(vocab={character: number for number, character in enumerate(BYTES)}, merges=[]))
     split = pre_tokenizers.Split(Regex("(x+x+)+y|."), "isolated")
     hostile.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     encoder = Encoder(hostile)
     assert len(encoder.encode("xxy")) == 3
-    with pytest.raises(UserError, match=r"split pattern .* begins with 'xxxx.*; give another tokenizer"):
+    with pytest.raises(UserError, match=r"split pattern .* starts with 'xxxx.*; set tokenizer.path"):
         encoder.encode("x" * 60)

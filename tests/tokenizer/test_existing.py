@@ -1,4 +1,4 @@
-"""Tokenizers that were trained elsewhere: the ids that they give themselves, and every text back as it was."""
+"""Imported tokenizers: their own ids, and lossless decoding."""
 
 import json
 import unicodedata
@@ -38,14 +38,14 @@ def taken(theirs: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Tokeni
     return take(folder)
 
 
-def test_ids_are_theirs(theirs: Tokenizer, taken: Tokenizer) -> None:
+def test_ids_equal_the_original(theirs: Tokenizer, taken: Tokenizer) -> None:
     theirs.no_truncation()
     for text in make_texts(3, 50):
         plain = unicodedata.normalize("NFC", text).replace("<s>", "").replace("</s>", "")
         assert taken.encode(plain).ids == theirs.encode(plain, add_special_tokens=False).ids
 
 
-def test_any_text_comes_back_as_it_was(taken: Tokenizer) -> None:
+def test_any_text_round_trips(taken: Tokenizer) -> None:
     @given(text=TEXT)
     def check(text: str) -> None:
         ids = taken.encode(text).ids
@@ -122,25 +122,25 @@ def _removed() -> pre_tokenizers.PreTokenizer:
         (lambda: _with("pre_tokenizer", pre_tokenizers.Metaspace()), "is not byte-level"),
         (lambda: _with("pre_tokenizer", None), "is not byte-level"),
         (lambda: _with("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)), "adds to the text"),
-        (lambda: _with("pre_tokenizer", _removed()), "takes from it"),
+        (lambda: _with("pre_tokenizer", _removed()), "removes from it"),
         (_gap, "gaps between its token ids"),
     ],
 )
-def test_one_that_cannot_be_used_is_one_sentence(make: Any, reason: str, tmp_path: Path) -> None:
+def test_an_unsupported_tokenizer_is_an_error(make: Any, reason: str, tmp_path: Path) -> None:
     make().save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=rf"tokenizer\.path: .*{reason}.*name a"):
         take(tmp_path)
 
 
-def test_no_file_and_a_damaged_one_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.path: there is no file .*tokenizer\.json"):
+def test_a_missing_or_damaged_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.path: .*tokenizer\.json is not found"):
         take(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.path: .*is no tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.path: .*is not a tokenizer"):
         take(tmp_path / "tokenizer.json")
 
 
-def test_a_name_in_the_ordinary_vocabulary_is_no_special_token() -> None:
+def test_a_name_in_the_ordinary_vocabulary_is_not_special() -> None:
     with pytest.raises(ValueError, match="bos, eos, message_end, message_start"):
         special_ids(_few_bytes())
     assert digits_form().token_to_id("<|endoftext|>") is not None

@@ -44,8 +44,8 @@ def test_round_trip_is_exact_and_bytes_add_up(tokenizer: Tokenizer, text: str) -
 
 
 @given(data=st.binary())
-def test_any_bytes_have_tokens_and_come_back(tokenizer: Tokenizer, data: bytes) -> None:
-    """Bytes that are no UTF-8 too: each has a token, and what is whole among them decodes."""
+def test_any_bytes_round_trip(tokenizer: Tokenizer, data: bytes) -> None:
+    """Invalid UTF-8 too: each byte has a token, and complete characters decode."""
     names = [tokenizer.id_to_token(7 + number) for number in range(256)]
     number_of = {to_bytes(name): 7 + number for number, name in enumerate(names)}
     ids = [number_of[bytes([byte])] for byte in data]
@@ -122,7 +122,7 @@ def test_shards_beyond_the_limit_are_not_even_opened(tmp_path: Path) -> None:
     assert train_tokenizer(tmp_path / "out", tmp_path, settings).rows_in == 59
 
 
-def test_languages_are_told_apart_on_the_first_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_languages_are_identified_on_the_first_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     english = "The weather was so fine that they walked to the river and stayed there until the evening came. "
     polish = "Pogoda była tak piękna, że poszli nad rzekę i zostali tam aż do wieczora, rozmawiając o wszystkim. "
     write_shard(tmp_path / "train" / "part-00000.parquet", [english * 3, polish * 2, english] * 10)
@@ -148,7 +148,7 @@ def test_statistics_count_the_sample(shards: Path, tokenizer_folder: Path, token
     assert pc.sum(pc.multiply(vocabulary["count"], vocabulary["bytes"])).as_py() == text_bytes
 
 
-def test_too_little_text_names_the_setting_and_a_size_that_works(tmp_path: Path) -> None:
+def test_too_little_text_is_an_error_with_a_size_that_works(tmp_path: Path) -> None:
     write_shard(tmp_path / "train" / "part-00000.parquet", make_texts(0, 60))
     with pytest.raises(UserError, match=r"tokenizer\.vocabulary_size is 60000") as failure:
         train_tokenizer(tmp_path / "out", tmp_path, TokenizerSettings(vocabulary_size=60_000, sample_mb=1))
@@ -157,12 +157,12 @@ def test_too_little_text_names_the_setting_and_a_size_that_works(tmp_path: Path)
     assert train_tokenizer(tmp_path / "out", tmp_path, settings).rows_out == possible
 
 
-def test_no_text_at_all_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give more text"):
+def test_no_text_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="add text"):
         train_tokenizer(tmp_path / "out", tmp_path, TokenizerSettings(vocabulary_size=512, sample_mb=1))
 
 
-def test_missing_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing"):
         load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
