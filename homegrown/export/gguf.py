@@ -1,4 +1,4 @@
-"""Writing GGUF, the file that llama.cpp, Ollama and LM Studio run: weights, tokenizer, chat template, all in one."""
+"""GGUF export for llama.cpp, Ollama and LM Studio: weights, tokenizer and chat template in one file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,32 +30,32 @@ __all__ = ["KINDS", "write_gguf"]
 
 
 def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
-    """Write the model of a folder as one GGUF file, whole or not at all, holding one tensor in memory at a time.
+    """Write the model of a folder as one GGUF file, atomically, with one tensor in memory at a time.
 
-    `kind` is one of `KINDS`. Returns a sentence on matrices whose rows do not fill the blocks of that kind and which
-    are therefore of a larger type, as llama.cpp would have it, or None.
+    `kind` is one of `KINDS`. Returns a warning about matrices of a larger type than that kind's, because their rows do
+    not fill its blocks, or None.
 
     Raises:
-        UserError: said before anything is written: the model is `classic`, the tokenizer splits text as llama.cpp
-            cannot, a library is missing, there is no such kind; or a file is missing or damaged, or a weight is beyond
-            the range of float16.
+        UserError: before anything is written: the model is `classic`, llama.cpp cannot split text as the tokenizer
+            does, a library is missing, or the kind is unknown. Also if a file is missing or damaged, or a weight
+            exceeds float16.
     """
     files, config = kind_named(kind), weights.load_config(model_folder / "config.json")
     if config.family == "classic":
         raise UserError(
-            f"{model_folder} holds a classic model, and llama.cpp has no architecture with its sinusoidal positions; "
-            "export it to onnx, or train one of model.family modern."
+            f"{model_folder} holds a classic model, but llama.cpp has no architecture with sinusoidal positions; "
+            "export it to onnx, or train with model.family modern."
         )
     if not config.qk_norm:
         raise UserError(
-            f"{model_folder} holds a model in Llama's layout, of which no GGUF is written here; export it to hf and "
-            "convert that with llama.cpp's own converter."
+            f"{model_folder} holds a model in Llama's layout, whose GGUF export is not supported; export it to hf and "
+            "use llama.cpp's converter."
         )
     vocabulary = Vocabulary(model_folder)
     if len(vocabulary) != config.vocabulary_size:
         raise UserError(
-            f"{model_folder} has a tokenizer of {len(vocabulary)} tokens and a model of {config.vocabulary_size}; "
-            "restore the files together."
+            f"{model_folder} has a tokenizer of {len(vocabulary)} tokens but a model of {config.vocabulary_size}; "
+            "restore both files together."
         )
     shapes, names = _shapes(config), tensor_names(config)
     wanted = {name: wanted_type(files, names[name], len(shape), config) for name, shape in shapes.items()}
@@ -105,25 +105,27 @@ def _write_tensors(
             for name, to in types.items():
                 tensor = file.get_tensor(name).float()
                 if tuple(tensor.shape) != shapes[name]:
-                    raise UserError(f"{path} does not fit its config.json (tensor {name}); restore the two together.")
+                    raise UserError(
+                        f"{path} does not match its config.json (tensor {name}); restore both files together."
+                    )
                 writer.write_tensor_data(quantize(tensor.numpy(), to))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; name the folder of a trained model.") from error
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}); train the model again or restore the file.") from error
     except OverflowError as error:
-        raise UserError(f"{path} has a weight in {name} that float16 cannot hold; choose bf16.") from error
+        raise UserError(f"{path} has a weight in {name} beyond float16; choose bf16.") from error
 
 
 def _fallbacks(
     kind: str, wanted: Mapping[str, GGMLQuantizationType], types: Mapping[str, GGMLQuantizationType]
 ) -> str | None:
-    """Return the sentence of `write_gguf`."""
+    """Return the warning of `write_gguf`."""
     other = sorted({f"{wanted[name].name} → {to.name}" for name, to in types.items() if to != wanted[name]})
     if not other:
         return None
     count = sum(to != wanted[name] for name, to in types.items())
     return (
-        f"{count} of {len(types)} tensors have rows that do not fill the blocks of {kind} and are of a larger type "
-        f"({', '.join(other)}); model.hidden and model.feed_forward in multiples of 256 avoid it."
+        f"{count} of {len(types)} tensors have a larger type than {kind}'s, because their rows do not fill its blocks "
+        f"({', '.join(other)}); make model.hidden and model.feed_forward multiples of 256."
     )

@@ -1,4 +1,4 @@
-"""How a `modern` model lies in a GGUF file: names of tensors and sizes, those of llama.cpp's qwen3."""
+"""Names of tensors and metadata of a `modern` model in a GGUF file: those of llama.cpp's qwen3."""
 
 from homegrown.model.config import ModelConfig
 
@@ -37,19 +37,19 @@ INTEGERS = {
     f"{ARCHITECTURE}.attention.value_length": "head_size",
     f"{ARCHITECTURE}.vocab_size": "vocabulary_size",
 }
-"""The metadata that are unsigned integers of 32 bits, with the field of `ModelConfig` that each holds."""
+"""Keys of the uint32 metadata, with the field of `ModelConfig` that each holds."""
 
 FLOATS = {
     f"{ARCHITECTURE}.rope.freq_base": "rope_theta",
     f"{ARCHITECTURE}.attention.layer_norm_rms_epsilon": "norm_eps",
 }
-"""The metadata that are floats of 32 bits, likewise."""
+"""Keys of the float32 metadata, with their fields."""
 
 
 def tensor_names(config: ModelConfig) -> dict[str, str]:
     """Return the GGUF name of every tensor of a `modern` model by our name, in the order of the file.
 
-    Rotary positions turn the two halves of a head together in both, so no matrix needs its rows permuted.
+    Both rotate the two halves of a head, so no matrix is permuted.
     """
     names = {ours: theirs for ours, theirs in _OUTSIDE.items() if not (config.tied and theirs == OUTPUT)}
     for layer in range(config.layers):

@@ -1,4 +1,4 @@
-"""Reading back a GGUF file that was written here: the model as llama.cpp sees it, and what the file says of it."""
+"""Reading a GGUF file that this project wrote: its model, and its description."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from homegrown.util.errors import UserError
 
 @dataclass(frozen=True)
 class Description:
-    """The shape of a file's model, and the tokens that end a document and a message."""
+    """The configuration of a file's model, and the tokens that end a document and a message."""
 
     config: ModelConfig
     document_end: str
@@ -25,10 +25,10 @@ class Description:
 
 
 def read_gguf(path: Path) -> Transformer:
-    """Return the model of a file of any of our kinds, its tensors dequantized to float32, in evaluation mode.
+    """Return the model of a file, dequantized to float32, in evaluation mode.
 
     Raises:
-        UserError: the file is missing or damaged, or is of another architecture.
+        UserError: the file is missing, damaged, or of another architecture.
     """
     reader = _open(path)
     config, tensors = _config(reader, path), {tensor.name: tensor for tensor in reader.tensors}
@@ -46,7 +46,7 @@ def read_gguf(path: Path) -> Transformer:
 
 
 def describe(path: Path) -> Description:
-    """Return what a file says of itself.
+    """Return the description of a file.
 
     Raises:
         UserError: as `read_gguf`.
@@ -59,15 +59,15 @@ def _open(path: Path) -> GGUFReader:
     try:
         return GGUFReader(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; name a GGUF file that was exported here.") from error
+        raise UserError(f"{path} is missing; name an exported GGUF file.") from error
     except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise UserError(f"{path} is damaged or no GGUF file ({error}); export the model again.") from error
+        raise UserError(f"{path} is damaged or not a GGUF file ({error}); export the model again.") from error
 
 
 def _config(reader: GGUFReader, path: Path) -> ModelConfig:
     architecture = _value(reader, path, "general.architecture")
     if architecture != ARCHITECTURE:
-        raise UserError(f"{path} is of the architecture {architecture}; only {ARCHITECTURE}, what we export, is read.")
+        raise UserError(f"{path} has the architecture {architecture}; only {ARCHITECTURE} is supported.")
     sizes: dict[str, Any] = {field: _value(reader, path, key) for key, field in (INTEGERS | FLOATS).items()}
     tied = all(tensor.name != OUTPUT for tensor in reader.tensors)
     return ModelConfig(family="modern", dropout=0.0, tied=tied, **sizes)
@@ -79,8 +79,8 @@ def _token(reader: GGUFReader, path: Path, role: str) -> str:
 
 
 def _value(reader: GGUFReader, path: Path, key: str, place: int | None = None) -> Any:
-    """Return a metadatum, or one entry of a list."""
+    """Return a value of the metadata, or one entry of a list."""
     field = reader.get_field(key)
     if field is None:
-        raise UserError(f"{path} does not say its {key}; name a GGUF file that was exported here.")
+        raise UserError(f"{path} lacks {key}; name an exported GGUF file.")
     return field.contents() if place is None else field.contents(place)

@@ -1,4 +1,4 @@
-"""The kinds of GGUF files: which type each of their tensors has, and numbers turned into that type."""
+"""Kinds of GGUF files: the type of each tensor, and the conversion to it."""
 
 import ctypes
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from homegrown.model.config import ModelConfig
 from homegrown.util.errors import UserError
 
 FROM_LLAMA_CPP = frozenset({Type.Q4_K, Type.Q5_K, Type.Q6_K})
-"""Types that numpy does not make; see `homegrown.export.gguf_types`."""
+"""Types that only llama.cpp's quantizer makes, not the `gguf` package."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: what its header says, and the types of its matrices.
+    """A kind of file: its type in the header, and the types of its matrices.
 
-    `output` is that of the output projection, which may be the embedding; `important` that of the matrices which
-    llama.cpp's mixtures named M keep finer in some layers.
+    `output` is the type of the output projection, which may be the embedding. `important` is the type of the matrices
+    that llama.cpp's M mixtures keep finer in some layers.
     """
 
     file_type: LlamaFileType
@@ -35,7 +35,7 @@ class Kind:
     important: Type | None = None
 
 
-# llama.cpp's mixtures, except that q4_0's output is q8_0, not q6_K, which numpy cannot make.
+# llama.cpp's mixtures, except that the output of q4_0 is q8_0 instead of q6_K, which numpy cannot make.
 _KINDS = {
     "f32": Kind(LlamaFileType.ALL_F32, Type.F32, Type.F32),
     "f16": Kind(LlamaFileType.MOSTLY_F16, Type.F16, Type.F16),
@@ -48,17 +48,17 @@ _KINDS = {
 }
 
 KINDS = tuple(_KINDS)
-"""The kinds of files, by the names that llama.cpp's users know."""
+"""The kinds of files, by llama.cpp's names."""
 
-# What llama.cpp takes where a row is no multiple of 256 numbers, the block of its K-quants. A block of these has 32, of
-# which the rows of our models are multiples.
+# llama.cpp's replacements if a row is not a multiple of 256, the block of K-quants. Their blocks have 32 numbers, and
+# the rows of all models are multiples of 32.
 _SMALLER_BLOCKS = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 
 
 def kind_named(name: str) -> Kind:
-    """Return a kind by its name; raises UserError if there is none, or if it needs what is not installed."""
+    """Return a kind by its name; raises UserError if it is unknown or its library is not installed."""
     if name not in _KINDS:
-        raise UserError(f"{name} is no kind of GGUF file; choose one of {', '.join(KINDS)}.")
+        raise UserError(f"{name} is not a kind of GGUF file; choose one of {', '.join(KINDS)}.")
     kind = _KINDS[name]
     if kind.usual in FROM_LLAMA_CPP:
         check_llama_cpp(name)
@@ -66,10 +66,10 @@ def kind_named(name: str) -> Kind:
 
 
 def wanted_type(kind: Kind, tensor: str, dimensions: int, config: ModelConfig) -> Type:
-    """Return the type that a tensor of this GGUF name has in a file of this kind, whatever its sizes.
+    """Return the type of the tensor with this GGUF name in a file of this kind, before `fitting_type`.
 
-    Gains stay float32. In the mixtures named M, `attn_v` and `ffn_down` are finer in the first and the last eighth of
-    the layers and in every third between (llama.cpp, src/llama-quant.cpp, `use_more_bits`).
+    Gains stay float32. In the M mixtures, `attn_v` and `ffn_down` are finer in the first and last eighth of the layers
+    and in every third between (llama.cpp, src/llama-quant.cpp, `use_more_bits`).
     """
     if dimensions < 2:
         return Type.F32
@@ -84,29 +84,29 @@ def wanted_type(kind: Kind, tensor: str, dimensions: int, config: ModelConfig) -
 
 
 def fitting_type(wanted: Type, columns: int) -> Type:
-    """Return the type itself, or the one that llama.cpp takes in its place where `columns` do not fill its blocks."""
+    """Return the type, or llama.cpp's replacement if `columns` do not fill its blocks."""
     return _SMALLER_BLOCKS.get(wanted, wanted) if columns % GGML_QUANT_SIZES[wanted][0] else wanted
 
 
 def stored_shape(shape: Sequence[int], to: Type) -> tuple[int, ...]:
-    """Return the shape of what `quantize` returns for an array of `shape`."""
+    """Return the shape of the result of `quantize` for an array of `shape`."""
     return tuple(shape) if to in (Type.F32, Type.F16) else quant_shape_to_byte_shape(shape, to)
 
 
 def stored_dtype(to: Type) -> "np.dtype[np.generic]":
-    """Return the dtype of what `quantize` returns."""
+    """Return the dtype of the result of `quantize`."""
     return np.dtype({Type.F32: np.float32, Type.F16: np.float16}.get(to, np.uint8))
 
 
 def quantize(values: npt.NDArray[np.float32], to: Type) -> npt.NDArray[np.generic]:
-    """Return float32 values as the type: float32 or float16 of the same shape, or blocks, uint8 [..., bytes].
+    """Return float32 values in the type: float32 or float16 of the same shape, or blocks, uint8 [..., bytes].
 
-    Raises OverflowError if a value is beyond float16.
+    Raises OverflowError if a value exceeds float16.
     """
     if to in FROM_LLAMA_CPP:
         return quantize_with_llama_cpp(values, to)
     if to == Type.F16 and np.abs(values).max() > np.finfo(np.float16).max:
-        raise OverflowError("a value is beyond float16")
+        raise OverflowError("a value exceeds float16")
     stored: npt.NDArray[np.generic] = quantize_in_numpy(values, to)
     return stored
 
@@ -115,10 +115,10 @@ _NEEDS = "needs llama.cpp's quantizer"
 
 
 def check_llama_cpp(kind: str) -> None:
-    """Load the quantizer, for a file of `kind`.
+    """Load llama.cpp's quantizer, for a file of `kind`.
 
     Raises:
-        UserError: xllamacpp is not installed, or its library does not show the quantizer.
+        UserError: xllamacpp is not installed, or its library does not export the quantizer.
     """
     try:
         _library()
@@ -128,7 +128,7 @@ def check_llama_cpp(kind: str) -> None:
         ) from error
     except (OSError, AttributeError) as error:
         raise UserError(
-            f"{kind} {_NEEDS}, which this machine's xllamacpp does not offer ({error}); choose q8_0 or q4_0."
+            f"{kind} {_NEEDS}, which the installed xllamacpp does not export ({error}); choose q8_0 or q4_0."
         ) from error
 
 
@@ -149,7 +149,7 @@ def quantize_with_llama_cpp(rows: npt.NDArray[np.float32], to: GGMLQuantizationT
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Return the library with the quantizer's types declared (ggml.h)."""
+    """Return xllamacpp's library with the quantizer's signature declared (ggml.h)."""
     library = ctypes.CDLL(str(import_module("xllamacpp.xllamacpp").__file__))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [

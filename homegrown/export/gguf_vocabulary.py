@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF's metadata: tokens, merges, where text is split, what ends an answer, the chat template."""
+"""A tokenizer as GGUF metadata: tokens, merges, pre-tokenizer, stop tokens, chat template."""
 
 import json
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from homegrown.util.errors import UserError
 
 @dataclass(frozen=True)
 class _BuiltIn:
-    """A split that llama.cpp has built in: its name, and whether a whole piece that is a token is taken as it is."""
+    """A pre-tokenizer of llama.cpp: its name, and whether a piece that is a token skips the merges."""
 
     name: str
-    whole_pieces_first: bool
+    ignore_merges: bool
 
 
-# llama.cpp spells the case-folded patterns out letter by letter, so only the long s (U+017F) after an apostrophe, which
-# folding takes for an s, is split otherwise there than by Qwen's and Llama 3's own tokenizers.
+# llama.cpp spells out the case-folded patterns. Only the long s (U+017F) after an apostrophe, which folds to s, is
+# split differently from Qwen's and Llama 3's tokenizers.
 _SPLITS = {
     SPLIT_PATTERN: _BuiltIn("qwen2", False),
     QWEN2_PATTERN: _BuiltIn("qwen2", False),
@@ -39,22 +39,22 @@ _SPLITS = {
 
 
 class Vocabulary:
-    """The tokenizer of a model's folder, found to be one that llama.cpp can copy id for id."""
+    """The tokenizer of a model's folder, for which llama.cpp gives the same ids."""
 
     def __init__(self, folder: Path):
         """Read the tokenizer.
 
         Raises:
-            UserError: a file is missing or damaged, or llama.cpp has no built-in way to split text as it does.
+            UserError: a file is missing or damaged, or llama.cpp has no pre-tokenizer that splits text the same way.
         """
         self._tokenizer, self._system = load(folder), load_system(folder)
         description = json.loads(self._tokenizer.to_str())
         self._merges: list[list[str]] = description["model"]["merges"]
         built_in = _SPLITS.get(split_pattern(description["pre_tokenizer"]) or "")
-        if built_in is None or built_in.whole_pieces_first != description["model"]["ignore_merges"]:
+        if built_in is None or built_in.ignore_merges != description["model"]["ignore_merges"]:
             raise UserError(
-                f"{folder / TOKENIZER_FILE} splits text in a way that llama.cpp does not have built in, so a GGUF file "
-                "would read text wrongly; export to hf or onnx, or train with another tokenizer."
+                f"{folder / TOKENIZER_FILE} splits text in a way that llama.cpp does not support, so a GGUF file would "
+                "give wrong tokens; export to hf or onnx, or train with another tokenizer."
             )
         self._split = built_in.name
 
@@ -65,8 +65,8 @@ class Vocabulary:
     def write(self, writer: GGUFWriter) -> None:
         """Add the metadata.
 
-        Every special token is a control token: text cannot spell it unless a runtime is told to look for it. Documents
-        start with `bos` as in training, and generation ends at `eos` (a document's) and at `eot` (a message's).
+        Special tokens are control tokens: text in a prompt does not become one unless a runtime parses special tokens.
+        Documents start with `bos`, as in training. Generation stops at `eos` (document) and at `eot` (message).
         """
         tokenizer = self._tokenizer
         special, marks = tokenizer.get_added_tokens_decoder(), special_ids(tokenizer)

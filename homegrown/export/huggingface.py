@@ -1,6 +1,6 @@
-"""A model as transformers, vLLM and MLX read it, without code of its own: weights, configuration, tokenizer.
+"""Hugging Face export for transformers, vLLM and MLX, without custom code.
 
-The modern family is Qwen3, or Llama where it has no QK-norm, tensor for tensor; the classic one becomes OPT
+The modern family becomes Qwen3, or Llama if it has no QK-norm; tensors keep their names. The classic family becomes OPT
 (`homegrown.export.opt`).
 """
 
@@ -22,7 +22,7 @@ from homegrown.util.files import replacing
 from homegrown.util.progress import Progress, silent
 
 SHARD_BYTES = 5_000_000_000
-"""Most bytes of one weight file, as hubs and loaders are used to; more are split, with an index."""
+"""Maximum bytes of one weight file, as is usual on hubs; larger models are sharded with an index."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,18 +32,18 @@ _INDEX = "model.safetensors.index.json"
 def write_huggingface(
     model_folder: Path, out: Path, dtype: str, card: str | None = None, *, progress: Progress = silent
 ) -> None:
-    """Write the model of `model_folder` to `out`, each file whole or not at all.
+    """Write the model of `model_folder` to `out`, each file atomically.
 
-    That is `config.json`, `generation_config.json`, `model.safetensors` (above `SHARD_BYTES` several with an index),
-    `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, and `README.md` if
-    there is a card.
+    The files are `config.json`, `generation_config.json`, `model.safetensors` (above `SHARD_BYTES` shards with an
+    index), `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, and `README.md`
+    if there is a card.
 
     Args:
         model_folder: The folder `model` of a pretrained artifact.
         out: Folder to write to.
         dtype: Type of the weights: float32, bfloat16 or float16.
         card: Markdown of the model card.
-        progress: Told how many weight files are written.
+        progress: Receives the number of weight files written.
 
     Raises:
         UserError: the weights or the tokenizer are missing or damaged.
@@ -59,13 +59,13 @@ def write_huggingface(
 
 
 def model_config(config: ModelConfig, text: Tokenizer) -> dict[str, Any]:
-    """Return the values of `config.json`, but for the type of the weights."""
+    """Return the values of `config.json`, without the type of the weights."""
     shape = opt_config(config) if config.family == "classic" else _modern_config(config)
     return {**shape, "vocab_size": config.vocabulary_size, "use_cache": True, **boundaries(text)}
 
 
 def _modern_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the values of Qwen3's file; those of Llama's are among them, which has no QK-norm."""
+    """Return the values of Qwen3's file, of which Llama's are a subset."""
     architecture, kind = ("Qwen3ForCausalLM", "qwen3") if config.qk_norm else ("LlamaForCausalLM", "llama")
     return {
         "architectures": [architecture],
@@ -79,7 +79,7 @@ def _modern_config(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_eps,
-        # transformers 5 reads the second, what is older and MLX the first, and takes a default where it is missing.
+        # transformers 5 reads rope_parameters; transformers 4 and MLX read rope_theta and otherwise assume a default.
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "attention_bias": False,

@@ -1,6 +1,6 @@
-"""A local folder of a Hugging Face model read as one of ours: Qwen3's and Llama's layouts, and OPT as we export it.
+"""Import of a local Hugging Face folder: Qwen3's and Llama's layouts, and OPT as exported by this project.
 
-Weights keep their names, and only their type becomes float32; nothing but JSON and safetensors is read.
+Tensors keep their names and become float32. Only JSON and safetensors files are read.
 """
 
 import json
@@ -32,7 +32,7 @@ def files_of(folder: Path) -> list[Path]:
     """Return the files that `read_huggingface` reads.
 
     Raises:
-        UserError: the folder holds no model, or no tokenizer.
+        UserError: the folder lacks a model or a tokenizer.
     """
     for name in (_CONFIG, TOKENIZER_FILE):
         if not (folder / name).is_file():
@@ -48,14 +48,13 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def read_huggingface(folder: Path, out: Path) -> Outcome:
-    """Write the model of `folder` to `out` as one of ours: config.json, model.safetensors, tokenizer.json.
+    """Write the model of `folder` to `out`: config.json, model.safetensors, tokenizer.json.
 
-    Marks of messages and documents that its tokenizer lacks take rows of the embedding that no token has; rows beyond
-    are left out.
+    Special tokens that its tokenizer lacks take unused rows of the embedding; the remaining unused rows are dropped.
 
     Raises:
-        UserError: a file is missing or damaged, the architecture computes what ours cannot, the tokenizer is no
-            byte-level BPE, or it lacks a mark and the embedding has no row for it.
+        UserError: a file is missing or damaged, the architecture is not supported, the tokenizer is not a byte-level
+            BPE, or it lacks a special token and the embedding has no unused row.
     """
     _, _, *shards = files_of(folder)
     config, tokenizer = shape_of(folder), take(folder)
@@ -65,7 +64,7 @@ def read_huggingface(folder: Path, out: Path) -> Outcome:
     except (OSError, SafetensorError) as error:
         raise UserError(f"The weights in {folder} are missing or damaged ({error}); restore them.") from error
     except _Foreign as reason:
-        raise UserError(f"{folder} cannot be read as a model of ours: {reason}; name another.") from None
+        raise UserError(f"The model in {folder} is not supported: {reason}; name another.") from None
     weights.save(_resized(model, tokenizer, folder), out)
     with replacing(out / TOKENIZER_FILE) as temporary:
         tokenizer.save(str(temporary))
@@ -76,40 +75,40 @@ def shape_of(folder: Path) -> ModelConfig:
     """Return the shape of the model in `folder`.
 
     Raises:
-        UserError: there is none, or its architecture computes what ours cannot.
+        UserError: a file is missing, or the architecture is not supported.
     """
     files_of(folder)
     values = _json(folder / _CONFIG)
     kind = str(values.get("model_type"))
     if kind not in _READERS:
         raise UserError(
-            f"{folder} holds a model of type {kind!r}, which cannot be read as one of ours; there are: "
+            f"The model in {folder} has the type {kind!r}, which is not supported; supported types: "
             f"{', '.join(_READERS)}."
         )
     try:
         return _READERS[kind](values)
     except KeyError as error:
-        raise UserError(f"{folder / _CONFIG} does not say {error}; restore the file.") from error
+        raise UserError(f"{folder / _CONFIG} lacks {error}; restore the file.") from error
     except _Foreign as reason:
-        raise UserError(f"{folder} cannot be read as a model of ours: {reason}; name another.") from None
+        raise UserError(f"The model in {folder} is not supported: {reason}; name another.") from None
 
 
 class _Foreign(Exception):
-    """What a model has that ours cannot compute."""
+    """A property of a model that is not supported."""
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no JSON ({error}); restore the file.") from error
+        raise UserError(f"{path} is not JSON ({error}); restore the file.") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} is no JSON object; restore the file.")
+        raise UserError(f"{path} is not a JSON object; restore the file.")
     return values
 
 
 def _llama_like(values: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of a Qwen3 or a Llama, which differ in QK-norm alone."""
+    """Return the configuration of a Qwen3 or a Llama, which differ only in QK-norm."""
     rope = values.get("rope_parameters") or {}
     scaling = values.get("rope_scaling") or {}
     kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
@@ -144,9 +143,9 @@ def _llama_like(values: Mapping[str, Any]) -> ModelConfig:
 
 def _opt(values: Mapping[str, Any]) -> ModelConfig:
     if values.get("activation_function", "relu") != "relu" or not values.get("do_layer_norm_before", True):
-        raise _Foreign("it is no OPT with ReLU and norms before")
+        raise _Foreign("it is not an OPT with ReLU and pre-norm")
     if values.get("word_embed_proj_dim", values["hidden_size"]) != values["hidden_size"]:
-        raise _Foreign("its embedding has another width than its layers")
+        raise _Foreign("its embedding is not as wide as its layers")
     return ModelConfig(
         family="classic",
         vocabulary_size=values["vocab_size"],
@@ -170,26 +169,26 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
 
 
 def _model(config: ModelConfig, tensors: dict[str, Tensor]) -> Transformer:
-    """Return the model of these weights."""
+    """Return a model with these weights."""
     model = Transformer(config)
     if config.family == "classic":
         try:
             tensors = from_opt_tensors(config, tensors, model.model.position_table())
         except (KeyError, ValueError) as error:
-            raise _Foreign(f"only OPT as exported here is, with sinusoidal positions ({error})") from None
+            raise _Foreign(f"of OPT, only this project's exports with sinusoidal positions are ({error})") from None
     elif config.tied:
         tensors.pop(_OUTPUT, None)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            raise _Foreign(f"its tensor {name} does not fit its configuration")
+            raise _Foreign(f"its tensor {name} does not match its configuration")
     model.load_state_dict(tensors)
     return model
 
 
 def _resized(model: Transformer, tokenizer: Tokenizer, folder: Path) -> Transformer:
-    """Return the model with one row of the embedding and the output for each token, and no more."""
+    """Return the model with exactly one row of the embedding and the output for each token."""
     size, config = tokenizer.get_vocab_size(), model.config
     if size > config.vocabulary_size:
         missing = [token.content for token in tokenizer.get_added_tokens_decoder().values()][
@@ -197,7 +196,7 @@ def _resized(model: Transformer, tokenizer: Tokenizer, folder: Path) -> Transfor
         ]
         raise UserError(
             f"The tokenizer of {folder} lacks {', '.join(missing)}, which conversations need, and the model's "
-            "embedding has no rows to spare; name a model with a chat template in ChatML."
+            "embedding has no unused rows; name a model with a ChatML template."
         )
     if size == config.vocabulary_size:
         return model

@@ -1,4 +1,4 @@
-"""A tokenizer as transformers reads it, with the chat template, and what says where texts begin and end."""
+"""The tokenizer files of a Hugging Face export: tokenizer, chat template, begin and end tokens."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ from homegrown.util.files import replacing
 
 
 def write_tokenizer(model_folder: Path, out: Path, context: int) -> None:
-    """Write the tokenizer of a model's folder and how it is used, each file whole or not at all.
+    """Write the tokenizer files of a model's folder, each atomically.
 
-    That is `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` with the model's
-    system message, and `generation_config.json`.
+    The files are `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` with the
+    model's system message, and `generation_config.json`.
 
     Raises:
         UserError: a file of the model is missing or damaged.
@@ -25,7 +25,7 @@ def write_tokenizer(model_folder: Path, out: Path, context: int) -> None:
     text = loading.load(model_folder)
     marks = special_ids(text)
     bos, eos = text.id_to_token(marks.bos), text.id_to_token(marks.eos)
-    # Packing puts the mark before every document; runtimes put it where they are asked for special tokens.
+    # Training has this token before every document; runtimes add it if they add special tokens.
     text.post_processor = TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, marks.bos)]
     )
@@ -39,7 +39,7 @@ def write_tokenizer(model_folder: Path, out: Path, context: int) -> None:
     names["additional_special_tokens"] = others
     template = chat.template(text, load_system(model_folder))
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # what transformers 4 knows too
+        "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 4 knows it too
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
         **names,
@@ -63,24 +63,24 @@ def write_tokenizer(model_folder: Path, out: Path, context: int) -> None:
 
 
 def boundaries(text: Tokenizer) -> dict[str, Any]:
-    """Return the tokens that begin, end and pad; every one that ends, or output would never end."""
+    """Return the tokens that begin, end and pad text; all end tokens, so that generation stops."""
     marks = special_ids(text)
     ends = [marks.eos, *sorted(chat.stop_ids(text) - {marks.eos})]
     return {"bos_token_id": marks.bos, "eos_token_id": ends, "pad_token_id": _padding(text)}
 
 
 def _padding(text: Tokenizer) -> int:
-    """Return the token that pads: its own, or else the end of a document."""
+    """Return the padding token, or else the end of a document."""
     own: int | None = text.token_to_id("<pad>")
     return special_ids(text).eos if own is None else own
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

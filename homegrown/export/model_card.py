@@ -1,4 +1,4 @@
-"""The model card of an export: recipe, data funnel, metrics and lineage, read from the artifacts' manifests."""
+"""The model card of an export: recipe, data funnel, metrics and lineage from the artifacts' manifests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,19 +23,18 @@ _COLUMNS = {
 }
 _TRAINING = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 _IMPLEMENTATIONS = {
-    "modern": "Its architecture is Qwen3's, which transformers, vLLM and MLX have, and llama.cpp for the GGUF export.",
-    "classic": "Its architecture is OPT's, which transformers and vLLM have; MLX and llama.cpp have none that computes "
-    "the same.",
+    "modern": "Its architecture is Qwen3, which transformers, vLLM, MLX and (as a GGUF export) llama.cpp run.",
+    "classic": "Its architecture is OPT, which transformers and vLLM run; MLX and llama.cpp have no equivalent.",
 }
 
 
 def model_card(model: Artifact, lineage: Sequence[Artifact], evaluation: Artifact | None, dtype: str) -> str:
-    """Return the markdown of a README.md for a hub, with its YAML front matter.
+    """Return the Markdown of a hub's README.md, with YAML front matter.
 
     Args:
         model: The pretrained, fine-tuned or merged artifact.
-        lineage: What it was made from, as far as it is still there, the nearest first.
-        evaluation: The evaluation of this model, where there is one.
+        lineage: Its ancestors that still exist, the nearest first.
+        evaluation: The evaluation of this model, or None.
         dtype: Type of the exported weights.
     """
     config = load_config(model.path / "model" / "config.json")
@@ -56,26 +55,22 @@ def model_card(model: Artifact, lineage: Sequence[Artifact], evaluation: Artifac
             "## Recipe",
             f"```yaml\n{yaml.safe_dump(_recipe(chain), sort_keys=False, allow_unicode=True)}```",
             "## Lineage",
-            "Each artifact's key is made of its settings, the code that made it and the keys of what it was made from.",
+            "An artifact's key is a digest of its settings, its code and the keys of its inputs.",
             _lineage(chain, model),
         ]
     )
 
 
 def _kind(config: ModelConfig, chain: Sequence[Artifact]) -> str:
-    """Say what runs the model, and what it has learned."""
+    """Return a paragraph on what runs the model and how it was trained."""
     runs = _IMPLEMENTATIONS[config.family]
     if config.family == "modern" and not config.qk_norm:
-        runs = "Its architecture is Llama's."
+        runs = "Its architecture is Llama."
     stages = {one.manifest.stage for one in chain}
-    origin = (
-        "It began as a model that was trained elsewhere"
-        if "base" in stages
-        else "It was pretrained on the text below and on nothing else"
-    )
+    origin = "It starts from a published model" if "base" in stages else "It was pretrained on the text below only"
     if "finetune" in stages:
-        return f"{runs} {origin}, and then learned to answer from conversations: it wants its chat template."
-    return f"{runs} {origin}: it continues text, and follows no instructions unless it was taught to."
+        return f"{runs} {origin} and was fine-tuned on conversations; use its chat template."
+    return f"{runs} {origin}. It continues text and is not tuned to follow instructions."
 
 
 _USE = """```python
@@ -104,10 +99,10 @@ def _facts(config: ModelConfig, dtype: str) -> str:
 
 
 def _data(chain: list[Artifact]) -> list[str]:
-    """Return the sources, and what each stage of the corpus left of the documents and why."""
+    """Return the sources, and how many documents each stage of the corpus dropped and why."""
     found = {one.manifest.stage: one.manifest for one in chain}
     if "ingest" not in found:
-        return ["The artifacts of its corpus are gone."]
+        return ["The artifacts of its corpus no longer exist."]
     sources = found["ingest"].settings["settings"]["sources"]
     listed = [f"- `{one['name']}`: {_source(one)}" for one in sources]
     rows = []
@@ -126,7 +121,7 @@ def _data(chain: list[Artifact]) -> list[str]:
 
 
 def _drops(metric: str) -> bool:
-    """Say whether a metric counts documents that a stage left out."""
+    """Return whether a metric counts dropped documents."""
     return metric.startswith("dropped_") or metric in ("quarantined", "exact_duplicates", "near_duplicates")
 
 
@@ -155,7 +150,7 @@ def _metrics(chain: Sequence[Artifact], evaluation: Artifact | None) -> list[str
 
 
 def _recipe(chain: list[Artifact]) -> dict[str, Any]:
-    """Return the settings of all stages, as a recipe has them."""
+    """Return the settings of all stages as a recipe."""
     seeds = [one.manifest.settings["seed"] for one in chain if "seed" in one.manifest.settings]
     recipe: dict[str, Any] = {"seed": seeds[-1]} if seeds else {}
     for artifact in chain:
@@ -171,7 +166,7 @@ def _recipe(chain: list[Artifact]) -> dict[str, Any]:
 
 
 def _passed_on(value: Any) -> Any:
-    """Return settings as others may see them: a card is made to be passed on, where folders lie here is not."""
+    """Return settings with local folders removed, because a card is published."""
     if isinstance(value, dict):
         return {name: _passed_on(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -193,8 +188,8 @@ def _lineage(chain: list[Artifact], model: Artifact) -> str:
         for one in chain
     ]
     libraries = model.manifest.libraries
-    told = ", ".join(f"{name} {libraries[name]}" for name in ("python", "torch", "tokenizers") if name in libraries)
-    return _table(["artifact", "key", "code", "begun", "made from"], rows) + f"\n\nTrained with {told}."
+    versions = ", ".join(f"{name} {libraries[name]}" for name in ("python", "torch", "tokenizers") if name in libraries)
+    return _table(["artifact", "key", "code", "started", "inputs"], rows) + f"\n\nTrained with {versions}."
 
 
 def _shown(value: Metric | None) -> str:

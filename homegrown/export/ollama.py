@@ -1,4 +1,4 @@
-"""A Modelfile, from which `ollama create` takes a GGUF file with its chat template and what ends an answer."""
+"""A Modelfile for `ollama create`: a GGUF file with its chat template and stop tokens."""
 
 import os
 from pathlib import Path
@@ -7,22 +7,22 @@ from homegrown.export.gguf_reader import Description, describe
 from homegrown.util.files import replacing
 
 _MESSAGE_START = "<|im_start|>"
-"""The one name that this token has in every tokenizer (`homegrown.tokenizer.special`)."""
+"""This token's text in every tokenizer (`homegrown.tokenizer.special`)."""
 
 _TEMPERATURE = 0.8
 """That of `homegrown generate`."""
 
 
 def write_modelfile(gguf_file: Path, target: Path, system: str | None = None) -> None:
-    """Write the Modelfile of a GGUF file that was exported here; it names the file by its place beside `target`.
+    """Write the Modelfile of an exported GGUF file, which it names by its path relative to `target`.
 
-    `system` is what the model is told where a conversation does not say it; it must not hold three quotes in a row.
+    `system` is the default system prompt; it must not contain three quotes in a row.
 
-    Its template is ChatML as Go's `text/template`, Ollama's language for them. The mark that starts a document is not
-    in it: the GGUF file tells llama.cpp to put it before every prompt.
+    The template is ChatML in Go's `text/template`, Ollama's template language. It has no document start token, because
+    the GGUF file makes llama.cpp add that to every prompt.
 
     Raises:
-        UserError: the GGUF file is missing or damaged, or is of another architecture.
+        UserError: the GGUF file is missing, damaged, or of another architecture.
     """
     text = _modelfile(describe(gguf_file), Path(os.path.relpath(gguf_file, target.parent)).as_posix(), system)
     with replacing(target) as temporary:

@@ -1,4 +1,4 @@
-"""ONNX with a KV cache, for onnxruntime and what stands on it: one graph for prompts and for single tokens alike."""
+"""ONNX export with a KV cache, for onnxruntime: one graph for prompts and single tokens."""
 
 import logging
 import warnings
@@ -22,34 +22,34 @@ from homegrown.util.errors import UserError
 from homegrown.util.files import sync
 
 _LARGEST_FILE = 1_900_000_000
-"""Bytes of weights that an ONNX file may hold itself: protobuf ends at 2 GB. More lie in a second file beside it."""
+"""Maximum bytes of weights inside an ONNX file, as protobuf is limited to 2 GB; larger ones get a second file."""
 
 
 def file_name(*, int8: bool) -> str:
-    """Return the name of the graph's file, as optimum and transformers.js look for it."""
+    """Return the name of the graph's file that optimum and transformers.js look for."""
     return "model_int8.onnx" if int8 else "model.onnx"
 
 
 def cache_names(config: ModelConfig) -> list[str]:
-    """Return the cache's inputs in order, past_key_values.N.key and .value; outputs begin with `present` instead."""
+    """Return the cache's inputs in order, past_key_values.N.key and .value; outputs start with `present` instead."""
     return [f"past_key_values.{layer}.{part}" for layer in range(config.layers) for part in ("key", "value")]
 
 
 def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
-    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, its tokenizer and config beside it.
+    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, with its tokenizer and config.
 
-    Inputs are `input_ids` [batch_size, sequence_length] and `position_ids` of that shape, `attention_mask` [batch_size,
-    past_sequence_length + sequence_length], int64, its zeros being padding on the left; and what `cache_names` says,
-    float32 [batch_size, kv_heads, past_sequence_length, head_size], empty for a prompt. Outputs are `logits` float32
-    [batch_size, sequence_length, vocabulary] and the cache grown by the new tokens.
+    Inputs are int64 `input_ids` and `position_ids` [batch_size, sequence_length], int64 `attention_mask` [batch_size,
+    past_sequence_length + sequence_length] with 0 for padding on the left, and those of `cache_names`, float32
+    [batch_size, kv_heads, past_sequence_length, head_size], empty for a prompt. Outputs are `logits` float32
+    [batch_size, sequence_length, vocabulary] and the cache with the new tokens.
 
-    With `int8`, matrices are int8, with a scale for each output, and what they are multiplied with is rounded to 8 bits
-    as it comes (onnxruntime's dynamic quantization); the embedding, which is only looked up, stays float32.
+    With `int8`, matrices are int8 with a scale for each output, and their inputs are quantized to 8 bits at run time
+    (onnxruntime's dynamic quantization). The embedding stays float32.
 
-    Returns the path of the graph. It appears whole or not at all.
+    Returns the path of the graph, which is written atomically.
 
     Raises:
-        UserError: said before any work: a library is missing; or a file of the model is missing or damaged.
+        UserError: before any work: a library is missing, or a file of the model is missing or damaged.
     """
     _check_libraries(int8)
     model = weights.load(model_folder, dtype=torch.float32)
@@ -63,19 +63,19 @@ def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
             _quantize(exported, made, large=large)
         else:
             _export(model, made, large=large, own_output=False)
-        # The graph names its weights' file, so that has to be there first.
+        # The graph refers to the file of its weights, so that is moved first.
         for file in (made.with_name(f"{name}.data"), made):
             if file.exists():
                 sync(file)
                 file.replace(out / file.name)
     write_tokenizer(model_folder, out, model.config.context)
-    # What optimum and transformers.js read to know the shape of the cache.
+    # optimum and transformers.js read the shape of the cache from it.
     write_json(out / "config.json", model_config(model.config, load(model_folder)) | {"dtype": "float32"})
     return out / name
 
 
 class _GrownCache(KVCache):
-    """A cache that puts new keys and values after those it was given, without changing them."""
+    """A cache that appends new keys and values to its inputs without changing them."""
 
     def __init__(self, past: Sequence[Tensor], span: Span):
         self._past, self._span = past, span
@@ -86,22 +86,22 @@ class _GrownCache(KVCache):
         return self._span
 
     def write(self, layer: int, span: Span, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all keys and values of the layer, [batch, kv_heads, past + new, head_size], and keep them."""
+        """Return all keys and values of the layer, [batch, kv_heads, extent, head_size], and store them."""
         keys, values = torch.cat([self._past[2 * layer], keys], 2), torch.cat([self._past[2 * layer + 1], values], 2)
         self.present += [keys, values]
         return keys, values
 
     def advance(self, counts: Sequence[int]) -> None:
-        """Count nothing: the caller's attention mask does."""
+        """Do nothing: the caller's attention mask counts tokens."""
 
 
 class _Step(nn.Module):
-    """The model as a function of everything that it depends on."""
+    """The model as a pure function."""
 
     def __init__(self, model: Transformer, *, own_output: bool):
         super().__init__()
         self.decoder, self.bias = model.model, model.output_bias
-        # Where the output is the embedding, as a matrix of its own it can be quantized and the embedding left.
+        # A copy of a tied embedding can be quantized while the embedding stays float32.
         output = model.output_weight.detach().t()
         self.output = output.contiguous().clone() if own_output else output
 
@@ -120,14 +120,16 @@ class _Step(nn.Module):
 
 def _export(model: Transformer, path: Path, *, large: bool, own_output: bool) -> None:
     config, names = model.config, cache_names(model.config)
-    batch, new, past = 3, 5, 7  # examples; unlike one another, and unlike 0 and 1, which would be taken for constants
+    batch, new, past = 3, 5, 7  # examples: all different, and not 0 or 1, which the exporter treats as constants
     cached = [torch.zeros(batch, config.kv_heads, past, config.head_size) for _ in names]
     tokens, seen = torch.zeros(batch, new, dtype=torch.int64), torch.ones(batch, past + new, dtype=torch.int64)
     sizes = {name: torch.export.Dim(name) for name in ("batch_size", "sequence_length", "past_sequence_length")}
     rows = {0: sizes["batch_size"], 1: sizes["sequence_length"]}
     mask = {0: sizes["batch_size"], 1: torch.export.Dim("total_sequence_length")}
     kept = {0: sizes["batch_size"], 2: sizes["past_sequence_length"]}
-    positions = torch.arange(past, past + new).repeat(batch, 1)  # not `tokens` again: one tensor would be one input
+    positions = torch.arange(past, past + new).repeat(
+        batch, 1
+    )  # not `tokens` again: the exporter would merge the two inputs
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             _Step(model, own_output=own_output).eval(),
@@ -146,7 +148,7 @@ def _quantize(exported: Path, path: Path, *, large: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet():
-        # Unsigned weights: on processors without VNNI the product of unsigned and signed bytes saturates.
+        # Unsigned, because products of unsigned and signed bytes saturate on processors without VNNI.
         quantize_dynamic(
             exported,
             path,
@@ -163,13 +165,13 @@ def _check_libraries(int8: bool) -> None:
             import_module(library)
         except ImportError as error:
             raise UserError(
-                f"An export to ONNX needs {library}, which cannot be imported ({error}); pip install 'homegrown[onnx]'."
+                f"ONNX export needs {library}, which cannot be imported ({error}); run pip install 'homegrown[onnx]'."
             ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporters tell their own developers."""
+    """Silence the exporters' messages to their developers."""
     root, loud = logging.getLogger(), ("torch.onnx", "onnxscript", "onnx_ir")
     before = {name: logging.getLogger(name).level for name in loud}, root.level
     for logger in (*map(logging.getLogger, loud), root):

@@ -1,13 +1,13 @@
 """The classic family as OPT (Zhang et al. 2022), whose layers compute the same: pre-LayerNorm, ReLU, biases.
 
-Three things differ, and each can be written into the weights, so that the function stays what it is:
+Three differences are folded into the weights, which keeps the function the same:
 
-- OPT adds a learned position to the bare embedding. So the embedding is stored multiplied by sqrt(hidden), and the
-  learned positions are the sinusoids, after two rows that OPT never reads.
+- OPT adds a learned position to the unscaled embedding. So the embedding is multiplied by sqrt(hidden), and the learned
+  positions are the sinusoids, after two rows that OPT skips.
 - OPT's LayerNorm adds 1e-5 to the variance. LayerNorm of c x with c^2 epsilon is LayerNorm of x with epsilon, so all
-  that writes to the residual stream is stored c times as large, c^2 = 1e-5 / epsilon.
-- OPT's output projection has no bias. What a LayerNorm normalises has the sum 0, so its last one gets gains and biases
-  of 1, and the sum of what it gives, hidden, carries the output's bias through one more vector in every row.
+  tensors that write to the residual stream are multiplied by c, with c^2 = 1e-5 / epsilon.
+- OPT's output projection has no bias. A normalized vector sums to 0, so with gains and biases of 1 the final norm's
+  output sums to `hidden`. The output's bias becomes a vector that is added to every row of the projection.
 """
 
 import math
@@ -22,7 +22,7 @@ from homegrown.model.transformer import Transformer
 
 _EPSILON = 1e-5
 _OFFSET = 2
-"""Rows of the position table that OPT passes over."""
+"""Rows at the start of the position table that OPT skips."""
 
 _NAMES = {
     "input_layernorm": "self_attn_layer_norm",
@@ -38,7 +38,7 @@ _WRITING = ("self_attn.o_proj", "mlp.down_proj")
 
 
 def opt_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the values of `config.json` that say which OPT it is."""
+    """Return the values of OPT's `config.json`."""
     return {
         "architectures": ["OPTForCausalLM"],
         "model_type": "opt",
@@ -63,7 +63,7 @@ def opt_config(config: ModelConfig) -> dict[str, Any]:
 
 @torch.no_grad()
 def opt_tensors(model: Transformer) -> dict[str, Tensor]:
-    """Return the tensors of the OPT that computes what a model of the classic family does, float32."""
+    """Return the float32 tensors of the OPT that equals a classic model."""
     config, decoder = model.config, model.model
     larger = math.sqrt(_EPSILON / config.norm_eps)
     table = decoder.position_table() * larger
@@ -83,13 +83,13 @@ def opt_tensors(model: Transformer) -> dict[str, Tensor]:
 
 
 def from_opt_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], table: Tensor) -> dict[str, Tensor]:
-    """Return our tensors of an OPT that `opt_tensors` wrote; `table` are the sinusoids [context, hidden].
+    """Return the classic model's tensors of an OPT by `opt_tensors`; `table` is the sinusoids [context, hidden].
 
-    The last norm keeps gains and biases of 1, and the output carries what those were: the same function.
+    The final norm keeps gains and biases of 1, because the output projection already includes them.
 
     Raises:
         KeyError: a tensor is missing.
-        ValueError: it is an OPT with learned positions, or a last norm of its own.
+        ValueError: the OPT has learned positions.
     """
     larger = math.sqrt(_EPSILON / config.norm_eps)
     if not torch.allclose(tensors["model.decoder.embed_positions.weight"][_OFFSET:], table * larger, atol=1e-2):
@@ -110,9 +110,9 @@ def from_opt_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], table: 
 
 
 def _output(model: Transformer) -> Tensor:
-    """Return the output projection [vocabulary, hidden] over a last norm with gains and biases of 1.
+    """Return the output projection [vocabulary, hidden] after a final norm with gains and biases of 1.
 
-    With n the normalised vector, gains g, biases b and the output W and o, the logits are W (g n + b) + o. They are
+    With n the normalized vector, gains g, biases b and the output W and o, the logits are W (g n + b) + o. They are
     (W g + u) (n + 1) for the vector u = (W b + o - W g) / hidden, repeated in every column, because the sum of n is 0.
     """
     last = model.model.norm

@@ -13,10 +13,10 @@ from homegrown.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Span:
-    """Where one forward pass stands in every sequence; the same for all layers.
+    """The positions of one forward pass in every sequence; all layers share it.
 
-    `positions` is int64 [batch, new]; `mask` is bool [batch, 1, new, extent], True where a query may look, or None
-    where none is needed: the pass is causal from position 0 (`causal`), or each query sees the whole extent.
+    `positions` is int64 [batch, new]. `mask` is bool [batch, 1, new, extent], True where a query may attend. It is None
+    if the pass is causal from position 0 (`causal`) or if each query attends to the full extent.
     """
 
     positions: Tensor
@@ -28,12 +28,12 @@ class Span:
 class KVCache:
     """Keys and values [layers, rows, kv_heads, capacity, head_size] and the number of tokens kept of each row.
 
-    Row b's token at position p lies at index p, whatever the other rows hold, so sequences of different lengths share
-    a batch without left padding. A pass over ragged rows is padded on the right: what padding writes lies past the
-    row's length, is masked from every real query, and is overwritten by the row's next tokens.
+    The token at position p is at index p of its row, so sequences of different lengths share a batch without left
+    padding. A pass over ragged rows is padded on the right. Padding is written past the row's length, masked from every
+    real query, and overwritten by the row's next tokens.
 
-    Sequences come and go between passes without moving the others: `part` is a run of rows to read a new one's prompt
-    into, and `free` fills a gap with the last row.
+    Sequences enter and leave between passes without moving the others: `part` returns consecutive rows for a new
+    prompt, and `free` moves the last row into a gap.
     """
 
     keys: Tensor
@@ -51,16 +51,16 @@ class KVCache:
         return self.keys.shape[3]
 
     def part(self, start: int, stop: int) -> Self:
-        """Return rows `start` to `stop` as a cache that shares this one's memory, their lengths too."""
+        """Return rows `start` to `stop` as a cache that shares this one's memory and lengths."""
         part = object.__new__(type(self))
         part.keys, part.values = self.keys[:, start:stop], self.values[:, start:stop]
         part.lengths = self.lengths[start:stop]
         return part
 
     def span(self, new: int) -> Span:
-        """Return where the next `new` tokens of every row go.
+        """Return the span of the next `new` tokens of every row.
 
-        Raises ValueError if they do not fit the capacity.
+        Raises ValueError if they exceed the capacity.
         """
         shortest, longest = int(self.lengths.min()), int(self.lengths.max())
         extent = longest + new
@@ -88,11 +88,11 @@ class KVCache:
         return kept_keys[:, :, : span.extent], kept_values[:, :, : span.extent]
 
     def advance(self, counts: Sequence[int]) -> None:
-        """Count the pass's real tokens, `counts[row]` for each row, as kept."""
+        """Add the pass's real tokens, `counts[row]` for each row, to the lengths."""
         self.lengths += np.array(counts, dtype=np.int64)
 
     def free(self, row: int, last: int) -> None:
-        """Put row `last`, the last that is in use, into the place of `row`, whose sequence has ended."""
+        """Move row `last`, the last in use, to `row`, whose sequence has ended."""
         if row != last:
             length = self.lengths[last]
             for kept in (self.keys, self.values):
@@ -100,7 +100,7 @@ class KVCache:
         self.lengths[row], self.lengths[last] = self.lengths[last], 0
 
     def reorder(self, rows: Tensor) -> None:
-        """Make row i what row `rows[i]` was (int64 [batch]), as when beams part from one another."""
+        """Copy row `rows[i]` (int64 [batch]) to row i, as beam search needs."""
         longest = int(self.lengths.max())
         for kept in (self.keys, self.values):
             kept[:, :, :, :longest] = kept[:, rows, :, :longest]

@@ -1,4 +1,4 @@
-"""The shape of a transformer, and what follows from it by arithmetic alone."""
+"""The configuration of a transformer, and the counts that follow from it."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -10,8 +10,7 @@ from homegrown.config.recipe import ModelSettings
 class ModelConfig:
     """Everything that decides which tensors a model has and what it computes.
 
-    `modern` has Qwen3's layout; `classic` is the transformer of Vaswani et al. (2017), its norms moved to
-    the front.
+    `modern` has the layout of Qwen3 and Llama. `classic` is the transformer of Vaswani et al. (2017) with pre-norm.
     """
 
     family: Literal["modern", "classic"]
@@ -28,11 +27,11 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tied: bool
     qk_norm: bool = True
-    """Whether a `modern` model normalises queries and keys. Those trained here do; without, it is Llama's layout."""
+    """Whether a `modern` model normalizes queries and keys, as Qwen3 does and Llama does not."""
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocabulary_size: int, dropout: float) -> Self:
-        """Complete the recipe's settings with what the tokenizer and the training settings decide."""
+        """Return the configuration of a recipe's settings, a vocabulary size and a dropout rate."""
         return cls(
             family=settings.family,
             vocabulary_size=vocabulary_size,
@@ -48,7 +47,7 @@ class ModelConfig:
         )
 
     def parameter_count(self) -> int:
-        """Return the exact number of trained numbers; a tied matrix counts once."""
+        """Return the exact number of parameters; a tied matrix counts once."""
         embedding = self.vocabulary_size * self.hidden
         output = 0 if self.tied else embedding
         if self.family == "modern":
@@ -64,7 +63,7 @@ class ModelConfig:
         """Return the floating-point operations to train on one token at full context.
 
         6 for each weight of a matrix product (2 forward, 4 backward) and 12 x layers x width x context for attention
-        (Chowdhery et al. 2022, PaLM, appendix B). The embedding lookup multiplies nothing; the output projection does.
+        (Chowdhery et al. 2022, PaLM, appendix B). The output projection counts, the embedding lookup does not.
         """
         matrices = self._block_matrices() + self.vocabulary_size * self.hidden
         return 6 * matrices + 12 * self.layers * self.heads * self.head_size * self.context

@@ -1,7 +1,7 @@
-"""Operations with gradients written by hand, for a CPU: autograd's make more passes over memory.
+"""Custom CPU kernels with explicit gradients, which make fewer passes over memory than autograd's.
 
-Each has the values of the plain PyTorch expression that its docstring names, within rounding, and a test says so.
-Compilers and GPUs fuse the plain expressions themselves, so there `serves` says no.
+Each equals the PyTorch expression in its docstring within rounding; tests compare them. Compilers and GPUs fuse the
+plain expressions themselves, so `supports` returns False there.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 LONGEST = 512
-"""Most tokens for `causal_attention`, whose memory grows with their square. Forward and backward, with heads of 64, it
-takes 0.6 of the time of PyTorch's fused kernel at 256 tokens and at 512; at 1,024 they are equal."""
+"""Maximum tokens for `causal_attention`, whose memory is quadratic in them. With heads of 64, forward and backward take
+0.6 of the time of PyTorch's fused kernel at 256 and 512 tokens, and as long at 1,024."""
 
 
-def serves(x: Tensor) -> bool:
-    """Return whether gradients of `x` are best computed here."""
+def supports(x: Tensor) -> bool:
+    """Return whether these kernels apply to `x`: on a CPU, with gradients, not compiled."""
     return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -27,15 +27,15 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Return `layers.rotate` of x [batch, heads, tokens, head_size]; the angles are [tokens, head_size]."""
-    turned: Tensor = _Rotation.apply(x, cosines, sines)  # type: ignore[no-untyped-call]
-    return turned
+    rotated: Tensor = _Rotation.apply(x, cosines, sines)  # type: ignore[no-untyped-call]
+    return rotated
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """Return `F.scaled_dot_product_attention(queries, keys, values, mask, enable_gqa=True)`.
 
-    `queries` is [batch, heads, tokens, head_size], `keys` and `values` [batch, kv_heads, tokens, head_size]; `mask` is
-    added to the scores: 0 or -inf, [tokens, tokens] or [batch, 1, tokens, tokens], in the queries' type.
+    `queries` is [batch, heads, tokens, head_size], `keys` and `values` are [batch, kv_heads, tokens, head_size]. `mask`
+    is added to the scores: 0 or -inf, [tokens, tokens] or [batch, 1, tokens, tokens], in the queries' type.
     """
     mixed: Tensor = _Attention.apply(queries, keys, values, mask)  # type: ignore[no-untyped-call]
     return mixed
@@ -46,8 +46,8 @@ def causal_mask(tokens: int, dtype: torch.dtype) -> Tensor:
     return torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu_(1)
 
 
-def added(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a bool mask in the form that is added: 0 where it is true and -inf elsewhere."""
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a bool mask as one to add to scores: 0 where it is True and -inf elsewhere."""
     return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
 
 
@@ -67,7 +67,7 @@ class _RMSNorm(torch.autograd.Function):
         x, gain, scale = ctx.saved_tensors
         normed = x * scale
         per_gain = None
-        if ctx.needs_input_grad[1]:  # not where it is frozen, as under an adapter
+        if ctx.needs_input_grad[1]:  # a base under an adapter is frozen
             per_gain = (towards * normed).flatten(0, -2).sum(0, dtype=torch.float32).to(gain.dtype)
         towards = towards * gain.to(x.dtype)
         along = (towards * normed).mean(-1, keepdim=True)
@@ -78,22 +78,22 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         ctx.save_for_backward(cosines, sines)
-        return _turn(x, cosines, sines, 1)
+        return _rotated(x, cosines, sines, 1)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (towards,) = upstream
         cosines, sines = ctx.saved_tensors
-        return _turn(towards, cosines, sines, -1), None, None
+        return _rotated(towards, cosines, sines, -1), None, None
 
 
-def _turn(x: Tensor, cosines: Tensor, sines: Tensor, direction: int) -> Tensor:
+def _rotated(x: Tensor, cosines: Tensor, sines: Tensor, direction: int) -> Tensor:
     half = x.shape[-1] // 2
-    turned = torch.empty(x.shape, dtype=x.dtype)
-    torch.mul(x, cosines, out=turned)
-    turned[..., :half].addcmul_(x[..., half:], sines[..., :half], value=-direction)
-    turned[..., half:].addcmul_(x[..., :half], sines[..., half:], value=direction)
-    return turned
+    rotated = torch.empty(x.shape, dtype=x.dtype)
+    torch.mul(x, cosines, out=rotated)
+    rotated[..., :half].addcmul_(x[..., half:], sines[..., :half], value=-direction)
+    rotated[..., half:].addcmul_(x[..., :half], sines[..., half:], value=direction)
+    return rotated
 
 
 class _Attention(torch.autograd.Function):
@@ -101,7 +101,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         batch, heads, tokens, size = queries.shape
         shared = batch * keys.shape[1]
-        # The queries that share a head of keys are rows of one product, so that keys are never repeated.
+        # Queries that share a head of keys are rows of one product, so keys are not repeated.
         ctx.scale, ctx.shape = size**-0.5, (batch, heads, tokens, size)
         queries = queries.reshape(shared, -1, size) * ctx.scale
         keys, values = keys.reshape(shared, tokens, size), values.reshape(shared, tokens, size)

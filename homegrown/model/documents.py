@@ -1,4 +1,4 @@
-"""Attention that stays within a document, for rows that hold several, one after the other."""
+"""Attention within documents, for rows that hold several documents."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,11 +10,11 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 
 def document_mask(starts: Tensor) -> Tensor | BlockMask:
-    """Return who may look at whom: each token at those from its document's start to itself.
+    """Return the mask in which each token attends to its document, up to itself.
 
-    `starts` is int64 [rows, tokens]: the place in the row where each token's document starts. On a CPU the mask is
-    bool [rows, 1, tokens, tokens], which PyTorch's fused attention takes; on a GPU it is flex attention's, with which
-    blocks of two documents that do not meet are not computed (Dong et al. 2024).
+    `starts` is int64 [rows, tokens]: the index in the row where each token's document starts. On a CPU the mask is
+    bool [rows, 1, tokens, tokens], for PyTorch's fused attention. On a GPU it is flex attention's block mask, which
+    skips blocks between different documents (Dong et al. 2024).
     """
     (rows, tokens), visible = starts.shape, within_document(starts)
     if starts.device.type != "cpu":
@@ -24,7 +24,7 @@ def document_mask(starts: Tensor) -> Tensor | BlockMask:
 
 
 def within_document(starts: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Return the rule that says of a row, a head and the places of a query and a key whether the one sees the other."""
+    """Return the predicate of a row, a head, a query index and a key index: the query attends to the key."""
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (key >= starts[row, query])
@@ -33,7 +33,7 @@ def within_document(starts: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor]
 
 
 def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockMask) -> Tensor:
-    """Return attention's output [rows, heads, tokens, head_size]; there may be fewer heads of keys than of queries."""
+    """Return attention's output [rows, heads, tokens, head_size]; keys and values may have fewer heads."""
     grouped = keys.shape[1] != queries.shape[1]
     attend: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
     mixed: Tensor = attend(queries, keys, values, block_mask=mask, enable_gqa=grouped)
@@ -42,5 +42,5 @@ def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockM
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    # Uncompiled, flex attention would compute all scores and keep them.
+    # Uncompiled, flex attention would materialize all scores.
     return torch.compile(flex_attention)

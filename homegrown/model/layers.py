@@ -17,8 +17,8 @@ from homegrown.model.documents import attend_in_blocks
 def rotary_table(head_size: int, context: int, theta: float) -> Tensor:
     """Return cosines and sines of rotary positions (Su et al. 2021), float32 [2, context, head_size].
 
-    In the half-split form of GPT-NeoX, Llama and Qwen: dimensions i and i + head_size / 2 turn together, so each half
-    of the last axis holds the same angles.
+    In the half-split form of GPT-NeoX, Llama and Qwen: dimensions i and i + head_size / 2 rotate together, so both
+    halves of the last axis hold the same angles.
     """
     frequencies = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies).repeat(1, 2)
@@ -26,8 +26,8 @@ def rotary_table(head_size: int, context: int, theta: float) -> Tensor:
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn queries or keys [..., tokens, head_size] by their positions' angles [..., tokens, head_size]."""
-    if cpu_ops.serves(x):
+    """Rotate queries or keys [..., tokens, head_size] by angles [..., tokens, head_size]."""
+    if cpu_ops.supports(x):
         return cpu_ops.rotate(x, cosines, sines)
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-second, first), dim=-1) * sines
@@ -45,10 +45,10 @@ def sinusoidal_table(hidden: int, context: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Pass:
-    """What every layer of one forward pass shares.
+    """The inputs that all layers of one forward pass share.
 
-    Rotary angles; the cache with its span while decoding; a mask that is added to the scores where attention is to be
-    computed by hand; and otherwise, where rows hold several documents, the mask that keeps attention within them.
+    `cosines` and `sines` are the rotary angles. `cache` and `span` are set while decoding. `mask`, 0 or -inf, is set
+    where `cpu_ops` computes attention. `documents` is set elsewhere if rows hold several documents.
     """
 
     cosines: Tensor | None = None
@@ -60,24 +60,24 @@ class Pass:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which matrix products on x's device compute now: autocast's, or x's own."""
+    """Return the type of matrix products on x's device: autocast's, or x's own."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
 class RMSNorm(nn.RMSNorm):
-    """Root mean square normalisation (Zhang and Sennrich 2019), its gain in the input's type as fused kernels need."""
+    """Root mean square normalization (Zhang and Sennrich 2019); fused kernels need the gain in the input's type."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis."""
-        if cpu_ops.serves(x):
+        """Normalize the last axis."""
+        if cpu_ops.supports(x):
             return cpu_ops.rms_norm(x, self.weight, self.eps or 0.0)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 def norm(config: ModelConfig) -> nn.Module:
-    """Return the family's normalisation over the residual stream: RMSNorm or LayerNorm (Ba et al. 2016)."""
+    """Return the family's normalization of the residual stream: RMSNorm or LayerNorm (Ba et al. 2016)."""
     kind = RMSNorm if config.family == "modern" else nn.LayerNorm
     return kind(config.hidden, eps=config.norm_eps)
 
@@ -101,7 +101,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(config.head_size, eps=config.norm_eps)
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
-        """Mix [batch, tokens, hidden] over positions not later than each token's own."""
+        """Attend from each token of [batch, tokens, hidden] to positions up to its own."""
         queries = self.q_norm(self._heads(self.q_proj(x))).transpose(1, 2)
         keys = self.k_norm(self._heads(self.k_proj(x))).transpose(1, 2)
         values = self._heads(self.v_proj(x)).transpose(1, 2)
@@ -138,7 +138,7 @@ class GatedFeedForward(nn.Module):
         self.down_proj = nn.Linear(config.feed_forward, config.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform [..., hidden] token by token."""
+        """Map [..., hidden] to [..., hidden], each token by itself."""
         output: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return output
 
@@ -152,13 +152,13 @@ class ReluFeedForward(nn.Module):
         self.down_proj = nn.Linear(config.feed_forward, config.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform [..., hidden] token by token."""
+        """Map [..., hidden] to [..., hidden], each token by itself."""
         output: Tensor = self.down_proj(F.relu(self.up_proj(x)))
         return output
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalised before and dropped out after, each added to the residual stream."""
+    """Attention and feed-forward, each after a norm, before dropout, and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -170,7 +170,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         """Return the residual stream [batch, tokens, hidden] after this block."""
-        # The stream stays float32 under autocast; narrowed here, it is narrowed once, not for each product.
+        # Under autocast the stream stays float32; cast here, it is cast once and not for each product.
         dtype = compute_dtype(x)
         mixed: Tensor = x + self.dropout(self.self_attn(self.input_layernorm(x).to(dtype), now))
         transformed: Tensor = self.dropout(self.mlp(self.post_attention_layernorm(mixed).to(dtype)))

@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2021): low-rank matrices trained beside a model's own, in the files that peft reads and writes.
+"""LoRA (Hu et al. 2021): low-rank updates of a frozen model, in peft's file format.
 
-A matrix W [out, in] becomes W + (alpha / rank) B A, with A [rank, in] and B [out, rank]; B begins as 0. The marks of
-messages, which pretraining never saw, get rows of their own in the embedding and the output projection: without them an
-adapter learned what to answer and not to end.
+A matrix W [out, in] becomes W + (alpha / rank) B A, with A [rank, in] and B [out, rank]; B starts at 0. The message
+tokens, which pretraining never saw, also get trained rows in the embedding and the output projection. Without these an
+adapter learned what to answer but not to stop.
 """
 
 import json
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = "default"
 _OUTSIDE = "base_model.model."
-"""What peft's names begin with in a file: a model inside a model."""
+"""Prefix of peft's tensor names in a file."""
 
 _INSIDE = "model."
-"""Before the name of the embedding in a model, which peft leaves out in its configuration."""
+"""Prefix of the embedding's name in a model, which peft omits in its configuration."""
 
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _ROWS = ".token_adapter.trainable_tokens_delta"
-"""What peft calls trained rows; the rows themselves, whatever the name says."""
+"""Suffix of peft's trained rows; despite the name, the file holds the rows themselves."""
 
 _GATE: Projection = "gate_proj"
 
@@ -44,25 +44,26 @@ _GATE: Projection = "gate_proj"
 def require() -> None:
     """Raise UserError where peft is not installed."""
     if find_spec("peft") is None:
-        raise UserError("LoRA needs peft, which is not installed; `pip install -c constraints.txt -e '.[finetune]'`.")
+        raise UserError(
+            "LoRA needs peft, which is not installed; run `pip install -c constraints.txt -e '.[finetune]'`."
+        )
 
 
 def check_targets(config: ModelConfig, settings: FinetuneSettings) -> None:
-    """Raise UserError if the model has no projection of one of the names."""
+    """Raise UserError if `settings.targets` names a projection that the model lacks."""
     if config.family == "classic" and _GATE in settings.targets:
-        raise UserError(f"finetuning.targets names {_GATE}, which a model of family classic has not; leave it out.")
+        raise UserError(f"finetuning.targets names {_GATE}, but a classic model has no such projection; remove it.")
 
 
 def attach(model: Transformer, settings: FinetuneSettings, marks: Sequence[int], *, four_bit: bool = False) -> None:
     """Put an adapter on the projections `settings.targets` of all blocks, and freeze everything else.
 
-    Of embedding and output projection the rows of the tokens `marks` are trained, from what they are. A is drawn from
-    torch's global random state. The projections are then modules of peft, which compute both. `four_bit` says that they
-    are bitsandbytes'.
+    The rows of the tokens `marks` in the embedding and the output projection are trained too. A is drawn from torch's
+    global random state. The projections become peft's modules. `four_bit` means that they are bitsandbytes'.
     """
     from peft import inject_adapter_in_model
 
-    # What peft reads of a model to choose the layer that goes around one of bitsandbytes.
+    # peft reads this attribute to choose its wrapper of a bitsandbytes layer.
     setattr(model, "is_loaded_in_4bit", four_bit)  # noqa: B010 (no part of a Transformer)
     inject_adapter_in_model(_config(settings), model, adapter_name=_NAME)
     for name, layer in _with_a_vocabulary(model).items():
@@ -70,7 +71,7 @@ def attach(model: Transformer, settings: FinetuneSettings, marks: Sequence[int],
 
 
 def _with_a_vocabulary(model: Transformer) -> dict[str, nn.Module]:
-    """Return what has a row for each token: the embedding, and the output projection where it is another matrix."""
+    """Return the layers with a row for each token: the embedding, and the output projection if it is not tied."""
     names = ["model.embed_tokens", *([] if model.config.tied else ["lm_head"])]
     return {name: model.get_submodule(name) for name in names}
 
@@ -89,9 +90,10 @@ def _config(settings: FinetuneSettings) -> "LoraConfig":
 
 
 def save(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
-    """Write the adapter that `attach` put on the model: what `peft.PeftModel.from_pretrained` reads.
+    """Write the adapter that `attach` put on the model.
 
-    That goes for a model with modules of the same names, such as the Qwen3 that a `modern` one is exported as.
+    `peft.PeftModel.from_pretrained` reads it for a model with modules of the same names, such as the Hugging Face
+    export of a `modern` model.
     """
     tensors = {
         f"{_OUTSIDE}{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().contiguous()
@@ -103,7 +105,7 @@ def save(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
         tensors[f"{_OUTSIDE}{name}{_ROWS}"] = layer.get_parameter("rows").detach().cpu().contiguous()
         marks[name.removeprefix(_INSIDE)] = layer.get_buffer("tokens").tolist()
     values = _config(settings).to_dict()  # type: ignore[no-untyped-call]
-    # As peft's own: whoever loads it begins by using it. A set's order would differ from run to run.
+    # As in peft's own files. Sorted, because the order of a set differs from run to run.
     values |= {"inference_mode": True, "target_modules": sorted(settings.targets), "trainable_token_indices": marks}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -113,10 +115,10 @@ def save(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
 
 @torch.no_grad()
 def merge(model: Transformer, folder: Path) -> Transformer:
-    """Add the adapter of a folder to the weights of a model without one, in place, and return it.
+    """Add the adapter of a folder to the weights of a model, in place, and return the model.
 
     Raises:
-        UserError: the adapter is missing, damaged, or not one of this model.
+        UserError: the adapter is missing or damaged, or belongs to another model.
     """
     try:
         values = json.loads((folder / CONFIG).read_bytes())
@@ -136,5 +138,7 @@ def merge(model: Transformer, folder: Path) -> Transformer:
                 weight = model.get_parameter(f"{place}.weight")
                 weight[marks[place.removeprefix(_INSIDE)]] = tensors[name].to(weight)
     except (AttributeError, KeyError, IndexError, RuntimeError) as error:
-        raise UserError(f"The adapter in {folder} is of another model (matrix {place}); name its own.") from error
+        raise UserError(
+            f"The adapter in {folder} belongs to another model (matrix {place}); name that model."
+        ) from error
     return model

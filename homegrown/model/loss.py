@@ -1,4 +1,4 @@
-"""Cross-entropy of an output projection, a chunk of tokens at a time, so that the logits never exist as a whole."""
+"""Cross-entropy of an output projection in chunks of tokens, so that memory never holds all logits."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
-"""Tokens whose logits exist at once. On 2 cores, 512 is the fastest at a vocabulary of 4,096 and width 256, and within
-7% of unchunked logits at 32,000 and 768; a GPU wants larger products."""
+"""Tokens of a chunk. On 2 cores, 512 is the fastest at a vocabulary of 4,096 and width 256, and within 7% of unchunked
+logits at 32,000 and 768; a GPU is faster with larger products."""
 
 IGNORED = -100
-"""A target that counts nothing and teaches nothing; the id that PyTorch's own cross-entropy leaves out."""
+"""A target without loss and gradient; the `ignore_index` of PyTorch's cross-entropy."""
 
 
 def linear_cross_entropy(
@@ -20,11 +20,11 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Return the sum over tokens of -log softmax(hidden @ weight.T + bias)[target], a float32 scalar in nats.
 
-    `hidden` is [tokens, hidden], `weight` [vocabulary, hidden], `targets` int64 [tokens], of which `IGNORED` is left
-    out. Products are computed in autocast's type where it is on, the softmax in float32. The gradient is made together
-    with the loss, chunk by chunk, as in Liger Kernel (Hsu et al. 2024), so memory holds one chunk's logits instead of
-    all tokens'. With `compiled`, what lies between a chunk's products is compiled where the device is a GPU, which
-    reads the logits and writes their gradient once, instead of passing over them ten times.
+    `hidden` is [tokens, hidden], `weight` [vocabulary, hidden], `bias` [vocabulary], `targets` int64 [tokens];
+    `IGNORED` targets are skipped. Products are computed in autocast's type if it is on, the softmax in float32. The
+    gradient is computed with the loss, chunk by chunk, as in Liger Kernel (Hsu et al. 2024), so memory holds the logits
+    of one chunk. With `compiled`, a GPU runs the operations between a chunk's products compiled, in one pass over the
+    logits instead of ten.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -37,12 +37,12 @@ def linear_cross_entropy(
 def softmax_loss(logits: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss of each token, float32 [tokens, 1], and its gradient by the logits, in their type.
 
-    `logits` are [tokens, vocabulary], `expected` int64 [tokens, 1]. Written for a compiler, which makes it two passes.
+    `logits` are [tokens, vocabulary], `expected` int64 [tokens, 1]. A compiler fuses it into two passes.
     """
     wide = logits.float()
-    normaliser = wide.logsumexp(1, keepdim=True)
+    normalizer = wide.logsumexp(1, keepdim=True)
     hits = torch.arange(logits.shape[1], device=logits.device) == expected
-    return normaliser - wide.gather(1, expected), ((wide - normaliser).exp() - hits.float()).to(logits.dtype)
+    return normalizer - wide.gather(1, expected), ((wide - normalizer).exp() - hits.float()).to(logits.dtype)
 
 
 @cache
@@ -51,19 +51,19 @@ def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def _softmax_loss(logits: Tensor, expected: Tensor, chances: Tensor, learning: bool) -> tuple[Tensor, Tensor]:
-    """Return what `softmax_loss` does, for logits whose float32 copy is in `chances`, or that are `chances`.
+    """Return the results of `softmax_loss`, computed in place because memory traffic dominates.
 
-    In place, because memory costs more than what is computed in it. `chances` are less 1 where a token was expected, if
-    `learning`, and else there is no gradient to use.
+    `chances` is a float32 copy of `logits`, or `logits` itself. It becomes the gradient if `learning`, and otherwise
+    the second result is unused.
     """
     highest, chosen = chances.amax(1, keepdim=True), chances.gather(1, expected)
     torch.softmax(chances, 1, out=chances)
-    # The likeliest token's chance is exp(highest - normaliser).
-    normaliser = highest - chances.amax(1, keepdim=True).log()
+    # The highest probability is exp(highest - normalizer).
+    normalizer = highest - chances.amax(1, keepdim=True).log()
     if learning:
         chances.scatter_add_(1, expected, chances.new_full((len(chances), 1), -1.0))
         logits = logits if logits is chances else logits.copy_(chances)
-    return normaliser - chosen, logits
+    return normalizer - chosen, logits
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -82,16 +82,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             inputs, matrix = hidden.to(dtype), weight.to(dtype)
             hidden_gradient = torch.empty_like(inputs) if learning else None
-            # A frozen projection, as under an adapter, wants none: half of the work.
+            # A frozen projection, as under an adapter, needs no gradient, which halves the work.
             learns = learning and ctx.needs_input_grad[1]
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learns else None
             bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learns and bias is not None else None
             total = torch.zeros((), device=hidden.device)
-            # One buffer for all chunks: fresh pages of this size cost more than what is computed in them.
+            # One buffer for all chunks: allocating pages of this size costs more than computing in them.
             kept = torch.empty(0 if compiled else min(rows, len(targets)), len(weight), device=hidden.device)
             for start in range(0, len(targets), rows):
                 part, expected = inputs[start : start + rows], targets[start : start + rows, None]
-                # Ignored tokens: a weight of 0 on all that comes of them, all of it small beside the logits.
+                # Results of ignored tokens are multiplied by 0; they are small compared with the logits.
                 counted = (expected != IGNORED).to(part.dtype)
                 expected = expected.clamp(min=0)
                 if compiled:

@@ -1,4 +1,4 @@
-"""An embedding or output projection of which a few tokens' rows are trained, while all others stay as they are."""
+"""An embedding or output projection that is frozen except for the rows of a few tokens."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class TrainedRows(nn.Module):
-    """Stands in for a layer with a row for each token; `rows` [tokens, hidden] are the trained ones."""
+    """Wraps a layer with a row for each token; `rows` [tokens, hidden] are the trained rows."""
 
     def __init__(self, layer: nn.Embedding | nn.Linear, tokens: Sequence[int]):
-        """Freeze the layer, and begin with its own rows of `tokens`."""
+        """Freeze the layer, and copy its rows of `tokens`."""
         super().__init__()
         self.layer = layer.requires_grad_(False)
         self.register_buffer("tokens", torch.tensor(tokens), persistent=False)
@@ -19,16 +19,16 @@ class TrainedRows(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """All rows [vocabulary, hidden]; gradients reach the trained ones only."""
+        """All rows [vocabulary, hidden]; gradients reach only the trained ones."""
         return self.layer.weight.index_copy(0, self.get_buffer("tokens"), self.rows)
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias of an output projection that has one."""
+        """The bias [vocabulary] of an output projection, or None."""
         return self.layer.bias if isinstance(self.layer, nn.Linear) else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Look up tokens, or project hidden states, as the layer does."""
+        """Return what the layer would: embeddings [..., hidden] or logits [..., vocabulary]."""
         if isinstance(self.layer, nn.Embedding):
             return F.embedding(inputs, self.weight)
         return F.linear(inputs, self.weight, self.bias)

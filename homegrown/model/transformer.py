@@ -1,4 +1,4 @@
-"""The decoder-only transformer, in two families: `modern` (Qwen3's layout and names) and `classic` (the guide's)."""
+"""The decoder-only transformer in two families: `modern` (layout and names of Qwen3) and `classic` (the guide's)."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from homegrown.model.loss import linear_cross_entropy
 
 
 class _Embedding(nn.Embedding):
-    """Draws nothing on the meta device: there that imports PyTorch's compiler, which takes a second."""
+    """Skips initialization on the meta device, which would import PyTorch's compiler for a second."""
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
@@ -25,14 +25,14 @@ class _Embedding(nn.Embedding):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and the last norm; its attribute names are those of Qwen3's weights."""
+    """Embedding, blocks and final norm; attribute names are those of Qwen3's weights."""
 
     positions: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.checkpointing = False  # compute blocks again in the backward pass, instead of keeping what they computed
+        self.checkpointing = False  # activation checkpointing: recompute blocks in the backward pass
         self.embed_tokens = _Embedding(config.vocabulary_size, config.hidden)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = norm(config)
@@ -42,7 +42,7 @@ class Decoder(nn.Module):
     def position_table(self) -> Tensor:
         """Return the family's table: rotary [2, context, head_size] or sinusoidal [context, hidden], float32.
 
-        On the CPU: on the meta device the operations would import PyTorch's compiler too.
+        Always on the CPU: on the meta device the operations would import PyTorch's compiler.
         """
         with torch.device("cpu"):
             if self.config.family == "modern":
@@ -52,19 +52,19 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, cache: KVCache | None, counts: Sequence[int] | None, starts: Tensor | None
     ) -> Tensor:
-        """Return the hidden states [batch, tokens, hidden] of `tokens`, after those that the cache holds.
+        """Return the hidden states [batch, tokens, hidden] of `tokens` [batch, tokens], which follow the cache's.
 
-        `starts` keeps attention within documents. Their tokens have the positions that they would have alone: absolute
-        ones begin anew; rotary ones need not, for only the distance of two tokens counts (Su et al. 2021).
+        `starts` [batch, tokens] keeps attention within documents. Absolute positions restart at each document. Rotary
+        ones need not, because only distances matter (Su et al. 2021).
         """
         batch, new = tokens.shape
         span = None if cache is None else cache.span(new)
         where = slice(new) if span is None else span.positions
         documents, mask = None if starts is None else document_mask(starts), None
         x = self.embed_tokens(tokens)
-        short = cache is None and new <= cpu_ops.LONGEST and cpu_ops.serves(x)
+        short = cache is None and new <= cpu_ops.LONGEST and cpu_ops.supports(x)
         if short and isinstance(documents, Tensor):
-            mask = cpu_ops.added(documents, compute_dtype(x))
+            mask = cpu_ops.additive(documents, compute_dtype(x))
         elif short:
             mask = cpu_ops.causal_mask(new, compute_dtype(x))
         if self.config.family == "modern":
@@ -86,27 +86,27 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A language model: tokens in, logits of the next token out.
+    """A language model: maps tokens to logits of the next token.
 
-    Dropout acts on the embedding and on each sub-layer's output (Vaswani et al. 2017, section 5.4), not on attention
-    weights, which would take the fused attention kernels away.
+    Dropout acts on the embedding and on each sub-layer's output (Vaswani et al. 2017, section 5.4), but not on
+    attention weights, which would rule out fused attention kernels.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.compiled = False  # compute the loss with what `torch.compile` makes of it, where that is faster
+        self.compiled = False  # compute the loss with `torch.compile` where that is faster
         self.model = Decoder(config)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden, config.vocabulary_size, bias=config.family == "classic")
 
-    def initialise(self) -> None:
-        """Draw all weights anew from torch's global random state.
+    def initialize(self) -> None:
+        """Initialize all weights from torch's global random state.
 
-        Matrices are normal with standard deviation 0.02, those that write to the residual stream divided by
-        sqrt(2 x layers) (Radford et al. 2019, GPT-2); biases are 0 and gains 1. The modern family's output projection,
-        where it has one of its own, is 0, so that training begins with all tokens equally likely. The classic family's
-        embedding has hidden^-0.5, so that, multiplied by sqrt(hidden), it is as large as the sinusoids (Vaswani et al.
+        Matrices are normal with standard deviation 0.02, divided by sqrt(2 x layers) for those that write to the
+        residual stream (Radford et al. 2019, GPT-2). Biases are 0 and gains 1. An untied output projection of the
+        modern family is 0, so training starts with all tokens equally likely. The classic family's embedding has
+        standard deviation hidden^-0.5: multiplied by sqrt(hidden), it has the scale of the sinusoids (Vaswani et al.
         2017).
         """
         embedding = 0.02 if self.config.family == "modern" else self.config.hidden**-0.5
@@ -131,19 +131,19 @@ class Transformer(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """The output projection [vocabulary, hidden]; the embedding itself where the two are tied."""
+        """The output projection [vocabulary, hidden]; the embedding itself if they are tied."""
         return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
 
     @property
     def output_bias(self) -> Tensor | None:
-        """The output projection's bias [vocabulary], which the classic family has."""
+        """The output projection's bias [vocabulary] in the classic family, otherwise None."""
         return None if self.config.tied else self.lm_head.bias
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None, counts: Sequence[int] | None = None) -> Tensor:
         """Return logits [batch, tokens, vocabulary] for int64 `tokens` [batch, tokens].
 
-        With a cache, `tokens` go on after what it holds and are added to it. Rows that are padded on the right say in
-        `counts` how many of their tokens are real; logits at padding mean nothing.
+        With a cache, `tokens` continue its sequences and are added to it. `counts` holds the number of real tokens of
+        rows that are padded on the right; logits at padding are meaningless.
         """
         return self.logits(self.hidden_states(tokens, cache, counts))
 
@@ -154,12 +154,12 @@ class Transformer(nn.Module):
         counts: Sequence[int] | None = None,
         starts: Tensor | None = None,
     ) -> Tensor:
-        """Return the normalised hidden states [batch, tokens, hidden] that `logits` takes.
+        """Return the hidden states [batch, tokens, hidden] after the final norm, the input of `logits`.
 
-        Arguments as those of `forward`, and `starts` as that of `loss`.
+        Arguments are those of `forward`, and `starts` of `loss`.
         """
         if tokens.shape[1] > self.config.context:
-            raise ValueError(f"{tokens.shape[1]} tokens are more than the context of {self.config.context}")
+            raise ValueError(f"{tokens.shape[1]} tokens exceed the context of {self.config.context}")
         hidden: Tensor = self.model(tokens, cache, counts, starts)
         return hidden
 
@@ -170,9 +170,8 @@ class Transformer(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
         """Return the summed cross-entropy in nats (float32 scalar) of int64 `targets` [batch, tokens].
 
-        Targets of `loss.IGNORED` count nothing. `starts`, int64 [batch, tokens], is given where rows hold several
-        documents: the place in the row where each token's document starts. The logits never exist as a whole: see
-        `linear_cross_entropy`.
+        `loss.IGNORED` targets are skipped. `starts`, int64 [batch, tokens], is given if rows hold several documents: it
+        is the index in the row where each token's document starts. Logits are computed in chunks.
         """
         hidden = self.hidden_states(tokens, starts=starts)
         flat = hidden.flatten(0, 1), self.output_weight, self.output_bias, targets.flatten()

@@ -1,4 +1,4 @@
-"""A model on disk: `config.json`, the fields of its configuration, and `model.safetensors`."""
+"""A model on disk: `config.json`, the fields of `ModelConfig`, and `model.safetensors`."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from homegrown.util.files import replacing
 
 
 def save(model: Transformer, folder: Path) -> None:
-    """Write the model's configuration and weights to `folder`, each file whole or not at all."""
+    """Write the model's configuration and weights to `folder`, each file atomically."""
     with replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -25,9 +25,9 @@ def save(model: Transformer, folder: Path) -> None:
 
 
 def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Transformer:
-    """Return the model of `folder` in evaluation mode, in `dtype` or, by default, the type it was saved in.
+    """Return the model of `folder` in evaluation mode, in `dtype` or by default as saved.
 
-    Raises UserError if a file is missing, damaged, or not of a model of ours.
+    Raises UserError if a file is missing, damaged, or from another program.
     """
     config = load_config(folder / "config.json")
     with torch.device("meta"):
@@ -40,7 +40,7 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | 
 
 
 def in_precision(model: Transformer, precision: str) -> Transformer:
-    """Return the model with weights in `float32` or `bf16`; positions stay float32, quantized weights as they are."""
+    """Return the model with weights in `float32` or `bf16`; positions stay float32, quantized weights unchanged."""
     positions = model.model.positions
     model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     model.model.positions = positions
@@ -48,13 +48,13 @@ def in_precision(model: Transformer, precision: str) -> Transformer:
 
 
 def load_config(path: Path) -> ModelConfig:
-    """Return the configuration in `path`; raises UserError if it is missing, damaged, or not of a model of ours."""
+    """Return the configuration in `path`; raises UserError if it is missing, damaged, or from another program."""
     try:
         fields = json.loads(path.read_bytes())
         known = {field.name for field in dataclasses.fields(ModelConfig)}
         # Files from before there were models without QK-norm do not speak of it.
         if not isinstance(fields, dict) or {*fields, "qk_norm"} != known:
-            raise UserError(f"{path} is not the configuration of a model that was trained here; name its folder.")
+            raise UserError(f"{path} is not the configuration of a Homegrown model; name the folder of one.")
         config = TypeAdapter(ModelConfig).validate_python(fields)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; name the folder of a trained model.") from error
@@ -62,7 +62,7 @@ def load_config(path: Path) -> ModelConfig:
         raise UserError(f"{path} is damaged; train the model again or restore the file.") from error
     sizes = [value for value in dataclasses.astuple(config) if isinstance(value, int) and not isinstance(value, bool)]
     if min(sizes) < 1 or config.heads % config.kv_heads:
-        raise UserError(f"{path} holds impossible sizes; train the model again or restore the file.")
+        raise UserError(f"{path} has invalid sizes; train the model again or restore the file.")
     return config
 
 
@@ -79,4 +79,4 @@ def _load_tensors(path: Path, device: torch.device, dtype: torch.dtype | None) -
 def _check(path: Path, expected: dict[str, torch.Size], found: dict[str, torch.Tensor]) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if name not in found or name not in expected or found[name].shape != expected[name]:
-            raise UserError(f"{path} does not fit its config.json (tensor {name}); restore the two files together.")
+            raise UserError(f"{path} does not match its config.json (tensor {name}); restore both files together.")

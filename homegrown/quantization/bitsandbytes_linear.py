@@ -1,4 +1,4 @@
-"""The methods of bitsandbytes: LLM.int8(), and NormalFloat and float of four bits."""
+"""Methods of bitsandbytes: LLM.int8(), and 4-bit NormalFloat and float."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ from homegrown.quantization.method import Tensors, with_bias
 
 
 class Int8:
-    """LLM.int8() (Dettmers et al. 2022): int8 rows, and float16 for columns of inputs beyond 6.
+    """LLM.int8() (Dettmers et al. 2022): int8 rows, and float16 for input columns with outliers beyond 6.
 
     `weight` int8 [out, in], `scale` float32 [out], the largest magnitude of each row.
     """
@@ -39,16 +39,16 @@ class Int8:
 
 
 class FourBit:
-    """Four bits a weight in blocks of 64, each with a scale: NF4 (QLoRA, Dettmers et al. 2023) or FP4.
+    """Four bits per weight in blocks of 64, each with a scale: NF4 (QLoRA, Dettmers et al. 2023) or FP4.
 
-    `weight` uint8 [out * in / 2, 1], two codes in a byte, the first in the high half; `code` float32 [16], the value of
-    each code as a share of its block's largest magnitude; `absmax` float32 [blocks], these magnitudes: 4.5 bits a
-    weight.
+    `weight` uint8 [out * in / 2, 1] holds two codes per byte, the first in the high half. `code` float32 [16] is the
+    value of each code relative to its block's largest magnitude, and `absmax` float32 [blocks] is that magnitude. This
+    takes 4.5 bits per weight.
 
-    Double quantization (section 3 of the paper) keeps the magnitudes in 8 bits: `absmax` uint8 [blocks], `offset`
-    float32 [1], their mean, and `scales` float32 [blocks / 256], the largest distance from it in 256 of them; the
-    values of the 256 codes are bitsandbytes' dynamic map (Dettmers et al. 2021, section 2.2), the same everywhere.
-    That is 4.13 bits a weight.
+    Double quantization (section 3 of the paper) stores the magnitudes in 8 bits: `absmax` uint8 [blocks], `offset`
+    float32 [1], their mean, and `scales` float32 [blocks / 256], the largest distance from it in each group of 256. The
+    values of the 256 codes are bitsandbytes' constant dynamic map (Dettmers et al. 2021, section 2.2). This takes 4.13
+    bits per weight.
     """
 
     _BLOCK, _SCALES_BLOCK = 64, 256
@@ -105,10 +105,10 @@ class FourBit:
 
 
 def _bitsandbytes() -> ModuleType:
-    """Return bitsandbytes, silent and kept off the network.
+    """Return bitsandbytes, without log messages and network access.
 
-    Where the package `kernels` is installed, importing bitsandbytes would download a kernel from a hub; where it is
-    not, bitsandbytes says so. It also says at each product that float32 inputs are rounded to float16.
+    If the package `kernels` is installed, importing bitsandbytes downloads a kernel from a hub; otherwise it logs a
+    message. It also logs at each product that float32 inputs are rounded to float16.
     """
     if "bitsandbytes" not in sys.modules:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""PyTorch's own dynamic quantization to int8."""
+"""PyTorch's dynamic quantization to int8."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from homegrown.quantization.method import Tensors
 
 
 class Int8Dynamic:
-    """Int8 weights with a scale for each row, inputs quantized as they come; it has code for CPUs only.
+    """Int8 weights with a scale for each row; inputs are quantized at run time. It has CPU kernels only.
 
     `weight` int8 [out, in], `scale` float64 [out].
     """
@@ -43,7 +43,7 @@ class Int8Dynamic:
 
 @contextmanager
 def _known_to_be_deprecated() -> Iterator[None]:
-    """Silence the announcement, in every version since 2.8, that torch.ao.quantization will be removed."""
+    """Silence the deprecation warning of torch.ao.quantization, which versions since 2.8 print."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Linear layers with small weights: the methods there are, and whether this machine computes with one."""
+"""Methods that quantize linear layers, and a test of each on this machine."""
 
 import torch
 
@@ -19,17 +19,17 @@ METHODS: dict[Variant, Method] = {
     "torchao-int8": WeightOnlyInt8(),
     "torchao-int4": WeightOnlyInt4(),
 }
-"""The methods of the variants that are kept as safetensors."""
+"""The methods of the variants that are stored as safetensors."""
 
 _SIZE = 64
 
 
 @torch.inference_mode()
 def try_out(variant: Variant, device: str) -> None:
-    """Multiply by a small matrix on `device` with the variant's method.
+    """Multiply with a small matrix on `device` with the variant's method.
 
     Raises:
-        UserError: this machine cannot compute with it, or does so wrongly.
+        UserError: this machine cannot run the method, or gives wrong results.
     """
     method = METHODS[variant]
     matrix = torch.eye(_SIZE)
@@ -37,12 +37,10 @@ def try_out(variant: Variant, device: str) -> None:
         tensors = {name: tensor.to(device) for name, tensor in method.pack(matrix).items()}
         product = method.layer(tensors, None, matrix.shape)(matrix.to(device)).cpu()
     except (ImportError, RuntimeError, NotImplementedError, OSError) as error:
-        raise UserError(
-            f"This machine cannot compute with {variant} on its {device} ({error}); {_leave_out(variant)}"
-        ) from error
+        raise UserError(f"This machine cannot run {variant} on {device} ({error}); {_leave_out(variant)}") from error
     if not torch.allclose(product, matrix, atol=0.04):
-        raise UserError(f"This machine computes wrongly with {variant} on its {device}; {_leave_out(variant)}")
+        raise UserError(f"This machine gives wrong results with {variant} on {device}; {_leave_out(variant)}")
 
 
 def _leave_out(variant: str) -> str:
-    return f"leave {variant} out of quantization.variants."
+    return f"remove {variant} from quantization.variants."

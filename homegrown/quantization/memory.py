@@ -1,4 +1,4 @@
-"""What a loaded model really holds: all its tensors, those too that libraries keep inside their own kinds of layers."""
+"""Memory of a loaded model: all its tensors, including those inside libraries' own layers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,12 +10,12 @@ from homegrown.model.transformer import Transformer
 
 
 def loaded_megabytes(model: Transformer) -> float:
-    """Return the memory of all tensors that can be reached from a model, in megabytes (10^6 bytes), each once.
+    """Return the memory of all tensors reachable from a model, each counted once, in megabytes (10^6 bytes).
 
-    Weights, scales, codes, and the table of positions; not what a forward pass needs besides, nor Python itself.
+    It includes weights, scales, codes and the position table, but not activations or Python objects.
     """
     reached: dict[int, Any] = {}
-    tensors = list(_tensors(model, reached))  # all alive at once: no two have the same address unless they are the same
+    tensors = list(_tensors(model, reached))  # all alive at once, so equal addresses mean the same memory
     return sum({(tensor.data_ptr(), tensor.nbytes): tensor.nbytes for tensor in tensors}.values()) / 1e6
 
 
@@ -25,11 +25,11 @@ def _tensors(thing: Any, reached: dict[int, Any]) -> Iterator[Tensor]:
     reached[id(thing)] = thing
     parts: list[Any] = []
     if isinstance(thing, Tensor):
-        if hasattr(thing, "__tensor_flatten__"):  # torchao's are made of others
+        if hasattr(thing, "__tensor_flatten__"):  # torchao's consist of others
             parts = [getattr(thing, name) for name in thing.__tensor_flatten__()[0]]
         elif thing.device.type != "meta":
             yield thing
-        parts += vars(thing).values()  # bitsandbytes' carry their scales with them
+        parts += vars(thing).values()  # bitsandbytes' hold their scales as attributes
     elif isinstance(thing, Mapping):
         parts += thing.values()
     elif isinstance(getattr(thing, "_packed_params", None), torch.ScriptObject):  # PyTorch's int8

@@ -1,4 +1,4 @@
-"""What a method of quantization is: how it packs a matrix into named tensors, and computes with them."""
+"""The protocol of a quantization method: pack a matrix into named tensors, and compute with them."""
 
 from typing import Protocol
 
@@ -9,16 +9,16 @@ Tensors = dict[str, Tensor]
 
 
 class Method(Protocol):
-    """A way to keep a linear layer small."""
+    """A way to quantize a linear layer."""
 
     def pack(self, weight: Tensor) -> Tensors:
-        """Return the tensors that stand for `weight`, float32 [out, in]; `weight` is always one of the names."""
+        """Return `weight`, float32 [out, in], as named tensors, one of which is called `weight`."""
 
     def layer(self, tensors: Tensors, bias: Tensor | None, shape: torch.Size) -> nn.Module:
-        """Return the layer that computes, where the tensors are, with what `pack` returned; it may reorder them."""
+        """Return a layer that computes with the tensors of `pack` on their device; it may reorder them."""
 
 
 def with_bias(layer: nn.Module, bias: Tensor | None) -> nn.Module:
-    """Give the layer its bias, or none."""
+    """Set the layer's bias, which may be None, and return the layer."""
     layer.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
     return layer

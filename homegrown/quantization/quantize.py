@@ -1,4 +1,4 @@
-"""The stage `quantize`: smaller variants of trained weights, each loaded again and measured beside the original."""
+"""The stage `quantize`: smaller variants of trained weights, each reloaded and compared with the original."""
 
 import math
 import time
@@ -35,18 +35,18 @@ from homegrown.util.files import write_parquet
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 _WORST_RELATIVE_ERROR = 0.5
-"""Of the logits. Measured on trained weights: 0.006 for int8, 0.03 for the others; garbage is near 1 or beyond."""
+"""Of the logits. On trained weights it is 0.006 for int8 and 0.03 for the others; garbage gives 1 or more."""
 
 _PROBES, _PROBE_TOKENS, _PROMPT_TOKENS = 4, 64, 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was measured of one variant, after loading it again; one row of the table `variants`.
+    """Measurements of one reloaded variant; one row of the table `variants`.
 
-    Megabytes are 10^6 bytes; `ratio` is how many times smaller it is on disk than the original. `loss` is the share by
-    which its bits per byte of held-out text are more than the original's. Logits are compared on random tokens:
-    `relative_logit_error` is a share of their own spread.
+    Megabytes are 10^6 bytes. `ratio` is the original's size on disk divided by the variant's. `loss` is the relative
+    increase of bits per byte on held-out text. Logits are compared on random tokens; `relative_logit_error` is relative
+    to their spread.
     """
 
     variant: str
@@ -74,7 +74,7 @@ class _Measure:
         self._bits = 0.0
 
     def __call__(self, name: str, folder: Path) -> Row:
-        """Load a variant and measure it; the original has to be the first."""
+        """Load a variant and measure it; call it with the original first."""
         model = load_variant(folder, device_of(folder, self._device))
         logits, bits = _logits(model), bits_per_byte(model, self._split, self._sizes, self._most)
         if self._logits is None:
@@ -104,14 +104,14 @@ def quantize(
     device: str,
     progress: Progress = silent,
 ) -> Outcome:
-    """Make each variant of the weights in `pretrained/model` as a folder `out/<variant>`.
+    """Write each variant of the weights in `pretrained/model` to the folder `out/<variant>`.
 
-    The table `variants` says what each costs and loses, the original first: see `Row`. Bits per byte are of tokens of
-    the validation split in `packed`.
+    The table `variants` has one `Row` for each, the original first. Bits per byte are measured on the validation split
+    in `packed`.
 
     Raises:
-        UserError: the weights cannot be read, or this machine or the model's sizes do not allow a variant; said before
-            any work.
+        UserError: before any work: the weights cannot be read, or this machine or the model's sizes do not support a
+            variant.
         RuntimeError: a variant's logits are garbage.
     """
     source = pretrained / "model"
@@ -130,7 +130,7 @@ def quantize(
         row = measure(variant, folder)
         if not row.relative_logit_error < _WORST_RELATIVE_ERROR:
             raise RuntimeError(
-                f"The variant {variant} computes garbage after loading: its logits are off by "
+                f"The variant {variant} computes garbage after loading: its logits differ by "
                 f"{row.relative_logit_error:.0%}."
             )
         rows.append(row)
@@ -144,7 +144,7 @@ def quantize(
 
 @torch.inference_mode()
 def _logits(model: Transformer) -> Tensor:
-    """Return the logits after random tokens, the same each time, float32 on the CPU."""
+    """Return the logits of fixed random tokens, float32 [probes, tokens, vocabulary], on the CPU."""
     generator = torch.Generator().manual_seed(0)
     shape = (_PROBES, min(_PROBE_TOKENS, model.config.context))
     tokens = torch.randint(model.config.vocabulary_size, shape, generator=generator)
@@ -159,10 +159,10 @@ _WRITTEN = 48
 
 @torch.inference_mode()
 def bits_per_byte(model: Transformer, split: TokenSplit, token_bytes: npt.NDArray[np.int32], most_tokens: int) -> float:
-    """Return the bits that a byte of text costs, over windows of the model's context taken evenly from a split.
+    """Return bits per byte over evenly spaced windows of a split, each as long as the model's context.
 
-    They lie side by side, each begun without what was before it, so that all variants are compared on the same tokens
-    in one pass; the stage `evaluate` measures what a person should quote.
+    Windows are independent, so one pass compares all variants on the same tokens. Quote the figure of the stage
+    `evaluate` instead, which gives each token more context.
 
     Raises:
         UserError: the split is empty.
@@ -170,7 +170,7 @@ def bits_per_byte(model: Transformer, split: TokenSplit, token_bytes: npt.NDArra
     context = split.fitting(model.config.context)
     windows = split.windows(context)
     if not windows:
-        raise UserError("The validation split holds no text; add text or raise shard.validation_share.")
+        raise UserError("The validation split is empty; add text or raise shard.validation_share.")
     chosen = np.linspace(0, windows - 1, min(windows, math.ceil(most_tokens / context))).round().astype(np.int64)
     rows = max(1, _BATCH_TOKENS // context)
     nats, size = 0.0, 0
@@ -183,9 +183,9 @@ def bits_per_byte(model: Transformer, split: TokenSplit, token_bytes: npt.NDArra
 
 
 def tokens_per_second(model: Transformer, prompt: Sequence[int]) -> float:
-    """Return how fast one sequence is written after `prompt`, its reading included: the fastest of some runs.
+    """Return the speed of generating one sequence, prompt included: the fastest of several runs.
 
-    A run before them lets layers reorder their weights.
+    A warm-up run lets layers reorder their weights.
     """
     generate(model, [prompt], max_new_tokens=2)
     return max(_speed(model, prompt) for _ in range(_RUNS))

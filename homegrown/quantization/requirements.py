@@ -1,6 +1,6 @@
-"""What each variant needs, looked at before any work: a library, sizes of the matrices, a family of models.
+"""Requirements of each variant: a library, sizes of matrices, a model family.
 
-Knows nothing of PyTorch, so that a run can ask before its first stage.
+It does not import PyTorch, so a run can check them before its first stage.
 """
 
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ from homegrown.util.errors import UserError
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a variant needs; `inputs` and `outputs` are what the sizes of its matrices must be multiples of."""
+    """Requirements of a variant; sizes of its matrices must be multiples of `inputs` and `outputs`."""
 
     library: str | None = None
     extra: str | None = None
     inputs: int = 1
     outputs: int = 1
     classic: bool = True
-    """Whether it takes the classic family, which llama.cpp has no architecture for."""
+    """Whether it supports the classic family, for which llama.cpp has no architecture."""
 
 
 _FOUR_BIT = Requirement("bitsandbytes", inputs=64, outputs=32)  # others can return garbage without an error
@@ -36,7 +36,9 @@ REQUIREMENTS: dict[Variant, Requirement] = {
     "fp4-double": _FOUR_BIT,
     "int8-dynamic": Requirement(),
     "torchao-int8": Requirement("torchao", "torchao"),
-    "torchao-int4": Requirement("torchao", "torchao", inputs=64, outputs=16),  # a group; what its CPU kernel asks
+    "torchao-int4": Requirement(
+        "torchao", "torchao", inputs=64, outputs=16
+    ),  # the size of a group; what its CPU kernel requires
     "q8_0": _GGUF,
     "q6_k": _K_QUANT,
     "q5_k_m": _K_QUANT,
@@ -46,56 +48,56 @@ REQUIREMENTS: dict[Variant, Requirement] = {
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """See, before the first stage of a run, that its variants' libraries are installed and take its model's shape.
+    """Check the requirements of a recipe's variants.
 
     Raises:
-        UserError: one does not.
+        UserError: one is not met.
     """
     config = ModelConfig.from_settings(recipe.model, recipe.tokenizer.vocabulary_size, recipe.training.dropout)
     check_requirements(recipe.quantization.variants, config)
 
 
 def check_requirements(variants: Iterable[Variant], config: ModelConfig) -> None:
-    """See that the variants' libraries are installed, and that they take a model of this shape.
+    """Check that the variants' libraries are installed and support a model of this shape.
 
     Raises:
-        UserError: one does not.
+        UserError: one is not installed or does not.
     """
     for variant in variants:
-        check_installed(variant, f"leave {variant} out of quantization.variants")
+        check_installed(variant, f"remove {variant} from quantization.variants")
         if config.family == "classic" and not REQUIREMENTS[variant].classic:
             raise UserError(
-                f"The variant {variant} is a GGUF file, and llama.cpp has no architecture like model.family classic; "
-                f"leave {variant} out of quantization.variants."
+                f"The variant {variant} is a GGUF file, but llama.cpp has no architecture like model.family classic; "
+                f"remove {variant} from quantization.variants."
             )
         if problem := misfit(variant, config):
-            raise UserError(f"{problem}; change the sizes under model or leave {variant} out of quantization.variants.")
+            raise UserError(f"{problem}; change the sizes under model or remove {variant} from quantization.variants.")
 
 
 def check_installed(variant: Variant, instead: str) -> None:
-    """Raise UserError if the variant's library is not installed, with what to do `instead`."""
+    """Raise UserError if the variant's library is not installed; `instead` is an alternative to installing it."""
     needs = REQUIREMENTS[variant]
     if needs.library and find_spec(needs.library) is None:
         install = f"pip install '.[{needs.extra}]'" if needs.extra else f"pip install {needs.library}"
         raise UserError(
-            f"The variant {variant} needs {needs.library}, which is not installed: {install}, or {instead}."
+            f"The variant {variant} needs {needs.library}, which is not installed; run {install}, or {instead}."
         )
 
 
 def misfit(variant: Variant, config: ModelConfig) -> str | None:
-    """Say which matrix of a model of this shape the variant does not take; None where it takes them all."""
+    """Return a message on the first matrix whose sizes the variant does not support, or None."""
     needs = REQUIREMENTS[variant]
     for name, (inputs, outputs) in _matrices(config).items():
         if inputs % needs.inputs or outputs % needs.outputs:
             return (
-                f"{variant} takes matrices with inputs in multiples of {needs.inputs} and outputs in multiples of "
+                f"{variant} needs matrices with inputs in multiples of {needs.inputs} and outputs in multiples of "
                 f"{needs.outputs}, but {name} has {inputs} and {outputs}"
             )
     return None
 
 
 def _matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return the inputs and outputs of the matrices of a block."""
+    """Return the inputs and outputs of each matrix of a block."""
     keys = config.kv_heads * config.head_size
     return {
         "q_proj": (config.hidden, config.heads * config.head_size),

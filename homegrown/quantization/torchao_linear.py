@@ -1,4 +1,4 @@
-"""The weight-only methods of torchao: int8 rows, and int4 groups that a CPU and a GPU each want in another order."""
+"""Weight-only methods of torchao: int8 rows, and int4 groups in an order that depends on the device."""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from homegrown.quantization.method import Tensors, with_bias
 
 
 class WeightOnlyInt8:
-    """Int8 weights with a scale for each row, widened to the inputs' type before each product.
+    """Int8 weights with a scale for each row, dequantized to the inputs' type before each product.
 
     `weight` int8 [out, in], `scale` float32 [out, 1].
     """
@@ -35,11 +35,11 @@ class WeightOnlyInt8:
 
 
 class WeightOnlyInt4:
-    """Four bits a weight in groups of 64, each with a scale and a middle, multiplied in bfloat16 ("tinygemm").
+    """Four bits per weight in groups of 64, each with a scale and a middle, multiplied in bfloat16 ("tinygemm").
 
-    `weight` uint8 [out, in / 2], two whole numbers from 0 to 15 in a byte, the first in the high half; `scale` and
-    `middle` bfloat16 [out, in / 64]. A number n stands for middle + scale * (n - 8). These do not depend on the
-    machine; the order in which its kernels read them is made on loading.
+    `weight` uint8 [out, in / 2] holds two integers from 0 to 15 per byte, the first in the high half. `scale` and
+    `middle` are bfloat16 [out, in / 64]. An integer n means middle + scale * (n - 8). The file does not depend on the
+    machine; loading reorders the tensors for its kernels.
     """
 
     _GROUP = 64
@@ -76,7 +76,7 @@ class WeightOnlyInt4:
         return weight
 
     def _for_gpu(self, tensors: Tensors, shape: torch.Size) -> Tensor:
-        """Return the layout for tensor cores, whose kernels want rows of a multiple of 1024, and 8 of them."""
+        """Return the layout for tensor cores, padded to multiples of 8 rows and 1024 columns."""
         with _quiet():
             from torchao.quantization import Int4TilePackedTo4dTensor
 
@@ -89,7 +89,7 @@ class WeightOnlyInt4:
 
 
 class _InBfloat16(nn.Module):
-    """A layer whose kernels take bfloat16; the bias is added in the inputs' type."""
+    """A layer that computes in bfloat16; the bias is added in the inputs' type."""
 
     bias: Tensor | None
 
@@ -121,13 +121,13 @@ def _numbers(pairs: Tensor) -> Tensor:
 
 
 def _scales(scale: Tensor, middle: Tensor) -> Tensor:
-    """Return both as the kernels of all devices read them, bfloat16 [in / group, out, 2]."""
+    """Return both in the order of all kernels, bfloat16 [in / group, out, 2]."""
     return torch.stack([scale, middle], dim=-1).transpose(0, 1).contiguous()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Import torchao without its words on extensions that are for other machines, and on what PyTorch will change."""
+    """Import torchao without its messages on missing extensions and future changes of PyTorch."""
     loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

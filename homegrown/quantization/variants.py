@@ -1,4 +1,4 @@
-"""Variants of trained weights on disk: written once, loaded again from their own folder alone."""
+"""Variants of trained weights on disk, each loadable from its own folder."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from homegrown.util.files import replacing
 ORIGINAL = "original"
 
 DESCRIPTION = "quantization.json"
-"""The file that a variant's folder gets last."""
+"""The file that is written to a variant's folder last."""
 
 GGUF_WEIGHTS = "model.gguf"
 _WEIGHTS = "model.safetensors"
@@ -36,7 +36,7 @@ _TOKENIZER = "tokenizer.json"
 
 
 class _Description(BaseModel):
-    """What tells a quantized folder from one of plain weights."""
+    """The file that marks a folder as quantized."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +44,7 @@ class _Description(BaseModel):
 
 
 def variants_of(pretrained: Path, quantized: Path) -> dict[str, Path]:
-    """Return the folder of every variant by name, the original first; the arguments are the two stages' folders."""
+    """Return the folder of every variant by name, the original first; arguments are the two stages' folders."""
     made: dict[str, Path] = {
         name: quantized / name for name in REQUIREMENTS if (quantized / name / DESCRIPTION).is_file()
     }
@@ -52,19 +52,19 @@ def variants_of(pretrained: Path, quantized: Path) -> dict[str, Path]:
 
 
 def matrices(model: Transformer) -> dict[str, nn.Linear]:
-    """Return the layers that a method of linear layers quantizes, by name: attention and feed-forward, not the output.
+    """Return the layers that `METHODS` quantize, by name: those of attention and feed-forward.
 
-    A GGUF file quantizes embedding and output too.
+    A GGUF file quantizes the embedding and the output projection too.
     """
     modules = model.model.layers.named_modules(prefix="model.layers")
     return {name: module for name, module in modules if isinstance(module, nn.Linear)}
 
 
 def check_variant(variant: Variant, source: Path, device: str) -> None:
-    """See that this machine makes the variant of the weights in the folder `source`, and computes with it.
+    """Check that this machine can make the variant of the weights in the folder `source`, and run it.
 
     Raises:
-        UserError: it does not.
+        UserError: it cannot.
     """
     if variant in METHODS:
         try_out(variant, device_for(variant, device))
@@ -76,7 +76,7 @@ def check_variant(variant: Variant, source: Path, device: str) -> None:
 def save_variant(source: Path, variant: Variant, folder: Path) -> None:
     """Write the variant of the weights in the folder `source`, with their tokenizer and system message.
 
-    A GGUF file is `model.gguf`. Otherwise `model.safetensors` holds what `formats.linear` makes of each matrix as
+    A GGUF file is `model.gguf`. Otherwise `model.safetensors` holds the packed tensors of each matrix as
     `<matrix's name>.<part>`, and all other tensors under their own names as bfloat16.
     """
     if variant in METHODS:
@@ -91,12 +91,12 @@ def save_variant(source: Path, variant: Variant, folder: Path) -> None:
 
 
 def load_variant(folder: Path, device: str = "cpu") -> Transformer:
-    """Load the model of a folder, plain or quantized, in evaluation mode; what is not quantized computes in float32.
+    """Load the model of a folder, plain or quantized, in evaluation mode; tensors that are not quantized are float32.
 
-    Of a GGUF file everything does: it is dequantized here, and small only for the runtimes it is made for.
+    A GGUF file is dequantized to float32, so it is small only in llama.cpp.
 
     Raises:
-        UserError: a file is missing or damaged, or this machine cannot compute with the variant.
+        UserError: a file is missing or damaged, or this machine cannot run the variant.
     """
     variant = _variant(folder)
     if variant is None:
@@ -107,12 +107,12 @@ def load_variant(folder: Path, device: str = "cpu") -> Transformer:
 
 
 def device_of(folder: Path, device: str) -> str:
-    """Return where the variant of a folder computes if it can on `device`."""
+    """Return the device that runs the variant of a folder: `device` if it can."""
     return device_for(_variant(folder), device)
 
 
 def device_for(variant: Variant | None, device: str) -> str:
-    """Return where a variant computes if it can on `device`: PyTorch's dynamic int8 has no GPU code."""
+    """Return the device that runs a variant: `device`, except that PyTorch's dynamic int8 has only CPU kernels."""
     return "cpu" if variant == "int8-dynamic" else device
 
 
@@ -144,7 +144,7 @@ def _load_matrices(folder: Path, variant: Variant, device: str) -> Transformer:
         raise UserError(f"{path} is missing or damaged; run the stage `quantize` again.") from error
     others = {name: tensors.pop(name).float() for name in expected if name in tensors}
     if {name: tensor.shape for name, tensor in others.items()} != expected:
-        raise UserError(f"{path} does not fit its {_CONFIG}; run the stage `quantize` again.")
+        raise UserError(f"{path} does not match its {_CONFIG}; run the stage `quantize` again.")
     model.load_state_dict(others, strict=False, assign=True)
     for name, layer in matrices(model).items():
         parts = {key.rpartition(".")[2]: tensors[key] for key in tensors if key.rpartition(".")[0] == name}
@@ -161,18 +161,18 @@ def _layer(variant: Variant, parts: dict[str, Tensor], layer: nn.Linear) -> nn.M
         raise UserError(f"These weights are {variant}, which needs {library} ({error}); install it.") from error
     except KeyError as error:
         raise UserError(
-            f"A matrix of these {variant} weights has no {error}; run the stage `quantize` again."
+            f"A matrix of these {variant} weights lacks {error}; run the stage `quantize` again."
         ) from error
 
 
 def _others(model: Transformer) -> dict[str, Tensor]:
-    """Return what is not quantized: all tensors but the matrices' weights."""
+    """Return the tensors that are not quantized: all but the matrices' weights."""
     quantized = {f"{name}.weight" for name in matrices(model)}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in quantized}
 
 
 def _variant(folder: Path) -> Variant | None:
-    """Return the variant that a folder holds, None for plain weights."""
+    """Return the variant in a folder, or None for plain weights."""
     if not (folder / DESCRIPTION).exists():
         return None
     try:

@@ -37,7 +37,7 @@ def choose(settings: TrainingSettings, config: ModelConfig, tokens: int) -> Begi
 
 def initialise(model: Transformer, beginning: Beginning, text: TokenSplit) -> None:
     """Draw all weights anew from torch's global random state, on the CPU, and let them begin so."""
-    model.initialise()
+    model.initialize()
     if beginning == "bigrams":
         direction = set_bigrams(model, Bigrams.of(text))
         look_back(model, direction)

@@ -24,5 +24,5 @@ def small_model(family: str = "modern") -> Transformer:
     )
     torch.manual_seed(4)
     model = Transformer(ModelConfig.from_settings(settings, VOCABULARY, 0.0))
-    model.initialise()
+    model.initialize()
     return model.eval()

@@ -1,4 +1,4 @@
-"""The small models of the tests of quantization."""
+"""Fixtures of the quantization tests."""
 
 from tests.quantization.conftest import one_thread, packed, pretrain, text
 

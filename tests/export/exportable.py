@@ -20,7 +20,7 @@ _FOREIGN = (
     "עברית العربية हिन्दी ไทย 🙂👍🏽 x² ½ Ⅷ ﬁ\n"
 )
 
-# Each line is drawn as often as the others: what split patterns and byte-level tokens get wrong.
+# Pools of equal probability, hard for split patterns and byte-level tokens.
 _POOLS = (
     "abcdefghijklmnopqrstuvwxyz",
     "ABC'sS'tT'reRE'veVE'mM'llLL'dD",
@@ -77,7 +77,7 @@ def trained_tokenizer(pattern: str | None = SPLIT_PATTERN) -> Tokenizer:
 
 
 def write_model(folder: Path, tokenizer: Tokenizer, *, family: str = "modern", tied: bool = True, **sizes: int) -> Path:
-    """Write a model with random weights, far enough from zero that each counts, as the stage `pretrain` does."""
+    """Write a model as the stage `pretrain` does, with random weights that all affect the logits."""
     fields = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "feed_forward": 128, "context": 96} | sizes
     if family == "classic":
         fields["kv_heads"] = fields["heads"]

@@ -1,4 +1,4 @@
-"""A real llama.cpp on loopback, with one file loaded: `xllamacpp`'s wheel holds its whole server."""
+"""llama.cpp's server on loopback with one GGUF file; `xllamacpp` includes it."""
 
 import http.client
 import json
@@ -13,18 +13,18 @@ import xllamacpp
 
 from homegrown.tokenizer.chat import Message
 
-_WHOLE_CHARACTER = 20
-"""A token of every tokenizer trained here: the first after the special ones are printable bytes, in order."""
+_PRINTABLE = 20
+"""A printable byte in every tokenizer of these tests: such bytes follow the special tokens, in order."""
 
 
 class LlamaServer:
-    """What the tests ask of llama.cpp."""
+    """A client for llama.cpp's HTTP API."""
 
     def __init__(self, address: str):
         self._place = urlparse(address).netloc
 
     def tokenize(self, texts: Sequence[str], separator: int) -> list[list[int]]:
-        """Return the ids of each text, special tokens in it being text; none of them may have the separator."""
+        """Return the ids of each text without parsing special tokens; no text may contain the separator's id."""
         mixed = [part for text in texts for part in (text, separator)]
         ids = self._post("/tokenize", content=mixed, add_special=False, parse_special=False)["tokens"]
         rows: list[list[int]] = [[]]
@@ -36,33 +36,32 @@ class LlamaServer:
         return rows[:-1]
 
     def prompt(self, text: str, *, parse_special: bool) -> list[int]:
-        """Return the ids of a whole prompt, with what llama.cpp puts before it."""
+        """Return the ids of a prompt, including the start token that llama.cpp adds."""
         ids: list[int] = self._post("/tokenize", content=text, add_special=True, parse_special=parse_special)["tokens"]
         return ids
 
     def complete(self, prompt: Sequence[int], tokens: int, **options: Any) -> dict[str, Any]:
-        """Return llama.cpp's answer to a greedy request for `tokens` new ones."""
+        """Return the response to a greedy request for `tokens` new tokens."""
         return self._post(
             "/completion", prompt=list(prompt), n_predict=tokens, temperature=0, return_tokens=True, **options
         )
 
     def log_probabilities(self, prompt: Sequence[int], vocabulary: int) -> list[float]:
-        """Return those of every token as the next one."""
-        # Made to write a token that is a whole character, without which there is no answer; what is asked for comes
-        # from before any such wish.
-        answer = self.complete(prompt, 1, n_probs=vocabulary, logit_bias=[[_WHOLE_CHARACTER, 1000.0]])
+        """Return the log-probability of every token as the next one."""
+        # Without a complete character there is no response, so a bias forces one; probabilities are from before it.
+        answer = self.complete(prompt, 1, n_probs=vocabulary, logit_bias=[[_PRINTABLE, 1000.0]])
         found = [-math.inf] * vocabulary
         for token in answer["completion_probabilities"][0]["top_logprobs"]:
             found[token["id"]] = token["logprob"]
         return found
 
     def chat_text(self, messages: Sequence[Message]) -> str:
-        """Return the prompt that llama.cpp's Jinja makes of the template in the file."""
+        """Return the prompt that llama.cpp's Jinja renders from the template in the file."""
         text: str = self._post("/apply-template", messages=_plain(messages))["prompt"]
         return text
 
     def chat_tokens(self, messages: Sequence[Message]) -> int:
-        """Return how many tokens llama.cpp reads when it is sent a chat."""
+        """Return the number of prompt tokens of a chat."""
         answer = self._post("/v1/chat/completions", messages=_plain(messages), max_tokens=1, temperature=0)
         return int(answer["usage"]["prompt_tokens"])
 
@@ -78,9 +77,9 @@ class LlamaServer:
 
 @contextmanager
 def serving(file: Path, context: int = 128) -> Iterator[LlamaServer]:
-    """Run llama.cpp on a file, in this process, with one thread, and all in float32.
+    """Run llama.cpp on a file in this process, with one thread and all computation in float32.
 
-    Its flash attention, on by default, rounds to float16 even so.
+    Flash attention is off because it rounds to float16.
     """
     params = xllamacpp.CommonParams()
     params.model.path = str(file)

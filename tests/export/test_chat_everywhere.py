@@ -1,4 +1,4 @@
-"""One conversation has the same tokens here, in transformers and in llama.cpp, whatever is in it."""
+"""Conversations have the same tokens here, in transformers and in llama.cpp."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ CONVERSATIONS = {
 
 @pytest.fixture(scope="module", params=[None, SYSTEM], ids=["plain", "with a system message"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model's folder, of a model that is told nothing or something by default."""
+    """A model's folder, without and with a default system prompt."""
     folder = write_model(tmp_path_factory.mktemp("model"), trained_tokenizer(), layers=1, context=256)
     save_system(folder, request.param)
     return folder
@@ -87,14 +87,14 @@ def test_a_conversation_has_the_same_tokens(
     assert llama.chat_tokens(messages) == len(ours)
 
 
-def test_what_a_model_is_told_by_default_is_told_where_nothing_else_is() -> None:
-    question, told = Message("user", "Why?"), Message("system", "Answer in verse.")
+def test_the_default_system_prompt_applies_without_another() -> None:
+    question, system = Message("user", "Why?"), Message("system", "Answer in verse.")
     assert chat.with_system([question], None) == [question]
     assert chat.with_system([question], "Be brief.") == [Message("system", "Be brief."), question]
-    assert chat.with_system([told, question], "Be brief.") == [told, question]
+    assert chat.with_system([system, question], "Be brief.") == [system, question]
 
 
-def test_variants_are_told_it_too(folder: Path, tmp_path: Path) -> None:
+def test_variants_keep_the_default_system_prompt(folder: Path, tmp_path: Path) -> None:
     for variant in ("int8-dynamic", "q8_0"):
         save_variant(folder, variant, tmp_path / variant)
         assert load_system(tmp_path / variant) == load_system(folder)

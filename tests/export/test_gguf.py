@@ -1,4 +1,4 @@
-"""GGUF files, beside a real llama.cpp that runs them."""
+"""GGUF files in llama.cpp."""
 
 import dataclasses
 import sys
@@ -28,8 +28,8 @@ from homegrown.util.errors import UserError
 from tests.export.exportable import random_texts, real_text, trained_tokenizer, write_model
 from tests.export.llama_server import LlamaServer, serving
 
-# How far log-probabilities may be from the original's, as a share of their spread. The weights are random and the
-# layers few, so rounding is not evened out as it is in a trained model.
+# Maximum difference of log-probabilities relative to their spread. With random weights and few layers, rounding errors
+# do not average out as in a trained model.
 WORST = {
     "f32": 1e-5,
     "f16": 3e-3,
@@ -94,7 +94,7 @@ def test_llama_cpp_gives_text_the_same_ids(llama: LlamaServer, tokenizer: Tokeni
 
 
 @pytest.mark.parametrize("form", ["gpt2", "qwen", "llama3"])
-def test_so_it_does_with_the_splits_of_published_tokenizers(form: str, tmp_path: Path) -> None:
+def test_splits_of_published_tokenizers_give_the_same_ids(form: str, tmp_path: Path) -> None:
     given = trained_tokenizer({"gpt2": None, "qwen": QWEN2_PATTERN, "llama3": LLAMA3_PATTERN}[form])
     given.model.ignore_merges = form == "llama3"
     write_gguf(write_model(tmp_path, given, layers=1), tmp_path / "file.gguf", "f16")
@@ -105,7 +105,7 @@ def test_so_it_does_with_the_splits_of_published_tokenizers(form: str, tmp_path:
         assert as_llama_reads(server, texts, given.token_to_id("<pad>")) == expected
 
 
-def test_a_prompt_starts_as_documents_did(llama: LlamaServer, tokenizer: Tokenizer) -> None:
+def test_a_prompt_starts_with_bos(llama: LlamaServer, tokenizer: Tokenizer) -> None:
     expected = tokenizer.encode("Return the </s>", add_special_tokens=False).ids
     assert llama.prompt("Return the </s>", parse_special=False) == [tokenizer.token_to_id("<s>"), *expected]
 
@@ -115,7 +115,7 @@ def test_greedy_continuations_are_the_same(which: str, request: pytest.FixtureRe
     source: Path = request.getfixturevalue(which)
     model, tokenizer = weights.load(source), load(source)
     prompts = [[0, *tokenizer.encode(text).ids] for text in ("Return the", "def encode(", "日本")]
-    # llama.cpp, told to go on after the end, never chooses what ends; so the two agree until ours does.
+    # With ignore_eos, llama.cpp never chooses a stop token, so both agree until ours does.
     expected = generate(model, prompts, max_new_tokens=40, stop_ids=chat.stop_ids(tokenizer))
     assert sum(map(len, expected)) > 60
     write_gguf(source, tmp_path / "file.gguf", "f32")
@@ -152,7 +152,7 @@ def test_generation_ends_at_every_stop_token_and_no_other(llama: LlamaServer, to
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_loads_and_is_near_the_original(kind: str, wide: Path, tmp_path: Path) -> None:
+def test_every_kind_is_near_the_original(kind: str, wide: Path, tmp_path: Path) -> None:
     file = tmp_path / f"{kind}.gguf"
     assert write_gguf(wide, file, kind) is None
     original = weights.load(wide)
@@ -166,7 +166,7 @@ def test_every_kind_loads_and_is_near_the_original(kind: str, wide: Path, tmp_pa
         size = len(expected) // len(prompts)
         theirs = np.concatenate([np.array(server.log_probabilities(prompt, size)) for prompt in prompts])
     assert distance(theirs, expected) < WORST[kind]
-    # llama.cpp also rounds what it multiplies quantized matrices with, to 8 bits.
+    # llama.cpp also rounds the inputs of quantized matrices to 8 bits.
     assert distance(theirs, ours) < min(WORST[kind], 0.06)
     assert list(tmp_path.iterdir()) == [file]
 
@@ -185,7 +185,7 @@ def test_the_mixtures_are_those_of_llama_cpp(kind: str, usual: str, wide: Path) 
         assert types[2] == usual
 
 
-def test_the_output_is_finer_and_gains_are_whole(wide: Path, tmp_path: Path) -> None:
+def test_the_output_is_finer_and_gains_are_float32(wide: Path, tmp_path: Path) -> None:
     write_gguf(wide, tmp_path / "file.gguf", "q4_k_m")
     types = types_in(tmp_path / "file.gguf")
     assert (types["output.weight"], types["token_embd.weight"]) == ("Q6_K", "Q4_K")
@@ -217,18 +217,18 @@ def refused(source: Path, target: Path, kind: str, match: str) -> None:
     assert not target.exists() or not list(target.iterdir())
 
 
-def test_what_cannot_be_a_gguf_file_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_what_gguf_does_not_support_is_one_message(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    refused(folder, out, "q3_k", "q3_k is no kind of GGUF file; choose one of f32, f16")
+    refused(folder, out, "q3_k", "q3_k is not a kind of GGUF file; choose one of f32, f16")
     classic = write_model(tmp_path / "classic", trained_tokenizer(), family="classic")
     refused(classic, out, "f16", "sinusoidal positions; export it to onnx")
     digits = trained_tokenizer(r"\p{N}{1,2}|\s+|[^\s\p{N}]+")
-    refused(write_model(tmp_path / "digits", digits), out, "f16", "does not have built in")
+    refused(write_model(tmp_path / "digits", digits), out, "f16", "does not support")
     llama3 = trained_tokenizer(LLAMA3_PATTERN)
-    refused(write_model(tmp_path / "llama3", llama3), out, "f16", "does not have built in")
+    refused(write_model(tmp_path / "llama3", llama3), out, "f16", "does not support")
 
 
-def test_a_missing_llama_cpp_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_llama_cpp_is_one_message(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gguf_types._library.cache_clear()
     monkeypatch.setitem(sys.modules, "xllamacpp.xllamacpp", None)
     refused(folder, tmp_path / "out", "q6_k", r"pip install 'homegrown\[llama-cpp\]', or choose q8_0")
@@ -245,23 +245,23 @@ def test_damaged_weights_leave_no_file(folder: Path, tmp_path: Path) -> None:
     refused(source, tmp_path / "out", "f16", "weight in model.layers.0.mlp.up_proj.weight that float16 cannot hold")
     tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 3)
     save_file(tensors, path)
-    refused(source, tmp_path / "out", "f32", r"does not fit its config\.json \(tensor model.layers.1.mlp.up_proj")
+    refused(source, tmp_path / "out", "f32", r"does not match its config\.json \(tensor model.layers.1.mlp.up_proj")
     path.write_bytes(b"junk")
     refused(source, tmp_path / "out", "f32", "is damaged")
     path.unlink()
     refused(source, tmp_path / "out", "f32", "is missing")
 
 
-def test_damaged_gguf_files_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_damaged_gguf_files_are_one_message(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "file.gguf"
     with pytest.raises(UserError, match="is missing"):
         read_gguf(file)
     write_gguf(folder, file, "q8_0")
-    whole = file.read_bytes()
-    for part in (b"", whole[:2], whole[:1000], whole[:-50_000]):
+    content = file.read_bytes()
+    for part in (b"", content[:2], content[:1000], content[:-50_000]):
         file.write_bytes(part)
-        with pytest.raises(UserError, match="damaged or no GGUF file"):
+        with pytest.raises(UserError, match="damaged or not a GGUF file"):
             read_gguf(file)
-    file.write_bytes(whole.replace(b"qwen3", b"qwen9"))
+    file.write_bytes(content.replace(b"qwen3", b"qwen9"))
     with pytest.raises(UserError, match="architecture qwen9"):
         read_gguf(file)

@@ -1,4 +1,4 @@
-"""The Hugging Face export, beside transformers' own classes, offline and without remote code."""
+"""The Hugging Face export in transformers, offline and without remote code."""
 
 import json
 import random
@@ -60,7 +60,7 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_model(config: ModelConfig) -> Transformer:
-    """Return a model of which every gain, bias and matrix is something else than at the start of training."""
+    """Return a model whose gains, biases and matrices all differ from their initial values."""
     torch.manual_seed(5)
     model = Transformer(config)
     model.initialise()
@@ -86,7 +86,7 @@ def write(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Cal
 
 @pytest.fixture(scope="session", params=list(CONFIGS))
 def exported(request: pytest.FixtureRequest, write: Callable[..., tuple[Path, Path]]) -> tuple[Path, Path]:
-    """The folder of a model, and of its export in float32."""
+    """The folders of a model and of its export in float32."""
     return write(CONFIGS[request.param], card="# A card\n")
 
 
@@ -129,7 +129,7 @@ def test_greedy_continuations_are_ours(exported: tuple[Path, Path]) -> None:
 
 
 @torch.inference_mode()
-def test_padded_prompts_go_on_as_they_would_alone(exported: tuple[Path, Path]) -> None:
+def test_padded_prompts_continue_as_they_would_alone(exported: tuple[Path, Path]) -> None:
     out = exported[1]
     theirs, text = load(out), AutoTokenizer.from_pretrained(out, padding_side="left")
     prompts = ["the naïve", "reads x12 and 日本語 reads the"]
@@ -196,7 +196,7 @@ def test_every_stop_token_is_named(exported: tuple[Path, Path]) -> None:
     assert {"<|im_start|>", "<|im_end|>"} <= set(theirs.all_special_tokens)
 
 
-# What mlx-lm's `qwen3.ModelArgs` asks for without a default, and what vLLM's `qwen3.py` and `qwen2.py` read.
+# The keys that mlx-lm's `qwen3.ModelArgs` requires, and those that vLLM's `qwen3.py` and `qwen2.py` read.
 MLX = {
     *("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "rms_norm_eps"),
     *("vocab_size", "num_key_value_heads", "max_position_embeddings", "rope_theta", "head_dim", "tie_word_embeddings"),
@@ -205,7 +205,7 @@ VLLM = {"architectures", "attention_bias", "hidden_act", "torch_dtype", "bos_tok
 
 
 @pytest.mark.parametrize("config", [MODERN, UNTIED], ids=["tied", "untied"])
-def test_vllm_and_mlx_find_what_they_read(write: Callable[..., tuple[Path, Path]], config: ModelConfig) -> None:
+def test_vllm_and_mlx_find_their_keys(write: Callable[..., tuple[Path, Path]], config: ModelConfig) -> None:
     out = write(config)[1]
     written = values(out)
     assert written.keys() >= MLX | VLLM
@@ -214,7 +214,7 @@ def test_vllm_and_mlx_find_what_they_read(write: Callable[..., tuple[Path, Path]
     assert written["dtype"] == written["torch_dtype"] == "float32"
     assert written.get("rope_scaling") is None
     assert "auto_map" not in written
-    # Both map the names of Qwen3's tensors, those that transformers' class has, onto their own; a tied output is none.
+    # Both map the tensor names of transformers' Qwen3 to their own; a tied output has no tensor.
     loaded = load(out)
     tied = {"lm_head.weight"} if config.tied else set()
     expected = {name: list(tensor.shape) for name, tensor in loaded.state_dict().items() if name not in tied}
@@ -223,7 +223,7 @@ def test_vllm_and_mlx_find_what_they_read(write: Callable[..., tuple[Path, Path]
         assert expected[f"model.layers.0.self_attn.{name}.weight"] == [written["head_dim"]]
 
 
-def test_opt_finds_what_it_reads(write: Callable[..., tuple[Path, Path]]) -> None:
+def test_opt_finds_its_keys(write: Callable[..., tuple[Path, Path]]) -> None:
     out = write(CLASSIC)[1]
     loaded = load(out)
     assert values(out)["architectures"] == ["OPTForCausalLM"]
@@ -243,12 +243,12 @@ def test_smaller_types(write: Callable[..., tuple[Path, Path]], dtype: str) -> N
     )
 
 
-def test_weights_above_the_limit_are_split(
+def test_weights_above_the_limit_are_sharded(
     write: Callable[..., tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert huggingface.SHARD_BYTES == 5 * 10**9
-    folder, whole = write(UNTIED)
-    assert not (whole / "model.safetensors.index.json").exists()
+    folder, unsplit = write(UNTIED)
+    assert not (unsplit / "model.safetensors.index.json").exists()
     size = sum(tensor.numel() * 4 for tensor in weights.load(folder).state_dict().values())
     monkeypatch.setattr(huggingface, "SHARD_BYTES", size // 3)
     out = write(UNTIED)[1]
@@ -264,9 +264,7 @@ def test_weights_above_the_limit_are_split(
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_the_card_is_there_if_there_is_one(
-    exported: tuple[Path, Path], write: Callable[..., tuple[Path, Path]]
-) -> None:
+def test_the_card_is_written_if_given(exported: tuple[Path, Path], write: Callable[..., tuple[Path, Path]]) -> None:
     assert (exported[1] / "README.md").read_text() == "# A card\n"
     assert not (write(MODERN)[1] / "README.md").exists()
 

@@ -1,4 +1,4 @@
-"""Folders that transformers, or our own export, saved, read as models of ours: the same logits."""
+"""Folders saved by transformers, or exported here, give the same logits after import."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ _SHAPE = {
 
 
 def saved(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
-    """Save a random model with the tokenizer of ours, as a person would with transformers, and return it."""
+    """Save a random model with transformers and a tokenizer from here, and return it."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
@@ -37,12 +37,12 @@ def saved(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "tied"), [("qwen3", True), ("qwen3", False), ("llama", False)])
-def test_what_transformers_saved_computes_the_same(tmp_path: Path, kind: str, tied: bool) -> None:
+def test_a_model_of_transformers_computes_the_same(tmp_path: Path, kind: str, tied: bool) -> None:
     theirs = saved(tmp_path / "hf", kind, tie_word_embeddings=tied)
     read_huggingface(tmp_path / "hf", tmp_path / "ours")
     ours = weights.load(tmp_path / "ours")
     size = ours.config.vocabulary_size
-    assert size < _SHAPE["vocab_size"]  # rows that no token has are left out
+    assert size < _SHAPE["vocab_size"]  # unused rows are dropped
     ids = torch.randint(0, size, (2, 30), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.allclose(ours(ids), theirs(ids).logits[..., :size], atol=1e-4)
@@ -56,7 +56,7 @@ def test_what_transformers_saved_computes_the_same(tmp_path: Path, kind: str, ti
 
 
 @pytest.mark.parametrize("family", ["modern", "classic"])
-def test_our_own_export_comes_back(tmp_path: Path, family: str) -> None:
+def test_our_export_round_trips(tmp_path: Path, family: str) -> None:
     base = write_base(tmp_path / "base", family)
     write_huggingface(base, tmp_path / "hf", "float32")
     read_huggingface(tmp_path / "hf", tmp_path / "back")
@@ -69,13 +69,13 @@ def test_our_own_export_comes_back(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "type 'mamba', which cannot be read as one of ours; there are: qwen3, llama, opt"),
+        ({"model_type": "mamba"}, "type 'mamba', which is not supported; supported types: qwen3, llama, opt"),
         ({"attention_bias": True}, "it has biases in attention"),
         ({"rope_scaling": {"rope_type": "llama3"}, "rope_parameters": None}, "scaled by 'llama3'"),
-        ({"vocab_size": 77}, "does not fit its configuration"),
+        ({"vocab_size": 77}, "does not match its configuration"),
     ],
 )
-def test_what_ours_cannot_compute_is_one_sentence(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_what_is_not_supported_is_one_message(tmp_path: Path, change: dict[str, object], message: str) -> None:
     base = write_base(tmp_path / "base")
     write_huggingface(base, tmp_path / "hf", "float32")
     path = tmp_path / "hf" / "config.json"
@@ -85,7 +85,7 @@ def test_what_ours_cannot_compute_is_one_sentence(tmp_path: Path, change: dict[s
     assert "\n" not in str(refusal.value)
 
 
-def test_a_tokenizer_without_marks_of_messages_needs_rows_to_spare(tmp_path: Path) -> None:
+def test_a_tokenizer_without_message_tokens_needs_unused_rows(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     write_huggingface(base, tmp_path / "hf", "float32")
     path = tmp_path / "hf" / "tokenizer.json"
@@ -94,6 +94,6 @@ def test_a_tokenizer_without_marks_of_messages_needs_rows_to_spare(tmp_path: Pat
         read_huggingface(tmp_path / "hf", tmp_path / "out")
 
 
-def test_a_folder_without_a_model_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no config"):
         read_huggingface(tmp_path, tmp_path / "out")

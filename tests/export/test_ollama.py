@@ -1,4 +1,4 @@
-"""The Modelfile, parsed and rendered as Ollama documents that it does: a server of its own cannot be had here."""
+"""The Modelfile, parsed and rendered as Ollama's documentation describes; the tests need no Ollama."""
 
 import re
 from pathlib import Path
@@ -59,7 +59,7 @@ def gguf_file(folder: Path) -> Path:
     return file
 
 
-def test_it_says_what_is_meant(folder: Path, gguf_file: Path) -> None:
+def test_it_has_the_expected_instructions(folder: Path, gguf_file: Path) -> None:
     target = folder / "Modelfile"
     write_modelfile(gguf_file, target)
     instructions = parse(target.read_text())
@@ -73,7 +73,7 @@ def test_it_says_what_is_meant(folder: Path, gguf_file: Path) -> None:
 
 
 @pytest.mark.parametrize("system", ["Be brief.", ' You\'re "brief",\n\n# {{ 日本 }} \\n "'])
-def test_what_a_model_is_told_is_in_it(folder: Path, gguf_file: Path, system: str) -> None:
+def test_it_holds_the_system_prompt(folder: Path, gguf_file: Path, system: str) -> None:
     write_modelfile(gguf_file, folder / "Modelfile", system)
     told = [value for name, _, value in parse((folder / "Modelfile").read_text()) if name == "SYSTEM"]
     assert told == [system]
@@ -88,12 +88,12 @@ def test_the_template_makes_the_ids_of_a_chat(folder: Path, gguf_file: Path) -> 
     assert found == chat.encode(load(folder), talk, reply=True)
 
 
-def test_a_file_beside_it_is_named_by_itself(folder: Path, gguf_file: Path) -> None:
+def test_a_file_in_the_same_folder_is_named_without_a_folder(folder: Path, gguf_file: Path) -> None:
     write_modelfile(gguf_file, gguf_file.parent / "Modelfile")
     assert "\nFROM ./my model-q8_0.gguf\n" in (gguf_file.parent / "Modelfile").read_text()
 
 
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         write_modelfile(tmp_path / "none.gguf", tmp_path / "Modelfile")
     assert not list(tmp_path.iterdir())

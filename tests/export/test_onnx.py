@@ -1,4 +1,4 @@
-"""ONNX files, run by onnxruntime beside our own generation."""
+"""ONNX files in onnxruntime, compared with our generation."""
 
 import sys
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ PROMPTS = [[0, 30, 40, 50, 60], [0, 100], [0]]
 
 
 class Runtime:
-    """Greedy generation by onnxruntime alone, as one who knows only the names of inputs would write it."""
+    """Greedy generation that uses only onnxruntime and the names of inputs."""
 
     def __init__(self, file: Path, config: ModelConfig):
         options = onnxruntime.SessionOptions()
@@ -42,7 +42,7 @@ class Runtime:
         return logits, dict(zip(self.past, present, strict=True))
 
     def prompt(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Return ids padded on the left, what is no padding, positions, and an empty cache."""
+        """Return ids padded on the left, the attention mask, positions, and an empty cache."""
         longest = max(map(len, prompts))
         ids, seen = np.zeros((2, len(prompts), longest), dtype=np.int64)
         for row, prompt in enumerate(prompts):
@@ -99,10 +99,10 @@ def test_logits_are_the_same_in_one_pass_and_in_parts(source: Path, exported: Pa
     with torch.inference_mode():
         expected = model(torch.tensor([tokens])).numpy()
     ids, seen, positions, past = runtime.prompt([tokens])
-    whole, _ = runtime.step(ids, seen, positions, past)
+    at_once, _ = runtime.step(ids, seen, positions, past)
     first, past = runtime.step(ids[:, :8], seen[:, :8], positions[:, :8], past)
     second, _ = runtime.step(ids[:, 8:], seen, positions[:, 8:], past)
-    np.testing.assert_allclose(whole, expected, atol=2e-4)
+    np.testing.assert_allclose(at_once, expected, atol=2e-4)
     np.testing.assert_allclose(np.concatenate([first, second], 1), expected, atol=2e-4)
 
 
@@ -139,7 +139,7 @@ def test_int8_is_small_and_near(source: Path, exported: Path) -> None:
     assert 0 < error < 0.06
 
 
-def test_a_missing_library_is_one_sentence_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_one_message_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"needs onnxscript.*pip install 'homegrown\[onnx\]'"):
         write_onnx(tmp_path / "none", tmp_path / "out", int8=False)

@@ -1,4 +1,4 @@
-"""Small models with weights that no test could mistake for zeros or ones."""
+"""Small models with weights that are clearly neither 0 nor 1."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Gradients written by hand against autograd's of the plain expressions."""
+"""The custom CPU kernels against autograd on the plain expressions."""
 
 from collections.abc import Callable
 
@@ -88,8 +88,8 @@ def test_a_mask_for_each_row_is_added_to_its_scores() -> None:
         torch.testing.assert_close(mine, its)
 
 
-def test_it_serves_where_gradients_are_wanted() -> None:
+def test_they_apply_where_gradients_are_needed() -> None:
     x = made_up(2)
-    assert cpu_ops.serves(x)
+    assert cpu_ops.supports(x)
     with torch.no_grad():
-        assert not cpu_ops.serves(x)
+        assert not cpu_ops.supports(x)

@@ -1,4 +1,4 @@
-"""Rows that hold several documents, against each document alone."""
+"""Rows that hold several documents, compared with each document alone."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from homegrown.model.loss import IGNORED
 both = pytest.mark.parametrize("family", ["modern", "classic"])
 
 LENGTHS = [[20, 1, 27], [48], [5, 5, 5, 30]]
-"""Of the documents in three rows of 48; the last row ends in padding."""
+"""Lengths of the documents in three rows of 48; the last row ends in padding."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_loss_and_gradient_are_those_of_each_document_alone(make_model, tokens, 
 
 
 @both
-def test_one_document_that_fills_the_row_is_as_without_a_mask(make_model, tokens, family: str) -> None:
+def test_one_document_in_a_row_equals_no_mask(make_model, tokens, family: str) -> None:
     model = make_model(family)
     with torch.no_grad():
         masked = model.hidden_states(tokens, starts=torch.zeros_like(tokens))
@@ -62,7 +62,7 @@ def test_one_document_that_fills_the_row_is_as_without_a_mask(make_model, tokens
 
 
 @both
-def test_a_model_that_looks_beyond_its_document_would_be_seen(make_model, tokens, starts, family: str) -> None:
+def test_tokens_of_other_documents_have_no_effect(make_model, tokens, starts, family: str) -> None:
     model = make_model(family)
     other = tokens.clone()
     other[0, :20] = (other[0, :20] + 1) % 200
@@ -73,7 +73,7 @@ def test_a_model_that_looks_beyond_its_document_would_be_seen(make_model, tokens
 
 
 @both
-def test_flex_attention_as_on_a_gpu_computes_the_same(
+def test_flex_attention_computes_the_same(
     make_model, tokens, targets, starts, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its forward pass runs on a CPU too, uncompiled."""
@@ -88,7 +88,7 @@ def test_flex_attention_as_on_a_gpu_computes_the_same(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @both
-def test_on_a_gpu_loss_and_gradient_are_those_of_the_cpu(make_model, tokens, targets, starts, family: str) -> None:
+def test_loss_and_gradient_on_a_gpu_equal_the_cpu(make_model, tokens, targets, starts, family: str) -> None:
     model = make_model(family)
     expected = model.loss(tokens, targets, starts)
     wanted = torch.autograd.grad(expected, list(model.parameters()))
@@ -99,5 +99,5 @@ def test_on_a_gpu_loss_and_gradient_are_those_of_the_cpu(make_model, tokens, tar
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-2, atol=1e-2)
 
 
-def test_packing_marks_what_the_loss_ignores() -> None:
+def test_packing_uses_the_target_that_the_loss_ignores() -> None:
     assert NO_TARGET == IGNORED == torch.nn.CrossEntropyLoss().ignore_index

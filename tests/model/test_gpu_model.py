@@ -1,4 +1,4 @@
-"""What a model writes on a GPU, beside the CPU, where there is a GPU."""
+"""Generation on a GPU compared with the CPU; skipped without a GPU."""
 
 import pytest
 import torch
@@ -13,12 +13,12 @@ PROMPTS = [[5, 9, 2], [100, 3, 77, 8, 8, 1, 40], [11], [50, 60]]
 
 
 @pytest.mark.parametrize("family", ["modern", "classic"])
-def test_greedy_is_that_of_the_cpu_token_for_token(make_model, family: str) -> None:
+def test_greedy_tokens_equal_the_cpu(make_model, family: str) -> None:
     expected = generate(make_model(family), PROMPTS, max_new_tokens=30)
     assert generate(make_model(family).cuda(), PROMPTS, max_new_tokens=30) == expected
 
 
-def test_sampled_tokens_are_those_of_the_cpu(make_model) -> None:
+def test_sampled_tokens_equal_the_cpu(make_model) -> None:
     sampling = Sampling(temperature=0.8, top_p=0.95)
     expected = generate(make_model("modern"), PROMPTS, max_new_tokens=12, sampling=sampling, seed=4)
     found = generate(make_model("modern").cuda(), PROMPTS, max_new_tokens=12, sampling=sampling, seed=4)

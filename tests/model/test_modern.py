@@ -1,4 +1,4 @@
-"""The modern family against Qwen3 of `transformers`, with the same weights."""
+"""The modern family compared with `transformers` on the same weights."""
 
 import pytest
 import torch
@@ -33,14 +33,14 @@ def qwen3(config: ModelConfig, model: Transformer) -> Qwen3ForCausalLM:
 @pytest.mark.parametrize(
     ("kv_heads", "theta", "tied"), [(4, 10_000.0, True), (2, 10_000.0, False), (1, 500_000.0, True)]
 )
-def test_logits_are_those_of_qwen3(make_model, tokens, kv_heads: int, theta: float, tied: bool) -> None:
+def test_logits_equal_qwen3(make_model, tokens, kv_heads: int, theta: float, tied: bool) -> None:
     model = make_model("modern", kv_heads=kv_heads, rope_theta=theta, tied=tied)
     with torch.no_grad():
         expected = qwen3(model.config, model)(tokens).logits
         torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
 
 
-def test_gradients_are_those_of_qwen3(make_model, tokens) -> None:
+def test_gradients_equal_qwen3(make_model, tokens) -> None:
     model = make_model("modern")
     oracle = qwen3(model.config, model)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]

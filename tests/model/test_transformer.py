@@ -1,4 +1,4 @@
-"""Properties that both families share, and the classic one's arithmetic."""
+"""Properties of both families, and the arithmetic of the classic one."""
 
 import math
 
@@ -15,7 +15,7 @@ both = pytest.mark.parametrize("family", ["modern", "classic"])
 
 
 @both
-def test_no_token_sees_a_later_one(make_model, tokens, family: str) -> None:
+def test_attention_is_causal(make_model, tokens, family: str) -> None:
     model, changed = make_model(family), tokens.clone()
     changed[:, 20:] = (changed[:, 20:] + 1) % model.config.vocabulary_size
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_parameters_are_counted_by_formula(family: str, heads: int, kv_heads: in
 
 
 def test_parameters_of_gpt2_small() -> None:
-    """GPT-2's 124,439,808 (Radford et al. 2019), less its learned positions, plus our untied output with its bias."""
+    """GPT-2's 124,439,808 (Radford et al. 2019), without learned positions, plus an untied output with bias."""
     settings = ModelSettings(
         family="classic", hidden=768, layers=12, heads=12, kv_heads=12, feed_forward=3072, context=1024
     )
@@ -72,7 +72,7 @@ def test_flops_follow_from_two_per_weight_and_product() -> None:
     assert config.flops_per_token() == 6 * matrices + 3 * (2 * 64 * 10 + 2 * 64 * 10)
 
 
-def test_sinusoids_are_the_paper_s() -> None:
+def test_sinusoids_equal_the_paper() -> None:
     table = sinusoidal_table(hidden=64, context=20)
     for position, dimension in [(0, 0), (0, 1), (1, 0), (7, 10), (7, 11), (19, 62), (19, 63)]:
         angle = position / 10_000 ** (2 * (dimension // 2) / 64)
@@ -100,15 +100,15 @@ def test_dropout_acts_only_while_training(make_model, tokens) -> None:
 
 
 @both
-def test_initialisation_starts_near_a_uniform_guess(make_model, tokens, family: str) -> None:
+def test_initialization_is_near_uniform(make_model, tokens, family: str) -> None:
     model = make_model(family)
-    model.initialise()
+    model.initialize()
     nats = model.loss(tokens[:, :-1], tokens[:, 1:]).item() / tokens[:, 1:].numel()
     assert nats == pytest.approx(math.log(model.config.vocabulary_size), abs=0.1)
     assert model.model.layers[0].mlp.down_proj.weight.std().item() == pytest.approx(0.02 / math.sqrt(6), rel=0.05)
 
 
-def test_a_sequence_longer_than_the_context_is_refused(make_model) -> None:
+def test_a_sequence_longer_than_the_context_is_an_error(make_model) -> None:
     model = make_model("modern")
     with pytest.raises(ValueError, match="49 tokens"):
         model(torch.zeros(1, 49, dtype=torch.int64))

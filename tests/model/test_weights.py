@@ -76,16 +76,16 @@ def no_config(folder: Path) -> None:
     [
         (truncate, "model.safetensors is damaged"),
         (pickle_instead, "model.safetensors is damaged"),
-        (another_shape, "does not fit its config.json"),
-        (one_layer_more, "does not fit its config.json"),
-        (foreign_config, "not the configuration of a model that was trained here"),
+        (another_shape, "does not match its config.json"),
+        (one_layer_more, "does not match its config.json"),
+        (foreign_config, "not the configuration of a Homegrown model"),
         (binary_config, "config.json is damaged"),
-        (impossible_config, "impossible sizes"),
+        (impossible_config, "invalid sizes"),
         (no_weights, "model.safetensors is missing"),
         (no_config, "config.json is missing"),
     ],
 )
-def test_a_damaged_or_foreign_folder_is_refused_in_one_sentence(make_model, tmp_path: Path, damage, message) -> None:
+def test_a_damaged_or_foreign_folder_is_one_message(make_model, tmp_path: Path, damage, message) -> None:
     weights.save(make_model("modern"), tmp_path)
     damage(tmp_path)
     with pytest.raises(UserError, match=message) as refusal:

@@ -29,7 +29,7 @@ def test_matrices_of_a_block_are_the_models(config: ModelConfig) -> None:
 def test_operations_of_an_update(config: ModelConfig, training_settings: TrainingSettings, optimizer: str) -> None:
     settings = training_settings.model_copy(update={"optimizer": optimizer})
     model = Transformer(config)
-    model.initialise()
+    model.initialize()
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     with FlopCounterMode(display=False) as counter:

@@ -35,7 +35,7 @@ def config_of(changes: dict[str, Any], vocabulary: int, dropout: float = 0.0) ->
 
 def model_of(config: ModelConfig) -> Transformer:
     model = Transformer(config)
-    model.initialise()
+    model.initialize()
     return model
 
 

@@ -1,4 +1,4 @@
-"""A small model of each family, written as the stage `pretrain` writes it, and a little text, packed."""
+"""A small model of each family as the stage `pretrain` writes it, and a little packed text."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""Variants on a GPU beside the same on the CPU, where there is a GPU."""
+"""Variants on a GPU compared with the CPU; skipped without a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +16,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 
 @pytest.mark.parametrize("variant", REQUIREMENTS)
-def test_a_variant_computes_on_a_gpu_what_it_does_on_the_cpu(
-    pretrain: Callable[..., Path], tmp_path: Path, variant: str
-) -> None:
+def test_a_variant_on_a_gpu_equals_the_cpu(pretrain: Callable[..., Path], tmp_path: Path, variant: str) -> None:
     source, tokens = pretrain(hidden=256, layers=1, feed_forward=256), torch.arange(80).reshape(2, 40)
     folder = tmp_path / "quantize" / variant
     save_variant(source / "model", variant, folder)

@@ -1,4 +1,4 @@
-"""Each method against a plain matrix product, and against the arithmetic that defines it."""
+"""Each method compared with a matrix product and with its definition."""
 
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def test_int8_rows_have_their_own_scale(variant: str, matrix: torch.Tensor) -> N
     assert ((restored - matrix).abs() <= largest / 127 * 0.55 + largest * 2**-11).all()
 
 
-def test_nf4_codes_are_those_of_the_paper(matrix: torch.Tensor) -> None:
+def test_nf4_codes_equal_the_paper(matrix: torch.Tensor) -> None:
     tensors = METHODS["nf4"].pack(matrix)
     # Dettmers et al. 2023, appendix E.
     published = [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0]
@@ -87,7 +87,7 @@ def test_double_quantization_keeps_the_scales_in_eight_bits(matrix: torch.Tensor
 
 
 @torch.inference_mode()
-def test_double_quantization_computes_with_the_scales_it_kept(matrix: torch.Tensor) -> None:
+def test_double_quantization_computes_with_its_stored_scales(matrix: torch.Tensor) -> None:
     matrix = matrix * torch.logspace(-1, 1, 96)[:, None]
     layers = [METHODS[name].layer(METHODS[name].pack(matrix), None, matrix.shape) for name in ("nf4", "nf4-double")]
     plain, double = (layer(torch.eye(128)) for layer in layers)
@@ -104,7 +104,7 @@ def test_torchao_int4_is_the_nearest_of_sixteen_steps(matrix: torch.Tensor) -> N
     assert ((restored - groups).abs() <= 0.56 * scale[..., None] + 0.02 * groups.abs()).all()
 
 
-def test_torchao_int4_is_what_torchao_makes_for_a_processor(matrix: torch.Tensor) -> None:
+def test_torchao_int4_equals_torchao_on_a_cpu(matrix: torch.Tensor) -> None:
     from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
 
     theirs = Int4OpaqueTensor.from_hp(matrix.bfloat16(), [1, 64])
@@ -114,18 +114,18 @@ def test_torchao_int4_is_what_torchao_makes_for_a_processor(matrix: torch.Tensor
     assert torch.equal(ours.scale_and_zero, theirs.scale_and_zero)
 
 
-def test_a_processor_without_int8_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_without_int8_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("Didn't find engine for operation quantized::linear_prepack NoQEngine")
 
     monkeypatch.setattr(METHODS["int8-dynamic"], "layer", fail, raising=False)
-    with pytest.raises(UserError, match="leave int8-dynamic out"):
+    with pytest.raises(UserError, match="remove int8-dynamic from"):
         try_out("int8-dynamic", "cpu")
 
 
-def test_a_method_that_computes_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_with_wrong_results_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS["nf4"], "layer", lambda *_: nn.Linear(64, 64, bias=False), raising=False)
-    with pytest.raises(UserError, match="computes wrongly with nf4"):
+    with pytest.raises(UserError, match="gives wrong results with nf4"):
         try_out("nf4", "cpu")
 
 

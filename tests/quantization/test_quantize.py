@@ -1,4 +1,4 @@
-"""The stage `quantize`: what it measures, and what it refuses."""
+"""The stage `quantize`: its measurements and its errors."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def run(out: Path, pretrained: Path, packed: Path, *variants: str) -> Outcome:
 
 
 @pytest.mark.parametrize("family", ["modern", "classic"])
-def test_every_variant_is_measured_beside_the_original(
+def test_every_variant_is_compared_with_the_original(
     family: str, pretrain: Callable[..., Path], packed: Path, tmp_path: Path
 ) -> None:
     source = pretrain(family)
@@ -44,7 +44,9 @@ def test_every_variant_is_measured_beside_the_original(
         assert row["ratio"] == pytest.approx(original["disk_megabytes"] / size)
         model = load_variant(folder)
         with torch.inference_mode():
-            model(torch.zeros(1, 40, dtype=torch.int64))  # with AVX512-BF16, bitsandbytes narrows scales at the first
+            model(
+                torch.zeros(1, 40, dtype=torch.int64)
+            )  # with AVX512-BF16, bitsandbytes casts scales in its first pass
         assert row["memory_megabytes"] == pytest.approx(loaded_megabytes(model))
         assert row["loss"] == pytest.approx(row["bits_per_byte"] / original["bits_per_byte"] - 1)
         assert row["tokens_per_second"] > 0
@@ -69,7 +71,7 @@ def test_bits_per_byte_are_those_of_the_probabilities(
     assert rows["nf4"]["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-3)
 
 
-def test_memory_is_that_of_the_bits(pretrain: Callable[..., Path], packed: Path, tmp_path: Path) -> None:
+def test_memory_follows_from_the_bits(pretrain: Callable[..., Path], packed: Path, tmp_path: Path) -> None:
     run(tmp_path, pretrain(), packed, *METHODS)
     model = load_variant(pretrain() / "model")
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -83,12 +85,12 @@ def test_memory_is_that_of_the_bits(pretrain: Callable[..., Path], packed: Path,
         packed_matrices = matrix * count / 8 / 1e6
         found = loaded_megabytes(load_variant(tmp_path / variant))
         assert disk_megabytes(tmp_path / variant) == pytest.approx(packed_matrices + rest, abs=3 * header)
-        # Double quantization keeps its map of 256 values with each matrix.
+        # Double quantization stores its map of 256 values with each matrix.
         more = table / 1e6 + (14 * 1024 / 1e6 if "double" in variant else 0)
         assert found == pytest.approx(packed_matrices + 2 * rest + more, abs=2.5 * header)
 
 
-def test_no_variants_leave_the_original_alone_in_the_table(
+def test_without_variants_the_table_has_only_the_original(
     pretrain: Callable[..., Path], packed: Path, tmp_path: Path
 ) -> None:
     assert run(tmp_path, pretrain(), packed).rows_out == 0
@@ -111,7 +113,7 @@ def test_a_tokenizer_that_llama_cpp_cannot_copy_is_refused_before_any_work(
     tokenizer = load(source / "model")
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(source / "model" / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"llama\.cpp does not have built in"):
+    with pytest.raises(UserError, match=r"llama\.cpp does not support"):
         run(tmp_path / "out", source, packed, "int8", "q8_0")
     assert not (tmp_path / "out").exists()
 

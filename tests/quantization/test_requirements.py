@@ -1,4 +1,4 @@
-"""What variants need, told before any work."""
+"""Requirements of variants, checked before any work."""
 
 import sys
 from pathlib import Path
@@ -18,15 +18,15 @@ def config(**sizes: object) -> ModelConfig:
 
 
 @pytest.mark.parametrize("variant", [name for name, needs in REQUIREMENTS.items() if needs.library])
-def test_a_missing_library_is_one_sentence(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_one_message(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     library = REQUIREMENTS[variant].library
     monkeypatch.setitem(sys.modules, str(library), None)
-    with pytest.raises(UserError, match=f"{variant} needs {library}, which is not installed: pip install .*leave"):
+    with pytest.raises(UserError, match=f"{variant} needs {library}, which is not installed; run pip install .*remove"):
         check_requirements([variant], config())
     check_requirements(["int8-dynamic"], config())
 
 
-def test_sizes_that_kernels_do_not_take_are_refused() -> None:
+def test_sizes_that_kernels_do_not_support_are_refused() -> None:
     narrow = config(hidden=192, heads=24, kv_heads=1)
     for variant in ("nf4", "nf4-double", "fp4", "fp4-double", "torchao-int4"):
         with pytest.raises(UserError, match="k_proj has 192 and 8"):
@@ -34,7 +34,7 @@ def test_sizes_that_kernels_do_not_take_are_refused() -> None:
     check_requirements(["int8", "int8-dynamic", "torchao-int8", "q8_0"], narrow)
 
 
-def test_gguf_takes_no_classic_model() -> None:
+def test_gguf_does_not_support_classic_models() -> None:
     classic = config(family="classic")
     for variant in ("q8_0", "q4_k_m"):
         with pytest.raises(UserError, match=r"no architecture like model\.family classic"):

@@ -1,4 +1,4 @@
-"""Variants on disk: each loads from its folder alone, in a process that knows nothing else."""
+"""Variants on disk: each loads from its folder alone in a fresh process."""
 
 import json
 import shutil
@@ -76,7 +76,7 @@ def test_a_fresh_process_computes_the_same_from_the_folders_alone(
         assert torch.equal(found, logits), variant
 
 
-def test_every_variant_is_near_and_holds_nothing_that_runs(made: Path, tmp_path: Path) -> None:
+def test_every_variant_is_near_the_original_and_holds_no_code(made: Path, tmp_path: Path) -> None:
     original = load_variant(tmp_path / "pretrain-modern" / "model")
     folders = variants_of(tmp_path / "pretrain-modern", made)
     assert list(folders) == ["original", *REQUIREMENTS]
@@ -125,7 +125,7 @@ def test_only_attention_and_feed_forward_are_quantized(pretrain: Callable[..., P
     assert "lm_head.weight" in floats
 
 
-def test_variants_of_lists_the_original_and_what_was_made(pretrain: Callable[..., Path], tmp_path: Path) -> None:
+def test_variants_of_lists_the_original_and_all_variants(pretrain: Callable[..., Path], tmp_path: Path) -> None:
     source = pretrain()
     for variant in ("nf4", "int8"):
         save_variant(source / "model", variant, tmp_path / "out" / variant)
@@ -136,7 +136,7 @@ def test_variants_of_lists_the_original_and_what_was_made(pretrain: Callable[...
     }
 
 
-def test_only_pytorchs_int8_stays_on_the_processor(pretrain: Callable[..., Path], tmp_path: Path) -> None:
+def test_only_pytorchs_int8_stays_on_the_cpu(pretrain: Callable[..., Path], tmp_path: Path) -> None:
     source = pretrain() / "model"
     for variant in ("int8-dynamic", "nf4"):
         save_variant(source, variant, tmp_path / variant)
@@ -144,7 +144,7 @@ def test_only_pytorchs_int8_stays_on_the_processor(pretrain: Callable[..., Path]
     assert device_of(tmp_path / "nf4", "cuda") == device_of(source, "cuda") == "cuda"
 
 
-def test_a_missing_library_is_one_sentence(
+def test_a_missing_library_is_one_message(
     pretrain: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variant, library in {"int8": "bitsandbytes", "torchao-int4": "torchao"}.items():
@@ -156,12 +156,12 @@ def test_a_missing_library_is_one_sentence(
                 load_variant(tmp_path / variant)
 
 
-def test_damaged_folders_are_one_sentence(pretrain: Callable[..., Path], tmp_path: Path) -> None:
+def test_damaged_folders_are_one_message(pretrain: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "nf4"
     save_variant(pretrain() / "model", "nf4", folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocabulary_size": 301}))
-    with pytest.raises(UserError, match=r"does not fit its config\.json"):
+    with pytest.raises(UserError, match=r"does not match its config\.json"):
         load_variant(folder)
     (folder / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(UserError, match="missing or damaged"):

@@ -31,7 +31,7 @@ def bigrams(corpus: dict[str, Path]) -> Bigrams:
 def begun(settings: ModelSettings, bigrams: Bigrams, seed: int = 0) -> Transformer:
     torch.manual_seed(seed)
     model = Transformer(ModelConfig.from_settings(settings.model_copy(update={"tied": False}), 512, 0.0))
-    model.initialise()
+    model.initialize()
     set_bigrams(model, bigrams)
     return model.eval()
 
