@@ -94,7 +94,7 @@ def _wide(model: Path, folder: Path) -> Path:
         load_config(model / "config.json"), hidden=768, layers=12, heads=12, kv_heads=12, feed_forward=3072, tied=True
     )
     untrained = Transformer(config)
-    untrained.initialise()
+    untrained.initialize()
     weights.save(untrained, folder)
     shutil.copyfile(model / "tokenizer.json", folder / "tokenizer.json")
     return folder

@@ -115,7 +115,7 @@ def contestants(config: ModelConfig, folder: Path, arguments: argparse.Namespace
     """Yield all of them, on the same weights; what this machine lacks is left out, and said."""
     torch.manual_seed(0)
     model = Transformer(config)
-    model.initialise()
+    model.initialize()
     model.eval()
     half = copy.deepcopy(model).bfloat16()
     half.model.positions = model.model.positions

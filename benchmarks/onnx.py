@@ -90,7 +90,7 @@ def timed(write: Callable[[int], object], new: int) -> float:
 def random_model(preset: str) -> Transformer:
     torch.manual_seed(0)
     model = Transformer(config_of(load_recipe(preset)))
-    model.initialise()
+    model.initialize()
     return model.eval()
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     config = replace(config_of(arguments.model), context=arguments.context)
     torch.manual_seed(0)
     model = Transformer(config)
-    model.initialise()
+    model.initialize()
     model.eval()
     rows, found = [], {}
     for piece in (None, *arguments.pieces):

@@ -80,7 +80,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
     config = config_of(name)
     torch.manual_seed(0)
     model = Transformer(config)
-    model.initialise()
+    model.initialize()
     weights.save(model.eval(), folder)
     made_up_tokenizer(config.vocabulary_size).save(str(folder / TOKENIZER_FILE))
     loads = {"homegrown, f32": under(own(folder, arguments), folder, arguments)}

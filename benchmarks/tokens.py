@@ -218,7 +218,7 @@ def _training_rate(work: Path, recipe: Recipe) -> float:
     context, settings = recipe.model.context, recipe.training
     split = TokenSplit(_packed(work, LAYOUTS[0], context), "train")
     model = Transformer(ModelConfig.from_settings(recipe.model, recipe.tokenizer.vocabulary_size, 0.0))
-    model.initialise()
+    model.initialize()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     batches, precision = Batches(split, context, settings.batch_size, seed=1), choose_precision("auto", "cpu")
     best = float("inf")

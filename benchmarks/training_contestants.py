@@ -194,7 +194,7 @@ class Ours:
 def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
     """Return about how fast a model learns: `initialisation: auto` asks, and the clock knows no number of steps."""
     model = Transformer(ModelConfig.from_settings(shape, VOCABULARY, dropout=0.0))
-    model.initialise()
+    model.initialize()
     windows = torch.randint(VOCABULARY, (batch, shape.context + 1))
     took = []
     for _ in range(3):

@@ -233,7 +233,7 @@ def test_a_missing_llama_cpp_is_one_message(folder: Path, tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "xllamacpp.xllamacpp", None)
     refused(folder, tmp_path / "out", "q6_k", r"pip install 'homegrown\[llama-cpp\]', or choose q8_0")
     monkeypatch.setitem(sys.modules, "xllamacpp.xllamacpp", np)
-    refused(folder, tmp_path / "out", "q6_k", "does not offer")
+    refused(folder, tmp_path / "out", "q6_k", "does not export")
 
 
 def test_damaged_weights_leave_no_file(folder: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_damaged_weights_leave_no_file(folder: Path, tmp_path: Path) -> None:
     tensors = load_file(path)
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 7e4
     save_file(tensors, path)
-    refused(source, tmp_path / "out", "f16", "weight in model.layers.0.mlp.up_proj.weight that float16 cannot hold")
+    refused(source, tmp_path / "out", "f16", "weight in model.layers.0.mlp.up_proj.weight beyond float16")
     tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 3)
     save_file(tensors, path)
     refused(source, tmp_path / "out", "f32", r"does not match its config\.json \(tensor model.layers.1.mlp.up_proj")

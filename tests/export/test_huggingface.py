@@ -63,7 +63,7 @@ def make_model(config: ModelConfig) -> Transformer:
     """Return a model whose gains, biases and matrices all differ from their initial values."""
     torch.manual_seed(5)
     model = Transformer(config)
-    model.initialise()
+    model.initialize()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 0.8, std=0.3)

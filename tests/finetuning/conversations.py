@@ -50,7 +50,7 @@ def write_base(folder: Path, family: str = "modern", *, tied: bool = True, vocab
     )
     torch.manual_seed(0)
     model = Transformer(config)
-    model.initialise()
+    model.initialize()
     if "lm_head.weight" in model.state_dict():  # which begins as 0
         torch.nn.init.normal_(model.get_parameter("lm_head.weight"), std=0.02)
     weights.save(model, folder)

@@ -48,7 +48,7 @@ def write_model(out: Path, family: str) -> None:
     settings = small_recipe(Path("data")).model.model_copy(update={"family": family, "layers": 1, "kv_heads": 2})
     torch.manual_seed(2)
     model = Transformer(ModelConfig.from_settings(settings, len(vocabulary), 0.0))
-    model.initialise()
+    model.initialize()
     weights.save(model, out / "model")
     tokenizer.save(str(out / "model" / "tokenizer.json"))
 

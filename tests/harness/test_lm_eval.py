@@ -54,7 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         settings = {"family": "modern", "hidden": 64, "layers": 1, "heads": 2, "kv_heads": 2, "feed_forward": 64}
         torch.manual_seed(3)
         made = Transformer(ModelConfig.from_settings(ModelSettings(**settings, context=512), 300, 0.0))
-        made.initialise()
+        made.initialize()
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.mul_(3)  # so that choices differ clearly

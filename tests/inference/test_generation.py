@@ -90,7 +90,7 @@ def test_a_prompt_s_result_does_not_depend_on_its_neighbours(make_model, options
 
 def test_equal_prompts_and_seeds_sample_differently(make_model) -> None:
     model = make_model("modern")
-    model.initialise()  # nearly uniform
+    model.initialize()  # nearly uniform
     sampling = Sampling(temperature=1.0)
     first, second = generate(model, [[1, 2], [1, 2]], max_new_tokens=10, sampling=sampling, seed=0)
     (other,) = generate(model, [[1, 2]], max_new_tokens=10, sampling=sampling, seed=1)

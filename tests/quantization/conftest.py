@@ -32,7 +32,7 @@ def small_model(family: str, **sizes: int) -> Transformer:
     settings = ModelSettings.model_validate({"family": family, **fields})
     torch.manual_seed(3)
     model = Transformer(ModelConfig.from_settings(settings, VOCABULARY, 0.0))
-    model.initialise()
+    model.initialize()
     for parameter in model.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, mean=0.5, std=0.2)

@@ -31,7 +31,7 @@ def build(
 ) -> Callable[[], tuple[Transformer, list[Optimizer]]]:
     def new() -> tuple[Transformer, list[Optimizer]]:
         model = Transformer(ModelConfig.from_settings(model_settings, 300, 0.0))
-        model.initialise()
+        model.initialize()
         return model, make_optimizers(model, training_settings)
 
     return new

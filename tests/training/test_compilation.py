@@ -35,7 +35,7 @@ def test_compiled_blocks_have_the_loss_and_gradients_of_eager_ones(
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     torch.manual_seed(1)
     plain = Transformer(ModelConfig.from_settings(model_settings, 300, 0.0))
-    plain.initialise()
+    plain.initialize()
     compiled = Transformer(plain.config)
     compiled.load_state_dict(plain.state_dict())
     compile_model(compiled)

@@ -45,7 +45,7 @@ def test_in_each_layer_a_head_looks_at_the_token_before_and_another_two_back(kv_
         family="modern", hidden=256, layers=2, heads=4, kv_heads=kv_heads, feed_forward=64, context=LENGTH
     )
     model = Transformer(ModelConfig.from_settings(settings, 512, 0.0))
-    model.initialise()
+    model.initialize()
     tokens = torch.randint(512, (LENGTH,))
     before = [attention_of(model, layer, tokens) for layer in range(2)]
     look_back(model, share_a_direction(model))
@@ -61,7 +61,7 @@ def test_in_each_layer_a_head_looks_at_the_token_before_and_another_two_back(kv_
 def test_a_model_of_one_head_looks_back_by_one() -> None:
     settings = ModelSettings(family="modern", hidden=64, layers=1, heads=1, kv_heads=1, feed_forward=64, context=LENGTH)
     model = Transformer(ModelConfig.from_settings(settings, 512, 0.0))
-    model.initialise()
+    model.initialize()
     with torch.no_grad():
         look_back(model, share_a_direction(model))
         weights = attention_of(model, 0, torch.randint(512, (LENGTH,)))[0]

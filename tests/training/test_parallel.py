@@ -87,7 +87,7 @@ def test_blocks_computed_again_have_the_same_gradients() -> None:
     torch.manual_seed(0)
     shape = ModelSettings(family="modern", hidden=64, layers=2, heads=4, kv_heads=2, feed_forward=128, context=32)
     model = Transformer(ModelConfig.from_settings(shape, 300, 0.1))
-    model.initialise()
+    model.initialize()
     tokens = torch.randint(300, (2, 17))
     gradients = []
     for model.model.checkpointing in (False, True):
