@@ -17,7 +17,7 @@ from homegrown.util import locks
 from tests.waiting import wait_for
 
 HOLD = """
-import sys; from pathlib import Path; from homegrown import locks
+import sys; from pathlib import Path; from homegrown.util import locks
 assert locks.try_acquire(Path(sys.argv[1])); print("held", flush=True); sys.stdin.read()
 """
 

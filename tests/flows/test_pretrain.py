@@ -97,7 +97,7 @@ def test_a_comment_runs_nothing_again_and_an_edit_of_the_packer_from_pack_on(eng
     for file in engine_copy.rglob("*.py"):
         file.write_text(file.read_text() + "\n# a comment\n")
     assert fingerprints() == before
-    packer = engine_copy / "tokens" / "packing.py"
+    packer = engine_copy / "data" / "packing.py"
     packer.write_text(packer.read_text() + "\nEDITED = True\n")
     after = fingerprints()
     # Stages after it follow through the keys of their inputs; none before it may change.

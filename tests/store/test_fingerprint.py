@@ -10,13 +10,14 @@ from homegrown.store.fingerprint import code_fingerprint, reached
 
 _FILES = {
     "__init__.py": '"""Package."""\n',
-    "errors.py": "class E(Exception): ...\n",
+    "util/__init__.py": "",
+    "util/errors.py": "class E(Exception): ...\n",
     "helper.py": '"""Helps."""\nLIMIT = 3\n\n\ndef twice(x):\n    """Double."""\n    return 2 * x\n',
     "other.py": "def unrelated():\n    return 1\n",
     "text/__init__.py": "",
     "text/lazy.py": "VALUE = 1\n",
     "text/stage.py": (
-        "from homegrown import errors\nfrom homegrown.helper import twice\n\n\n"
+        "from homegrown.util import errors\nfrom homegrown.helper import twice\n\n\n"
         "def run(x):\n    from homegrown.text import lazy\n    return twice(x) + lazy.VALUE\n"
     ),
 }
@@ -42,11 +43,11 @@ def edit(file: Path, old: str, new: str) -> None:
 
 def test_reaches_helpers_lazy_imports_and_packages_but_not_machinery(package: Path) -> None:
     assert reached(["homegrown.text.stage"]) == [
-        "homegrown",
         "homegrown.helper",
         "homegrown.text",
         "homegrown.text.lazy",
         "homegrown.text.stage",
+        "homegrown.util",
     ]
 
 
@@ -58,7 +59,7 @@ def test_reaches_helpers_lazy_imports_and_packages_but_not_machinery(package: Pa
         ("helper.py", '"""Helps."""', "", False),
         ("helper.py", "return 2 * x", "return (2\n            * x)", False),
         ("other.py", "return 1", "return 2", False),
-        ("errors.py", "...", "pass", False),
+        ("util/errors.py", "...", "pass", False),
         ("helper.py", "return 2 * x", "return x * 2", True),
         ("helper.py", "LIMIT = 3", "LIMIT = 4", True),
         ("text/lazy.py", "VALUE = 1", "VALUE = 2", True),

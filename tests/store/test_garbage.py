@@ -138,7 +138,7 @@ def test_what_a_killed_deletion_left_is_freed(store: Store) -> None:
 _RUN = """
 import sys, time
 from pathlib import Path
-from homegrown import runs
+from homegrown.store import runs
 from homegrown.store.artifacts import Order, Store
 from homegrown.util.progress import Outcome
 
