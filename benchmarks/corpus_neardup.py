@@ -29,10 +29,10 @@ from benchmarks.measuring import CORPORA, Measured, measured, table
 from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.lsh import probability
+from homegrown.corpus.minhash import SHINGLE_WORDS as WORDS
 
 THRESHOLD = 0.7
 SETTINGS = DedupSettings(threshold=THRESHOLD)
-_SHINGLE = SETTINGS.shingle_words
 _SHARD = 20_000  # documents
 _LETTERS = 6  # of each word
 _EDITS = (0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)  # shares of words replaced
@@ -79,8 +79,8 @@ def synthesize(folder: Path, count: int, seed: int = 1) -> Truth:
             own = words[starts[origin[document]] : starts[origin[document] + 1]].copy()
             replaced = random.random(len(own)) < edits[document]
             own[replaced] = random.integers(0, len(vocabulary), int(replaced.sum()), np.uint16)
-            whole = len(own) - _SHINGLE + 1
-            same = whole - int(np.convolve(replaced, np.ones(_SHINGLE))[_SHINGLE - 1 : len(own)].astype(bool).sum())
+            whole = len(own) - WORDS + 1
+            same = whole - int(np.convolve(replaced, np.ones(WORDS))[WORDS - 1 : len(own)].astype(bool).sum())
             jaccard[document] = same / (2 * whole - same)
             texts.append(vocabulary[own].tobytes()[:-1])
             ids.append(f"{document:032x}")
@@ -115,7 +115,7 @@ def datatrove(folder: Path, out: Path, spacy: bool = True) -> Outcome:
 
     from benchmarks.corpus_minhash import WhiteSpace
 
-    config = MinhashConfig(n_grams=_SHINGLE, num_buckets=SETTINGS.bands, hashes_per_bucket=SETTINGS.rows)
+    config = MinhashConfig(n_grams=WORDS, num_buckets=SETTINGS.bands, hashes_per_bucket=SETTINGS.rows)
     reader = ParquetReader(str(folder / "documents"), text_key="text", id_key="id")
     signature = MinhashDedupSignature(str(out / "signatures"), config)
     if not spacy:
@@ -179,7 +179,7 @@ def _shingles(folder: Path, wanted: set[int]) -> dict[int, set[tuple[str, ...]]]
         for key, text in zip(part["id"], part["text"], strict=True):
             if int(key, 16) in wanted:
                 words = text.split()
-                found[int(key, 16)] = {tuple(words[i : i + _SHINGLE]) for i in range(len(words) - _SHINGLE + 1)}
+                found[int(key, 16)] = {tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)}
     return found
 
 
@@ -238,9 +238,7 @@ def revisions() -> None:
     jaccard = np.array([float(pair["jaccard_5_word"]) for pair in pairs])
     permuted = permutations(SETTINGS.bands * SETTINGS.rows, 1)
     keys = [
-        band_keys(
-            sketch(pa.array([texts[pair[name]] for pair in pairs]), _SHINGLE, permuted).signatures, SETTINGS.bands
-        )
+        band_keys(sketch(pa.array([texts[pair[name]] for pair in pairs]), WORDS, permuted).signatures, SETTINGS.bands)
         for name in ("id", "revision_id")
     ]
     candidates = (keys[0] == keys[1]).any(axis=0)

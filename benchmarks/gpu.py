@@ -25,7 +25,7 @@ from benchmarks.measuring import table
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.planning.compute import config_of
-from homegrown.planning.gpus import recognise
+from homegrown.planning.gpus import GPUS, Gpu, plain
 from homegrown.planning.layouts import layouts
 from homegrown.planning.machine import Machine, this_machine
 from homegrown.planning.memory import Layout, training_memory
@@ -39,6 +39,9 @@ GOALS = {"small": 0.50, "medium": 0.55, "large": 0.55}
 
 STEP_SECONDS = 40.0
 """At a quarter of the device's peak, as `homegrown.planning.probe` reckons; twice as fast as that is usual."""
+
+
+_OTHER_FORMS = ("pcie", "nvl", "laptop", "maxq", "mig", "super")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def measure(recipe: Recipe, machine: Machine, seconds: float) -> Row:
         step_seconds=STEP_SECONDS,
         layers=recipe.model.layers,
     )
-    known = recognise(probed.device, target.memory_bytes) if target.device == "cuda" else None
+    known = recognized(probed.device, target.memory_bytes) if target.device == "cuda" else None
     flops = probed.tokens_per_second * config.flops_per_token()
     return Row(
         preset=recipe.name,
@@ -204,6 +207,20 @@ def print_rows(rows: list[Row]) -> None:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
+
+
+def recognized(name: str, memory_bytes: int) -> Gpu | None:
+    """Return the GPU of the table that a driver calls `name`, such as "NVIDIA H100 80GB HBM3"; None if unsure.
+
+    Boards of another form than the table's run at other clocks.
+    """
+    said = plain(name)
+    if any(form in said for form in _OTHER_FORMS):
+        return None
+    models = {key: plain(key.split("-")[0]) for key in GPUS}
+    found = [model for model in models.values() if model in said]
+    alike = [GPUS[key] for key, model in models.items() if model == max(found, key=len, default="")]
+    return min(alike, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes), default=None)
 
 
 if __name__ == "__main__":

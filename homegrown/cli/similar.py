@@ -21,7 +21,6 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
 
     Everything that was ingested is looked at, also what was dropped. `homegrown sql --help` asks the same in SQL.
     """
-    from homegrown.config.recipe import DedupSettings
     from homegrown.corpus import similar as engine
     from homegrown.corpus.text import Undecodable, clean, decode
 
@@ -33,13 +32,11 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
         text = clean(decode(file.read_bytes()))
     except Undecodable as error:
         raise UserError(f"{file} is no text: {error}.") from error
-    recorded = dict(artifact.manifest.settings)
     matches = engine.similar(
         text,
         artifact.path / "signatures",
         ingested.path / "documents",
-        DedupSettings.model_validate(recorded["settings"]),
-        seed=recorded["seed"],
+        seed=dict(artifact.manifest.settings)["seed"],
         most=most,
     )
     if not matches:

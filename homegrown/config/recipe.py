@@ -126,7 +126,6 @@ class IngestSettings(Settings):
 class DedupSettings(Settings):
     """Exact and MinHash-LSH near-duplicates (Broder 1997; Lee et al. 2022)."""
 
-    shingle_words: Positive = Field(default=5, description="Words in one shingle.")
     bands: Positive = Field(default=21, description="Bands of the signature; a pair that agrees in one is a candidate.")
     rows: Positive = Field(default=6, description="Rows in a band; bands x rows permutations.")
     bands_for: Share | None = Field(
@@ -241,9 +240,6 @@ class ShardSettings(Settings):
         default=[],
         description="Files of evaluations; a training document that shares a run of words with one is dropped.",
     )
-    decontamination_words: Positive = Field(
-        default=13, description="Words in such a run (Brown et al. 2020, appendix C)."
-    )
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -273,7 +269,6 @@ class PackSettings(Settings):
         description="contiguous: windows of the context over all documents end to end; best_fit: whole documents in "
         "rows of the context, at most 1% padding, and no attention from one document to another.",
     )
-    shard_tokens: Positive = Field(default=50_000_000, description="Tokens in one memory-mapped shard.")
 
 
 class RowSettings(Settings):

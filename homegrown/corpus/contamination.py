@@ -18,13 +18,13 @@ from homegrown.corpus.minhash import hash_runs
 from homegrown.corpus.streams import Bounded, TooMuch, buffered, most_unpacked, opened, unpacked
 from homegrown.util.errors import UserError
 
+RUN_WORDS = 13  # Brown et al. 2020
 _ROWS = 64  # of a table, in memory at once
 
 
 class Runs(NamedTuple):
-    """All distinct runs of `size` words of some files: hashes (r,) uint64, ascending, and the file of each, (r,)."""
+    """All distinct runs of 13 words of some files: hashes (r,) uint64, ascending, and the file of each, (r,)."""
 
-    size: int
     hashes: NDArray[np.uint64]
     files: NDArray[np.int64]
     short: int  # texts that have fewer words
@@ -38,17 +38,17 @@ def check_files(paths: list[str]) -> list[Path]:
     return [Path(path).expanduser() for path in paths]
 
 
-def runs_of_files(paths: list[str], size: int) -> Runs:
-    """Return the runs of `size` words of all texts in the files; raise UserError for a file that cannot be read."""
+def runs_of_files(paths: list[str]) -> Runs:
+    """Return the runs of 13 words of all texts in the files; raise UserError for a file that cannot be read."""
     hashes, files, short = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
     for number, path in enumerate(check_files(paths)):
         texts = list(_texts(path))
-        starts, runs = hash_runs(pa.array([normalize("NFC", text) for text in texts], pa.string()), size)
+        starts, runs = hash_runs(pa.array([normalize("NFC", text) for text in texts], pa.string()), RUN_WORDS)
         short += int((np.diff(starts) == 0).sum())
         hashes.append(runs)
         files.append(np.full(len(runs), number))
     distinct, first = np.unique(np.concatenate(hashes), return_index=True)
-    return Runs(size, distinct, np.concatenate(files)[first], short)
+    return Runs(distinct, np.concatenate(files)[first], short)
 
 
 def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, str]]:
@@ -57,7 +57,7 @@ def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, 
     Two runs are taken for the same when their 64-bit hashes are; words are those of `homegrown.corpus.splitting`, in
     lower case and without punctuation, as Brown et al. 2020 compare them.
     """
-    starts, hashes = hash_runs(texts, runs.size)
+    starts, hashes = hash_runs(texts, RUN_WORDS)
     if not len(hashes) or not len(runs.hashes):
         return
     places = np.minimum(np.searchsorted(runs.hashes, hashes), len(runs.hashes) - 1)
@@ -66,7 +66,7 @@ def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, 
     for owner, first in zip(*np.unique(owners, return_index=True), strict=True):
         hit = hits[first]
         word = int(hit - starts[owner])
-        yield int(owner), int(runs.files[places[hit]]), _words(texts[int(owner)].as_py(), word, runs.size)
+        yield int(owner), int(runs.files[places[hit]]), _words(texts[int(owner)].as_py(), word, RUN_WORDS)
 
 
 def _words(text: str, first: int, count: int) -> str:

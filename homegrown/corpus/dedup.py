@@ -18,7 +18,7 @@ from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import row_count
 from homegrown.corpus.duplicates import Part, find_duplicates
 from homegrown.corpus.lsh import banding
-from homegrown.corpus.minhash import Sets, permutations, shingle_sets, sketch
+from homegrown.corpus.minhash import SHINGLE_WORDS, Sets, permutations, shingle_sets, sketch
 from homegrown.util.files import parquet_parts, replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Outcome, Progress, silent
@@ -67,7 +67,6 @@ _BATCH = 4096  # rows whose texts are in memory at once
 class _Sketching:
     documents: Path
     part: Part
-    shingle_words: int
     permuted: NDArray[np.uint32]  # from minhash.permutations
     quality: bool
 
@@ -122,7 +121,6 @@ def dedup(
         _Sketching(
             path,
             Part(out / "signatures" / path.name, sets / f"{path.stem}.arrow" if sets else None),
-            settings.shingle_words,
             permuted,
             settings.keep == "best_quality",
         )
@@ -162,13 +160,13 @@ def _write_sketches(job: _Sketching) -> None:
     batches = []
     with _set_writer(sets) as write_sets:
         for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["id", "text"]):
-            digests, lengths, words, signatures = sketch(batch["text"], job.shingle_words, job.permuted)
+            digests, lengths, words, signatures = sketch(batch["text"], SHINGLE_WORDS, job.permuted)
             packed = pa.py_buffer(signatures.astype("<u4", copy=False))
             column = pa.FixedSizeBinaryArray.from_buffers(signature, len(batch), [None, packed])
             high, low = (np.ascontiguousarray(half) for half in digests.T)
             columns = [batch["id"], high, low, lengths, words]
             if sets or job.quality:
-                shingles = shingle_sets(batch["text"], job.shingle_words)
+                shingles = shingle_sets(batch["text"], SHINGLE_WORDS)
                 write_sets(shingles)
                 columns += [shingles.letters * shingles.distinct] * job.quality
             batches.append(pa.record_batch([*columns, column], schema=schema))

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
 from homegrown.corpus.lsh import agreement, band_keys, banding
-from homegrown.corpus.minhash import permutations, sketch
+from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, sketch
 
 PERMUTATIONS = 126
-SHINGLE_WORDS = 5
 
 
 class HeldOut(NamedTuple):

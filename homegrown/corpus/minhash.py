@@ -18,6 +18,7 @@ from homegrown.corpus.splitting import Room, room, split
 
 LONGEST = 500_000  # characters that are shingled: longer texts saturate signatures and join what is unrelated (Marin)
 
+SHINGLE_WORDS = 5
 SHINGLE_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio
 
 

@@ -72,14 +72,14 @@ def shard(
 
     Deduplication leaves pairs below its threshold, and filters may have changed a text since. So a training document
     whose signature has an estimated Jaccard of `max_similarity` or more with that of a held-out one goes to `dropped`;
-    so does one that shares a run of `decontamination_words` words with a file of `decontaminate`. Both stand here
+    so does one that shares a run of 13 words with a file of `decontaminate`. Both stand here
     because only here is a training document known as one, in its last form, and because a new evaluation then leaves
     deduplication as it is. Validation and test are not compared with each other. (Brown et al. 2020 cut 200 characters
     around a run out; here the document goes.) Raises UserError when a split would be empty.
     """
     inputs = parquet_parts(filtered / "documents")
     steps = 4 * len(inputs)
-    runs = runs_of_files(settings.decontaminate, settings.decontamination_words)
+    runs = runs_of_files(settings.decontaminate)
     seed = derive(seed, "shard")
     splits, keys, sizes, held_out = _index(inputs, settings, seed, lambda done: progress(done, steps))
     reasons = _drop(inputs, out, splits, held_out, runs, settings, lambda done: progress(len(inputs) + done, steps))

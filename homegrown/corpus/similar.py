@@ -1,4 +1,4 @@
-"""What in a corpus is like a text: its signature beside those that deduplication has stored."""
+"""The documents of a corpus most similar to a text, by the signatures that deduplication stores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from homegrown.config.recipe import DedupSettings
-from homegrown.corpus.dedup import effective_banding
-from homegrown.corpus.minhash import permutations, sketch
+from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, sketch
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts
 from homegrown.util.seeds import derive
@@ -20,7 +18,7 @@ from homegrown.util.seeds import derive
 
 @dataclass(frozen=True)
 class Match:
-    """A document like the text asked for, with its estimated Jaccard similarity and the start of its text."""
+    """A similar document: its estimated Jaccard similarity to the text and the start of its own."""
 
     similarity: float
     id: str
@@ -30,48 +28,30 @@ class Match:
     text_start: str
 
 
-def similar(
-    text: str, signatures: Path, documents: Path, settings: DedupSettings, *, seed: int, most: int
-) -> list[Match]:
+def similar(text: str, signatures: Path, documents: Path, *, seed: int, most: int) -> list[Match]:
     """Return the `most` documents with the highest estimated Jaccard similarity above 0, the most similar first.
 
-    `signatures` is the table's folder of a dedup with these settings and the recipe's `seed`, `documents` that of what
-    it was made from. Every signature is compared, so what agrees in no band is found too, and nothing is to be built
-    before; `index` gives datasketch's LSH over the same signatures. Raises UserError for a text without words.
+    `signatures` is the folder of the table of a dedup with the recipe's `seed`, `documents` the folder of its input.
+    All signatures are compared: no index is needed, and documents that share no band are found too. Raises UserError
+    for a text without words.
     """
-    signature = _signature(text, settings, seed)
+    signature = None
     best: list[tuple[float, str]] = []
     for part in parquet_parts(signatures):
         ids, rows = _stored(part)
-        alike = (rows == signature).mean(axis=1)
-        nearest = np.lexsort((ids, -alike))[:most]
-        best = sorted([*best, *((-float(alike[row]), str(ids[row])) for row in nearest if alike[row])])[:most]
+        if signature is None:
+            signature = _signature(text, permutations(rows.shape[1], derive(seed, "dedup")))
+        shares = (rows == signature).mean(axis=1)
+        nearest = np.lexsort((ids, -shares))[:most]
+        best = sorted([*best, *((-float(shares[row]), str(ids[row])) for row in nearest if shares[row])])[:most]
     found = _described(documents, [key for _, key in best])
     return [Match(similarity=-negative, id=key, **found[key]) for negative, key in best if key in found]
 
 
-def index(signatures: Path, settings: DedupSettings, *, seed: int) -> Any:
-    """Return a `datasketch.MinHashLSH` over the stored signatures, with ids as keys; some 30 microseconds each."""
-    from datasketch import MinHash, MinHashLSH
-
-    bands, rows = effective_banding(settings)
-    lsh = MinHashLSH(num_perm=bands * rows, params=(bands, rows))
-    shared = permutations(bands * rows, derive(seed, "dedup"))
-    for part in parquet_parts(signatures):
-        for key, values in zip(*_stored(part), strict=True):
-            if key not in lsh:
-                minhash = MinHash(
-                    hashvalues=values, permutations=shared, scheme="affine32", seed=derive(seed, "dedup") % 2**32
-                )
-                lsh.insert(str(key), minhash)
-    return lsh
-
-
-def _signature(text: str, settings: DedupSettings, seed: int) -> NDArray[np.uint32]:
-    bands, rows = effective_banding(settings)
-    sketches = sketch(pa.array([text]), settings.shingle_words, permutations(bands * rows, derive(seed, "dedup")))
+def _signature(text: str, permuted: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    sketches = sketch(pa.array([text]), SHINGLE_WORDS, permuted)
     if not sketches.words[0]:
-        raise UserError("The text has no words, so nothing is like it.")
+        raise UserError("The text has no words to compare; give a text with words.")
     own: NDArray[np.uint32] = sketches.signatures[0]
     return own
 

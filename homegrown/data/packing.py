@@ -30,6 +30,9 @@ from homegrown.util.files import parquet_parts, replacing
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
+SHARD_TOKENS = 50_000_000
+"""Tokens in one memory-mapped file."""
+
 _FILES = TypeAdapter(list[TokenFile])
 
 
@@ -58,6 +61,7 @@ def pack(
     settings: PackSettings,
     *,
     context: int | None = None,
+    shard_tokens: int = SHARD_TOKENS,
     executor: Executor,
     progress: Progress = silent,
 ) -> Outcome:
@@ -81,7 +85,7 @@ def pack(
         raise ValueError("the layout best_fit needs a context, and no other takes one")
     size = load(tokenizer).get_vocab_size()
     parts = [
-        _Part(out, split, number, shard, tokenizer, settings.shard_tokens, context)
+        _Part(out, split, number, shard, tokenizer, shard_tokens, context)
         for split in SPLITS
         for number, shard in enumerate(parquet_parts(shards / split))
     ]

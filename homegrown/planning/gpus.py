@@ -52,30 +52,14 @@ GPUS = {
     "mi300x": Gpu("AMD Instinct MI300X", 1307.4, 192, 5300, 750),
 }
 
-_OTHER_FORMS = ("pcie", "nvl", "laptop", "maxq", "mig", "super")
-
 
 def find(name: str) -> Gpu:
     """Return the GPU of a name such as "h100" or "RTX 4090"; raises UserError if it is not in the table."""
-    wanted = _plain(name)
+    wanted = plain(name)
     for key, gpu in GPUS.items():
-        if wanted in (_plain(key), _plain(gpu.name)):
+        if wanted in (plain(key), plain(gpu.name)):
             return gpu
     raise UserError(f"--gpu {name}: there is no such GPU in the table; there are: {', '.join(GPUS)}.")
-
-
-def recognise(name: str, memory_bytes: int) -> Gpu | None:
-    """Return the GPU of the table that a driver calls `name`, such as "NVIDIA H100 80GB HBM3"; None if none surely is.
-
-    Boards of another form than the table's have other clocks, and are not recognised.
-    """
-    said = _plain(name)
-    if any(form in said for form in _OTHER_FORMS):
-        return None
-    models = {key: _plain(key.split("-")[0]) for key in GPUS}
-    found = [model for model in models.values() if model in said]
-    alike = [GPUS[key] for key, model in models.items() if model == max(found, key=len, default="")]
-    return min(alike, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes), default=None)
 
 
 def smallest(memory_bytes: float) -> Gpu | None:
@@ -84,5 +68,6 @@ def smallest(memory_bytes: float) -> Gpu | None:
     return min(enough, key=lambda gpu: (gpu.memory_gib, gpu.teraflops), default=None)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name in lower case, letters and digits only."""
     return "".join(character for character in name.lower() if character.isalnum())

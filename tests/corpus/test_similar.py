@@ -4,17 +4,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from datasketch import MinHash
+from datasketch import MinHash, MinHashLSH
 
 from homegrown.cli.main import cli
 from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.minhash import permutations
-from homegrown.corpus.similar import _signature, index, similar
+from homegrown.corpus.similar import _signature, similar
 from homegrown.store.artifacts import Order, Store
 from homegrown.util.errors import UserError
+from homegrown.util.files import parquet_parts
 from homegrown.util.progress import Outcome
 from homegrown.util.seeds import derive
 from tests.corpus.made_up import edited, rows_of, sentence, write_documents
@@ -37,25 +40,28 @@ def build(base: Path) -> None:
 def test_datasketch_loads_what_is_stored_and_finds_the_same(tmp_path: Path) -> None:
     build(tmp_path)
     query = " ".join(texts()[0])
-    matches = similar(query, tmp_path / "out" / "signatures", tmp_path / "in" / "documents", SETTINGS, seed=3, most=50)
-    lsh = index(tmp_path / "out" / "signatures", SETTINGS, seed=3)
+    matches = similar(query, tmp_path / "out" / "signatures", tmp_path / "in" / "documents", seed=3, most=50)
     seed = derive(3, "dedup")
-    minhash = MinHash(
-        hashvalues=_signature(query, SETTINGS, 3),
-        permutations=permutations(126, seed),
-        scheme="affine32",
-        seed=seed % 2**32,
-    )
+    permuted = permutations(126, seed)
+
+    def minhash_of(values: np.ndarray) -> MinHash:
+        return MinHash(hashvalues=values, permutations=permuted, scheme="affine32", seed=seed % 2**32)
+
+    lsh = MinHashLSH(num_perm=126, params=(SETTINGS.bands, SETTINGS.rows))
+    for part in parquet_parts(tmp_path / "out" / "signatures"):
+        for row in pq.read_table(part).to_pylist():
+            if row["id"] not in lsh:
+                lsh.insert(row["id"], minhash_of(np.frombuffer(row["signature"], "<u4")))
     found = {match.id: match for match in matches}
     by_id = {row["id"]: row["text"] for row in rows_of(tmp_path / "in" / "documents")}
-    candidates = lsh.query(minhash)
+    candidates = lsh.query(minhash_of(_signature(query, permuted)))
     assert 2 <= len(candidates) <= len(found)
     assert set(candidates) <= set(found), "what agrees in a band is among what is most alike"
     assert matches[0].similarity == 1.0 and by_id[matches[0].id] == query
     assert [match.similarity for match in matches] == sorted((match.similarity for match in matches), reverse=True)
     assert all(by_id[match.id].startswith(match.text_start) for match in matches)
     with pytest.raises(UserError, match="no words"):
-        similar("?!", tmp_path / "out" / "signatures", tmp_path / "in" / "documents", SETTINGS, seed=3, most=5)
+        similar("?!", tmp_path / "out" / "signatures", tmp_path / "in" / "documents", seed=3, most=5)
 
 
 def test_the_command_finds_an_edited_copy(tmp_path: Path) -> None:

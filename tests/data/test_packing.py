@@ -68,7 +68,7 @@ def test_a_file_is_full_at_shard_tokens_and_ends_with_a_document(packed: Path) -
 @pytest.mark.slow
 def test_the_same_bytes_with_two_processes(shards: Path, tokenizer_folder: Path, packed: Path, tmp_path: Path) -> None:
     with process_pool(2) as executor:
-        pack(tmp_path, shards, tokenizer_folder, PackSettings(shard_tokens=1000), executor=executor)
+        pack(tmp_path, shards, tokenizer_folder, PackSettings(), shard_tokens=1000, executor=executor)
     assert digests(tmp_path) == digests(packed)
 
 
@@ -89,7 +89,9 @@ if __name__ == "__main__":
     out, shards, tokenizer = map(Path, sys.argv[1:4])
     settings, context = PackSettings.model_validate_json(sys.argv[4]), int(sys.argv[5]) or None
     with ThreadPoolExecutor(1) as executor:
-        packing.pack(out, shards, tokenizer, settings, context=context, executor=executor)
+        packing.pack(
+            out, shards, tokenizer, settings, context=context, shard_tokens=int(sys.argv[6]), executor=executor
+        )
 """
 
 
@@ -106,8 +108,9 @@ def test_a_killed_run_resumes(
 ) -> None:
     rows = layout == "best_fit"
     expected, context = (packed_in_rows, 64) if rows else (packed, None)
-    settings = PackSettings(layout=layout, shard_tokens=4000 if rows else 1000)
-    arguments = [tmp_path, shards, tokenizer_folder, settings.model_dump_json(), str(context or 0)]
+    settings = PackSettings(layout=layout)
+    shard_tokens = 4000 if rows else 1000
+    arguments = [tmp_path, shards, tokenizer_folder, settings.model_dump_json(), str(context or 0), str(shard_tokens)]
     process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], cwd=Path(__file__).parents[2])
     finished = tmp_path / "train" / "part-00000.json"
     while not finished.exists():
@@ -117,7 +120,7 @@ def test_a_killed_run_resumes(
     process.wait()
     assert not (tmp_path / "index.json").exists()
     before = finished.stat().st_ino, (tmp_path / "train" / "tokens-00000-00.bin").stat().st_ino
-    pack(tmp_path, shards, tokenizer_folder, settings, context=context, executor=executor)
+    pack(tmp_path, shards, tokenizer_folder, settings, context=context, shard_tokens=shard_tokens, executor=executor)
     assert digests(tmp_path) == digests(expected)
     assert (finished.stat().st_ino, (tmp_path / "train" / "tokens-00000-00.bin").stat().st_ino) == before
 

@@ -19,7 +19,7 @@ from homegrown.util.parallel import process_pool
 from tests.tokenizer.texts import split_texts, write_shard
 
 CONTEXT = 64
-BEST_FIT = PackSettings(layout="best_fit", shard_tokens=4000)
+BEST_FIT = PackSettings(layout="best_fit")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def test_padding_is_recorded_and_small(
     packed_in_rows: Path, shards: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(1) as executor:
-        outcome = pack(tmp_path, shards, tokenizer_folder, BEST_FIT, context=CONTEXT, executor=executor)
+        outcome = pack(
+            tmp_path, shards, tokenizer_folder, BEST_FIT, context=CONTEXT, shard_tokens=4000, executor=executor
+        )
     targets = []
     for split in ("train", "validation", "test"):
         tokens = TokenSplit(packed_in_rows, split)
@@ -98,7 +100,7 @@ def test_the_same_bytes_with_two_processes(
     shards: Path, tokenizer_folder: Path, packed_in_rows: Path, tmp_path: Path
 ) -> None:
     with process_pool(2) as executor:
-        pack(tmp_path, shards, tokenizer_folder, BEST_FIT, context=CONTEXT, executor=executor)
+        pack(tmp_path, shards, tokenizer_folder, BEST_FIT, context=CONTEXT, shard_tokens=4000, executor=executor)
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
     assert names == sorted(str(path.relative_to(packed_in_rows)) for path in packed_in_rows.rglob("*.*"))
     assert any("pieces" in name for name in names)
@@ -115,7 +117,9 @@ def test_contiguous_shards_hold_the_same_documents(train: TokenSplit, packed: Pa
 def test_documents_shorter_than_a_row_are_not_cut(tokenizer_folder: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "shards" / "train" / "part-00000.parquet", ["", "ka", "lo mi", "ter sun ba"])
     with ThreadPoolExecutor(1) as executor:
-        pack(tmp_path, tmp_path / "shards", tokenizer_folder, BEST_FIT, context=100, executor=executor)
+        pack(
+            tmp_path, tmp_path / "shards", tokenizer_folder, BEST_FIT, context=100, shard_tokens=4000, executor=executor
+        )
     _, targets, starts = parts(TokenSplit(tmp_path, "train").read([0], 100))
     assert len(np.unique(starts)) == 5
     assert (targets[0][np.unique(starts)[1:] - 1] == 2).all()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
+from homegrown.planning.gpus import GIB, GPUS
 
 SMALL = [
     *("model.hidden=64", "model.layers=2", "model.heads=2", "model.kv_heads=1", "model.feed_forward=128"),
@@ -52,3 +53,22 @@ def test_two_workers_are_measured(
     assert row["seconds_to_first_step"] > 0
     assert row["predicted_memory_bytes"] > 10**8
     assert not list(tmp_path.glob("homegrown-probe-*"))
+
+
+@pytest.mark.parametrize(
+    ("said", "gib", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3", 80, "h100"),
+        ("NVIDIA H200", 140, "h200"),
+        ("NVIDIA A100-SXM4-40GB", 40, "a100-40"),
+        ("NVIDIA A100-SXM4-80GB", 80, "a100-80"),
+        ("NVIDIA L40S", 45, "l40s"),
+        ("NVIDIA L4", 22, "l4"),
+        ("Tesla T4", 15, "t4"),
+        ("NVIDIA GeForce RTX 3090", 24, "rtx3090"),
+        ("NVIDIA H100 PCIe", 80, None),  # slower clocks than the table's
+        ("Quadro RTX 4000", 8, None),
+    ],
+)
+def test_drivers_names_are_recognized(said: str, gib: int, key: str | None) -> None:
+    assert gpu.recognized(said, gib * GIB) is (GPUS[key] if key else None)

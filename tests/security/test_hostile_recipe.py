@@ -218,7 +218,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="word_list"):
         word_list.check("/dev/zero")
     with pytest.raises(UserError, match="decontaminate"):
-        runs_of_files(["/dev/zero"], 13)
+        runs_of_files(["/dev/zero"])
     with pytest.raises(UserError, match=r"tokenizer\.path"):
         take(Path("/dev/zero"))
     with pytest.raises(UserError, match="there is no file or folder"):

@@ -32,7 +32,7 @@ def tokenizer_folder(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def packed(shards: Path, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     with ThreadPoolExecutor(1) as executor:
-        pack(folder, shards, tokenizer_folder, PackSettings(shard_tokens=1000), executor=executor)
+        pack(folder, shards, tokenizer_folder, PackSettings(), shard_tokens=1000, executor=executor)
     return folder
 
 
@@ -40,7 +40,7 @@ def packed(shards: Path, tokenizer_folder: Path, tmp_path_factory: pytest.TempPa
 def packed_in_rows(shards: Path, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same documents in rows of 64, which are shorter than most of them."""
     folder = tmp_path_factory.mktemp("rows")
-    settings = PackSettings(layout="best_fit", shard_tokens=4000)
+    settings = PackSettings(layout="best_fit")
     with ThreadPoolExecutor(1) as executor:
-        pack(folder, shards, tokenizer_folder, settings, context=64, executor=executor)
+        pack(folder, shards, tokenizer_folder, settings, context=64, shard_tokens=4000, executor=executor)
     return folder

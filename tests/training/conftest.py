@@ -63,7 +63,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             folder / "packed",
             folder / "shards",
             folder / "tokenizer",
-            PackSettings(shard_tokens=4096),
+            PackSettings(),
+            shard_tokens=4096,
             executor=executor,
         )
     return {"packed": folder / "packed", "tokenizer": folder / "tokenizer"}
