@@ -41,7 +41,7 @@ def ours(model: Transformer) -> Writer:
         engine = Engine(model, rows=len(prompts), capacity=len(prompts[0]) + count)
         start, steps = time.perf_counter(), []
         for prompt in prompts:
-            engine.add(Request(prompt=prompt, max_new_tokens=count))
+            engine.add(Request(prompt_ids=prompt, max_tokens=count))
         while engine.step():
             steps.append(time.perf_counter())
         return _timing(start, steps, len(prompts))

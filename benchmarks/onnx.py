@@ -61,7 +61,7 @@ def measure(preset: str, tokens: int, rounds: int, threads: int) -> dict[str, di
         Tokenizer(models.BPE()).save(str(source / "tokenizer.json"))
         prompt = list(range(20, 20 + _PROMPT))
         engines: dict[str, tuple[Callable[[int], object], Path]] = {
-            "PyTorch float32": (lambda new: generate(model, [prompt], max_new_tokens=new), source / "model.safetensors")
+            "PyTorch float32": (lambda new: generate(model, [prompt], max_tokens=new), source / "model.safetensors")
         }
         for kind in ("float32", "int8"):
             file = write_onnx(source, source / kind, int8=kind == "int8")

@@ -55,10 +55,10 @@ def main() -> None:
 def measure(model: Transformer, piece: int | None, streams: int) -> tuple[float, float, float]:
     """Return seconds: of a usual step, of the longest while the prompt is read, and until the prompt's first token."""
     draw, vocabulary = np.random.default_rng(0), model.config.vocabulary_size
-    engine = Engine(model, rows=streams + 1, piece=piece)
+    engine = Engine(model, rows=streams + 1, prefill_chunk=piece)
 
     def add(tokens: int) -> object:
-        return engine.add(Request(prompt=draw.integers(7, vocabulary, tokens).tolist(), max_new_tokens=400))
+        return engine.add(Request(prompt_ids=draw.integers(7, vocabulary, tokens).tolist(), max_tokens=400))
 
     for _ in range(streams):
         add(32)
@@ -74,7 +74,7 @@ def measure(model: Transformer, piece: int | None, streams: int) -> tuple[float,
 def seconds(engine: Engine) -> tuple[float, list[object]]:
     """Take a step; return its processor seconds and the sequences that got a token."""
     began = time.process_time()
-    written: list[object] = [one.sequence for one in engine.step()]
+    written: list[object] = list(engine.step())
     return time.process_time() - began, written
 
 

@@ -1,50 +1,48 @@
-"""`homegrown chat`: talk with a model in the terminal."""
+"""`homegrown chat`: chat with a model in the terminal."""
 
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from homegrown.cli.options.model import load, model_folder, model_options, sampling, sampling_options, utf8
+from homegrown.cli.options.model import load, max_tokens_option, model_options, sampling, sampling_options, utf8
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
 if TYPE_CHECKING:
     from homegrown.inference.conversation import Conversation
 
-_HELP = "/reset forgets what was said, /quit or Ctrl-D ends, Ctrl-C stops an answer."
+_HELP = "/reset starts a new conversation, /quit or Ctrl-D exits, Ctrl-C stops an answer."
 
 
-@click.command()
+@click.command(epilog=_HELP)
 @model_options
-@click.option("--system", metavar="TEXT", help="What the model is told before the conversation; else its own.")
-@click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=1), help="Most tokens an answer.")
+@click.option("--system", metavar="TEXT", help="System prompt; default is the model's own.")
+@max_tokens_option
 @sampling_options
-@click.option("--seed", default=0, show_default=True, help="The same seed and words bring the same answers.")
+@click.option("--seed", default=0, show_default=True, help="Random seed.")
 @click.pass_obj
 def chat(
     store: Store,
     /,
-    artifact: str | None,
-    variant: str | None,
-    device: str,
+    name: str | None,
     precision: str | None,
     system: str | None,
-    max_length: int,
+    max_tokens: int,
     seed: int,
     **options: Any,
 ) -> None:
-    """Talk with a model. /reset forgets what was said, /quit or Ctrl-D ends, Ctrl-C stops an answer."""
-    chosen = sampling(options)
-    model, tokenizer = load(store, artifact, variant, device, precision)
+    """Chat with a model in the terminal."""
+    parameters = sampling(options)
+    model, tokenizer, folder = load(store, name, precision)
 
     from homegrown.inference.conversation import Conversation
     from homegrown.tokenizer.system import load_system
 
-    system = load_system(model_folder(store, artifact, variant)) if system is None else system
-    conversation = Conversation(model, tokenizer, chosen, system=system, max_new_tokens=max_length, seed=seed)
+    system = load_system(folder) if system is None else system
+    conversation = Conversation(model, tokenizer, parameters, system=system, max_tokens=max_tokens, seed=seed)
     if sys.stdin.isatty():
-        import readline  # noqa: F401 (gives `input` its editing and history)
+        import readline  # noqa: F401 (gives `input` line editing and history)
 
         click.echo(_HELP, err=True)
     while (line := _line()) is not None:
@@ -59,7 +57,7 @@ def chat(
 
 
 def _line() -> str | None:
-    """Return the next line that is typed, None at the end of the input."""
+    """Return the next line of the input, None at its end."""
     while True:
         try:
             return utf8(lambda: input("> " if sys.stdin.isatty() else ""))
@@ -75,10 +73,10 @@ def _answer(conversation: "Conversation", line: str) -> None:
     except UserError as error:
         click.echo(f"({error})", err=True)
         return
-    if answer.forgotten:
+    if answer.dropped:
         click.echo(
-            f"(The context of {conversation.context} tokens is full: the oldest {answer.forgotten} messages were "
-            "left out.)",
+            f"(The context of {conversation.context} tokens is full: the oldest {answer.dropped} messages were "
+            "dropped.)",
             err=True,
         )
     try:
@@ -87,5 +85,5 @@ def _answer(conversation: "Conversation", line: str) -> None:
     except KeyboardInterrupt:
         answer.stop()
     click.echo()
-    if answer.cut:
-        click.echo(f"(Cut at {answer.tokens} tokens.)", err=True)
+    if answer.finish_reason == "length":
+        click.echo(f"(Maximum length reached: {answer.completion_tokens} tokens.)", err=True)

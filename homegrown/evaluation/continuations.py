@@ -56,7 +56,7 @@ def continue_all(model: Transformer, tasks: Sequence[Task], end: int) -> list[li
         written += generate(
             model,
             [task.prompt for task in batch],
-            max_new_tokens=len(batch[0].reference),
+            max_tokens=len(batch[0].reference),
             stop_ids={end},
         )
     return written
@@ -65,5 +65,5 @@ def continue_all(model: Transformer, tasks: Sequence[Task], end: int) -> list[li
 def tokens_per_second(model: Transformer, task: Task) -> float:
     """Return how fast one sequence is written, its prompt's reading included."""
     start = time.perf_counter()
-    (written,) = generate(model, [task.prompt], max_new_tokens=len(task.reference))
+    (written,) = generate(model, [task.prompt], max_tokens=len(task.reference))
     return len(written) / (time.perf_counter() - start)

@@ -31,7 +31,7 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
     attempts = generate(
         model,
         [[marks.bos]] * _ATTEMPTS,
-        max_new_tokens=most,
+        max_tokens=most,
         sampling=Sampling(temperature=0.8, top_k=40),
         seed=derive(seed, "sample"),
         stop_ids={marks.eos},

@@ -120,7 +120,7 @@ def _answers(model: Transformer, folder: Path, questions: Sequence[Question], mo
     for start in range(0, len(questions), _ROWS):
         prompts = [encode(tokenizer, one.messages, reply=True) for one in questions[start : start + _ROWS]]
         # Only the end-of-turn token ends an answer: a model that ends the document has not learned the format.
-        written = generate(model, prompts, max_new_tokens=most, stop_ids=frozenset({end}))
+        written = generate(model, prompts, max_tokens=most, stop_ids=frozenset({end}))
         for prompt, new in zip(prompts, written, strict=True):
             ended = len(new) < min(most, context - len(prompt))
             answers.append(Answer(tokenizer.decode(new), len(new), ended))

@@ -1,8 +1,8 @@
-"""One token of each sequence through a `modern` model on a CPU, compiled as a whole.
+"""The decoding step of a `modern` model on a CPU as one compiled kernel: one token of each sequence.
 
-A step multiplies every weight with one vector a sequence, so it is bound by reading the weights, and with small models
-by calling operations. Here one call does it all: bfloat16 weights are widened to float32 in registers, on processors
-without instructions for them too, and everything else is computed in float32.
+A step multiplies every weight with one vector per sequence, so it is bound by reading the weights, and in small models
+by calling operations. Here one call computes the step: bfloat16 weights are widened to float32 in registers, also on
+processors without bfloat16 instructions, and everything else is computed in float32.
 """
 
 import ctypes
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
 
-# Sums may be split over registers; infinities and NaN stay what they are.
+# Sums may be split over registers; infinities and NaN are kept.
 _REORDERED = {"reassoc", "contract", "nsz"}
 
 _BLOCK = 16
-"""Rows of a matrix that a thread takes at once."""
+"""Matrix rows per thread and block."""
 
 _NAMES = (
     *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm"),
@@ -35,10 +35,10 @@ _NAMES = (
 
 
 class CompiledStep:
-    """The step of one model, whose weights must stay where they are in memory."""
+    """The step of one model, whose weights must keep their addresses."""
 
     def __init__(self, model: Transformer):
-        """Look up the weights; nothing is copied."""
+        """Look up the weights, without a copy."""
         decoder, config = model.model, model.config
         self._config, self._model = config, model
         self._addresses = np.array(
@@ -62,8 +62,8 @@ class CompiledStep:
         ):
             return False
         matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
-        # By their very class, and that of their weights: what stands in for either keeps its numbers otherwise, and
-        # the address of torchao's is none.
+        # By exact class, also of the weights: a replacement stores its numbers differently, and torchao's weights have
+        # no address.
         plain = all(
             type(matrix) is nn.Linear and type(matrix.weight) is nn.Parameter and matrix.weight.is_contiguous()
             for matrix in matrices
@@ -71,7 +71,7 @@ class CompiledStep:
         return plain and {tensor.dtype for tensor in model.parameters()} in ({torch.float32}, {torch.bfloat16})
 
     def __call__(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
-        """Add `tokens[row]` to each row of the cache; return the next ones' logits, float32 [rows, vocabulary].
+        """Add `tokens[row]` to each row of the cache; return the next logits, float32 [rows, vocabulary].
 
         Raises ValueError if they do not fit the capacity.
         """
@@ -101,7 +101,7 @@ class CompiledStep:
 def _array(tensor: Tensor) -> Any:
     """Return a tensor's memory as an array: float32, or uint16 for the bits of bfloat16.
 
-    By its address: FSDP2 frees whole weights after use, and cannot once `Tensor.numpy` has shared their storage.
+    By its address: FSDP2 frees gathered weights after use, and cannot once `Tensor.numpy` has shared their storage.
     """
     kind = np.dtype(np.uint16 if tensor.dtype == torch.bfloat16 else np.float32)
     memory = (ctypes.c_char * (tensor.numel() * kind.itemsize)).from_address(tensor.data_ptr())
@@ -141,7 +141,7 @@ def _dot(first: Any, second: Any) -> Any:
 
 @njit(nogil=True, cache=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
 def _dots(first: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Return the products of one row of weights with four vectors; each weight is read once."""
+    """Return the dot products of one row of weights with four vectors; each weight is read once."""
     to_a, to_b, to_c, to_d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     for place in range(len(a)):
         weight = _wide(first[place])
@@ -170,15 +170,15 @@ def _multiply(matrix: Any, x: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _normalise(x: Any, gain: Any, eps: Any, out: Any) -> None:
-    """Root mean square normalisation of a vector."""
+def _normalize(x: Any, gain: Any, eps: Any, out: Any) -> None:
+    """Root mean square normalization of a vector."""
     scale = np.float32(1) / np.sqrt(_dot(x, x) / np.float32(len(x)) + eps)
     for place in range(len(x)):
         out[place] = x[place] * scale * _wide(gain[place])
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _turn(x: Any, cosines: Any, sines: Any) -> None:
+def _rotate(x: Any, cosines: Any, sines: Any) -> None:
     """Rotate a head of queries or keys by its position, in the half-split form."""
     half = len(x) // 2
     for place in range(half):
@@ -188,8 +188,8 @@ def _turn(x: Any, cosines: Any, sines: Any) -> None:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _keep(x: Any, out: Any) -> None:
-    """Copy float32 into a row of the cache; bfloat16 is rounded to the nearest, ties to even."""
+def _store(x: Any, out: Any) -> None:
+    """Store float32 in a row of the cache; bfloat16 is rounded to nearest, ties to even."""
     if out.itemsize == 4:
         out.view(np.float32)[:] = x
         return
@@ -203,7 +203,7 @@ def _keep(x: Any, out: Any) -> None:
 def _attend(
     queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, like: Any, out: Any
 ) -> None:
-    """Set out [batch, heads, head_size] to attention of one query a row and head over what the cache holds."""
+    """Set out [batch, heads, head_size] to the attention of one query per row and head over the cache."""
     batch, heads, size = queries.shape
     group, bytes_each = heads // (strides[0] // (capacity * size)), like.itemsize
     scores = np.empty((batch * heads, np.max(lengths) + 1), dtype=np.float32)
@@ -242,9 +242,9 @@ def _step(
     cache: Any,
     logits: Any,
 ) -> None:
-    """Add the logits [batch, vocabulary] to zeros; keys and values go to the cache.
+    """Add the logits [batch, vocabulary] to zeros; store keys and values in the cache.
 
-    `cache` is the addresses of keys and values and the strides of a layer, a row and a head, in numbers.
+    `cache` holds the addresses of keys and values and the strides of a layer, a row and a head, in elements.
     """
     heads, kv_heads, size, feed_forward = shape
     keys, values, layer_stride, row_stride, head_stride = cache
@@ -262,7 +262,7 @@ def _step(
     for layer in range(len(addresses)):
         weights = addresses[layer]
         for row in range(batch):
-            _normalise(stream[row], carray(_pointer(weights[0]), (hidden,), embedding.dtype), eps, normed[row])
+            _normalize(stream[row], carray(_pointer(weights[0]), (hidden,), embedding.dtype), eps, normed[row])
         queries[:], new_keys[:], new_values[:] = np.float32(0), np.float32(0), np.float32(0)
         _multiply(carray(_pointer(weights[1]), (heads * size, hidden), embedding.dtype), normed, queries)
         _multiply(carray(_pointer(weights[2]), (kv_heads * size, hidden), embedding.dtype), normed, new_keys)
@@ -271,16 +271,16 @@ def _step(
             cosines, sines = positions[0, lengths[row]], positions[1, lengths[row]]
             for head in range(heads):
                 part = queries[row, head * size : (head + 1) * size]
-                _normalise(part, carray(_pointer(weights[4]), (size,), embedding.dtype), eps, part)
-                _turn(part, cosines, sines)
+                _normalize(part, carray(_pointer(weights[4]), (size,), embedding.dtype), eps, part)
+                _rotate(part, cosines, sines)
             for head in range(kv_heads):
                 part = new_keys[row, head * size : (head + 1) * size]
-                _normalise(part, carray(_pointer(weights[5]), (size,), embedding.dtype), eps, part)
-                _turn(part, cosines, sines)
+                _normalize(part, carray(_pointer(weights[5]), (size,), embedding.dtype), eps, part)
+                _rotate(part, cosines, sines)
                 place = layer * layer_stride + row * row_stride + head * head_stride + lengths[row] * size
-                _keep(part, carray(_pointer(keys + place * bytes_each), (size,), embedding.dtype))
+                _store(part, carray(_pointer(keys + place * bytes_each), (size,), embedding.dtype))
                 part = new_values[row, head * size : (head + 1) * size]
-                _keep(part, carray(_pointer(values + place * bytes_each), (size,), embedding.dtype))
+                _store(part, carray(_pointer(values + place * bytes_each), (size,), embedding.dtype))
         below = layer * layer_stride * bytes_each
         _attend(
             queries.reshape(batch, heads, size),
@@ -294,7 +294,7 @@ def _step(
         )
         _multiply(carray(_pointer(weights[6]), (hidden, heads * size), embedding.dtype), mixed, stream)
         for row in range(batch):
-            _normalise(stream[row], carray(_pointer(weights[7]), (hidden,), embedding.dtype), eps, normed[row])
+            _normalize(stream[row], carray(_pointer(weights[7]), (hidden,), embedding.dtype), eps, normed[row])
         gate[:], up[:] = np.float32(0), np.float32(0)
         _multiply(carray(_pointer(weights[8]), (feed_forward, hidden), embedding.dtype), normed, gate)
         _multiply(carray(_pointer(weights[9]), (feed_forward, hidden), embedding.dtype), normed, up)
@@ -303,5 +303,5 @@ def _step(
                 gate[row, place] *= up[row, place] / (np.float32(1) + np.exp(-gate[row, place]))
         _multiply(carray(_pointer(weights[10]), (hidden, feed_forward), embedding.dtype), gate, stream)
     for row in range(batch):
-        _normalise(stream[row], gain, eps, normed[row])
+        _normalize(stream[row], gain, eps, normed[row])
     _multiply(output, normed, logits)

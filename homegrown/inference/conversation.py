@@ -1,12 +1,12 @@
-"""A conversation with a model, kept within its context."""
+"""A conversation with a model, kept within the context."""
 
 from collections.abc import Generator, Iterator, Sequence
 
 from tokenizers import Tokenizer
 
-from homegrown.inference.engine import Engine, Request
+from homegrown.inference.engine import Engine, FinishReason, Request
 from homegrown.inference.sampling import Sampling
-from homegrown.inference.streaming import Piece, stream
+from homegrown.inference.streaming import Chunk, stream
 from homegrown.model.transformer import Transformer
 from homegrown.tokenizer.chat import Message, encode, stop_ids
 from homegrown.tokenizer.detokenizer import vocabulary_bytes
@@ -15,35 +15,35 @@ from homegrown.util.seeds import derive
 
 
 class Answer:
-    """An answer as it is written: iterate over its text.
+    """An answer as it is generated: iterate over its text.
 
-    `forgotten` counts the messages that had to leave the conversation for it, `tokens` those written so far; `cut` says
-    that it ended because there was no more room.
+    `dropped` counts the messages that left the conversation to make it fit the context. `completion_tokens` and
+    `finish_reason` are those of the answer so far.
     """
 
-    def __init__(self, pieces: Generator[Piece], messages: list[Message], forgotten: int):
-        self.forgotten, self.tokens, self.cut = forgotten, 0, False
-        self._pieces, self._messages, self._text = pieces, messages, ""
+    def __init__(self, chunks: Generator[Chunk], messages: list[Message], dropped: int):
+        self.dropped, self.completion_tokens = dropped, 0
+        self.finish_reason: FinishReason | None = None
+        self._chunks, self._messages, self._text = chunks, messages, ""
 
     def __iter__(self) -> Iterator[str]:
-        for piece in self._pieces:
-            self.tokens += 1
-            self.cut = piece.finish == "length"
-            self._text += piece.text
-            yield piece.text
+        for chunk in self._chunks:
+            self.completion_tokens, self.finish_reason = chunk.completion_tokens, chunk.finish_reason
+            self._text += chunk.text
+            yield chunk.text
         self.stop()
 
     def stop(self) -> None:
-        """End the answer here; what there is of it stays in the conversation."""
-        self._pieces.close()
+        """End the answer here; its text so far stays in the conversation."""
+        self._chunks.close()
         self._messages.append(Message("assistant", self._text))
 
 
 class Conversation:
-    """Messages of a user and answers of a model, after what the model is told as its `system` message."""
+    """The messages of a user and the answers of a model, after an optional `system` message."""
 
-    _LEAST_ROOM = 4
-    """Old messages leave when an answer would have less than this part of the context."""
+    _ANSWER_SHARE = 4
+    """Old messages are dropped when less than this part of the context remains for an answer."""
 
     def __init__(
         self,
@@ -52,55 +52,52 @@ class Conversation:
         sampling: Sampling,
         *,
         system: str | None,
-        max_new_tokens: int,
+        max_tokens: int,
         seed: int,
     ):
-        """Begin a conversation.
+        """Start a conversation.
 
         Raises:
-            UserError: the system message leaves no room in the context.
+            UserError: the system message fills the context.
         """
         self.context = model.config.context
         self._engine, self._tokenizer, self._sampling = Engine(model, rows=1), tokenizer, sampling
         self._table, self._stop_ids = vocabulary_bytes(tokenizer), stop_ids(tokenizer)
-        self._most, self._seed = max_new_tokens, seed
+        self._max_tokens, self._seed = max_tokens, seed
         self._system = [] if system is None else [Message("system", system)]
         self._messages: list[Message] = []
         if not self._fits(self._system):
-            raise UserError(f"The system message leaves no room in the context of {self.context} tokens; shorten it.")
+            raise UserError(f"The system message fills the context of {self.context} tokens; shorten it.")
 
     def reset(self) -> None:
-        """Forget all messages but the system's."""
+        """Forget all messages except the system message."""
         self._messages = []
 
     def say(self, text: str) -> Answer:
         """Add a message of the user; return the answer, to be iterated over or stopped before the next message.
 
-        The oldest messages leave, two by two, where the conversation would not fit the context.
+        The oldest messages are dropped, two by two, if the conversation does not fit the context.
 
         Raises:
-            UserError: the message does not fit even alone; the conversation stays as it was.
+            UserError: the message alone does not fit; the conversation stays as it was.
         """
         kept = [*self._messages, Message("user", text)]
         while len(kept) > 2 and not self._fits([*self._system, *kept]):
             kept = kept[2:]
         if not self._fits([*self._system, *kept]):
-            raise UserError(
-                f"The message is too long for the model's context of {self.context} tokens with room for an answer; "
-                "shorten it."
-            )
-        forgotten = len(self._messages) + 1 - len(kept)
+            raise UserError(f"The message and its answer exceed the context of {self.context} tokens; shorten it.")
+        dropped = len(self._messages) + 1 - len(kept)
         self._messages = kept
-        prompt = encode(self._tokenizer, [*self._system, *kept], reply=True)
+        prompt_ids = encode(self._tokenizer, [*self._system, *kept], reply=True)
         request = Request(
-            prompt=prompt,
-            max_new_tokens=self._most,
+            prompt_ids=prompt_ids,
+            max_tokens=self._max_tokens,
             sampling=self._sampling,
-            seed=derive(self._seed, "chat", *prompt),
+            seed=derive(self._seed, "chat", *prompt_ids),
             stop_ids=self._stop_ids,
         )
-        return Answer(stream(self._engine, request, self._table), self._messages, forgotten)
+        return Answer(stream(self._engine, request, self._table), self._messages, dropped)
 
     def _fits(self, messages: Sequence[Message]) -> bool:
-        room = self.context - len(encode(self._tokenizer, messages, reply=True))
-        return room >= min(self._most, max(1, self.context // self._LEAST_ROOM))
+        remaining = self.context - len(encode(self._tokenizer, messages, reply=True))
+        return remaining >= min(self._max_tokens, max(1, self.context // self._ANSWER_SHARE))

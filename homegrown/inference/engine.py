@@ -1,77 +1,84 @@
-"""The engine of generation: sequences that are written side by side, one token of each a step.
+"""The generation engine: it decodes several sequences side by side, one token of each per step.
 
-Sequences join and leave between two steps (Yu et al. 2022, Orca, iteration-level scheduling): the same engine writes a
-batch to its end and serves requests that come whenever they come. Prompts can be read in pieces between the steps
-(chunked prefill: Agrawal et al. 2024, Sarathi-Serve), so that a long one does not keep the others from writing.
+Sequences join and leave between two steps (Yu et al. 2022, Orca, iteration-level scheduling), so the same engine
+finishes a fixed batch and serves requests as they arrive. Long prompts can be prefilled in chunks between the steps
+(chunked prefill: Agrawal et al. 2024, Sarathi-Serve), so that the other sequences keep decoding.
 """
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from homegrown.inference.sampling import GREEDY, LogProbabilities, Sampling, Seen, choose, log_probabilities
+from homegrown.inference.sampling import GREEDY, Logprobs, Sampling, Seen, choose, log_probabilities
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
 from homegrown.util.errors import UserError
 
-Finish = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to write: the tokens before it, how each next one is chosen, and what ends it.
+    """A request to generate tokens: the same object for the server, both of its engines and the command line."""
 
-    A sequence ends at `max_new_tokens`, at the end of the model's context, or with a token of `stop_ids`. `seed` alone
-    decides its random numbers. `likeliest` asks for log-probabilities: those of so many tokens beside the chosen one's.
-    """
-
-    prompt: Sequence[int]
-    max_new_tokens: int
+    prompt_ids: Sequence[int]
+    max_tokens: int | None = None
+    """Maximum tokens to generate; None: until the context is full."""
     sampling: Sampling = GREEDY
-    seed: int = 0
+    seed: int | None = None
+    """The same seed gives the same output; None: a random one."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the output and are not part of it; whoever decodes the tokens looks for them."""
     stop_ids: AbstractSet[int] = frozenset()
-    likeliest: int | None = None
+    """Tokens that end the output and are not part of it."""
+    top_logprobs: int | None = None
+    """Return each token's log-probability and those of this many top tokens; None: no log-probabilities."""
 
 
 @dataclass(eq=False)
 class Running:
-    """A request that is being written; one object is one sequence of the engine."""
+    """The state of one request inside the engine: one sequence, waiting for its prefill or decoding."""
 
     request: Request
-    room: int
+    max_tokens: int
+    """The request's, or the remaining context if that is less."""
     seen: Seen | None
     random: np.random.Generator
-    read: int = 0
-    """Tokens of the prompt that the cache holds."""
+    prefilled: int = 0
+    """Prompt tokens that are in the cache."""
     last: int = -1
-    written: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)
-class Written:
-    """One token of one sequence. `finish` says that it was its last, and why; a stop token is no part of the text."""
+class GeneratedToken:
+    """One generated token. `finish_reason` is set on the last one of a request; a stop token is not output.
 
-    sequence: Running
-    token: int
-    finish: Finish | None
-    probabilities: LogProbabilities | None = field(default=None)
+    `logprob` and `top_logprobs` (id and log-probability, most likely first) are there if the request asks for them:
+    natural logarithms of the model's own probabilities, before penalties, temperature and filters.
+    """
+
+    id: int
+    finish_reason: FinishReason | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 class Engine:
-    """Writes at most `rows` sequences at once, each at most `capacity` tokens long, its prompt included."""
+    """Decodes at most `rows` sequences at once, each with at most `capacity` tokens including its prompt."""
 
-    def __init__(self, model: Transformer, *, rows: int, capacity: int | None = None, piece: int | None = None):
-        """Allocate the cache, in the type that the model computes in; `capacity` is the model's context by default.
+    def __init__(self, model: Transformer, *, rows: int, capacity: int | None = None, prefill_chunk: int | None = None):
+        """Allocate the cache in the type in which the model computes; `capacity` defaults to the model's context.
 
-        While sequences are being written, at most `piece` tokens of prompts, their padding among them, are read between
-        two tokens of each; by default all that wait are.
+        While sequences decode, at most `prefill_chunk` prompt tokens, padding included, are prefilled between two
+        steps; by default all waiting prompts are.
         """
-        self.model, self._piece = model, piece
+        self.model, self._prefill_chunk = model, prefill_chunk
         self._rows, self._capacity = rows, min(capacity or model.config.context, model.config.context)
         self._cache = allocate(model, rows, self._capacity)
         self._decode = step_of(model)
@@ -80,33 +87,32 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """How many more sequences there is room for."""
+        """Number of free rows."""
         return self._rows - len(self._running) - len(self._waiting)
 
     def add(self, request: Request) -> Running:
-        """Let a sequence join at the next step.
+        """Add a request; its sequence joins at the next step.
 
-        Raises UserError if its prompt is empty, or leaves no room for a token; RuntimeError if all rows are taken.
+        Raises UserError if its prompt is empty or fills the context; RuntimeError if no row is free.
         """
         if not self.free:
-            raise RuntimeError(f"all {self._rows} rows are taken")
-        check(self.model, request.prompt)
-        room = min(request.max_new_tokens, self._capacity - len(request.prompt))
-        if room < 1:
-            raise UserError(
-                f"The prompt has {len(request.prompt)} tokens and leaves no room in a context of {self._capacity}; "
-                "shorten it."
-            )
+            raise RuntimeError(f"all {self._rows} rows are in use")
+        prompt_tokens = len(request.prompt_ids)
+        check(self.model, request.prompt_ids)
+        remaining = self._capacity - prompt_tokens
+        max_tokens = remaining if request.max_tokens is None else min(request.max_tokens, remaining)
+        if max_tokens < 1:
+            raise UserError(f"The prompt of {prompt_tokens} tokens fills the context of {self._capacity}; shorten it.")
         config, sampling = self.model.config, request.sampling
-        seen = Seen(request.prompt, config.vocabulary_size, self.model.device) if sampling.penalised else None
-        running = Running(request, room, seen, np.random.default_rng(request.seed))
+        seen = Seen(request.prompt_ids, config.vocabulary_size, self.model.device) if sampling.penalized else None
+        running = Running(request, max_tokens, seen, np.random.default_rng(request.seed))
         self._waiting.append(running)
         return running
 
     def remove(self, sequence: Running) -> None:
-        """Let a sequence leave before its end; one that has ended has left already."""
+        """Remove a sequence before its end; a finished one is already removed."""
         if sequence in self._waiting:
-            if sequence.read:
+            if sequence.prefilled:
                 self._cache.free(len(self._running), len(self._running))
             self._waiting.remove(sequence)
         elif sequence in self._running:
@@ -114,59 +120,58 @@ class Engine:
             self._cache.free(row, last)
             self._running[row] = self._running[last]
             self._running.pop()
-            if self._waiting and self._waiting[0].read:
+            if self._waiting and self._waiting[0].prefilled:
                 self._cache.free(last, last + 1)
 
     @torch.inference_mode()
-    def step(self) -> list[Written]:
-        """Write one token of every sequence whose prompt has been read; return them, in no fixed order.
+    def step(self) -> dict[Running, GeneratedToken]:
+        """Generate one token of every prefilled sequence.
 
-        There is none only when there is no sequence: where none is being written, prompts are read until one is.
+        The result is empty only if the engine has no sequence: while none decodes, prompts are prefilled until one is.
         """
         logits = []
         if self._running:
             part = self._cache.part(0, len(self._running))
             logits.append(self._decode([sequence.last for sequence in self._running], part))
         while self._waiting:
-            first = self._read()
+            first = self._prefill()
             if first is not None:
                 logits.append(first)
             if logits:
                 break
         if not logits:
-            return []
+            return {}
         return self._choose(torch.cat([part.float() for part in logits]))
 
-    def _read(self) -> Tensor | None:
-        """Read a piece of the prompts that wait; return the logits after those that are read now, if any is.
+    def _prefill(self) -> Tensor | None:
+        """Prefill a chunk of the waiting prompts; return the logits after those that are now complete, if any is.
 
-        The first of them may be read in part; it then has the row after those that are being written, and keeps its
-        place before all others.
+        The first prompt may be prefilled in part; it then has the row after the decoding sequences and stays first.
         """
-        sequences, start = self._next_to_read(), len(self._running)
-        prompts = [sequence.request.prompt[sequence.read :][: self._piece] for sequence in sequences]
+        sequences, start = self._next_to_prefill(), len(self._running)
+        prompts = [sequence.request.prompt_ids[sequence.prefilled :][: self._prefill_chunk] for sequence in sequences]
         tokens, counts = padded(prompts)
         part = self._cache.part(start, start + len(sequences))
         hidden = self.model.hidden_states(tokens.to(self.model.device), part, counts)
         for sequence, count in zip(sequences, counts, strict=True):
-            sequence.read += count
-        if sequences[0].read < len(sequences[0].request.prompt):
+            sequence.prefilled += count
+        if sequences[0].prefilled < len(sequences[0].request.prompt_ids):
             return None
         self._running += sequences
         del self._waiting[: len(sequences)]
         last = hidden[torch.arange(len(counts)), torch.tensor(counts) - 1]
         return self.model.logits(last)
 
-    def _next_to_read(self) -> list[Running]:
-        """Return the first that wait: as many as fit one piece, padded to the longest; a longer prompt alone."""
+    def _next_to_prefill(self) -> list[Running]:
+        """Return the first waiting sequences that fit one chunk, padded to the longest; a longer prompt alone."""
         longest = 0
         for count, sequence in enumerate(self._waiting):
-            longest = max(longest, len(sequence.request.prompt))
-            if count and self._piece is not None and longest * (count + 1) > self._piece:
+            longest = max(longest, len(sequence.request.prompt_ids))
+            if count and self._prefill_chunk is not None and longest * (count + 1) > self._prefill_chunk:
                 return self._waiting[:count]
         return list(self._waiting)
 
-    def _choose(self, logits: Tensor) -> list[Written]:
+    def _choose(self, logits: Tensor) -> dict[Running, GeneratedToken]:
         sequences = list(self._running)
         settings = [sequence.request.sampling for sequence in sequences]
         uniforms = torch.tensor(
@@ -174,31 +179,31 @@ class Engine:
             dtype=torch.float64,
         )
         chosen = choose(logits, settings, [one.seen for one in sequences], uniforms.to(logits.device)).tolist()
-        probabilities = _asked_probabilities(logits, sequences, chosen)
-        news = []
-        for sequence, token, own in zip(sequences, chosen, probabilities, strict=True):
-            sequence.last, sequence.written = token, sequence.written + 1
-            finish: Finish | None = None
+        logprobs = _requested_logprobs(logits, sequences, chosen)
+        generated = {}
+        for sequence, token, (logprob, top_logprobs) in zip(sequences, chosen, logprobs, strict=True):
+            sequence.last, sequence.completion_tokens = token, sequence.completion_tokens + 1
+            finish_reason: FinishReason | None = None
             if token in sequence.request.stop_ids:
-                finish = "stop"
-            elif sequence.written == sequence.room:
-                finish = "length"
+                finish_reason = "stop"
+            elif sequence.completion_tokens == sequence.max_tokens:
+                finish_reason = "length"
             elif sequence.seen is not None:
                 sequence.seen.add(token)
-            news.append(Written(sequence, token, finish, own))
-        for one in news:
-            if one.finish:
-                self.remove(one.sequence)
-        return news
+            generated[sequence] = GeneratedToken(token, finish_reason, logprob, top_logprobs)
+        for sequence, one in generated.items():
+            if one.finish_reason:
+                self.remove(sequence)
+        return generated
 
 
 Step = Callable[[Sequence[int], KVCache], Tensor]
-"""Adds one token to each row of a cache and returns the next ones' logits [rows, vocabulary]."""
+"""Adds one token to each row of a cache and returns the next logits [rows, vocabulary]."""
 
 
 def step_of(model: Transformer) -> Step:
-    """Return the fastest step there is for a model: compiled as a whole, or its forward pass."""
-    # Imported here, for numba takes a while and a GPU does without.
+    """Return the fastest step for a model: the compiled CPU kernel, or its forward pass."""
+    # Imported here: numba is slow to import, and a GPU does not need it.
     if model.device.type == "cpu" and model.config.family == "modern":
         from homegrown.inference.compiled_step import CompiledStep
 
@@ -215,15 +220,15 @@ def step_of(model: Transformer) -> Step:
 def check(model: Transformer, prompt: Sequence[int]) -> None:
     """Raise UserError if a prompt is empty or longer than the context."""
     if not prompt:
-        raise UserError("The prompt is empty; give at least one token, such as the one that starts a document.")
+        raise UserError("The prompt is empty; give at least one token.")
     if len(prompt) > model.config.context:
         raise UserError(
-            f"The prompt has {len(prompt)} tokens, more than the model's context of {model.config.context}; shorten it."
+            f"The prompt of {len(prompt)} tokens exceeds the model's context of {model.config.context}; shorten it."
         )
 
 
 def padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-    """Return prompts as int64 [prompts, longest], padded on the right, and how long each is."""
+    """Return prompts as int64 [prompts, longest], padded on the right, and the length of each."""
     counts = [len(prompt) for prompt in prompts]
     tokens = torch.zeros(len(prompts), max(counts), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
@@ -239,14 +244,12 @@ def allocate(model: Transformer, rows: int, capacity: int) -> KVCache:
     return KVCache(model.config, rows, capacity, weight.device, dtype)
 
 
-def _asked_probabilities(
-    logits: Tensor, sequences: Sequence[Running], chosen: Sequence[int]
-) -> list[LogProbabilities | None]:
-    asked = [row for row, sequence in enumerate(sequences) if sequence.request.likeliest is not None]
-    found: list[LogProbabilities | None] = [None] * len(sequences)
-    if asked:
-        counts = [sequences[row].request.likeliest or 0 for row in asked]
-        own = log_probabilities(logits[asked], [chosen[row] for row in asked], counts)
-        for row, one in zip(asked, own, strict=True):
+def _requested_logprobs(logits: Tensor, sequences: Sequence[Running], chosen: Sequence[int]) -> list[Logprobs]:
+    rows = [row for row, sequence in enumerate(sequences) if sequence.request.top_logprobs is not None]
+    found: list[Logprobs] = [(None, ())] * len(sequences)
+    if rows:
+        counts = [sequences[row].request.top_logprobs or 0 for row in rows]
+        own = log_probabilities(logits[rows], [chosen[row] for row in rows], counts)
+        for row, one in zip(rows, own, strict=True):
             found[row] = one
     return found

@@ -1,4 +1,4 @@
-"""Writing new tokens after prompts: the engine run to the end of all of them."""
+"""Batch generation: one engine that runs until all its prompts are finished."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,42 +14,41 @@ def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_tokens: int,
     sampling: Sampling = GREEDY,
     seed: int = 0,
     stop_ids: AbstractSet[int] = frozenset(),
 ) -> list[list[int]]:
-    """Return the new tokens after each of `prompts`, which may differ in length.
+    """Return the generated tokens of each of `prompts`, which may differ in length.
 
-    A sequence ends at `max_new_tokens`, at the end of the model's context, or before a token of `stop_ids`, which is
-    not returned. Each prompt has random numbers of its own, which depend on `seed`, the prompt, and how many equal
-    prompts stand before it, and not on its other neighbours.
+    A sequence ends at `max_tokens`, at the end of the model's context, or before a token of `stop_ids`. The random
+    numbers of a prompt depend on `seed`, the prompt, and the number of equal prompts before it, and on nothing else.
 
     Raises UserError if a prompt is empty or longer than the context.
     """
     for prompt in prompts:
         check(model, prompt)
-    written: list[list[int]] = [[] for _ in prompts]
+    completions: list[list[int]] = [[] for _ in prompts]
     seeds = _seeds(prompts, seed)
-    open_rows = [row for row, prompt in enumerate(prompts) if len(prompt) < model.config.context and max_new_tokens > 0]
-    if not open_rows:
-        return written
+    unfinished = [row for row, prompt in enumerate(prompts) if len(prompt) < model.config.context and max_tokens > 0]
+    if not unfinished:
+        return completions
     was_training = model.training
     model.eval()
-    longest = max(len(prompts[row]) for row in open_rows)
-    engine = Engine(model, rows=len(open_rows), capacity=longest + max_new_tokens)
-    places = {}
-    for row in open_rows:
+    longest = max(len(prompts[row]) for row in unfinished)
+    engine = Engine(model, rows=len(unfinished), capacity=longest + max_tokens)
+    rows = {}
+    for row in unfinished:
         request = Request(
-            prompt=prompts[row], max_new_tokens=max_new_tokens, sampling=sampling, seed=seeds[row], stop_ids=stop_ids
+            prompt_ids=prompts[row], max_tokens=max_tokens, sampling=sampling, seed=seeds[row], stop_ids=stop_ids
         )
-        places[engine.add(request)] = row
-    while news := engine.step():
-        for one in news:
-            if one.finish != "stop":
-                written[places[one.sequence]].append(one.token)
+        rows[engine.add(request)] = row
+    while generated := engine.step():
+        for sequence, token in generated.items():
+            if token.finish_reason != "stop":
+                completions[rows[sequence]].append(token.id)
     model.train(was_training)
-    return written
+    return completions
 
 
 def _seeds(prompts: Sequence[Sequence[int]], seed: int) -> list[int]:

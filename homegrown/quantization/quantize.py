@@ -187,11 +187,11 @@ def tokens_per_second(model: Transformer, prompt: Sequence[int]) -> float:
 
     A warm-up run lets layers reorder their weights.
     """
-    generate(model, [prompt], max_new_tokens=2)
+    generate(model, [prompt], max_tokens=2)
     return max(_speed(model, prompt) for _ in range(_RUNS))
 
 
 def _speed(model: Transformer, prompt: Sequence[int]) -> float:
     start = time.perf_counter()
-    (written,) = generate(model, [prompt], max_new_tokens=_WRITTEN)
+    (written,) = generate(model, [prompt], max_tokens=_WRITTEN)
     return len(written) / (time.perf_counter() - start)

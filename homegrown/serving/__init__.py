@@ -1,1 +1,1 @@
-"""Models served over HTTP, by OpenAI's API and on a page."""
+"""The HTTP server: OpenAI's API and a page."""

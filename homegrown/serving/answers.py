@@ -1,136 +1,151 @@
-"""OpenAI's answers: objects of `/v1`, whole and as pieces of a stream, as plain JSON values."""
+"""OpenAI's response objects, complete and as chunks of a stream, as plain JSON values."""
 
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from homegrown.serving.completion import Delta, Token, Written
+from homegrown.inference.engine import FinishReason, GeneratedToken
+from homegrown.inference.streaming import Chunk
 from homegrown.serving.service import Model
 
-_LEAST = -9999.0
-"""What OpenAI writes for the logarithm of nothing; JSON has no infinity."""
+_MIN_LOGPROB = -9999.0
+"""OpenAI's value for the logarithm of zero; JSON has no infinity."""
 
 
 @dataclass
 class Choice:
-    """One text of an answer, as it grows."""
+    """One completion of a response, as it grows."""
 
     index: int
     prompt: str = ""
-    """Goes before the text (`echo`)."""
+    """Precedes the text (`echo`)."""
     text: str = ""
-    tokens: list[Written] = field(default_factory=list)
-    count: int = 0
-    finish: str | None = None
+    tokens: list[GeneratedToken] = field(default_factory=list)
+    completion_tokens: int = 0
+    finish_reason: FinishReason | None = None
 
-    def add(self, delta: Delta) -> None:
-        """Take what was written."""
-        self.text += delta.text
-        self.tokens += delta.tokens
-        self.count, self.finish = delta.count, delta.finish
+    def add(self, chunk: Chunk) -> None:
+        """Append a chunk."""
+        self.text += chunk.text
+        self.tokens += chunk.tokens
+        self.completion_tokens, self.finish_reason = chunk.completion_tokens, chunk.finish_reason
 
 
 def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
-    """Return the tokens of a request and of all its texts; the prompt of several texts counts once."""
-    written = sum(choice.count for choice in choices)
+    """Return the token counts of a response; the prompt of several choices counts once."""
+    completion_tokens = sum(choice.completion_tokens for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
-        "completion_tokens": written,
-        "total_tokens": prompt_tokens + written,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 
-class Form:
-    """One kind of answer: its names, its choices, and its head, which all pieces of a stream share."""
+class ResponseObjects:
+    """The objects of one response: of a chat or a completion, with the fields that all chunks of a stream share."""
 
-    def __init__(self, model: str, *, chat: bool, logprobs: bool):
-        """`logprobs` says whether they were asked for."""
-        self._chat, self._logprobs = chat, logprobs
+    def __init__(self, model: Model, *, chat: bool, logprobs: bool):
+        """`logprobs` tells whether the request asks for them."""
+        self._chat, self._logprobs, self._token_bytes = chat, logprobs, model.token_bytes
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": model,
+            "model": model.name,
         }
 
-    def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
-        """Return the answer of a request that was not streamed."""
+    def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
+        """Return the response to a request without `stream`."""
         kind = "chat.completion" if self._chat else "text_completion"
         found = [self._choice(choice, choice.prompt + choice.text, choice.tokens) for choice in choices]
         return {**self._head, "object": kind, "choices": found, "usage": usage(choices, prompt_tokens)}
 
-    def opening(self, choice: Choice) -> dict[str, Any] | None:
-        """Return what a stream begins with for a choice: who speaks, or the prompt if it is to come back."""
+    def first(self, choice: Choice) -> dict[str, Any] | None:
+        """Return the first chunk of a choice: the role of a chat, or the prompt with `echo`."""
         if self._chat:
-            return self._piece([self._streamed(choice, {"role": "assistant", "content": ""}, None, None)])
-        return self._piece([self._streamed(choice, choice.prompt, None, None)]) if choice.prompt else None
+            return self._chunk([self._delta(choice, {"role": "assistant", "content": ""}, None, None)])
+        return self._chunk([self._delta(choice, choice.prompt, None, None)]) if choice.prompt else None
 
-    def piece(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
-        """Return a piece of a stream, None if there is nothing to say."""
-        if not (delta.text or delta.tokens or delta.finish):
+    def chunk(self, choice: Choice, chunk: Chunk) -> dict[str, Any] | None:
+        """Return a chunk of a stream, None if it is empty."""
+        if not (chunk.text or chunk.tokens or chunk.finish_reason):
             return None
-        text = {"content": delta.text} if self._chat and delta.text else {} if self._chat else delta.text
-        logprobs = self._shape(delta.tokens, len(choice.text) - len(delta.text)) if delta.tokens else None
-        return self._piece([self._streamed(choice, text, logprobs, delta.finish)])
+        text = {"content": chunk.text} if self._chat and chunk.text else {} if self._chat else chunk.text
+        logprobs = self._shape(chunk.tokens, len(choice.text) - len(chunk.text)) if chunk.tokens else None
+        return self._chunk([self._delta(choice, text, logprobs, chunk.finish_reason)])
 
     def last(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
-        """Return the piece with the number of tokens."""
-        return {**self._piece([]), "usage": usage(choices, prompt_tokens)}
+        """Return the chunk with the token counts."""
+        return {**self._chunk([]), "usage": usage(choices, prompt_tokens)}
 
-    def _piece(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head, "object": kind, "choices": choices}
 
-    def _streamed(self, choice: Choice, text: Any, logprobs: Any, finish: str | None) -> dict[str, Any]:
+    def _delta(self, choice: Choice, text: Any, logprobs: Any, finish_reason: FinishReason | None) -> dict[str, Any]:
         name = "delta" if self._chat else "text"
-        return {"index": choice.index, name: text, "logprobs": logprobs, "finish_reason": finish}
+        return {"index": choice.index, name: text, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def _choice(self, choice: Choice, text: str, tokens: Sequence[Written]) -> dict[str, Any]:
-        said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
+    def _choice(self, choice: Choice, text: str, tokens: Sequence[GeneratedToken]) -> dict[str, Any]:
+        body = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
         logprobs = self._shape(tokens, 0) if self._logprobs else None
-        return {"index": choice.index, **said, "logprobs": logprobs, "finish_reason": choice.finish}
+        return {"index": choice.index, **body, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
-    def _shape(self, tokens: Sequence[Written], offset: int) -> dict[str, Any]:
-        return _as_chat(tokens) if self._chat else _as_text(tokens, offset)
+    def _shape(self, tokens: Sequence[GeneratedToken], offset: int) -> dict[str, Any]:
+        if self._chat:
+            return _chat_logprobs(tokens, self._token_bytes)
+        return _completion_logprobs(tokens, self._token_bytes, offset)
 
 
-def _as_chat(tokens: Sequence[Written]) -> dict[str, Any]:
-    def one(token: Token) -> dict[str, Any]:
-        return {"token": _string(token), "logprob": _finite(token.logprob), "bytes": list(token.data)}
+def _chat_logprobs(tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes]) -> dict[str, Any]:
+    def one(token: int, logprob: float | None) -> dict[str, Any]:
+        data = token_bytes(token)
+        return {"token": _string(data), "logprob": _finite(logprob), "bytes": list(data)}
 
-    content = [{**one(written.token), "top_logprobs": list(map(one, written.likeliest))} for written in tokens]
+    content = [
+        {**one(token.id, token.logprob), "top_logprobs": [one(*top) for top in token.top_logprobs]} for token in tokens
+    ]
     return {"content": content, "refusal": None}
 
 
-def _as_text(tokens: Sequence[Written], offset: int) -> dict[str, Any]:
-    strings = [_string(written.token) for written in tokens]
+def _completion_logprobs(
+    tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes], offset: int
+) -> dict[str, Any]:
+    def top(token: GeneratedToken) -> dict[str, float]:
+        every = (*token.top_logprobs, (token.id, token.logprob))
+        return {_string(token_bytes(one)): _finite(logprob) for one, logprob in every}
+
+    strings = [_string(token_bytes(token.id)) for token in tokens]
     offsets = []
     for string in strings:
         offsets.append(offset)
         offset += len(string)
     return {
         "tokens": strings,
-        "token_logprobs": [_finite(written.token.logprob) for written in tokens],
+        "token_logprobs": [_finite(token.logprob) for token in tokens],
         "top_logprobs": [
-            {_string(token): _finite(token.logprob) for token in (*written.likeliest, written.token)}
-            for written in tokens
+            {
+                _string(token_bytes(top)): _finite(value)
+                for top, value in (*token.top_logprobs, (token.id, token.logprob))
+            }
+            for token in tokens
         ],
         "text_offset": offsets,
     }
 
 
-def _string(token: Token) -> str:
-    """Return a token as text; one that is a part of a character is shown by its bytes, as OpenAI does."""
+def _string(data: bytes) -> str:
+    """Return a token as text; part of a character is shown by its bytes, as OpenAI does."""
     try:
-        return token.data.decode()
+        return data.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.data)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def _finite(logprob: float) -> float:
-    return logprob if math.isfinite(logprob) else _LEAST
+def _finite(logprob: float | None) -> float:
+    return logprob if logprob is not None and math.isfinite(logprob) else _MIN_LOGPROB
 
 
 def model_object(model: Model) -> dict[str, Any]:
@@ -138,6 +153,6 @@ def model_object(model: Model) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": model.created, "owned_by": "homegrown"}
 
 
-def error_object(sentence: str, kind: str, setting: str | None, code: str | None) -> dict[str, Any]:
+def error_object(message: str, kind: str, field: str | None, code: str | None) -> dict[str, Any]:
     """Return an error in OpenAI's shape."""
-    return {"error": {"message": sentence, "type": kind, "param": setting, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": field, "code": code}}

@@ -1,4 +1,4 @@
-"""The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page where it is installed."""
+"""The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page if it is installed."""
 
 import asyncio
 import json
@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+import fastapi
+from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,13 +17,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from homegrown.serving.admission import Counted, KeyAsked, ShortBodies
-from homegrown.serving.answers import Choice, Form, error_object, model_object
-from homegrown.serving.completion import Completion, Delta, Reason, Refused
-from homegrown.serving.page.later import LatePage
+from homegrown.inference.engine import Request
+from homegrown.inference.streaming import Chunk
+from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit
+from homegrown.serving.answers import Choice, ResponseObjects, error_object, model_object
+from homegrown.serving.page.deferred import DeferredPage
 from homegrown.serving.page.policy import PagePolicy
-from homegrown.serving.service import Service, Writing
-from homegrown.serving.wire import ChatRequest, TextRequest
+from homegrown.serving.refusal import Reason, Refused
+from homegrown.serving.service import Generation, Service
+from homegrown.serving.wire import ChatCompletionBody, CompletionBody
 from homegrown.util.errors import UserError
 from homegrown.util.guard import Policy, SameOrigin
 from homegrown.util.seeds import derive
@@ -44,14 +47,14 @@ _RETRY = {"Retry-After": "1"}
 
 
 def application(service: Service, *, key: str | None, hosts: Sequence[str]) -> FastAPI:
-    """Return the application, which answers requests to `hosts` only, and with a `key` only those that have it."""
+    """Return the application; it answers requests to `hosts` only, and requires the `key` if there is one."""
     app = FastAPI(title="homegrown", docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_routes(app, service)
-    # The last one added is the first that a request comes to.
-    app.add_middleware(ShortBodies)
-    app.add_middleware(KeyAsked, key=key)
-    app.add_middleware(Counted, metrics=service.metrics)
+    # The last middleware is the first that a request reaches.
+    app.add_middleware(BodyLimit)
+    app.add_middleware(ApiKeyCheck, key=key)
+    app.add_middleware(AnswerCount, metrics=service.metrics)
     app.add_middleware(SameOrigin)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Policy)
@@ -67,39 +70,42 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models/{name}")
     async def model(name: str) -> dict[str, Any]:
-        """Say what is known of a model."""
+        """Return a model."""
         return model_object(service.model(name))
 
     @app.post("/v1/completions")
-    async def completions(body: TextRequest, request: Request) -> Response:
-        """Continue texts."""
-        asked: list[Completion] = []
+    async def completions(body: CompletionBody, http: fastapi.Request) -> Response:
+        """Complete prompts."""
+        requests: list[Request] = []
         echoes: list[str] = []
         for prompt in body.prompts:
+            prompt_ids = service.encode(body.model, prompt)
+            echo = "" if not body.echo else prompt if isinstance(prompt, str) else service.decode(body.model, prompt)
             for _ in range(body.n):
-                asked.append(body.completion(prompt, _seed(body.seed, len(asked))))
-                echoes.append(_as_text(service, body.model, prompt) if body.echo else "")
-        form = Form(body.model, chat=False, logprobs=body.logprobs is not None)
-        return await _answer(service, request, body, form, asked, echoes)
+                requests.append(body.request(prompt_ids, _seed(body.seed, len(requests))))
+                echoes.append(echo)
+        objects = ResponseObjects(service.model(body.model), chat=False, logprobs=body.logprobs is not None)
+        return await _answer(service, http, body, objects, requests, echoes)
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, request: Request) -> Response:
+    async def chat(body: ChatCompletionBody, http: fastapi.Request) -> Response:
         """Answer a conversation."""
-        asked = [body.completion(_seed(body.seed, index)) for index in range(body.n)]
-        form = Form(body.model, chat=True, logprobs=bool(body.logprobs))
-        return await _answer(service, request, body, form, asked, [""] * body.n)
+        prompt_ids = service.encode(body.model, [message.message() for message in body.messages])
+        requests = [body.request(prompt_ids, _seed(body.seed, index)) for index in range(body.n)]
+        objects = ResponseObjects(service.model(body.model), chat=True, logprobs=bool(body.logprobs))
+        return await _answer(service, http, body, objects, requests, [""] * body.n)
 
     @app.get("/health")
     async def health() -> Response:
-        """Say whether every model answers."""
+        """Return whether all models are ready."""
         state = service.state
-        failed = any(said not in ("ready", "loading") for said in state.values())
+        failed = any(value not in ("ready", "loading") for value in state.values())
         status = "failed" if failed else "loading" if "loading" in state.values() else "ok"
         return JSONResponse({"status": status, "models": state}, 200 if status == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Return Prometheus' figures."""
+        """Return the metrics for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -107,51 +113,48 @@ def _seed(seed: int | None, index: int) -> int | None:
     return None if seed is None else derive(seed, "choice", index)
 
 
-def _as_text(service: Service, name: str, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else service.text(name, prompt)
-
-
 async def _answer(
     service: Service,
-    request: Request,
-    body: TextRequest | ChatRequest,
-    form: Form,
-    asked: Sequence[Completion],
+    http: fastapi.Request,
+    body: CompletionBody | ChatCompletionBody,
+    objects: ResponseObjects,
+    requests: Sequence[Request],
     echoes: Sequence[str],
 ) -> Response:
-    """Begin what is asked for, all of it or nothing, and return it as it comes or when it is whole."""
+    """Submit all requests or none; return the response, streamed or complete."""
+    prompt_field = "prompt" if isinstance(body, CompletionBody) else "messages"
     with ExitStack() as stack:
-        writings = [stack.enter_context(service.begin(body.model, one)) for one in asked]
-        prompt_tokens = sum(one.prompt_tokens for one in writings[:: body.n])
+        generations = [stack.enter_context(service.submit(body.model, one, prompt_field)) for one in requests]
+        prompt_tokens = sum(one.prompt_tokens for one in generations[:: body.n])
         choices = [Choice(index, echo) for index, echo in enumerate(echoes)]
         if body.stream:
-            events = _events(form, choices, writings, prompt_tokens if body.include_usage else None)
+            events = _events(objects, choices, generations, prompt_tokens if body.include_usage else None)
             return _EventStream(events, stack.pop_all())
-        await _until_gone(request.receive, _collect(choices, writings))
-        return JSONResponse(form.whole(choices, prompt_tokens))
+        await _until_disconnect(http.receive, _collect(choices, generations))
+        return JSONResponse(objects.complete(choices, prompt_tokens))
 
 
-async def _collect(choices: Sequence[Choice], writings: Sequence[Writing]) -> None:
-    async for index, delta in _merged(writings):
-        choices[index].add(delta)
+async def _collect(choices: Sequence[Choice], generations: Sequence[Generation]) -> None:
+    async for index, chunk in _merged(generations):
+        choices[index].add(chunk)
 
 
 async def _events(
-    form: Form, choices: Sequence[Choice], writings: Sequence[Writing], prompt_tokens: int | None
+    objects: ResponseObjects, choices: Sequence[Choice], generations: Sequence[Generation], prompt_tokens: int | None
 ) -> AsyncIterator[bytes]:
-    """Yield the events of a stream; with `prompt_tokens`, the number of all tokens at its end."""
+    """Yield the events of a stream; with `prompt_tokens`, it ends with the token counts."""
     try:
         for choice in choices:
-            if opening := form.opening(choice):
-                yield _event(opening)
-        async for index, delta in _merged(writings):
-            choices[index].add(delta)
-            if piece := form.piece(choices[index], delta):
-                yield _event(piece)
+            if first := objects.first(choice):
+                yield _event(first)
+        async for index, chunk in _merged(generations):
+            choices[index].add(chunk)
+            if event := objects.chunk(choices[index], chunk):
+                yield _event(event)
         if prompt_tokens is not None:
-            yield _event(form.last(choices, prompt_tokens))
+            yield _event(objects.last(choices, prompt_tokens))
     except Exception as error:
-        # The status is sent already; OpenAI's clients raise what such an event says.
+        # The status is sent already; OpenAI's clients raise the error of such an event.
         yield _event(_error(error)[1])
     yield b"data: [DONE]\n\n"
 
@@ -160,48 +163,48 @@ def _event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-async def _merged(writings: Sequence[Writing]) -> AsyncIterator[tuple[int, Delta]]:
-    """Yield the deltas of all as they come, each with the place of its own."""
-    if len(writings) == 1:
-        # As nearly every request: a task for each token would be a tenth of the server's own work.
-        async for delta in writings[0]:
-            yield 0, delta
+async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, Chunk]]:
+    """Yield the chunks of all as they come, each with the index of its generation."""
+    if len(generations) == 1:
+        # The usual case: a task per token would be a tenth of the server's own work.
+        async for chunk in generations[0]:
+            yield 0, chunk
         return
-    pending = {asyncio.ensure_future(anext(writing)): index for index, writing in enumerate(writings)}
+    pending = {asyncio.ensure_future(anext(generation)): index for index, generation in enumerate(generations)}
     try:
         while pending:
             done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for one in done:
-                index, delta = pending.pop(one), one.result()
-                yield index, delta
-                if delta.finish is None:
-                    pending[asyncio.ensure_future(anext(writings[index]))] = index
+                index, chunk = pending.pop(one), one.result()
+                yield index, chunk
+                if chunk.finish_reason is None:
+                    pending[asyncio.ensure_future(anext(generations[index]))] = index
     finally:
         for one in pending:
             one.cancel()
 
 
-async def _until_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> None:
-    """Do some work, or as much of it as there is time for before the client goes away."""
+async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, _T]) -> None:
+    """Run some work until it is finished or the client disconnects."""
     working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(receive))
+    disconnected = asyncio.ensure_future(_disconnect(receive))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             working.result()
     finally:
         working.cancel()
-        gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        disconnected.cancel()
+        await asyncio.gather(working, disconnected, return_exceptions=True)
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events, which end what is being written when the client goes away."""
+    """Server-sent events; a disconnect of the client cancels the requests."""
 
     def __init__(self, events: AsyncIterator[bytes], stack: ExitStack):
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -209,11 +212,11 @@ class _EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._stack:
-            await _until_gone(receive, self.stream_response(send))
+            await _until_disconnect(receive, self.stream_response(send))
 
 
 def _add_errors(app: FastAPI) -> None:
-    async def answer(request: Request, error: Exception) -> Response:
+    async def answer(http: fastapi.Request, error: Exception) -> Response:
         status, body, headers = _error(error)
         return JSONResponse(body, status, headers)
 
@@ -225,24 +228,24 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Return the status, the body in OpenAI's shape, and headers."""
     if isinstance(error, Refused):
         status, kind, code = _REFUSALS[error.reason]
-        return status, error_object(str(error), kind, error.setting, code), _RETRY if status in (429, 503) else {}
+        return status, error_object(str(error), kind, error.field, code), _RETRY if status in (429, 503) else {}
     if isinstance(error, UserError):
         return 400, error_object(str(error), "invalid_request_error", None, None), {}
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            sentence = f"The body is no JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
-            return 400, error_object(sentence, "invalid_request_error", None, None), {}
-        setting = ".".join(str(part) for part in first["loc"][1:]) or None
-        sentence = f"{setting or 'The body'}: {first['msg']}."
-        return 400, error_object(sentence, "invalid_request_error", setting, None), {}
+            message = f"The body is not valid JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
+            return 400, error_object(message, "invalid_request_error", None, None), {}
+        field = ".".join(str(part) for part in first["loc"][1:]) or None
+        message = f"{field or 'The body'}: {first['msg']}."
+        return 400, error_object(message, "invalid_request_error", field, None), {}
     if isinstance(error, HTTPException):
         return error.status_code, error_object(str(error.detail), "invalid_request_error", None, None), {}
-    return 500, error_object("The server has failed; its log says how.", "server_error", None, None), {}
+    return 500, error_object("The server failed; see its log.", "server_error", None, None), {}
 
 
 def _add_page(app: FastAPI, service: Service) -> None:
-    """Mount the page at `/`, or say how to have one; routes that are there already go first."""
+    """Mount the page at `/`, or how to install it; existing routes take precedence."""
     if find_spec("gradio") is None:
 
         @app.get("/", include_in_schema=False)
@@ -256,15 +259,14 @@ def _add_page(app: FastAPI, service: Service) -> None:
 
         return app.application(service)
 
-    late = LatePage(make, PagePolicy)
-    app.router.lifespan_context = late.lifespan
-    app.mount("/", late)
+    page = DeferredPage(make, PagePolicy)
+    app.router.lifespan_context = page.lifespan
+    app.mount("/", page)
 
 
 _NO_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>homegrown</title></head><body>
-<p>This server speaks OpenAI's wire format at <code>/v1</code>, described in
-<a href="/openapi.json">/openapi.json</a>. For a page to talk to the model on:
-<code>pip install 'homegrown[page]'</code>, then start the server again.</p>
+<p>This server has OpenAI's API at <code>/v1</code>, described in <a href="/openapi.json">/openapi.json</a>.
+To chat in the browser, run <code>pip install 'homegrown[page]'</code> and restart the server.</p>
 </body></html>
 """

@@ -1,7 +1,7 @@
-"""llama.cpp as an engine: the server inside `xllamacpp`'s wheel, in this process, on a GGUF file.
+"""llama.cpp as an engine: the server inside the `xllamacpp` wheel, in this process, on a GGUF file.
 
-It is asked by a call, not over a network. The server that it cannot be without listens on a socket file in a folder
-that only its user can enter.
+Requests are function calls, without a network. The server cannot do without an address, so it listens on a socket file
+in a folder that only its user can enter.
 """
 
 import importlib.util
@@ -13,27 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from homegrown.inference.engine import Finish
-from homegrown.serving.completion import Completion, Delta, Refused, Token, Written
-from homegrown.serving.service import Order
+from homegrown.inference.engine import FinishReason, GeneratedToken, Request
+from homegrown.inference.streaming import Chunk
+from homegrown.serving.refusal import Refused
+from homegrown.serving.service import Deliver
 from homegrown.util.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_SEEDS = 2**32 - 1
-"""llama.cpp's own are 32 bits, of which the last means a random one."""
+_RANDOM_SEED = 2**32 - 1
+"""llama.cpp's seeds have 32 bits; the last one means a random seed."""
 
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
-"""In our order (`homegrown.inference.sampling`), so that the same settings mean the same."""
+"""In the order of `homegrown.inference.sampling`, so that equal parameters have equal effects."""
 
 
 def installed() -> bool:
-    """Return whether xllamacpp is there."""
+    """Return whether xllamacpp is installed."""
     return importlib.util.find_spec("xllamacpp") is not None
 
 
 class LlamaEngine:
-    """Writes the orders of one GGUF file; raises UserError if llama.cpp cannot load it."""
+    """Processes the requests of one GGUF file; raises UserError if llama.cpp cannot load it."""
 
     name = "llama.cpp"
 
@@ -47,9 +48,9 @@ class LlamaEngine:
         threads: int,
         fail: Callable[[str], None],
     ):
-        """Load the file; `exact` has everything computed in float32, cache and attention too, for files of that type.
+        """Load the file; with `exact`, cache and attention are in float32 too, for files of that type.
 
-        `fail` is told, once, why no more can be written.
+        `fail` is called once if the engine fails, with the reason.
         """
         self.rows, self.context = rows, context
         self._folder = tempfile.TemporaryDirectory(prefix="homegrown-")
@@ -57,62 +58,62 @@ class LlamaEngine:
         self._server = _server(file, exact, rows, context, threads, Path(self._folder.name) / "llama.sock")
         self._threads = ThreadPoolExecutor(rows, thread_name_prefix="llama.cpp")
 
-    def start(self, order: Order) -> Callable[[], None]:
-        """Take an order; return what cancels it."""
+    def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
+        """Take a request; return a function that cancels it."""
         cancelled = threading.Event()
-        self._threads.submit(self._write, order, cancelled)
+        self._threads.submit(self._process, request, deliver, cancelled)
         return cancelled.set
 
     def running(self) -> int:
-        """Return how many orders have a row now."""
+        """Return the number of requests that have a row."""
         return self._running
 
     def close(self) -> None:
-        """Drop all orders and free the memory."""
+        """Drop all requests and free the memory."""
         self._closed = True
         self._threads.shutdown(cancel_futures=True)
         del self._server
         self._folder.cleanup()
 
-    def _write(self, order: Order, cancelled: threading.Event) -> None:
+    def _process(self, request: Request, deliver: Deliver, cancelled: threading.Event) -> None:
         if cancelled.is_set() or self._closed:
             return
         with self._count:
             self._running += 1
         try:
-            self._ask(order, cancelled)
+            self._complete(request, deliver, cancelled)
         except Refused as error:
-            order.deliver(error)
+            deliver(error)
         except Exception as error:
-            _log.exception("llama.cpp has failed.")
-            self._fail(f"llama.cpp has failed ({error}); start the server again.")
-            order.deliver(RuntimeError(f"llama.cpp has failed ({error})"))
+            _log.exception("llama.cpp failed.")
+            self._fail(f"llama.cpp failed ({error}); restart the server.")
+            deliver(RuntimeError(f"llama.cpp failed ({error})"))
         finally:
             with self._count:
                 self._running -= 1
 
-    def _ask(self, order: Order, cancelled: threading.Event) -> None:
-        wrong: list[Exception] = []
-        ended = threading.Event()
+    def _complete(self, request: Request, deliver: Deliver, cancelled: threading.Event) -> None:
+        errors: list[Exception] = []
+        finished = threading.Event()
 
         def take(event: dict[str, Any]) -> bool:
-            """Pass an event on; return whether that is enough."""
+            """Deliver an event; return whether llama.cpp should stop."""
             try:
                 if "error" in event:
                     raise _error(event["error"])
-                delta = _delta(event, order.completion)
-                order.deliver(delta)
-                if delta.finish:
-                    ended.set()
+                chunk = _chunk(event, request.top_logprobs)
+                deliver(chunk)
+                if chunk.finish_reason:
+                    finished.set()
             except Exception as error:  # it must not reach C++
-                wrong.append(error)
-            return bool(wrong) or cancelled.is_set() or self._closed
+                errors.append(error)
+            return bool(errors) or cancelled.is_set() or self._closed
 
-        self._server.handle_completions(_body(order, self.context), take)
-        if wrong:
-            raise wrong[0]
-        if not (ended.is_set() or cancelled.is_set() or self._closed):
-            raise RuntimeError("it ended without a reason")
+        self._server.handle_completions(_body(request, self.context), take)
+        if errors:
+            raise errors[0]
+        if not (finished.is_set() or cancelled.is_set() or self._closed):
+            raise RuntimeError("no finish reason")
 
 
 def _server(file: Path, exact: bool, rows: int, context: int, threads: int, socket: Path) -> Any:
@@ -125,7 +126,7 @@ def _server(file: Path, exact: bool, rows: int, context: int, threads: int, sock
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.hostnames = [str(socket)]
     params.ui = params.endpoint_slots = params.fit_params = False
-    # A cache of old conversations beside that of the rows would grow to gigabytes.
+    # A cache of old conversations, in addition to that of the rows, would grow to gigabytes.
     params.cache_ram_mib = 0
     params.verbosity = -1
     if exact:
@@ -135,15 +136,15 @@ def _server(file: Path, exact: bool, rows: int, context: int, threads: int, sock
         return xllamacpp.Server(params)
     except RuntimeError as error:
         raise UserError(
-            f"llama.cpp cannot load {file} ({error}); choose a smaller --ctx-size or --parallel, or --engine homegrown."
+            f"llama.cpp cannot load {file} ({error}); reduce --ctx-size or --parallel, or use --engine homegrown."
         ) from error
 
 
-def _body(order: Order, context: int) -> dict[str, Any]:
-    completion, sampling = order.completion, order.completion.sampling
+def _body(request: Request, context: int) -> dict[str, Any]:
+    sampling = request.sampling
     return {
-        "prompt": order.prompt,
-        "max_tokens": order.room,
+        "prompt": list(request.prompt_ids),
+        "max_tokens": request.max_tokens,
         "stream": True,
         "timings_per_token": True,
         "temperature": 0.0 if sampling.greedy else sampling.temperature,
@@ -156,32 +157,32 @@ def _body(order: Order, context: int) -> dict[str, Any]:
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
         "samplers": _SAMPLERS,
-        "seed": order.seed % _SEEDS,
-        "stop": list(completion.stop),
-        # A prompt that is read in other pieces gives other last bits; where nobody can ask for the same again, what an
-        # earlier turn of the conversation left is a gain.
-        "cache_prompt": completion.seed is None and not sampling.greedy,
-        "logprobs": None if completion.logprobs is None else max(1, completion.logprobs),
+        "seed": _RANDOM_SEED if request.seed is None else request.seed % _RANDOM_SEED,
+        "stop": list(request.stop),
+        # A prompt prefilled in other chunks gives other last bits; where no request can be repeated exactly, the
+        # cache of an earlier turn of the conversation is a gain.
+        "cache_prompt": request.seed is None and not sampling.greedy,
+        "logprobs": None if request.top_logprobs is None else max(1, request.top_logprobs),
     }
 
 
-def _error(said: dict[str, Any]) -> Exception:
-    """Return what llama.cpp says of a request as an exception: one that it refuses is no failure of its own."""
-    code, message = said.get("code", 500), said.get("message", "no reason given")
-    return Refused(f"llama.cpp refuses this: {message}", "invalid") if code < 500 else RuntimeError(message)
+def _error(error: dict[str, Any]) -> Exception:
+    """Return llama.cpp's error as an exception: a refused request is not a failure of the engine."""
+    code, message = error.get("code", 500), error.get("message", "no reason given")
+    return Refused(f"llama.cpp refuses the request: {message}", "invalid") if code < 500 else RuntimeError(message)
 
 
-def _delta(event: dict[str, Any], completion: Completion) -> Delta:
+def _chunk(event: dict[str, Any], top_logprobs: int | None) -> Chunk:
     (choice,) = event["choices"]
     reason = choice["finish_reason"]
-    finish: Finish | None = None if reason is None else ("length" if reason == "length" else "stop")
+    finish_reason: FinishReason | None = None if reason is None else ("length" if reason == "length" else "stop")
     tokens = tuple(
-        Written(_token(one), tuple(map(_token, one["top_logprobs"][: completion.logprobs])))
+        GeneratedToken(
+            one["id"],
+            logprob=one["logprob"],
+            top_logprobs=tuple((top["id"], top["logprob"]) for top in one["top_logprobs"][:top_logprobs]),
+        )
         for one in (choice["logprobs"] or {}).get("content", ())
     )
     timings = event["timings"]
-    return Delta(choice["text"], tokens, timings["predicted_n"], finish, timings["predicted_ms"] / 1000)
-
-
-def _token(one: dict[str, Any]) -> Token:
-    return Token(one["id"], bytes(one["bytes"]), one["logprob"])
+    return Chunk(choice["text"], tokens, timings["predicted_n"], finish_reason, timings["predicted_ms"] / 1000)

@@ -1,4 +1,4 @@
-"""Models from files to engines: which engine writes for which model, and the GGUF file that llama.cpp needs."""
+"""Loading of models: the choice of the engine, and the GGUF file that llama.cpp needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from homegrown.util.errors import UserError
 Choice = Literal["auto", "homegrown", "llama.cpp"]
 
 _EXACT = "f32"
-"""The kind of GGUF file that computes as our weights do."""
+"""The kind of GGUF file with the same numbers as our weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A model to be served: its name, its files, and the kind of GGUF file that it is wanted as, if it is."""
+    """A model to serve: its name, its files, and the kind of GGUF file to serve it as, if any."""
 
     name: str
     artifact: Artifact
@@ -37,15 +37,15 @@ class Source:
 
     @property
     def created(self) -> int:
-        """When it was made, in seconds since 1970."""
+        """Time of its creation, in seconds since 1970."""
         return int(self.artifact.manifest.started.timestamp())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one engine may take: rows, the tokens of one (None: the model's context), threads, and weights of a type.
+    """The limits of one engine: rows, tokens per row (None: the model's context), and threads.
 
-    `precision` is that of our engine's unquantized weights; None leaves them as they are stored.
+    `precision` is the type of our engine's unquantized weights; None: as stored.
     """
 
     rows: int
@@ -55,20 +55,19 @@ class Limits:
 
 
 def source(name: str, artifact: Artifact, folder: Path, variant: str | None) -> Source:
-    """Return the model of this name as a source: `folder`, a part of the artifact, holds weights or a variant of them.
+    """Return a model to serve; `folder`, a part of the artifact, has its weights or a quantized variant.
 
-    A variant that is a kind of GGUF file can be had of any model in its weights' own type, too.
+    A model that is not quantized can be served as any kind of GGUF file.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: the variant does not exist.
     """
     served = f"{name}:{variant}" if variant else name
     if (folder / variants.GGUF_WEIGHTS).is_file() or not variant or (folder / variants.DESCRIPTION).is_file():
         return Source(name=served, artifact=artifact, folder=folder, kind=variant if variant in KINDS else None)
     if variant not in KINDS:
         raise UserError(
-            f"{name} can be served as it is, or as a GGUF file of kind {', '.join(KINDS)}, and not as "
-            f"{variant}; variants are in the versions of quantize."
+            f"{name} has no variant {variant}; use a version of quantize, or a kind of GGUF file ({', '.join(KINDS)})."
         )
     return Source(name=served, artifact=artifact, folder=folder, kind=variant)
 
@@ -76,36 +75,36 @@ def source(name: str, artifact: Artifact, folder: Path, variant: str | None) -> 
 def choose(
     source: Source, choice: Choice, device: str, precision: str | None = None
 ) -> Literal["homegrown", "llama.cpp"]:
-    """Return the engine that is to write; `auto` takes the faster one as measured (`docs/serving.md`).
+    """Return the engine for a model; `auto` takes the faster one as measured (`docs/serving.md`).
 
-    On a CPU that is llama.cpp for what is quantized as a GGUF file, where it is installed. Weights in their own type
-    are written as fast by ours, and several texts at once faster; so is everything on a GPU, or in a `precision`.
+    On a CPU that is llama.cpp for quantized GGUF files, if it is installed. Our engine is as fast with unquantized
+    weights, and faster with several requests; it is also used on a GPU, and for a `precision`.
 
     Raises:
-        UserError: llama.cpp is wanted, and is not installed, cannot run the model, or is asked for a precision.
+        UserError: llama.cpp is requested, but is not installed, cannot run the model, or does not support `precision`.
     """
     if choice == "llama.cpp":
         if precision:
-            raise UserError(
-                "--precision is our engine's; with llama.cpp name a kind of GGUF file, such as pretrain:bf16."
-            )
+            raise UserError("--precision needs the engine homegrown; with llama.cpp, use a GGUF kind: pretrain:bf16.")
         _check_llama(source)
         return choice
     if precision:
         return "homegrown"
-    small = source.kind not in (None, _EXACT)
-    return "llama.cpp" if choice == "auto" and small and device == "cpu" and llama_engine.installed() else "homegrown"
+    quantized = source.kind not in (None, _EXACT)
+    return (
+        "llama.cpp" if choice == "auto" and quantized and device == "cpu" and llama_engine.installed() else "homegrown"
+    )
 
 
 def _check_llama(source: Source) -> None:
     if not llama_engine.installed():
-        raise UserError("llama.cpp is not installed; pip install 'homegrown[llama-cpp]', or choose --engine homegrown.")
+        raise UserError("llama.cpp is not installed; run pip install 'homegrown[llama-cpp]' or use --engine homegrown.")
     if (source.folder / variants.GGUF_WEIGHTS).is_file():
         return
     if (source.folder / variants.DESCRIPTION).is_file():
-        raise UserError(f"llama.cpp cannot run {source.name}; choose --engine homegrown.")
+        raise UserError(f"llama.cpp cannot run {source.name}; use --engine homegrown.")
     if weights.load_config(source.folder / "config.json").family == "classic":
-        raise UserError(f"{source.name} is a classic model, which llama.cpp cannot run; choose --engine homegrown.")
+        raise UserError(f"llama.cpp cannot run {source.name}, a classic model; use --engine homegrown.")
     Vocabulary(source.folder)
 
 
@@ -117,10 +116,10 @@ def load(
     limits: Limits,
     fail: Callable[[str], None],
 ) -> tuple[Engine, Tokenizer]:
-    """Return a model's engine, ready to write, and its tokenizer; `fail` is told if it breaks later.
+    """Load a model and return its engine and tokenizer; `fail` is called if the engine fails later.
 
     Raises:
-        UserError: a file is damaged, a library is missing, or the context is too long.
+        UserError: a file is damaged, a library is missing, or `limits.context` exceeds the model's context.
     """
     tokenizer = tokens.load(source.folder)
     if engine == "homegrown":
@@ -134,8 +133,8 @@ def load(
     file = gguf_file(store, source)
     longest = _context(source, file)
     if limits.context is not None and limits.context > longest:
-        raise UserError(f"--ctx-size is {limits.context}, and the model's context is {longest}; give that or less.")
-    written = LlamaEngine(
+        raise UserError(f"--ctx-size is {limits.context}, but the model's context is {longest}; reduce it.")
+    llama = LlamaEngine(
         file,
         exact=(source.kind or _EXACT) == _EXACT,
         rows=limits.rows,
@@ -143,11 +142,11 @@ def load(
         threads=limits.threads,
         fail=fail,
     )
-    return written, tokenizer
+    return llama, tokenizer
 
 
 def gguf_file(store: Store, source: Source) -> Path:
-    """Return the model as a GGUF file: a variant's own, one that was exported, or one written now and kept."""
+    """Return the GGUF file of a model: of its variant, of an export, or a cached one."""
     if (own := source.folder / variants.GGUF_WEIGHTS).is_file():
         return own
     kind = source.kind or _EXACT
@@ -157,11 +156,11 @@ def gguf_file(store: Store, source: Source) -> Path:
         if manifest.stage == "export" and key in manifest.inputs.values() and name in manifest.files:
             if not store.damage(export):
                 return export.path / name
-    kept = store.root / ".state" / "gguf" / f"{key}-{kind}.gguf"
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_gguf(source.folder, kept, kind)
-    return kept
+    cached = store.root / ".state" / "gguf" / f"{key}-{kind}.gguf"
+    if not cached.is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_gguf(source.folder, cached, kind)
+    return cached
 
 
 def _context(source: Source, file: Path) -> int:

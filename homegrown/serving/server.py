@@ -1,4 +1,4 @@
-"""The server's life: it listens while models load, and ends at once and in order when it is told to."""
+"""The server process: it answers while models load, and shuts down at once on a signal."""
 
 import asyncio
 import contextlib
@@ -13,55 +13,55 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from homegrown.serving.page import later
+from homegrown.serving.page import deferred
 from homegrown.serving.service import Service
 
-_PATIENCE = 3
-"""Seconds that connections which do not end by themselves have at the end, such as those of a page."""
+_GRACE = 3
+"""Seconds for open connections at shutdown, such as those of a page."""
 
-_LOADING = ("models", later.THREAD)
-"""Names of the threads that load what the server serves."""
+_LOADING = ("models", deferred.THREAD)
+"""Names of the threads that load models and the page."""
 
 
 class Server(uvicorn.Server):
-    """Serves an application over a service until Ctrl-C or SIGTERM."""
+    """Serves an application until Ctrl-C or SIGTERM."""
 
     def __init__(self, app: ASGIApp, service: Service):
-        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_PATIENCE, lifespan="on"))
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE, lifespan="on"))
         self._service, self._error = service, None
 
     _error: BaseException | None
     _answering: Callable[[], None]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End what is being written, so that no client waits for its end, and then the server."""
+        """End all requests, so that no client waits for them, and then the server."""
         self._service.stop()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the connections and then the application, whose parts may not hold up the end for ever."""
+        """Close the connections and then the application, with a time limit."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(super().shutdown(sockets), 2 * _PATIENCE)
+            await asyncio.wait_for(super().shutdown(sockets), 2 * _GRACE)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals as long as the server runs; uvicorn would raise them once more afterwards."""
-        kept = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Handle signals while the server runs; uvicorn would raise them again afterwards."""
+        previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in kept.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer, and say so."""
+        """Start to answer, and report it."""
         await super().startup(sockets)
         self._answering()
 
     def serve_while(self, load: Callable[[], None], listening: socket.socket, answering: Callable[[], None]) -> None:
-        """Serve, and `load` the models meanwhile in a thread; what that raises ends the server and is raised here.
+        """Serve, and run `load` in a thread; an exception of it ends the server and is raised here.
 
-        `answering` is called once requests are answered.
+        `answering` is called when the server answers requests.
         """
         self._answering = answering
 
@@ -79,6 +79,6 @@ class Server(uvicorn.Server):
         if self._error:
             raise self._error
         if any(thread.name in _LOADING for thread in threading.enumerate()):
-            # It cannot be interrupted: Python would wait for it, or abort while it is in a library's C++.
+            # Such a thread cannot be interrupted: Python would wait for it, or abort inside a library's C++.
             sys.stdout.flush()
             os._exit(0)

@@ -1,87 +1,85 @@
-"""The models that are served, by name, to everything in this process that wants text of them: the API and the page.
+"""The served models by name, for everything in this process that generates text: the API and the page.
 
-An engine writes in threads of its own; here is where its tokens come back to the event loop.
+Engines run in threads of their own; here their chunks come back to the event loop.
 """
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, cast
 
 from tokenizers import Tokenizer
 
-from homegrown.serving.completion import Completion, Delta, Refused
+from homegrown.inference.engine import Request
+from homegrown.inference.streaming import Chunk
 from homegrown.serving.metrics import Metrics
+from homegrown.serving.refusal import Refused
 from homegrown.tokenizer import chat
 from homegrown.tokenizer.chat import Message
+from homegrown.tokenizer.detokenizer import vocabulary_bytes
 from homegrown.tokenizer.special import special_ids
 
-Deliver = Callable[[Delta | Exception], None]
-"""Called from the engine's thread with each delta, or with what ended the request before its end."""
+Prompt = str | Sequence[int] | Sequence[Message]
+"""Text, which starts a document; tokens as they are; or the messages of a conversation."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """A completion as an engine takes it: tokens, how many to write at most, and a seed."""
-
-    completion: Completion
-    prompt: list[int]
-    room: int
-    seed: int
-    deliver: Deliver
+Deliver = Callable[[Chunk | Exception], None]
+"""Called from the engine's thread with each chunk, or with the error that ended the request."""
 
 
 class Engine(Protocol):
-    """Writes several orders at once, as many as it has rows; the others wait their turn."""
+    """Processes as many requests at once as it has rows; the others wait in line."""
 
     name: str
     rows: int
     context: int
-    """Most tokens of one sequence, its prompt included."""
+    """Maximum tokens of a sequence, including its prompt."""
 
-    def start(self, order: Order) -> Callable[[], None]:
-        """Take an order; return what cancels it. Both may be called from any thread."""
+    def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
+        """Take a request; return a function that cancels it. Both can be called from any thread."""
 
     def running(self) -> int:
-        """Return how many orders have a row now."""
+        """Return the number of requests that have a row."""
 
     def close(self) -> None:
-        """Drop all orders and free the memory."""
+        """Cancel all requests and free the memory."""
 
 
 @dataclass
 class Model:
-    """A model that is served."""
+    """A served model."""
 
     name: str
     created: int
-    """When it was made, in seconds since 1970."""
+    """Time of its creation, in seconds since 1970."""
     tokenizer: Tokenizer | None = None
+    table: Sequence[bytes] = ()
     engine: Engine | None = None
-    """Until there is one, the model is being loaded."""
+    """None while the model is loading."""
     system: str | None = None
-    """What it is told where a conversation does not say it."""
+    """The default system message."""
     failure: str | None = None
-    """Why it will not answer again."""
-    opened: "set[Writing]" = field(default_factory=set)
+    """Why the model no longer answers."""
+    active: "set[Generation]" = field(default_factory=set)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of a token; special tokens, and those that pad the vocabulary, have none."""
+        return self.table[token] if token < len(self.table) else b""
 
 
-class Writing:
-    """A completion that is being written: iterate over its deltas, or `close` it, which ends it at once.
+class Generation:
+    """The output of a request while it is generated: iterate over its chunks, or `close` it to cancel the request.
 
-    It belongs to the event loop in which it was begun.
+    It belongs to the event loop that submitted the request.
     """
 
     def __init__(self, model: Model, prompt_tokens: int, metrics: Metrics):
         self.prompt_tokens = prompt_tokens
         self._model, self._metrics = model, metrics
-        self._loop, self._deltas = asyncio.get_running_loop(), asyncio.Queue[Delta | Exception]()
+        self._loop, self._chunks = asyncio.get_running_loop(), asyncio.Queue[Chunk | Exception]()
         self._cancel: Callable[[], None] = lambda: None
-        self._begun = time.perf_counter()
-        self._last, self._count, self._finished = self._begun, 0, False
+        self._last, self._completion_tokens, self._finished = time.perf_counter(), 0, False
 
     def __enter__(self) -> Self:
         return self
@@ -92,156 +90,151 @@ class Writing:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Delta:
+    async def __anext__(self) -> Chunk:
         if self._finished:
             raise StopAsyncIteration
-        delta = await self._deltas.get()
-        if isinstance(delta, Exception):
+        chunk = await self._chunks.get()
+        if isinstance(chunk, Exception):
             self._finished = True
-            raise delta
-        self._finished = delta.finish is not None
-        return delta
+            raise chunk
+        self._finished = chunk.finish_reason is not None
+        return chunk
 
     def close(self) -> None:
-        """End it; its row is free for others at the engine's next step."""
-        if self in self._model.opened:
-            self._model.opened.discard(self)
+        """Cancel the request; its row is free at the engine's next step."""
+        if self in self._model.active:
+            self._model.active.discard(self)
             self._cancel()
         self._finished = True
 
-    def deliver(self, delta: Delta | Exception) -> None:
-        """Take a delta from the engine's thread."""
-        # The loop may be closed: the server ends while an engine still writes.
+    def deliver(self, chunk: Chunk | Exception) -> None:
+        """Take a chunk from the engine's thread."""
+        # The loop may be closed: the server can end while an engine still generates.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._take, delta)
+            self._loop.call_soon_threadsafe(self._take, chunk)
 
-    def _take(self, delta: Delta | Exception) -> None:
-        if self not in self._model.opened:
+    def _take(self, chunk: Chunk | Exception) -> None:
+        if self not in self._model.active:
             return
-        if isinstance(delta, Delta):
-            now = time.perf_counter()
-            self._metrics.wrote(self._model.name, delta.count - self._count, now - self._last, first=not self._count)
-            self._last, self._count = now, delta.count
-        if isinstance(delta, Exception) or delta.finish:
-            self._model.opened.discard(self)
-        self._deltas.put_nowait(delta)
+        if isinstance(chunk, Chunk):
+            now, before = time.perf_counter(), self._completion_tokens
+            self._metrics.generated(
+                self._model.name, chunk.completion_tokens - before, now - self._last, first=not before
+            )
+            self._last, self._completion_tokens = now, chunk.completion_tokens
+        if isinstance(chunk, Exception) or chunk.finish_reason:
+            self._model.active.discard(self)
+        self._chunks.put_nowait(chunk)
 
 
 class Service:
-    """Models by name, each with its engine and a queue of bounded length before it."""
+    """Models by name, each with its engine and a bounded queue."""
 
     def __init__(self, models: Iterable[Model], *, queue: int, system: str | None = None):
-        """Serve models, of which `ready` says that they are loaded.
+        """Serve models; each answers once `ready` is called for it.
 
-        `queue` is how many completions may wait for a row of a model; `system` is what a conversation without a system
-        message begins with, instead of what the model has.
+        `queue` is the maximum of requests that wait for a row of a model. `system` replaces the models' default system
+        messages.
         """
         self._models = {model.name: model for model in models}
         self._queue, self._system, self._stopping = queue, system, False
         self.metrics = Metrics(self.lengths)
         self.at_stop: list[Callable[[], None]] = []
-        """Called once it is stopped, for what else has to end then."""
+        """Called by `stop`."""
 
     @property
     def names(self) -> list[str]:
-        """What models are called here, in the order in which they were named."""
+        """The names of the models, in the order of the command line."""
         return list(self._models)
 
     def model(self, name: str) -> Model:
-        """Return a model; raises Refused if there is none of this name."""
+        """Return a model; raises Refused if none has this name."""
         if name not in self._models:
             raise Refused(
-                f"The model {name!r} is not served here; these are: {', '.join(self._models)}.",
-                "unknown_model",
-                "model",
+                f"The model {name!r} is not served; use one of {', '.join(self._models)}.", "unknown_model", "model"
             )
         return self._models[name]
 
     def ready(self, name: str, engine: Engine, tokenizer: Tokenizer, system: str | None = None) -> None:
-        """Begin to serve a model that is loaded; `system` is its own system message, where it has one."""
+        """Start to serve a loaded model; `system` is its default system message."""
         model = self._models[name]
-        model.tokenizer, model.system = tokenizer, system
-        # The last, for it is what says that the model is there.
+        model.tokenizer, model.table, model.system = tokenizer, vocabulary_bytes(tokenizer), system
+        # Last: the engine makes the model ready.
         model.engine = engine
 
-    def failed(self, name: str, sentence: str) -> None:
-        """Say that a model cannot answer any more, and why."""
-        self._models[name].failure = sentence
+    def failed(self, name: str, message: str) -> None:
+        """Mark a model as failed, with the reason."""
+        self._models[name].failure = message
 
     @property
     def state(self) -> dict[str, str]:
-        """Of each model: `ready`, `loading`, or the sentence on why it failed."""
+        """The state of each model: `ready`, `loading`, or the reason of its failure."""
         return {name: model.failure or ("ready" if model.engine else "loading") for name, model in self._models.items()}
 
     def lengths(self) -> dict[str, tuple[int, int]]:
-        """Return for each model how many completions are being written, and how many wait."""
+        """Return the number of running and of queued requests of each model."""
         found = {}
         for name, model in self._models.items():
             running = model.engine.running() if model.engine else 0
-            found[name] = running, max(0, len(model.opened) - running)
+            found[name] = running, max(0, len(model.active) - running)
         return found
 
-    def encode(self, name: str, completion: Completion) -> list[int]:
-        """Return the tokens that a completion's prompt is for a model; raises Refused."""
-        model, prompt = self._loaded(name), completion.prompt
+    def encode(self, name: str, prompt: Prompt) -> list[int]:
+        """Return the token ids of a prompt; raises Refused if the model cannot take it."""
+        model = self._loaded(name)
         tokenizer = cast(Tokenizer, model.tokenizer)
         if isinstance(prompt, str):
+            _check_text(prompt)
             return [special_ids(tokenizer).bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
         if prompt and isinstance(prompt[0], Message):
+            messages = [cast(Message, message) for message in prompt]
+            _check_text(*(message.content for message in messages))
             system = model.system if self._system is None else self._system
-            messages = chat.with_system([cast(Message, message) for message in prompt], system)
-            return chat.encode(tokenizer, messages, reply=True)
+            return chat.encode(tokenizer, chat.with_system(messages, system), reply=True)
         ids = [cast(int, token) for token in prompt]
         if not ids:
             raise Refused("The prompt is empty; give at least one token.", "invalid", "prompt")
-        if not all(0 <= token < tokenizer.get_vocab_size() for token in ids):
-            raise Refused(
-                f"The prompt has a token that {name} does not know; its tokens are 0 to "
-                f"{tokenizer.get_vocab_size() - 1}.",
-                "invalid",
-                "prompt",
-            )
+        size = tokenizer.get_vocab_size()
+        if not all(0 <= token < size for token in ids):
+            raise Refused(f"The prompt has unknown tokens; those of {name} are 0 to {size - 1}.", "invalid", "prompt")
         return ids
 
-    def text(self, name: str, tokens: Sequence[int]) -> str:
-        """Return the text of tokens; special ones have none."""
+    def decode(self, name: str, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
         decoded: str = cast(Tokenizer, self._loaded(name).tokenizer).decode(list(tokens))
         return decoded
 
-    def begin(self, name: str, completion: Completion) -> Writing:
-        """Have a completion written; `with` it, so that it ends when nobody reads it any more.
+    def submit(self, name: str, request: Request, prompt_field: str = "prompt") -> Generation:
+        """Submit a request; use its generation in a `with` statement, which cancels it if the reader goes away.
+
+        `prompt_field` is the field of the prompt in error messages.
 
         Raises:
-            Refused: there is no such model, it is not loaded yet, the prompt does not fit its context, or too many
-                completions wait for it already.
+            Refused: there is no such model, it is loading, the prompt does not fit its context, or its queue is full.
         """
-        prompt = self.encode(name, completion)
         model = self._loaded(name)
         engine = cast(Engine, model.engine)
-        room = engine.context - len(prompt)
-        if room < 1 or (completion.max_tokens is not None and completion.max_tokens > room):
-            raise Refused(_too_long(engine.context, len(prompt), completion.max_tokens), "too_long", _fault(completion))
-        if len(model.opened) >= engine.rows + self._queue:
-            raise Refused(f"{len(model.opened)} completions of {name} are under way; try again soon.", "busy")
-        writing = Writing(model, len(prompt), self.metrics)
-        order = Order(
-            completion=completion,
-            prompt=prompt,
-            room=room if completion.max_tokens is None else completion.max_tokens,
-            seed=secrets.randbits(63) if completion.seed is None else completion.seed,
-            deliver=writing.deliver,
-        )
-        model.opened.add(writing)
-        self.metrics.read(name, len(prompt))
-        writing._cancel = engine.start(order)
-        return writing
+        _check_text(*request.stop)
+        prompt_tokens = len(request.prompt_ids)
+        remaining = engine.context - prompt_tokens
+        max_tokens = remaining if request.max_tokens is None else request.max_tokens
+        if remaining < 1 or max_tokens > remaining:
+            message = _too_long(engine.context, prompt_tokens, max_tokens if remaining >= 1 else None)
+            raise Refused(message, "too_long", prompt_field)
+        if len(model.active) >= engine.rows + self._queue:
+            raise Refused(f"The queue of {name} is full ({len(model.active)} requests); try again soon.", "busy")
+        generation = Generation(model, prompt_tokens, self.metrics)
+        model.active.add(generation)
+        self.metrics.prompt(name, prompt_tokens)
+        generation._cancel = engine.submit(replace(request, max_tokens=max_tokens), generation.deliver)
+        return generation
 
     def stop(self) -> None:
-        """End all that is being written, and take no more."""
+        """End all requests and refuse new ones."""
         self._stopping = True
         for model in self._models.values():
-            for writing in list(model.opened):
-                writing.deliver(Refused("The server was stopped.", "stopping"))
+            for generation in list(model.active):
+                generation.deliver(Refused("The server was stopped.", "stopping"))
         for call in self.at_stop:
             call()
 
@@ -256,17 +249,20 @@ class Service:
         if self._stopping:
             raise Refused("The server was stopped.", "stopping")
         if model.failure:
-            raise Refused(f"{name} cannot answer: {model.failure}", "failed")
+            raise Refused(f"{name} has failed: {model.failure}", "failed")
         if model.engine is None:
-            raise Refused(f"{name} is being loaded; try again soon.", "loading")
+            raise Refused(f"{name} is loading; try again soon.", "loading")
         return model
 
 
-def _too_long(context: int, prompt: int, asked: int | None) -> str:
-    sentence = f"This model's maximum context length is {context} tokens, and the prompt has {prompt}"
-    return f"{sentence}; shorten it." if asked is None else f"{sentence} while max_tokens asks for {asked} more."
+def _check_text(*texts: str) -> None:
+    """Refuse half of a surrogate pair, as left by a program that cuts an emoji: it has no bytes."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise Refused("The text has an unpaired surrogate; send valid Unicode.", "invalid") from error
 
 
-def _fault(completion: Completion) -> str:
-    prompt = completion.prompt
-    return "messages" if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Message) else "prompt"
+def _too_long(context: int, prompt_tokens: int, max_tokens: int | None) -> str:
+    message = f"This model's maximum context length is {context} tokens, but the prompt has {prompt_tokens}"
+    return f"{message}; shorten it." if max_tokens is None else f"{message} and max_tokens is {max_tokens}; reduce one."

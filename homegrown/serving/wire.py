@@ -1,7 +1,7 @@
-"""OpenAI's requests as this server takes them, checked at the edge.
+"""OpenAI's request bodies, checked at the edge.
 
-What OpenAI's clients send and what changes nothing here (`user`, `store`, `metadata`) is ignored, as is what this
-server does not know. What would change the answer and is not to be had is refused in a sentence.
+Fields of OpenAI that change nothing here (`user`, `store`, `metadata`) are ignored, like unknown ones. Fields that
+would change the output and are not supported are refused.
 """
 
 from collections.abc import Sequence
@@ -9,29 +9,36 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from homegrown.inference.engine import Request
 from homegrown.inference.sampling import Sampling
-from homegrown.serving.completion import Completion, Refused
+from homegrown.serving.refusal import Refused
 from homegrown.tokenizer.chat import Message
 
-MOST_CHOICES = 16
-"""Texts that one request may ask for."""
+MAX_CHOICES = 16
+"""Maximum choices of a request."""
 
-_MOST_MESSAGES = 1024
-_MOST_LIKELIEST = 20
+_MAX_MESSAGES = 1024
+_MAX_TOP_LOGPROBS = 20
 
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-class _Asked(BaseModel):
-    """What both kinds of request share."""
+class StreamOptions(BaseModel):
+    """The options of a stream."""
+
+    include_usage: bool = False
+
+
+class _Body(BaseModel):
+    """The fields of both kinds of requests."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     model: str
-    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
     stream: bool = False
-    stream_options: "StreamOptions | None" = None
+    stream_options: StreamOptions | None = None
     stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
     seed: int | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -45,82 +52,70 @@ class _Asked(BaseModel):
     logit_bias: dict[str, float] | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> "_Asked":
+    def _supported(self) -> "_Body":
         if self.logit_bias:
-            raise Refused("logit_bias is not to be had here; leave it out.", "invalid", "logit_bias")
+            raise Refused("logit_bias is not supported; remove it.", "invalid", "logit_bias")
         return self
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        """The strings that end a text."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
     def include_usage(self) -> bool:
-        """Whether a stream ends with the number of tokens."""
+        """Whether a stream ends with the token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self) -> Sampling:
-        """Return how tokens are chosen; OpenAI's defaults hold for what is not said."""
+    def _request(
+        self, prompt_ids: list[int], max_tokens: int | None, top_logprobs: int | None, seed: int | None
+    ) -> Request:
         names = ("top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        temperature = 1.0 if self.temperature is None else self.temperature
-        return Sampling(temperature=temperature, top_k=max(0, self.top_k or 0), **given)
+        temperature = 1.0 if self.temperature is None else self.temperature  # OpenAI's default
+        return Request(
+            prompt_ids=prompt_ids,
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature=temperature, top_k=max(0, self.top_k or 0), **given),
+            seed=seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            top_logprobs=top_logprobs,
+        )
 
 
-class StreamOptions(BaseModel):
-    """How a stream ends."""
-
-    include_usage: bool = False
-
-
-class TextRequest(_Asked):
+class CompletionBody(_Body):
     """The body of `/v1/completions`."""
 
-    prompt: str | _Tokens | Annotated[list[str] | list[_Tokens], Field(min_length=1, max_length=MOST_CHOICES)] = ""
+    prompt: str | _Tokens | Annotated[list[str] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)] = ""
     max_tokens: int | None = Field(16, ge=1)
     echo: bool = False
     suffix: str | None = None
     best_of: int | None = None
-    logprobs: int | None = Field(None, ge=0, le=_MOST_LIKELIEST)
+    logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
 
     @model_validator(mode="after")
-    def _writable(self) -> "TextRequest":
+    def _supported_completion(self) -> "CompletionBody":
         if self.suffix:
-            raise Refused("suffix is not to be had: the model writes forwards only; leave it out.", "invalid", "suffix")
+            raise Refused("suffix is not supported; remove it.", "invalid", "suffix")
         if self.best_of is not None and self.best_of != self.n:
-            raise Refused("best_of is not to be had; leave it out, and choose among n yourself.", "invalid", "best_of")
+            raise Refused("best_of is not supported; remove it and choose among n.", "invalid", "best_of")
         if self.echo and self.logprobs is not None:
-            raise Refused("echo has no log-probabilities of the prompt here; leave one of both out.", "invalid", "echo")
-        if len(self.prompts) * self.n > MOST_CHOICES:
-            sentence = (
-                f"{len(self.prompts)} prompts with n = {self.n} are more than {MOST_CHOICES} texts; ask for fewer."
-            )
-            raise Refused(sentence, "invalid", "n")
+            raise Refused("echo does not support logprobs; remove one of them.", "invalid", "echo")
+        if len(self.prompts) * self.n > MAX_CHOICES:
+            message = f"{len(self.prompts)} prompts with n = {self.n} exceed {MAX_CHOICES} choices; reduce one."
+            raise Refused(message, "invalid", "n")
         return self
 
     @property
     def prompts(self) -> Sequence[str | list[int]]:
-        """Every prompt."""
+        """All prompts."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
             return [[token for token in self.prompt if isinstance(token, int)]]
         return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
-    def completion(self, prompt: str | list[int], seed: int | None) -> Completion:
-        """Return what is asked of the model for one choice."""
-        return Completion(
-            prompt=prompt,
-            max_tokens=self.max_tokens,
-            sampling=self.sampling(),
-            stop=self.stops,
-            seed=seed,
-            logprobs=self.logprobs,
-        )
+    def request(self, prompt_ids: list[int], seed: int | None) -> Request:
+        """Return the request of one choice."""
+        return self._request(prompt_ids, self.max_tokens, self.logprobs, seed)
 
 
-class Part(BaseModel):
+class ContentPart(BaseModel):
     """A part of a message's content."""
 
     type: str
@@ -133,52 +128,46 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
 
     @field_validator("content")
     @classmethod
-    def _text(cls, content: str | list[Part] | None) -> str | list[Part] | None:
+    def _text(cls, content: str | list[ContentPart] | None) -> str | list[ContentPart] | None:
         if isinstance(content, list) and any(part.type != "text" or part.text is None for part in content):
-            raise Refused("The model reads text only; send parts of the type text.", "invalid", "messages")
+            raise Refused("Only text content is supported; send parts of type text.", "invalid", "messages")
         return content
 
     def message(self) -> Message:
-        """Return it as the template takes it."""
+        """Return it as the chat template takes it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text or "" for part in content)
         return Message("system" if self.role == "developer" else self.role, text)
 
 
-class ChatRequest(_Asked):
+class ChatCompletionBody(_Body):
     """The body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MOST_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=_MOST_LIKELIEST)
+    top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
     response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
 
     @model_validator(mode="after")
-    def _writable(self) -> "ChatRequest":
+    def _supported_chat(self) -> "ChatCompletionBody":
         if self.response_format and self.response_format.get("type") != "text":
-            sentence = "response_format can be text only; ask for JSON in the prompt, and check what comes."
-            raise Refused(sentence, "invalid", "response_format")
+            message = "response_format supports only text; ask for JSON in the prompt, and check the output."
+            raise Refused(message, "invalid", "response_format")
         if self.tools and self.tool_choice != "none":
-            raise Refused("The model calls no tools; leave them out.", "invalid", "tools")
+            raise Refused("tools are not supported; remove them.", "invalid", "tools")
         if self.top_logprobs is not None and not self.logprobs:
-            raise Refused("top_logprobs needs logprobs to be true.", "invalid", "top_logprobs")
+            raise Refused("top_logprobs needs logprobs; set it to true.", "invalid", "top_logprobs")
         return self
 
-    def completion(self, seed: int | None) -> Completion:
-        """Return what is asked of the model for one choice."""
-        return Completion(
-            prompt=[message.message() for message in self.messages],
-            max_tokens=self.max_completion_tokens or self.max_tokens,
-            sampling=self.sampling(),
-            stop=self.stops,
-            seed=seed,
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-        )
+    def request(self, prompt_ids: list[int], seed: int | None) -> Request:
+        """Return the request of one choice."""
+        top_logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return self._request(prompt_ids, self.max_completion_tokens or self.max_tokens, top_logprobs, seed)

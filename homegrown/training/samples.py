@@ -40,7 +40,7 @@ class Sampler:
             written = generate(
                 model,
                 [prompt.tokens for prompt in self._prompts],
-                max_new_tokens=self._tokens,
+                max_tokens=self._tokens,
                 sampling=_SAMPLING,
                 seed=self._seed,
                 stop_ids=self._stop_ids,

@@ -49,7 +49,7 @@ def test_continuations_are_greedy_and_in_order() -> None:
     model = small_model()
     tasks = [Task([0, 10 + number], [0] * 5, number) for number in range(70)]
     written = continue_all(model, tasks, end=2)
-    assert written == [generate(model, [task.prompt], max_new_tokens=5, stop_ids={2})[0] for task in tasks]
+    assert written == [generate(model, [task.prompt], max_tokens=5, stop_ids={2})[0] for task in tasks]
 
 
 def test_speed_is_positive() -> None:

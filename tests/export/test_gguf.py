@@ -116,7 +116,7 @@ def test_greedy_continuations_are_the_same(which: str, request: pytest.FixtureRe
     model, tokenizer = weights.load(source), load(source)
     prompts = [[0, *tokenizer.encode(text).ids] for text in ("Return the", "def encode(", "日本")]
     # With ignore_eos, llama.cpp never chooses a stop token, so both agree until ours does.
-    expected = generate(model, prompts, max_new_tokens=40, stop_ids=chat.stop_ids(tokenizer))
+    expected = generate(model, prompts, max_tokens=40, stop_ids=chat.stop_ids(tokenizer))
     assert sum(map(len, expected)) > 60
     write_gguf(source, tmp_path / "file.gguf", "f32")
     with serving(tmp_path / "file.gguf") as server:

@@ -77,7 +77,7 @@ def test_greedy_tokens_are_the_same(source: Path, exported: Path) -> None:
     model = weights.load(source)
     runtime = Runtime(exported, model.config)
     for prompts in (PROMPTS, PROMPTS[1:], PROMPTS[:1]):
-        assert runtime.generate(prompts, 30) == generate(model, prompts, max_new_tokens=30)
+        assert runtime.generate(prompts, 30) == generate(model, prompts, max_tokens=30)
     beside = ["chat_template.jinja", "special_tokens_map.json", "tokenizer_config.json"]
     beside += ["config.json", "generation_config.json"]
     shape = AutoConfig.from_pretrained(exported.parent)

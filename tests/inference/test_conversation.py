@@ -1,4 +1,4 @@
-"""A conversation: what the model is given, what is forgotten, and that nothing is cut silently."""
+"""A conversation: the prompt of each answer, the dropped messages, and that nothing is cut silently."""
 
 import pytest
 from tokenizers import Tokenizer
@@ -14,12 +14,12 @@ from tests.serving.conftest import CONTEXT
 
 @pytest.fixture
 def conversation(model: Transformer, tokenizer: Tokenizer) -> Conversation:
-    return Conversation(model, tokenizer, GREEDY, system="Be brief.", max_new_tokens=10, seed=0)
+    return Conversation(model, tokenizer, GREEDY, system="Be brief.", max_tokens=10, seed=0)
 
 
 def expected(model: Transformer, tokenizer: Tokenizer, messages: list[Message]) -> str:
     prompt = encode(tokenizer, messages, reply=True)
-    (tokens,) = generate(model, [prompt], max_new_tokens=10, stop_ids=stop_ids(tokenizer))
+    (tokens,) = generate(model, [prompt], max_tokens=10, stop_ids=stop_ids(tokenizer))
     return tokenizer.decode(tokens)
 
 
@@ -27,7 +27,7 @@ def read(answer: Answer) -> str:
     return "".join(answer)
 
 
-def test_each_answer_follows_from_all_that_was_said(
+def test_each_answer_follows_from_all_messages(
     conversation: Conversation, model: Transformer, tokenizer: Tokenizer
 ) -> None:
     messages = [Message("system", "Be brief."), Message("user", "Why?")]
@@ -39,7 +39,7 @@ def test_each_answer_follows_from_all_that_was_said(
     assert read(conversation.say("Why?")) == first
 
 
-def test_a_stopped_answer_is_remembered_as_far_as_it_went(
+def test_a_stopped_answer_stays_in_the_conversation(
     conversation: Conversation, model: Transformer, tokenizer: Tokenizer
 ) -> None:
     answer = conversation.say("Why?")
@@ -49,14 +49,14 @@ def test_a_stopped_answer_is_remembered_as_far_as_it_went(
     assert read(conversation.say("So?")) == expected(model, tokenizer, [*messages, Message("user", "So?")])
 
 
-def test_the_oldest_messages_leave_and_it_is_said(
+def test_the_oldest_messages_are_dropped_and_counted(
     conversation: Conversation, model: Transformer, tokenizer: Tokenizer
 ) -> None:
     system, said = [Message("system", "Be brief.")], list[Message]()
     for number in range(8):
         said.append(Message("user", f"Question {number}?"))
         answer = conversation.say(said[-1].content)
-        said = said[answer.forgotten :]
+        said = said[answer.dropped :]
         assert len(encode(tokenizer, [*system, *said], reply=True)) + 10 <= CONTEXT
         said.append(Message("assistant", read(answer)))
         assert said[-1].content == expected(model, tokenizer, [*system, *said[:-1]])
@@ -64,18 +64,18 @@ def test_the_oldest_messages_leave_and_it_is_said(
 
 
 def test_a_message_too_long_leaves_the_conversation_as_it_was(conversation: Conversation, model, tokenizer) -> None:
-    with pytest.raises(UserError, match="too long for the model's context of 128"):
+    with pytest.raises(UserError, match="The message and its answer exceed the context of 128"):
         conversation.say("long " * 100)
     messages = [Message("system", "Be brief."), Message("user", "Why?")]
     assert read(conversation.say("Why?")) == expected(model, tokenizer, messages)
 
 
-def test_an_answer_that_ran_out_of_room_says_so(conversation: Conversation) -> None:
+def test_the_finish_reason_is_that_of_the_last_token(conversation: Conversation) -> None:
     answer = conversation.say("Why?")
     read(answer)
-    assert answer.cut == (answer.tokens == 10)
+    assert (answer.finish_reason == "length") == (answer.completion_tokens == 10)
 
 
 def test_a_system_message_too_long_is_refused(model: Transformer, tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="system message leaves no room"):
-        Conversation(model, tokenizer, GREEDY, system="x" * 130, max_new_tokens=10, seed=0)
+    with pytest.raises(UserError, match="system message fills the context"):
+        Conversation(model, tokenizer, GREEDY, system="x" * 130, max_tokens=10, seed=0)

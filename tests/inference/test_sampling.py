@@ -1,4 +1,4 @@
-"""Filters and penalties beside `transformers`' logits processors, the draw beside its distribution."""
+"""Filters and penalties against `transformers`' logits processors, the draw against its distribution."""
 
 from collections import Counter
 
@@ -71,16 +71,18 @@ def test_the_repetition_penalty_is_that_of_transformers(logits: torch.Tensor) ->
 
 
 def test_frequency_and_presence_follow_the_published_formula(logits: torch.Tensor) -> None:
-    """mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence, of what was written, not of the prompt."""
-    seen, written = Seen([7, 7, 8], VOCABULARY, torch.device("cpu")), [5, 9, 5, 5, 7]
-    for token in written:
+    """mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence, over generated tokens, not the prompt."""
+    seen, generated = Seen([7, 7, 8], VOCABULARY, torch.device("cpu")), [5, 9, 5, 5, 7]
+    for token in generated:
         seen.add(token)
     one = Sampling(frequency_penalty=0.4, presence_penalty=1.1)
-    counts = Counter(written)
+    counts = Counter(generated)
     expected = [value - counts[token] * 0.4 - (counts[token] > 0) * 1.1 for token, value in enumerate(logits[0])]
     best = max(range(VOCABULARY), key=lambda token: expected[token])
     assert sampling.choose(logits[:1], [one], [seen], torch.zeros(1)).tolist() == [best]
-    ours = sampling.frequency_and_presence(logits[:1], seen.written[None], torch.tensor([[0.4]]), torch.tensor([[1.1]]))
+    ours = sampling.frequency_and_presence(
+        logits[:1], seen.generated[None], torch.tensor([[0.4]]), torch.tensor([[1.1]])
+    )
     torch.testing.assert_close(ours[0], torch.stack(expected))
 
 
@@ -100,7 +102,7 @@ def frequencies(**options: float) -> list[float]:
     [
         (0, 1.0, {0, 1, 2, 3, 4}),
         (2, 1.0, {1, 3}),
-        (0, 0.4, {1}),  # the likeliest reaches it alone
+        (0, 0.4, {1}),  # the most likely token alone is enough
         (0, 0.69, {1, 3}),
         (0, 0.71, {1, 3, 4}),
         (2, 0.71, {1, 3}),
@@ -119,7 +121,7 @@ def test_temperature_sharpens_by_powers() -> None:
     assert frequencies(temperature=0.5) == pytest.approx(expected, abs=2e-3)
 
 
-def test_a_chance_of_nearly_one_draws_no_token_that_was_taken_out() -> None:
+def test_a_random_number_near_one_draws_no_removed_token() -> None:
     logits = torch.full((1, 50_000), -torch.inf)
     logits[0, :1000] = 0.0
     assert sampling.draw(logits, torch.tensor([1 - 2**-53], dtype=torch.float64)).item() == 999
@@ -152,6 +154,6 @@ def test_a_temperature_of_nearly_nothing_is_greedy(logits: torch.Tensor) -> None
         ("presence_penalty", float("-inf")),
     ],
 )
-def test_a_value_out_of_range_is_the_user_s_to_mend(name: str, value: float) -> None:
+def test_a_value_out_of_range_is_a_user_error(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"{name} is {value}"):
         Sampling(**{name: value})

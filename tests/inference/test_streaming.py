@@ -1,4 +1,4 @@
-"""Text as it is written, beside the text of all tokens at once."""
+"""Text as it is generated, against the text of all tokens at once."""
 
 import pytest
 from tokenizers import Tokenizer
@@ -11,32 +11,31 @@ from homegrown.tokenizer.detokenizer import vocabulary_bytes
 
 
 @pytest.fixture
-def whole(model: Transformer, tokenizer: Tokenizer) -> str:
-    return tokenizer.decode(generate(model, [[0, 50]], max_new_tokens=60)[0])
+def complete(model: Transformer, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(generate(model, [[0, 50]], max_tokens=60)[0])
 
 
-def test_the_pieces_are_the_whole(model: Transformer, tokenizer: Tokenizer, whole: str) -> None:
-    pieces = list(
-        stream(
-            Engine(model, rows=1), Request(prompt=[0, 50], max_new_tokens=60), vocabulary_bytes(tokenizer), ["never"]
-        )
-    )
-    assert "".join(piece.text for piece in pieces) == whole
-    assert [piece.finish for piece in pieces] == [None] * 59 + ["length"]
+def test_the_chunks_are_the_complete_text(model: Transformer, tokenizer: Tokenizer, complete: str) -> None:
+    request = Request(prompt_ids=[0, 50], max_tokens=60, stop=("never",))
+    chunks = list(stream(Engine(model, rows=1), request, vocabulary_bytes(tokenizer)))
+    assert "".join(chunk.text for chunk in chunks) == complete
+    assert [chunk.finish_reason for chunk in chunks] == [None] * 59 + ["length"]
+    assert [chunk.completion_tokens for chunk in chunks] == list(range(1, 61))
 
 
-def test_a_stop_string_over_several_tokens_ends_it(model: Transformer, tokenizer: Tokenizer, whole: str) -> None:
-    stop, engine = whole[20:24], Engine(model, rows=1)
-    pieces = list(stream(engine, Request(prompt=[0, 50], max_new_tokens=60), vocabulary_bytes(tokenizer), [stop]))
-    assert "".join(piece.text for piece in pieces) == whole[: whole.index(stop)]
-    assert pieces[-1].finish == "stop"
+def test_a_stop_string_over_several_tokens_ends_it(model: Transformer, tokenizer: Tokenizer, complete: str) -> None:
+    stop, engine = complete[20:24], Engine(model, rows=1)
+    request = Request(prompt_ids=[0, 50], max_tokens=60, stop=(stop,))
+    chunks = list(stream(engine, request, vocabulary_bytes(tokenizer)))
+    assert "".join(chunk.text for chunk in chunks) == complete[: complete.index(stop)]
+    assert chunks[-1].finish_reason == "stop"
     assert engine.free == 1
 
 
-def test_who_goes_away_early_leaves_the_engine_free(model: Transformer, tokenizer: Tokenizer) -> None:
+def test_closing_early_frees_the_engine(model: Transformer, tokenizer: Tokenizer) -> None:
     engine = Engine(model, rows=1)
-    pieces = stream(engine, Request(prompt=[0, 50], max_new_tokens=60), vocabulary_bytes(tokenizer))
-    next(pieces)
+    chunks = stream(engine, Request(prompt_ids=[0, 50], max_tokens=60), vocabulary_bytes(tokenizer))
+    next(chunks)
     assert engine.free == 0
-    pieces.close()
+    chunks.close()
     assert engine.free == 1

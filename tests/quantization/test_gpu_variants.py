@@ -32,4 +32,4 @@ def test_a_variant_on_a_gpu_equals_the_cpu(pretrain: Callable[..., Path], tmp_pa
     # torchao's int4 has another layout on a GPU, and rounds activations to bfloat16 there.
     error = 0.02 if variant != "torchao-int4" else 0.1
     assert (found - expected).norm() < error * (expected - expected.mean(-1, keepdim=True)).norm()
-    assert [len(written) for written in generate(there, [[0, 5, 9], [0]], max_new_tokens=6)] == [6, 6]
+    assert [len(written) for written in generate(there, [[0, 5, 9], [0]], max_tokens=6)] == [6, 6]

@@ -106,7 +106,7 @@ def test_better_kinds_of_gguf_are_larger_and_nearer(made: Path, tmp_path: Path) 
 def test_generation_with_a_cache_runs_on_every_variant(made: Path) -> None:
     for variant in REQUIREMENTS:
         model = load_variant(made / variant)
-        written = generate(model, [[0, 5, 9], [0]], max_new_tokens=6)
+        written = generate(model, [[0, 5, 9], [0]], max_tokens=6)
         assert [len(tokens) for tokens in written] == [6, 6]
         with torch.inference_mode():
             assert model(torch.tensor([[0, 5, 9]]))[0, -1].argmax() == written[0][0]

@@ -1,4 +1,4 @@
-"""A small model with a tokenizer of bytes, as the stages leave them."""
+"""A small model with a tokenizer of bytes, as artifacts of the stages."""
 
 from pathlib import Path
 

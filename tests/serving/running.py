@@ -1,4 +1,4 @@
-"""A server as `homegrown serve` starts it, in a thread of the tests' own process."""
+"""A server as `homegrown serve` starts it, in a thread of the tests' process, and an engine that a test controls."""
 
 import threading
 import time
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from homegrown.serving.service import Order
+from homegrown.inference.engine import Request
+from homegrown.serving.service import Deliver
 from homegrown.util.guard import listen
 
 
@@ -20,14 +21,14 @@ def running(app: ASGIApp) -> Iterator[str]:
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    # At once, whatever is still open; how `homegrown serve` ends is seen in test_serve.
+    # At once, with open connections; test_serve has the orderly shutdown.
     server.should_exit = server.force_exit = True
     thread.join()
     listening.close()
 
 
 def soon(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
@@ -35,18 +36,20 @@ def soon(condition: Callable[[], bool]) -> None:
 
 
 class Silent:
-    """An engine that takes orders and writes nothing until it is told to."""
+    """An engine that takes requests and generates only what a test delivers."""
 
     name = "silent"
     rows = 2
     context = 64
 
     def __init__(self) -> None:
-        self.orders: list[Order] = []
+        self.requests: list[Request] = []
+        self.deliveries: list[Deliver] = []
         self.cancelled = 0
 
-    def start(self, order: Order) -> Callable[[], None]:
-        self.orders.append(order)
+    def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
+        self.requests.append(request)
+        self.deliveries.append(deliver)
 
         def cancel() -> None:
             self.cancelled += 1
@@ -54,7 +57,7 @@ class Silent:
         return cancel
 
     def running(self) -> int:
-        return min(self.rows, len(self.orders) - self.cancelled)
+        return min(self.rows, len(self.requests) - self.cancelled)
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""An engine that writes what it is told to, token by token, for tests of what stands before it."""
+"""An engine that generates a given text, token by token, for tests of the page."""
 
 import math
 import threading
@@ -7,35 +7,37 @@ from collections.abc import Callable
 
 from tokenizers import Tokenizer
 
-from homegrown.serving.completion import Delta, Token, Written
-from homegrown.serving.service import Order
+from homegrown.inference.engine import GeneratedToken, Request
+from homegrown.inference.streaming import Chunk, decode_token
+from homegrown.serving.service import Deliver
 from homegrown.tokenizer.detokenizer import TextStream, vocabulary_bytes
 
 LIKELY = 0.6
 """The probability of each token."""
 
 OTHERS = {" or": 0.25, "<i>": 0.15}
-"""What else is likely everywhere."""
+"""The other top tokens, everywhere."""
 
 
 SPEED = 50.0
-"""Tokens a second that it says it writes."""
+"""Tokens per second that the engine reports."""
 
 
 class ScriptedEngine:
-    """Writes `text` to every order, but no more tokens than are `allowed` now."""
+    """Generates `text` for every request, but no more tokens than are `allowed` now."""
 
     def __init__(self, name: str, tokenizer: Tokenizer, text: str, *, context: int):
         self.name, self.rows, self.context, self.text = name, 4, context, text
         self.allowed = math.inf
-        self.orders: list[Order] = []
+        self.requests: list[Request] = []
         self.cancelled = 0
         self._tokenizer, self._table = tokenizer, vocabulary_bytes(tokenizer)
+        self._others = tuple((self._table.index(text.encode()), math.log(share)) for text, share in OTHERS.items())
 
-    def start(self, order: Order) -> Callable[[], None]:
+    def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
         gone = threading.Event()
-        self.orders.append(order)
-        threading.Thread(target=self._write, args=(order, gone), daemon=True).start()
+        self.requests.append(request)
+        threading.Thread(target=self._generate, args=(request, deliver, gone), daemon=True).start()
 
         def cancel() -> None:
             self.cancelled += 1
@@ -49,19 +51,20 @@ class ScriptedEngine:
     def close(self) -> None:
         pass
 
-    def _write(self, order: Order, gone: threading.Event) -> None:
-        numbers = self._tokenizer.encode(self.text, add_special_tokens=False).ids
-        text = TextStream(self._table, order.completion.stop)
-        others = tuple(Token(-1, other.encode(), math.log(share)) for other, share in OTHERS.items())
-        for count, number in enumerate(numbers, 1):
+    def _generate(self, request: Request, deliver: Deliver, gone: threading.Event) -> None:
+        ids = self._tokenizer.encode(self.text, add_special_tokens=False).ids
+        text = TextStream(self._table, request.stop)
+        for count, token_id in enumerate(ids, 1):
             while count > self.allowed and not gone.is_set():
                 time.sleep(0.02)
             if gone.is_set():
                 return
-            more = text.feed(number)
-            finish = "length" if count == order.room else "stop" if text.stopped or count == len(numbers) else None
-            token = Token(number, self._table[number], math.log(LIKELY))
-            more += text.end() if finish else ""
-            order.deliver(Delta(more, (Written(token, (token, *others)),), count, finish, count / SPEED))
-            if finish:
+            top = ((token_id, math.log(LIKELY)), *self._others)
+            last = "length" if count == request.max_tokens else None
+            token = GeneratedToken(token_id, last, math.log(LIKELY), top)
+            more, finish_reason = decode_token(text, token)
+            if finish_reason is None and count == len(ids):
+                more, finish_reason = more + text.end(), "stop"
+            deliver(Chunk(more, (token,), count, finish_reason, count / SPEED))
+            if finish_reason:
                 return

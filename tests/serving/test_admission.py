@@ -1,4 +1,4 @@
-"""Who is let in, who waits, and what is said while a model loads, fails or nobody listens any more."""
+"""The API key, the queue, and the answers while a model loads, after it fails, and when a client disconnects."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,21 +11,22 @@ from openai import OpenAI
 from tokenizers import Tokenizer
 
 from homegrown.inference import engine
+from homegrown.inference.engine import Request
+from homegrown.inference.streaming import Chunk
 from homegrown.model.transformer import Transformer
 from homegrown.serving import own_engine
 from homegrown.serving.api import application
-from homegrown.serving.completion import Completion, Delta
 from homegrown.serving.own_engine import OwnEngine
-from homegrown.serving.service import Deliver, Model, Order, Service
+from homegrown.serving.service import Model, Service
 from tests.serving.running import Silent, running, soon
 
 KEY = "a-long-secret"
-ASKED = {"model": "silent", "prompt": "x", "max_tokens": 5}
+BODY = {"model": "silent", "prompt": "x", "max_tokens": 5}
 
 
 @pytest.fixture
 def silent(tokenizer: Tokenizer) -> Iterator[tuple[Silent, Service, str]]:
-    """A server with a key whose engine writes only what a test has it write, and whose queue is of length 1."""
+    """A server with a key, a queue of 1, and an engine that generates only what a test delivers."""
     service, engine = Service([Model("silent", 0), Model("late", 0)], queue=1, system="Be brief."), Silent()
     service.ready("silent", engine, tokenizer)
     with running(application(service, key=KEY, hosts=["127.0.0.1"])) as url:
@@ -36,7 +37,7 @@ def client(url: str, key: str = KEY) -> OpenAI:
     return OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
 
 
-def test_the_key_is_asked_for(silent: tuple[Silent, Service, str]) -> None:
+def test_the_key_is_required(silent: tuple[Silent, Service, str]) -> None:
     _, _, url = silent
     for wrong in ("wrong", KEY[:-1], KEY + "x"):
         with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
@@ -50,28 +51,28 @@ def test_the_key_is_asked_for(silent: tuple[Silent, Service, str]) -> None:
     assert httpx.get(f"{url}/health").status_code == 503
 
 
-def test_a_full_queue_is_said_at_once(silent: tuple[Silent, Service, str]) -> None:
+def test_a_full_queue_is_a_429(silent: tuple[Silent, Service, str]) -> None:
     engine, service, url = silent
-    streams = [client(url).completions.create(**ASKED, stream=True) for _ in range(3)]
-    soon(lambda: len(engine.orders) == 3)
-    with pytest.raises(openai.RateLimitError, match="3 completions of silent are under way") as caught:
-        client(url).completions.create(**ASKED)
+    streams = [client(url).completions.create(**BODY, stream=True) for _ in range(3)]
+    soon(lambda: len(engine.requests) == 3)
+    with pytest.raises(openai.RateLimitError, match=r"The queue of silent is full \(3 requests\)") as caught:
+        client(url).completions.create(**BODY)
     assert caught.value.response.headers["retry-after"] == "1"
     assert service.lengths()["silent"] == (2, 1)
     metrics = httpx.get(f"{url}/metrics", auth=("", KEY)).text
     assert 'homegrown_queue_length{model="silent"} 1.0' in metrics
-    engine.orders[0].deliver(Delta("Yes", (), 1, "stop", 0.1))
+    engine.deliveries[0](Chunk("Yes", (), 1, "stop", 0.1))
     assert [piece.choices[0].text for piece in streams[0]] == ["Yes"]
-    client(url).completions.create(**ASKED, stream=True)
+    client(url).completions.create(**BODY, stream=True)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_goes_away_is_written_for_no_more(silent: tuple[Silent, Service, str], stream: bool) -> None:
+def test_a_disconnect_cancels_the_requests(silent: tuple[Silent, Service, str], stream: bool) -> None:
     engine, service, url = silent
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
             f"{url}/v1/completions",
-            json={**ASKED, "n": 2, "stream": stream},
+            json={**BODY, "n": 2, "stream": stream},
             headers={"Authorization": f"Bearer {KEY}"},
             timeout=httpx.Timeout(30, read=0.5),
         )
@@ -79,27 +80,27 @@ def test_who_goes_away_is_written_for_no_more(silent: tuple[Silent, Service, str
     assert service.lengths()["silent"] == (0, 0)
 
 
-def test_n_texts_are_begun_all_or_none(silent: tuple[Silent, Service, str]) -> None:
+def test_n_choices_are_submitted_all_or_none(silent: tuple[Silent, Service, str]) -> None:
     engine, service, url = silent
     with pytest.raises(openai.RateLimitError):
-        client(url).completions.create(**ASKED, n=4)
+        client(url).completions.create(**BODY, n=4)
     assert engine.cancelled == 3 and service.lengths()["silent"] == (0, 0)
 
 
-def test_a_system_message_of_the_server_comes_first(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
+def test_the_servers_system_message_comes_first(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
     engine, _, url = silent
     user = {"role": "user", "content": "Why?"}
     for messages in ([user], [{"role": "system", "content": "Sing."}, user]):
         client(url).chat.completions.create(model="silent", messages=messages, stream=True)  # type: ignore[call-overload]
-    soon(lambda: len(engine.orders) == 2)
-    first, second = (tokenizer.decode(order.prompt) for order in engine.orders)
+    soon(lambda: len(engine.requests) == 2)
+    first, second = (tokenizer.decode(request.prompt_ids) for request in engine.requests)
     assert first == "system\nBe brief.\nuser\nWhy?\nassistant\n"
     assert second == "system\nSing.\nuser\nWhy?\nassistant\n"
 
 
-def test_what_is_not_loaded_is_said(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
+def test_a_loading_model_is_a_503(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
     _, service, url = silent
-    with pytest.raises(openai.InternalServerError, match="late is being loaded") as caught:
+    with pytest.raises(openai.InternalServerError, match="late is loading") as caught:
         client(url).completions.create(model="late", prompt="x")
     assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "1"
     assert httpx.get(f"{url}/health").json() == {"status": "loading", "models": {"silent": "ready", "late": "loading"}}
@@ -107,20 +108,18 @@ def test_what_is_not_loaded_is_said(silent: tuple[Silent, Service, str], tokeniz
     assert httpx.get(f"{url}/health").json()["status"] == "ok"
 
 
-def test_stopping_ends_what_is_being_written(silent: tuple[Silent, Service, str]) -> None:
+def test_stopping_ends_the_requests(silent: tuple[Silent, Service, str]) -> None:
     engine, service, url = silent
-    stream = client(url).completions.create(**ASKED, stream=True)
-    soon(lambda: len(engine.orders) == 1)
-    engine.orders[0].deliver(Delta("Yes", (), 1, None, 0.1))
+    stream = client(url).completions.create(**BODY, stream=True)
+    soon(lambda: len(engine.requests) == 1)
+    engine.deliveries[0](Chunk("Yes", (), 1, None, 0.1))
     assert next(stream).choices[0].text == "Yes"
     service.stop()
     with pytest.raises(openai.APIError, match="The server was stopped"):
         next(stream)
 
 
-def test_an_engine_that_fails_says_so(
-    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_engine_is_reported(model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(_: engine.Engine) -> None:
         raise RuntimeError("CUDA out of memory")
 
@@ -129,66 +128,62 @@ def test_an_engine_that_fails_says_so(
     own = OwnEngine(model, tokenizer, rows=1, context=None, fail=lambda why: service.failed("silent", why))
     service.ready("silent", own, tokenizer)
     with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
-        with pytest.raises(openai.InternalServerError, match="its log says how"):
-            client(url).completions.create(**ASKED)  # type: ignore[call-overload]
+        with pytest.raises(openai.InternalServerError, match="see its log"):
+            client(url).completions.create(**BODY)  # type: ignore[call-overload]
         health = httpx.get(f"{url}/health")
         assert health.status_code == 503 and health.json()["status"] == "failed"
         with pytest.raises(openai.InternalServerError, match="CUDA out of memory"):
-            client(url).completions.create(**ASKED)  # type: ignore[call-overload]
+            client(url).completions.create(**BODY)  # type: ignore[call-overload]
     service.close()
 
 
-def test_others_write_on_while_a_long_prompt_is_read(
+def test_others_continue_while_a_long_prompt_is_prefilled(
     model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A prompt of 100 tokens comes with the first token of another text; in pieces of 8, it takes 13 steps."""
-    monkeypatch.setattr(own_engine, "_PIECE", 8)
+    """A prompt of 100 tokens comes with the first token of another request; in chunks of 8, it takes 13 steps."""
+    monkeypatch.setattr(own_engine, "_PREFILL_CHUNK", 8)
     own, long = OwnEngine(model, tokenizer, rows=2, context=None, fail=print), [token + 20 for token in range(100)]
-    written, at_first, done = [0], list[int](), threading.Event()
+    generated, at_first, done = [0], list[int](), threading.Event()
 
-    def order(prompt: list[int], room: int, deliver: Deliver) -> Order:
-        return Order(completion=Completion(prompt=prompt), prompt=prompt, room=room, seed=1, deliver=deliver)
-
-    def late(delta: object) -> None:
-        at_first.append(written[0])
+    def late(chunk: object) -> None:
+        at_first.append(generated[0])
         done.set()
 
-    def early(delta: object) -> None:
-        written[0] += 1
-        if written[0] == 1:
-            own.start(order(long, 1, late))
+    def early(chunk: object) -> None:
+        generated[0] += 1
+        if generated[0] == 1:
+            own.submit(Request(prompt_ids=long, max_tokens=1), late)
 
-    own.start(order([50, 60], 60, early))
+    own.submit(Request(prompt_ids=[50, 60], max_tokens=60), early)
     done.wait()
     own.close()
-    assert at_first[0] in (13, 14)  # which of two has its token first in a step is open
+    assert at_first[0] in (13, 14)  # the order within a step is not defined
 
 
-def test_a_model_is_not_charged_for_the_turns_of_another(
+def test_the_time_of_another_model_does_not_count(
     model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that only steps move: 3 seconds for each of one model, 1 for each of the other."""
+    """On a clock that only steps advance: 3 seconds per step of one model, 1 of the other."""
     now, done = [0.0], [threading.Event(), threading.Event()]
     monkeypatch.setattr(own_engine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     engines = [OwnEngine(model, tokenizer, rows=1, context=None, fail=print) for _ in done]
-    said: list[list[Delta]] = [[], []]
+    chunks: list[list[Chunk]] = [[], []]
     for number, (own, seconds) in enumerate(zip(engines, (3, 1), strict=True)):
 
         def step(make: Callable[[], object] = own._engine.step, seconds: int = seconds) -> object:
             now[0] += seconds
             return make()
 
-        def deliver(delta: object, number: int = number) -> None:
-            assert isinstance(delta, Delta)
-            said[number].append(delta)
-            if delta.finish:
+        def deliver(chunk: object, number: int = number) -> None:
+            assert isinstance(chunk, Chunk)
+            chunks[number].append(chunk)
+            if chunk.finish_reason:
                 done[number].set()
 
         monkeypatch.setattr(own._engine, "step", step)
-        asked = Completion(prompt=[50, 60])
-        own.start(Order(completion=asked, prompt=[50, 60], room=7, seed=1, deliver=deliver))
+        own.submit(Request(prompt_ids=[50, 60], max_tokens=7), deliver)
     for own, ended in zip(engines, done, strict=True):
         ended.wait()
         own.close()
-    for deltas, seconds in zip(said, (3, 1), strict=True):
-        assert [delta.seconds for delta in deltas] == [seconds * delta.count for delta in deltas]
+    for of_model, seconds in zip(chunks, (3, 1), strict=True):
+        assert [chunk.seconds for chunk in of_model] == [seconds * chunk.completion_tokens for chunk in of_model]

@@ -1,4 +1,4 @@
-"""The API as OpenAI's own client sees it, over both engines, beside the engine itself, torch and transformers."""
+"""The API through OpenAI's own client, with both engines, against the engine itself, torch and transformers."""
 
 import asyncio
 import json
@@ -52,8 +52,8 @@ class Served:
         return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
 
     def expected(self, prompt: list[int], tokens: int) -> str:
-        (written,) = generate(self.model, [prompt], max_new_tokens=tokens, stop_ids=stop_ids(self.tokenizer))
-        text: str = self.tokenizer.decode(written)
+        (ids,) = generate(self.model, [prompt], max_tokens=tokens, stop_ids=stop_ids(self.tokenizer))
+        text: str = self.tokenizer.decode(ids)
         return text
 
     def prompt(self, text: str) -> list[int]:
@@ -63,7 +63,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     model = random_model(tokenizer)
-    # Where the likeliest token is always whole characters, what is greedy is the same text however it is cut.
+    # Greedy output of ASCII tokens only is the same text in any division into tokens.
     plain = [token.isascii() and len(token) > 0 and number > 6 for token, number in ordered(tokenizer)]
     with torch.no_grad():
         model.model.embed_tokens.weight[~torch.tensor(plain)] = 0
@@ -89,7 +89,7 @@ both = pytest.mark.parametrize("name", [OWN, LLAMA])
 def test_the_models_are_listed(served: Served) -> None:
     assert [one.id for one in served.client.models.list()] == [OWN, LLAMA]
     assert served.client.models.retrieve(LLAMA).created == 2
-    with pytest.raises(openai.NotFoundError, match="not served here; these are: pretrain@1") as caught:
+    with pytest.raises(openai.NotFoundError, match="is not served; use one of pretrain@1") as caught:
         served.client.models.retrieve("gpt-4")
     assert caught.value.code == "model_not_found"
     with pytest.raises(openai.NotFoundError):
@@ -97,7 +97,7 @@ def test_the_models_are_listed(served: Served) -> None:
 
 
 @both
-def test_a_completion_is_what_the_engine_writes(served: Served, name: str) -> None:
+def test_a_completion_is_the_engines_output(served: Served, name: str) -> None:
     prompt = served.prompt(PROMPT)
     expected = served.expected(prompt, 40)
     assert len(expected) > 40
@@ -112,7 +112,7 @@ def test_a_completion_is_what_the_engine_writes(served: Served, name: str) -> No
 
 
 @both
-def test_so_it_is_what_transformers_writes(served: Served, name: str, tmp_path: Path) -> None:
+def test_a_completion_is_that_of_transformers(served: Served, name: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     write_huggingface(served.store.resolve("pretrain").path / "model", tmp_path, "float32", "")
@@ -124,7 +124,7 @@ def test_so_it_is_what_transformers_writes(served: Served, name: str, tmp_path: 
 
 
 @both
-def test_a_chat_is_what_the_template_makes_of_it(served: Served, name: str) -> None:
+def test_a_chat_follows_the_template(served: Served, name: str) -> None:
     prompt = encode(served.tokenizer, SAID, reply=True)
     answer = served.client.chat.completions.create(
         model=name, messages=TALK, max_completion_tokens=30, temperature=0, user="me", store=False, tool_choice="none"
@@ -137,7 +137,7 @@ def test_a_chat_is_what_the_template_makes_of_it(served: Served, name: str) -> N
 
 
 @both
-def test_a_stream_is_the_same_in_pieces(served: Served, name: str) -> None:
+def test_a_stream_is_the_same_in_chunks(served: Served, name: str) -> None:
     text = served.expected(served.prompt(PROMPT), 30)
     pieces = list(
         served.client.completions.create(
@@ -165,7 +165,7 @@ def test_a_stream_is_the_same_in_pieces(served: Served, name: str) -> None:
 
 
 @both
-def test_a_stop_string_ends_the_text_and_is_no_part_of_it(served: Served, name: str) -> None:
+def test_a_stop_string_ends_the_text_and_is_not_in_it(served: Served, name: str) -> None:
     text = served.expected(served.prompt(PROMPT), 40)
     stop = text[20:24]
     for given in (stop, ["never to be seen", stop]):
@@ -189,10 +189,12 @@ def test_log_probabilities_are_the_models_own(served: Served, name: str) -> None
     answer = served.client.completions.create(model=name, prompt=prompt, max_tokens=5, temperature=0, logprobs=2)
     found = answer.choices[0].logprobs
     assert found is not None and found.token_logprobs and found.top_logprobs and found.tokens and found.text_offset
-    (written,) = generate(served.model, [prompt], max_new_tokens=5)
+    (generated,) = generate(served.model, [prompt], max_tokens=5)
     with torch.inference_mode():
-        own = served.model(torch.tensor([[*prompt, *written]])).log_softmax(-1)[0, len(prompt) - 1 : -1]
-    assert found.token_logprobs == pytest.approx([own[at, token].item() for at, token in enumerate(written)], abs=1e-4)
+        own = served.model(torch.tensor([[*prompt, *generated]])).log_softmax(-1)[0, len(prompt) - 1 : -1]
+    assert found.token_logprobs == pytest.approx(
+        [own[at, token].item() for at, token in enumerate(generated)], abs=1e-4
+    )
     second = own.topk(2).values[:, 1].tolist()
     assert [min(top.values()) for top in found.top_logprobs] == pytest.approx(second, abs=1e-4)
     assert "".join(found.tokens) == answer.choices[0].text
@@ -209,7 +211,7 @@ def test_log_probabilities_are_the_models_own(served: Served, name: str) -> None
 
 
 @both
-def test_a_seed_brings_the_same_again(served: Served, name: str) -> None:
+def test_a_seed_repeats_the_output(served: Served, name: str) -> None:
     def texts(**asked: Any) -> list[str]:
         answer = served.client.completions.create(
             model=name, prompt=PROMPT, max_tokens=20, extra_body={"top_k": 50, "min_p": 0.01}, **asked
@@ -235,69 +237,72 @@ def test_a_temperature_of_nearly_nothing_is_greedy(served: Served, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("asked", "message"),
     [
-        ({"suffix": "x"}, "suffix is not to be had"),
-        ({"best_of": 3}, "best_of is not to be had"),
-        ({"logit_bias": {"5": 3}}, "logit_bias is not to be had"),
-        ({"echo": True, "logprobs": 1}, "echo has no log-probabilities"),
+        ({"suffix": "x"}, "suffix is not supported"),
+        ({"best_of": 3}, "best_of is not supported"),
+        ({"logit_bias": {"5": 3}}, "logit_bias is not supported"),
+        ({"echo": True, "logprobs": 1}, "echo does not support logprobs"),
         ({"temperature": 3}, "temperature: Input should be less than or equal to 2"),
         ({"top_p": 0}, "top_p: Input should be greater than 0"),
         ({"n": 17}, "n: Input should be less than or equal to 16"),
-        ({"n": 10, "prompt": ["a", "b"]}, "are more than 16 texts"),
+        ({"n": 10, "prompt": ["a", "b"]}, "exceed 16 choices"),
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": [5, 280]}, "its tokens are 0 to 274"),
-        ({"prompt": "x", "max_tokens": CONTEXT}, "maximum context length is 128 tokens, and the prompt has 2 while"),
-        ({"prompt": [9] * CONTEXT}, "maximum context length is 128 tokens, and the prompt has 128"),
+        ({"prompt": [5, 280]}, "those of pretrain@1 are 0 to 274"),
+        (
+            {"prompt": "x", "max_tokens": CONTEXT},
+            "length is 128 tokens, but the prompt has 2 and max_tokens is 128",
+        ),
+        ({"prompt": [9] * CONTEXT}, "length is 128 tokens, but the prompt has 128; shorten it"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(served: Served, asked: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=sentence) as caught:
+def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
         served.client.post("/completions", body={"model": OWN, "prompt": "x", **asked}, cast_to=object)
     assert caught.value.type == "invalid_request_error"
-    assert (caught.value.code == "context_length_exceeded") == ("maximum context" in sentence)
+    assert (caught.value.code == "context_length_exceeded") == ("length is 128" in message)
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("asked", "message"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format can be text only"),
-        ({"tools": [{"type": "function"}]}, "calls no tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format supports only text"),
+        ({"tools": [{"type": "function"}]}, "tools are not supported"),
         ({"top_logprobs": 2}, "needs logprobs"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "reads text only"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "Only text content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, r"messages\.0\.role"),
     ],
 )
-def test_so_it_is_of_a_chat(served: Served, asked: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=sentence):
+def test_an_unsupported_chat_is_a_400(served: Served, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
         served.client.post("/chat/completions", body={"model": OWN, "messages": TALK, **asked}, cast_to=object)
 
 
 @pytest.mark.parametrize(
-    ("route", "body", "sentence"),
+    ("route", "body", "message"),
     [
-        ("completions", '{"model": ', "The body is no JSON: Expecting value, at character 10."),
-        ("completions", r'{"prompt": "cut \ud83d"}', "The text holds half of a character; send whole ones."),
+        ("completions", '{"model": ', "The body is not valid JSON: Expecting value, at character 10."),
+        ("completions", r'{"prompt": "cut \ud83d"}', "The text has an unpaired surrogate; send valid Unicode."),
         (
             "chat/completions",
             r'{"messages": [{"role": "user", "content": "cut \ud83d"}]}',
-            "The text holds half of a character; send whole ones.",
+            "The text has an unpaired surrogate; send valid Unicode.",
         ),
     ],
 )
-def test_a_body_that_no_client_should_send_is_refused(served: Served, route: str, body: str, sentence: str) -> None:
+def test_a_malformed_body_is_refused(served: Served, route: str, body: str, message: str) -> None:
     content = body.replace("{", f'{{"model": "{OWN}", ', 1) if body.endswith("}") else body
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(f"{served.url}/v1/{route}", content=content, headers=headers)
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == sentence
+    assert answer.json()["error"]["message"] == message
 
 
 @both
-def test_fifty_clients_get_each_their_own_answer(served: Served, name: str) -> None:
+def test_fifty_clients_each_get_their_own_answer(served: Served, name: str) -> None:
     def asked(number: int) -> dict[str, Any]:
         sampling = {"temperature": 0} if number % 2 else {"temperature": 1, "seed": number}
         return {"model": name, "prompt": f"user {number}", "max_tokens": 10 + number % 20, **sampling}
@@ -317,7 +322,7 @@ def test_fifty_clients_get_each_their_own_answer(served: Served, name: str) -> N
     assert served.service.lengths()[name] == (0, 0)
 
 
-def test_prometheus_is_told(served: Served) -> None:
+def test_the_metrics_count_requests_and_tokens(served: Served) -> None:
     served.client.completions.create(model=OWN, prompt="x", max_tokens=3, temperature=0)
     with pytest.raises(openai.BadRequestError):
         served.client.completions.create(model=OWN, prompt="x", max_tokens=0)
@@ -328,7 +333,7 @@ def test_prometheus_is_told(served: Served) -> None:
         assert f'homegrown_{name}{{model="{OWN}"}}' in text
 
 
-def test_health_is_good(served: Served) -> None:
+def test_health_is_ok(served: Served) -> None:
     assert httpx.get(f"{served.url}/health").json()["status"] == "ok"
 
 
@@ -347,7 +352,7 @@ def test_a_huge_body_is_refused(served: Served) -> None:
 
 
 @both
-def test_who_goes_away_frees_the_row(served: Served, name: str) -> None:
+def test_a_disconnect_frees_the_row(served: Served, name: str) -> None:
     body = {"model": name, "prompt": "x", "max_tokens": CONTEXT - 10, "stream": True, "n": 16}
     with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
         next(answer.iter_lines())

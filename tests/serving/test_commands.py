@@ -1,4 +1,4 @@
-"""`homegrown generate` and `homegrown chat`, as a user calls them."""
+"""`homegrown generate` and `homegrown chat` from the command line."""
 
 from typing import Any
 
@@ -31,38 +31,37 @@ def as_shown(text: str) -> str:
 GREEDY = ["--temperature", "0", "--max-length", "20"]
 
 
-def test_it_prints_the_prompt_and_what_follows(trained: Store, model: Transformer, tokenizer: Tokenizer) -> None:
-    (tokens,) = generate(model, [prompt(tokenizer, "Return")], max_new_tokens=20, stop_ids={2})
+def test_it_prints_the_prompt_and_the_completion(trained: Store, model: Transformer, tokenizer: Tokenizer) -> None:
+    (tokens,) = generate(model, [prompt(tokenizer, "Return")], max_tokens=20, stop_ids={2})
     expected = as_shown("Return" + tokenizer.decode(tokens) + "\n")
     assert call(trained, "generate", "--prompt", "Return", *GREEDY).stdout == expected
     assert call(trained, "generate", "--prompt", "-", *GREEDY, typed="Return").stdout == expected
 
 
-def test_a_quantized_variant_writes_too(trained: Store) -> None:
-    named = call(trained, "generate", "quantize@1", "--variant", "int8", *GREEDY)
+def test_a_quantized_variant_generates_too(trained: Store) -> None:
+    named = call(trained, "generate", "quantize@1:int8", *GREEDY)
     assert named.exit_code == 0
-    assert named.stdout == call(trained, "generate", "--variant", "int8", *GREEDY).stdout
     assert named.stdout == call(trained, "generate", "quantize:int8", *GREEDY).stdout
-    assert "Two variants" in call(trained, "generate", "quantize:int8", "--variant", "nf4").stderr
-    assert "holds the variants int8" in call(trained, "generate", "quantize").stderr
-    assert "holds the variants int8" in call(trained, "generate", "--variant", "nf4").stderr
-    assert "holds no quantized variant" in call(trained, "generate", "pretrain", "--variant", "int8").stderr
+    assert named.stdout != call(trained, "generate", *GREEDY).stdout
+    assert "has the variants int8" in call(trained, "generate", "quantize").stderr
+    assert "has the variants int8" in call(trained, "generate", "quantize:nf4").stderr
+    assert "pretrain has no quantized variants" in call(trained, "generate", "pretrain:int8").stderr
 
 
-def test_a_seed_writes_the_same_again(trained: Store) -> None:
+def test_a_seed_repeats_the_output(trained: Store) -> None:
     first, again, other = (call(trained, "generate", "--seed", seed).stdout for seed in ("1", "1", "2"))
     assert first == again != other
 
 
-def test_beams_and_log_probabilities(trained: Store, model: Transformer, tokenizer: Tokenizer) -> None:
-    best = beam_search(model, prompt(tokenizer, "Return"), beams=3, max_new_tokens=5, stop_ids={2})[0]
+def test_beams_and_logprobs(trained: Store, model: Transformer, tokenizer: Tokenizer) -> None:
+    best = beam_search(model, prompt(tokenizer, "Return"), beams=3, max_tokens=5, stop_ids={2})[0]
     searched = call(trained, "generate", "--prompt", "Return", "--beams", "3", "--max-length", "5")
     assert searched.stdout == as_shown("Return" + tokenizer.decode(best.tokens) + "\n")
     lines = call(trained, "generate", "--logprobs", "2", *GREEDY).stdout.splitlines()
     assert [len(line.split("   ")) for line in lines] == [3] * len(lines)
     most = call(trained, "generate", "--logprobs", "99999", "--max-length", "1").stdout
     assert len(most.split("   ")) == 1 + model.config.vocabulary_size
-    assert "leave out --stop" in call(trained, "generate", "--beams", "2", "--stop", "x").stderr
+    assert "--beams does not support --stop" in call(trained, "generate", "--beams", "2", "--stop", "x").stderr
 
 
 @pytest.mark.parametrize(
@@ -70,12 +69,12 @@ def test_beams_and_log_probabilities(trained: Store, model: Transformer, tokeniz
     [
         (["--top-p", "0"], "top_p is 0.0; give a number that is more than 0 and at most 1."),
         ([""], "There is no artifact of stage ''"),
-        (["--variant", ""], "quantize holds the variants int8; name one of them, as in quantize:int8."),
+        (["quantize:"], "quantize has the variants int8; name one, such as quantize:int8."),
         (["--prompt", "\udcff"], "The text is not UTF-8;"),
-        (["--beams", "2", "--length-penalty", "nan"], "length_penalty is nan; give between -20 and 20."),
+        (["--beams", "500"], "beams is 500; give a number between 1 and 137."),
     ],
 )
-def test_mistakes_are_one_sentence(trained: Store, arguments: list[str], message: str) -> None:
+def test_a_mistake_is_one_error_message(trained: Store, arguments: list[str], message: str) -> None:
     result = call(trained, "generate", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {message}")
@@ -85,14 +84,14 @@ def test_mistakes_are_one_sentence(trained: Store, arguments: list[str], message
 def test_a_prompt_that_is_refused_is_not_printed(trained: Store) -> None:
     result = call(trained, "generate", "--prompt", "-", typed="never " * 500)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "more than the model's context" in result.stderr
+    assert "exceeds the model's context" in result.stderr
 
 
 @pytest.mark.parametrize("command", [["generate", "--prompt", "-"], ["chat"]])
-def test_what_is_typed_is_utf8(trained: Store, command: list[str]) -> None:
+def test_input_that_is_not_utf8_is_refused(trained: Store, command: list[str]) -> None:
     result = call(trained, *command, typed=b"\xff\xfe\n")
     assert result.exit_code == 1
-    assert result.stderr == "Error: The text is not UTF-8; save it, or have the terminal send it, as UTF-8.\n"
+    assert result.stderr == "Error: The text is not UTF-8; save it, or set the terminal, as UTF-8.\n"
 
 
 def test_a_conversation_in_the_terminal(trained: Store) -> None:
@@ -101,29 +100,27 @@ def test_a_conversation_in_the_terminal(trained: Store) -> None:
     lines = talk.stdout.split("\n")
     assert talk.stdout == talk.stdout[: len(talk.stdout) // 2] * 2
     assert len(lines) > 2
-    assert "/reset forgets" in talk.stderr
+    assert "/reset starts a new conversation" in talk.stderr
     assert "<|im" not in talk.stdout
 
 
-def test_a_model_with_a_system_message_is_told_it_unless_another_is_given(
-    trained: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = []
+def test_the_system_option_replaces_the_models_system_message(trained: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    systems = []
 
-    class Overheard(Conversation):
+    class Recorded(Conversation):
         def __init__(self, *arguments: Any, system: str | None, **options: Any):
-            told.append(system)
+            systems.append(system)
             super().__init__(*arguments, system=system, **options)
 
-    monkeypatch.setattr(conversation, "Conversation", Overheard)
+    monkeypatch.setattr(conversation, "Conversation", Recorded)
     for options in ([], ["--system", "Be brief."]):
         assert call(trained, "chat", *options).exit_code == 0
     save_system(trained.resolve("pretrain").path / "model", "Answer in verse.")
     for options in ([], ["--system", "Be brief."]):
         assert call(trained, "chat", *options).exit_code == 0
-    assert told == [None, "Be brief.", "Answer in verse.", "Be brief."]
+    assert systems == [None, "Be brief.", "Answer in verse.", "Be brief."]
 
 
 @pytest.mark.parametrize("typed", ["", "Why?"])
-def test_the_end_of_the_input_ends_it(trained: Store, typed: str) -> None:
+def test_the_end_of_the_input_exits(trained: Store, typed: str) -> None:
     assert call(trained, "chat", *GREEDY, typed=typed).exit_code == 0

@@ -1,4 +1,4 @@
-"""`homegrown serve` as a user calls it."""
+"""`homegrown serve` from the command line."""
 
 import os
 import signal
@@ -22,27 +22,27 @@ from homegrown.util.errors import UserError
 from tests.waiting import wait_for
 
 
-def said(store: Store, *arguments: str) -> str:
+def refused(store: Store, *arguments: str) -> str:
     result = CliRunner().invoke(cli, ["--artifacts", str(store.root), "serve", *arguments])
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     return result.stderr
 
 
-def test_mistakes_are_one_sentence(trained: Store) -> None:
-    assert "There is no version 7 of pretrain" in said(trained, "pretrain@7")
-    assert "holds no quantized variant" in said(trained, "pretrain:int9")
-    assert "holds no quantized variant" in said(trained, "pretrain:")
-    assert "There is no artifact of stage ''" in said(trained, "")
-    assert "name one of them, as in quantize@1:int8." in said(trained, "quantize")
-    assert "llama.cpp cannot run quantize@1:int8" in said(trained, "quantize:int8", "--engine", "llama.cpp")
+def test_a_mistake_is_one_error_message(trained: Store) -> None:
+    assert "There is no version 7 of pretrain" in refused(trained, "pretrain@7")
+    assert "has no quantized variants" in refused(trained, "pretrain:int9")
+    assert "has no quantized variants" in refused(trained, "pretrain:")
+    assert "There is no artifact of stage ''" in refused(trained, "")
+    assert "name one, such as quantize@1:int8." in refused(trained, "quantize")
+    assert "llama.cpp cannot run quantize@1:int8" in refused(trained, "quantize:int8", "--engine", "llama.cpp")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"127.0.0.1:{port} cannot be used" in said(trained, "--port", str(port))
+        assert f"127.0.0.1:{port} cannot be used" in refused(trained, "--port", str(port))
 
 
-def test_a_context_too_long_ends_the_server(trained: Store) -> None:
-    assert "the model's context is 128" in said(trained, "-c", "4096", "--port", str(free_port())).splitlines()[-1]
+def test_a_ctx_size_beyond_the_context_ends_the_server(trained: Store) -> None:
+    assert "the model's context is 128" in refused(trained, "-c", "4096", "--port", str(free_port())).splitlines()[-1]
 
 
 def free_port() -> int:
@@ -51,25 +51,25 @@ def free_port() -> int:
         return port
 
 
-def test_the_engine_is_chosen_by_what_was_measured(trained: Store) -> None:
+def test_the_faster_engine_is_chosen(trained: Store) -> None:
     artifact = trained.resolve("pretrain")
     folder = artifact.path / "model"
     plain, small = source(artifact.name, artifact, folder, None), source(artifact.name, artifact, folder, "q8_0")
     assert [choose(one, "auto", "cpu") for one in (plain, small)] == ["homegrown", "llama.cpp"]
     assert choose(small, "auto", "cuda") == choose(small, "homegrown", "cpu") == "homegrown"
     assert choose(plain, "llama.cpp", "cpu") == "llama.cpp"
-    with pytest.raises(UserError, match="or as a GGUF file of kind f32"):
+    with pytest.raises(UserError, match=r"has no variant q9; use a version of quantize, or a kind of GGUF file \(f32"):
         source(artifact.name, artifact, folder, "q9")
 
 
-def test_weights_can_be_served_in_half_their_size(trained: Store) -> None:
+def test_weights_can_be_served_in_bfloat16(trained: Store) -> None:
     artifact = trained.resolve("pretrain")
     plain, small = (source(artifact.name, artifact, artifact.path / "model", kind) for kind in (None, "q8_0"))
     assert [choose(one, "auto", "cpu", "bf16") for one in (plain, small)] == ["homegrown", "homegrown"]
-    with pytest.raises(UserError, match="--precision is our engine's"):
+    with pytest.raises(UserError, match="--precision needs the engine homegrown"):
         choose(plain, "llama.cpp", "cpu", "bf16")
     limits = Limits(rows=1, context=None, threads=1, precision="bf16")
-    engine, _ = load(trained, plain, "homegrown", "cpu", limits, lambda said: None)
+    engine, _ = load(trained, plain, "homegrown", "cpu", limits, lambda message: None)
     assert isinstance(engine, OwnEngine)
     model = engine._engine.model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -88,7 +88,7 @@ def test_a_gguf_file_is_written_once(trained: Store) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_at_once_and_in_order(trained: Store, number: signal.Signals) -> None:
+def test_a_signal_shuts_it_down_at_once(trained: Store, number: signal.Signals) -> None:
     port = free_port()
     command = [
         sys.executable,
@@ -114,18 +114,18 @@ def test_a_signal_ends_it_at_once_and_in_order(trained: Store, number: signal.Si
         assert [one.id for one in client.models.list()] == ["pretrain@1", "pretrain@1:q8_0"]
         for name in ("pretrain@1", "pretrain@1:q8_0"):
             assert client.completions.create(model=name, prompt="x", max_tokens=3).usage
-        # The last of 64 texts, two at a time, is far from its end when the signal comes.
+        # The last of 64 choices, two at a time, is far from its end when the signal comes.
         asked = {"model": "pretrain@1", "prompt": "x", "max_tokens": 120, "temperature": 0.01, "n": 16}
         streams = [client.completions.create(**asked, stream=True) for _ in range(4)]  # type: ignore[call-overload]
         next(streams[0])
         process.send_signal(number)
         with pytest.raises(openai.APIError, match="The server was stopped"):
             list(streams[-1])
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert "Traceback" not in said
-        assert "pretrain@1 is ready (homegrown, context 128, 2 at once)." in said
-        assert "pretrain@1:q8_0 is ready (llama.cpp, context 128, 2 at once)." in said
+        assert "Traceback" not in output
+        assert "pretrain@1 is ready (homegrown, context 128, 2 requests at once)." in output
+        assert "pretrain@1:q8_0 is ready (llama.cpp, context 128, 2 requests at once)." in output
     finally:
         process.kill()
         process.wait()
@@ -134,5 +134,5 @@ def test_a_signal_ends_it_at_once_and_in_order(trained: Store, number: signal.Si
 def healthy(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-    except httpx.TransportError:  # not there yet, or busy loading
+    except httpx.TransportError:  # not listening yet, or busy loading
         return False

@@ -1,4 +1,4 @@
-"""Models for the commands that have them write: found by an artifact's name, loaded with their tokenizer."""
+"""Arguments and options of the commands that generate text, and the loading of their model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,103 +17,95 @@ if TYPE_CHECKING:
     from homegrown.model.transformer import Transformer
 
 
+MODEL = "[STAGE[@VERSION][:VARIANT]]"
+"""How help texts show the name of a model."""
+
 precision_option = click.option(
-    "--precision", type=click.Choice(["float32", "bf16"]), help="Type of unquantized weights; else as stored."
+    "--precision", type=click.Choice(["float32", "bf16"]), help="Type of unquantized weights; default as stored."
+)
+
+max_tokens_option = click.option(
+    "--max-length",
+    "max_tokens",
+    default=200,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Maximum tokens to generate.",
 )
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument and the options that `load` takes."""
-    for decorate in (
-        precision_option,
-        click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])),
-        click.option("--variant", help="Quantized variant, such as int8, of an artifact of quantize."),
-        click.argument("artifact", required=False, metavar="[STAGE[@VERSION][:VARIANT]]"),
-    ):
-        command = decorate(command)
-    return command
+    """Add the argument and the option that `load` takes."""
+    return click.argument("name", required=False, metavar=MODEL)(precision_option(command))
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that `sampling` takes."""
-    for decorate in (
-        click.option("--presence-penalty", default=0.0, help="Taken off tokens written before.", show_default=True),
-        click.option(
-            "--frequency-penalty", default=0.0, help="Taken off for each time written before.", show_default=True
-        ),
-        click.option("--repetition-penalty", default=1.0, help="Divides tokens in the text so far.", show_default=True),
-        click.option("--typical-p", default=1.0, help="Locally typical sampling; 1: off.", show_default=True),
-        click.option(
-            "--min-p", default=0.0, help="Least probability, as a share of the likeliest's.", show_default=True
-        ),
-        click.option(
-            "--top-p", default=1.0, help="Choose among the fewest that reach this probability.", show_default=True
-        ),
-        click.option("--top-k", default=40, help="Choose among so many; 0: all.", show_default=True),
-        click.option("--temperature", default=0.8, help="0: the likeliest token.", show_default=True),
+    for name, default, description in reversed(
+        (
+            ("--temperature", 0.7, "Sampling temperature; 0 is greedy."),
+            ("--top-k", 50, "Most likely tokens to sample from; 0 is all."),
+            ("--top-p", 1.0, "Nucleus sampling threshold."),
+            ("--min-p", 0.0, "Minimum probability relative to the top token."),
+            ("--typical-p", 1.0, "Locally typical sampling threshold."),
+            ("--repetition-penalty", 1.0, "Penalty factor for repeated tokens."),
+            ("--frequency-penalty", 0.0, "Penalty per occurrence of a generated token."),
+            ("--presence-penalty", 0.0, "Penalty for tokens generated before."),
+        )
     ):
-        command = decorate(command)
+        command = click.option(name, default=default, show_default=True, help=description)(command)
     return command
 
 
 def sampling(options: dict[str, Any]) -> "Sampling":
-    """Return the sampling that the options of `sampling_options` say; raises UserError if one is out of range."""
+    """Return the sampling parameters from `sampling_options`; raises UserError if one is out of range."""
     from homegrown.inference.sampling import Sampling
 
     return Sampling(**options)
 
 
 def utf8(read: Callable[[], str]) -> str:
-    """Return the text that `read` reads of what was typed; raises UserError if its bytes are no UTF-8."""
+    """Return the text that `read` returns; raises UserError if it is not UTF-8."""
     try:
         text = read()
-        text.encode()  # where the locale lets such bytes pass, they stand in the text as halves of characters
+        text.encode()  # some locales let invalid bytes pass, as surrogates
     except UnicodeError as error:
-        raise UserError("The text is not UTF-8; save it, or have the terminal send it, as UTF-8.") from error
+        raise UserError("The text is not UTF-8; save it, or set the terminal, as UTF-8.") from error
     return text
 
 
-def load(
-    store: Store, artifact: str | None, variant: str | None, device: str, precision: str | None
-) -> tuple["Transformer", "Tokenizer"]:
-    """Load a model and its tokenizer: the latest of pretrain, or of quantize if a variant is named, by default.
+def load(store: Store, name: str | None, precision: str | None) -> tuple["Transformer", "Tokenizer", Path]:
+    """Return a model, on a GPU if there is one, its tokenizer and its folder; by default the latest of pretrain.
 
     Raises:
-        UserError: there is no such model, or this machine cannot compute with it.
+        UserError: there is no such model, or this machine cannot run it.
     """
     from homegrown.model import weights
     from homegrown.quantization.variants import device_of, load_variant
     from homegrown.tokenizer import loading as tokens
     from homegrown.util import devices
 
-    folder = model_folder(store, artifact, variant)
-    model = load_variant(folder, device_of(folder, devices.resolve(device)))
+    folder = model_folder(store, name)
+    model = load_variant(folder, device_of(folder, devices.resolve("auto")))
     if precision:
         model = weights.in_precision(model, precision)
-    return model, tokens.load(folder)
+    return model, tokens.load(folder), folder
 
 
-def model_folder(store: Store, artifact: str | None, variant: str | None) -> Path:
-    """Return the folder of the model that `load` loads; raises UserError if there is none.
+def model_folder(store: Store, name: str | None) -> Path:
+    """Return the folder of a model, such as `pretrain@3` or `quantize@2:int8`; by default the latest of pretrain.
 
-    The variant may stand in the artifact's name, as in `quantize@2:int8`.
+    Raises:
+        UserError: there is no such model.
     """
-    if artifact and ":" in artifact:
-        artifact, _, named = artifact.partition(":")
-        if variant not in (None, named):
-            raise UserError(f"Two variants are named, {named} and {variant}; name one.")
-        variant = named
-    name = ("pretrain" if variant is None else "quantize") if artifact is None else artifact
-    path = with_model(store, store.resolve(name)).path
-    made = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
-    if variant is None and (path / "model").is_dir():
+    stage, colon, variant = ("pretrain" if name is None else name).partition(":")
+    path = with_model(store, store.resolve(stage)).path
+    variants = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
+    if not colon and (path / "model").is_dir():
         return path / "model"
-    if not made:
-        raise UserError(
-            f"{name} holds no model; name a version of pretrain or finetune."
-            if variant is None
-            else f"{name} holds no quantized variant; name a version of quantize."
-        )
-    if variant not in made:
-        raise UserError(f"{name} holds the variants {', '.join(made)}; name one of them, as in {name}:{made[0]}.")
+    if not variants:
+        missing = "quantized variants; name a version of quantize" if colon else "model; name a version of pretrain"
+        raise UserError(f"{stage} has no {missing}.")
+    if variant not in variants:
+        raise UserError(f"{stage} has the variants {', '.join(variants)}; name one, such as {stage}:{variants[0]}.")
     return path / variant

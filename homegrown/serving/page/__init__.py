@@ -1,1 +1,1 @@
-"""The web page for talking to models."""
+"""The web page to chat with models."""

@@ -1,4 +1,4 @@
-"""A text as it is written for the page: its HTML so far, how fast it comes, why it ended; several side by side."""
+"""The page's outputs: the HTML so far, the speed and the finish reason of each; several side by side."""
 
 import asyncio
 import logging
@@ -7,108 +7,108 @@ from dataclasses import replace
 from html import escape
 from typing import cast
 
-from homegrown.inference.engine import Finish
-from homegrown.serving.completion import Completion, Written
+from homegrown.inference.engine import FinishReason, GeneratedToken, Request
 from homegrown.serving.page.tokens import span
-from homegrown.serving.service import Engine, Service
+from homegrown.serving.service import Engine, Prompt, Service
 from homegrown.util.errors import UserError
 
-_EVERY = 0.2
-"""Seconds between two looks at what was written: faster than one reads, slow enough for a browser to draw."""
+_INTERVAL = 0.2
+"""Seconds between two updates: faster than one reads, slow enough for a browser to draw."""
 
 _log = logging.getLogger(__name__)
 
 
 class Answer:
-    """What one model writes to a completion. Its HTML only ever grows, so that a browser is sent what is new."""
+    """The output of one model. Its HTML only grows, so that a browser receives only what is new."""
 
-    def __init__(self, service: Service, name: str, completion: Completion, note: str = ""):
-        """Prepare an answer; `note` is a sentence to be shown below it."""
+    def __init__(self, service: Service, name: str, prompt: Prompt, request: Request, note: str = ""):
+        """Prepare an answer to `prompt`; `request` has everything but its tokens, `note` is shown below the output."""
         self.name, self.text, self.html = name, "", ""
         self.error: str | None = None
-        self._service, self._completion, self._note = service, completion, note
-        self._prompt_tokens = self._context = self._count = 0
-        self._asked, self._room = completion.max_tokens or 0, 0
+        self._service, self._prompt, self._request, self._note = service, prompt, request, note
+        self._prompt_tokens = self._context = self._completion_tokens = 0
+        self._requested, self._max_tokens = request.max_tokens or 0, 0
         self._first: float | None = None
         self._last = 0.0
-        self._waiting: list[Written] = []
-        self._end: Finish | None = None
+        self._pending: list[GeneratedToken] = []
+        self._finish_reason: FinishReason | None = None
         self._stopped = False
 
-    async def write(self) -> None:
-        """Have it written to its end; what goes wrong becomes a sentence."""
+    async def run(self) -> None:
+        """Generate the output; an exception becomes an error message."""
         try:
-            await self._write()
+            await self._run()
         except UserError as error:
             self.error = str(error)
         except Exception:
             _log.exception("the page's answer of %s failed", self.name)
-            self.error = f"{self.name} failed while it wrote; the server's log says why."
+            self.error = f"{self.name} failed; see the server's log."
 
-    async def _write(self) -> None:
-        prompt = self._service.encode(self.name, self._completion)
-        self._context = cast(Engine, self._service.model(self.name).engine).context
-        self._room = max(1, min(self._asked, self._context - len(prompt)))
-        with self._service.begin(self.name, replace(self._completion, max_tokens=self._room)) as writing:
-            self._prompt_tokens = writing.prompt_tokens
-            async for delta in writing:
-                self._first = delta.seconds if self._first is None else self._first
-                self._last = delta.seconds
-                self._count, self._end = delta.count, delta.finish
-                self._waiting += delta.tokens
-                if delta.text or (delta.finish and self._waiting):
-                    self.text += delta.text
-                    self.html += span(delta.text, self._waiting)
-                    self._waiting = []
+    async def _run(self) -> None:
+        prompt_ids, model = self._service.encode(self.name, self._prompt), self._service.model(self.name)
+        self._context = cast(Engine, model.engine).context
+        self._max_tokens = max(1, min(self._requested, self._context - len(prompt_ids)))
+        request = replace(self._request, prompt_ids=prompt_ids, max_tokens=self._max_tokens)
+        with self._service.submit(self.name, request) as generation:
+            self._prompt_tokens = generation.prompt_tokens
+            async for chunk in generation:
+                self._first = chunk.seconds if self._first is None else self._first
+                self._last = chunk.seconds
+                self._completion_tokens, self._finish_reason = chunk.completion_tokens, chunk.finish_reason
+                self._pending += chunk.tokens
+                if chunk.text or (chunk.finish_reason and self._pending):
+                    self.text += chunk.text
+                    self.html += span(chunk.text, self._pending, model.token_bytes)
+                    self._pending = []
 
     def settle(self) -> None:
-        """Say that nothing more comes."""
-        self._stopped = self._end is None and self.error is None
+        """Mark the output as final."""
+        self._stopped = self._finish_reason is None and self.error is None
 
     @property
     def foot(self) -> str:
-        """What stands below the text, as HTML: the model, speed, tokens used, why it ended, and what went wrong."""
+        """The line below the output, as HTML: model, speed, tokens, finish reason, and the error message."""
         facts = [f"<b>{escape(self.name)}</b>"]
-        if self._count:
-            used = self._prompt_tokens + self._count
-            facts += [self._speed(), f"{self._count} tokens", f"context {used} of {self._context}"]
+        if self._completion_tokens:
+            used = self._prompt_tokens + self._completion_tokens
+            facts += [self._speed(), f"{self._completion_tokens} tokens", f"context {used} of {self._context}"]
         elif not self.error and not self._stopped:
-            facts.append("reading …")
+            facts.append("reading the prompt …")
         facts += [self._reason()] if self._reason() else []
-        facts.append(f"seed {self._completion.seed}")
+        facts.append(f"seed {self._request.seed}")
         lines = [f'<p class="facts">{" · ".join(facts)}</p>']
-        lines += [f'<p class="note">{escape(sentence)}</p>' for sentence in (self._note, self._cut()) if sentence]
+        lines += [f'<p class="note">{escape(note)}</p>' for note in (self._note, self._cut()) if note]
         if self.error:
             lines.append(f'<p class="error" role="alert">{escape(self.error)}</p>')
         return f'<div class="below">{"".join(lines)}</div>'
 
     def _speed(self) -> str:
-        # From the first token to the last: how long the prompt took to be read is another figure. And of its own work:
-        # what writes beside it takes turns with it.
-        took = self._last - (self._first or 0.0)
-        return f"{(self._count - 1) / took:.1f} tokens/s" if took > 0 else "… tokens/s"
+        # From the first token to the last, because the prompt's time is another figure; in the model's computing time,
+        # because a model beside it takes turns with it.
+        seconds = self._last - (self._first or 0.0)
+        return f"{(self._completion_tokens - 1) / seconds:.1f} tokens/s" if seconds > 0 else "… tokens/s"
 
     def _reason(self) -> str:
         if self._stopped:
             return "stopped"
-        return {"stop": "came to its end", "length": "reached the length", None: ""}[self._end]
+        return {"stop": "finished", "length": "maximum length reached", None: ""}[self._finish_reason]
 
     def _cut(self) -> str:
-        if self._end != "length" or self._room >= self._asked:
+        if self._finish_reason != "length" or self._max_tokens >= self._requested:
             return ""
         return (
-            f"The context of {self._context} tokens is full: it had room for {self._room} of the {self._asked} tokens "
-            "of the maximum length."
+            f"The context of {self._context} tokens is full: only {self._max_tokens} of {self._requested} requested "
+            "tokens fit."
         )
 
 
 async def side_by_side(answers: Sequence[Answer], stop: asyncio.Event) -> AsyncGenerator[None]:
-    """Write all answers at once; yield every now and then until they are done or `stop` is set, and once after."""
-    tasks = {asyncio.create_task(answer.write()) for answer in answers}
+    """Run all answers at once; yield at intervals until they are finished or `stop` is set, and once after."""
+    tasks = {asyncio.create_task(answer.run()) for answer in answers}
     try:
         pending = tasks
         while pending and not stop.is_set():
-            _, pending = await asyncio.wait(pending, timeout=_EVERY)
+            _, pending = await asyncio.wait(pending, timeout=_INTERVAL)
             if pending:
                 yield
     finally:

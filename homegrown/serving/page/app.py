@@ -1,10 +1,10 @@
-"""The page to talk to models: Gradio's application on the server's own address."""
+"""The page: a Gradio application on the server's own address."""
 
 import os
 from html import escape
 from typing import Any, cast
 
-# Read by Gradio when it is imported: it counts nothing for its makers, and nothing for a monitor that is not there.
+# Gradio reads these on import; they turn off its analytics and its monitoring.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(2**62)
@@ -22,7 +22,7 @@ from homegrown.serving.service import Service
 
 
 def application(service: Service) -> FastAPI:
-    """Return the page as an application that answers at `/`; who may ask is for what it is mounted in to say."""
+    """Return the page as an application at `/`; access is checked by the application that mounts it."""
     app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(
         app,
@@ -39,7 +39,7 @@ def application(service: Service) -> FastAPI:
         js=ON_LOAD,
     )
     mounted = cast(Mount, app.routes[-1])
-    # Each open page keeps a connection, which would hold the server up at its end.
+    # Each open page keeps a connection, which would delay the shutdown.
     service.at_stop.append(cast(Any, mounted.app).stop_event.set)
     return app
 
@@ -51,7 +51,7 @@ def _blocks(service: Service) -> Any:
             switch = gr.Button("◐ Theme", elem_id="theme", size="sm", min_width=90)
         switch.click(None, js=SWITCH_THEME, api_visibility="private")
         with gr.Row():
-            # First here, for the tabs need them; the style puts them after the tabs.
+            # First, because the tabs need them; the style puts them after the tabs.
             with gr.Column(scale=1, min_width=280, elem_id="controls"):
                 controls = Controls(service.names)
             with gr.Column(scale=3, min_width=320), gr.Tabs():
@@ -65,6 +65,6 @@ def _blocks(service: Service) -> Any:
 def _greeting(service: Service) -> str:
     names = ", ".join(f"<b>{escape(name)}</b>" for name in service.names)
     return (
-        f"<h1>Homegrown</h1><p>Talk to {names}. Nothing leaves this server. Point at a word, or tap it, "
-        "to see how likely it was.</p>"
+        f"<h1>Homegrown</h1><p>Chat with {names}. Nothing leaves this server. Hover over a word, or tap it, "
+        "to see its probability.</p>"
     )

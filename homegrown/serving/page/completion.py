@@ -1,4 +1,4 @@
-"""The tab Completion: a text that the models continue."""
+"""The tab Completion: the models continue a prompt."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,32 +14,32 @@ from homegrown.serving.service import Service
 
 
 def completion_tab(service: Service, controls: Controls) -> None:
-    """Put the tab's content where the page is being built."""
+    """Add the tab's content to the page."""
     prompt = gr.Textbox(
         "",
         label="Prompt",
-        placeholder="A text to continue. Without one, a new document begins.",
+        placeholder="Text to continue; empty starts a new document.",
         lines=3,
         max_lines=12,
         elem_id="prompt",
         autoscroll=False,
     )
     with gr.Row(elem_classes="buttons"):
-        begin, stop = buttons("completion", "Continue")
-    panes = Panes("completion", controls, stop=stop, idle=[begin])
+        start, stop = buttons("completion", "Continue")
+    panes = Panes("completion", controls, stop=stop, idle=[start])
 
-    async def write(request: gr.Request, text: str, *values: Any) -> AsyncGenerator[list[Any]]:
+    async def generate(http: gr.Request, text: str, *values: Any) -> AsyncGenerator[list[Any]]:
         settings = controls.read(values)
         answers = [settings.answer(service, model, text) for model in settings.models]
 
         def draw(answer: Answer) -> str:
             return f'<span class="given">{escape(text)}</span>{answer.html}'
 
-        async with aclosing(panes.show(request.session_hash, answers, [draw] * len(answers))) as moments:
-            async for shown in moments:
+        async with aclosing(panes.show(http.session_hash, answers, [draw] * len(answers))) as updates:
+            async for shown in updates:
                 yield shown
 
-    begin.click(
-        write, [prompt, *controls.inputs], panes.outputs, show_progress="hidden", concurrency_limit=None,
+    start.click(
+        generate, [prompt, *controls.inputs], panes.outputs, show_progress="hidden", concurrency_limit=None,
         api_visibility="private",
     )  # fmt: skip

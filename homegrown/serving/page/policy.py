@@ -1,4 +1,4 @@
-"""What of Gradio's application is answered, and what a browser may do with it."""
+"""Access to Gradio's application: the allowed paths, and the browser's content security policy."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ _PATHS = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json)/?|/(assets|static|svelte)/.*"
     r"|/gradio_api/(queue/.*|heartbeat/.*|startup-events)/?"
 )
-"""Of Gradio's addresses those that the page asks for; others take files, fetch from elsewhere, or edit the program."""
+"""The paths that the page needs; Gradio's others take files, fetch from elsewhere, or edit the program."""
 
 _SCRIPT = re.compile(rb"<script(?:\s[^>]*)?>(.*?)</script>", re.DOTALL)
 
@@ -21,27 +21,27 @@ _POLICY = (
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-"""Nothing from another host. Gradio evaluates its templates; the scripts in its page are named by their digests, so
-that one that came with a text, or an `onerror`, would not run even if it had not been escaped."""
+"""Nothing from another host. Gradio evaluates its templates; the page's own scripts are listed by digest, so that a
+script or an `onerror` in a model's output would not run even if it were not escaped."""
 
 
 class PagePolicy:
-    """Around Gradio's application: the addresses that the page needs, and a policy for the browser.
+    """Middleware around Gradio's application: it allows the paths that the page needs, and adds the policy.
 
-    The policy is narrower than that of `homegrown.util.guard`, which leaves one alone that is there.
+    The policy is narrower than that of `homegrown.util.guard`, which keeps an existing one.
     """
 
     def __init__(self, app: ASGIApp):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; raises HTTPException, for the application around it, where there is nothing."""
+        """Answer one request; raises HTTPException 404 for other paths."""
         if scope["type"] != "http" or not _PATHS.fullmatch(scope["path"]):
             raise HTTPException(404)
         if scope["path"] == "/":
-            # Uncompressed, or its scripts could not be read.
+            # Uncompressed, because the scripts in it are read.
             plain = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
-            await self._app({**scope, "headers": plain}, receive, _Whole(send).send)
+            await self._app({**scope, "headers": plain}, receive, _Buffered(send).send)
         else:
             await self._app(scope, receive, _with_policy(send))
 
@@ -55,8 +55,8 @@ def _with_policy(send: Send) -> Send:
     return sent
 
 
-class _Whole:
-    """A response whose head waits for its body, which decides the policy."""
+class _Buffered:
+    """A response whose headers wait for its body, which determines the policy."""
 
     def __init__(self, send: Send):
         self._send, self._body = send, b""

@@ -1,4 +1,4 @@
-"""The page's own JavaScript: the tooltip of tokens, and the switch between dark and light."""
+"""The page's JavaScript: the tooltip of tokens, and the switch between dark and light."""
 
 ON_LOAD = """
 () => {
@@ -41,7 +41,7 @@ ON_LOAD = """
   document.addEventListener("scroll", hide, true);
 }
 """
-"""Run once when the page is there. A tap does on a phone what the mouse does elsewhere; texts are set as text."""
+"""Runs once when the page is loaded. A tap on a phone does what hovering does elsewhere; tokens are set as text."""
 
 SWITCH_THEME = """
 () => {

@@ -1,4 +1,4 @@
-"""How the page looks: Gradio's base theme with the fonts of the system, and what Gradio does not know of."""
+"""The style of the page: Gradio's base theme with system fonts, and CSS for our own elements."""
 
 import gradio as gr
 
@@ -7,7 +7,7 @@ _MONOSPACE = ("ui-monospace", "monospace")
 
 
 def theme() -> gr.themes.Base:
-    """Return Gradio's base theme in one colour. Its own default asks for fonts; these are on every machine."""
+    """Return Gradio's base theme in one color. Its default downloads fonts; these are on every machine."""
     return gr.themes.Base(
         primary_hue="teal", neutral_hue="slate", font=_FONTS, font_mono=_MONOSPACE, radius_size="md", text_size="md"
     ).set(
@@ -30,8 +30,8 @@ CSS = """
 .pane { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); gap: 0 !important;
   background: var(--block-background-fill); overflow: hidden; }
 html:has(body.dark), .dark { color-scheme: dark; }
-.block.written, .block.foot, .block.written > *, .block.foot > * { padding: 0 !important; }
-.block.written { height: min(42vh, 28rem); overflow-y: auto !important; border: 0; border-radius: 0; }
+.block.output, .block.foot, .block.output > *, .block.foot > * { padding: 0 !important; }
+.block.output { height: min(42vh, 28rem); overflow-y: auto !important; border: 0; border-radius: 0; }
 .block.foot { border-width: 1px 0 0; border-radius: 0; }
 .text { padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6; }
 .facts, .note, .error { margin: 0; font-size: .85rem; }

@@ -1,57 +1,60 @@
-"""Written tokens as HTML: each a span that is shaded by its probability and carries what its tooltip says."""
+"""Generated tokens as HTML: each is a span, shaded by its probability, with the content of its tooltip."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
-from homegrown.serving.completion import Token, Written
+from homegrown.inference.engine import GeneratedToken
 
 _LIGHTEST = 9
-"""Classes s9 (expected) to s0: one for each bit of surprise, which is minus the binary logarithm of the probability."""
+"""Classes s9 (expected) to s0: one per bit of surprise, which is minus the binary logarithm of the probability."""
 
 _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
-def span(text: str, tokens: Sequence[Written]) -> str:
-    """Return a piece of text as HTML, with the tokens that it came with and the likeliest ones in their places.
+def span(text: str, tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes]) -> str:
+    """Return a piece of output as HTML, with its tokens and the top tokens in their places.
 
-    A piece has several tokens where one of them ends inside a character or could have begun a stop string; it is shaded
-    by the most surprising one. Every text is escaped: what a model writes is never markup.
+    A piece has several tokens if one of them ends inside a character or could start a stop string; its shade is that
+    of the most surprising one. All text is escaped: output of a model is never markup.
     """
     if not tokens:
         return escape(text)
-    surprise = max(-written.token.logprob for written in tokens) / math.log(2)
-    shade = max(0, _LIGHTEST - max(0, int(surprise)))
-    return f'<span class="token s{shade}" data-tip="{_attribute(tip(tokens))}">{escape(text)}</span>'
+    surprise = -math.log2(min(_probability(token.logprob) for token in tokens))
+    shade = max(0, _LIGHTEST - int(surprise))
+    return f'<span class="token s{shade}" data-tip="{_attribute(tip(tokens, token_bytes))}">{escape(text)}</span>'
 
 
-def tip(tokens: Sequence[Written]) -> str:
-    """Return what a tooltip says: a line `probability<tab>token` for each token and for what else was likely there."""
-    return "\n".join("\n".join(_lines(written)) for written in tokens)
+def tip(tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes]) -> str:
+    """Return the content of a tooltip: a line `probability<tab>token` per token and per alternative."""
 
+    def line(token: int, logprob: float | None) -> str:
+        return f"{percent(_probability(logprob))}\t{visible(token_bytes(token))}"
 
-def _lines(written: Written) -> list[str]:
-    others = [other for other in written.likeliest if other.id != written.token.id]
-    first, *rest = (f"{percent(_probability(token))}\t{visible(token.data)}" for token in (written.token, *others))
-    return [f"*{first}", *rest]
+    lines = []
+    for token in tokens:
+        lines.append(f"*{line(token.id, token.logprob)}")
+        lines += [line(*top) for top in token.top_logprobs if top[0] != token.id]
+    return "\n".join(lines)
 
 
 def percent(probability: float) -> str:
-    """Return a probability as it is read: 87.3%, or <0.1%."""
+    """Return a probability for people: 87.3%, or <0.1%."""
     return "<0.1%" if probability < 0.0005 else f"{probability:.1%}"
 
 
 def visible(data: bytes) -> str:
-    """Return a token on one line: its blanks and ends of lines seen, a part of a character in hexadecimal."""
+    """Return a token on one line: white space as signs, part of a character in hexadecimal."""
     if not data:
         return "(end)"
     return "".join(_SIGNS.get(character, character) for character in data.decode("utf-8", "backslashreplace"))
 
 
-def _probability(token: Token) -> float:
-    return min(1.0, math.exp(token.logprob))
+def _probability(logprob: float | None) -> float:
+    # Never 0, which has no logarithm.
+    return min(1.0, max(math.exp(logprob or 0.0), math.ulp(0.0)))
 
 
 def _attribute(text: str) -> str:
-    # Written as references, ends of lines and tabs survive whatever else handles the page.
+    # As references, line breaks and tabs are kept by everything else that handles the page.
     return escape(text).replace("\n", "&#10;").replace("\t", "&#9;")

@@ -10,11 +10,11 @@ from typing import Any, TypeVar, cast
 
 import httpx
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from homegrown.serving.service import Model, Service
 from tests.serving.running import running
-from tests.serving.scripted import SPEED, ScriptedEngine
+from tests.serving.scripted import OTHERS, SPEED, ScriptedEngine
 from tests.waiting import wait_for
 
 pytest.importorskip("gradio")
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 def eventually(look: Callable[[], _T]) -> _T:
-    """Return what `look` finds once it is true; the page may redraw what it looks at meanwhile."""
+    """Return the result of `look` once it is true; the page may redraw its elements meanwhile."""
     from selenium.common.exceptions import WebDriverException
 
     def found() -> _T | None:
@@ -46,8 +46,8 @@ def eventually(look: Callable[[], _T]) -> _T:
 
 
 @pytest.fixture(scope="module")
-def asked_hosts() -> list[str]:
-    """The hosts that this process asks for from now on."""
+def contacted_hosts() -> list[str]:
+    """The hosts that this process contacts from now on."""
     hosts: list[str] = []
 
     def note(event: str, values: tuple[Any, ...]) -> None:
@@ -61,13 +61,22 @@ def asked_hosts() -> list[str]:
 
 
 @pytest.fixture(scope="module")
+def tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the other top tokens of the scripted engine, one of which looks like markup."""
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.add_tokens([AddedToken(token, normalized=False) for token in OTHERS])
+    own.encode_special_tokens = True
+    return own
+
+
+@pytest.fixture(scope="module")
 def engines(tokenizer: Tokenizer) -> dict[str, ScriptedEngine]:
     return {name: ScriptedEngine(name, tokenizer, MARKUP, context=CONTEXT) for name in (PLAIN, SMALLER)}
 
 
 @pytest.fixture(scope="module")
-def address(engines: dict[str, ScriptedEngine], tokenizer: Tokenizer, asked_hosts: list[str]) -> Iterator[str]:
-    # Here, for it brings Gradio: whatever that asks for when it is imported is to be noticed.
+def address(engines: dict[str, ScriptedEngine], tokenizer: Tokenizer, contacted_hosts: list[str]) -> Iterator[str]:
+    # Imported here, because it brings Gradio, whose requests on import count too.
     from homegrown.serving.api import application
 
     service = Service([Model(name, 0) for name in engines], queue=0)
@@ -75,7 +84,7 @@ def address(engines: dict[str, ScriptedEngine], tokenizer: Tokenizer, asked_host
         service.ready(name, engine, tokenizer)
     with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
         yield url
-        service.stop()  # as Ctrl-C does; a page that is still open does not hold the end up
+        service.stop()  # as Ctrl-C does; an open page does not delay the shutdown
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +100,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Page:
-    """The page in a browser's window."""
+    """The page in a browser window."""
 
     def __init__(self, browser: Any, address: str):
         self.browser = browser
@@ -122,14 +131,14 @@ class Page:
         next(tab for tab in tabs if tab.text == "Completion").click()
         box = eventually(lambda: self.one("#prompt textarea").is_displayed() and self.one("#prompt textarea"))
         self.script("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", box, prompt)
-        self.click("#completion-begin")
+        self.click("#completion-start")
 
     def say(self, message: str) -> None:
         box = self.one("#message textarea")
         box.send_keys(message)
-        self.click("#chat-begin")
+        self.click("#chat-start")
 
-    def written(self, place: int, tab: str = "completion") -> int:
+    def tokens(self, place: int, tab: str = "completion") -> int:
         return len(self.all(f"#{tab}-{place}-text .token"))
 
     def script(self, source: str, *values: Any) -> Any:
@@ -140,20 +149,20 @@ class Page:
 def page(chromium: Any, address: str, engines: dict[str, ScriptedEngine]) -> Page:
     for engine in engines.values():
         engine.text, engine.allowed, engine.rows = MARKUP, math.inf, 4
-        engine.orders.clear()
+        engine.requests.clear()
         engine.cancelled = 0
     return Page(chromium, address)
 
 
-def test_chat_streams_until_it_is_stopped_and_goes_on(
+def test_chat_streams_until_it_is_stopped_and_continues(
     page: Page, engines: dict[str, ScriptedEngine], tokenizer: Tokenizer
 ) -> None:
     engine = engines[PLAIN]
     engine.allowed = 20
     page.say("Who are <b>you</b><img src=x onerror='window.ran = 3'>?")
-    assert 0 < eventually(lambda: page.written(0, "chat")) <= 20
+    assert 0 < eventually(lambda: page.tokens(0, "chat")) <= 20
     engine.allowed = 40
-    eventually(lambda: page.written(0, "chat") > 20)
+    eventually(lambda: page.tokens(0, "chat") > 20)
     page.one("#message textarea").send_keys("And")
     page.click("#chat-stop")
     eventually(lambda: "stopped" in page.text("#chat-0-foot"))
@@ -164,11 +173,11 @@ def test_chat_streams_until_it_is_stopped_and_goes_on(
     assert 0 < len(answer) < len(engine.text) and engine.text.startswith(answer)
     assert engine.cancelled == 1
 
-    # What was typed meanwhile is there still, and the answer so far is a part of the conversation.
+    # The text typed meanwhile is kept, and the answer so far is part of the conversation.
     engine.text, engine.allowed = "Yes.", math.inf
     page.say(" now?")
-    eventually(lambda: "came to its end" in page.text("#chat-0-foot"))
-    prompt = tokenizer.decode(engine.orders[-1].prompt, skip_special_tokens=False)
+    eventually(lambda: "finished" in page.text("#chat-0-foot"))
+    prompt = tokenizer.decode(engine.requests[-1].prompt_ids, skip_special_tokens=False)
     assert answer in prompt and "user\nAnd now?" in prompt
     assert page.text("#chat-0-text .turn:last-child") == "Yes."
     page.click("#chat-new")
@@ -180,35 +189,34 @@ def test_two_models_continue_the_same_prompt_side_by_side(page: Page, engines: d
 
     for engine in engines.values():
         engine.allowed = 20
-    page.choose("#beside", SMALLER)
+    page.choose("#compare", SMALLER)
     eventually(lambda: len([one for one in page.all(".pane") if one.is_displayed()]) == 2)
     page.complete("Once <i>upon</i>")
-    eventually(lambda: page.written(0) and page.written(1))
-    assert page.written(0) <= 20 >= page.written(1)
-    assert page.one("#completion-stop").is_enabled() and not page.one("#completion-begin").is_enabled()
+    eventually(lambda: page.tokens(0) and page.tokens(1))
+    assert page.tokens(0) <= 20 >= page.tokens(1)
+    assert page.one("#completion-stop").is_enabled() and not page.one("#completion-start").is_enabled()
     for engine in engines.values():
         engine.allowed = math.inf
     for place, name in enumerate((PLAIN, SMALLER)):
-        eventually(lambda place=place: "came to its end" in page.text(f"#completion-{place}-foot"))
+        eventually(lambda place=place: "finished" in page.text(f"#completion-{place}-foot"))
         assert name in page.text(f"#completion-{place}-foot") and "tokens/s" in page.text(f"#completion-{place}-foot")
         assert page.text(f"#completion-{place}-text .text") == "Once <i>upon</i>" + MARKUP
-    plain, smaller = (engine.orders[-1] for engine in engines.values())
-    assert plain.prompt == smaller.prompt and plain.seed == smaller.seed
-    assert plain.completion.sampling == smaller.completion.sampling
+    plain, smaller = (engine.requests[-1] for engine in engines.values())
+    assert plain == smaller
 
     ActionChains(page.browser).move_to_element(page.all("#completion-0-text .token")[1]).perform()
     lines = eventually(lambda: page.one("#token-tip").is_displayed() and page.all("#token-tip div"))
     assert [line.text.split() for line in lines] == [["60.0%", "s"], ["25.0%", "␣or"], ["15.0%", "<i>"]]
 
-    assert not page.all(".written script, .written img, .written i, #token-tip i")
+    assert not page.all(".output script, .output img, .output i, #token-tip i")
     assert page.script("return window.ran") is None
 
 
-def test_what_cannot_be_written_is_said_in_a_sentence(page: Page, engines: dict[str, ScriptedEngine]) -> None:
+def test_a_mistake_is_an_error_message(page: Page, engines: dict[str, ScriptedEngine]) -> None:
     engines[PLAIN].text = "x" * CONTEXT
     page.complete("a" * (CONTEXT - 11))
-    sentence = f"The context of {CONTEXT} tokens is full: it had room for 10 of the 200 tokens"
-    eventually(lambda: sentence in page.text("#completion-0-foot"))
+    message = f"The context of {CONTEXT} tokens is full: only 10 of 200 requested tokens fit"
+    eventually(lambda: message in page.text("#completion-0-foot"))
 
     page.complete("a" * CONTEXT)
     eventually(lambda: f"context length is {CONTEXT} tokens" in page.text("#completion-0-foot .error"))
@@ -216,12 +224,12 @@ def test_what_cannot_be_written_is_said_in_a_sentence(page: Page, engines: dict[
     page.click("#more > button")
     eventually(lambda: page.one("#seed textarea, #seed input").is_displayed())
     page.one("#seed textarea, #seed input").send_keys("x")
-    page.click("#completion-begin")
-    eventually(lambda: "has to be a whole number" in page.text("body"))
+    page.click("#completion-start")
+    eventually(lambda: "is not a whole number" in page.text("body"))
     page.one("#seed textarea, #seed input").send_keys("\b7")
     page.complete("a")
     eventually(lambda: "seed 7" in page.text("#completion-0-foot"))
-    assert engines[PLAIN].orders[-1].seed == 7
+    assert engines[PLAIN].requests[-1].seed == 7
 
     engines[PLAIN].rows = 0
     page.complete("a")
@@ -233,18 +241,18 @@ def test_two_tabs_of_a_browser_do_not_disturb_each_other(
 ) -> None:
     engines[PLAIN].allowed = 20
     page.complete("first ")
-    eventually(lambda: page.written(0))
+    eventually(lambda: page.tokens(0))
     first = chromium.current_window_handle
     chromium.switch_to.new_window("tab")
     second = Page(chromium, address)
     second.complete("second ")
-    eventually(lambda: second.written(0))
+    eventually(lambda: second.tokens(0))
     engines[PLAIN].allowed = math.inf
-    eventually(lambda: "came to its end" in second.text("#completion-0-foot"))
+    eventually(lambda: "finished" in second.text("#completion-0-foot"))
     assert second.text("#completion-0-text .text") == "second " + MARKUP
     chromium.close()
     chromium.switch_to.window(first)
-    eventually(lambda: "came to its end" in page.text("#completion-0-foot"))
+    eventually(lambda: "finished" in page.text("#completion-0-foot"))
     assert page.text("#completion-0-text .text") == "first " + MARKUP
 
 
@@ -252,7 +260,7 @@ def test_on_a_phone_nothing_is_cut_off(page: Page, chromium: Any) -> None:
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        page.choose("#beside", SMALLER)
+        page.choose("#compare", SMALLER)
         page.click("#more > button")
         eventually(lambda: page.one("#seed").is_displayed())
         sliders = [one for one in page.all("input[type=range]") if one.is_displayed()]
@@ -286,7 +294,7 @@ def test_dark_follows_the_system_until_it_is_switched(page: Page, chromium: Any,
         page.script("localStorage.clear()")
 
 
-def test_a_browser_would_not_run_what_came_with_a_text(page: Page, address: str) -> None:
+def test_a_browser_would_not_run_a_script_in_an_output(page: Page, address: str) -> None:
     page.script("document.querySelector('.text').innerHTML = \"<img src=x onerror='window.ran = 4'>\"")
     eventually(lambda: any("onerror" in one["message"] or "inline event" in one["message"] for one in _console(page)))
     assert page.script("return window.ran") is None
@@ -300,12 +308,12 @@ def test_a_browser_would_not_run_what_came_with_a_text(page: Page, address: str)
     assert httpx.post(f"{address}/gradio_api/queue/join", headers={"Origin": "http://x.example"}).status_code == 403
 
 
-def test_nothing_asks_for_another_host(chromium: Any, address: str, asked_hosts: list[str]) -> None:
+def test_nothing_contacts_another_host(chromium: Any, address: str, contacted_hosts: list[str]) -> None:
     messages = [json.loads(one["message"])["message"] for one in chromium.get_log("performance")]
     urls = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
     asked = [url for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))]
     assert asked and all(url.startswith(f"{address}/") for url in asked)
-    assert set(asked_hosts) <= {"127.0.0.1", "localhost", "::1", "None"}
+    assert set(contacted_hosts) <= {"127.0.0.1", "localhost", "::1", "None"}
 
 
 def _console(page: Page) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The page while the server answers already: Gradio takes seconds to import, and nothing else has to wait for it."""
+"""The page in the background: Gradio takes seconds to import, and the API does not wait for it."""
 
 import asyncio
 import contextlib
@@ -11,34 +11,34 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 THREAD = "page"
-"""The name of the thread that makes it."""
+"""Name of the thread that creates the page."""
 
 
-class LatePage:
-    """An application that is made in a thread once the server runs; until it is there, a page that reloads itself."""
+class DeferredPage:
+    """An application that is created in a thread; until then, a placeholder that reloads itself."""
 
     def __init__(self, make: Callable[[], FastAPI], around: Callable[[ASGIApp], ASGIApp]):
-        """Answer with what `make` returns; every request goes through what `around` makes of it."""
+        """Serve the application that `make` returns, inside the middleware `around`."""
         self._make, self._around = make, around
-        self._answering = around(_getting_ready)
+        self._answering = around(_placeholder)
         self._error: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; raises what kept the application from being made."""
+        """Answer one request; raises the exception of `make`, if it failed."""
         if self._error:
             raise self._error
         await self._answering(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Make the application, begin and end it, while the application lives that this is a part of."""
+        """Create, start and end the application during the lifespan of the outer one."""
         made: Future[FastAPI] = Future()
-        # No thread of a pool, which the end of the loop would wait for; and no daemon, which Python's end would abort.
+        # Not in a pool, which the end of the loop would wait for; not a daemon, which the end of Python would abort.
         threading.Thread(target=self._make_into, args=(made,), name=THREAD).start()
         ended = asyncio.Event()
         living = asyncio.ensure_future(self._live(made, ended))
         yield
-        made.cancel()  # where it is not made yet
+        made.cancel()  # if it is not created yet
         ended.set()
         await asyncio.gather(living, return_exceptions=True)
 
@@ -52,7 +52,7 @@ class LatePage:
             self._error = error
 
     def _make_into(self, made: Future[FastAPI]) -> None:
-        # It is cancelled where the server has ended meanwhile.
+        # The future is cancelled if the server has ended meanwhile.
         with contextlib.suppress(InvalidStateError):
             try:
                 made.set_result(self._make())
@@ -60,12 +60,12 @@ class LatePage:
                 made.set_exception(error)
 
 
-async def _getting_ready(scope: Scope, receive: Receive, send: Send) -> None:
-    await HTMLResponse(_GETTING_READY, 503, {"Retry-After": "1", "Cache-Control": "no-store"})(scope, receive, send)
+async def _placeholder(scope: Scope, receive: Receive, send: Send) -> None:
+    await HTMLResponse(_PLACEHOLDER, 503, {"Retry-After": "1", "Cache-Control": "no-store"})(scope, receive, send)
 
 
-_GETTING_READY = """<!doctype html>
+_PLACEHOLDER = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="1"><title>Homegrown</title></head><body>
-<p>The page is getting ready, and comes by itself. Programs get answers already, at <code>/v1</code>.</p>
+<p>The page is loading and will appear by itself. The API at <code>/v1</code> already answers.</p>
 </body></html>
 """

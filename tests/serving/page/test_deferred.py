@@ -1,4 +1,4 @@
-"""The page comes once it is made, and the rest of the server does not wait for it."""
+"""The page appears once it is created, and the API does not wait for it."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -8,18 +8,18 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from homegrown.serving.page.later import LatePage
+from homegrown.serving.page.deferred import DeferredPage
 from tests.serving.running import soon
 
 
-def application(late: LatePage) -> FastAPI:
-    app = FastAPI(lifespan=late.lifespan)
+def application(page: DeferredPage) -> FastAPI:
+    app = FastAPI(lifespan=page.lifespan)
     app.get("/health")(lambda: "ok")
-    app.mount("/", late)
+    app.mount("/", page)
     return app
 
 
-def test_the_server_answers_while_the_page_is_made_and_ends_it() -> None:
+def test_the_server_answers_before_the_page_and_ends_it() -> None:
     may, alive = threading.Event(), []
 
     @asynccontextmanager
@@ -34,7 +34,7 @@ def test_the_server_answers_while_the_page_is_made_and_ends_it() -> None:
         page.get("/")(lambda: "the page")
         return page
 
-    with TestClient(application(LatePage(make, lambda app: app))) as client:
+    with TestClient(application(DeferredPage(make, lambda app: app))) as client:
         assert client.get("/health").json() == "ok"
         meanwhile = client.get("/")
         assert meanwhile.status_code == 503 and 'http-equiv="refresh"' in meanwhile.text
@@ -44,7 +44,7 @@ def test_the_server_answers_while_the_page_is_made_and_ends_it() -> None:
     assert alive == [True, False]
 
 
-def test_the_server_ends_although_the_page_is_not_made_yet() -> None:
+def test_the_server_ends_before_the_page_is_created() -> None:
     never = threading.Event()
 
     def make() -> FastAPI:
@@ -52,17 +52,17 @@ def test_the_server_ends_although_the_page_is_not_made_yet() -> None:
         return FastAPI()
 
     try:
-        with TestClient(application(LatePage(make, lambda app: app))):
+        with TestClient(application(DeferredPage(make, lambda app: app))):
             pass
     finally:
         never.set()
 
 
-def test_a_page_that_cannot_be_made_is_no_page_that_is_waited_for() -> None:
+def test_a_page_that_cannot_be_created_is_an_error() -> None:
     def make() -> FastAPI:
         raise ValueError("broken")
 
-    with TestClient(application(LatePage(make, lambda app: app))) as client:
+    with TestClient(application(DeferredPage(make, lambda app: app))) as client:
 
         def fails() -> bool:
             try:
