@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 @sampling_options
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop string; repeatable.")
-@click.option("--beams", type=click.IntRange(min=1), help="Beams of a beam search; default is sampling.")
+@click.option("--beams", type=click.IntRange(min=1), help="Beam search with this many beams.")
 @click.option(
     "--logprobs",
     "top_logprobs",
     type=click.IntRange(min=0),
-    help="Top tokens per token, printed with log-probabilities; default is text.",
+    help="Top tokens to print with log-probabilities.",
 )
 @click.pass_obj
 def generate(
