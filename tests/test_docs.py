@@ -19,7 +19,13 @@ from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe, 
 from homegrown.util.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(page for pattern in ("*.md", "*/*.md", "benchmarks/**/*.md") for page in ROOT.glob(pattern))
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/*.md", "data/*.md", "artifacts/*.md", "benchmarks/**/*.md")
+    for page in ROOT.glob(pattern)
+    if page.name != "CHANGELOG.md"
+)
+"""Every page but the one that names what is gone."""
 
 TRACKED = ("homegrown", "tasks", "flows", "tests", "docs", "benchmarks")
 """Folders in which a path that is named exists on a fresh clone; `data` and `artifacts` fill up later."""
@@ -159,6 +165,20 @@ def settings(model: BaseModel, place: str = "") -> Iterator[str]:
         yield place + name
         if isinstance(inner := getattr(model, name), BaseModel):
             yield from settings(inner, f"{place}{name}.")
+
+
+def test_the_tree_of_the_architecture_has_every_package_and_no_file_that_is_gone() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    listed = set(re.findall(r"^ *([a-z]+)/ ", text, flags=re.MULTILINE))
+    packages = {
+        file.parent.name for top in ("homegrown", "tasks", "flows") for file in ROOT.glob(f"{top}/**/__init__.py")
+    }
+    assert packages <= listed
+    files = {file.relative_to(ROOT).as_posix() for file in ROOT.glob("[a-z]*/**/*.py")}
+    gone = [
+        name for name in re.findall(r"[\w/]+\.py", text) if not any(f"/{file}".endswith(f"/{name}") for file in files)
+    ]
+    assert not gone
 
 
 def test_the_figures_of_the_guide_are_those_of_its_benchmark() -> None:
