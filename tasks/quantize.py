@@ -21,7 +21,7 @@ def _report(artifact: Artifact) -> str:
     sizes = [one["disk_megabytes"] for one in variants]
     notes = [", ".join(filter(None, [f"{size:.3g} MB", _loss(one)])) for one, size in zip(variants, sizes, strict=True)]
     title = "Size on disk, and what it costs in bits per byte"
-    drawn = charts.bars(names, sizes, notes, title, colour=charts.GREEN)
+    drawn = charts.bars(names, sizes, notes, title, color=charts.GREEN)
     rows = [
         [
             one["variant"],

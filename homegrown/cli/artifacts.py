@@ -1,10 +1,10 @@
-"""`homegrown artifacts`: what is in the store."""
+"""`homegrown artifacts`: the artifacts of the store."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from homegrown.cli.options.output import print_table
+from homegrown.reporting.numbers import duration, file_size
 from homegrown.store.artifacts import KEY_DIGITS, Store
 from homegrown.util.errors import UserError
 
@@ -13,19 +13,18 @@ if TYPE_CHECKING:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--run", "name", metavar="RUN", help="Only what this run used; see `homegrown runs`.")
-@click.option("--stage", metavar="STAGE", help="Only of this stage.")
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.option("--run", "name", metavar="RUN", help="Only artifacts of this run; see `homegrown runs`.")
+@click.option("--stage", metavar="STAGE", help="Only artifacts of this stage.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.pass_context
 def artifacts(context: click.Context, name: str | None, stage: str | None, as_json: bool) -> None:
-    """List every version of every artifact: which are current, which run used each, what each costs on disk.
+    """List all artifacts, with their runs and sizes.
 
-    `newest` is the newest whole version of its stage; the name of a recipe says that its last run which came so far
-    took this version.
+    `newest` marks the newest complete version of a stage, and the name of a recipe the version that its last run used.
     """
     if context.invoked_subcommand is not None:
         if name is not None or stage is not None or as_json:
-            raise UserError(f"--run, --stage and --json belong to the list, not to {context.invoked_subcommand}.")
+            raise UserError(f"--run, --stage and --json do not apply to {context.invoked_subcommand}; leave them out.")
         return
     import json
 
@@ -39,7 +38,7 @@ def artifacts(context: click.Context, name: str | None, stage: str | None, as_js
     gone: list[str] = []
     if stage is not None:
         if stage not in stages:
-            raise UserError(f"There is no artifact of stage {stage!r}; there are: {', '.join(stages) or 'none'}.")
+            raise UserError(f"No artifact of stage {stage!r} exists; choose from: {', '.join(stages) or 'none'}.")
         entries = [entry for entry in entries if entry.artifact.manifest.stage == stage]
         folders = [folder for folder in folders if folder.path.parent.name == stage]
     if name is not None:
@@ -59,46 +58,50 @@ def artifacts(context: click.Context, name: str | None, stage: str | None, as_js
         return
     _print(entries, folders)
     if gone:
-        click.echo(f"No longer there, of what {name} used: {', '.join(gone)}.")
-    click.echo(f"{len(entries)} artifacts{_and(folders)}, {total / 1e6:,.1f} MB on disk.")
+        click.echo(f"Deleted artifacts of {name}: {', '.join(gone)}.")
+    click.echo(f"{len(entries)} artifacts{_and(folders)}, {file_size(total)} on disk.")
 
 
 @artifacts.command()
 @click.argument("name", metavar="STAGE[@VERSION]")
 @click.pass_obj
 def show(store: Store, name: str) -> None:
-    """Print an artifact's manifest, what it was made from, and what was made from it."""
+    """Show an artifact's manifest and lineage."""
     artifact = store.resolve(name)
     click.echo(artifact.manifest.model_dump_json(indent=2))
     click.echo(f"\nfolder     {artifact.path}")
     click.echo(f"made from  {', '.join(one.name for one in store.lineage(artifact)) or 'raw input'}")
-    click.echo(f"used by    {', '.join(one.name for one in store.outputs(artifact)) or 'nothing yet'}")
-    click.echo(f"files      {store.damage(artifact) or 'whole: every size and digest is as published'}")
+    click.echo(f"used by    {', '.join(one.name for one in store.outputs(artifact)) or 'nothing'}")
+    click.echo(f"files      {store.damage(artifact) or 'complete: every size and digest matches'}")
 
 
 def _print(entries: "list[Entry]", folders: "list[Unfinished]") -> None:
+    from homegrown.reporting.blocks import Table
+    from homegrown.reporting.terminal import print_table
+
     rows = [
-        (
+        [
             entry.artifact.name,
             ", ".join([*(["newest"] if entry.newest else []), *entry.recipes]),
             entry.artifact.manifest.key[:KEY_DIGITS],
             f"{entry.artifact.manifest.started:%Y-%m-%d %H:%M}",
-            f"{entry.artifact.manifest.seconds:.1f} s",
+            duration(entry.artifact.manifest.seconds),
             f"{entry.artifact.manifest.rows_out:,} {entry.artifact.manifest.unit}",
-            f"{entry.bytes / 1e6:,.1f} MB",
+            file_size(entry.bytes),
             _users(entry.runs),
-        )
+        ]
         for entry in entries
     ]
     rows += [
-        (f"{one.path.parent.name}/{one.path.name}", one.state, "", "", "", "", f"{one.bytes / 1e6:,.1f} MB", "")
+        [f"{one.path.parent.name}/{one.path.name}", one.state, "", "", "", "", file_size(one.bytes), ""]
         for one in folders
     ]
-    print_table(("artifact", "current", "key", "made", "time", "rows", "size", "used by"), rows)
+    header = ["artifact", "current", "key", "made (UTC)", "time", "rows", "size", "used by"]
+    print_table(Table(header, rows, align="llllrrrl"))
 
 
 def _users(names: list[str]) -> str:
-    """Name the last run, and how many there were before it."""
+    """Name the last run, and how many other runs there are."""
     if not names:
         return "no run"
     return names[-1] + (f" and {len(names) - 1} more" if len(names) > 1 else "")

@@ -4,28 +4,28 @@ from pathlib import Path
 
 import click
 
-from homegrown.cli.options.output import Out
+from homegrown.cli.options.output import Out, written
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
 
 @click.command()
 @click.argument("names", metavar="RUN RUN...", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON, with what is equal too.")
-@click.option("--out", type=Out(), help="Page (.html) or picture (.png) to write besides.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output, with equal metrics too.")
+@click.option("--out", type=Out(), help="Report (.html) or chart (.png) to write besides.")
 @click.pass_obj
 def compare(store: Store, names: tuple[str, ...], as_json: bool, out: Path | None) -> None:
-    """Say what differs between runs, the first of which is the base: settings, stages, and what it did to each metric.
+    """Compare runs: settings, stages and metrics.
 
-    A RUN is a name of `homegrown runs`, the start of one, `latest`, `tiny@-2` (the last but one of the recipe `tiny`),
-    or the name of a sweep, which means all its runs.
+    The first RUN is the base. A RUN is a name or its start as in `homegrown runs`, `latest`, `tiny@-2` (the last but
+    one of the recipe `tiny`), or a sweep, which means all its runs.
     """
     import json
 
     from homegrown.comparison.compare import compare as compared
-    from homegrown.comparison.page import kind_of, write
+    from homegrown.comparison.page import kind_of, render
     from homegrown.comparison.tables import tables
-    from homegrown.comparison.terminal import print_tables
+    from homegrown.reporting.terminal import print_table
     from homegrown.store import runs
     from homegrown.store.run_names import find_runs
 
@@ -39,7 +39,12 @@ def compare(store: Store, names: tuple[str, ...], as_json: bool, out: Path | Non
     if as_json:
         click.echo(json.dumps(comparison.as_json(), indent=2))
     else:
-        print_tables(tables(comparison))
+        for number, table in enumerate(tables(comparison)):
+            if number:
+                click.echo()
+            print_table(table)
     if out:
-        write(comparison, out)
+        content = render(comparison, out)
+        with written(out) as temporary:
+            temporary.write_bytes(content)
         click.echo(f"Written: {out}", err=as_json)

@@ -1,4 +1,4 @@
-"""`homegrown rate`: ask a person what the texts are worth."""
+"""`homegrown rate`: blind ratings of completions by people."""
 
 import getpass
 from typing import TYPE_CHECKING
@@ -16,39 +16,39 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[STAGE[@VERSION]]...")
-@click.option("--rater", default=getpass.getuser, show_default="your login name", help="Who rates.")
+@click.option("--rater", default=getpass.getuser, show_default="your login name", help="Name of the rater.")
 @click.option(
     "--documents",
     default=8,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Held-out documents, or questions, of each.",
+    help="Held-out documents or questions per model.",
 )
-@click.option("--terminal", is_flag=True, help="Ask here instead of on a page.")
+@click.option("--terminal", is_flag=True, help="Ask in the terminal instead of a page.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the page.")
 @click.option("--port", default=8800, show_default=True, type=click.IntRange(1, 65535), help="Port of the page.")
 @click.pass_obj
 def rate(
     store: Store, names: tuple[str, ...], rater: str, documents: int, terminal: bool, host: str, port: int
 ) -> None:
-    """Show what models wrote, and what was really written, blind and shuffled, and ask for scores from 1 to 5.
+    """Rate completions of models, blind and shuffled.
 
-    Of the latest evaluation, unless others are named: evaluate@3, or finetune@1 for what base and fine-tuned model
-    answered to held-out questions. Several are mixed. `homegrown report ratings` shows means and intervals.
+    Completions and references come from the latest evaluation or from the ones you name: evaluate@3, or finetune@1 for
+    answers to held-out questions. Several are mixed. `homegrown report ratings` shows the result.
     """
     from homegrown.rating.answers import Answers
-    from homegrown.rating.items import items_of, shuffled, texts_of
+    from homegrown.rating.items import items_of, shuffled, with_completions
     from homegrown.store.artifacts import RATINGS
 
-    found = [texts_of(store, name) for name in names or ("evaluate",)]
+    found = [with_completions(store, name) for name in names or ("evaluate",)]
     answers = Answers(store.root / RATINGS, rater)
     items = shuffled(items_of(found, documents), rater)
     if not any(item.id not in answers.rated for item in items):
-        click.echo(f"{rater} has rated all {len(items)} texts; `homegrown report ratings` shows what it comes to.")
+        click.echo(f"{rater} has rated all {len(items)} completions; `homegrown report ratings` shows the result.")
     elif terminal:
         from homegrown.rating.terminal import ask
 
-        click.echo(f"{ask(items, answers)} texts rated.")
+        click.echo(f"Ratings saved: {ask(items, answers)}.")
     else:
         _serve(items, answers, host, port)
 
@@ -60,7 +60,7 @@ def _serve(items: "Sequence[Item]", answers: "Answers", host: str, port: int) ->
     from homegrown.util.guard import allowed_hosts, listen
 
     listening = listen(host, port)
-    click.echo(f"{len(items)} texts at http://{host}:{port} (Ctrl-C ends; every answer is kept at once)")
+    click.echo(f"{len(items)} completions at http://{host}:{port} (Ctrl-C exits; every rating is saved at once)")
     with listening:
         config = uvicorn.Config(application(items, answers, allowed_hosts(host)), log_level="warning")
         uvicorn.Server(config).run([listening])

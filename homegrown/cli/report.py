@@ -1,4 +1,4 @@
-"""`homegrown report`: pages to read."""
+"""`homegrown report`: HTML reports."""
 
 from pathlib import Path
 
@@ -10,20 +10,17 @@ from homegrown.store.artifacts import Store
 
 @click.group()
 def report() -> None:
-    """Write a report: of the corpus, of an evaluation, or of what people thought of the texts."""
+    """Write a report as one HTML file."""
 
 
 @report.command("corpus")
-@click.option(
-    "--out",
-    type=Out(),
-    default="corpus.html",
-    show_default=True,
-    help="Page to write.",
-)
+@click.option("--out", type=Out(), default="corpus.html", show_default=True, help="Report to write.")
 @click.pass_obj
 def report_corpus(store: Store, out: Path) -> None:
-    """Show what became of the latest corpus: what was read, dropped and why, with examples, and what is kept."""
+    """Report on the latest corpus.
+
+    Shows what was read, dropped and kept, with the reason and examples of dropped documents.
+    """
     from homegrown.corpus.account import account, latest_chain
     from homegrown.corpus.report import html
 
@@ -36,24 +33,22 @@ def report_corpus(store: Store, out: Path) -> None:
 
 @report.command("evaluation")
 @click.argument("artifact", default="evaluate", metavar="[EVALUATE[@VERSION]]")
-@click.option(
-    "--out",
-    type=Out(),
-    default="evaluation.html",
-    show_default=True,
-    help="Page to write, .html or .md.",
-)
+@click.option("--out", type=Out(), default="evaluation.html", show_default=True, help="Report to write, .html or .md.")
 @click.pass_obj
 def report_evaluation(store: Store, artifact: str, out: Path) -> None:
-    """Show every variant of a model side by side, beside the version before, tasks of lm-eval, and ratings."""
+    """Report on an evaluation.
+
+    Shows every variant of the model, the previous version, baselines, results of lm-eval, and ratings.
+    """
     from homegrown.evaluation.joined import everything
     from homegrown.evaluation.report import TITLE
-    from homegrown.reporting.blocks import as_html, as_markdown
+    from homegrown.reporting.blocks import as_markdown
+    from homegrown.reporting.html import as_html
     from homegrown.util.errors import UserError
 
     writers = {".html": lambda parts: as_html(TITLE, parts), ".md": lambda parts: f"# {TITLE}\n\n{as_markdown(parts)}"}
     if out.suffix not in writers:
-        raise UserError(f"{out} is neither HTML nor Markdown by its name; let it end in .html or .md.")
+        raise UserError(f"{out} is neither HTML nor Markdown; choose a name that ends in .html or .md.")
     found = store.resolve(artifact)
     if found.manifest.stage != "evaluate":
         answers = [
@@ -63,8 +58,8 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
             and found.manifest.key
             in (one.manifest.key, one.manifest.inputs.get("finetune"), one.manifest.inputs.get("model"))
         ]
-        page = f", or open {answers[-1]}, its answers before and after" if answers else ""
-        raise UserError(f"{found.name} holds no evaluation; name a version of evaluate{page}.")
+        page = f", or open the report of its answers, {answers[-1]}" if answers else ""
+        raise UserError(f"{found.name} is not an evaluation; name a version of evaluate{page}.")
     page = writers[out.suffix](everything(store, found))
     with written(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -72,29 +67,22 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
 
 
 @report.command("ratings")
-@click.option("--out", type=Out(), help="Page to write besides.")
+@click.option("--out", type=Out(), help="Report to write besides.")
 @click.pass_obj
 def report_ratings(store: Store, out: Path | None) -> None:
-    """Show what people thought of the texts: means with intervals, and how far raters agree."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """Report on the ratings by people.
 
+    Shows mean scores with intervals, and the agreement between raters.
+    """
     from homegrown.rating.answers import all_answers
     from homegrown.rating.report import html, method, table
-    from homegrown.rating.summary import summarise
+    from homegrown.rating.summary import summarize
+    from homegrown.reporting.terminal import print_table
     from homegrown.store.artifacts import RATINGS
 
-    summary = summarise(all_answers(store.root / RATINGS))
-    header, rows = table(summary)
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in header:
-        shown.add_column(title, overflow="fold")
-    for row in rows:
-        shown.add_row(*(cell.replace(" (", "\n(") for cell in row))
-    console = Console()
-    console.print(shown)
-    console.print(method(summary), highlight=False)
+    summary = summarize(all_answers(store.root / RATINGS))
+    print_table(table(summary))
+    click.echo(method(summary))
     if out:
         with written(out) as temporary:
             temporary.write_text(html(summary), encoding="utf-8")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from homegrown.cli.options.output import print_table
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
@@ -23,6 +22,8 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
     """
     from homegrown.corpus import similar as engine
     from homegrown.corpus.text import Undecodable, clean, decode
+    from homegrown.reporting.blocks import Table
+    from homegrown.reporting.terminal import print_table
 
     artifact = store.resolve(name)
     ingested = next((one for one in store.inputs(artifact) if one.manifest.stage == "ingest"), None)
@@ -43,10 +44,10 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
         click.echo("Nothing in the corpus is like it.")
         return
     rows = [
-        (f"{match.similarity:.2f}", match.id, match.source, f"{match.path}:{match.position}", _start(match.text_start))
+        [f"{match.similarity:.2f}", match.id, match.source, f"{match.path}:{match.position}", _start(match.text_start)]
         for match in matches
     ]
-    print_table(("jaccard", "id", "source", "path", "text"), rows)
+    print_table(Table(["jaccard", "id", "source", "path", "text"], rows, align="lllll"))
 
 
 def _start(text: str) -> str:

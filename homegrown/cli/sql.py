@@ -10,17 +10,17 @@ from homegrown.util.errors import UserError
 
 @click.command()
 @click.argument("statement")
-@click.option("--rows", default=40, show_default=True, type=click.IntRange(min=1), help="Most rows to print.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print all rows as CSV.")
+@click.option("--rows", default=40, show_default=True, type=click.IntRange(min=1), help="Maximum rows to print.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV output of all rows.")
 @click.pass_obj
 def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
-    """Run SQL (DuckDB) over views of every artifact.
+    """Query the artifacts in SQL (DuckDB).
 
     `dedup.dropped` is a table of the latest dedup, `"dedup@3".dropped` of its version 3; `artifacts`, `files`, `runs`
-    and `SHOW ALL TABLES` say what is there. `documents`, `dropped` (of every stage, with `stage` and `reason`),
-    `quarantine` and `shards` (with `split`) are of the latest corpus.
+    and `SHOW ALL TABLES` list what exists. `documents`, `dropped` (of every stage, with `stage` and `reason`),
+    `quarantine` and `shards` (with `split`) belong to the latest corpus.
 
-    What is like a document, by the signatures that dedup keeps:
+    Documents similar to one, by the signatures of dedup:
 
     \b
       SELECT other.id, similarity(one.signature, other.signature) AS jaccard

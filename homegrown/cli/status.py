@@ -27,7 +27,8 @@ def status(store: Store, as_json: bool) -> None:
 
 
 def _print(found: "Status") -> None:
-    from homegrown.cli.options.output import print_table
+    from homegrown.reporting.blocks import Table
+    from homegrown.reporting.terminal import print_table
 
     up = f"started by `homegrown up` (process {found.up})" if found.up else "no `homegrown up` of this folder runs"
     if not found.answers:
@@ -42,24 +43,26 @@ def _print(found: "Status") -> None:
     click.echo(f"waiting      {found.waiting or 'none'}")
     click.echo(f"in progress  {len(found.in_progress) or 'none'}")
     if found.in_progress:
-        print_table(("  run", "state", "started", "stage", "progress"), [_going(run) for run in found.in_progress])
+        header = ["run", "state", "started", "stage", "progress"]
+        print_table(Table(header, [_going(run) for run in found.in_progress], align="lllll"))
     if found.recent:
         click.echo("the last that ended:")
-        print_table(("  run", "state", "started", "took", "message"), [_ended(run) for run in found.recent])
+        header = ["run", "state", "started", "took", "message"]
+        print_table(Table(header, [_ended(run) for run in found.recent], align="lllrl"))
 
 
 def _going(run: "RunStatus") -> tuple[str, ...]:
     place = run.place
     share = f"{place.percent:.0f}% " if place and place.percent is not None else ""
     words = (place.words or "") if place else ""
-    return (f"  {run.name}", run.state, _ago(run.started), place.stage if place else "", f"{share}{words}")
+    return (run.name, run.state, _ago(run.started), place.stage if place else "", f"{share}{words}")
 
 
 def _ended(run: "RunStatus") -> tuple[str, ...]:
     from homegrown.reporting.numbers import duration
 
     message = "" if run.state == "Completed" else " ".join((run.message or "").split())
-    return (f"  {run.name}", run.state, _ago(run.started), duration(run.seconds), message)
+    return (run.name, run.state, _ago(run.started), duration(run.seconds), message)
 
 
 def _ago(time: "datetime | None") -> str:

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from homegrown.cli.local_run import prepare
-from homegrown.cli.options.output import Out
+from homegrown.cli.options.output import Out, written
 from homegrown.cli.run import stage_names
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import Recipe
@@ -156,9 +156,9 @@ def _run_point(console: Console, sweep: Sweep, point: Point, until: "StageName")
 
 def _show(console: Console, sweep: Sweep, store: Store, failed: dict[str, str], out: Path | None) -> None:
     from homegrown.comparison.compare import compare
-    from homegrown.comparison.page import write
+    from homegrown.comparison.page import render
     from homegrown.comparison.tables import points_table
-    from homegrown.comparison.terminal import print_tables
+    from homegrown.reporting.terminal import print_table
     from homegrown.store import runs
 
     records = runs.recorded(store)
@@ -168,9 +168,11 @@ def _show(console: Console, sweep: Sweep, store: Store, failed: dict[str, str], 
     comparison = compare(store, records, names)
     values = {point.run: point.value for point in sweep.points}
     console.print()
-    print_tables([points_table(comparison, sweep.setting, [values.get(name, name) for name in names])])
+    print_table(points_table(comparison, sweep.setting, [values.get(name, name) for name in names]))
     if out:
-        write(comparison, out)
+        content = render(comparison, out)
+        with written(out) as temporary:
+            temporary.write_bytes(content)
         console.print(f"Written: {out}", highlight=False)
     elif len(names) > 1:
         console.print(f"More: homegrown compare {sweep.name} --out sweep.html", highlight=False, soft_wrap=True)

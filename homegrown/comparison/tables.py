@@ -1,69 +1,53 @@
-"""A comparison as tables, which the terminal and the page both show."""
+"""A comparison as tables, for the terminal and the HTML report."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from homegrown.comparison.compare import Comparison, Row, Stage
+from homegrown.reporting.blocks import Cell, Table
+from homegrown.reporting.numbers import shown
 from homegrown.util.progress import Metric
-
-Verdict = Literal["better", "worse", ""]
 
 _LESS_IS_BETTER = ("bits_per_byte", "perplexity", "loss", "repeated_4grams")
 _MORE_IS_BETTER = ("bleu", "rouge_1", "rouge_2", "rouge_l", "distinct_2", "tokens_per_second", "flops_utilisation")
+_NEITHER = ("self_bleu",)  # it ends as one that is
 _HEADLINES = ("bits_per_byte", "perplexity", "bleu", "rouge_l", "tokens_per_second")
+_DIGITS = 5
+_LEGEND = "✓ better, ✗ worse than the base."
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A text, and whether it says that a run did better or worse than the base."""
+def tables(comparison: Comparison, *, intervals: bool = False) -> list[Table]:
+    """Return all tables of a comparison: runs, settings, stages, and the metrics of the stages that differ.
 
-    text: str
-    verdict: Verdict = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under a header; the first `names` columns are names, the others figures."""
-
-    title: str
-    header: list[str]
-    rows: list[list[Cell]]
-    names: int
-    notes: list[str] = field(default_factory=list)
-
-
-def tables(comparison: Comparison) -> list[Table]:
-    """Return all tables of a comparison: runs, settings, stages, and the metrics of the stages that differ."""
+    With `intervals`, metrics have their confidence intervals; a terminal is too narrow for these.
+    """
     found = [_runs(comparison), _settings(comparison), _stages(comparison)]
     plain = [row for row in _of_different_stages(comparison) if row.variant is None]
     measured = [row for row in _of_different_stages(comparison) if row.variant is not None]
     if plain:
-        found.append(_metrics(comparison, "What each stage made and measured", "stage", plain))
+        found.append(_metrics(comparison, "Metrics of each stage", "stage", plain, intervals))
     if measured:
-        found.append(_metrics(comparison, "Evaluation on held-out text", "variant", measured))
+        found.append(_metrics(comparison, "Evaluation on held-out text", "variant", measured, intervals))
     return found
 
 
 def points_table(comparison: Comparison, setting: str, values: Sequence[str]) -> Table:
-    """Return one row for each run: its value of the setting that was swept, and the figures that matter most."""
+    """Return one row for each run of a sweep: its value of the setting, and the most important metrics."""
     rows = headlines(comparison)
-    figures = [
-        [Cell(written(row.values[number]), verdict(row, row.values[number])) for row in rows]
-        for number in range(len(values))
-    ]
-    made = [
-        [Cell(value), *cells, Cell(run.name)]
-        for value, cells, run in zip(values, figures, comparison.runs, strict=True)
-    ]
+    body: list[list[str | Cell]] = []
+    for number, (value, run) in enumerate(zip(values, comparison.runs, strict=True)):
+        metrics = [Cell(written(row.values[number]), verdict=verdict(row, row.values[number])) for row in rows]
+        body.append([value, *metrics, run.name])
     stage = f" of {rows[0].stage}" if rows and rows[0].variant is None else ""
-    title = f"{setting}, and what came out{stage}"
-    return Table(title, [setting, *(row.metric.replace("_", " ") for row in rows), "run"], made, 1)
+    header = [setting, *(row.metric.replace("_", " ") for row in rows), "run"]
+    return Table(
+        header, body, align="l" + "r" * len(rows) + "l", title=f"Results{stage} by {setting}", notes=_legend(body)
+    )
 
 
 def headlines(comparison: Comparison, most: int = len(_HEADLINES)) -> list[Row]:
-    """Return the figures that matter most: of the evaluation, or else what differs of the last stage that all have."""
+    """Return the most important metrics: of the evaluation, or else of the last stage that all runs reached."""
     variants = [row.variant for row in comparison.rows if row.variant]  # the original weights are the first
     evaluated = {row.metric: row for row in comparison.rows if row.variant and row.variant == variants[0]}
     chosen = [evaluated[name] for name in _HEADLINES if name in evaluated]
@@ -77,10 +61,12 @@ def headlines(comparison: Comparison, most: int = len(_HEADLINES)) -> list[Row]:
     return chosen[:most]
 
 
-def verdict(row: Row, value: Metric | None) -> Verdict:
-    """Say whether a run's value is better or worse than the base's; nothing where nobody could say."""
+def verdict(row: Row, value: Metric | None) -> Literal["better", "worse", ""]:
+    """Say whether a run's value is better or worse than the base's; nothing if the metric has no good side."""
     base = row.values[0]
     if not isinstance(value, int | float) or not isinstance(base, int | float) or value == base:
+        return ""
+    if row.metric in _NEITHER:
         return ""
     if row.metric.endswith(_LESS_IS_BETTER):
         return "better" if value < base else "worse"
@@ -90,13 +76,8 @@ def verdict(row: Row, value: Metric | None) -> Verdict:
 
 
 def written(value: Metric | None) -> str:
-    """Write a figure as people read it, five significant digits."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.5g}"
-    return text.replace("-", "−", 1) if value < 0 else text
+    """Format a metric with five significant digits."""
+    return shown(value, _DIGITS)
 
 
 def _runs(comparison: Comparison) -> Table:
@@ -110,13 +91,14 @@ def _runs(comparison: Comparison) -> Table:
         ]
         for number, run in enumerate(comparison.runs)
     ]
-    return Table("Runs", ["", "run", "recipe", "began (UTC)", ""], _cells(rows), 5)
+    return Table(["", "run", "recipe", "started (UTC)", "state"], rows, align="lllll", title="Runs")
 
 
 def _settings(comparison: Comparison) -> Table:
     rows = [[name, *map(_setting, values)] for name, values in comparison.settings.items()]
     notes = [] if rows else ["No setting differs."]
-    return Table("Settings that differ", ["setting", *_letters(comparison)], _cells(rows), 1, notes)
+    header = ["setting", *_letters(comparison)]
+    return Table(header, rows, title="Settings that differ", notes=notes)
 
 
 def _setting(value: Any) -> str:
@@ -130,42 +112,67 @@ def _stages(comparison: Comparison) -> Table:
         rows.append([stage.name, "same" if stage.same else "differs", ", ".join(stage.why), *made])
     notes = []
     if comparison.gone:
-        notes.append(f"Taken by garbage collection, so their figures are unknown: {', '.join(comparison.gone)}.")
-    return Table("Stages", ["stage", "key", "because of", *_letters(comparison)], _cells(rows), 3, notes)
+        notes.append(f"Deleted by garbage collection, so without metrics: {', '.join(comparison.gone)}.")
+    header = ["stage", "key", "because of", *_letters(comparison)]
+    return Table(header, rows, align="l" * len(header), title="Stages", notes=notes)
 
 
-def _metrics(comparison: Comparison, title: str, first: str, rows: list[Row]) -> Table:
-    told = [row for row in rows if len(set(map(str, row.values))) > 1]
-    equal = len(rows) - len(told)
+def _metrics(comparison: Comparison, title: str, first: str, rows: list[Row], intervals: bool) -> Table:
+    every = {(row.stage, row.variant, row.metric): row for row in rows}
+    rows = [row for row in rows if not _is_end(row, every)]
+    different = [row for row in rows if len(set(map(str, row.values))) > 1]
+    equal = len(rows) - len(different)
     two = len(comparison.runs) == 2
     base, *others = _letters(comparison)
     header = [first, "metric", base]
     header += [others[0], "difference", "%"] if two else others
-    body = [
-        [Cell(row.variant or row.stage), Cell(row.metric.replace("_", " ")), Cell(written(row.values[0]))]
-        + (_two(row) if two else _many(row))
-        for row in told
-    ]
-    return Table(title, header, body, 2, [f"{equal} more figures are equal."] if equal else [])
+    body: list[list[str | Cell]] = []
+    for row in different:
+        ends = [""] * len(row.values)
+        if intervals and (row.stage, row.variant, f"{row.metric}_low") in every:
+            low, high = (every[row.stage, row.variant, f"{row.metric}_{end}"].values for end in ("low", "high"))
+            ends = [f"{written(one)} to {written(other)}" for one, other in zip(low, high, strict=True)]
+        name = row.metric.replace("_", " ")
+        body.append([row.variant or row.stage, name, *(_two if two else _many)(row, ends)])
+    notes = [*_legend(body), *([f"{equal} more metrics are equal."] if equal else [])]
+    return Table(header, body, align="ll" + "r" * (len(header) - 2), title=title, notes=notes)
 
 
-def _two(row: Row) -> list[Cell]:
-    value, by, percent = row.values[1], row.differences[0], row.percent[0]
-    said = verdict(row, value)
-    return [Cell(written(value)), Cell(_signed(by), said), Cell(_percent(percent), said)]
+def _is_end(row: Row, every: dict[tuple[str, str | None, str], Row]) -> bool:
+    """Say whether a metric is an end of another's interval."""
+    stem, _, end = row.metric.rpartition("_")
+    return end in ("low", "high") and (row.stage, row.variant, stem) in every
 
 
-def _many(row: Row) -> list[Cell]:
+def _legend(rows: Sequence[Sequence[str | Cell]]) -> list[str]:
+    return [_LEGEND] if any(Cell.of(cell).verdict for row in rows for cell in row) else []
+
+
+def _two(row: Row, intervals: Sequence[str]) -> list[str | Cell]:
+    base, value = row.values
     return [
-        Cell(f"{written(value)} {_percent(percent)}".strip(), verdict(row, value))
-        for value, percent in zip(row.values[1:], row.percent, strict=True)
+        Cell(written(base), intervals[0]),
+        Cell(written(value), intervals[1]),
+        Cell(_signed(row.differences[0]), verdict=verdict(row, value)),
+        _percent(row.percent[0]),
+    ]
+
+
+def _many(row: Row, intervals: Sequence[str]) -> list[str | Cell]:
+    base, *others = row.values
+    return [
+        Cell(written(base), intervals[0]),
+        *(
+            Cell(f"{written(value)} {_percent(percent)}".strip(), interval, verdict(row, value))
+            for value, percent, interval in zip(others, row.percent, intervals[1:], strict=True)
+        ),
     ]
 
 
 def _signed(value: float | None) -> str:
     if value is None:
         return ""
-    return ("+" if value > 0 else "−" if value < 0 else "") + written(abs(value))
+    return ("+" if value > 0 else "") + written(value)
 
 
 def _percent(value: float | None) -> str:
@@ -175,7 +182,7 @@ def _percent(value: float | None) -> str:
 
 
 def _of_different_stages(comparison: Comparison) -> list[Row]:
-    """Return the metrics of stages of which not all runs have the same artifact."""
+    """Return the metrics of the stages whose artifacts differ between runs."""
     different = {stage.name for stage in comparison.stages if _different(stage)}
     return [row for row in comparison.rows if row.stage in different]
 
@@ -190,7 +197,3 @@ def _numbers(row: Row) -> bool:
 
 def _letters(comparison: Comparison) -> list[str]:
     return [run.letter for run in comparison.runs]
-
-
-def _cells(rows: Sequence[Sequence[str]]) -> list[list[Cell]]:
-    return [[Cell(text) for text in row] for row in rows]

@@ -1,6 +1,6 @@
-"""An evaluation with what was measured of the same model beside it: the version before, lm-eval's tasks, ratings.
+"""An evaluation joined with other results of the same model: the previous version, lm-eval tasks, ratings.
 
-Part of no artifact: all of it can come after the evaluation was made.
+Not part of an artifact, because these can come later than the evaluation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,24 +11,24 @@ from homegrown.evaluation.results import Result
 from homegrown.quantization.variants import ORIGINAL
 from homegrown.rating.answers import CRITERIA, all_answers
 from homegrown.rating.items import HUMAN
-from homegrown.rating.summary import Mean, summarise
+from homegrown.rating.summary import Mean, summarize
 from homegrown.reporting.blocks import Cell, Group, Section
 from homegrown.store.artifacts import RATINGS, Artifact, Store
 from homegrown.util.files import parquet_parts, read_parquet
 
 HARNESS = "lm-eval"
-"""The stage whose artifacts hold figures of lm-evaluation-harness."""
+"""The stage with the results of lm-evaluation-harness."""
 
 
 def everything(store: Store, artifact: Artifact) -> list[Section]:
-    """Return the sections of an evaluation's report, its table of models widened by what else is known of them."""
+    """Return the sections of an evaluation's report, with all other results of its models in the table."""
     report, news = beside_previous(store, artifact)
     found = (_tasks(store, artifact, report.results), _ratings(store, artifact, report.results))
     return sections(report, news, [group for group in found if group])
 
 
 def _tasks(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group | None:
-    """Return the figures of lm-eval's tasks for the original weights, the newest of each."""
+    """Return the newest result of each lm-eval task, for the original weights."""
     key, found = artifact.manifest.inputs.get("pretrain"), dict[str, Cell]()
     for one in store.all():
         if one.manifest.stage == HARNESS and one.manifest.inputs.get("pretrain") == key:
@@ -43,14 +43,14 @@ def _tasks(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group
 
 
 def _ratings(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group | None:
-    """Return what people gave the texts of this evaluation."""
+    """Return the mean ratings of this evaluation's completions."""
     if not parquet_parts(store.root / RATINGS):
         return None
-    means = summarise(all_answers(store.root / RATINGS)).means
+    means = summarize(all_answers(store.root / RATINGS)).means
     rows = [means.get(HUMAN if row.kind == "text" else f"{artifact.name}/{row.variant}", {}) for row in results]
     if not any(row for row, result in zip(rows, results, strict=True) if result.kind == "weights"):
         return None
-    return Group("rated by people, 1 to 5", list(CRITERIA), [[_cell(row, name) for name in CRITERIA] for row in rows])
+    return Group("ratings by people, 1 to 5", list(CRITERIA), [[_cell(row, name) for name in CRITERIA] for row in rows])
 
 
 def _cell(means: Mapping[str, Mean], criterion: str) -> Cell:

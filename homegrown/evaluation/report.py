@@ -1,4 +1,4 @@
-"""The report of an evaluation, in sections that a page of Markdown and one of HTML both show."""
+"""The report of an evaluation, as sections for Markdown and for HTML."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,14 +12,16 @@ from homegrown.reporting.blocks import (
     Cell,
     Group,
     Lines,
+    Paragraph,
     Passage,
     Picture,
     Section,
     SideBySide,
     Table,
-    as_html,
     as_markdown,
 )
+from homegrown.reporting.html import as_html
+from homegrown.reporting.numbers import file_size
 
 TITLE = "Evaluation"
 _SHOWN_DOCUMENTS = 6
@@ -27,47 +29,51 @@ _SHOWN_SOURCES = 30
 
 
 def markdown(report: Report) -> str:
-    """Return the report as one page of Markdown."""
+    """Return the report as Markdown."""
     return f"# {TITLE}\n\n{as_markdown(sections(report))}"
 
 
 def html(report: Report) -> str:
-    """Return the report as one page of HTML that needs nothing from elsewhere."""
+    """Return the report as one HTML page."""
     return as_html(TITLE, sections(report))
 
 
 def sections(report: Report, news: Sequence[str] = (), groups: Sequence[Group] = ()) -> list[Section]:
-    """Return everything there is to see of an evaluation.
+    """Return all sections of an evaluation.
 
-    `news` are sentences to say below the table of models, and `groups` columns to add to it, a cell for each result.
+    `news` are sentences for below the table of models, and `groups` more columns of it, a cell for each result.
     """
-    said = [Lines(news)] if news else []
     return [
         Section(
-            "All models side by side", [models_table(report.results, groups), *said, models_picture(report.results)]
+            "Models",
+            [
+                models_table(report.results, groups),
+                *([Lines(news)] if news else []),
+                models_picture(report.results),
+            ],
         ),
         *([_by_source(report)] if len({row.source for row in report.sources}) > 1 else []),
         _memorised(report),
-        Section("A text of the model's own", [Passage(report.sample)]),
+        Section("Sample without a prompt", [Passage(report.sample)]),
         Section(
-            "Held-out documents continued",
+            "Completions of held-out documents",
             [_document(report, number) for number in range(min(report.facts.documents, _SHOWN_DOCUMENTS))],
         ),
-        Section("How it was measured", [Lines(_method(report))]),
+        Section("Method", [Lines(_method(report))]),
     ]
 
 
 def models_table(results: Sequence[Result], more: Sequence[Group] = ()) -> Table:
-    """Return every figure of every model, and the columns `more` after them."""
+    """Return every metric of every model, then the columns `more`."""
     groups = [
         Group(title, [name for name, _ in columns], [[show(row) for _, show in columns] for row in results])
         for title, columns in _GROUPS
     ]
-    return Table("model", [row.variant for row in results], [*groups, *more])
+    return Table.grouped("model", [row.variant for row in results], [*groups, *more])
 
 
 def models_picture(results: Sequence[Result]) -> Picture:
-    """Return the picture that goes with the table."""
+    """Return the chart of the table."""
     return Picture(draw_models(results), "Bits per byte, speed and size of each model, as in the table")
 
 
@@ -83,7 +89,7 @@ def _plain(name: str, form: str) -> _Show:
 
 
 def _measured(name: str, form: str) -> _Show:
-    """Return what shows a figure with its interval."""
+    """Return a function that shows a metric with its interval."""
 
     def show(row: Result) -> Cell:
         value, low, high = (getattr(row, name + ending) for ending in ("", "_low", "_high"))
@@ -106,7 +112,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, _Show], ...]], ...] = (
         "prediction",
         (
             ("bits per byte", _measured("bits_per_byte", "{:.4f}")),
-            ("above the original", _difference),
+            ("vs. original", _difference),
             ("perplexity", _plain("perplexity", "{:.2f}")),
         ),
     ),
@@ -131,7 +137,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, _Show], ...]], ...] = (
         ),
     ),
     (
-        "known tokens in a row",
+        "memorized tokens",
         (
             ("median", _plain("memorised_median", "{:g}")),
             ("mean", _plain("memorised_mean", "{:.1f}")),
@@ -151,7 +157,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, _Show], ...]], ...] = (
 
 
 def _by_source(report: Report) -> Section:
-    """Show bits per byte by source, one column for each model."""
+    """Return bits per byte by source, one column per model."""
     variants = list(dict.fromkeys(row.variant for row in report.sources))
     sources = list(dict.fromkeys(row.source for row in report.sources))
     found = {(row.variant, row.source): row for row in report.sources}
@@ -159,57 +165,53 @@ def _by_source(report: Report) -> Section:
     text, cells = [], []
     for source in shown:
         rows = [found[variant, source] for variant in variants]
-        text.append([Cell(f"{rows[0].documents:,}"), Cell(f"{rows[0].bytes / 1e6:,.3g}")])
+        text.append([f"{rows[0].documents:,}", file_size(rows[0].bytes)])
         cells.append(
             [
                 Cell(f"{row.bits_per_byte:.4f}", f"{row.bits_per_byte_low:.4f} to {row.bits_per_byte_high:.4f}")
                 for row in rows
             ]
         )
-    groups = [Group("held out", ["documents", "MB"], text), Group("bits per byte", variants, cells)]
+    groups = [Group("held out", ["documents", "text"], text), Group("bits per byte", variants, cells)]
     more = (
-        [Lines([f"{len(sources) - len(shown)} more sources are in the table `sources`."])]
+        [Paragraph(f"The table `sources` has {len(sources) - len(shown)} more sources.")]
         if sources[len(shown) :]
         else []
     )
-    return Section("By source", [Table("source", shown, groups), *more])
+    return Section("By source", [Table.grouped("source", shown, groups), *more])
 
 
 def _memorised(report: Report) -> Section:
-    """Show how much of what was written stands in the training text, beside the held-out text itself."""
+    """Return how much of the completions is in the training data, beside the held-out text itself."""
     lengths: dict[str, list[int]] = {}
     for row in report.continuations:
         lengths.setdefault(row.variant, []).append(row.memorised)
     first = next(iter(lengths))
     base = report.memorised[-1].variant
     lengths[base] = [row.reference_memorised for row in report.continuations if row.variant == first]
-    cells = [[Cell(f"{row.tokens}"), Cell(row.source), Cell(row.document)] for row in report.memorised]
-    table = Table(
-        "longest run", [row.variant for row in report.memorised], [Group("", ["tokens", "source", "document"], cells)]
-    )
+    rows = [[row.variant, f"{row.tokens}", row.source, row.document] for row in report.memorised]
+    table = Table(["longest memorized run of", "tokens", "source", "document"], rows, align="lrll")
     longest = report.memorised[0]
     return Section(
-        "What stands in the training text word for word",
+        "Memorization",
         [
-            Picture(draw_memorised(lengths), "Longest run of known tokens, continuations beside held-out text"),
+            Picture(draw_memorised(lengths), "Longest memorized runs of completions and of held-out text"),
             table,
-            Lines([f"The longest of {longest.variant}:"]),
-            Passage(longest.text),
+            Passage(longest.text, f"The longest of {longest.variant}:"),
         ],
     )
 
 
 def _document(report: Report, number: int) -> SideBySide:
     texts = [item for item in report.continuations if item.document == number]
-    known = "known in a row"
     return SideBySide(
         texts[0].prompt,
-        [("the document", texts[0].reference, f"{texts[0].reference_memorised} tokens {known}")]
+        [("reference", texts[0].reference, f"{texts[0].reference_memorised} tokens memorized")]
         + [
             (
                 item.variant,
                 item.continuation,
-                f"BLEU {item.bleu:.1f} · ROUGE-L {item.rouge_l:.1f} · {item.memorised} tokens {known}",
+                f"BLEU {item.bleu:.1f} · ROUGE-L {item.rouge_l:.1f} · {item.memorised} tokens memorized",
             )
             for item in texts
         ],
@@ -218,27 +220,27 @@ def _document(report: Report, number: int) -> SideBySide:
 
 def _method(report: Report) -> list[str]:
     facts = report.facts
-    fewer = f" ({facts.documents_asked} were asked for; no more are long enough)"
-    whole = "the whole test split" if facts.whole_split else "a part of the test split, spread evenly"
+    part = "the complete test split" if facts.whole_split else "an evenly spread part of the test split"
+    fewer = f" ({facts.documents_asked} were requested; the others are too short)"
     return [
-        f"Perplexity and bits per byte: {facts.test_tokens:,} tokens of {facts.test_documents:,} documents, {whole}, "
-        f"each predicted once in a window of {facts.context} tokens that slides by {facts.stride}: from all of the "
-        f"text before it, or at least {facts.context - facts.stride + 1} tokens.",
-        f"Intervals: 95%, percentiles of {RESAMPLES:,} resamples of the documents. Above the original: bits per byte, "
-        "paired by document; * where the interval is on one side of 0.",
-        f"BLEU, ROUGE, diversity: {facts.documents} test documents"
-        f"{fewer if facts.documents < facts.documents_asked else ''}, {facts.prompt_tokens} tokens given, up to "
-        f"{facts.continuation_tokens} written, the likeliest each time, against the document's own.",
+        f"Perplexity and bits per byte: {facts.test_tokens:,} tokens of {facts.test_documents:,} documents, {part}. "
+        f"Each token is predicted once, in a window of {facts.context} tokens with stride {facts.stride}, so from all "
+        f"previous text or at least {facts.context - facts.stride + 1} tokens.",
+        f"Intervals: 95%, percentiles of {RESAMPLES:,} bootstrap resamples of the documents. Vs. original: difference "
+        "in bits per byte, paired by document; * marks an interval without 0.",
+        f"BLEU, ROUGE, diversity: greedy completions of {facts.documents} test documents"
+        f"{fewer if facts.documents < facts.documents_asked else ''}, {facts.prompt_tokens} tokens of prompt, at most "
+        f"{facts.continuation_tokens} new tokens, compared with the document itself.",
         BLEU_METHOD,
         ROUGE_METHOD,
-        "Repeated 4-grams: share of a continuation's token 4-grams that it had before. Distinct n-grams: share of "
-        f"different ones among all. Self-BLEU: of each of up to {MOST_TEXTS} continuations with the others as "
-        "references; lower is more diverse.",
-        "Known tokens in a row: the longest run of a continuation's tokens, its prompt not counted, that stands in one "
-        f"document of the {facts.train_tokens:,} tokens of the training split.",
-        f"unigram (one added to each count), 5-gram (interpolated modified Kneser-Ney): counted on "
-        f"{facts.counted_tokens:,} tokens of the training split; the same test tokens as the models'.",
-        f"gzip (level {GZIP_LEVEL}), xz (preset {XZ_PRESET}): all test documents end to end; after "
-        f"{PRIMER_BYTES / 1e6:.0f} MB: what they add to so much training text.",
-        "Tokens/s: one sequence at a time, with a cache. Memory: the weights once loaded.",
+        "Repeated 4-grams: share of a completion's token 4-grams that repeat an earlier one. Distinct n-grams: share "
+        f"of different ones. Self-BLEU: of each of at most {MOST_TEXTS} completions against the others; lower is more "
+        "diverse.",
+        "Memorized tokens: the longest run of a completion's tokens, without its prompt, that is in one document of "
+        f"the {facts.train_tokens:,} tokens of the training split.",
+        f"Unigram (add-one smoothing) and 5-gram (interpolated modified Kneser-Ney): counted on "
+        f"{facts.counted_tokens:,} tokens of the training split, measured on the same test tokens as the models.",
+        f'gzip (level {GZIP_LEVEL}), xz (preset {XZ_PRESET}): all test documents as one stream; "after '
+        f'{file_size(PRIMER_BYTES)}": bytes that they add to so much training text.',
+        "Tokens/s: one sequence at a time, with a KV cache. Memory: the loaded weights.",
     ]

@@ -1,4 +1,4 @@
-"""Ratings on disk: a Parquet table for each rater, with a row for each text."""
+"""Ratings on disk: one Parquet table per rater, one row per completion."""
 
 import re
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts, write_parquet
 
 CRITERIA = {
-    "coherence": "Does it hang together, and follow from what stands before it?",
-    "relevance": "Is it about what the given text is about?",
-    "grammaticality": "Is it correct in the language it is in?",
-    "creativity": "Does it say more than the most obvious thing?",
-    "factuality": "Is what it claims true? Leave it open where it claims nothing.",
+    "coherence": "Is it consistent, and does it follow from the prompt?",
+    "relevance": "Does it keep to the topic of the prompt?",
+    "grammaticality": "Is its grammar correct?",
+    "creativity": "Does it add something that is not obvious?",
+    "factuality": "Are its claims true? Skip this if it makes none.",
 }
 LOWEST, HIGHEST = 1, 5
 
@@ -38,32 +38,30 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 class Answers:
-    """What one rater has answered so far, in `folder/<rater>.parquet`; every answer is on the disk once it is given."""
+    """The ratings of one rater in `folder/<rater>.parquet`; each is saved as soon as it is given."""
 
     def __init__(self, folder: Path, rater: str) -> None:
-        """Open the rater's table, or begin one.
+        """Open the rater's table, or start one.
 
         Raises:
-            UserError: the name cannot be that of a file, or the table is damaged.
+            UserError: the name is not usable as a file name, or the table is damaged.
         """
         if not _NAME.fullmatch(rater):
-            raise UserError(
-                f"The rater's name {rater!r} is not usable; take up to 40 letters, digits, '_', '.' or '-'."
-            )
+            raise UserError(f"The rater's name {rater!r} is not valid; use up to 40 letters, digits, '_', '.' or '-'.")
         self.rater = rater
         self._path = folder / f"{rater}.parquet"
         self._rows = _read(self._path).to_pylist() if self._path.exists() else []
 
     @property
     def rated(self) -> set[str]:
-        """The ids of the items that have been answered."""
+        """The ids of the rated items."""
         return {row["item"] for row in self._rows}
 
     def add(self, item: Item, scores: Mapping[str, int | None]) -> None:
-        """Keep the scores of an item, 1 to 5 for each criterion; None: left open. An earlier answer is replaced.
+        """Save the scores of an item, 1 to 5 per criterion, None for a skipped one; replaces an earlier rating.
 
         Raises:
-            ValueError: no score is given, or one is not from 1 to 5.
+            ValueError: there is no score, or one is not from 1 to 5.
         """
         given = [score for score in scores.values() if score is not None]
         if not given or any(not LOWEST <= score <= HIGHEST for score in given):
@@ -86,13 +84,11 @@ def all_answers(folder: Path) -> pa.Table:
     """Return the rows of all raters, by `SCHEMA`.
 
     Raises:
-        UserError: there are none, or a table is damaged.
+        UserError: there are no ratings, or a table is damaged.
     """
     parts = parquet_parts(folder)
     if not parts:
-        raise UserError(
-            f"Nobody has rated anything yet ({folder} holds no answers); `homegrown rate` asks for ratings."
-        )
+        raise UserError(f"{folder} has no ratings yet; collect some with `homegrown rate`.")
     return pa.concat_tables(map(_read, parts))
 
 
@@ -100,4 +96,4 @@ def _read(path: Path) -> pa.Table:
     try:
         return pq.ParquetFile(path).read().select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowException, KeyError) as error:
-        raise UserError(f"{path} is not a table of ratings, or is damaged; restore it or move it away.") from error
+        raise UserError(f"{path} is not a table of ratings or is damaged; restore it or move it away.") from error

@@ -1,4 +1,4 @@
-"""What is to be rated: texts of evaluations and answers of fine-tunings, blind and shuffled."""
+"""The completions to rate, from evaluations and fine-tunings, blind and shuffled."""
 
 import hashlib
 import random
@@ -11,18 +11,18 @@ from homegrown.util.files import read_parquet
 from homegrown.util.seeds import derive
 
 HUMAN = "the documents' own"
-"""The system that wrote the held-out text itself: what a rater gives it is the scale for everything else."""
+"""The system of the held-out documents themselves: their scores are the scale for all others."""
 
 AUTHOR = "the examples' own"
-"""The same for held-out questions: who wrote the answers that a model was to learn."""
+"""The same for held-out questions: the reference answers."""
 
 _MODELS = {"evaluate": ("pretrain",), "answers": ("finetune", "model")}
-"""The stages that hold texts to rate, each with the names of those inputs that are the model in question."""
+"""The stages that have completions to rate, each with the names of the inputs that are the model."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One text to rate, and everything that wrote exactly this text after this prompt; raters see no `systems`."""
+    """A completion to rate, and all systems that wrote exactly this after this prompt; raters see no `systems`."""
 
     id: str
     prompt: str
@@ -30,11 +30,11 @@ class Item:
     systems: tuple[str, ...]
 
 
-def texts_of(store: Store, name: str) -> Artifact:
-    """Return the evaluation, or the answers, of this name; a model stands for the newest there are of it.
+def with_completions(store: Store, name: str) -> Artifact:
+    """Return the evaluation or answers of this name; for the name of a model, the newest of the model.
 
     Raises:
-        UserError: there is nothing of this name, or no texts of it.
+        UserError: the name is unknown, or it has no completions.
     """
     found = store.resolve(name)
     if found.manifest.stage in _MODELS:
@@ -44,15 +44,15 @@ def texts_of(store: Store, name: str) -> Artifact:
         if found.manifest.key in (inputs.get(model) for model in _MODELS.get(one.manifest.stage, ())):
             return one
     raise UserError(
-        f"There are no texts of {found.name} to rate; name a version of evaluate or answers, or a model that has one."
+        f"{found.name} has no completions to rate; name a version of evaluate or answers, or a model that has one."
     )
 
 
 def items_of(artifacts: Sequence[Artifact], documents: int) -> list[Item]:
-    """Return what was written after the first `documents` documents of each evaluation, or questions of each answers.
+    """Return the completions of the first `documents` documents of each evaluation, or questions of each answers.
 
-    A text that several systems wrote is rated once, for all of them. A system is named `evaluate@3/int8` or
-    `answers@1/fine-tuned`; the author's text is among them.
+    A completion that several systems wrote is rated once, for all of them. A system is named `evaluate@3/int8` or
+    `answers@1/fine-tuned`; the references are systems too.
     """
     texts: dict[tuple[str, str], set[str]] = {}
     for artifact in artifacts:
@@ -63,7 +63,7 @@ def items_of(artifacts: Sequence[Artifact], documents: int) -> list[Item]:
 
 
 def _continued(artifact: Artifact, documents: int) -> Iterator[tuple[str, str, str]]:
-    """Yield prompt, text and who wrote it, of an evaluation."""
+    """Yield prompt, completion and system of an evaluation."""
     columns = ["variant", "document", "prompt", "reference", "continuation"]
     for row in read_parquet(artifact.path / "continuations", columns).to_pylist():
         if row["document"] < documents:
@@ -72,7 +72,7 @@ def _continued(artifact: Artifact, documents: int) -> Iterator[tuple[str, str, s
 
 
 def _answered(artifact: Artifact, questions: int) -> Iterator[tuple[str, str, str]]:
-    """Yield question, answer and who gave it, of a fine-tuning."""
+    """Yield question, answer and system of a fine-tuning."""
     columns = ["question", "author", "before", "after"]
     for row in read_parquet(artifact.path / "samples", columns).to_pylist()[:questions]:
         prompt = f"{row['question']}\n\n"
@@ -82,7 +82,7 @@ def _answered(artifact: Artifact, questions: int) -> Iterator[tuple[str, str, st
 
 
 def shuffled(items: Sequence[Item], rater: str) -> list[Item]:
-    """Return the items in an order that depends on the rater alone, so that tiredness falls on other texts for each."""
+    """Return the items in an order of the rater's own, so that fatigue affects other completions for each rater."""
     ordered = sorted(items, key=lambda item: item.id)
     random.Random(derive(0, "rating", rater)).shuffle(ordered)
     return ordered

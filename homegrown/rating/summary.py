@@ -1,4 +1,4 @@
-"""What ratings come to: means with intervals for each system, and how far raters agree."""
+"""Ratings in summary: mean scores with intervals for each system, and the agreement between raters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,36 +12,37 @@ from homegrown.rating.items import AUTHOR, HUMAN
 from homegrown.util.seeds import derive
 
 RESAMPLES = 2_000
-"""Of the bootstrap: the ends of a 95% interval then stand on 50 of them each."""
+"""Bootstrap resamples; 50 lie beyond each end of a 95% interval."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean score of a system's texts, with its 95% bootstrap interval, whose ends are NaN for one text."""
+    """The mean score of a system, with its 95% bootstrap interval; the ends are NaN for a single completion."""
 
     mean: float
     low: float
     high: float
-    texts: int
+    completions: int
 
 
 @dataclass(frozen=True)
 class Summary:
     """All ratings together.
 
-    `means` is by system and criterion, without what nobody rated; `agreement` is Krippendorff's alpha for ordinal data
-    by criterion (1: all agree, 0: as by chance), without those that no two raters scored or whose scores are all equal.
+    `means` is by system and criterion, without unrated ones; `agreement` is Krippendorff's alpha for ordinal data by
+    criterion (1: all agree, 0: chance), without those that no two raters scored or whose scores are all equal.
     """
 
     raters: int
-    texts: int
-    shared_texts: int
+    completions: int
+    shared: int
+    """Completions that more than one rater rated."""
     means: Mapping[str, Mapping[str, Mean]]
     agreement: Mapping[str, float]
 
 
-def summarise(answers: pa.Table) -> Summary:
-    """Summarise the rows of `answers.all_answers`; texts count alike, however many rated them."""
+def summarize(answers: pa.Table) -> Summary:
+    """Summarize the rows of `answers.all_answers`; each completion counts once, however many rated it."""
     rows = answers.to_pylist()
     raters_of: dict[str, set[str]] = {}
     for row in rows:
@@ -54,8 +55,8 @@ def summarise(answers: pa.Table) -> Summary:
     }
     return Summary(
         raters=len({row["rater"] for row in rows}),
-        texts=len(raters_of),
-        shared_texts=sum(len(raters) > 1 for raters in raters_of.values()),
+        completions=len(raters_of),
+        shared=sum(len(raters) > 1 for raters in raters_of.values()),
         means=_means(rows),
         agreement=agreement,
     )
@@ -64,7 +65,7 @@ def summarise(answers: pa.Table) -> Summary:
 def ordinal_alpha(scores: Sequence[tuple[str, str, int]]) -> float | None:
     """Return Krippendorff's alpha (2011, "Computing Krippendorff's Alpha-Reliability") of (rater, item, score).
 
-    None where no item has two raters, or all scores that can be paired are equal: chance cannot be told from agreement.
+    None if no item has two raters, or all scores that can be paired are equal.
     """
     counts: dict[str, int] = {}
     for _, item, _ in scores:
@@ -75,7 +76,7 @@ def ordinal_alpha(scores: Sequence[tuple[str, str, int]]) -> float | None:
     frequency = np.bincount([score for _, _, score in paired], minlength=HIGHEST + 1)
 
     def distance(one: int, other: int) -> float:
-        """Return the squared ordinal difference: how many scores lie between the two, their own by halves."""
+        """Return the squared ordinal difference: the number of scores between the two, their own counted half."""
         low, high = sorted((one, other))
         return float(frequency[low : high + 1].sum() - (frequency[low] + frequency[high]) / 2) ** 2
 
@@ -99,7 +100,7 @@ def _means(rows: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Mean]]:
 
 
 def _mean(by_text: Mapping[str, Sequence[int]], system: str, criterion: str) -> Mean:
-    """Return the mean over texts with its percentile-bootstrap interval (Efron 1979), texts drawn with replacement."""
+    """Return the mean over completions with its percentile bootstrap interval (Efron 1979)."""
     means = np.array([np.mean(by_text[item]) for item in sorted(by_text)])
     if len(means) < 2:
         return Mean(float(means.mean()), float("nan"), float("nan"), len(means))

@@ -9,18 +9,18 @@ from homegrown.rating.items import Item
 
 
 def ask(items: Sequence[Item], answers: Answers) -> int:
-    """Ask for the scores of each item that the rater has not answered, until all are or `q`; return how many were."""
+    """Ask for the scores of each unrated item until the end or `q`; return the number of rated items."""
     waiting = [item for item in items if item.id not in answers.rated]
     click.echo(
-        f"{LOWEST} (bad) to {HIGHEST} (good); Enter leaves a criterion open, q ends. A text is kept once all its "
-        "criteria were asked."
+        f"Scores go from {LOWEST} (bad) to {HIGHEST} (good). Enter skips a criterion, q exits. A rating is saved after "
+        "its last criterion."
     )
     for done, item in enumerate(waiting):
-        click.echo(f"\n{click.style(f'Text {done + 1} of {len(waiting)}', bold=True)}")
+        click.echo(f"\n{click.style(f'{done + 1} of {len(waiting)}', bold=True)}")
         click.echo(click.style(item.prompt, dim=True) + (item.text or "(nothing)") + "\n")
         scores = _scores()
         while scores is not None and not any(scores.values()):
-            click.echo("Give at least one score, or q to end.")
+            click.echo("Give at least one score, or q to exit.")
             scores = _scores()
         if scores is None:
             return done
@@ -29,7 +29,7 @@ def ask(items: Sequence[Item], answers: Answers) -> int:
 
 
 def _scores() -> dict[str, int | None] | None:
-    """Return a score or None for each criterion; None where the rater wants to end."""
+    """Return a score or None for each criterion; None if the rater exits."""
     scores: dict[str, int | None] = {}
     for name, question in CRITERIA.items():
         try:

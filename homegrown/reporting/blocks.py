@@ -1,39 +1,87 @@
-"""What a report is made of, and how that is written as Markdown and as HTML; all text is escaped in both."""
+"""What a report consists of, and the same as Markdown."""
 
-import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
+from itertools import groupby
+from typing import Literal
+
+MARKS = {"better": "✓", "worse": "✗", "": ""}
+"""Beside the colors, for those who do not see them."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, and perhaps where it lies with 95% confidence."""
+    """A figure or a name in a table."""
 
     text: str
     interval: str = ""
+    """The 95% confidence interval."""
+    verdict: Literal["better", "worse", ""] = ""
+    bar: float | None = None
+    """A share that a page shows as a bar."""
+    note: str = ""
+    """Small print after the text."""
 
-    def written(self, with_interval: bool) -> str:
-        """Return both in one line."""
-        return f"{self.text} ({self.interval})" if with_interval and self.interval else self.text
+    @classmethod
+    def of(cls, cell: "str | Cell") -> "Cell":
+        """Return the cell itself, or one of a text."""
+        return cls(cell) if isinstance(cell, str) else cell
+
+    def line(self, *, with_interval: bool = True) -> str:
+        """Return everything in one line: a mark for the verdict, text, note and interval."""
+        marked = f"{MARKS[self.verdict]} {self.text}" if self.verdict else self.text
+        interval = f"({self.interval})" if with_interval and self.interval else ""
+        return " ".join(filter(None, [marked, self.note, interval]))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some columns of a table that belong together: their title, their headers, and the cells of every row."""
+    """Columns that belong together: their title, their headers, and their cells of every row."""
 
     title: str
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[str | Cell]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with names; HTML shows the groups side by side, Markdown, where cells do not wrap, one below the other."""
+    """Rows under a header; the terminal, Markdown and HTML show it."""
 
-    corner: str
-    names: Sequence[str]
-    groups: Sequence[Group]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    align: str = ""
+    """A letter for each column, `l` left or `r` right; by default the first is left and the others are right."""
+    title: str = ""
+    notes: Sequence[str] = ()
+    spans: Sequence[tuple[str, int]] = ()
+    """Titles above the columns after the first, each with its number of columns.
+
+    Markdown, where cells do not wrap, shows a table for each.
+    """
+
+    @classmethod
+    def grouped(cls, corner: str, names: Sequence[str], groups: Sequence[Group]) -> "Table":
+        """Return a table of groups side by side, each row under a name."""
+        return cls(
+            [corner, *(title for group in groups for title in group.header)],
+            [[name, *(cell for group in groups for cell in group.rows[place])] for place, name in enumerate(names)],
+            spans=[(group.title, len(group.header)) for group in groups],
+        )
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows."""
+        return [[Cell.of(cell) for cell in row] for row in self.rows]
+
+    @property
+    def starts(self) -> list[int]:
+        """The columns in which a span starts."""
+        return [1 + sum(columns for _, columns in self.spans[:place]) for place in range(len(self.spans))]
+
+    @property
+    def alignment(self) -> str:
+        """A letter for each column, `l` or `r`."""
+        return self.align or "l" + "r" * (len(self.header) - 1)
 
 
 @dataclass(frozen=True)
@@ -45,6 +93,13 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Paragraph:
+    """Plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Lines:
     """A list of sentences."""
 
@@ -53,20 +108,34 @@ class Lines:
 
 @dataclass(frozen=True)
 class Passage:
-    """A text as it stands."""
+    """Quoted text, with line breaks and spaces as they are, and a note on it."""
 
     text: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """A passage, and several that could follow it: title, text and note of each. Markdown leaves it out."""
+    """A passage, and several texts that could follow it: title, text and note of each. Markdown leaves it out."""
 
     passage: str
     columns: Sequence[tuple[str, str, str]]
 
 
-Block = Table | Picture | Lines | Passage | SideBySide
+@dataclass(frozen=True)
+class Details:
+    """A line of cells that opens: the first is a name, the others are figures. Markdown leaves it out."""
+
+    summary: Sequence[str | Cell]
+    blocks: Sequence["Block"]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The line's cells."""
+        return [Cell.of(cell) for cell in self.summary]
+
+
+Block = Table | Picture | Paragraph | Lines | Passage | SideBySide | Details
 
 
 @dataclass(frozen=True)
@@ -84,7 +153,7 @@ def as_markdown(
     width: int = 10_000,
     level: int = 2,
 ) -> str:
-    """Return the sections as Markdown, with pictures where `picture` says how they are written.
+    """Return the sections as Markdown, with pictures if `picture` says how to write one.
 
     A table with a row of more than `width` characters loses its intervals. Titles have `level` hashes.
     """
@@ -96,147 +165,67 @@ def as_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(title: str, sections: Sequence[Section]) -> str:
-    """Return the sections as one HTML page that needs nothing from elsewhere."""
-    body = "\n".join(
-        f"<h2>{escape(section.title)}</h2>\n" + "\n".join(map(_block_as_html, section.blocks)) for section in sections
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-{body}
-</body>
-</html>
-"""
-
-
 def rows_of(table: Table) -> list[dict[str, str]]:
     """Return each row of a table by header, an interval as a column of its own."""
+    cells = table.cells
+    intervals = [any(row[place].interval for row in cells) for place in range(len(table.header))]
     found = []
-    for number, name in enumerate(table.names):
-        row = {table.corner: name}
-        for group in table.groups:
-            for header, cell in zip(group.header, group.rows[number], strict=True):
-                row[header] = cell.text
-                if any(cells[group.header.index(header)].interval for cells in group.rows):
-                    row[f"{header}, 95%"] = cell.interval
-        found.append(row)
+    for row in cells:
+        of_row: dict[str, str] = {}
+        for header, cell, has_interval in zip(table.header, row, intervals, strict=True):
+            of_row[header] = cell.text
+            if has_interval:
+                of_row[f"{header}, 95%"] = cell.interval
+        found.append(of_row)
     return found
+
+
+def table_as_markdown(table: Table, width: int = 10_000) -> str:
+    """Return a table as Markdown; without intervals if a row has more than `width` characters."""
+    parts, cells, begin = [], table.cells, 1
+    for title, columns in table.spans or [("", len(table.header) - 1)]:
+        places = [0, *range(begin, begin + columns)]
+        begin += columns
+        header = [title or table.header[0], *(table.header[place] for place in places[1:])]
+        rules = ["---" if table.alignment[place] == "l" else "---:" for place in places]
+        # A group shows the rows of which it has a figure.
+        chosen = [
+            [row[place] for place in places]
+            for row in cells
+            if not table.spans or any(row[place].text for place in places[1:])
+        ]
+        full, short = ([[cell.line(with_interval=yes) for cell in row] for row in chosen] for yes in (True, False))
+        rows = full if all(len(" | ".join(row)) <= width for row in full) else short
+        parts.append("\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in [header, rules, *rows]))
+    return "\n\n".join([*parts, *table.notes])
+
+
+def fenced(text: str) -> str:
+    """Return text as a code block of Markdown, whatever is in it."""
+    fence = "`" * max(3, longest_run(text, "`") + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def longest_run(text: str, character: str) -> int:
+    """Return how often a character repeats at most without another between."""
+    return max((len(list(run)) for found, run in groupby(text) if found == character), default=0)
 
 
 def _block_as_markdown(block: Block, picture: Callable[[Picture], str] | None, width: int) -> str:
     match block:
         case Table():
-            return "\n\n".join(_group_as_markdown(block, group, width) for group in block.groups)
+            return table_as_markdown(block, width)
         case Picture():
             return picture(block) if picture else ""
+        case Paragraph():
+            return block.text
         case Lines():
             return "\n".join(f"- {line}" for line in block.lines)
         case Passage():
-            fence = "`" * max(3, _longest_run(block.text, "`") + 1)
-            return f"{fence}text\n{block.text}\n{fence}"
-        case SideBySide():
+            return "\n\n".join(filter(None, [block.note, fenced(block.text)]))
+        case SideBySide() | Details():
             return ""
-
-
-def _group_as_markdown(table: Table, group: Group, width: int) -> str:
-    """Return the rows of a group in which there is anything."""
-    header = [group.title or table.corner, *group.header]
-    full, short = (
-        [
-            [name, *(cell.written(intervals) for cell in cells)]
-            for name, cells in zip(table.names, group.rows, strict=True)
-            if any(cell.text for cell in cells)
-        ]
-        for intervals in (True, False)
-    )
-    rows = full if all(len(" | ".join(row)) <= width for row in full) else short
-    lines = [header, ["---"] + ["--:"] * len(group.header), *rows]
-    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _longest_run(text: str, character: str) -> int:
-    longest = current = 0
-    for found in text:
-        current = current + 1 if found == character else 0
-        longest = max(longest, current)
-    return longest
-
-
-def _block_as_html(block: Block) -> str:
-    match block:
-        case Table():
-            return _table_as_html(block)
-        case Picture():
-            source = base64.b64encode(block.png).decode()
-            return f'<img src="data:image/png;base64,{source}" alt="{escape(block.title)}">'
-        case Lines():
-            return "<ul>\n" + "".join(f"<li>{escape(line)}</li>\n" for line in block.lines) + "</ul>"
-        case Passage():
-            return f"<pre>{escape(block.text)}</pre>"
-        case SideBySide():
-            columns = "\n".join(
-                f"<div><h3>{escape(title)}</h3><p>{escape(text)}</p><small>{escape(note)}</small></div>"
-                for title, text, note in block.columns
-            )
-            return f'<section><pre>{escape(block.passage)}</pre>\n<div class="side">\n{columns}\n</div></section>'
-
-
-def _table_as_html(table: Table) -> str:
-    groups = "".join(f'<th colspan="{len(group.header)}">{escape(group.title)}</th>' for group in table.groups)
-    top = f"<tr><th></th>{groups}</tr>\n" if any(group.title for group in table.groups) else ""
-    titles = [
-        f"<th{_first(place)}>{escape(title)}</th>" for group in table.groups for place, title in enumerate(group.header)
-    ]
-    rows = []
-    for number, name in enumerate(table.names):
-        cells = [
-            f"<td{_first(place)}>{escape(cell.text)}{_small(cell.interval)}</td>"
-            for group in table.groups
-            for place, cell in enumerate(group.rows[number])
-        ]
-        rows.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>\n")
-    head = f"{top}<tr><th>{escape(table.corner)}</th>{''.join(titles)}</tr>"
-    return f'<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table></div>'
-
-
-def _first(place: int) -> str:
-    return "" if place else ' class="first"'
-
-
-def _small(interval: str) -> str:
-    return f"<small>{escape(interval)}</small>" if interval else ""
-
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-h3 { font-size: .85rem; margin: 0; opacity: .7; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .6rem 0 1.2rem; }
-th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-td { white-space: nowrap; }
-tbody th, th:first-child { text-align: left; position: sticky; left: 0; background: Canvas; white-space: nowrap; }
-thead th { vertical-align: bottom; font-weight: 600; }
-thead th[colspan] { text-align: left; border-left: 1px solid var(--line); opacity: .7; }
-.first { border-left: 1px solid var(--line); }
-td small { display: block; opacity: .65; font-size: .78em; }
-img { display: block; max-width: 100%; margin: 1rem 0; background: white; border-radius: 6px; }
-pre, .side p { white-space: pre-wrap; overflow-wrap: anywhere; }
-pre { background: var(--soft); padding: .8rem 1rem; border-radius: 6px; }
-section { margin: 1.5rem 0 2.5rem; }
-.side { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; }
-.side p { margin: .2rem 0 .4rem; }
-"""

@@ -7,14 +7,15 @@ from urllib.parse import urlsplit
 
 from prefect.settings import get_current_settings
 
+from homegrown.reporting.blocks import Table, fenced, longest_run, table_as_markdown
+
 _COLUMNS = 92  # of code beside the UI's menus, in a window of common width
 _broken = textwrap.TextWrapper(_COLUMNS, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a table whose first `left` columns hold words, the others figures."""
-    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *([_cell(text) for text in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table_as_markdown(Table(header, rows, align="l" * left + "r" * (len(header) - left)))
 
 
 def picture(png: bytes, title: str) -> str:
@@ -25,19 +26,13 @@ def picture(png: bytes, title: str) -> str:
 def quoted(text: str) -> str:
     """Return text as it stands, whatever is in it; only lines that would run out of the page are broken."""
     lines = [part for line in text.splitlines() for part in _broken.wrap(line) or [""]]
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return "\n".join([f"{fence}text", *lines, fence])
+    return fenced("\n".join(lines))
 
 
 def code(text: str) -> str:
     """Return text, whatever is in it, for the middle of a sentence: no address becomes a link, and none a picture."""
-    mark = "`" * (_longest_run(text) + 1)
+    mark = "`" * (longest_run(text, "`") + 1)
     return f"{mark} {' '.join(text.split())} {mark}"
-
-
-def _longest_run(text: str) -> int:
-    """Return how many backticks follow each other at most."""
-    return max((len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0)
 
 
 def link(text: str, path: str) -> str:
@@ -48,7 +43,3 @@ def link(text: str, path: str) -> str:
 def address(path: str) -> str:
     """Return the address of a page of the UI. On Prefect Cloud its path begins with account and workspace."""
     return f"{(get_current_settings().ui_url or '').rstrip('/')}{path}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from homegrown.comparison.tables import headlines, verdict, written
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
 from tests.comparison.runs import write_run
+from tests.reporting.page import Page
 
 
 def homegrown(store: Store, *arguments: str) -> Result:
@@ -108,7 +108,7 @@ def test_what_garbage_collection_took_is_named_and_the_rest_is_compared(two: Sto
     assert row(found, "validation_bits_per_byte").values == [None, 2.0]
     printed = homegrown(two, "compare", "one", "two", "--out", str(tmp_path / "page.html"))
     assert printed.exit_code == 0, printed.output
-    assert "Taken by garbage collection, so their figures are unknown: pretrain of one." in printed.output
+    assert "Deleted by garbage collection, so without metrics: pretrain of one." in printed.output
 
 
 def test_runs_that_reached_different_stages(two: Store) -> None:
@@ -120,36 +120,13 @@ def test_runs_that_reached_different_stages(two: Store) -> None:
     assert homegrown(two, "compare", "one", "short").exit_code == 0
 
 
-class _Page(HTMLParser):
-    """Counts tags that are left open and keeps what is shown."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-        self.outside: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-        self.outside += [value or "" for name, value in attributes if name in ("src", "href")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere(two: Store, tmp_path: Path) -> None:
     printed = homegrown(two, "compare", "one", "two", "--out", str(tmp_path / "page.html"))
     assert printed.exit_code == 0, printed.output
-    page = _Page()
-    page.feed((tmp_path / "page.html").read_text())
-    assert page.open == []
+    page = Page.of((tmp_path / "page.html").read_text())
     assert "int8<" in page.text
-    assert len(page.outside) == 1
-    assert page.outside[0].startswith("data:image/png;base64,")
+    assert len(page.sources) == 1
+    assert page.sources[0].startswith("data:image/png;base64,")
 
 
 def test_the_picture_is_a_png_and_nothing_to_draw_is_one_sentence(two: Store, tmp_path: Path) -> None:
@@ -180,7 +157,7 @@ def test_mistakes_are_one_sentence(two: Store, arguments: tuple[str, ...], messa
 
 def test_where_nothing_can_be_written_is_told_before_anything_is_compared(two: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for out, message in {"": "it is empty", str(tmp_path / "file" / "x.html"): "file is no folder"}.items():
+    for out, message in {"": "it is empty", str(tmp_path / "file" / "x.html"): "file is not a folder"}.items():
         printed = homegrown(two, "compare", "one", "three", "--out", out)
         assert printed.exit_code == 2
         assert message in printed.output

@@ -75,7 +75,7 @@ def test_one_row_a_model_and_one_continuation_a_document(stages: Path, trained: 
     sample = (tmp_path / "sample.txt").read_text()
     assert sample.strip()
     assert sample.strip() in (tmp_path / "report.md").read_text()
-    assert "8 test documents (20 were asked for" in (tmp_path / "report.html").read_text()
+    assert "8 test documents (20 were requested" in (tmp_path / "report.html").read_text()
     documents = pq.read_table(tmp_path / "documents").to_pylist()
     assert len(documents) == 6 * 10
     own = [row for row in documents if row["variant"] == "nf4"]

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from homegrown.cli.main import cli
 from homegrown.evaluation.results import Report
-from homegrown.rating.answers import FOLDER, Answers
+from homegrown.rating.answers import Answers
 from homegrown.rating.items import HUMAN, Item
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import RATINGS, Artifact, Order, Store
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome
 from tests.evaluation.test_report import report  # noqa: F401 (a fixture)
@@ -57,7 +57,7 @@ def test_figures_stand_beside_the_model_they_are_of(report: Report, tmp_path: Pa
     _harness(store, "b" * 64, 0.9)
     assert "0.9000" not in str(_rows(store, tmp_path))  # of another model
     _harness(store, "a" * 64, 0.25)
-    answers = Answers(store.root / FOLDER, "ann")
+    answers = Answers(store.root / RATINGS, "ann")
     answers.add(Item("1", "", "a", ("evaluate@1/original",)), {"coherence": 2})
     answers.add(Item("2", "", "b", (HUMAN,)), {"coherence": 5})
     rows = _rows(store, tmp_path)

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from fastapi.testclient import TestClient
 
 from homegrown.cli.main import cli
-from homegrown.rating.answers import CRITERIA, FOLDER, Answers, all_answers
-from homegrown.rating.items import AUTHOR, HUMAN, Item, items_of, shuffled, texts_of
+from homegrown.rating.answers import CRITERIA, Answers, all_answers
+from homegrown.rating.items import AUTHOR, HUMAN, Item, items_of, shuffled, with_completions
 from homegrown.rating.page import application
-from homegrown.store.artifacts import Store
+from homegrown.store.artifacts import RATINGS, Store
 from homegrown.util.errors import UserError
 
 
@@ -38,7 +38,7 @@ def test_equal_texts_are_one_item_of_all_that_wrote_them(items: list[Item]) -> N
 
 @pytest.mark.parametrize("name", ["finetune", "finetune@1", "answers@1"])
 def test_answers_of_a_fine_tuning_are_rated_beside_those_of_its_base(rated_store: Store, name: str) -> None:
-    items = items_of([texts_of(rated_store, name)], documents=2)
+    items = items_of([with_completions(rated_store, name)], documents=2)
     assert {(item.prompt.strip(), item.text): item.systems for item in items} == {
         ("Why?", "Why? Why?"): ("answers@1/base",),
         ("Why?", "So."): ("answers@1/fine-tuned", AUTHOR),
@@ -47,7 +47,7 @@ def test_answers_of_a_fine_tuning_are_rated_beside_those_of_its_base(rated_store
         ("When?", "Now."): (AUTHOR,),
     }
     silent = next(item for item in items if not item.text)
-    page = TestClient(application([silent], Answers(rated_store.root / FOLDER, "ann"), ["testserver"]))
+    page = TestClient(application([silent], Answers(rated_store.root / RATINGS, "ann"), ["testserver"]))
     assert "(nothing)" in page.get("/").text
 
 
@@ -58,7 +58,7 @@ def test_each_rater_has_an_order_of_their_own(items: list[Item]) -> None:
 
 
 def test_the_page_asks_blindly_until_all_is_rated(rated_store: Store, items: list[Item]) -> None:
-    answers = Answers(rated_store.root / FOLDER, "ann")
+    answers = Answers(rated_store.root / RATINGS, "ann")
     client = TestClient(application(items, answers, ["testserver"]))
     for _ in items:
         page = client.get("/").text
@@ -68,36 +68,36 @@ def test_the_page_asks_blindly_until_all_is_rated(rated_store: Store, items: lis
         assert client.post("/", data=form | {"coherence": "6"}).status_code == 422
         assert client.post("/", data=form | {"coherence": "4", "factuality": "2"}).status_code == 200
     assert "Thank you" in client.get("/").text
-    table = all_answers(rated_store.root / FOLDER)
+    table = all_answers(rated_store.root / RATINGS)
     assert table["item"].to_pylist() == [item.id for item in items]
     assert set(table["coherence"].to_pylist()) == {4}
     assert set(table["relevance"].to_pylist()) == {None}
-    assert Answers(rated_store.root / FOLDER, "ann").rated == {item.id for item in items}
+    assert Answers(rated_store.root / RATINGS, "ann").rated == {item.id for item in items}
 
 
 def test_a_page_from_elsewhere_cannot_answer(rated_store: Store, items: list[Item]) -> None:
-    client = TestClient(application(items, Answers(rated_store.root / FOLDER, "ann"), ["127.0.0.1"]))
+    client = TestClient(application(items, Answers(rated_store.root / RATINGS, "ann"), ["127.0.0.1"]))
     assert client.get("/").status_code == 400  # another name for this machine
     local = TestClient(client.app, base_url="http://127.0.0.1:8800")
     assert local.get("/").status_code == 200
     forged = {"token": "guess", "item": items[0].id, "coherence": "1"}
     assert local.post("/", data=forged).status_code == 403
-    assert not (rated_store.root / FOLDER).exists()
+    assert not (rated_store.root / RATINGS).exists()
 
 
 def test_the_terminal_keeps_each_answer_and_goes_on_later(rated_store: Store) -> None:
     # Nonsense is asked again; an open criterion and the end are said with Enter and q.
     first = _homegrown(rated_store, "rate", "--terminal", "--rater", "ben", typed="9\n3\n4\n\n2\n1\nq\n")
     assert first.exit_code == 0, first.output
-    assert "1 texts rated" in first.output
-    (row,) = all_answers(rated_store.root / FOLDER).to_pylist()
+    assert "Ratings saved: 1." in first.output
+    (row,) = all_answers(rated_store.root / RATINGS).to_pylist()
     assert [row[name] for name in CRITERIA] == [3, 4, None, 2, 1]
     shown = _homegrown(rated_store, "report", "ratings")
-    assert (shown.exit_code, "1 rater, 1 texts" in shown.output) == (0, True), shown.output
+    assert (shown.exit_code, "1 rater; 1 completion" in shown.output) == (0, True), shown.output
     counted = _homegrown(rated_store, "sql", "--csv", "select rater, count(*) from ratings group by all")
     assert "ben,1" in counted.output, counted.output
     ended = _homegrown(rated_store, "rate", "--terminal", "--rater", "ben", typed="4\n")  # as Ctrl-D does
-    assert (ended.exit_code, "0 texts rated" in ended.output) == (0, True), ended.output
+    assert (ended.exit_code, "Ratings saved: 0." in ended.output) == (0, True), ended.output
 
 
 def test_a_fine_tuning_has_no_evaluation_but_a_page_of_its_answers(rated_store: Store) -> None:
@@ -113,7 +113,7 @@ def test_what_cannot_be_rated_is_one_sentence(rated_store: Store, tmp_path: Path
     for arguments in wrong:
         refused = _homegrown(rated_store, *arguments)
         assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
-    folder = rated_store.root / FOLDER
+    folder = rated_store.root / RATINGS
     folder.mkdir()
     (folder / "ann.parquet").write_bytes(b"junk")
     with pytest.raises(UserError, match=r"ann\.parquet is not a table of ratings"):

@@ -8,7 +8,7 @@ import pytest
 
 from homegrown.rating.answers import CRITERIA, SCHEMA
 from homegrown.rating.report import draw, html, table
-from homegrown.rating.summary import ordinal_alpha, summarise
+from homegrown.rating.summary import ordinal_alpha, summarize
 
 
 # The reliability data of Krippendorff (2011): four observers of twelve units; he gives alpha as .815 for ordinal data.
@@ -46,11 +46,11 @@ def _answers(scores: dict[tuple[str, str], int], systems: dict[str, list[str]]) 
 
 def test_a_text_counts_once_however_many_rated_it() -> None:
     scores = {("a", "x"): 1, ("b", "x"): 3, ("a", "y"): 5}
-    summary = summarise(_answers(scores, {"x": ["one"], "y": ["one", "two"]}))
+    summary = summarize(_answers(scores, {"x": ["one"], "y": ["one", "two"]}))
     one = summary.means["one"]["coherence"]
-    assert (one.mean, one.low, one.high, one.texts) == (3.5, 2, 5, 2)
+    assert (one.mean, one.low, one.high, one.completions) == (3.5, 2, 5, 2)
     assert math.isnan(summary.means["two"]["coherence"].low)
-    assert (summary.raters, summary.texts, summary.shared_texts) == (2, 2, 1)
+    assert (summary.raters, summary.completions, summary.shared) == (2, 2, 1)
 
 
 def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
@@ -58,17 +58,17 @@ def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
     for trial in range(200):
         drawn = dice.integers(1, 6, 40)
         scores = {("a", f"{trial}-{text}"): int(score) for text, score in enumerate(drawn)}
-        mean = summarise(_answers(scores, {item: ["one"] for _, item in scores})).means["one"]["coherence"]
+        mean = summarize(_answers(scores, {item: ["one"] for _, item in scores})).means["one"]["coherence"]
         held += mean.low <= 3 <= mean.high
     assert 0.89 <= held / 200 <= 0.99
 
 
 def test_the_report_shows_every_system_and_escapes_its_name() -> None:
     scores = {("a", "x"): 2, ("b", "x"): 2, ("a", "y"): 4, ("b", "y"): 5}
-    summary = summarise(_answers(scores, {"x": ["<one>"], "y": ["two"]}))
-    header, rows = table(summary)
-    assert header[1:-1] == list(CRITERIA)
-    assert [row[0] for row in rows] == ["<one>", "two", "agreement (alpha)"]
-    assert [row[1] for row in rows[:2]] == ["2.00", "4.50"]
+    summary = summarize(_answers(scores, {"x": ["<one>"], "y": ["two"]}))
+    made = table(summary)
+    assert made.header[1:-1] == list(CRITERIA)
+    assert [row[0].text for row in made.cells] == ["<one>", "two", "agreement (alpha)"]
+    assert [row[1].text for row in made.cells[:2]] == ["2.00", "4.50"]
     assert "&lt;one&gt;" in html(summary)
     assert draw(summary).startswith(b"\x89PNG")
