@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 from benchmarks.measuring import measured, table
 from benchmarks.orchestration_direct import run_directly
-from homegrown.config.pipelines import load_recipe
 from homegrown.store.artifacts import MANIFEST, Manifest, Store
 
 PIPELINE = "tiny"
@@ -158,7 +157,7 @@ def _watched_run(root: Path, changes: tuple[str, ...]) -> Seconds:
     from flows import pretrain
 
     seconds.spent["imports: stages and flow"] = time.perf_counter() - start
-    from homegrown.cli.run import run_pipeline
+    from homegrown.cli.main import cli
     from homegrown.store import runs
     from tasks.stage import Stage
 
@@ -170,7 +169,7 @@ def _watched_run(root: Path, changes: tuple[str, ...]) -> Seconds:
     _time_stages(seconds)
     seconds.time(pretrain, "pretrain", "the flow, with all but imports")
     with redirect_stdout(io.StringIO()):
-        run_pipeline(load_recipe(PIPELINE, changes), Store(root), "evaluate", [])
+        cli(_arguments(root, changes), standalone_mode=False)
     return seconds
 
 
@@ -209,7 +208,12 @@ def _time_stages(seconds: Seconds) -> None:
 
 
 def _cached(root: Path, changes: tuple[str, ...]) -> Process:
-    return _process("--artifacts", str(root), "run", PIPELINE, *(part for one in changes for part in ("--set", one)))
+    return _process(*_arguments(root, changes))
+
+
+def _arguments(root: Path, changes: tuple[str, ...]) -> list[str]:
+    """Return the command line of a run."""
+    return ["--artifacts", str(root), "run", PIPELINE, *(part for one in changes for part in ("--set", one))]
 
 
 def _process(*arguments: str) -> Process:

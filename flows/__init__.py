@@ -2,5 +2,5 @@
 
 import os
 
-# Prefect's client would count its users; it asks this when it is imported, and so do the processes started from here.
+# Turns off the telemetry of Prefect's client, which reads this at import; child processes inherit it.
 os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -1,14 +1,12 @@
-"""A trained model, written as other programs run it."""
+"""The flow `export`: a model in a format of other programs."""
 
 from typing import Literal
-from uuid import UUID
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from flows.lifetime import after_cancellation, after_crash, watch_over
-from flows.local.children import end_with_worker
+from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import run_name
 from homegrown.config.pipelines import explain
 from homegrown.config.recipe import WEIGHT_TYPES, ComputeSettings, ExportFormat, ExportSettings, WeightType
@@ -22,22 +20,22 @@ from tasks.ui.story import told
 
 Target = Literal["hf", "gguf", "onnx", "ollama"]
 _FORMATS: dict[Target, ExportFormat] = {"hf": "hf", "gguf": "gguf", "onnx": "onnx", "ollama": "gguf"}
-"""Ollama runs GGUF: the file and the Modelfile beside it are one artifact, whatever it was asked for."""
+"""The GGUF artifact contains the Modelfile too, so gguf and ollama share it."""
 
 STAGE = "export"
 
 
 def export_settings(to: Target, type: WeightType | None) -> ExportSettings:
-    """Return the settings that a person means; without a type, the format's first.
+    """Return the settings of an export; without a type, the format's first.
 
     Raises:
-        UserError: the format has no such type.
+        UserError: the format does not have the type.
     """
     form = _FORMATS[to]
     try:
         return ExportSettings(format=form, type=WEIGHT_TYPES[form][0] if type is None else type)
     except ValidationError as error:
-        raise UserError(f"The type (--type, in the UI `type`) is wrong: {explain(error)}.") from error
+        raise UserError(f"The weight type (--type, in the UI: type) is wrong: {explain(error)}.") from error
 
 
 def _run_name() -> str:
@@ -53,23 +51,21 @@ def _run_name() -> str:
     on_cancellation=[after_cancellation],
 )
 def export(artifact: str = "pretrain", to: Target = "hf", type: WeightType | None = None) -> Handle:
-    """Write a model as other programs run it; what was exported before is taken as it is.
+    """Export a model for other programs; an export that exists is reused.
 
     Args:
         artifact: The model: pretrain (its latest version), pretrain@3, finetune@1, or a key.
-        to: hf: for transformers, vLLM and MLX; gguf: for llama.cpp and LM Studio; ollama: that with a Modelfile; onnx:
-            for onnxruntime.
-        type: Type of the weights; without one, hf and onnx are f32, gguf is q8_0.
+        to: hf: transformers, vLLM, MLX; gguf: llama.cpp, LM Studio; ollama: GGUF with a Modelfile; onnx: onnxruntime.
+        type: Weight type; by default f32, or q8_0 for GGUF.
     """
-    end_with_worker()
-    watch_over(store(), UUID(str(flow_run.id)))
+    begin()
     settings = export_settings(to, type)
     model = find_model(store(), artifact)
-    inputs = {"pretrain": handle_of(model)}  # whatever made it
+    inputs = {"pretrain": handle_of(model)}  # or another stage with a model
     if settings.format == "hf" and (evaluation := _evaluation(model)):
         inputs["evaluate"] = handle_of(evaluation)
-    asked = {"name": f"export-{to}", "artifact": model.name, **settings.model_dump(mode="json")}
-    with told([STAGE]), runs.ongoing(store(), str(flow_run.name), asked) as log:
+    recorded = {"name": f"export-{to}", "artifact": model.name, **settings.model_dump(mode="json")}
+    with told([STAGE]), runs.ongoing(store(), str(flow_run.name), recorded) as log:
         run = Run(seed=0, compute=ComputeSettings(), reach=log.reach)
         made = EXPORTS[settings.format](run, settings=settings, **inputs)
         log.made(STAGE, made.key, made.folder)

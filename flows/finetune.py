@@ -1,14 +1,12 @@
-"""From a trained model and conversations to a model that answers, measured before and after."""
+"""The flow `finetune`: from a model and conversations to a model that answers, evaluated before and after."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
 
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.lifetime import after_cancellation, after_crash, watch_over
-from flows.local.children import end_with_worker
+from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import Change, recipe_run_name
 from homegrown.config.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe
 from homegrown.config.pipelines import change_recipe
@@ -29,7 +27,7 @@ from tasks.ui.story import told
 
 
 def stages_of(recipe: FinetuneRecipe) -> list[str]:
-    """Return the stages that a run of the recipe consists of, in their order."""
+    """Return the stages of a run of the recipe, in order."""
     return [
         *(["base"] if is_folder(recipe.base) else []),
         *("instructions", "finetune"),
@@ -40,15 +38,15 @@ def stages_of(recipe: FinetuneRecipe) -> list[str]:
 
 
 def is_folder(base: str) -> bool:
-    """Return whether a base is a folder, of a Hugging Face model, and not an artifact's name."""
+    """Return whether a base is the folder of a Hugging Face model, not the name of an artifact."""
     return "/" in base or Path(base).is_dir()
 
 
 def check_base(recipe: FinetuneRecipe) -> None:
-    """See, before the first stage, that the base is there, and takes what the recipe wants of it.
+    """Check that the base exists and fits the recipe.
 
     Raises:
-        UserError: it does not, or a library is missing.
+        UserError: it does not, or a library is not installed.
     """
     if is_folder(recipe.base):
         from homegrown.export.huggingface_reader import shape_of
@@ -75,20 +73,19 @@ def finetune(
     force: list[str] = [],  # noqa: B006
     recipe: FinetuneRecipe,
 ) -> dict[str, Handle]:
-    """Fine-tune a model; what is already made is taken as it is, but for what is asked to run again.
+    """Fine-tune a model; cached stages are reused.
 
     Args:
-        changes: Settings to change in the recipe for this run, each as SETTING=VALUE, such as training.max_steps=200.
-            A name or a value that does not fit is refused before any stage runs.
-        base: Another model to begin with than the recipe's: pretrain@3, finetune@1, a key, or a folder.
-        force: Stages to run again although an artifact with their key is there.
-        recipe: The whole recipe, from the base to the table of before and after.
+        changes: Settings to change for this run, each as SETTING=VALUE, such as training.max_steps=200; checked before
+            the first stage.
+        base: Base model instead of the recipe's: pretrain@3, finetune@1, a key or a folder.
+        force: Cached stages to run again.
+        recipe: All settings of the run.
     """
-    end_with_worker()
-    watch_over(store(), UUID(str(flow_run.id)))
+    begin()
     recipe = change_recipe(recipe, [*changes, *([f"base={base}"] if base else [])])
     stages = stages_of(recipe)
-    again(stages, force)
+    check_force(stages, force)
     check_base(recipe)
     with (
         told(stages),
@@ -97,11 +94,11 @@ def finetune(
         return _run(recipe, Run(recipe.seed, recipe.compute, frozenset(force), log.reach), log)
 
 
-def again(stages: Sequence[str], force: Sequence[str]) -> None:
-    """Raise UserError unless every name in `force` is that of a stage of the run."""
+def check_force(stages: Sequence[str], force: Sequence[str]) -> None:
+    """Raise UserError if a name in `force` is not a stage of the run."""
     for name in force:
         if name not in stages:
-            raise UserError(f"The run has no stage {name!r} to run again; its stages are: {', '.join(stages)}.")
+            raise UserError(f"Stage {name!r} does not exist in this run; its stages are: {', '.join(stages)}.")
 
 
 def _run(recipe: FinetuneRecipe, run: Run, log: runs.Ongoing) -> dict[str, Handle]:

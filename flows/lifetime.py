@@ -1,4 +1,4 @@
-"""How a run that did not end by itself is ended for the server: no run and no task run stays "Running" for ever."""
+"""The end of a run that could not report it: no run and no task run stays "Running" on the server."""
 
 import contextvars
 import os
@@ -17,47 +17,56 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
+from flows.local.children import end_with_worker
 from homegrown.store.artifacts import Store
 from homegrown.util import locks
+from tasks.stage import store
 
 _POLL_SECONDS = 3.0
-_ENDING_SECONDS = 10.0  # of a process that was told to end
-_LEFT = "Nothing is lost that was made; run it again and it goes on from there."
-_STOPPED = "Execution was aborted by"  # what Prefect says of a task run that a signal ended, and calls crashed
+_ENDING_SECONDS = 10.0  # of a process that received SIGTERM
+_RESUME = "Finished stages are kept; run it again to resume."
+_STOPPED = "Execution was aborted by"  # start of Prefect's message for a task run that a signal ended, as "Crashed"
 _mine: set[UUID] = set()  # the runs of this process
 
 
+def begin() -> None:
+    """Tie a flow run to its worker and take its lock; every flow calls it first."""
+    end_with_worker()
+    watch_over(store(), UUID(str(flow_run.id)))
+
+
 def watch_over(store: Store, run: UUID) -> None:
-    """Hold the lock that says that the run is alive, and end for the server what died without a word.
+    """Take the lock that marks the run as alive, and report the end of runs whose processes died.
 
-    The lock is this process's until it ends: the run's last state is set after the flow's function has returned. Where
-    no worker looks after the run, somebody who cancels it in the UI is heard too. Call it at the start of the run.
+    This process keeps the lock until it ends, because the run's last state is set after the flow's function returns.
+    A run without a worker also starts to listen for its cancellation in the UI.
 
-    A process too busy to send heartbeats is taken for dead, and the run is started again beside it. That attempt waits
-    here until the one before has ended: what it made is then cached.
+    A process too busy for heartbeats looks dead, and the server starts the run a second time. The second attempt waits
+    here for the end of the first, whose artifacts are then cached.
     """
     folder = store.root / ".state" / "runs"
     if run not in _mine and not locks.acquire(folder / str(run), timeout=_ENDING_SECONDS):
-        get_run_logger().warning("The attempt before is still at work; this one waits for its end.")
+        get_run_logger().warning("The previous attempt still runs; this one waits for its end.")
         locks.acquire(folder / str(run))
     _mine.add(run)
     with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
-        _end_task_runs(client, run, Crashed(message="The attempt before ended here."))
-        _bury(client, folder)
+        _end_task_runs(client, run, Crashed(message="The previous attempt ended here."))
+        _end_dead_runs(client, folder)
     if "PREFECT__FLOW_RUN_ID" not in os.environ and threading.current_thread() is threading.main_thread():
-        context = contextvars.copy_context()  # it carries which server this run talks to
+        context = contextvars.copy_context()  # carries the address of the run's server
         threading.Thread(target=context.run, args=(_listen, run), name="cancelled?", daemon=True).start()
 
 
 def after_crash(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook for a crash: end its task runs; call a run of the terminal cancelled."""
+    """Hook of a crash: ends the task runs; a run in a terminal becomes Cancelled."""
     with get_client(sync_client=True) as client:
         now = client.read_flow_run(flow_run.id)
         if now.deployment_id is None and now.id in _mine:
-            # Its process still runs the hook: so somebody stopped it with a signal, or in the UI.
-            cancelled: State[Any] = Cancelled(message=f"Stopped. {_LEFT}")
+            # Its process still runs this hook, so a signal or the UI stopped it.
+            cancelled: State[Any] = Cancelled(message=f"Stopped. {_RESUME}")
             _end_task_runs(client, now.id, cancelled)
             client.set_flow_run_state(now.id, cancelled, force=True)
             return
@@ -65,20 +74,20 @@ def after_crash(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
 
 
 def after_cancellation(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook for a cancelled run: end its task runs."""
+    """Hook of a cancellation: ends the task runs."""
     with get_client(sync_client=True) as client:
         _end_task_runs(client, flow_run.id, Cancelled())
 
 
-def _bury(client: SyncPrefectClient, folder: Path) -> None:
-    """End the runs whose process is gone; their locks' files are needed no more."""
+def _end_dead_runs(client: SyncPrefectClient, folder: Path) -> None:
+    """End the runs whose processes are dead, and delete their lock files."""
     for file in folder.iterdir():
         if not locks.try_acquire(file):
             continue
         try:
             run = client.read_flow_run(UUID(file.name))
             cancelling = run.state_type is StateType.CANCELLING
-            end: State[Any] = Cancelled() if cancelling else Crashed(message=f"Its process was killed. {_LEFT}")
+            end: State[Any] = Cancelled() if cancelling else Crashed(message=f"Its process was killed. {_RESUME}")
             _end_task_runs(client, run.id, end)
             if run.state_type in (StateType.RUNNING, StateType.CANCELLING):
                 client.set_flow_run_state(run.id, end, force=True)
@@ -97,8 +106,8 @@ def _end_task_runs(client: SyncPrefectClient, run: UUID, state: State[Any]) -> N
 
 
 def _listen(run: UUID) -> None:
-    """Send this process SIGTERM, as a worker would, when the run is being cancelled."""
-    with suppress(ObjectNotFound), get_client(sync_client=True) as client:  # somebody may delete the run
+    """Send SIGTERM to this process, as a worker would, when the run is cancelled in the UI."""
+    with suppress(ObjectNotFound), get_client(sync_client=True) as client:  # the run may be deleted in the UI
         while True:
             time.sleep(_POLL_SECONDS)
             with suppress(httpx.HTTPError, PrefectHTTPStatusError):

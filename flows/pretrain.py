@@ -1,17 +1,15 @@
-"""The main job: from raw text to an evaluated model."""
+"""The flow `pretrain`: from raw text to an evaluated model."""
 
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
-from uuid import UUID
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.lifetime import after_cancellation, after_crash, watch_over
-from flows.local.children import end_with_worker
+from flows.lifetime import after_cancellation, after_crash, begin
 from homegrown.config.addresses import CREDENTIAL
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
@@ -32,7 +30,7 @@ from tasks.ui.story import told
 
 
 def run_name(what: str) -> str:
-    """Return `what` with the present time; a run that is tried again keeps the name that it got first."""
+    """Return `what` with the current time; a retried run keeps its first name."""
     named: str | None = flow_run.name
     if named and re.fullmatch(rf"{re.escape(what)}-\d{{8}}-\d{{6}}", named):
         return named
@@ -40,7 +38,7 @@ def run_name(what: str) -> str:
 
 
 def recipe_run_name() -> str:
-    """Return the name of a run whose flow has a recipe, after it."""
+    """Return the name of a run: that of its recipe with the current time."""
     recipe = flow_run.parameters["recipe"]
     return run_name(recipe["name"] if isinstance(recipe, dict) else recipe.name)
 
@@ -51,12 +49,12 @@ Change = Annotated[
     Field(
         pattern=r"^\s*[A-Za-z_][\w.]*\s*=",
         examples=["training.max_steps=200"],
-        json_schema_extra={"not": {"pattern": CREDENTIAL}},  # so that the server refuses it, and keeps it nowhere
+        json_schema_extra={"not": {"pattern": CREDENTIAL}},  # the server refuses it and stores it nowhere
     ),
 ]
 Made = dict[str, Handle]
 SWEEP_TAG = "sweep:"
-"""What the tag of a flow run begins with that is part of a sweep; the sweep's name follows."""
+"""Prefix of the tag of a sweep's flow runs; the sweep's name follows."""
 
 CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
     "ingest": lambda run, recipe, made: ingest(run, settings=recipe.ingest),
@@ -83,23 +81,28 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
         tokenizer=made["tokenizer"],
     ),
 }
-"""The stages in their order, each with what it takes."""
+"""The stages in order, each with its inputs."""
 
 
-def again(until: StageName, from_stage: StageName | None, force: list[StageName]) -> frozenset[StageName]:
-    """Return the stages to run although they are cached: those from `from_stage` to `until`, and those in `force`.
+def stages_until(last: StageName) -> list[StageName]:
+    """Return the stages up to `last`."""
+    stages = list(CHAIN)
+    return stages[: stages.index(last) + 1]
+
+
+def forced_stages(until: StageName, from_stage: StageName | None, force: list[StageName]) -> frozenset[StageName]:
+    """Return the cached stages to run again: those from `from_stage` to `until`, and those in `force`.
 
     Raises:
-        UserError: one of them comes after `until`, so that the run would never get there.
+        UserError: one of them comes after `until`.
     """
-    stages = list(CHAIN)
-    wanted = stages[: stages.index(until) + 1]
+    wanted = stages_until(until)
     named: list[StageName] = [*([from_stage] if from_stage else []), *force]
     for name in named:
         if name not in wanted:
             raise UserError(
-                f"The stage {name!r} is to run again, but the run ends with {until!r}, before it: choose a later end "
-                "(--until, in the UI `until`)."
+                f"Stage {name!r} cannot run again: the run stops after {until!r}; set a later stage with --until (in "
+                "the UI: until)."
             )
     return frozenset([*force, *(wanted[wanted.index(from_stage) :] if from_stage else [])])
 
@@ -119,36 +122,31 @@ def pretrain(
     from_stage: StageName | None = None,
     force: list[StageName] = [],  # noqa: B006
     recipe: Recipe,
-) -> dict[str, Handle]:
-    """Run the stages up to `until`; what is already made is taken as it is, but for what is asked to run again.
-
-    The arguments stand in the order of the UI's form, in which the recipe is long.
+) -> dict[str, Handle]:  # the arguments are in the order of the UI's form
+    """Run the stages up to `until`; cached stages are reused.
 
     Args:
-        changes: Settings to change in the recipe for this run, each as SETTING=VALUE, such as training.max_steps=200.
-            A name or a value that does not fit is refused before any stage runs.
-        until: The last stage to run.
-        from_stage: Run this stage and all after it again, up to `until`.
-        force: Stages to run again although an artifact with their key is there.
-        recipe: The whole recipe, from raw text to the evaluation table.
+        changes: Settings to change for this run, each as SETTING=VALUE, such as training.max_steps=200; checked before
+            the first stage.
+        until: Last stage to run.
+        from_stage: First stage to run again; all later ones follow, up to `until`.
+        force: Cached stages to run again.
+        recipe: All settings of the run.
     """
-    end_with_worker()
-    watch_over(store(), UUID(str(flow_run.id)))
+    begin()
     recipe = change_recipe(recipe, changes)
-    forced = again(until, from_stage, force)
+    forced = forced_stages(until, from_stage, force)
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
-    stages = list(CHAIN)
-    if stages.index(until) >= stages.index("quantize"):
+    stages = stages_until(until)
+    if "quantize" in stages:
         check_recipe(recipe)
     with (
-        told(stages[: stages.index(until) + 1]),
+        told(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
     ):
         run = Run(recipe.seed, recipe.compute, forced, log.reach)
-        for name, stage in CHAIN.items():
-            made[name] = stage(run, recipe, made)
+        for name in stages:
+            made[name] = CHAIN[name](run, recipe, made)
             log.made(name, made[name].key, made[name].folder)
-            if name == until:
-                break
     return made

@@ -51,6 +51,11 @@ class Handle(BaseModel):
     key: str
 
     @property
+    def name(self) -> str:
+        """How people name the artifact: `stage@version`."""
+        return f"{self.stage}@{self.folder.split('-')[0]}"
+
+    @property
     def path(self) -> Path:
         """The artifact's folder."""
         return store().root / self.stage / self.folder
@@ -92,7 +97,7 @@ class _SlotPolicy(CachePolicy):
 
 def artifact_of(handle: Handle) -> Artifact:
     """Return the artifact of a handle; raises UserError when it is gone."""
-    return store().resolve(f"{handle.stage}@{handle.folder.split('-')[0]}")
+    return store().resolve(handle.name)
 
 
 def handle_of(artifact: Artifact) -> Handle:

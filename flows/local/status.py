@@ -1,4 +1,4 @@
-"""What runs: the server, workers, deployments, runs in progress and those before. What `homegrown status` tells."""
+"""The server, workers, deployments and runs, as `homegrown status` shows them."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,13 +28,13 @@ from flows.local import server, services
 from homegrown.util.errors import UserError
 
 _RECENT = 10
-_GOING_ON = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.PAUSED]
+_IN_PROGRESS = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.PAUSED]
 _ENDED = [StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED]
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker and when it was last heard of."""
+    """A worker and its last heartbeat."""
 
     name: str
     pool: str
@@ -44,7 +44,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is: the stage, how far that is in percent, and the same in words."""
+    """The current stage of a run, with its progress in percent and in words."""
 
     stage: str
     percent: float | None
@@ -53,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run: its state, and while it goes on where it is."""
+    """A run: its state and, while it is in progress, its current stage."""
 
     name: str
     deployment: str | None
@@ -67,30 +67,30 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """Everything that `homegrown status` tells; nothing but the address when no server answers."""
+    """The state of the server; only the address if none answers."""
 
     api: str
     answers: bool
     up: int | None
-    """Process id of the `homegrown up` of this folder."""
+    """Process id of this folder's `homegrown up`."""
     workers: list[WorkerStatus] = field(default_factory=list)
     deployments: list[str] = field(default_factory=list)
     waiting: int = 0
-    """Runs that are scheduled and have not begun."""
+    """Number of scheduled runs."""
     in_progress: list[RunStatus] = field(default_factory=list)
     recent: list[RunStatus] = field(default_factory=list)
-    """Runs that have ended, the latest first."""
+    """Ended runs, newest first."""
 
     def as_json(self) -> str:
-        """Return all of it as JSON, times in ISO 8601."""
+        """Return the status as JSON, with times in ISO 8601."""
         return TypeAdapter(Status).dump_json(self, indent=2).decode()
 
 
-def status(state: Path) -> Status:
-    """Ask the configured server, if it answers; `state` is the folder with what `homegrown up` says of itself.
+def read_status(state: Path) -> Status:
+    """Return the status of the configured server; `state` is the folder with the facts of `homegrown up`.
 
     Raises:
-        UserError: the server wants a password, or another.
+        UserError: the server requires a password that is missing or wrong.
     """
     api = server.address()
     facts = services.up_facts(state)
@@ -99,15 +99,15 @@ def status(state: Path) -> Status:
         return Status(api, answers=False, up=up)
     try:
         with get_client(sync_client=True) as client:
-            return _ask(client, api, up)
+            return _read(client, api, up)
     except PrefectHTTPStatusError as error:
         raise UserError(server.refused(api, error)) from error
 
 
-def _ask(client: SyncPrefectClient, api: str, up: int | None) -> Status:
+def _read(client: SyncPrefectClient, api: str, up: int | None) -> Status:
     flows = {flow.id: flow.name for flow in client.read_flows()}
     deployments = {one.id: f"{flows[one.flow_id]}/{one.name}" for one in client.read_deployments()}
-    running = _runs(client, _GOING_ON, FlowRunSort.EXPECTED_START_TIME_DESC)
+    running = _runs(client, _IN_PROGRESS, FlowRunSort.EXPECTED_START_TIME_DESC)
     ended = _runs(client, _ENDED, FlowRunSort.END_TIME_DESC)
     ui = api.removesuffix("/api")
     return Status(
@@ -145,7 +145,7 @@ def _run(run: FlowRun, deployments: dict[UUID, str], ui: str, place: Place | Non
 
 
 def _place(client: SyncPrefectClient, run: FlowRun) -> Place | None:
-    """Return the stage that a run is at, and what the stage said last of its progress."""
+    """Return the current stage of a run with its last reported progress."""
     tasks = client.read_task_runs(
         flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
         task_run_filter=TaskRunFilter(

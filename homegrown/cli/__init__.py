@@ -4,33 +4,33 @@ from typing import NamedTuple
 
 
 class Lazy(NamedTuple):
-    """A command that is not imported yet."""
+    """A command that is imported when it is called."""
 
     place: str
     """`module:attribute` of the click command."""
     summary: str
-    """What `homegrown --help` says of it."""
+    """Its line in `homegrown --help`; the first sentence of its own help."""
 
 
 COMMANDS = {
-    "artifacts": Lazy("homegrown.cli.artifacts:artifacts", "List every version of every artifact."),
-    "chat": Lazy("homegrown.cli.chat:chat", "Talk with a model in the terminal."),
-    "compare": Lazy("homegrown.cli.compare:compare", "Say what differs between runs, as tables and a picture."),
-    "doctor": Lazy("homegrown.cli.doctor:doctor", "Look at this machine: does homegrown run on it?"),
-    "export": Lazy("homegrown.cli.export:export", "Write a model as other programs run it: hf, gguf, onnx, ollama."),
-    "finetune": Lazy("homegrown.cli.finetune:finetune", "Have a trained model learn from conversations."),
-    "gc": Lazy("homegrown.cli.gc:gc", "Free what no recent run and no kept artifact stands on."),
-    "generate": Lazy("homegrown.cli.generate:generate", "Have a pretrained model continue a text."),
-    "lm-eval": Lazy("homegrown.cli.lm_eval:lm_eval", "Measure a model by lm-evaluation-harness."),
-    "plan": Lazy("homegrown.cli.plan:plan", "Say what a pipeline will take, before anything is spent."),
-    "rate": Lazy("homegrown.cli.rate:rate", "Ask a person what the texts are worth, blind and shuffled."),
-    "report": Lazy("homegrown.cli.report:report", "Write a report: of the corpus, an evaluation, or ratings."),
-    "run": Lazy("homegrown.cli.run:run", "Run a pipeline; what is already made is taken as it is."),
-    "runs": Lazy("homegrown.cli.runs:runs", "List every run: what it changed and how it came out."),
-    "serve": Lazy("homegrown.cli.serve:serve", "Serve models to OpenAI's clients and on a page."),
-    "similar": Lazy("homegrown.cli.similar:similar", "Print what in the corpus is like a text."),
-    "sql": Lazy("homegrown.cli.sql:sql", "Run SQL (DuckDB) over views of every artifact."),
-    "status": Lazy("homegrown.cli.status:status", "Say what runs: server, worker, deployments, runs."),
-    "sweep": Lazy("homegrown.cli.sweep:sweep", "Run a pipeline once for each of several values of a setting."),
-    "up": Lazy("homegrown.cli.up:up", "Start what this machine needs for runs in the Prefect UI."),
+    "artifacts": Lazy("homegrown.cli.artifacts:artifacts", "List every version of every artifact"),
+    "chat": Lazy("homegrown.cli.chat:chat", "Chat with a model in the terminal"),
+    "compare": Lazy("homegrown.cli.compare:compare", "Compare runs in tables and a chart"),
+    "doctor": Lazy("homegrown.cli.doctor:doctor", "Check this machine"),
+    "export": Lazy("homegrown.cli.export:export", "Export a model for other programs"),
+    "finetune": Lazy("homegrown.cli.finetune:finetune", "Fine-tune a model on conversations"),
+    "gc": Lazy("homegrown.cli.gc:gc", "Delete artifacts that no recent run needs"),
+    "generate": Lazy("homegrown.cli.generate:generate", "Generate text with a model"),
+    "lm-eval": Lazy("homegrown.cli.lm_eval:lm_eval", "Evaluate a model with lm-evaluation-harness"),
+    "plan": Lazy("homegrown.cli.plan:plan", "Estimate a pipeline's time, memory and disk space"),
+    "rate": Lazy("homegrown.cli.rate:rate", "Rate completions, blind and shuffled"),
+    "report": Lazy("homegrown.cli.report:report", "Report on the corpus, an evaluation or ratings"),
+    "run": Lazy("homegrown.cli.run:run", "Run a pipeline; cached stages are reused"),
+    "runs": Lazy("homegrown.cli.runs:runs", "List every run with its changes and results"),
+    "serve": Lazy("homegrown.cli.serve:serve", "Serve models over OpenAI's API"),
+    "similar": Lazy("homegrown.cli.similar:similar", "Find documents similar to a text"),
+    "sql": Lazy("homegrown.cli.sql:sql", "Query the artifacts with SQL"),
+    "status": Lazy("homegrown.cli.status:status", "Show the server, workers, deployments and runs"),
+    "sweep": Lazy("homegrown.cli.sweep:sweep", "Run a pipeline for several setting values"),
+    "up": Lazy("homegrown.cli.up:up", "Start the Prefect server, worker and deployments"),
 }

@@ -1,4 +1,4 @@
-"""The live display of a run in the terminal: which stage, how far, how long still."""
+"""The live display of a run in the terminal: stages, progress and time left."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +25,9 @@ _FIGURES_SHOWN = 4
 
 @contextmanager
 def live_display(console: Console, stages: Sequence[str]) -> Iterator[None]:
-    """Show each stage as one line while the block runs: waiting, working with a bar, made, or cached.
+    """Show each stage of the block as a line with a progress bar.
 
-    Without a terminal (a log file, CI) each stage gets one line when it begins and one when it ends.
+    Without a terminal (a log file, CI) each stage gets one line at its start and one at its end.
     """
     if console.is_terminal:
         with _bars(console) as progress, listening(_Bars(progress, stages)):
@@ -51,7 +51,7 @@ def _bars(console: Console) -> Progress:
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """What the stage itself says is left, or else what its speed so far lets expect."""
+    """The time left by the stage's own estimate, else by its speed so far."""
 
     def render(self, task: Task) -> Text:
         left = task.fields.get("left")

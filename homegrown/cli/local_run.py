@@ -1,47 +1,81 @@
-"""A flow run in this process: Prefect's settings before it is imported, and how an interruption is reported."""
+"""A flow that runs in this process: its imports, its Prefect server, its display and its interruption."""
 
 import gc
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
+from rich.console import Console
+
+from homegrown.cli.live_display import live_display
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
+T = TypeVar("T")
+Flow = tuple[Sequence[str], Callable[[], T]]
+"""The stages that a flow consists of, and the call that runs it."""
 
-def prepare(store: Store) -> None:
-    """Point Prefect at the store, before it is imported: it reads its settings then.
 
-    Its lines would tear the live display; they go to the UI.
+def run_flow(store: Store, console: Console, prepare: Callable[[], Flow[T]]) -> T:
+    """Run a flow with its stages displayed, and return its result.
+
+    Args:
+        store: Store of the run.
+        console: Console of the display.
+        prepare: Imports the flow and checks its arguments; called before the server starts.
     """
-    os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    with prefect_server(store, console, prepare) as ((stages, flow), address):
+        console.print(f"Watch it at {address}/runs\n", highlight=False)
+        with live_display(console, stages):
+            return flow()
 
 
 @contextmanager
-def interruption_reported() -> Iterator[None]:
-    """Say what remains when the run was stopped (Ctrl-C, SIGTERM, cancelled in the UI) or lost its server."""
+def prefect_server(store: Store, console: Console, prepare: Callable[[], T]) -> Iterator[tuple[T, str]]:
+    """Call `prepare`, then have a Prefect server for the block; yield its result and the address of the UI.
+
+    Raises:
+        UserError: the run was stopped, or its server died; the message says how to resume.
+    """
+    # Prefect reads its settings when it is imported. Its log lines would break the display; they go to the UI.
+    os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    with ExitStack() as stack:
+        with console.status("starting"):
+            with _without_collection():
+                from flows.local import server
+
+                prepared = prepare()
+            api = stack.enter_context(server.running(store.root / ".state" / "server.log"))
+        with _interruption_reported():
+            yield prepared, api.removesuffix("/api")
+
+
+@contextmanager
+def _interruption_reported() -> Iterator[None]:
+    """Report a run that was stopped (Ctrl-C, SIGTERM, cancelled in the UI) or lost its server as a UserError."""
     from httpx import TransportError
     from prefect.exceptions import TerminationSignal
 
-    # Prefect hands the signal on to who listened before; by default that would end the process without a word.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Prefect passes the signal on to the previous handler; the default one would end the process without a message.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, TerminationSignal) as error:
-        raise UserError("The run was stopped; the same command goes on from where it was.") from error
+        raise UserError("The run was stopped; run the same command again to resume it.") from error
     except TransportError as error:
         raise UserError(
-            "The Prefect server went away during the run; what is made is kept, and the same command goes on."
+            "The Prefect server died during the run; finished stages are kept, run the same command again to resume."
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Look for no garbage among what is imported: there is none, and looking takes a fifth of the time."""
+def _without_collection() -> Iterator[None]:
+    """Turn off garbage collection during imports: it finds nothing and takes a fifth of their time."""
     gc.disable()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The command line of `homegrown`: finds each command when it is called, and imports no other."""
+"""The command line of `homegrown`, which imports each command when it is called."""
 
 import importlib
 import logging
@@ -11,7 +11,7 @@ from homegrown.util.errors import UserError
 
 
 class _Group(click.Group):
-    """A group of commands not yet imported, which end with one sentence and exit code 1 on a user's mistake."""
+    """A group of lazy commands; a UserError becomes an error message and exit code 1."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -42,15 +42,15 @@ class _Group(click.Group):
     default="artifacts",
     envvar="HOMEGROWN_ARTIFACTS",
     show_default=True,
-    help="Folder of the artifact store.",
+    help="Folder of the artifact store",
 )
 @click.version_option(package_name="homegrown")
 @click.pass_context
 def cli(context: click.Context, root: Path) -> None:
-    """Grow a language model of your own, on your own machine, from raw text."""
+    """Train a language model on your own text and machine."""
     from homegrown.store.artifacts import Store
 
-    # Only what the project itself has to say: libraries' own lines would tear the live display.
+    # The project's own log lines only: those of libraries would break the live display.
     for name in ("homegrown", "tasks", "flows"):
         logging.getLogger(name).addHandler(logging.StreamHandler())
     context.obj = Store(root)

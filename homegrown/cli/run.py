@@ -1,7 +1,6 @@
-"""`homegrown run`: a pipeline in this process, watched in the terminal."""
+"""`homegrown run`: runs a pipeline in this process."""
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from homegrown.cli.local_run import interruption_reported, prepare, uncollected
-from homegrown.config.recipe import Recipe
+from homegrown.cli.local_run import Flow, run_flow
 from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
@@ -19,17 +17,18 @@ from homegrown.util.files import read_parquet
 
 if TYPE_CHECKING:
     from flows.pretrain import StageName
+    from tasks.stage import Handle
 
 
 @click.command()
 @click.argument("pipeline")
 @click.option(
-    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change one, as in training.max_steps=200."
+    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Changed setting, such as training.max_steps=200"
 )
-@click.option("--until", metavar="STAGE", help="Last stage to run.  [default: evaluate]")
-@click.option("--from", "from_stage", metavar="STAGE", help="Run this stage and all after it again.")
-@click.option("--force", metavar="STAGE", multiple=True, help="Run this stage again although it is cached.")
-@click.option("--only", metavar="STAGE", help="Run this stage again, and make only what is missing before it.")
+@click.option("--until", metavar="STAGE", help="Last stage to run  [default: evaluate]")
+@click.option("--from", "from_stage", metavar="STAGE", help="First stage to run again")
+@click.option("--force", metavar="STAGE", multiple=True, help="Cached stage to run again")
+@click.option("--only", metavar="STAGE", help="Single stage to run again")
 @click.pass_obj
 def run(
     store: Store,
@@ -40,63 +39,46 @@ def run(
     force: tuple[str, ...],
     only: str | None,
 ) -> None:
-    """Run PIPELINE of pipelines.yaml; what is already made is taken as it is.
+    """Run a pipeline; cached stages are reused.
 
-    Uses the Prefect server at the configured address, and starts one for the run where none answers.
+    PIPELINE is the name of a deployment in pipelines.yaml. The run uses the Prefect server at the configured address,
+    or starts one.
     """
     from homegrown.config.pipelines import load_recipe
 
     given = {"--until": until, "--from": from_stage, "--force": force}
     if only is not None and (others := [name for name, value in given.items() if value]):
-        raise UserError(
-            f"--only {only} already says which one stage runs again and ends the run; leave out {others[0]}."
-        )
+        raise UserError(f"--only {only} runs one stage and excludes {others[0]}; leave one of them out.")
     recipe = load_recipe(pipeline, changes)
-    last = only if only is not None else until if until is not None else "evaluate"
-    run_pipeline(recipe, store, last, list(force) if only is None else [only], from_stage)
-
-
-def run_pipeline(recipe: Recipe, store: Store, until: str, force: list[str], from_stage: str | None = None) -> None:
-    """Run the recipe's stages up to `until`, those in `force` and all from `from_stage` on again; print the report.
-
-    Raises:
-        UserError: a stage's name is wrong or contradicts another's, or a stage failed by a mistake that can be mended.
-    """
-    prepare(store)
+    end = only if only is not None else until if until is not None else "evaluate"
+    again = force if only is None else (only,)
     console = Console()
-    with ExitStack() as services:
-        with console.status("starting"):
-            with uncollected():
-                from flows.local import server
-                from flows.pretrain import CHAIN, again, pretrain
-                from homegrown.cli.live_display import live_display
 
-            last, *forced = stage_names(until, *force)
-            first = None if from_stage is None else stage_names(from_stage)[0]
-            again(last, first, forced)
-            api = services.enter_context(server.running(store.root / ".state" / "server.log"))
-        console.print(f"Watch it at {api.removesuffix('/api')}/runs\n", highlight=False)
-        stages = list(CHAIN)
-        with interruption_reported(), live_display(console, stages[: stages.index(last) + 1]):
-            made = pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
+    def prepare() -> "Flow[dict[str, Handle]]":
+        from flows.pretrain import forced_stages, pretrain, stages_until
+
+        last = stage_name(end)
+        first = None if from_stage is None else stage_name(from_stage)
+        forced = [stage_name(name) for name in again]
+        forced_stages(last, first, forced)
+        return stages_until(last), lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
+
+    made = run_flow(store, console, prepare)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
 
 
-def stage_names(*names: str) -> "list[StageName]":
-    """Return the names as those of stages; raises UserError when one is none."""
+def stage_name(name: str) -> "StageName":
+    """Return a name as that of a stage; raise UserError if no stage has it."""
     from flows.pretrain import CHAIN
 
-    found = []
-    for name in names:
-        stage = next((stage for stage in CHAIN if stage == name), None)
-        if stage is None:
-            raise UserError(f"There is no stage {name!r}; the stages are: {', '.join(CHAIN)}.")
-        found.append(stage)
-    return found
+    for stage in CHAIN:
+        if stage == name:
+            return stage
+    raise UserError(f"Stage {name!r} does not exist; the stages are: {', '.join(CHAIN)}.")
 
 
 def report(console: Console, name: str, made: dict[str, Path]) -> None:
-    """Print what a run of the pipeline `name` made: evaluation, where everything lies, a sample, what to try next."""
+    """Print the results of a run of the pipeline `name`: evaluation, artifacts, a sample and the next commands."""
     command = _short(Path(sys.argv[0]).absolute())
     artifacts = Table("stage", "artifact", title="Artifacts", title_justify="left", box=SIMPLE_HEAD)
     for stage, path in made.items():
@@ -118,7 +100,7 @@ def report(console: Console, name: str, made: dict[str, Path]) -> None:
         )
 
 
-# The columns of the evaluation's results that fit a terminal; all are in `evaluate.results`.
+# The columns of the evaluation's results that fit a terminal; `evaluate.results` has all.
 _COLUMNS = {
     "variant": "variant",
     "bits_per_byte": "bits/byte",

@@ -1,4 +1,4 @@
-"""`homegrown status`: what runs."""
+"""`homegrown status`: shows the server, workers, deployments and runs."""
 
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Output as JSON")
 @click.pass_obj
 def status(store: Store, as_json: bool) -> None:
-    """Say what runs: the server, workers, deployments, runs in progress with their stage, and the last that ended."""
-    from flows.local import status as asking
+    """Show the server, workers, deployments and runs."""
+    from flows.local.status import read_status
 
-    found = asking.status(store.root / ".state")
+    found = read_status(store.root / ".state")
     if as_json:
         click.echo(found.as_json())
     else:
@@ -30,35 +30,35 @@ def _print(found: "Status") -> None:
     from homegrown.reporting.blocks import Table
     from homegrown.reporting.terminal import print_table
 
-    up = f"started by `homegrown up` (process {found.up})" if found.up else "no `homegrown up` of this folder runs"
+    up = f"`homegrown up` runs (process {found.up})" if found.up else "`homegrown up` does not run in this folder"
     if not found.answers:
-        click.echo(f"No Prefect server answers at {found.api}, and {up}.")
-        click.echo("`homegrown up` starts what runs in the UI need; `homegrown run` needs nothing that runs already.")
+        click.echo(f"No Prefect server answers at {found.api}; {up}.")
+        click.echo("Start one with `homegrown up`; `homegrown run` does not need it.")
         return
     click.echo(f"server       {found.api.removesuffix('/api')} answers; {up}")
     online = [worker for worker in found.workers if worker.online]
-    names = ", ".join(f"{worker.name} (pool {worker.pool}, heard of {_ago(worker.heard)})" for worker in online)
-    click.echo(f"workers      {names or 'none: runs of deployments wait; `homegrown up` starts one'}")
-    click.echo(f"deployments  {', '.join(found.deployments) or 'none: `homegrown up` deploys pipelines.yaml'}")
+    names = ", ".join(f"{worker.name} (pool {worker.pool}, last heartbeat {_ago(worker.heard)})" for worker in online)
+    click.echo(f"workers      {names or 'none: start one with `homegrown up`'}")
+    click.echo(f"deployments  {', '.join(found.deployments) or 'none: deploy pipelines.yaml with `homegrown up`'}")
     click.echo(f"waiting      {found.waiting or 'none'}")
     click.echo(f"in progress  {len(found.in_progress) or 'none'}")
     if found.in_progress:
         header = ["run", "state", "started", "stage", "progress"]
-        print_table(Table(header, [_going(run) for run in found.in_progress], align="lllll"))
+        print_table(Table(header, [_in_progress(run) for run in found.in_progress], align="lllll"))
     if found.recent:
-        click.echo("the last that ended:")
+        click.echo("recent runs:")
         header = ["run", "state", "started", "took", "message"]
-        print_table(Table(header, [_ended(run) for run in found.recent], align="lllrl"))
+        print_table(Table(header, [_recent(run) for run in found.recent], align="lllrl"))
 
 
-def _going(run: "RunStatus") -> tuple[str, ...]:
+def _in_progress(run: "RunStatus") -> tuple[str, ...]:
     place = run.place
     share = f"{place.percent:.0f}% " if place and place.percent is not None else ""
     words = (place.words or "") if place else ""
     return (run.name, run.state, _ago(run.started), place.stage if place else "", f"{share}{words}")
 
 
-def _ended(run: "RunStatus") -> tuple[str, ...]:
+def _recent(run: "RunStatus") -> tuple[str, ...]:
     from homegrown.reporting.numbers import duration
 
     message = "" if run.state == "Completed" else " ".join((run.message or "").split())
@@ -70,4 +70,4 @@ def _ago(time: "datetime | None") -> str:
 
     from homegrown.reporting.numbers import duration
 
-    return f"{duration((datetime.now(UTC) - time).total_seconds())} ago" if time else "not yet"
+    return f"{duration((datetime.now(UTC) - time).total_seconds())} ago" if time else "never"

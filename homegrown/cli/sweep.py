@@ -1,7 +1,6 @@
-"""`homegrown sweep`: one setting over several values."""
+"""`homegrown sweep`: runs a pipeline for several values of one setting."""
 
 import re
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from homegrown.cli.local_run import prepare
+from homegrown.cli.live_display import live_display
+from homegrown.cli.local_run import prefect_server
 from homegrown.cli.options.output import Out, written
-from homegrown.cli.run import stage_names
+from homegrown.cli.run import stage_name
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.store.artifacts import Store
@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 @click.argument("pipeline")
 @click.argument("setting")
 @click.argument("values", metavar="VALUE...", nargs=-1, required=True)
-@click.option(
-    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change another one, the same for all values."
-)
-@click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run.")
-@click.option("--out", type=Out(), help="Page (.html) or picture (.png) of the results.")
+@click.option("--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Changed setting of every run")
+@click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run")
+@click.option("--out", type=Out(), help="Page (.html) or picture (.png) of the results")
 @click.pass_obj
 def sweep(
     store: Store,
@@ -41,10 +39,10 @@ def sweep(
     until: str,
     out: Path | None,
 ) -> None:
-    """Run PIPELINE once for each VALUE of SETTING, as in `homegrown sweep tiny training.learning_rate 0.01 0.02 0.04`.
+    """Run a pipeline for several setting values.
 
-    Every value is checked before anything runs. Stages that the runs have in common are made once. A value that fails
-    does not stop the others. After a kill the same command goes on.
+    For example `homegrown sweep tiny training.learning_rate 0.01 0.02 0.04`. All values are checked before the first
+    run. The runs share cached stages. A failed value does not stop the others; the same command resumes a sweep.
     """
     from homegrown.comparison.page import kind_of
 
@@ -58,7 +56,7 @@ _VALUE_CHARACTERS = 40
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a sweep: the recipe with it, and the name of its run."""
+    """One value of a sweep: its recipe and the name of its run."""
 
     value: str
     recipe: Recipe
@@ -75,16 +73,18 @@ class Sweep:
 
 
 def plan_sweep(pipeline: str, setting: str, values: list[str], changes: list[str]) -> Sweep:
-    """Return the sweep of a pipeline's setting, every value checked as a value of its type.
+    """Return the sweep of a pipeline's setting, with every value checked.
 
     Raises:
-        UserError: no such pipeline or setting, one that changes nothing, a value of the wrong type, the same value
-            twice, or a change of the swept setting itself.
+        UserError: the pipeline or the setting does not exist, a value has the wrong type or occurs twice, the setting
+            has no effect, or `changes` sets it too.
     """
     if any(change.partition("=")[0] == setting for change in changes):
-        raise UserError(f"{setting} is what is swept; leave --set {setting}=… out, or add its value to the others.")
+        raise UserError(
+            f"{setting} is set by --set and swept; leave --set {setting}=… out, or add its value to the sweep."
+        )
     if setting == "name":
-        raise UserError("name is no setting of what is made; sweep another.")
+        raise UserError("The setting name has no effect on the artifacts; sweep another setting.")
     moment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     short = setting.split(".")[-1]
     points: list[Point] = []
@@ -99,57 +99,48 @@ def plan_sweep(pipeline: str, setting: str, values: list[str], changes: list[str
 
 
 def run_sweep(sweep: Sweep, store: Store, until: str, out: Path | None = None) -> None:
-    """Run every point of a sweep up to the stage `until`, and print the results side by side; `out` gets their page.
+    """Run every point of a sweep up to the stage `until` and print the results; write their page to `out`.
 
-    One server serves all. A point that fails is told, and the others go on; after a kill the same command goes on, what
-    was finished being cached.
+    All runs share one server.
 
     Raises:
-        UserError: a stage's name is wrong; or, after everything else has run, some points failed.
+        UserError: the stage does not exist, or some points failed.
     """
-    prepare(store)
     console = Console()
     failed: dict[str, str] = {}
-    with ExitStack() as services:
-        with console.status("starting"):
-            from flows.local import server
-
-            [last] = stage_names(until)
-            api = services.enter_context(server.running(store.root / ".state" / "server.log"))
+    with prefect_server(store, console, lambda: stage_name(until)) as (last, address):
         from flows.pretrain import SWEEP_TAG
 
-        where = f"{api.removesuffix('/api')}/runs"
-        console.print(f"Watch it at {where}, tag {SWEEP_TAG}{sweep.name}", highlight=False, soft_wrap=True)
+        tag = SWEEP_TAG + sweep.name
+        console.print(f"Watch it at {address}/runs, tag {tag}", highlight=False, soft_wrap=True)
         for number, point in enumerate(sweep.points, 1):
             console.print(
                 f"\n[bold]{sweep.setting} = {point.value}[/bold] ({number} of {len(sweep.points)})", highlight=False
             )
-            error = _run_point(console, sweep, point, last)
+            error = _run_point(console, point, last, tag)
             if error:
                 failed[point.value] = error
                 console.print(f"failed: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
     _show(console, sweep, store, failed, out)
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(sweep.points)} values of {sweep.setting} failed ({', '.join(failed)}): mend what "
-            "is said above and give the same command, which makes only what is missing."
+            f"{len(failed)} of {len(sweep.points)} values of {sweep.setting} failed ({', '.join(failed)}); fix the "
+            "errors above and run the same command again."
         )
 
 
-def _run_point(console: Console, sweep: Sweep, point: Point, until: "StageName") -> str | None:
-    """Run one point; return what went wrong, None when nothing did."""
+def _run_point(console: Console, point: Point, last: "StageName", tag: str) -> str | None:
+    """Run one point; return its error message, or None."""
     from prefect import tags
 
-    from flows.pretrain import CHAIN, SWEEP_TAG, pretrain
-    from homegrown.cli.live_display import live_display
+    from flows.pretrain import pretrain, stages_until
 
-    stages = list(CHAIN)
     try:
-        with tags(SWEEP_TAG + sweep.name), live_display(console, stages[: stages.index(until) + 1]):
-            pretrain.with_options(flow_run_name=lambda: point.run)(recipe=point.recipe, until=until)
+        with tags(tag), live_display(console, stages_until(last)):
+            pretrain.with_options(flow_run_name=lambda: point.run)(recipe=point.recipe, until=last)
     except UserError as error:
         return str(error)
-    except Exception as error:  # whatever it is, the other values are worth running
+    except Exception as error:  # any error of one value; the other values still run
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -173,6 +164,6 @@ def _show(console: Console, sweep: Sweep, store: Store, failed: dict[str, str], 
         content = render(comparison, out)
         with written(out) as temporary:
             temporary.write_bytes(content)
-        console.print(f"Written: {out}", highlight=False)
+        console.print(f"Wrote {out}", highlight=False)
     elif len(names) > 1:
         console.print(f"More: homegrown compare {sweep.name} --out sweep.html", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`homegrown up`: the server, the worker and the deployments of a single machine, until Ctrl-C."""
+"""`homegrown up`: runs the server, the worker and the deployments of one machine until Ctrl-C."""
 
 import click
 
@@ -8,18 +8,17 @@ from homegrown.store.artifacts import Store
 @click.command()
 @click.pass_obj
 def up(store: Store) -> None:
-    """Start what this machine needs for runs in the Prefect UI, and stop it all at Ctrl-C.
+    """Start the Prefect server, worker and deployments.
 
-    That is a server (the configured one is used where it answers, and left running), a work pool with a worker, the
-    deployments of pipelines.yaml, and automations that mark runs as crashed of which nothing is heard any more, and
-    start a killed run of a deployment again, twice at most.
+    Ctrl-C stops them. A server that already answers at the configured address is used and keeps running. Automations
+    mark silent runs as crashed, and start a killed run of a deployment again, at most twice.
     """
     import os
     from contextlib import ExitStack
 
     from rich.console import Console
 
-    # Before Prefect is imported: it reads its settings then. The worker hands them on to its runs.
+    # Prefect reads its settings when it is imported. The worker passes them to its runs.
     os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
     console = Console(highlight=False, soft_wrap=True)
     try:
@@ -40,13 +39,13 @@ def up(store: Store) -> None:
 def _greeting(api: str, own_server: bool, deployments: list[str]) -> str:
     from homegrown.config.pipelines import PIPELINES
 
-    server = "its own server" if own_server else "a server that ran already, and stays"
+    server = "started here" if own_server else "already running, not stopped by Ctrl-C"
     return (
-        f"[bold]{api.removesuffix('/api')}[/bold] shows and starts runs ({server}); a worker waits for them here.\n"
-        f"Deployed from {PIPELINES}: {', '.join(deployments)}\n\n"
+        f"Prefect UI: [bold]{api.removesuffix('/api')}[/bold] ({server})\n"
+        f"Deployments of {PIPELINES}: {', '.join(deployments)}\n\n"
         "[bold]Next,[/bold] in another terminal:\n"
         f"  prefect deployment run {deployments[0]}\n"
         f"  prefect deployment run {deployments[0]} --param 'changes=\\[\"training.max_steps=200\"]'\n"
         "  homegrown status\n\n"
-        "Ctrl-C here stops everything that was started."
+        "Ctrl-C stops everything that was started here."
     )

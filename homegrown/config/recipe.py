@@ -517,3 +517,20 @@ class ExportSettings(Settings):
         if self.type not in WEIGHT_TYPES[self.format]:
             raise ValueError(f"{self.format} has the types {', '.join(WEIGHT_TYPES[self.format])}, not {self.type}")
         return self
+
+
+# --- lm-evaluation-harness --------------------------------------------------------------------------------------------
+
+
+class HarnessSettings(Settings):
+    """A measurement of a model by lm-evaluation-harness."""
+
+    tasks: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, description="Names of tasks, each once.")
+    include: LocalPath | None = Field(
+        default=None, exclude=True, description="Folder with tasks as YAML; its files enter the key by content."
+    )
+    limit: Positive | None = Field(default=None, description="Most documents of each task; null: all.")
+    few_shot: Count = Field(default=0, description="Answered examples before each question.")
+    download: bool = Field(
+        default=False, exclude=True, description="Whether the text of tasks may be fetched from the Hugging Face hub."
+    )

@@ -1,4 +1,4 @@
-"""The stage `lm-eval`: a model measured by lm-evaluation-harness, through its Hugging Face export."""
+"""The stage `lm-eval`: measures a model by lm-evaluation-harness, through its Hugging Face export."""
 
 import json
 import logging
@@ -12,11 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from homegrown.config.recipe import HarnessSettings
 from homegrown.export.huggingface import write_huggingface
 from homegrown.harness.heldout import TASKS, write_tasks
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet
-from homegrown.util.progress import Metric, Outcome
+from homegrown.util.progress import Metric, Outcome, Progress
 
 _SCHEMA = pa.schema(
     [
@@ -46,40 +47,31 @@ def require() -> None:
     """Raise UserError where the harness is not installed."""
     if find_spec("lm_eval") is None:
         raise UserError(
-            "lm-evaluation-harness is not installed; `pip install -c constraints.txt -e '.[evals]'` adds it."
+            "lm-evaluation-harness is not installed; install it: pip install -c constraints.txt -e '.[evals]'."
         )
 
 
 def measure(
-    out: Path,
-    pretrained: Path,
-    shards: Path | None,
-    tasks: Sequence[str],
-    *,
-    include: Path | None,
-    limit: int | None,
-    few_shot: int,
-    device: str,
-    download: bool,
+    out: Path, pretrained: Path, shards: Path | None, settings: HarnessSettings, *, device: str, progress: Progress
 ) -> Outcome:
-    """Measure the model of the stage folder `pretrained` on `tasks`; write the table `results` and `results.json`.
+    """Measure the model of the stage folder `pretrained`; write the table `results` and the harness's `results.json`.
 
-    A task is one of `heldout.TASKS`, made of the test documents in `shards`, which no other needs; one whose YAML file
-    lies in the folder `include`; or one of the harness's own, whose text is on this machine already unless `download`
-    allows to fetch it. The export that the harness reads is made in `out` and removed at the end. No code of a task's
-    data set is run.
+    A task is one of `heldout.TASKS`, made of the test documents in `shards`; one whose YAML file is in the folder
+    `include`; or one of the harness's own, whose text must be on this machine unless `download` is set. The export
+    that the harness reads is made in `out` and removed at the end. No code of a task's data set runs.
 
     Raises:
-        UserError: the harness is missing, or does not know a task, or a task's text is not there.
+        UserError: the harness is not installed, a task is unknown, or its text is not on this machine.
     """
     require()
     # Read when the libraries are imported. Without it they ask the hub about local files too.
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "0" if download else "1"
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "0" if settings.download else "1"
     work = out / "work"
+    progress(0, len(settings.tasks))
     write_huggingface(pretrained / "model", work / "export", "float32", None)
-    ours = write_tasks(shards, work, [name for name in tasks if name in TASKS]) if shards else []
-    named = [name for name in tasks if name not in TASKS]
-    found = _evaluate(work / "export", [*ours, *named], include, limit, few_shot, device)
+    ours = write_tasks(shards, work, [name for name in settings.tasks if name in TASKS]) if shards else []
+    named = [name for name in settings.tasks if name not in TASKS]
+    found = _evaluate(work / "export", [*ours, *named], settings, device)
     scores = _scores(found)
     shutil.rmtree(work)
     write_parquet(
@@ -88,56 +80,50 @@ def measure(
     with replacing(out / "results.json") as temporary:
         temporary.write_text(json.dumps(_plain(found), indent=2, default=str) + "\n", encoding="utf-8")
     metrics: dict[str, Metric] = {f"{one.task}_{one.metric}": one.value for one in scores}
-    return Outcome(len(tasks), len(scores), "figures", metrics)
+    return Outcome(len(settings.tasks), len(scores), "figures", metrics)
 
 
 def _evaluate(
-    export: Path,
-    tasks: Sequence[str | dict[str, Any]],
-    include: Path | None,
-    limit: int | None,
-    few_shot: int,
-    device: str,
+    export: Path, tasks: Sequence[str | dict[str, Any]], settings: HarnessSettings, device: str
 ) -> dict[str, Any]:
     from lm_eval import simple_evaluate
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = _task_manager([task for task in tasks if isinstance(task, str)], include)
+    manager = _task_manager([task for task in tasks if isinstance(task, str)], settings.include)
     try:
         found = simple_evaluate(
             model="hf",
             # Every document of ours began with the start mark in training.
             model_args={"pretrained": str(export), "dtype": "float32", "add_bos_token": True},
             tasks=list(tasks),
-            num_fewshot=few_shot or None,
+            num_fewshot=settings.few_shot or None,
             batch_size=16,
             device=device,
-            limit=limit,
+            limit=settings.limit,
             bootstrap_iters=_RESAMPLES,
             task_manager=manager,
             log_samples=False,
         )
     except (ConnectionError, FileNotFoundError, ValueError) as error:
         raise UserError(
-            f"The text of a task could not be had ({_first_line(error)}); --download allows to fetch it."
+            f"The text of a task is not on this machine ({_first_line(error)}); add --download to fetch it."
         ) from error
     assert found is not None  # it is None in worker processes only
     return dict(found)
 
 
-def _task_manager(names: Sequence[str], include: Path | None) -> Any:
-    """Return the index of tasks, without the harness's own thousands where none is named: reading them is slow."""
+def _task_manager(names: Sequence[str], include: str | None) -> Any:
+    """Return the index of tasks; the harness's own thousands, which are slow to read, only where one is named."""
     from lm_eval.tasks import TaskManager
 
-    folder = str(include) if include else None
-    manager = TaskManager(include_path=folder, include_defaults=False)
+    manager = TaskManager(include_path=include, include_defaults=False)
     if all(manager.match_tasks([name]) for name in names):
         return manager
-    manager = TaskManager(include_path=folder)
+    manager = TaskManager(include_path=include)
     unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown:
         raise UserError(
-            f"lm-evaluation-harness knows no task {', '.join(unknown)}; name one of its own, one in --include-path, "
+            f"lm-evaluation-harness has no task {', '.join(unknown)}; name one of its own, one in --include-path, "
             f"or {' or '.join(TASKS)}."
         )
     return manager
