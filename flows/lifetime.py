@@ -21,6 +21,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
 from flows.local.children import end_with_worker
+from flows.local.prefect_internals import ABORTED
 from homegrown.store.artifacts import Store
 from homegrown.util import locks
 from tasks.stage import store
@@ -28,7 +29,6 @@ from tasks.stage import store
 _POLL_SECONDS = 3.0
 _ENDING_SECONDS = 10.0  # of a process that received SIGTERM
 _RESUME = "Finished stages are kept; run it again to resume."
-_STOPPED = "Execution was aborted by"  # start of Prefect's message for a task run that a signal ended, as "Crashed"
 _mine: set[UUID] = set()  # the runs of this process
 
 
@@ -100,7 +100,7 @@ def _end_dead_runs(client: SyncPrefectClient, folder: Path) -> None:
 
 def _end_task_runs(client: SyncPrefectClient, run: UUID, state: State[Any]) -> None:
     for one in client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run]}})):
-        stopped = one.state and one.state.is_crashed() and str(one.state.message).startswith(_STOPPED)
+        stopped = one.state and one.state.is_crashed() and str(one.state.message).startswith(ABORTED)
         if one.state is None or not one.state.is_final() or (stopped and state.is_cancelled()):
             client.set_task_run_state(one.id, state, force=True)
 

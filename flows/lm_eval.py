@@ -1,6 +1,6 @@
 """A trained model, measured by lm-evaluation-harness."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -21,9 +21,7 @@ from tasks.ui.story import told
 STAGE = "lm-eval"
 
 
-def harness_settings(
-    tasks: list[str] | None, include: str | None, limit: int | None, few_shot: int, download: bool
-) -> HarnessSettings:
+def harness_settings(tasks: list[str] | None, **others: Any) -> HarnessSettings:
     """Return the settings of a measurement; without tasks, the two of held-out text.
 
     Raises:
@@ -35,7 +33,7 @@ def harness_settings(
     require()
     names = list(TASKS) if tasks is None else list(dict.fromkeys(tasks))
     try:
-        return HarnessSettings(tasks=names, include=include, limit=limit, few_shot=few_shot, download=download)
+        return HarnessSettings(tasks=names, **others)
     except ValidationError as error:
         raise UserError(f"A setting of lm-eval is wrong: {explain(error)}.") from error
 
@@ -71,7 +69,7 @@ def lm_eval(
     artifact: str = "pretrain",
     tasks: list[str] | None = None,
     include: str | None = None,
-    limit: int | None = None,
+    max_documents: int | None = None,
     few_shot: int = 0,
     download: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -82,13 +80,15 @@ def lm_eval(
         artifact: The model: pretrain (its latest version), pretrain@3, finetune@1, or a key.
         tasks: Names of tasks; without them, the two of held-out text.
         include: Folder with tasks as YAML.
-        limit: Most documents of each task.
+        max_documents: Maximum documents per task; by default all.
         few_shot: Answered examples before each question.
         download: Whether the text of tasks may be fetched from the Hugging Face hub.
         device: Where to compute; auto: on a GPU if there is one.
     """
     begin()
-    settings = harness_settings(tasks, include, limit, few_shot, download)
+    settings = harness_settings(
+        tasks, include=include, max_documents=max_documents, few_shot=few_shot, download=download
+    )
     model = find_model(store(), artifact)
     shards = shards_of(store(), model, settings)
     inputs = {"pretrain": handle_of(model), **({"shard": handle_of(shards)} if shards else {})}

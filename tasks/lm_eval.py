@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from homegrown.config.recipe import HarnessSettings
+from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
 from homegrown.util import devices
@@ -10,7 +11,6 @@ from homegrown.util.files import read_parquet
 from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
 from tasks.stage import Handle, Work, stage, store
-from tasks.ui.figures import shown
 from tasks.ui.markdown import table
 from tasks.ui.panels import Panel
 
@@ -39,14 +39,15 @@ def rows(artifact: Artifact) -> list[dict[str, str]]:
 def _figure(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3g}"  # no decimals of a perplexity of millions
+    return f"{value:.4f}" if abs(value) < 1000 else shown(value)
 
 
 def _report(artifact: Artifact) -> str:
     """Show the figures, and how they were measured."""
     settings = artifact.manifest.settings["settings"]
-    limit = "all documents" if settings["limit"] is None else f"at most {shown(settings['limit'])} documents"
-    method = f"{shown(settings['few_shot'])} examples before each question; {limit} of each task."
+    limit = settings["max_documents"]
+    documents = "all documents" if limit is None else f"at most {shown(limit)} documents"
+    method = f"{shown(settings['few_shot'])} examples before each question; {documents} of each task."
     return f"{_excerpt(artifact)}\n\n{method}"
 
 

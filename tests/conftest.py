@@ -104,5 +104,6 @@ def in_prefect(prefect_server: str, store: Store) -> Iterator[Store]:
     """The store of flows that run in this process against the session's server, without heartbeats (they cost 1 s)."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: store.root, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    settings = {PREFECT_LOCAL_STORAGE_PATH: store.root, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(settings), mock.patch.dict(os.environ):  # commands set variables for their process
         yield store

@@ -5,18 +5,9 @@ import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from prefect import Flow
-from prefect._experimental.sla.objects import SlaTypes
-from prefect.cli.deploy._models import (
-    ConcurrencyLimitSpec,
-    DeploymentConfig,
-    PrefectYamlModel,
-    RawScheduleConfig,
-    WorkPoolConfig,
-)
-from prefect.deployments.steps.core import RESERVED_KEYWORDS
 from prefect.events.schemas.deployment_triggers import (
     DeploymentCompoundTrigger,
     DeploymentEventTrigger,
@@ -28,12 +19,14 @@ from prefect.utilities.importtools import import_object
 from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from flows.local.prefect_internals import file_models
 from homegrown.config.pipelines import explain, read
 from homegrown.util.errors import UserError
 
 _DEFINITIONS = "definitions"
 """Our own key at the top, for what deployments share by YAML's anchors. What it holds is checked where it is used."""
 
+_MODELS = file_models()
 _JOB_VARIABLES = set(ProcessWorker.get_default_base_job_template()["variables"]["properties"])
 
 
@@ -55,7 +48,7 @@ def check(file: Path) -> Checked:
     """
     content = read(file)
     checker = _Checker(file)
-    checker.keys(content, {*_names(PrefectYamlModel), _DEFINITIONS}, "at the top")
+    checker.keys(content, {*_names(_MODELS.file), _DEFINITIONS}, "at the top")
     for action in ("build", "push", "pull"):
         checker.steps(content.get(action), action)
     deployments = content.get("deployments")
@@ -80,14 +73,14 @@ class _Checker:
 
     def deployment(self, values: Any, place: str) -> tuple[str, str]:
         """Check a deployment; return the names of its flow and of its work pool."""
-        self.keys(values, _names(DeploymentConfig), place)
+        self.keys(values, _names(_MODELS.deployment), place)
         for key in ("name", "entrypoint", "work_pool"):
             if not values.get(key):
                 raise self._wrong(place, f"it has no {key}")
         place = f"deployment {values['name']!r}"
         self._work_pool(values["work_pool"], f"{place}, work_pool")
         if isinstance(limit := values.get("concurrency_limit"), dict):
-            self.keys(limit, _names(ConcurrencyLimitSpec), f"{place}, concurrency_limit")
+            self.keys(limit, _names(_MODELS.concurrency_limit), f"{place}, concurrency_limit")
         for action in ("build", "push", "pull"):
             self.steps(values.get(action), f"{place}, {action}")
         flow = self._flow(values["entrypoint"], place)
@@ -99,7 +92,7 @@ class _Checker:
             for part in values.get(key) or []:
                 self.keys(part, known, f"{place}, {key}")
         try:
-            DeploymentConfig.model_validate(values)
+            _MODELS.deployment.model_validate(values)
         except ValidationError as error:
             raise self._wrong(place, explain(error)) from error
         return flow.name, values["work_pool"]["name"]
@@ -127,10 +120,10 @@ class _Checker:
                 function = import_object(name)
             except (ImportError, AttributeError, ValueError) as error:
                 raise self._wrong(place, f"there is no function {name!r} for a step ({error})") from error
-            self.keys(arguments, {*inspect.signature(function).parameters, *RESERVED_KEYWORDS}, f"{place}, {name}")
+            self.keys(arguments, {*inspect.signature(function).parameters, *_MODELS.step_keys}, f"{place}, {name}")
 
     def _work_pool(self, values: Any, place: str) -> None:
-        self.keys(values, _names(WorkPoolConfig), place)
+        self.keys(values, _names(_MODELS.work_pool), place)
         if not values.get("name"):
             raise self._wrong(place, "it has no name")
         variables = values.get("job_variables") or {}
@@ -151,9 +144,9 @@ class _Checker:
         return self._flows[entrypoint]
 
     def _schedule(self, flow: Flow[Any, Any], values: Any, place: str) -> None:
-        self.keys(values, _names(RawScheduleConfig), place)
+        self.keys(values, _names(_MODELS.schedule), place)
         try:
-            RawScheduleConfig.model_validate(values)
+            _MODELS.schedule.model_validate(values)
         except ValidationError as error:
             raise self._wrong(place, explain(error)) from error
         self._parameters(flow, values.get("parameters") or {}, f"{place}, parameters", whole=False)
@@ -196,5 +189,5 @@ def _names(*models: type[BaseModel]) -> set[str]:
     return {field.alias or name for model in models for name, field in model.model_fields.items()}
 
 
-_SLA = _names(*get_args(SlaTypes))
+_SLA = _names(*_MODELS.slas)
 _TRIGGER = _names(DeploymentEventTrigger, DeploymentMetricTrigger, DeploymentCompoundTrigger, DeploymentSequenceTrigger)

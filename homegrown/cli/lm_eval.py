@@ -1,7 +1,7 @@
 """`homegrown lm-eval`: evaluates a model with lm-evaluation-harness."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich import box
@@ -63,9 +63,14 @@ def lm_eval(
     def prepare() -> "Flow[Handle]":
         from flows.lm_eval import STAGE, harness_settings, lm_eval, shards_of
 
-        folder = str(include) if include else None
-        shards_of(store, model, harness_settings(names, folder, limit, few_shot, download))
-        return [STAGE], lambda: lm_eval(artifact, names, folder, limit, few_shot, download, device)
+        settings: dict[str, Any] = {
+            "include": None if include is None else str(include),
+            "max_documents": limit,
+            "few_shot": few_shot,
+            "download": download,
+        }
+        shards_of(store, model, harness_settings(names, **settings))
+        return [STAGE], lambda: lm_eval(artifact, names, device=device, **settings)
 
     made = run_flow(store, console, prepare)
     from tasks.lm_eval import rows

@@ -529,7 +529,7 @@ class HarnessSettings(Settings):
     include: LocalPath | None = Field(
         default=None, exclude=True, description="Folder with tasks as YAML; its files enter the key by content."
     )
-    limit: Positive | None = Field(default=None, description="Most documents of each task; null: all.")
+    max_documents: Positive | None = Field(default=None, description="Maximum documents per task; null: all.")
     few_shot: Count = Field(default=0, description="Answered examples before each question.")
     download: bool = Field(
         default=False, exclude=True, description="Whether the text of tasks may be fetched from the Hugging Face hub."

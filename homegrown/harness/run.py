@@ -99,7 +99,7 @@ def _evaluate(
             num_fewshot=settings.few_shot or None,
             batch_size=16,
             device=device,
-            limit=settings.limit,
+            limit=settings.max_documents,
             bootstrap_iters=_RESAMPLES,
             task_manager=manager,
             log_samples=False,

@@ -116,8 +116,6 @@ def test_conversations_of_a_store_are_learned_by_the_command_and_its_secret_is_k
 
     secret = "a-secret-of-this-test"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-    for name in ("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"):
-        monkeypatch.setenv(name, "")  # the command sets them for its process
     add_base(in_prefect, "classic")
     write_conversations(tmp_path / "data.jsonl")
     s3fs.S3FileSystem().put(str(tmp_path / "data.jsonl"), f"{bucket}/talks/data.jsonl")

@@ -44,7 +44,7 @@ def test_an_attempt_waits_for_the_one_before_that_is_still_alive(
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         second = attempt(store, run)
-        wait_for(lambda: "still at work" in caplog.text)
+        wait_for(lambda: "still runs" in caplog.text)
         assert second.is_alive()
         first.kill()
     second.join()

@@ -78,9 +78,9 @@ def test_from_a_stage_on_everything_is_made_again(in_prefect: Store, quick_stage
     first, second, third, _ = runs.recorded(in_prefect).values()
     assert (first.keys, first.finished is not None) == (third.keys, True)
     assert [folder.split("-")[0] for folder in second.folders.values()] == ["1", "2", "2"]
-    with pytest.raises(UserError, match=r"'pack' is to run again, but the run ends with 'filter', before it"):
+    with pytest.raises(UserError, match=r"Stage 'pack' cannot run again: the run stops after 'filter'"):
         run(from_stage="pack")
-    with pytest.raises(UserError, match=r"'shard' is to run again"):
+    with pytest.raises(UserError, match=r"'shard' cannot run again"):
         run(force=["shard"])
     assert len(runs.recorded(in_prefect)) == 4
 
@@ -88,13 +88,13 @@ def test_from_a_stage_on_everything_is_made_again(in_prefect: Store, quick_stage
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--only", "dedup", "--from", "ingest"), "--only dedup already says which one stage runs again"),
-        (("--only", "dedup", "--until", "shard"), "leave out --until"),
-        (("--only", "dedup", "--force", "shard"), "leave out --force"),
-        (("--only", ""), "There is no stage ''"),
-        (("--from", ""), "There is no stage ''"),
-        (("--from", "pack", "--until", "shard"), "'pack' is to run again, but the run ends with 'shard'"),
-        (("--from", "packing"), "There is no stage 'packing'; the stages are: ingest, dedup"),
+        (("--only", "dedup", "--from", "ingest"), "--only dedup runs one stage and excludes --from"),
+        (("--only", "dedup", "--until", "shard"), "excludes --until"),
+        (("--only", "dedup", "--force", "shard"), "excludes --force"),
+        (("--only", ""), "Stage '' does not exist"),
+        (("--from", ""), "Stage '' does not exist"),
+        (("--from", "pack", "--until", "shard"), "'pack' cannot run again: the run stops after 'shard'"),
+        (("--from", "packing"), "Stage 'packing' does not exist; the stages are: ingest, dedup"),
     ],
 )
 def test_contradictions_are_one_sentence_before_anything_runs(
@@ -114,8 +114,8 @@ def test_contradictions_are_one_sentence_before_anything_runs(
         (("training.max_step", ["3"]), "did you mean 'training.max_steps'"),
         (("training.learning_rate", ["0.1", "much"]), "valid number.*given: 'much'"),
         (("training.learning_rate", ["0.01", "1e-2"]), "0.01 and 1e-2 are the same value"),
-        (("seed", ["1", "2"], ["seed=3"]), "seed is what is swept"),
-        (("name", ["a", "b"]), "name is no setting of what is made"),
+        (("seed", ["1", "2"], ["seed=3"]), "seed is set by --set and swept"),
+        (("name", ["a", "b"]), "name has no effect on the artifacts"),
     ],
 )
 def test_every_value_of_a_sweep_is_checked_before_anything_runs(arguments: tuple[Any, ...], message: str) -> None:

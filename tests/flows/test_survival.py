@@ -220,7 +220,7 @@ def assert_stopped_in_a_sentence(process: Command) -> str:
     output, _ = process.communicate()
     assert process.returncode == 1, output
     assert "Traceback" not in output, output
-    assert "Error: The run was stopped; the same command goes on from where it was." in output
+    assert "Error: The run was stopped; run the same command again to resume it." in output
     assert ": failed" not in output
     return output
 
@@ -315,5 +315,5 @@ def test_a_run_whose_server_is_killed_goes_on_and_keeps_what_it_makes(project: P
     assert "dedup: made in" in output
     assert process.returncode == 1
     assert "Traceback" not in output, output
-    assert "Error: The Prefect server went away" in output
+    assert "Error: The Prefect server died" in output
     assert [artifact.name for artifact in project.store.all()] == ["dedup@1", "ingest@1"]

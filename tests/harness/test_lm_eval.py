@@ -18,11 +18,13 @@ from homegrown.harness.heldout import LAST_WORD, NEXT_PASSAGE, write_tasks
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.tokenizer import loading, special
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.files import read_parquet, write_parquet
 from homegrown.util.progress import Outcome
+from tasks.ui.panels import PAGE
 
 _WORDS = ["the", "river", "slowly", "turns", "around", "hills", "where", "larger", "stones", "lie", "naïve", "before"]
 
@@ -65,6 +67,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.fixture(autouse=True)
+def _prefect(in_prefect: Store) -> None:
+    """Run the command's flow against the session's server."""
+
+
 def _make(store: Store, order: Order, build: object) -> Artifact:
     return store.make(order, store.slot(order.stage, order.key), build)[0]  # type: ignore[arg-type]
 
@@ -105,8 +112,14 @@ def test_the_figures_are_those_of_our_own_model(store: Store, tmp_path: Path) ->
     assert scores[NEXT_PASSAGE, "acc"] == pytest.approx(sum(right) / 12)
     assert not (made.path / "work").exists()
     assert made.manifest.metrics[f"{NEXT_PASSAGE}_acc"] == scores[NEXT_PASSAGE, "acc"]
-    _homegrown(store)
+    assert {one.manifest.stage for one in store.inputs(made)} == {"pretrain", "shard"}
+    page = json.loads((made.path / PAGE).read_text())
+    assert f"| {NEXT_PASSAGE} | acc | {scores[NEXT_PASSAGE, 'acc']:.4f} |" in page["report"]
+    assert len(page["rows"]) == len(scores)
+    again = _homegrown(store)
+    assert "lm-eval: cached" in again.output
     assert len([one for one in store.all() if one.manifest.stage == "lm-eval"]) == 1
+    assert [run.recipe["name"] for run in runs.recorded(store).values()] == ["lm-eval", "lm-eval"]
 
 
 @pytest.mark.slow
@@ -134,9 +147,9 @@ def test_tasks_of_ones_own_and_what_is_not_there(store: Store, tmp_path: Path, m
     monkeypatch.setattr(manager, "__file__", str(Path(manager.__file__).parent / "arithmetic" / "manager.py"))
     refused = _homegrown(store, "--tasks", "no-such-task")
     assert refused.exit_code == 1
-    assert "knows no task no-such-task" in refused.output.splitlines()[-1], refused.output
+    assert "has no task no-such-task" in refused.output.splitlines()[-1], refused.output
     none = _homegrown(store, "--tasks", " , ")
-    assert (none.exit_code, none.output.count("\n")) == (1, 1) and "--tasks names none" in none.output
+    assert (none.exit_code, none.output.count("\n")) == (1, 1) and "--tasks names no task" in none.output
 
 
 def test_passages_end_where_they_should(tmp_path: Path) -> None:

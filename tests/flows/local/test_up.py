@@ -155,7 +155,7 @@ def test_up_serves_the_ui_and_leaves_nothing(project: Project) -> None:
     log = project.folder / "up.log"
     with log.open("w") as output:
         up = project.homegrown("up", stdout=output, stderr=subprocess.STDOUT)
-    until(lambda: "Ctrl-C here stops" in log.read_text() or up.poll() is not None, "up is ready")
+    until(lambda: "Ctrl-C stops everything" in log.read_text() or up.poll() is not None, "up is ready")
     assert up.poll() is None, log.read_text()
     assert project.origin in log.read_text()
     ui = Ui(project.origin)

@@ -1,0 +1,67 @@
+"""Everything of Prefect that this project uses and that has no public interface.
+
+Each part names the public interface that would replace it. `tests/flows/local/test_prefect_internals.py` checks all of
+them against the installed Prefect.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel
+
+# Waits for: a state name or a field that tells a task run that a signal ended from one that broke down.
+ABORTED = "Execution was aborted by"
+"""The start of the message of a task run that a signal ended."""
+
+
+class FileModels(NamedTuple):
+    """The pydantic models of a deployment file."""
+
+    file: type[BaseModel]
+    deployment: type[BaseModel]
+    work_pool: type[BaseModel]
+    concurrency_limit: type[BaseModel]
+    schedule: type[BaseModel]
+    slas: tuple[type[BaseModel], ...]
+    """Service level agreements."""
+    step_keys: frozenset[str]
+    """Arguments of every step of `build`, `push` and `pull`, besides those of its function."""
+
+
+def file_models() -> FileModels:
+    """Return the models by which `prefect deploy` reads a file; Prefect ignores all keys that they do not have.
+
+    Waits for: a public model or JSON schema of `prefect.yaml`, or an option of `prefect deploy` that refuses unknown
+    keys; and for service level agreements outside `prefect._experimental`.
+    """
+    from prefect._experimental.sla.objects import SlaTypes
+    from prefect.cli.deploy import _models as models
+    from prefect.deployments.steps.core import RESERVED_KEYWORDS
+
+    return FileModels(
+        file=models.PrefectYamlModel,
+        deployment=models.DeploymentConfig,
+        work_pool=models.WorkPoolConfig,
+        concurrency_limit=models.ConcurrencyLimitSpec,
+        schedule=models.RawScheduleConfig,
+        slas=get_args(SlaTypes),
+        step_keys=frozenset(RESERVED_KEYWORDS),
+    )
+
+
+def use_packaged_views() -> None:
+    """Make the server read its lists of blocks, flows and worker types from Prefect's package, not from GitHub.
+
+    Waits for: a server setting that turns the download off.
+    """
+    from prefect.server.api import collections
+
+    folder = Path(collections.__file__).parent / "collections_data" / "views"
+    packaged: dict[str, dict[str, Any]] = {
+        view: json.loads(file.read_text())
+        for view in collections.KNOWN_VIEWS
+        if (file := folder / f"{view}.json").is_file()
+    }
+    collections.KNOWN_VIEWS = {view: address for view, address in collections.KNOWN_VIEWS.items() if view in packaged}
+    collections.GLOBAL_COLLECTIONS_VIEW_CACHE = packaged  # type: ignore[assignment]  # a cache without expiry

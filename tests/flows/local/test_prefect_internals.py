@@ -1,0 +1,78 @@
+"""What the project uses of Prefect's private modules, checked against the installed Prefect."""
+
+import ast
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.exceptions import TerminationSignal
+from prefect.server.api import collections
+from prefect.states import exception_to_crashed_state
+
+from flows.local import prefect_internals as internals
+
+ADAPTER = Path(internals.__file__)
+
+
+def private_modules(file: Path) -> set[str]:
+    """Return the private modules of Prefect that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{one.name}" for one in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {one.name for one in node.names}
+    return {name for name in names if name.startswith("prefect.") and "._" in name}
+
+
+def test_only_the_adapter_imports_private_modules() -> None:
+    folders = [ADAPTER.parents[2] / name for name in ("homegrown", "tasks", "flows")]
+    found = {file for folder in folders for file in folder.rglob("*.py") if private_modules(file)}
+    assert found == {ADAPTER}
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("file", "prefect_version name build push pull deployments"),
+        (
+            "deployment",
+            "name version version_type tags description schedule schedules paused concurrency_limit flow_name "
+            "entrypoint parameters enforce_parameter_schema build push pull work_pool triggers sla",
+        ),
+        ("work_pool", "name work_queue_name job_variables"),
+        ("concurrency_limit", "limit collision_strategy grace_period_seconds"),
+        ("schedule", "cron interval rrule timezone anchor_date active parameters slug replaces day_or"),
+    ],
+)
+def test_a_deployment_file_has_the_known_keys(model: str, keys: str) -> None:
+    """A key that a new Prefect adds or drops needs a look at `flows/local/deployment_file.py`, which reads some."""
+    assert set(getattr(internals.file_models(), model).model_fields) == set(keys.split())
+
+
+def test_service_level_agreements_and_steps_have_the_known_keys() -> None:
+    models = internals.file_models()
+    keys = {key for model in models.slas for key in model.model_fields}
+    assert keys == {"name", "severity", "enabled", "duration", "stale_after", "within"}
+    assert models.step_keys == {"id", "requires"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TerminationSignal(signal.SIGTERM)])
+def test_a_task_run_that_a_signal_ended_has_the_known_message(error: BaseException) -> None:
+    state = asyncio.run(exception_to_crashed_state(error))
+    assert str(state.message).startswith(internals.ABORTED)
+    other = asyncio.run(exception_to_crashed_state(MemoryError()))
+    assert not str(other.message).startswith(internals.ABORTED)
+
+
+def test_the_server_reads_views_from_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KNOWN_VIEWS", "GLOBAL_COLLECTIONS_VIEW_CACHE"):
+        monkeypatch.setattr(collections, name, getattr(collections, name))  # restored at the end
+    internals.use_packaged_views()
+    monkeypatch.setattr(httpx.AsyncClient, "get", None)  # no network
+    workers = asyncio.run(collections.get_collection_view("aggregate-worker-metadata"))
+    assert "process" in workers["prefect"]
+    with pytest.raises(KeyError):
+        asyncio.run(collections.get_collection_view("aggregate-block-metadata"))
