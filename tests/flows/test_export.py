@@ -196,7 +196,7 @@ def test_what_a_family_does_not_allow_is_one_sentence(
     in_prefect: Store, grow: Callable[..., dict[str, Artifact]]
 ) -> None:
     grow("classic")
-    with pytest.raises(UserError, match=r"llama\.cpp has no architecture with its sinusoidal positions") as caught:
+    with pytest.raises(UserError, match=r"llama\.cpp has no architecture with sinusoidal positions") as caught:
         export("pretrain", "gguf")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"gguf has the types q8_0.*, not int8"):
