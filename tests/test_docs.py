@@ -181,6 +181,15 @@ def test_the_tree_of_the_architecture_has_every_package_and_no_file_that_is_gone
     assert not gone
 
 
+def test_the_workflow_runs_make_test_on_the_python_versions_of_the_readme() -> None:
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]["test"]
+    versions = job["strategy"]["matrix"]["python"]
+    assert f"Python {versions[0]} to {versions[-1]}" in (ROOT / "README.md").read_text()
+    assert f'requires-python = ">={versions[0]}"' in (ROOT / "pyproject.toml").read_text()
+    assert "make test PYTHON=python" in [step.get("run") for step in job["steps"]]
+    assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
 def test_the_figures_of_the_guide_are_those_of_its_benchmark() -> None:
     text = (ROOT / "docs" / "guide.md").read_text()
     for size, counts in guide.parameters().items():
