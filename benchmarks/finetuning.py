@@ -1,10 +1,11 @@
-"""What adapters cost and reach beside full fine-tuning: `python -m benchmarks.finetuning MODEL CONVERSATIONS`.
+"""Memory, speed and loss of adapters, compared with full fine-tuning.
 
-With `--wide` the model is an untrained one of width 768 and 12 layers with MODEL's tokenizer, for a few steps: what
-memory each method takes where weights are more than the program's own.
+    python -m benchmarks.finetuning [--wide] MODEL CONVERSATIONS
 
-MODEL is the folder `model` of a pretrained artifact, CONVERSATIONS a file of the stage `instructions`' shapes. Every
-contestant trains the same steps on the same batches, in a process of its own, whose peak memory is what is reported.
+MODEL is the folder `model` of a pretrained artifact, CONVERSATIONS a file in a shape of the stage `instructions`. Every
+contestant trains the same steps on the same batches in its own process, whose peak memory is reported. `--wide` trains
+an untrained model of width 768 and 12 layers with MODEL's tokenizer for a few steps, to show the memory of each method
+when the weights exceed what the program itself needs.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def main(model: Path, conversations: Path, wide: bool) -> None:
 
 
 def _wide(model: Path, folder: Path) -> Path:
-    """Write an untrained model of the width of `small` with the tokenizer of `model`."""
+    """Write an untrained model as wide as `small`, with the tokenizer of `model`."""
     config = replace(
         load_config(model / "config.json"), hidden=768, layers=12, heads=12, kv_heads=12, feed_forward=3072, tied=True
     )

@@ -1,12 +1,12 @@
-"""Speed of writing tokens: our engine beside `transformers`, the guide's uncached loop and llama.cpp on our export.
+"""Generation speed of our engine, `transformers`, the guide's uncached loop, and llama.cpp on our export.
 
     python -m benchmarks.inference [--tokens 64] [--rounds 3] [--batches 1 16] [--models 100m tiny]
 
-Every model has random weights of the family `modern`. All write the likeliest tokens after the same random prompts of
-32 tokens, in turns, and each one's best round counts, so that what else the machine does meets all of them. Beside
-tokens per second and the time to the first token stands the share of the memory's bandwidth that the weights and cache
-read in a step take of it; it is measured here, by summing an array that no cache holds. On a processor without
-instructions for bfloat16, which is named, PyTorch only imitates it. The last line is one JSON object.
+Every model is `modern` with random weights. All contestants decode greedily after the same random prompts of 32 tokens.
+They take turns and their best round counts, so other load on the machine affects all of them. The table has tokens per
+second, the time to the first token, and the share of the memory bandwidth that reading weights and cache in a step
+amounts to; the bandwidth is measured by summing an array larger than any cache. On a processor without bfloat16
+instructions, which is reported, PyTorch emulates bfloat16. The last line is one JSON object.
 """
 
 import argparse
@@ -44,7 +44,7 @@ BARS = {"vs_transformers_bf16_batch1": 1.5, "llama_cpp_vs_transformers_bf16_batc
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to write; `megabytes` of weights are read in each step."""
+    """One way to generate; each step reads `megabytes` of weights."""
 
     name: str
     write: Writer
@@ -55,7 +55,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Row:
-    """The best of one contestant's rounds; `share` is of the memory's bandwidth."""
+    """The best round of one contestant; `share` is that of the memory bandwidth."""
 
     name: str
     batch: int
@@ -65,18 +65,20 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=64, help="to write in each round (default 64)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each contestant, in turns (default 3)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="sequences at once (default 1 16)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per round (default 64)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each contestant (default 3)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="batch sizes (default 1 16)")
     parser.add_argument("--models", nargs="+", default=["100m", "tiny"], choices=["100m", "tiny"])
-    parser.add_argument("--variants", nargs="*", default=list(METHODS), choices=list(METHODS), help="quantized ones")
-    parser.add_argument("--gguf", nargs="*", default=["f32", "bf16", "q8_0", "q4_0"], help="kinds for llama.cpp")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of all contestants")
+    parser.add_argument(
+        "--variants", nargs="*", default=list(METHODS), choices=list(METHODS), help="quantized variants (default all)"
+    )
+    parser.add_argument("--gguf", nargs="*", default=["f32", "bf16", "q8_0", "q4_0"], help="GGUF types for llama.cpp")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of each contestant")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     bandwidth = memory_bandwidth()
     processor = this_machine()
-    print(f"{processor.processor}, {arguments.threads} threads, {'' if native() else 'no '}instructions for bfloat16")
+    print(f"{processor.processor}, {arguments.threads} threads, {'' if native() else 'no '}bfloat16 instructions")
     print(f"memory bandwidth: {bandwidth / 1e9:.1f} GB/s read by one sum over 400 MB")
     found: dict[str, list[Row]] = {}
     for name in arguments.models:
@@ -112,7 +114,7 @@ def config_of(name: str) -> ModelConfig:
 
 @contextmanager
 def contestants(config: ModelConfig, folder: Path, arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
-    """Yield all of them, on the same weights; what this machine lacks is left out, and said."""
+    """Yield all contestants, on the same weights; skip and report those that this machine cannot run."""
     torch.manual_seed(0)
     model = Transformer(config)
     model.initialize()
@@ -136,7 +138,7 @@ def contestants(config: ModelConfig, folder: Path, arguments: argparse.Namespace
             save_variant(folder / "model", variant, folder / variant)
             quantized = load_variant(folder / variant)
         except UserError as error:
-            print(f"{variant} is left out: {error}")
+            print(f"{variant} is skipped: {error}")
             continue
         every.append(Contestant(f"ours, {variant}", ours(quantized), loaded_megabytes(quantized)))
     with ExitStack() as stack:
@@ -147,14 +149,14 @@ def contestants(config: ModelConfig, folder: Path, arguments: argparse.Namespace
             try:
                 writer = stack.enter_context(server)
             except ImportError as error:
-                print(f"llama.cpp is left out ({error}); pip install -e '.[llama-cpp]'")
+                print(f"llama.cpp is skipped ({error}); pip install -e '.[llama-cpp]'")
                 break
             every.append(Contestant(f"llama.cpp, {kind}", writer, file.stat().st_size / 1e6, 2))
         yield every
 
 
 def made_up_tokenizer(size: int) -> Tokenizer:
-    """Return a byte-level BPE of `size` tokens, which no text ever trained: a GGUF file has to hold one."""
+    """Return an untrained byte-level BPE of `size` tokens, since a GGUF file must have one."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(first, second) for first in alphabet for second in alphabet]
     merges = pairs[: size - len(alphabet) - len(SPECIAL_TOKENS)]
@@ -175,7 +177,7 @@ def made_up_tokenizer(size: int) -> Tokenizer:
 def contest(
     every: Sequence[Contestant], config: ModelConfig, batch: int, tokens: int, rounds: int, bandwidth: float
 ) -> list[Row]:
-    """Let all write in turns, after a round to warm up; return each one's best."""
+    """Run all contestants in turns after a warm-up round; return the best round of each."""
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(config.vocabulary_size, (batch, PROMPT), generator=generator).tolist()
     taking_part = [one for one in every if batch == 1 or one.batched]
@@ -198,7 +200,7 @@ def contest(
 
 
 def memory_bandwidth() -> float:
-    """Return the bytes per second at which all threads together read memory: the best of ten sums over 400 MB."""
+    """Return the bytes per second that all threads together read from memory: the best of ten sums over 400 MB."""
     numbers, seconds = torch.ones(100_000_000), []
     for _ in range(10):
         start = time.perf_counter()
@@ -208,12 +210,12 @@ def memory_bandwidth() -> float:
 
 
 def native() -> bool:
-    """Return whether the processor multiplies bfloat16 itself."""
+    """Return whether the processor has bfloat16 instructions."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows, each batch by itself, beside `transformers` in bf16."""
+    """Print a table for each batch size, with ratios to `transformers` in bf16."""
     for batch in sorted({row.batch for row in rows}):
         here = [row for row in rows if row.batch == batch]
         theirs = speed(here, "transformers, bf16", batch)
@@ -237,7 +239,7 @@ def speed(rows: Sequence[Row], name: str, batch: int) -> float:
 
 
 def summary(found: dict[str, list[Row]]) -> dict[str, object]:
-    """Return the figures of the last line: the bars are of the larger model at batch 1."""
+    """Return the figures of the last line; the goals are for the larger model at batch 1."""
     rows = next(iter(found.values()))
     theirs = speed(rows, "transformers, bf16", 1)
     llama = [row.timing.tokens_per_second for row in rows if row.name.startswith("llama.cpp") and row.batch == 1]

@@ -1,4 +1,4 @@
-"""Who writes tokens in `benchmarks.inference`: our engine, `transformers`, the guide's loop, llama.cpp."""
+"""The contestants of `benchmarks.inference`: our engine, `transformers`, the guide's loop, llama.cpp."""
 
 import http.client
 import json
@@ -20,14 +20,14 @@ from homegrown.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds until every sequence had its first token, and the tokens per second of all of them after it."""
+    """Seconds until every sequence has its first token, and tokens per second of all sequences after it."""
 
     first_seconds: float
     tokens_per_second: float
 
 
 Writer = Callable[[Sequence[list[int]], int], Timing]
-"""Writes so many tokens after each of some prompts of equal length, the likeliest each time."""
+"""Decodes a number of tokens greedily after each of several prompts of equal length."""
 
 
 def _timing(start: float, steps: Sequence[float], batch: int) -> Timing:
@@ -50,7 +50,7 @@ def ours(model: Transformer) -> Writer:
 
 
 def guide(model: Transformer) -> Writer:
-    """Return the guide's loop: the whole text through the model again for each token."""
+    """Return the guide's loop, which computes all tokens again for each new one."""
 
     def write(prompts: Sequence[list[int]], count: int) -> Timing:
         tokens, start, steps = torch.tensor(prompts), time.perf_counter(), []
@@ -88,7 +88,7 @@ def transformers(config: ModelConfig, model: Transformer) -> Writer:
     theirs.eval()
 
     class Clock(StoppingCriteria):  # type: ignore[misc]
-        """Notes when each token is there."""
+        """Records the time of each token."""
 
         def __init__(self) -> None:
             self.steps: list[float] = []
@@ -115,7 +115,7 @@ def transformers(config: ModelConfig, model: Transformer) -> Writer:
 
 @contextmanager
 def llama_cpp(file: Path, context: int, rows: int, threads: int) -> Iterator[Writer]:
-    """Run llama.cpp's own server in this process on a GGUF file, and let it write by its own clock."""
+    """Run llama.cpp's own server in this process on a GGUF file; it reports its own times."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -138,7 +138,7 @@ def llama_cpp(file: Path, context: int, rows: int, threads: int) -> Iterator[Wri
         with ThreadPoolExecutor(len(prompts)) as pool:
             every = list(pool.map(lambda prompt: ask(prompt, count), prompts))
         first = max(one["prompt_ms"] for one in every) / 1e3
-        # Its first token belongs to the prompt's time.
+        # Its time for the prompt includes the first token.
         return Timing(first, len(prompts) * (count - 1) / max(one["predicted_ms"] for one in every) * 1e3)
 
     yield write

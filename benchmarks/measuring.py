@@ -1,4 +1,4 @@
-"""What the benchmarks share: CPU seconds and peak memory of a call, real text to measure on, tables."""
+"""Shared by the benchmarks: CPU seconds and peak memory of a call, real documents, tables."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 
 
 class Measured(NamedTuple):
-    """What a call returned, and what it cost: CPU seconds of all its threads and children, most resident memory."""
+    """The result of a call, CPU seconds of all its threads and children, and peak resident memory."""
 
     result: Any
     cpu_seconds: float
@@ -27,7 +27,7 @@ class Measured(NamedTuple):
 
 
 def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
-    """Call a function in a fresh process of its own."""
+    """Call a function in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure, function, arguments).result()
 
@@ -39,13 +39,13 @@ def _measure(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Measur
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and its children that have ended, user and system."""
+    """Return the CPU time, user and system, of this process and of its children that have exited."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def rate(function: Callable[[list[str]], object], texts: list[str]) -> float:
-    """Return how many of `texts` a function handles per CPU second: the better of two, after a call to warm up."""
+    """Return the `texts` that a function processes per CPU second: the better of two calls, after a warm-up."""
     function(texts[:2])
     seconds = []
     for _ in range(2):
@@ -56,29 +56,29 @@ def rate(function: Callable[[list[str]], object], texts: list[str]) -> float:
 
 
 def real_texts(count: int) -> tuple[list[str], str]:
-    """Return `count` real texts of about 3 KB, and what they are: articles, or documentation where there are none."""
+    """Return `count` real texts of about 3 KB, and their kind: articles, else documentation."""
     if CORPORA.is_dir():
         with gzip.open(CORPORA / "wikipedia-2015.jsonl.gz", "rt") as file:
-            whole: Iterable[str] = [json.loads(line)["text"] for line in file]
+            texts: Iterable[str] = [json.loads(line)["text"] for line in file]
         name = "passages of Wikipedia"
     else:
-        whole = _documentation()
+        texts = _documentation()
         name = f"installed documentation ({CORPORA} is missing)"
-    pieces = _pieces(whole)
+    pieces = _pieces(texts)
     return [text for text, _ in zip(pieces, range(count), strict=False)], name
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the texts' lines put together to pieces of at least 3,000 characters."""
-    held: list[str] = []
+    """Yield pieces of at least 3,000 characters, each of consecutive lines of the texts."""
+    lines: list[str] = []
     size = 0
     for text in texts:
         for line in text.splitlines():
-            held.append(line)
+            lines.append(line)
             size += len(line) + 1
             if size >= 3000:
-                yield "\n".join(held)
-                held, size = [], 0
+                yield "\n".join(lines)
+                lines, size = [], 0
 
 
 def _documentation() -> Iterator[str]:
@@ -91,7 +91,7 @@ def _documentation() -> Iterator[str]:
 
 
 def table(title: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Print a table, its first column to the left and the others to the right."""
+    """Print a table, its first column left-aligned, the others right-aligned."""
     every = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
     print(f"\n{title}")

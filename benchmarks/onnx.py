@@ -1,10 +1,10 @@
-"""ONNX beside PyTorch: tokens per second of greedy decoding at batch 1, and of reading a prompt.
+"""ONNX Runtime compared with PyTorch: tokens per second of a prompt and of greedy decoding at batch 1.
 
     python -m benchmarks.onnx [--preset tiny small] [--tokens 64] [--rounds 3] [--threads 1]
 
-Each preset is the model of its recipe in `pipelines.yaml` with random weights, written as a run would and exported by
-`write_onnx`. Our engine computes in float32, onnxruntime in float32 and int8, each with its cache and the same prompt;
-the three take turns, and each one's best turn counts. The last line is one JSON object.
+Each preset is the model of its recipe in `pipelines.yaml` with random weights, exported by `write_onnx`. Our engine
+computes in float32, ONNX Runtime in float32 and int8, each with its cache and the same prompt. They take turns, and the
+best turn of each counts. The last line is one JSON object.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _PROMPT = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="+", default=["tiny", "small"], help="recipes of pipelines.yaml")
-    parser.add_argument("--tokens", type=int, default=64, help="new tokens of each turn (default 64)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per turn (default 64)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each engine (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default 1)")
     arguments = parser.parse_args()

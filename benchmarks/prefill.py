@@ -1,11 +1,11 @@
-"""How long a text that is being written stands still while a prompt of the whole context is read, in pieces or at once.
+"""The longest pause of running streams while a prompt of the entire context is read, in pieces or at once.
 
     python -m benchmarks.prefill [--model tiny|100m] [--context 1024] [--pieces 64 128 256] [--rounds 2] [--streams 4]
 
-Random weights of the family `modern`; `streams` sequences are written when the prompt comes. A gap is the time of one
-step of the engine, for each of them gets a token in every step. Times are processor time of this process, whose threads
-are one, so that what else the machine does changes them little; of several rounds the least counts. The last line is
-one JSON object: the longest gap in milliseconds by piece, 0 for a prompt that is read at once.
+The model is `modern` with random weights; `streams` sequences are running when the prompt arrives. Each step of the
+engine gives each of them one token, so a pause is the time of one step. Times are CPU time of this process, which has
+one thread, so other load changes them little; the least of several rounds counts. The last line is one JSON object: the
+longest pause in milliseconds by size of a piece, 0 for a prompt that is read at once.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.measuring import table
 from homegrown.inference.engine import Engine, Request
 from homegrown.model.transformer import Transformer
 
-LEFT = 8  # places of the context after the long prompt
+LEFT = 8  # positions of the context after the long prompt
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(model: Transformer, piece: int | None, streams: int) -> tuple[float, float, float]:
-    """Return seconds: of a usual step, of the longest while the prompt is read, and until the prompt's first token."""
+    """Return seconds of a usual step, of the longest step while the prompt is read, and to the prompt's first token."""
     draw, vocabulary = np.random.default_rng(0), model.config.vocabulary_size
     engine = Engine(model, rows=streams + 1, prefill_chunk=piece)
 
@@ -72,7 +72,7 @@ def measure(model: Transformer, piece: int | None, streams: int) -> tuple[float,
 
 
 def seconds(engine: Engine) -> tuple[float, list[object]]:
-    """Take a step; return its processor seconds and the sequences that got a token."""
+    """Take a step; return its CPU seconds and the sequences that got a token."""
     began = time.process_time()
     written: list[object] = list(engine.step())
     return time.process_time() - began, written

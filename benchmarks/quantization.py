@@ -1,12 +1,12 @@
-"""What every variant of trained weights costs and loses beside the original; JSON as last line.
+"""Size, memory and loss of every variant of trained weights, compared with the original.
 
     python -m benchmarks.quantization [--weights pretrain] [--tokens 20000] [VARIANT ...]
 
-Run in the project's folder. It takes the weights of an artifact (`--weights pretrain@3`) with the text that they were
-validated on, makes each variant as the stage `quantize` does, in a folder of its own, and prints the table. Memory is
-given twice: all tensors of the loaded weights, and by how much a fresh process grows that loads them from their folder
-and computes once, which counts the libraries' own working memory too. Goals: int8 costs at most 0.3% more bits per
-byte than the original, nf4 and q4_k_m at most 3%.
+Run it in the project's folder. It takes the weights of an artifact (`--weights pretrain@3`) and its validation text,
+makes each variant as the stage `quantize` does, and prints a table. Memory is reported twice: all tensors of the loaded
+weights, and the growth of a new process that loads them and computes once, including the libraries' working memory.
+Goals: int8 costs at most 0.3% more bits per byte than the original, nf4 and q4_k_m at most 3%. The last line is one
+JSON object.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from homegrown.quantization.variants import variants_of
 from homegrown.store.artifacts import Artifact, Store
 
 GOALS = {"int8": 0.003, "nf4": 0.03, "q4_k_m": 0.03}
-"""Most bits per byte more than the original's, as a share of them."""
+"""Largest increase in bits per byte, as a share of the original's."""
 
 _GROWTH = """
 import sys
@@ -39,7 +39,7 @@ from homegrown.quantization.linear import METHODS, try_out
 
 folder = Path(sys.argv[1])
 if folder.name in METHODS:
-    try_out(folder.name, "cpu")  # imports what the variant needs, and takes the buffers that libraries never give back
+    try_out(folder.name, "cpu")  # imports what the variant needs, and allocates the buffers that libraries keep
 before = psutil.Process().memory_info().rss
 model = variants.load_variant(folder)
 with torch.inference_mode():
@@ -49,7 +49,7 @@ print((psutil.Process().memory_info().rss - before) / 1e6)
 
 
 def growth(folder: Path) -> float:
-    """Return by how many megabytes a fresh process grows that loads a variant and computes once."""
+    """Return the megabytes by which a new process grows when it loads a variant and computes once."""
     done = subprocess.run([sys.executable, "-c", _GROWTH, folder], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
@@ -72,9 +72,9 @@ def _tell(done: float, total: float | None = None, /, **metrics: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(REQUIREMENTS)}; default: all")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"{', '.join(REQUIREMENTS)}; default all")
     parser.add_argument("--weights", default="pretrain", metavar="ARTIFACT", help="pretrain, or pretrain@VERSION")
-    parser.add_argument("--tokens", type=int, default=20_000, help="of the validation split (20000)")
+    parser.add_argument("--tokens", type=int, default=20_000, help="tokens of the validation split (default 20000)")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), metavar="FOLDER")
     arguments = parser.parse_args()
     store = Store(arguments.artifacts)

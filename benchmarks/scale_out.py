@@ -1,10 +1,10 @@
-"""What a shard costs beside its own work, on this machine's processes and on a Dask cluster, and a remote's rates.
+"""Overhead of a shard on local processes and on a Dask cluster, and transfer rates of a remote store.
 
     python -m benchmarks.scale_out      # some minutes; --quick for empty shards and the rates only
 
-Everything is on one machine: 2 processes, 2 Dask workers, an S3 server (moto, one process in Python). CPU time of the
-process that runs a stage and of Dask's scheduler, which is another, tells how many workers one of each can keep busy,
-whatever else runs on the machine. The last line is one JSON object.
+Everything runs on one machine: 2 processes, 2 Dask workers, an S3 server (moto, one Python process). The CPU times of
+the process that runs a stage and of Dask's scheduler show how many workers each can keep busy, whatever else runs. The
+last line is one JSON object.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def main() -> None:
 
         def measure(name: str, executor: Executor, out: Path, scheduler: Callable[[], float]) -> None:
             for shards, work in ((EMPTY, empty), (REAL, real))[: 1 if quick else 2]:
-                work(executor, out)  # once to warm up
+                work(executor, out)  # warm-up
                 cpu, wall, on_scheduler = time.process_time(), time.perf_counter(), scheduler()
                 work(executor, out)
                 kind = f"{name}_{work.__name__}"
@@ -125,7 +125,7 @@ def documents(store: Store, root: Path) -> None:
 
 
 def shuffling(store: Store, root: Path) -> float:
-    """Return MB of text for each CPU second of the stage `shard`, no work of workers; its start is counted too."""
+    """Return MB of text per CPU second of the stage `shard`, without its workers, its start included."""
     from homegrown.corpus.documents import SCHEMA
     from homegrown.corpus.shard import shard
 
@@ -138,7 +138,7 @@ def shuffling(store: Store, root: Path) -> float:
 
 
 def rates(remote: Remote, root: Path) -> dict[str, float]:
-    """Return MB per second to and from the remote, several files at once."""
+    """Return MB per second to and from the remote, with several files at once."""
     from homegrown.store.remote import sha256
 
     names = [f"random-{number}" for number in range(FILES)]
@@ -160,7 +160,7 @@ def cpu_of_scheduler(executor: ClusterExecutor) -> float:
 
 @contextlib.contextmanager
 def s3() -> Iterator[str]:
-    """Yield the address of a bucket on an S3 server in a process of its own."""
+    """Yield the address of a bucket on an S3 server in another process."""
     import s3fs
 
     with process(sys.executable, "-c", _SERVER) as server:
@@ -183,7 +183,7 @@ time.sleep(1e6)
 
 @contextlib.contextmanager
 def dask(root: Path) -> Iterator[str]:
-    """Yield the address of a scheduler with two workers, each a process of its own."""
+    """Yield the address of a scheduler with two workers, each in its own process."""
     file = root / "scheduler.json"
     command = [sys.executable, "-m", "dask"]
     with contextlib.ExitStack() as running:
@@ -211,17 +211,17 @@ def process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def show(results: dict[str, float]) -> None:
-    """Print what was measured as tables and as JSON."""
+    """Print the results as tables and as JSON."""
     rows = [
         (f"{shard} shard, {name}", *(f"{results[f'{name}_{shard}_{what}']:.1f}" for what in _COLUMNS))
         for shard in ("empty", "real")
         for name in ("processes", "dask", "relay")
         if f"{name}_{shard}_ms" in results
     ]
-    table("Milliseconds for a shard", ("", "wall-clock", "driver, CPU", "scheduler, CPU"), rows)
+    table("Milliseconds per shard", ("", "wall-clock", "driver, CPU", "scheduler, CPU"), rows)
     print(f"\nS3 server: {results['upload_mb_s']:.0f} MB/s up, {results['download_mb_s']:.0f} MB/s down")
     if "shard_mb_per_cpu_s" in results:
-        print(f"Stage shard: {results['shard_mb_per_cpu_s']:.0f} MB of text for each CPU second")
+        print(f"Stage shard: {results['shard_mb_per_cpu_s']:.0f} MB of text per CPU second")
     print(json.dumps({name: round(value, 2) for name, value in results.items()}))
 
 

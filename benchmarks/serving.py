@@ -1,10 +1,10 @@
-"""How a server bears load: clients that ask one after the other and many at once, over both engines.
+"""Server throughput and latency under sequential and concurrent clients, with both engines.
 
     python -m benchmarks.serving [--models tiny 100m] [--clients 1 10 50] [--tokens 32] [--rounds 2]
 
-Every model has random weights of the family `modern`. Each client streams as many texts as there are rounds, one after
-another, over HTTP on loopback, all from one process beside the server's. llama.cpp's own server is measured by the same
-clients on the same file. The last line is one JSON object.
+Every model is `modern` with random weights. Each client streams one completion per round, one after the other, over
+HTTP on loopback; all clients share one process outside the server's. The same clients measure llama.cpp's own server on
+the same file. The last line is one JSON object.
 """
 
 import argparse
@@ -46,14 +46,14 @@ CONTEXT = 256
 
 @dataclass(frozen=True)
 class Load:
-    """What one number of clients saw: seconds to the first token and to the last, tokens per second of all."""
+    """Results of one number of clients: seconds to the first and the last token, total tokens per second."""
 
     clients: int
     firsts: list[float]
     totals: list[float]
     tokens_per_second: float
     tokens_per_cpu_second: float
-    """Of the server's process: what else the machine does hardly changes it."""
+    """CPU time of the server's process, which other load hardly changes."""
     grown_megabytes: float
 
 
@@ -61,10 +61,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["tiny", "100m"], choices=["tiny", "100m"])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 50])
-    parser.add_argument("--tokens", type=int, default=32, help="of each text (default 32)")
-    parser.add_argument("--rounds", type=int, default=2, help="texts that each client asks for (default 2)")
-    parser.add_argument("--rows", type=int, default=16, help="texts that are written at once (default 16)")
-    parser.add_argument("--gguf", nargs="*", default=["f32", "q8_0"], help="kinds for llama.cpp")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens per completion (default 32)")
+    parser.add_argument("--rounds", type=int, default=2, help="completions per client (default 2)")
+    parser.add_argument("--rows", type=int, default=16, help="batch size of our engine (default 16)")
+    parser.add_argument("--gguf", nargs="*", default=["f32", "q8_0"], help="GGUF types for llama.cpp")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Print a table of one model under every server and number of clients; return its figures."""
+    """Print a table of one model with every server and number of clients; return its figures."""
     config = config_of(name)
     torch.manual_seed(0)
     model = Transformer(config)
@@ -92,7 +92,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
             loads[f"its own server, {kind}"] = from_outside(url, arguments, config.vocabulary_size)
     header = (
         *(f"{name}: {config.parameter_count() / 1e6:.1f} million parameters", "clients", "tokens/s", "a CPU second"),
-        *("first token p50 ms", "p95", "whole text p50 ms", "p95", "memory grew MB"),
+        *("first token p50 ms", "p95", "last token p50 ms", "p95", "memory grew MB"),
     )
     rows = []
     for server, of_server in loads.items():
@@ -130,7 +130,7 @@ def llama(file: Path, kind: str, arguments: argparse.Namespace) -> Engine:
 
 
 def under(engine: Engine, folder: Path, arguments: argparse.Namespace) -> list[Load]:
-    """Serve a model by an engine of ours, and load it."""
+    """Serve a model with an engine of ours, and measure it."""
     service = Service([Model("model", 0)], queue=max(arguments.clients))
     tokenizer = tokens_of.load(folder)
     service.ready("model", engine, tokenizer)
@@ -149,7 +149,7 @@ def under(engine: Engine, folder: Path, arguments: argparse.Namespace) -> list[L
 
 @contextmanager
 def llama_server(file: Path, kind: str, arguments: argparse.Namespace) -> Iterator[str]:
-    """Run llama.cpp's own server in this process, on loopback; yields its address."""
+    """Run llama.cpp's own server in this process on loopback; yield its address."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -167,18 +167,18 @@ def llama_server(file: Path, kind: str, arguments: argparse.Namespace) -> Iterat
 
 
 def from_outside(url: str, arguments: argparse.Namespace, vocabulary: int) -> list[Load]:
-    """Load a server of this process from another one."""
+    """Measure a server of this process from another process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as clients:
         return clients.submit(every_load, url, arguments, vocabulary, os.getpid()).result()
 
 
 def every_load(url: str, arguments: argparse.Namespace, vocabulary: int, server: int) -> list[Load]:
-    """Load a server, whose process is given, with each number of clients in turn, after one text to warm up."""
+    """Measure a server, whose process is given, with each number of clients, after one warm-up completion."""
     return asyncio.run(_every_load(url, arguments, vocabulary, psutil.Process(server)))
 
 
 async def _every_load(url: str, arguments: argparse.Namespace, vocabulary: int, process: psutil.Process) -> list[Load]:
-    # A new connection for each text: a server may close one that is kept just as the next text is asked for.
+    # A new connection per request: a server may close a kept one just as the next request is sent.
     limits = httpx.Limits(max_connections=max(arguments.clients), max_keepalive_connections=0)
     draw, loads = np.random.default_rng(0), list[Load]()
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
@@ -205,7 +205,7 @@ async def _every_load(url: str, arguments: argparse.Namespace, vocabulary: int, 
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Return the processor time of all threads of a process so far."""
+    """Return the CPU time of all threads of a process so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
@@ -217,12 +217,12 @@ async def one_client(
 
 
 async def text(client: httpx.AsyncClient, prompt: list[int], tokens: int) -> tuple[float, float, int]:
-    """Stream one text; return the seconds to its first token and to its last, and how many it has."""
+    """Stream one completion; return the seconds to its first and last token, and its number of tokens."""
     body = {
         "model": "model",
         "prompt": prompt,
         "max_tokens": tokens,
-        # The likeliest token of random weights may be a special one again and again, which is no text.
+        # The most likely token of random weights may always be a special one, which has no text.
         "temperature": 1,
         "seed": 1,
         "top_k": 0,

@@ -1,11 +1,11 @@
-"""Encoding, packing and reading tokens: tables, and one JSON object as the last line.
+"""Speed of encoding, packing and reading tokens.
 
     python -m benchmarks.tokens [TEXT] [--megabytes 20] [--tokens-per-second RATE]
 
-TEXT is a file of plain text (documents apart by an empty line) or of JSON lines with a `text`, gzipped or not; without
-it, passages from ../shared/corpora beside the repository or, where that is missing, the documentation of the installed
-packages. Goals: packing at 4 times the rate at which `tokenizers` only encodes, per core (`encode_vs_tokenizers`), and
-windows read at more than 100 times the rate at which training consumes them (`loader_vs_training`).
+TEXT is a file of plain text (an empty line between documents) or of JSON lines with a `text`, gzipped or not. Without
+it the text is passages from ../shared/corpora beside the repository, else the documentation of the installed packages.
+Goals: packing at 4 times the rate at which `tokenizers` only encodes, per core (`encode_vs_tokenizers`), and reading
+windows at more than 100 times the rate of training (`loader_vs_training`). The last line is one JSON object.
 """
 
 import argparse
@@ -37,8 +37,8 @@ TRAINED_STEPS = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="?", type=Path, help="file to encode")
-    parser.add_argument("--megabytes", type=float, default=20, help="most text to take (default: 20)")
-    parser.add_argument("--tokens-per-second", type=float, help="training rate to compare with; else measured")
+    parser.add_argument("--megabytes", type=float, default=20, help="maximum megabytes of text (default 20)")
+    parser.add_argument("--tokens-per-second", type=float, help="training rate to compare with (default measured)")
     arguments = parser.parse_args()
     texts, name = _texts(arguments.text, arguments.megabytes)
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def encoding(work: Path, name: str) -> dict[str, float]:
-    """Print MB per CPU second of the whole stage `pack`, reading and writing included, and of `tokenizers` alone."""
+    """Print MB per CPU second of the stage `pack`, reading and writing included, and of `tokenizers` alone."""
     theirs = max((measured(_tokenizers, work).result for _ in range(2)), key=lambda found: found.rate)
     found = {
         "tokenizers, encode_batch on one thread": theirs,
@@ -71,7 +71,7 @@ def encoding(work: Path, name: str) -> dict[str, float]:
 
 
 def reading(work: Path, tokens_per_second: float | None) -> dict[str, float]:
-    """Print windows per second that one thread reads, and that `tiny` trains on."""
+    """Print the windows per second that one thread reads, and that `tiny` trains on."""
     recipe = load_recipe("tiny")
     context = recipe.model.context
     rates = {settings.layout: measured(_read, work, settings, recipe).result for settings in LAYOUTS}
@@ -83,7 +83,7 @@ def reading(work: Path, tokens_per_second: float | None) -> dict[str, float]:
 
 
 def best_fit(work: Path, name: str) -> dict[str, float]:
-    """Print the padding and speed of best-fit packing of real and of made-up lengths."""
+    """Print padding and speed of best-fit packing, for real and synthetic lengths."""
     from homegrown.data.best_fit import lay_out
 
     dice = np.random.default_rng(1)
@@ -107,12 +107,12 @@ def best_fit(work: Path, name: str) -> dict[str, float]:
             wastes.append(waste)
             if len(lengths) >= 100_000:
                 speeds.append(speed)
-    table("Best-fit-decreasing", ("", "pieces", "needlessly cut", "padding", "million pieces/CPU second"), rows)
+    table("Best-fit-decreasing", ("", "pieces", "cut without need", "padding", "million pieces/CPU second"), rows)
     return {"best_fit_waste": max(wastes), "best_fit_pieces_per_second": min(speeds)}
 
 
 class Encoded(NamedTuple):
-    """MB of text per CPU second, and how many tokens it is, marks not counted."""
+    """MB of text per CPU second, and its number of tokens without special ones."""
 
     rate: float
     tokens: int
@@ -171,7 +171,7 @@ def _pack(work: Path, settings: PackSettings, context: int) -> Encoded:
     from homegrown.data.packing import pack
 
     rows, seconds = context if settings.layout == "best_fit" else None, 0.0
-    for shards in ("few", "shards"):  # the first to warm up: the engine is made once for all of a worker's shards
+    for shards in ("few", "shards"):  # the first warms up: a worker creates its encoder once
         with tempfile.TemporaryDirectory(dir=work) as out, ThreadPoolExecutor(1) as executor:
             before = cpu_seconds()
             pack(Path(out), work / shards, work / "tokenizer", settings, context=rows, executor=executor)
@@ -204,7 +204,7 @@ def _read(work: Path, settings: PackSettings, recipe: Recipe) -> float:
 
 
 def _training_rate(work: Path, recipe: Recipe) -> float:
-    """Return tokens per second of `tiny`'s model on all cores, the best of a few steps with plain AdamW."""
+    """Return tokens per second of training `tiny` on all cores: the best of a few steps with plain AdamW."""
     from homegrown.training.worker import prepare_environment
 
     prepare_environment()
@@ -235,7 +235,7 @@ def _training_rate(work: Path, recipe: Recipe) -> float:
 
 
 def _lengths(work: Path) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """Return how many tokens of each document are predicted."""
+    """Return the number of predicted tokens of each document."""
     from homegrown.data.loader import TokenSplit
 
     split = TokenSplit(_packed(work, LAYOUTS[0], 256), "train")
