@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from benchmarks import guide
+from homegrown.cli.generate import generate
 from homegrown.cli.main import cli
 from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe, read
 from homegrown.util.errors import UserError
@@ -188,6 +189,14 @@ def test_the_workflow_runs_make_test_on_the_python_versions_of_the_readme() -> N
     assert f'requires-python = ">={versions[0]}"' in (ROOT / "pyproject.toml").read_text()
     assert "make test PYTHON=python" in [step.get("run") for step in job["steps"]]
     assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
+def test_generate_has_the_defaults_that_the_page_on_the_guide_gives() -> None:
+    text = (ROOT / "docs" / "guide.md").read_text()
+    defaults = {option.opts[0]: option.default for option in generate.params}
+    for option, value in (("--max-length", 200), ("--temperature", 0.7), ("--top-k", 50)):
+        assert defaults[option] == value
+        assert f"`{option}` ({value})" in " ".join(text.split())
 
 
 def test_the_figures_of_the_guide_are_those_of_its_benchmark() -> None:
