@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, RopeScalingType
 from safetensors import SafetensorError, safe_open
 
-from homegrown.export.gguf_layout import ARCHITECTURE, FLOATS, INTEGERS, tensor_names
+from homegrown.export.gguf_layout import FLOATS, INTEGERS, ROPE_DIVISORS, architecture, reordered, tensor_names
 from homegrown.export.gguf_types import (
     KINDS,
     Kind,
@@ -21,7 +22,8 @@ from homegrown.export.gguf_types import (
 )
 from homegrown.export.gguf_vocabulary import Vocabulary
 from homegrown.model import weights
-from homegrown.model.config import ModelConfig
+from homegrown.model.config import ModelConfig, RopeScaling, yarn_attention_factor
+from homegrown.model.layers import frequency_divisors, rotary_frequencies
 from homegrown.model.transformer import Transformer
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
@@ -46,11 +48,7 @@ def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
             f"{model_folder} holds a classic model, but llama.cpp has no architecture with sinusoidal positions; "
             "export it to onnx, or train with model.family modern."
         )
-    if not config.qk_norm:
-        raise UserError(
-            f"{model_folder} holds a model in Llama's layout, whose GGUF export is not supported; export it to hf and "
-            "use llama.cpp's converter."
-        )
+    _check_scaling(config, model_folder)
     vocabulary = Vocabulary(model_folder)
     if len(vocabulary) != config.vocabulary_size:
         raise UserError(
@@ -61,10 +59,13 @@ def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
     wanted = {name: wanted_type(files, names[name], len(shape), config) for name, shape in shapes.items()}
     types = {name: fitting_type(wanted[name], shapes[name][-1]) for name in names}
     with replacing(target) as temporary:
-        writer = GGUFWriter(temporary, ARCHITECTURE)
+        writer = GGUFWriter(temporary, architecture(config))
         try:
             _add_metadata(writer, config, files)
             vocabulary.write(writer)
+            divisors = _divisors(config)
+            if divisors is not None:
+                writer.add_tensor_info(ROPE_DIVISORS, divisors.shape, divisors.dtype, divisors.nbytes)
             for name, theirs in names.items():
                 shape, dtype = stored_shape(shapes[name], types[name]), stored_dtype(types[name])
                 size = int(np.prod(shape)) * dtype.itemsize
@@ -72,7 +73,9 @@ def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            _write_tensors(writer, model_folder / "model.safetensors", shapes, types)
+            if divisors is not None:
+                writer.write_tensor_data(divisors)
+            _write_tensors(writer, model_folder / "model.safetensors", config, shapes, types)
         finally:
             writer.close()
     return _fallbacks(kind, wanted, types)
@@ -88,15 +91,47 @@ def _add_metadata(writer: GGUFWriter, config: ModelConfig, kind: Kind) -> None:
     writer.add_name("homegrown")
     writer.add_file_type(kind.file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)
+    prefix = architecture(config)
     for key, field in INTEGERS.items():
-        writer.add_uint32(key, getattr(config, field))
+        writer.add_uint32(f"{prefix}.{key}", getattr(config, field))
     for key, field in FLOATS.items():
-        writer.add_float32(key, getattr(config, field))
+        writer.add_float32(f"{prefix}.{key}", getattr(config, field))
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.kind != "llama3":
+        writer.add_rope_scaling_type(RopeScalingType(scaling.kind))
+        writer.add_rope_scaling_factor(scaling.factor)
+        if scaling.original_context is not None:
+            writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
+            # llama.cpp multiplies it with yarn's usual factor.
+            writer.add_rope_scaling_attn_factors(scaling.attention_factor / yarn_attention_factor(scaling.factor))
+
+
+def _check_scaling(config: ModelConfig, model_folder: Path) -> None:
+    """Raise UserError if llama.cpp cannot scale rotary positions as the model does."""
+    scaling, usual = config.rope_scaling, RopeScaling(kind="yarn", factor=1.0)
+    if scaling is None:
+        return
+    if scaling.kind == "llama3" and architecture(config) != "llama":
+        problem = f"llama.cpp's {architecture(config)} has no llama3 scaling of rotary positions"
+    elif (scaling.beta_fast, scaling.beta_slow) != (usual.beta_fast, usual.beta_slow):
+        problem = "llama.cpp has yarn positions with beta_fast 32 and beta_slow 1 only"
+    else:
+        return
+    raise UserError(f"{model_folder} cannot be exported to GGUF: {problem}; export it to hf or onnx.")
+
+
+def _divisors(config: ModelConfig) -> npt.NDArray[np.float32] | None:
+    """Return the divisors of rotary frequencies that a file holds as a tensor, float32 [head_size / 2], or None."""
+    if config.rope_scaling is None or config.rope_scaling.kind != "llama3":
+        return None
+    frequencies = rotary_frequencies(config.head_size, config.rope_theta)
+    return frequency_divisors(frequencies, config.rope_theta, config.rope_scaling).numpy()
 
 
 def _write_tensors(
     writer: GGUFWriter,
     path: Path,
+    config: ModelConfig,
     shapes: Mapping[str, tuple[int, ...]],
     types: Mapping[str, GGMLQuantizationType],
 ) -> None:
@@ -108,6 +143,7 @@ def _write_tensors(
                     raise UserError(
                         f"{path} does not match its config.json (tensor {name}); restore both files together."
                     )
+                tensor = reordered(name, tensor, config, to_gguf=True)
                 writer.write_tensor_data(quantize(tensor.numpy(), to))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; name the folder of a trained model.") from error

@@ -1,18 +1,32 @@
-"""Reading a GGUF file that this project wrote: its model, and its description."""
+"""Reading a GGUF file: its model, dequantized, its tokenizer and its chat template."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from torch import Tensor
 
-from homegrown.export.gguf_layout import ARCHITECTURE, FLOATS, INTEGERS, OUTPUT, tensor_names
-from homegrown.model.config import ModelConfig
+from homegrown.export.gguf_layout import (
+    ARCHITECTURES,
+    FLOATS,
+    INTEGERS,
+    OUTPUT,
+    ROPE_DIVISORS,
+    TOKEN_EMBEDDING,
+    reordered,
+    tensor_names,
+)
+from homegrown.export.gguf_vocabulary import metadata, read_tokenizer, read_usage
+from homegrown.export.imported import Unsupported, refuse, write_imported
+from homegrown.model.config import ModelConfig, RopeScaling, yarn_attention_factor
+from homegrown.model.layers import frequency_divisors, rotary_frequencies
 from homegrown.model.transformer import Transformer
 from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
 
 
 @dataclass(frozen=True)
@@ -28,21 +42,50 @@ def read_gguf(path: Path) -> Transformer:
     """Return the model of a file, dequantized to float32, in evaluation mode.
 
     Raises:
-        UserError: the file is missing, damaged, or of another architecture.
+        UserError: the file is missing or damaged, or its model is not supported.
     """
     reader = _open(path)
-    config, tensors = _config(reader, path), {tensor.name: tensor for tensor in reader.tensors}
+    try:
+        config = _config(reader)
+        state = dict(_tensors(reader, config))
+    except Unsupported as reason:
+        raise refuse(path, reason) from None
     with torch.device("meta"):
         model = Transformer(config)
-    names, state = tensor_names(config), dict[str, Tensor]()
     for name, expected in model.state_dict().items():
-        tensor = tensors.get(names[name])
-        if tensor is None or tuple(reversed(tensor.shape.tolist())) != tuple(expected.shape):
-            raise UserError(f"{path} is damaged (tensor {names[name]}); export the model again.")
-        state[name] = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()).reshape(expected.shape)
-    model.load_state_dict(state, assign=True)
+        if name not in state or state[name].shape != expected.shape:
+            raise UserError(f"{path} is damaged (tensor {name}); export or download it again.")
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     model.model.positions = model.model.position_table()
     return model.eval()
+
+
+def read_gguf_model(path: Path, out: Path) -> Outcome:
+    """Write the model, tokenizer and chat template of a GGUF file to `out` as `write_imported` does.
+
+    Raises:
+        UserError: the file is missing or damaged, or its model or tokenizer is not supported.
+    """
+    reader = _open(path)
+    try:
+        config = _config(reader)
+        tokenizer = read_tokenizer(reader)
+        return write_imported(config, dict(_tensors(reader, config)), tokenizer, read_usage(reader), out)
+    except Unsupported as reason:
+        raise refuse(path, reason) from None
+
+
+def gguf_config(path: Path) -> ModelConfig:
+    """Return the configuration of a file's model.
+
+    Raises:
+        UserError: as `read_gguf`.
+    """
+    reader = _open(path)
+    try:
+        return replace(_config(reader), vocabulary_size=read_tokenizer(reader).get_vocab_size())
+    except Unsupported as reason:
+        raise refuse(path, reason) from None
 
 
 def describe(path: Path) -> Description:
@@ -52,35 +95,114 @@ def describe(path: Path) -> Description:
         UserError: as `read_gguf`.
     """
     reader = _open(path)
-    return Description(_config(reader, path), _token(reader, path, "eos"), _token(reader, path, "eot"))
+    try:
+        return Description(_config(reader), _token(reader, "eos"), _token(reader, "eot"))
+    except Unsupported as reason:
+        raise refuse(path, reason) from None
 
 
 def _open(path: Path) -> GGUFReader:
     try:
         return GGUFReader(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; name an exported GGUF file.") from error
+        raise UserError(f"{path} is missing; name a GGUF file.") from error
     except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise UserError(f"{path} is damaged or not a GGUF file ({error}); export the model again.") from error
+        raise UserError(f"{path} is damaged or not a GGUF file ({error}); export or download it again.") from error
 
 
-def _config(reader: GGUFReader, path: Path) -> ModelConfig:
-    architecture = _value(reader, path, "general.architecture")
-    if architecture != ARCHITECTURE:
-        raise UserError(f"{path} has the architecture {architecture}; only {ARCHITECTURE} is supported.")
-    sizes: dict[str, Any] = {field: _value(reader, path, key) for key, field in (INTEGERS | FLOATS).items()}
-    tied = all(tensor.name != OUTPUT for tensor in reader.tensors)
-    return ModelConfig(family="modern", dropout=0.0, tied=tied, **sizes)
+def _config(reader: GGUFReader) -> ModelConfig:
+    kind = metadata(reader, "general.architecture")
+    if kind not in ARCHITECTURES:
+        raise Unsupported(f"its architecture is {kind}; supported are {', '.join(ARCHITECTURES)}")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if metadata(reader, f"{kind}.expert_count", 0):
+        raise Unsupported("it is a mixture of experts")
+    if TOKEN_EMBEDDING not in tensors:
+        raise Unsupported(f"it lacks the tensor {TOKEN_EMBEDDING}")
+    heads, hidden = metadata(reader, f"{kind}.attention.head_count"), metadata(reader, f"{kind}.embedding_length")
+    size = metadata(reader, f"{kind}.attention.key_length", hidden // heads)
+    usual = {
+        "attention.head_count_kv": heads,
+        "attention.key_length": size,
+        "attention.value_length": size,
+        "rope.dimension_count": size,
+        "rope.freq_base": 10_000.0,
+        "vocab_size": int(tensors[TOKEN_EMBEDDING].shape[1]),
+    }
+    found: dict[str, Any] = {}
+    for key, field in (INTEGERS | FLOATS).items():
+        value = metadata(reader, f"{kind}.{key}", usual.get(key))
+        if isinstance(value, list) or found.setdefault(field, value) != value:
+            raise Unsupported(f"it has an unusual value of {kind}.{key}: {value}")
+    config = ModelConfig(
+        family="modern",
+        dropout=0.0,
+        tied=OUTPUT not in tensors,
+        qk_norm=kind == "qwen3",
+        qkv_bias=kind == "qwen2",
+        sliding_window=metadata(reader, f"{kind}.attention.sliding_window", None) or None,
+        **found,
+    )
+    return replace(config, rope_scaling=_scaling(reader, kind, config))
 
 
-def _token(reader: GGUFReader, path: Path, role: str) -> str:
-    number = _value(reader, path, f"tokenizer.ggml.{role}_token_id")
-    return str(_value(reader, path, "tokenizer.ggml.tokens", number))
+def _scaling(reader: GGUFReader, kind: str, config: ModelConfig) -> RopeScaling | None:
+    """Return the scaling of rotary positions: of the metadata, or the one whose divisors are in a tensor."""
+    divisors = next((tensor for tensor in reader.tensors if tensor.name == ROPE_DIVISORS), None)
+    if divisors is not None:
+        return _llama3(torch.from_numpy(divisors.data.copy()).flatten(), config)
+    name = metadata(reader, f"{kind}.rope.scaling.type", "none")
+    old = metadata(reader, f"{kind}.rope.scale_linear", 1.0)
+    factor = metadata(reader, f"{kind}.rope.scaling.factor", old)
+    if name == "none" or factor == 1.0:
+        return None
+    if name == "linear":
+        return RopeScaling(kind="linear", factor=factor)
+    if name != "yarn":
+        raise Unsupported(f"it has rotary positions scaled by {name!r}, not by linear, llama3 or yarn")
+    original = metadata(reader, f"{kind}.rope.scaling.original_context_length", config.context)
+    attention = metadata(reader, f"{kind}.rope.scaling.attn_factor", 1.0) * yarn_attention_factor(factor)
+    return RopeScaling(kind="yarn", factor=factor, original_context=original, attention_factor=attention)
 
 
-def _value(reader: GGUFReader, path: Path, key: str, place: int | None = None) -> Any:
-    """Return a value of the metadata, or one entry of a list."""
-    field = reader.get_field(key)
-    if field is None:
-        raise UserError(f"{path} lacks {key}; name an exported GGUF file.")
-    return field.contents() if place is None else field.contents(place)
+def _llama3(divisors: Tensor, config: ModelConfig) -> RopeScaling:
+    """Return Llama 3's scaling with these divisors, float32 [head_size / 2].
+
+    A file holds the divisors only. The limits between the frequencies that stay and that are divided are at 1 and 4
+    turns within the original context in all of Llama 3; a divisor between them determines the context.
+    """
+    factor = float(divisors.max())
+    frequencies = rotary_frequencies(config.head_size, config.rope_theta)
+    usual = RopeScaling(kind="llama3", factor=factor, original_context=8192)
+    between = (divisors > 1) & (divisors < factor)
+    if between.any():
+        kept = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
+        turns = kept * (usual.high_freq_factor - usual.low_freq_factor) + usual.low_freq_factor
+        original = round(float((turns * 2 * torch.pi / frequencies[between]).median()))
+        usual = replace(usual, original_context=original)
+    expected = frequency_divisors(frequencies, config.rope_theta, usual)
+    if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):
+        raise Unsupported(f"its rotary positions have divisors ({ROPE_DIVISORS}) that are not those of llama3")
+    return usual
+
+
+def _tensors(reader: GGUFReader, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield our name and the dequantized values of every tensor: bfloat16 or float32."""
+    names = {theirs: ours for ours, theirs in tensor_names(config).items()}
+    for tensor in reader.tensors:
+        if tensor.name == ROPE_DIVISORS:
+            continue
+        if tensor.name not in names:
+            raise Unsupported(
+                f"it has the tensor {tensor.name}, which {metadata(reader, 'general.architecture')} lacks"
+            )
+        try:
+            values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        except NotImplementedError as error:
+            raise Unsupported(f"its tensor {tensor.name} has the type {tensor.tensor_type.name}") from error
+        values = values.reshape(tuple(reversed(tensor.shape.tolist())))
+        yield names[tensor.name], reordered(names[tensor.name], values, config, to_gguf=False)
+
+
+def _token(reader: GGUFReader, role: Literal["eos", "eot"]) -> str:
+    return str(metadata(reader, "tokenizer.ggml.tokens")[metadata(reader, f"tokenizer.ggml.{role}_token_id")])

@@ -1,17 +1,23 @@
-"""A tokenizer as GGUF metadata: tokens, merges, pre-tokenizer, stop tokens, chat template."""
+"""A tokenizer as GGUF metadata, written and read: tokens, merges, pre-tokenizer, stop tokens, chat template."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFReader, GGUFWriter, TokenType
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from homegrown.export.imported import Unsupported, Usage
 from homegrown.tokenizer import chat
 from homegrown.tokenizer.encoding import (
     GPT2_PATTERN,
     LLAMA3_PATTERN,
+    LLAMA3_SPLIT_PATTERN,
     QWEN2_PATTERN,
+    SMOLLM_PATTERN,
     SPLIT_PATTERN,
+    TEKKEN_PATTERN,
     split_pattern,
 )
 from homegrown.tokenizer.loading import TOKENIZER_FILE, load
@@ -35,6 +41,9 @@ _SPLITS = {
     QWEN2_PATTERN: _BuiltIn("qwen2", False),
     GPT2_PATTERN: _BuiltIn("gpt-2", False),
     LLAMA3_PATTERN: _BuiltIn("llama-bpe", True),
+    LLAMA3_SPLIT_PATTERN: _BuiltIn("llama-bpe", True),
+    TEKKEN_PATTERN: _BuiltIn("tekken", True),
+    SMOLLM_PATTERN: _BuiltIn("smollm", False),
 }
 
 
@@ -84,3 +93,101 @@ class Vocabulary:
         writer.add_add_bos_token(True)
         writer.add_add_eos_token(False)
         writer.add_chat_template(chat.template(tokenizer, self._system))
+
+
+_PRE = {
+    "qwen2": (SPLIT_PATTERN, False),
+    "deepseek-r1-qwen": (SPLIT_PATTERN, False),
+    "gpt-2": (GPT2_PATTERN, False),
+    "llama-bpe": (LLAMA3_SPLIT_PATTERN, True),
+    "llama3": (LLAMA3_SPLIT_PATTERN, True),
+    "tekken": (TEKKEN_PATTERN, True),
+    "smollm": (SMOLLM_PATTERN, False),
+}
+"""llama.cpp's names of pre-tokenizers, each with its pattern and whether a piece that is a token skips the merges."""
+
+_STARTING = {"llama-bpe", "llama3", "tekken"}
+"""Pre-tokenizers with which llama.cpp starts each text with `bos` unless the file says otherwise."""
+
+_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>", "<|end|>")
+"""Control tokens that end a generation in llama.cpp by their text alone."""
+
+
+def read_tokenizer(reader: GGUFReader) -> Tokenizer:
+    """Return the tokenizer of a GGUF file, with llama.cpp's ids for every text.
+
+    Control tokens are special: the text of one is not parsed. User-defined tokens are always parsed. Unused tokens at
+    the end are dropped.
+
+    Raises:
+        Unsupported: the vocabulary is not a byte-level BPE, or its pre-tokenizer is not one of `_PRE`.
+    """
+    kind = metadata(reader, "tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise Unsupported(f"its tokenizer is of the kind {kind!r}, not a byte-level BPE (gpt2)")
+    pre = metadata(reader, "tokenizer.ggml.pre", "default")
+    if pre not in _PRE:
+        raise Unsupported(f"its pre-tokenizer is {pre!r}; supported are {', '.join(_PRE)}")
+    pattern, ignore_merges = _PRE[pre]
+    tokens: list[str] = metadata(reader, "tokenizer.ggml.tokens")
+    kinds: list[int] = metadata(reader, "tokenizer.ggml.token_type", [TokenType.NORMAL] * len(tokens))
+    while kinds and kinds[-1] == TokenType.UNUSED:
+        kinds.pop()
+    vocabulary = {token: number for number, token in enumerate(tokens[: len(kinds)])}
+    if len(vocabulary) < len(kinds):
+        raise Unsupported("its tokenizer has the same token twice")
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata(reader, "tokenizer.ggml.merges")]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=ignore_merges))
+    split: list[Any] = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    if pattern != SMOLLM_PATTERN:
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        split = [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), byte_level]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.decoder = decoders.ByteLevel()
+    added = {number: kind for number, kind in enumerate(kinds) if kind in _ADDED}
+    tokenizer.add_tokens(
+        [
+            AddedToken(tokens[number], special=kind != TokenType.USER_DEFINED, normalized=False)
+            for number, kind in added.items()
+        ]
+    )
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+_ADDED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+
+
+def read_usage(reader: GGUFReader) -> Usage:
+    """Return how the model of a GGUF file uses its tokenizer, with llama.cpp's stop tokens."""
+    ids = {role: metadata(reader, f"tokenizer.ggml.{role}_token_id", None) for role in ("bos", "eos", "eot", "eom")}
+    pad = metadata(reader, "tokenizer.ggml.padding_token_id", None)
+    tokens: list[str] = metadata(reader, "tokenizer.ggml.tokens")
+    kinds: list[int] = metadata(reader, "tokenizer.ggml.token_type", [])
+    known = [number for number, kind in enumerate(kinds) if kind == TokenType.CONTROL and tokens[number] in _ENDS]
+    stop = dict.fromkeys(end for end in (ids["eos"], ids["eot"], ids["eom"], *known) if end is not None)
+    starts = metadata(reader, "tokenizer.ggml.pre", "default") in _STARTING
+    return Usage(
+        template=metadata(reader, "tokenizer.chat_template", None),
+        bos=ids["bos"],
+        stop=tuple(stop),
+        pad=pad,
+        add_bos=bool(metadata(reader, "tokenizer.ggml.add_bos_token", starts)),
+    )
+
+
+_REQUIRED = object()
+
+
+def metadata(reader: GGUFReader, key: str, default: Any = _REQUIRED) -> Any:
+    """Return a value of a file's metadata.
+
+    Raises:
+        Unsupported: the file lacks the key, and there is no default.
+    """
+    field = reader.get_field(key)
+    if field is None:
+        if default is _REQUIRED:
+            raise Unsupported(f"it lacks {key}")
+        return default
+    return field.contents()

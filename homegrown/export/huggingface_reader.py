@@ -1,6 +1,6 @@
-"""Import of a local Hugging Face folder: Qwen3's and Llama's layouts, and OPT as exported by this project.
+"""Import of a local Hugging Face folder: Llama, Mistral, Qwen2 and Qwen3, and OPT as exported by this project.
 
-Tensors keep their names and become float32. Only JSON and safetensors files are read.
+Tensors keep their names. Only JSON and safetensors files are read.
 """
 
 import json
@@ -14,18 +14,25 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from homegrown.export.imported import (
+    GENERATION_FILE,
+    TEMPLATE_FILE,
+    USAGE_FILE,
+    Unsupported,
+    Usage,
+    refuse,
+    write_imported,
+)
 from homegrown.export.opt import from_opt_tensors
-from homegrown.model import weights
-from homegrown.model.config import ModelConfig
-from homegrown.model.transformer import Transformer
+from homegrown.model.config import ModelConfig, RopeScaling, yarn_attention_factor
+from homegrown.model.layers import sinusoidal_table
 from homegrown.tokenizer.existing import take
 from homegrown.tokenizer.loading import TOKENIZER_FILE
 from homegrown.util.errors import UserError
-from homegrown.util.files import replacing
 from homegrown.util.progress import Outcome
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+_OUTPUT, _FREQUENCIES = "lm_head.weight", "rotary_emb.inv_freq"
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -48,9 +55,9 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def read_huggingface(folder: Path, out: Path) -> Outcome:
-    """Write the model of `folder` to `out`: config.json, model.safetensors, tokenizer.json.
+    """Write the model of `folder` to `out` as `write_imported` does.
 
-    Special tokens that its tokenizer lacks take unused rows of the embedding; the remaining unused rows are dropped.
+    Special tokens that its tokenizer lacks take unused rows of the embedding.
 
     Raises:
         UserError: a file is missing or damaged, the architecture is not supported, the tokenizer is not a byte-level
@@ -59,16 +66,13 @@ def read_huggingface(folder: Path, out: Path) -> Outcome:
     _, _, *shards = files_of(folder)
     config, tokenizer = shape_of(folder), take(folder)
     try:
-        tensors = {name: tensor.float() for file in shards for name, tensor in load_file(file).items()}
-        model = _model(config, tensors)
+        tensors = {name: tensor for file in shards for name, tensor in load_file(file).items()}
+        outcome = write_imported(config, _ours(config, tensors), tokenizer, _usage(folder, tokenizer), out)
     except (OSError, SafetensorError) as error:
         raise UserError(f"The weights in {folder} are missing or damaged ({error}); restore them.") from error
-    except _Foreign as reason:
-        raise UserError(f"The model in {folder} is not supported: {reason}; name another.") from None
-    weights.save(_resized(model, tokenizer, folder), out)
-    with replacing(out / TOKENIZER_FILE) as temporary:
-        tokenizer.save(str(temporary))
-    return Outcome(len(shards), 1, "model", {"parameters": model.config.parameter_count()})
+    except Unsupported as reason:
+        raise refuse(folder, reason) from None
+    return replace(outcome, rows_in=len(shards))
 
 
 def shape_of(folder: Path) -> ModelConfig:
@@ -89,12 +93,8 @@ def shape_of(folder: Path) -> ModelConfig:
         return _READERS[kind](values)
     except KeyError as error:
         raise UserError(f"{folder / _CONFIG} lacks {error}; restore the file.") from error
-    except _Foreign as reason:
-        raise UserError(f"The model in {folder} is not supported: {reason}; name another.") from None
-
-
-class _Foreign(Exception):
-    """A property of a model that is not supported."""
+    except Unsupported as reason:
+        raise refuse(folder, reason) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -108,44 +108,120 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _llama_like(values: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration of a Qwen3 or a Llama, which differ only in QK-norm."""
-    rope = values.get("rope_parameters") or {}
-    scaling = values.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    for foreign, what in (
+    """Return the configuration of a Llama, Mistral, Qwen2 or Qwen3."""
+    kind = values["model_type"]
+    for unsupported, what in (
         (values.get("hidden_act", "silu") != "silu", f"the activation {values.get('hidden_act')!r}"),
-        (values.get("attention_bias"), "biases in attention"),
-        (values.get("mlp_bias"), "biases in the feed-forward"),
-        (values.get("use_sliding_window"), "a sliding window"),
-        (kind != "default", f"rotary positions scaled by {kind!r}"),
+        (values.get("attention_bias"), "biases in attention (attention_bias)"),
+        (values.get("mlp_bias"), "biases in the feed-forward (mlp_bias)"),
         (values.get("quantization_config"), "quantized weights"),
     ):
-        if foreign:
-            raise _Foreign(f"it has {what}")
+        if unsupported:
+            raise Unsupported(f"it has {what}")
     heads, hidden = values["num_attention_heads"], values["hidden_size"]
+    theta, scaling = _rope(values)
+    window, full = _window(values)
     return ModelConfig(
         family="modern",
         vocabulary_size=values["vocab_size"],
         hidden=hidden,
         layers=values["num_hidden_layers"],
         heads=heads,
-        kv_heads=values.get("num_key_value_heads") or heads,
-        head_size=values.get("head_dim") or hidden // heads,
+        kv_heads=values.get("num_key_value_heads") or _DEFAULTS[kind].get("kv_heads") or heads,
+        head_size=values.get("head_dim") or _DEFAULTS[kind].get("head_size") or hidden // heads,
         feed_forward=values["intermediate_size"],
         context=values["max_position_embeddings"],
         dropout=0.0,
-        rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10_000.0),
+        rope_theta=theta,
         norm_eps=float(values.get("rms_norm_eps", 1e-6)),
         tied=bool(values.get("tie_word_embeddings", False)),
-        qk_norm=values["model_type"] == "qwen3",
+        qk_norm=kind == "qwen3",
+        qkv_bias=kind == "qwen2",
+        rope_scaling=scaling,
+        sliding_window=window,
+        full_attention_layers=full,
     )
+
+
+_DEFAULTS: dict[str, dict[str, int]] = {
+    "llama": {},
+    "mistral": {"kv_heads": 8, "window": 4096},
+    "qwen2": {"kv_heads": 32},
+    "qwen3": {"kv_heads": 32, "head_size": 128},
+}
+"""Values that transformers assumes where a configuration file of the type lacks them."""
+
+
+def _rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """Return the base of the rotary frequencies and their scaling, from both forms of configuration files.
+
+    transformers 5 writes `rope_parameters`; older versions write `rope_theta` and `rope_scaling`.
+    """
+    found = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    theta = float(found.get("rope_theta") or values.get("rope_theta") or 10_000.0)
+    kind = found.get("rope_type") or found.get("type") or "default"
+    if (found.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise Unsupported("it rotates a part of each head (partial_rotary_factor)")
+    if kind == "default":
+        return theta, None
+    original = found.get("original_max_position_embeddings") or values["max_position_embeddings"]
+    if kind == "linear":
+        return theta, RopeScaling(kind="linear", factor=float(found["factor"]))
+    if kind == "llama3":
+        low, high = float(found["low_freq_factor"]), float(found["high_freq_factor"])
+        return theta, RopeScaling(
+            kind="llama3",
+            factor=float(found["factor"]),
+            original_context=original,
+            low_freq_factor=low,
+            high_freq_factor=high,
+        )
+    if kind != "yarn":
+        raise Unsupported(f"it has rotary positions scaled by {kind!r}, not by linear, llama3 or yarn")
+    if not found.get("truncate", True):
+        raise Unsupported("it has yarn positions without truncation")
+    factor = float(found.get("factor") or values["max_position_embeddings"] / original)
+    return theta, RopeScaling(
+        kind="yarn",
+        factor=factor,
+        original_context=original,
+        beta_fast=float(found.get("beta_fast") or 32.0),
+        beta_slow=float(found.get("beta_slow") or 1.0),
+        attention_factor=_attention_factor(found, factor),
+    )
+
+
+def _attention_factor(found: Mapping[str, Any], factor: float) -> float:
+    """Return the factor of queries and keys under yarn: a given one, or that of Peng et al. (2023, section 3.4)."""
+    if (given := found.get("attention_factor")) is not None:
+        return float(given)
+    scale, overall = found.get("mscale"), found.get("mscale_all_dim")
+    if scale and overall:
+        return yarn_attention_factor(factor, scale) / yarn_attention_factor(factor, overall)
+    return yarn_attention_factor(factor)
+
+
+def _window(values: Mapping[str, Any]) -> tuple[int | None, tuple[int, ...]]:
+    """Return the sliding window, or None, and the layers without it."""
+    kind, layers = values["model_type"], range(values["num_hidden_layers"])
+    window = values.get("sliding_window", _DEFAULTS[kind].get("window"))
+    if kind == "llama" or not window or (kind != "mistral" and not values.get("use_sliding_window", False)):
+        return None, ()
+    types = values.get("layer_types")
+    if kind == "mistral":
+        full = []
+    elif types is not None:
+        full = [layer for layer in layers if types[layer] == "full_attention"]
+    else:
+        full = [layer for layer in layers if layer < values.get("max_window_layers", 28)]
+    return (None, ()) if len(full) == len(layers) else (window, tuple(full))
 
 
 def _opt(values: Mapping[str, Any]) -> ModelConfig:
     if values.get("activation_function", "relu") != "relu" or not values.get("do_layer_norm_before", True):
-        raise _Foreign("it is not an OPT with ReLU and pre-norm")
+        raise Unsupported("it is not an OPT with ReLU and pre-norm")
     if values.get("word_embed_proj_dim", values["hidden_size"]) != values["hidden_size"]:
-        raise _Foreign("its embedding is not as wide as its layers")
+        raise Unsupported("its embedding is not as wide as its layers")
     return ModelConfig(
         family="classic",
         vocabulary_size=values["vocab_size"],
@@ -162,49 +238,63 @@ def _opt(values: Mapping[str, Any]) -> ModelConfig:
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
-    "qwen3": _llama_like,
-    "llama": _llama_like,
+    **dict.fromkeys(_DEFAULTS, _llama_like),
     "opt": _opt,
 }
 
 
-def _model(config: ModelConfig, tensors: dict[str, Tensor]) -> Transformer:
-    """Return a model with these weights."""
-    model = Transformer(config)
+def _ours(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a model of ours."""
     if config.family == "classic":
+        table = sinusoidal_table(config.hidden, config.context)
         try:
-            tensors = from_opt_tensors(config, tensors, model.model.position_table())
+            return from_opt_tensors(config, {name: tensor.float() for name, tensor in tensors.items()}, table)
         except (KeyError, ValueError) as error:
-            raise _Foreign(f"of OPT, only this project's exports with sinusoidal positions are ({error})") from None
-    elif config.tied:
-        tensors.pop(_OUTPUT, None)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise _Foreign(f"its tensor {name} does not match its configuration")
-    model.load_state_dict(tensors)
-    return model
+            raise Unsupported(f"of OPT, only this project's exports with sinusoidal positions are ({error})") from None
+    left_out = {_OUTPUT} if config.tied else set()
+    # Old Llama files hold the rotary frequencies too, which follow from the configuration.
+    return {
+        name: tensor for name, tensor in tensors.items() if name not in left_out and not name.endswith(_FREQUENCIES)
+    }
 
 
-def _resized(model: Transformer, tokenizer: Tokenizer, folder: Path) -> Transformer:
-    """Return the model with exactly one row of the embedding and the output for each token."""
-    size, config = tokenizer.get_vocab_size(), model.config
-    if size > config.vocabulary_size:
-        missing = [token.content for token in tokenizer.get_added_tokens_decoder().values()][
-            config.vocabulary_size - size :
-        ]
-        raise UserError(
-            f"The tokenizer of {folder} lacks {', '.join(missing)}, which conversations need, and the model's "
-            "embedding has no unused rows; name a model with a ChatML template."
-        )
-    if size == config.vocabulary_size:
-        return model
-    smaller = Transformer(replace(config, vocabulary_size=size))
-    smaller.load_state_dict(
-        {
-            name: tensor[:size] if name == _EMBEDDING or name.startswith("lm_head.") else tensor
-            for name, tensor in model.state_dict().items()
-        }
+def _usage(folder: Path, tokenizer: Tokenizer) -> Usage:
+    """Return how the model in a folder uses its tokenizer, from whichever of the usual files there are."""
+    settings, generation, config = (
+        _json(folder / name) if (folder / name).is_file() else {} for name in (USAGE_FILE, GENERATION_FILE, _CONFIG)
     )
-    return smaller
+
+    def token(role: str) -> int | None:
+        """Return the id of the token for a role: its text is in one file, or its id in another."""
+        named = settings.get(f"{role}_token")
+        text = named.get("content") if isinstance(named, dict) else named
+        found = tokenizer.token_to_id(text) if text else None
+        for values in (generation, config):
+            number = values.get(f"{role}_token_id")
+            found = number if found is None and isinstance(number, int) else found
+        return found
+
+    ends = [token("eos")]
+    for values in (generation, config):
+        listed = values.get("eos_token_id")
+        ends += listed if isinstance(listed, list) else [listed]
+    stop = tuple(dict.fromkeys(end for end in ends if end is not None and end < tokenizer.get_vocab_size()))
+    return Usage(_template(folder, settings), token("bos"), stop, token("pad"), _adds_bos(folder, settings))
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """Return the chat template, from a file of its own or the tokenizer's settings."""
+    if (folder / TEMPLATE_FILE).is_file():
+        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        found = {one["name"]: one["template"] for one in found}.get("default")
+    return found
+
+
+def _adds_bos(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether encoded text starts with a special token, as settings or else tokenizer.json say."""
+    if (said := settings.get("add_bos_token")) is not None:
+        return bool(said)
+    original = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    return bool(original.encode("a").ids[:1] != original.encode("a", add_special_tokens=False).ids[:1])

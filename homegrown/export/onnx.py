@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,9 +82,13 @@ class _GrownCache(KVCache):
         self._past, self._span = past, span
         self.present: list[Tensor] = []
 
-    def span(self, new: int) -> Span:
-        """Return the one span of this pass."""
-        return self._span
+    def span(self, new: int, window: int | None = None) -> Span:
+        """Return the span of this pass, for layers with this sliding window."""
+        mask, extent = self._span.mask, self._span.extent
+        if window is None or mask is None:
+            return self._span
+        recent = torch.arange(extent) > torch.arange(extent - new, extent)[:, None] - window
+        return replace(self._span, mask=mask & recent)
 
     def write(self, layer: int, span: Span, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return all keys and values of the layer, [batch, kv_heads, extent, head_size], and store them."""

@@ -27,11 +27,12 @@ _BLOCK = 16
 """Matrix rows per thread and block."""
 
 _NAMES = (
-    *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm"),
-    *("self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down_proj",
+    *("input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    *("self_attn.q_norm.weight", "self_attn.k_norm.weight", "self_attn.o_proj.weight"),
+    *("post_attention_layernorm.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"),
+    *("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
 )
-"""A layer's weights, in the order of the columns of `addresses` below."""
+"""A layer's parameters, in the order of the columns of `addresses` below; the address of a missing one is 0."""
 
 
 class CompiledStep:
@@ -41,10 +42,12 @@ class CompiledStep:
         """Look up the weights, without a copy."""
         decoder, config = model.model, model.config
         self._config, self._model = config, model
+        parameters = [dict(layer.named_parameters()) for layer in decoder.layers]
         self._addresses = np.array(
-            [[layer.get_parameter(f"{name}.weight").data_ptr() for name in _NAMES] for layer in decoder.layers],
+            [[layer[name].data_ptr() if name in layer else 0 for name in _NAMES] for layer in parameters],
             dtype=np.int64,
         )
+        self._windows = np.array([config.window(layer) or config.context for layer in range(config.layers)])
         self._embedding, self._output, self._gain = (
             _array(tensor)
             for tensor in (decoder.embed_tokens.weight, model.output_weight, decoder.get_parameter("norm.weight"))
@@ -53,15 +56,11 @@ class CompiledStep:
 
     @staticmethod
     def serves(model: Transformer) -> bool:
-        """Return whether it is `modern` with QK-norm, on a CPU, and its weights all float32 or all bfloat16."""
-        if (
-            model.config.family != "modern"
-            or not model.config.qk_norm
-            or model.device.type != "cpu"
-            or torch.is_autocast_enabled("cpu")
-        ):
+        """Return whether it is `modern`, on a CPU, and its weights all float32 or all bfloat16."""
+        if model.config.family != "modern" or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return False
-        matrices = [layer.get_submodule(name) for layer in model.model.layers for name in _NAMES if "proj" in name]
+        names = [name.removesuffix(".weight") for name in _NAMES if name.endswith("proj.weight")]
+        matrices = [layer.get_submodule(name) for layer in model.model.layers for name in names]
         # By exact class, also of the weights: a replacement stores its numbers differently, and torchao's weights have
         # no address.
         plain = all(
@@ -88,6 +87,7 @@ class CompiledStep:
             self._output,
             self._gain,
             self._addresses,
+            self._windows,
             (config.heads, config.kv_heads, config.head_size, config.feed_forward),
             np.float32(config.norm_eps),
             self._positions,
@@ -178,6 +178,17 @@ def _normalize(x: Any, gain: Any, eps: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _start(out: Any, bias: Any, like: Any) -> None:
+    """Set each row of out [batch, width] to the bias at an address, or to zeros without one."""
+    out[:] = np.float32(0)
+    if bias:
+        values = carray(_pointer(bias), (out.shape[1],), like.dtype)
+        for row in range(len(out)):
+            for place in range(len(values)):
+                out[row, place] = _wide(values[place])
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _rotate(x: Any, cosines: Any, sines: Any) -> None:
     """Rotate a head of queries or keys by its position, in the half-split form."""
     half = len(x) // 2
@@ -201,9 +212,9 @@ def _store(x: Any, out: Any) -> None:
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
 def _attend(
-    queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, like: Any, out: Any
+    queries: Any, keys: Any, values: Any, strides: Any, capacity: Any, lengths: Any, window: Any, like: Any, out: Any
 ) -> None:
-    """Set out [batch, heads, head_size] to the attention of one query per row and head over the cache."""
+    """Set out [batch, heads, head_size] to the attention of one query per row and head over the last `window`."""
     batch, heads, size = queries.shape
     group, bytes_each = heads // (strides[0] // (capacity * size)), like.itemsize
     scores = np.empty((batch * heads, np.max(lengths) + 1), dtype=np.float32)
@@ -213,16 +224,17 @@ def _attend(
         seen, kept = carray(_pointer(keys + place), (capacity, size), like.dtype), scores[task]
         query, count, mixed = queries[row, head], lengths[row] + 1, out[row, head]
         scale, highest = np.float32(1) / np.sqrt(np.float32(size)), np.float32(-np.inf)
-        for token in range(count):
+        start = max(0, count - window)
+        for token in range(start, count):
             kept[token] = _dot(seen[token], query) * scale
             highest = max(highest, kept[token])
         total = np.float32(0)
-        for token in range(count):
+        for token in range(start, count):
             kept[token] = np.exp(kept[token] - highest)
             total += kept[token]
         mixed[:] = np.float32(0)
         seen = carray(_pointer(values + place), (capacity, size), like.dtype)
-        for token in range(count):
+        for token in range(start, count):
             weight, value = kept[token] / total, seen[token]
             for dimension in range(size):
                 mixed[dimension] += weight * _wide(value[dimension])
@@ -236,6 +248,7 @@ def _step(
     output: Any,
     gain: Any,
     addresses: Any,
+    windows: Any,
     shape: Any,
     eps: Any,
     positions: Any,
@@ -263,7 +276,9 @@ def _step(
         weights = addresses[layer]
         for row in range(batch):
             _normalize(stream[row], carray(_pointer(weights[0]), (hidden,), embedding.dtype), eps, normed[row])
-        queries[:], new_keys[:], new_values[:] = np.float32(0), np.float32(0), np.float32(0)
+        _start(queries, weights[11], embedding)
+        _start(new_keys, weights[12], embedding)
+        _start(new_values, weights[13], embedding)
         _multiply(carray(_pointer(weights[1]), (heads * size, hidden), embedding.dtype), normed, queries)
         _multiply(carray(_pointer(weights[2]), (kv_heads * size, hidden), embedding.dtype), normed, new_keys)
         _multiply(carray(_pointer(weights[3]), (kv_heads * size, hidden), embedding.dtype), normed, new_values)
@@ -271,11 +286,13 @@ def _step(
             cosines, sines = positions[0, lengths[row]], positions[1, lengths[row]]
             for head in range(heads):
                 part = queries[row, head * size : (head + 1) * size]
-                _normalize(part, carray(_pointer(weights[4]), (size,), embedding.dtype), eps, part)
+                if weights[4]:
+                    _normalize(part, carray(_pointer(weights[4]), (size,), embedding.dtype), eps, part)
                 _rotate(part, cosines, sines)
             for head in range(kv_heads):
                 part = new_keys[row, head * size : (head + 1) * size]
-                _normalize(part, carray(_pointer(weights[5]), (size,), embedding.dtype), eps, part)
+                if weights[5]:
+                    _normalize(part, carray(_pointer(weights[5]), (size,), embedding.dtype), eps, part)
                 _rotate(part, cosines, sines)
                 place = layer * layer_stride + row * row_stride + head * head_stride + lengths[row] * size
                 _store(part, carray(_pointer(keys + place * bytes_each), (size,), embedding.dtype))
@@ -289,6 +306,7 @@ def _step(
             (row_stride, head_stride),
             head_stride // size,
             lengths,
+            windows[layer],
             embedding,
             mixed.reshape(batch, heads, size),
         )

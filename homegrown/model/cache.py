@@ -57,8 +57,8 @@ class KVCache:
         part.lengths = self.lengths[start:stop]
         return part
 
-    def span(self, new: int) -> Span:
-        """Return the span of the next `new` tokens of every row.
+    def span(self, new: int, window: int | None = None) -> Span:
+        """Return the span of the next `new` tokens of every row, for layers with this sliding window.
 
         Raises ValueError if they exceed the capacity.
         """
@@ -69,9 +69,13 @@ class KVCache:
         device = self.keys.device
         positions = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(new, device=device)
         causal = new > 1 and extent == new
-        if causal or (new == 1 and shortest == longest):
+        windowed = window is not None and extent > window
+        if not windowed and (causal or (new == 1 and shortest == longest)):
             return Span(positions, extent, None, causal)
-        mask = torch.arange(extent, device=device) <= positions[:, None, :, None]
+        keys, queries = torch.arange(extent, device=device), positions[:, None, :, None]
+        mask = keys <= queries
+        if window is not None:
+            mask &= keys > queries - window
         return Span(positions, extent, mask, False)
 
     def write(self, layer: int, span: Span, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

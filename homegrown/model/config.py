@@ -1,9 +1,34 @@
 """The configuration of a transformer, and the counts that follow from it."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
 from homegrown.config.recipe import ModelSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary positions reach beyond the context of pretraining; names and meanings are those of `transformers`.
+
+    `linear` divides all frequencies by `factor` (Chen et al. 2023). `llama3` divides the low ones (Llama 3.1). `yarn`
+    divides the low ones and multiplies queries and keys by `attention_factor` (Peng et al. 2023).
+    """
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original_context: int | None = None
+    """Context of pretraining, in tokens; `linear` does not use it."""
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+
+
+def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
+    """Return the usual `attention_factor` of `yarn` (Peng et al. 2023, section 3.4)."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +53,13 @@ class ModelConfig:
     tied: bool
     qk_norm: bool = True
     """Whether a `modern` model normalizes queries and keys, as Qwen3 does and Llama does not."""
+    qkv_bias: bool = False
+    """Whether the projections of a `modern` model to queries, keys and values have biases, as in Qwen2."""
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    """Most tokens that a query attends to, itself included, as in Mistral; None: all."""
+    full_attention_layers: tuple[int, ...] = ()
+    """Layers that ignore `sliding_window`."""
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocabulary_size: int, dropout: float) -> Self:
@@ -46,13 +78,18 @@ class ModelConfig:
             tied=settings.tied and settings.family == "modern",
         )
 
+    def window(self, layer: int) -> int | None:
+        """Return the sliding window of a layer, or None if it attends to all earlier tokens."""
+        return None if layer in self.full_attention_layers else self.sliding_window
+
     def parameter_count(self) -> int:
         """Return the exact number of parameters; a tied matrix counts once."""
         embedding = self.vocabulary_size * self.hidden
         output = 0 if self.tied else embedding
         if self.family == "modern":
             gains = self.layers * (2 * self.hidden + 2 * self.head_size * self.qk_norm) + self.hidden
-            return embedding + output + self._block_matrices() + gains
+            biases = self.layers * (self.heads + 2 * self.kv_heads) * self.head_size * self.qkv_bias
+            return embedding + output + self._block_matrices() + gains + biases
         attention_biases = self.heads * self.head_size + 2 * self.kv_heads * self.head_size + self.hidden
         feed_forward_biases = self.feed_forward + self.hidden
         norms = 2 * 2 * self.hidden
@@ -63,10 +100,12 @@ class ModelConfig:
         """Return the floating-point operations to train on one token at full context.
 
         6 for each weight of a matrix product (2 forward, 4 backward) and 12 x layers x width x context for attention
-        (Chowdhery et al. 2022, PaLM, appendix B). The output projection counts, the embedding lookup does not.
+        (Chowdhery et al. 2022, PaLM, appendix B), where a sliding window replaces the context.
+        The output projection counts, the embedding lookup does not.
         """
         matrices = self._block_matrices() + self.vocabulary_size * self.hidden
-        return 6 * matrices + 12 * self.layers * self.heads * self.head_size * self.context
+        attended = sum(min(self.context, self.window(layer) or self.context) for layer in range(self.layers))
+        return 6 * matrices + 12 * attended * self.heads * self.head_size
 
     def _block_matrices(self) -> int:
         queries_and_output = 2 * self.hidden * self.heads * self.head_size

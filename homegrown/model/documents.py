@@ -1,4 +1,4 @@
-"""Attention within documents, for rows that hold several documents."""
+"""Attention within documents and within a sliding window."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,25 +9,26 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 
-def document_mask(starts: Tensor) -> Tensor | BlockMask:
-    """Return the mask in which each token attends to its document, up to itself.
+def document_mask(starts: Tensor, window: int | None = None) -> Tensor | BlockMask:
+    """Return the mask in which each token attends to its document, up to itself, or to the last `window` tokens of it.
 
     `starts` is int64 [rows, tokens]: the index in the row where each token's document starts. On a CPU the mask is
     bool [rows, 1, tokens, tokens], for PyTorch's fused attention. On a GPU it is flex attention's block mask, which
     skips blocks between different documents (Dong et al. 2024).
     """
-    (rows, tokens), visible = starts.shape, within_document(starts)
+    (rows, tokens), visible = starts.shape, within_document(starts, window)
     if starts.device.type != "cpu":
         return create_block_mask(visible, rows, None, tokens, tokens, device=starts.device)
     row, place = torch.arange(rows)[:, None, None], torch.arange(tokens)
     return visible(row, row, place[:, None], place)[:, None]
 
 
-def within_document(starts: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def within_document(starts: Tensor, window: int | None = None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Return the predicate of a row, a head, a query index and a key index: the query attends to the key."""
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (key >= starts[row, query])
+        seen = (key <= query) & (key >= starts[row, query])
+        return seen if window is None else seen & (key > query - window)
 
     return visible
 

@@ -10,19 +10,56 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from homegrown.model import cpu_ops
 from homegrown.model.cache import KVCache, Span
-from homegrown.model.config import ModelConfig
+from homegrown.model.config import ModelConfig, RopeScaling
 from homegrown.model.documents import attend_in_blocks
 
 
-def rotary_table(head_size: int, context: int, theta: float) -> Tensor:
+def rotary_table(head_size: int, context: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
     """Return cosines and sines of rotary positions (Su et al. 2021), float32 [2, context, head_size].
 
     In the half-split form of GPT-NeoX, Llama and Qwen: dimensions i and i + head_size / 2 rotate together, so both
     halves of the last axis hold the same angles.
     """
-    frequencies = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+    frequencies = rotary_frequencies(head_size, theta)
+    if scaling is not None:
+        frequencies = frequencies / frequency_divisors(frequencies, theta, scaling)
     angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies).repeat(1, 2)
-    return torch.stack([angles.cos(), angles.sin()])
+    table = torch.stack([angles.cos(), angles.sin()])
+    return table if scaling is None else table.mul_(scaling.attention_factor)
+
+
+def rotary_frequencies(head_size: int, theta: float) -> Tensor:
+    """Return the angle of each pair of dimensions per position, before scaling, float32 [head_size / 2]."""
+    return theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+
+
+def frequency_divisors(frequencies: Tensor, theta: float, scaling: RopeScaling) -> Tensor:
+    """Return the divisor of each rotary frequency, float32 [head_size / 2].
+
+    Between the frequencies that stay and those that are divided by the factor, `llama3` interpolates by the wavelength
+    and `yarn` by the index.
+    """
+    if scaling.kind == "linear":
+        return torch.full_like(frequencies, scaling.factor)
+    assert scaling.original_context is not None
+    if scaling.kind == "llama3":
+        turns = frequencies * scaling.original_context / (2 * math.pi)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    else:
+        first, last = (
+            _yarn_index(turns, theta, scaling, len(frequencies)) for turns in (scaling.beta_fast, scaling.beta_slow)
+        )
+        low, high = max(math.floor(first), 0), min(math.ceil(last), 2 * len(frequencies) - 1)
+        indices = torch.arange(len(frequencies), dtype=torch.float32)
+        kept = 1 - (indices - low) / (high - low if high > low else 0.001)
+    kept = kept.clamp(0, 1)
+    return 1 / ((1 - kept) / scaling.factor + kept)
+
+
+def _yarn_index(turns: float, theta: float, scaling: RopeScaling, frequencies: int) -> float:
+    """Return the index of the frequency that makes this many turns within the original context."""
+    assert scaling.original_context is not None
+    return frequencies * math.log(scaling.original_context / (turns * 2 * math.pi)) / math.log(theta)
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -48,7 +85,7 @@ class Pass:
     """The inputs that all layers of one forward pass share.
 
     `cosines` and `sines` are the rotary angles. `cache` and `span` are set while decoding. `mask`, 0 or -inf, is set
-    where `cpu_ops` computes attention. `documents` is set elsewhere if rows hold several documents.
+    where `cpu_ops` computes attention. Elsewhere `visible` is set if a token does not attend to all earlier ones.
     """
 
     cosines: Tensor | None = None
@@ -56,7 +93,7 @@ class Pass:
     cache: KVCache | None = None
     span: Span | None = None
     mask: Tensor | None = None
-    documents: Tensor | BlockMask | None = None
+    visible: Tensor | BlockMask | None = None
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -88,11 +125,12 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         bias = config.family == "classic"
+        qkv_bias = bias or config.qkv_bias
         self.layer, self.head_size = layer, config.head_size
         self.grouped = config.heads != config.kv_heads
-        self.q_proj = nn.Linear(config.hidden, config.heads * config.head_size, bias=bias)
-        self.k_proj = nn.Linear(config.hidden, config.kv_heads * config.head_size, bias=bias)
-        self.v_proj = nn.Linear(config.hidden, config.kv_heads * config.head_size, bias=bias)
+        self.q_proj = nn.Linear(config.hidden, config.heads * config.head_size, bias=qkv_bias)
+        self.k_proj = nn.Linear(config.hidden, config.kv_heads * config.head_size, bias=qkv_bias)
+        self.v_proj = nn.Linear(config.hidden, config.kv_heads * config.head_size, bias=qkv_bias)
         self.o_proj = nn.Linear(config.heads * config.head_size, config.hidden, bias=bias)
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
@@ -114,9 +152,9 @@ class Attention(nn.Module):
     def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, now: Pass) -> Tensor:
         if now.mask is not None:
             return cpu_ops.causal_attention(queries, keys, values, now.mask)
-        if isinstance(now.documents, BlockMask):
-            return attend_in_blocks(queries, keys, values, now.documents)
-        mask, causal = now.documents, now.documents is None
+        if isinstance(now.visible, BlockMask):
+            return attend_in_blocks(queries, keys, values, now.visible)
+        mask, causal = now.visible, now.visible is None
         if now.cache is not None and now.span is not None:
             keys, values = now.cache.write(self.layer, now.span, keys, values)
             mask, causal = now.span.mask, now.span.causal

@@ -46,7 +46,8 @@ class Decoder(nn.Module):
         """
         with torch.device("cpu"):
             if self.config.family == "modern":
-                return rotary_table(self.config.head_size, self.config.context, self.config.rope_theta)
+                config = self.config
+                return rotary_table(config.head_size, config.context, config.rope_theta, config.rope_scaling)
             return sinusoidal_table(self.config.hidden, self.config.context)
 
     def forward(
@@ -57,32 +58,43 @@ class Decoder(nn.Module):
         `starts` [batch, tokens] keeps attention within documents. Absolute positions restart at each document. Rotary
         ones need not, because only distances matter (Su et al. 2021).
         """
-        batch, new = tokens.shape
-        span = None if cache is None else cache.span(new)
-        where = slice(new) if span is None else span.positions
-        documents, mask = None if starts is None else document_mask(starts), None
         x = self.embed_tokens(tokens)
-        short = cache is None and new <= cpu_ops.LONGEST and cpu_ops.supports(x)
-        if short and isinstance(documents, Tensor):
-            mask = cpu_ops.additive(documents, compute_dtype(x))
-        elif short:
-            mask = cpu_ops.causal_mask(new, compute_dtype(x))
-        if self.config.family == "modern":
-            table = self.positions[:, where].to(compute_dtype(x))
-            cosines, sines = table if span is None else table[:, :, None]
-            now = Pass(cosines, sines, cache, span, mask, documents)
-        else:
-            positions = where if starts is None else torch.arange(new, device=starts.device) - starts
-            x = x * math.sqrt(self.config.hidden) + self.positions[positions]
-            now = Pass(cache=cache, span=span, mask=mask, documents=documents)
+        if self.config.family == "classic":
+            x = x * math.sqrt(self.config.hidden) + self.positions[self._absolute(tokens, cache, starts)]
+        windows = [self.config.window(layer) for layer in range(self.config.layers)]
+        passes = {window: self._pass(x, cache, starts, window) for window in dict.fromkeys(windows)}
         x = self.dropout(x)
-        for layer in self.layers:
+        for layer, window in zip(self.layers, windows, strict=True):
             again = self.checkpointing and torch.is_grad_enabled()
-            x = checkpoint(layer, x, now, use_reentrant=False) if again else layer(x, now)
+            x = checkpoint(layer, x, passes[window], use_reentrant=False) if again else layer(x, passes[window])
         if cache is not None:
-            cache.advance([new] * batch if counts is None else counts)
+            cache.advance([tokens.shape[1]] * len(tokens) if counts is None else counts)
         hidden: Tensor = self.norm(x)
         return hidden
+
+    def _absolute(self, tokens: Tensor, cache: KVCache | None, starts: Tensor | None) -> Tensor:
+        """Return the absolute positions of tokens, [tokens] or [batch, tokens]."""
+        new = tokens.shape[1]
+        if cache is not None:
+            return cache.span(new).positions
+        places = torch.arange(new, device=tokens.device)
+        return places if starts is None else places - starts
+
+    def _pass(self, x: Tensor, cache: KVCache | None, starts: Tensor | None, window: int | None) -> Pass:
+        """Return the inputs of the layers with this sliding window, for the embeddings x [batch, tokens, hidden]."""
+        new, dtype = x.shape[1], compute_dtype(x)
+        span = None if cache is None else cache.span(new, window)
+        if starts is None and cache is None and window is not None and new > window:
+            starts = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
+        visible = None if starts is None else document_mask(starts, window)
+        mask = None
+        if cache is None and new <= cpu_ops.LONGEST and cpu_ops.supports(x):
+            mask = cpu_ops.additive(visible, dtype) if isinstance(visible, Tensor) else cpu_ops.causal_mask(new, dtype)
+        if self.config.family == "classic":
+            return Pass(cache=cache, span=span, mask=mask, visible=visible)
+        table = self.positions[:, slice(new) if span is None else span.positions].to(dtype)
+        cosines, sines = table if span is None else table[:, :, None]
+        return Pass(cosines, sines, cache, span, mask, visible)
 
 
 class Transformer(nn.Module):

@@ -51,9 +51,10 @@ def load_config(path: Path) -> ModelConfig:
     """Return the configuration in `path`; raises UserError if it is missing, damaged, or from another program."""
     try:
         fields = json.loads(path.read_bytes())
-        known = {field.name for field in dataclasses.fields(ModelConfig)}
-        # Files from before there were models without QK-norm do not speak of it.
-        if not isinstance(fields, dict) or {*fields, "qk_norm"} != known:
+        known = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(ModelConfig)}
+        # Older files lack newer fields, which have defaults.
+        required = {name for name, needed in known.items() if needed}
+        if not isinstance(fields, dict) or not required <= fields.keys() <= known.keys():
             raise UserError(f"{path} is not the configuration of a Homegrown model; name the folder of one.")
         config = TypeAdapter(ModelConfig).validate_python(fields)
     except FileNotFoundError as error:

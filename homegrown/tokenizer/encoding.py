@@ -11,11 +11,12 @@ from tokenizers import Tokenizer, models
 
 from homegrown.util.errors import UserError
 
-SPLIT_PATTERN = (
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+_SPELLED_OUT = (
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Qwen2's, as llama.cpp's pre-tokenizer "qwen2" has it: `(?i:'s)` would also match the long s, U+017F."""
+SPLIT_PATTERN, LLAMA3_SPLIT_PATTERN = _SPELLED_OUT % r"\p{N}", _SPELLED_OUT % r"\p{N}{1,3}"
+"""Those of Qwen2 and Llama 3 as llama.cpp has them: `(?i:'s)` would also match the long s, U+017F."""
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """The default split pattern of `ByteLevel` (Radford et al. 2019)."""
@@ -25,8 +26,22 @@ _CASE_FOLDED = (
 )
 QWEN2_PATTERN, LLAMA3_PATTERN = _CASE_FOLDED % r"\p{N}", _CASE_FOLDED % r"\p{N}{1,3}"
 
+# With 13 numbers of Unicode 16 and 17, which `Digits` knows and the regular expressions do not.
+_NUMBERS = r"\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}"
+SMOLLM_PATTERN = (
+    rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+|[{_NUMBERS}]| ?[^\s\p{{L}}{_NUMBERS}]+|\s+(?![^\s{_NUMBERS}])|\s+"
+)
+"""The splits of `Digits` and of `ByteLevel` after it in one pattern: each digit alone, then GPT-2's."""
+
+TEKKEN_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""That of Mistral Nemo and later."""
+
 # With these patterns both regular expression engines split alike, as tested on every character of Unicode.
-_COMPARED = (SPLIT_PATTERN, GPT2_PATTERN, QWEN2_PATTERN, LLAMA3_PATTERN)
+_COMPARED = (SPLIT_PATTERN, LLAMA3_SPLIT_PATTERN, GPT2_PATTERN, QWEN2_PATTERN, LLAMA3_PATTERN, TEKKEN_PATTERN)
 
 # tiktoken's regular expressions panic where `\s+(?!\S)` backtracks a million times.
 _LONG_BLANK_CHARACTERS = 500_000
@@ -109,6 +124,14 @@ def split_pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
     match pre_tokenizer:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
             return GPT2_PATTERN
+        case {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+            ],
+        }:
+            return SMOLLM_PATTERN
         case {
             "type": "Sequence",
             "pretokenizers": [

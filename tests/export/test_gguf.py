@@ -263,5 +263,5 @@ def test_damaged_gguf_files_are_one_message(folder: Path, tmp_path: Path) -> Non
         with pytest.raises(UserError, match="damaged or not a GGUF file"):
             read_gguf(file)
     file.write_bytes(content.replace(b"qwen3", b"qwen9"))
-    with pytest.raises(UserError, match="architecture qwen9"):
+    with pytest.raises(UserError, match="architecture is qwen9"):
         read_gguf(file)

@@ -81,7 +81,7 @@ def test_flex_attention_computes_the_same(
     with torch.no_grad():
         expected = model.loss(tokens, targets, starts)
         blocks = create_block_mask(documents.within_document(starts), 3, None, 48, 48, device="cpu")
-        monkeypatch.setattr(transformer, "document_mask", lambda starts: blocks)
+        monkeypatch.setattr(transformer, "document_mask", lambda starts, window: blocks)
         monkeypatch.setattr(documents, "_compiled", lambda: flex_attention)
         torch.testing.assert_close(model.loss(tokens, targets, starts), expected)
 

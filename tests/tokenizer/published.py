@@ -57,7 +57,7 @@ def qwen_form() -> Tokenizer:
 
 
 def digits_form() -> Tokenizer:
-    """StarCoder's: a pre-tokenizer for which tiktoken has no equal."""
+    """SmolLM's and StarCoder's: digits one by one, then GPT-2's splits."""
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer = _trained(pre_tokenizers.Sequence(steps))
     tokenizer.add_special_tokens(["<|endoftext|>"])

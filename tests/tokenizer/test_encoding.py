@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from homegrown.tokenizer.encoding import BYTES, GPT2_PATTERN, SPLIT_PATTERN, Encoder
+from homegrown.tokenizer.encoding import BYTES, GPT2_PATTERN, SMOLLM_PATTERN, SPLIT_PATTERN, TEKKEN_PATTERN, Encoder
 from homegrown.tokenizer.loading import load
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from homegrown.util.errors import UserError
-from tests.tokenizer.published import FORMS, LLAMA3, QWEN, adjacent, edited, every_pair
+from tests.tokenizer.published import FORMS, LLAMA3, QWEN, adjacent, digits_form, edited, every_pair
 from tests.tokenizer.texts import SYLLABLES, make_texts
 
 TEXT = st.one_of(
@@ -48,10 +48,15 @@ def test_blanks_too_long_for_tiktoken(tokenizer: Tokenizer, encoder: Encoder, bl
     assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
 
 
-@pytest.mark.parametrize(("pattern", "step"), [(SPLIT_PATTERN, 1), (GPT2_PATTERN, 16), (LLAMA3, 16), (QWEN, 16)])
+@pytest.mark.parametrize(
+    ("pattern", "step"),
+    [(SPLIT_PATTERN, 1), (GPT2_PATTERN, 16), (LLAMA3, 16), (QWEN, 16), (SMOLLM_PATTERN, 16), (TEKKEN_PATTERN, 16)],
+)
 def test_every_character_is_split_alike(pattern: str, step: int) -> None:
     """With a token for every pair of bytes, ids show where a text was split."""
     tokenizer = every_pair(pattern)
+    if pattern == SMOLLM_PATTERN:
+        tokenizer.pre_tokenizer = digits_form().pre_tokenizer
     encoder = Encoder(tokenizer)
     assert encoder.fast
     # All that is assigned; of ideographs, syllables and private use, large blocks of one kind, every sixteenth.
@@ -70,7 +75,7 @@ def test_published_forms(form: str) -> None:
     theirs.normalizer, theirs.post_processor, theirs.encode_special_tokens = None, None, True
     theirs.no_truncation()
     encoder = Encoder(theirs)
-    assert encoder.fast == (form != "digits")
+    assert encoder.fast
 
     @settings(max_examples=200, deadline=None)
     @given(text=TEXT)

@@ -1,0 +1,104 @@
+"""The folder of an imported model: our configuration and weights, its tokenizer, its chat template, its stop tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from homegrown.export.huggingface_tokenizer import write_json, write_text
+from homegrown.model import weights
+from homegrown.model.config import ModelConfig
+from homegrown.model.transformer import Transformer
+from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
+from homegrown.util.progress import Outcome
+
+TEMPLATE_FILE, GENERATION_FILE, USAGE_FILE = "chat_template.jinja", "generation_config.json", "tokenizer_config.json"
+"""Files beside the tokenizer, with the names and keys of Hugging Face."""
+
+_EMBEDDING = "model.embed_tokens.weight"
+_VOCABULARY = (_EMBEDDING, "lm_head.weight", "lm_head.bias")
+"""Tensors with a row for each token."""
+
+
+class Unsupported(Exception):
+    """A property of a model that is not supported."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a model was trained to use its tokenizer: ids of special tokens, and the Jinja template of conversations.
+
+    `stop` ends a generation; its first is the end of a text. `add_bos` means that each text starts with `bos`.
+    """
+
+    template: str | None
+    bos: int | None
+    stop: tuple[int, ...]
+    pad: int | None
+    add_bos: bool
+
+
+def write_imported(
+    config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, usage: Usage, out: Path
+) -> Outcome:
+    """Write a model as one of ours, each file atomically.
+
+    The files are config.json, model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json, and
+    chat_template.jinja if there is a template. Rows of the vocabulary without a token are dropped. Weights are stored
+    in bfloat16 if that represents all of them exactly, and otherwise in float32.
+
+    Raises:
+        Unsupported: a tensor does not match the configuration, or the tokenizer has more tokens than the embedding has
+            rows.
+    """
+    size = tokenizer.get_vocab_size()
+    if size > config.vocabulary_size:
+        last = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        missing = ", ".join(last[config.vocabulary_size - size :])
+        raise Unsupported(f"its tokenizer lacks {missing}, and its embedding has no unused rows")
+    tensors = {name: tensor[:size] if name in _VOCABULARY else tensor for name, tensor in tensors.items()}
+    with torch.device("meta"):
+        model = Transformer(replace(config, vocabulary_size=size))
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise Unsupported(f"its tensor {name} does not match its configuration")
+    dtype = torch.bfloat16 if all(map(_fits_bfloat16, tensors.values())) else torch.float32
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    weights.save(model, out)
+    with replacing(out / TOKENIZER_FILE) as temporary:
+        tokenizer.save(str(temporary))
+    _write_usage(tokenizer, usage, out)
+    parameters = model.config.parameter_count()
+    return Outcome(1, 1, "model", {"parameters": parameters, "weights": str(dtype).removeprefix("torch.")})
+
+
+def _write_usage(tokenizer: Tokenizer, usage: Usage, out: Path) -> None:
+    settings: dict[str, object] = {"add_bos_token": usage.add_bos}
+    if usage.bos is not None:
+        settings["bos_token"] = tokenizer.id_to_token(usage.bos)
+    if usage.stop:
+        settings["eos_token"] = tokenizer.id_to_token(usage.stop[0])
+    if usage.pad is not None:
+        settings["pad_token"] = tokenizer.id_to_token(usage.pad)
+    write_json(out / USAGE_FILE, settings)
+    ids = {"bos_token_id": usage.bos, "eos_token_id": list(usage.stop), "pad_token_id": usage.pad}
+    write_json(out / GENERATION_FILE, ids)
+    if usage.template is not None:
+        write_text(out / TEMPLATE_FILE, usage.template)
+
+
+def _fits_bfloat16(tensor: Tensor) -> bool:
+    """Return whether bfloat16 represents a tensor exactly."""
+    return tensor.dtype == torch.bfloat16 or torch.equal(tensor.bfloat16().to(tensor.dtype), tensor)
+
+
+def refuse(source: Path, reason: Unsupported) -> UserError:
+    """Return the message about a model that cannot be imported."""
+    return UserError(f"The model in {source} is not supported: {reason}; name another.")
