@@ -1,4 +1,4 @@
-"""`homegrown doctor`: this machine, and what recipes want of it."""
+"""`homegrown doctor`: whether recipes run on this machine."""
 
 import click
 
@@ -7,14 +7,20 @@ from homegrown.util.errors import UserError
 
 @click.command()
 @click.argument("pipeline", required=False)
-@click.option("--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change one, as in compute.processes=2.")
-@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    help="Changed setting; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
 @click.pass_context
 def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...], as_json: bool) -> None:
-    """Look at this machine: does homegrown run on it, and does PIPELINE?
+    """Check whether PIPELINE runs on this machine.
 
-    Ends with exit code 1 where something stands in the way, and says what to do. Below it is what hardware each recipe
-    wants.
+    Without PIPELINE, only homegrown itself is checked. The exit code is 1 if a check is bad. A table lists the hardware
+    that each recipe needs.
     """
     import json
 
@@ -26,7 +32,7 @@ def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...
     from homegrown.planning.render_doctor import print_diagnosis
 
     if pipeline is None and changes:
-        raise UserError("--set changes a pipeline; name it, as in `homegrown doctor tiny --set compute.processes=2`.")
+        raise UserError("--set needs a pipeline, as in `homegrown doctor tiny --set compute.processes=2`.")
     recipe = None if pipeline is None else load_recipe(pipeline, changes)
     found = diagnose(this_machine(), context.obj, [load_recipe(name) for name in pipeline_names()], recipe)
     if as_json:

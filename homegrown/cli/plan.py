@@ -1,4 +1,4 @@
-"""`homegrown plan`: what a run will take, before anything is spent."""
+"""`homegrown plan`: memory, time and energy of a recipe before it runs."""
 
 import click
 
@@ -9,18 +9,24 @@ from homegrown.util.errors import UserError
 @click.command()
 @click.argument("pipeline")
 @click.option(
-    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Change one, as in training.max_steps=200."
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    help="Changed setting; repeatable.",
 )
-@click.option("--gpu", metavar="NAME", help="Plan for this GPU by its public specifications, such as h100 or rtx4090.")
-@click.option("--count", type=click.IntRange(min=1), help="How many GPUs; default: the recipe's compute.processes.")
+@click.option("--gpu", metavar="NAME", help="GPU to plan for, such as h100 or rtx4090; default: this machine.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of GPUs; default: compute.processes.")
 @click.option(
     "--mfu",
     type=click.FloatRange(min=0, max=1, min_open=True),
-    help="Model FLOPs utilisation to assume of --gpu; default: 0.4.",
+    help="Model FLOPs utilization of --gpu; default: 0.4.",
 )
-@click.option("--watts", type=click.FloatRange(min=0, min_open=True), help="Power of a device; default: see the plan.")
-@click.option("--measure/--no-measure", default=True, help="Train a few steps here to see how long all will take.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@click.option(
+    "--watts", type=click.FloatRange(min=0, min_open=True), help="Watts of a device; default: its specification."
+)
+@click.option("--measure/--no-measure", default=True, help="Time a few real steps here; default: on.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
 @click.pass_obj
 def plan(
     store: Store,
@@ -33,10 +39,10 @@ def plan(
     measure: bool,
     as_json: bool,
 ) -> None:
-    """Say what PIPELINE will take, before anything is spent: text, memory, time, energy.
+    """Predict text, memory, time and energy of PIPELINE.
 
-    Time on this machine is measured by a few real steps on made-up tokens, which takes some twenty seconds and leaves
-    nothing. Runs that there were are shown beside what is predicted.
+    On this machine, the time comes from a few real steps on random tokens. They take about twenty seconds and leave no
+    files. Earlier runs are shown beside the prediction.
     """
     import json
     import math
@@ -52,9 +58,9 @@ def plan(
 
     for option, value in (("--mfu", mfu), ("--watts", watts)):
         if value is not None and not math.isfinite(value):
-            raise UserError(f"{option} is {value}; give a number.")
+            raise UserError(f"{option} is {value}; give a finite number.")
     if gpu is None and (count or mfu):
-        raise UserError("--count and --mfu belong to --gpu; this machine is measured, with compute.processes devices.")
+        raise UserError("--count and --mfu need --gpu; this machine is measured with compute.processes devices.")
     recipe = load_recipe(pipeline, changes)
     if gpu is None:
         target = this_machine_as_target(this_machine(), recipe, watts)

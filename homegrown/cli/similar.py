@@ -1,4 +1,4 @@
-"""`homegrown similar`: what in the corpus is like a text."""
+"""`homegrown similar`: documents of the corpus similar to a text."""
 
 from pathlib import Path
 
@@ -11,14 +11,20 @@ from homegrown.util.errors import UserError
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--dedup", "name", default="dedup", show_default=True, metavar="STAGE[@VERSION]", help="Which signatures."
+    "--dedup",
+    "name",
+    default="dedup",
+    show_default=True,
+    metavar="STAGE[@VERSION]",
+    help="Artifact to compare with.",
 )
-@click.option("--most", default=10, show_default=True, type=click.IntRange(min=1), help="Most documents to print.")
+@click.option("--most", default=10, show_default=True, type=click.IntRange(min=1), help="Maximum documents to print.")
 @click.pass_obj
 def similar(store: Store, file: Path, name: str, most: int) -> None:
-    """Print what in the corpus is like FILE, a text: estimated Jaccard similarity, id, source, path, start of text.
+    """List documents similar to the text in FILE.
 
-    Everything that was ingested is looked at, also what was dropped. `homegrown sql --help` asks the same in SQL.
+    Prints the estimated Jaccard similarity, id, source, path and start of each. All ingested documents are compared,
+    dropped ones too. `homegrown sql --help` has the same as an SQL macro.
     """
     from homegrown.corpus import similar as engine
     from homegrown.corpus.text import Undecodable, clean, decode
@@ -28,11 +34,11 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
     artifact = store.resolve(name)
     ingested = next((one for one in store.inputs(artifact) if one.manifest.stage == "ingest"), None)
     if artifact.manifest.stage != "dedup" or ingested is None:
-        raise UserError(f"{name} is no dedup whose ingest is still there; run the pipeline until dedup again.")
+        raise UserError(f"{name} is not a dedup artifact with its ingest; run the pipeline with --until dedup again.")
     try:
         text = clean(decode(file.read_bytes()))
     except Undecodable as error:
-        raise UserError(f"{file} is no text: {error}.") from error
+        raise UserError(f"{file} is not text: {error}; give a text file.") from error
     matches = engine.similar(
         text,
         artifact.path / "signatures",
@@ -41,7 +47,7 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
         most=most,
     )
     if not matches:
-        click.echo("Nothing in the corpus is like it.")
+        click.echo("No similar document found.")
         return
     rows = [
         [f"{match.similarity:.2f}", match.id, match.source, f"{match.path}:{match.position}", _start(match.text_start)]
@@ -51,5 +57,5 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
 
 
 def _start(text: str) -> str:
-    """Return the start of a text in one line."""
+    """Return the start of a text on one line."""
     return " ".join(text.split())[:60]

@@ -1,1 +1,1 @@
-"""Work on the machines of a Dask cluster."""
+"""Shards of work on the workers of a Dask cluster."""

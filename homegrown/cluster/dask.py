@@ -1,8 +1,8 @@
 """Shards on the workers of a Dask cluster, behind the interface of `concurrent.futures`.
 
-Dask runs a shard again on another worker when the one that had it dies. What workers write is what it would be here: a
-worker with other code or other libraries is refused. A scheduler and its workers run any code that their network sends
-them, and so does who connects to them: connections go to this machine, or where the environment says.
+Dask reruns a shard on another worker when its worker dies. Workers write the same bytes as this machine: one with
+other code or library versions is refused. A scheduler and its workers run any code that arrives over the network, and
+so does a client. So connections go only to this machine, or to the address in the environment.
 """
 
 import functools
@@ -36,19 +36,19 @@ Facts = tuple[tuple[str, str], ...]
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 CONNECT_SECONDS = 10
 WORKERS_SECONDS = 60
-_TRANSFERS = 16  # deliveries side by side
+_TRANSFERS = 16  # concurrent transfers
 
 
 @contextmanager
 def dask_workers(compute: ComputeSettings, store: Store, out: Path) -> Iterator[Executor]:
     """Yield an executor on the cluster's workers for the shards of the stage that writes the partial folder `out`.
 
-    Workers that do not see the folder of artifacts get their files by way of the store's remote. Leaving by an
-    exception, running shards come to their end, and nothing waits for them.
+    Workers without access to the artifacts folder exchange files through the store's remote. After an exception,
+    running shards finish, and nothing waits for them.
 
     Raises:
-        UserError: distributed is not installed, no scheduler answers, there are too few workers, a worker cannot import
-            homegrown or has other versions, or sees neither the folder of artifacts nor a remote.
+        UserError: distributed is not installed, no scheduler answers, workers are too few, or a worker cannot import
+            homegrown, has other versions, or has access to neither the artifacts folder nor a remote.
     """
     address = _address(compute)
     with _connected(address) as client:
@@ -58,8 +58,8 @@ def dask_workers(compute: ComputeSettings, store: Store, out: Path) -> Iterator[
         if not _is_seen(client, store.root / ".state"):
             if store.remote is None:
                 raise UserError(
-                    f"The workers of {address} do not see the folder {store.root}; share it with them under the same "
-                    f"path, or name a store that all can reach in {VARIABLE}, such as s3://bucket/prefix."
+                    f"The workers of {address} have no access to the folder {store.root}; share it under the same "
+                    f"path, or set {VARIABLE} to a store that all can reach, such as s3://bucket/prefix."
                 )
             carrier = Relay(store.remote, store.root, out)
         threads = sum(client.nthreads().values())
@@ -68,7 +68,7 @@ def dask_workers(compute: ComputeSettings, store: Store, out: Path) -> Iterator[
 
 
 class ClusterExecutor(Executor):
-    """Submits to a Dask client. A future cannot be cancelled: its shard may be under way, and then it writes."""
+    """Submits to a Dask client. Futures cannot be cancelled: their shards may already be writing."""
 
     def __init__(
         self, client: "Client", address: str, threads: int, carrier: Relay | None, transfers: ThreadPoolExecutor
@@ -82,9 +82,9 @@ class ClusterExecutor(Executor):
         self._facts = functools.cache(facts)
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "Future[Result]":
-        """Have a worker call `fn`, a function of a module that workers can import too, with `args`."""
+        """Call `fn`, a function of a module that workers can import, with `args` on a worker."""
         if kwargs:
-            raise TypeError("a shard's function takes no arguments by name")
+            raise TypeError("functions of shards take no keyword arguments")
         future: Future[Result] = Future()
         future.set_running_or_notify_cancel()
         if self._relay is None:
@@ -111,13 +111,13 @@ class ClusterExecutor(Executor):
 
         with _passing_errors_to(future):
             if sent.cancelled():
-                raise ConnectionError(f"The Dask scheduler at {self._address} was lost; finished shards are kept.")
+                raise ConnectionError(f"Lost the Dask scheduler at {self._address}; finished shards are kept.")
             try:
                 result = sent.result()
             except KilledWorker as error:
                 raise UserError(
-                    f"{error.allowed_failures + 1} workers of {self._address} died over {_described(fn, args)}, most "
-                    "likely for want of memory; give workers more, or make shards smaller (shard_mb)."
+                    f"{error.allowed_failures + 1} workers of {self._address} died on {_described(fn, args)}, most "
+                    "likely out of memory; give workers more memory, or lower shard_mb."
                 ) from error
             if self._relay is None:
                 future.set_result(result)
@@ -133,7 +133,7 @@ class ClusterExecutor(Executor):
 
 @contextmanager
 def _passing_errors_to(future: "Future[Any]") -> Iterator[None]:
-    """Give what is raised to who waits for the future."""
+    """Set an exception of the block as the result of the future."""
     try:
         yield
     except BaseException as error:
@@ -153,13 +153,13 @@ def _address(compute: ComputeSettings) -> str:
     address = compute.address or known
     if not address:
         raise UserError(
-            f"compute.executor=dask needs compute.address, such as tcp://127.0.0.1:8786, or {ADDRESS} in the "
-            "environment."
+            f"compute.executor=dask needs an address: set compute.address, such as tcp://127.0.0.1:8786, or {ADDRESS} "
+            "in the environment."
         )
     if address != known and not _is_loopback(urlsplit(address).hostname or ""):
         raise UserError(
-            f"compute.address is {address}, on another machine, whose scheduler could run any code on this one; "
-            f"if you trust it, say so in the environment: {ADDRESS}={address}."
+            f"compute.address is {address}, a scheduler on another machine, which can run any code on this one; "
+            f"if you trust it, set {ADDRESS}={address} in the environment."
         )
     return address
 
@@ -176,7 +176,7 @@ def _connected(address: str) -> Iterator["Client"]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise UserError("compute.executor=dask needs a package: pip install 'homegrown[dask]'.") from error
+        raise UserError("compute.executor=dask needs distributed; run: pip install 'homegrown[dask]'.") from error
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -197,12 +197,12 @@ def _wait_for_workers(client: "Client", address: str, count: int) -> None:
         there = len(client.scheduler_info(n_workers=-1)["workers"])
         raise UserError(
             f"The Dask scheduler at {address} has {there} of {count} workers (compute.workers) after "
-            f"{WORKERS_SECONDS} s; start them with `dask worker {address} --nworkers auto --nthreads 1`."
+            f"{WORKERS_SECONDS} s; start more with `dask worker {address} --nworkers auto --nthreads 1`."
         ) from error
 
 
 def _check(client: "Client", address: str) -> None:
-    """Raise UserError unless every worker imports homegrown and has what this machine has."""
+    """Raise UserError unless every worker imports homegrown and has the versions of this machine."""
     for worker, answer in client.run(check, facts(), on_error="return").items():
         if isinstance(answer, UserError):
             raise answer
@@ -214,7 +214,7 @@ def _check(client: "Client", address: str) -> None:
 
 
 def _is_seen(client: "Client", folder: Path) -> bool:
-    """Whether every worker sees what is written in a folder of this machine."""
+    """Return whether every worker sees a file written to a folder of this machine."""
     mark = folder / "seen" / uuid.uuid4().hex
     with replacing(mark) as temporary:
         temporary.touch()
@@ -228,7 +228,7 @@ def _is_seen(client: "Client", folder: Path) -> bool:
 
 
 def run_shard(function: Callable[..., Any], what: tuple[Any, ...] | Parcel, expected: Facts) -> Any:
-    """Call a shard's function on a worker that has what the machine has whose artifact it is."""
+    """Call a shard's function on a worker with the expected code and library versions."""
     from distributed import get_worker
 
     _limit_threads(get_worker().state.nthreads)
@@ -238,7 +238,7 @@ def run_shard(function: Callable[..., Any], what: tuple[Any, ...] | Parcel, expe
 
 @functools.cache
 def _limit_threads(threads: int) -> None:
-    """Give this process's libraries as many threads as Dask gives it, beside Dask's own OMP_NUM_THREADS=1."""
+    """Limit the threads of this process's libraries to those of the worker; Dask sets OMP_NUM_THREADS=1 itself."""
     import pyarrow as pa
 
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
@@ -248,20 +248,20 @@ def _limit_threads(threads: int) -> None:
 
 @functools.cache
 def check(expected: Facts) -> None:
-    """Raise UserError when this process's code or libraries are not those expected."""
+    """Raise UserError if the code or libraries of this process are not the expected ones."""
     there = dict(expected)
     here = dict(facts(there.get("code of", "")))
     wrong = [name for name in sorted(here | there) if here.get(name) != there.get(name)]
     if wrong:
         found = ", ".join(f"{name} {here.get(name, 'absent')} instead of {there.get(name, 'none')}" for name in wrong)
         raise UserError(
-            f"A worker on {platform.node()} would make other artifacts than this machine: it has {found:.300}; "
-            "install the same versions there."
+            f"The worker on {platform.node()} has other versions than this machine: {found:.300}; install the same "
+            "versions there."
         )
 
 
 def facts(module: str = "") -> Facts:
-    """Return what makes the same bytes of the same input: versions of libraries, and the code that a module reaches."""
+    """Return what determines the output bytes: versions of libraries, and the code that a module reaches."""
     versions = libraries()
     versions["python"] = versions["python"].rpartition(".")[0]
     if module.startswith("homegrown."):

@@ -1,8 +1,8 @@
-"""Shards on machines that do not see the folder of artifacts: their files travel by way of the remote.
+"""Shards on machines without access to the artifacts folder: their files travel through the remote.
 
-What a shard's function is given names files by their paths. On the way to a worker each path below the artifacts is
-replaced by its name, on the worker by a path of the worker's own; there the files that the shard reads are brought from
-the remote first, and those that it wrote go back the same way.
+The arguments of a shard's function name files by path. Paths below the artifacts folder become names on the way to a
+worker, and paths in the worker's own folder there. The worker downloads the files that the shard reads, and uploads
+those that it wrote.
 """
 
 import dataclasses
@@ -22,42 +22,42 @@ from homegrown.util.errors import UserError
 
 @dataclass(frozen=True)
 class Name:
-    """A path below the folder of artifacts, wherever that is."""
+    """A path relative to the artifacts folder."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a worker needs for a shard besides the function; SHA-256 of files by their names."""
+    """The input of a shard besides its function: arguments, and the SHA-256 of files by name."""
 
     remote: str
     partial: str
-    """Name of the folder that is written to."""
+    """Name of the output folder."""
     arguments: tuple[Any, ...]
     own: dict[str, str] = field(default_factory=dict)
-    """Files of this shard."""
+    """Files of this shard alone."""
     shared: dict[str, str] = field(default_factory=dict)
-    """Files of folders, such as the tokenizer, that other shards read too: a worker keeps them."""
+    """Files that other shards read too, such as the tokenizer; a worker keeps them."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What came of a shard: its result, and SHA-256 of the files it wrote by name, in the order of their writing."""
+    """The output of a shard: its result, and the SHA-256 of its files by name, in the order of writing."""
 
     result: Any
     written: dict[str, str]
 
 
 class Relay:
-    """The side of the machine that runs the stage, for one partial folder of a stage."""
+    """The relay on the machine that runs the stage, for one partial folder."""
 
     def __init__(self, remote: Remote, root: Path, out: Path) -> None:
         self._remote = remote
         self._root = root
         self._partial = out.relative_to(root).as_posix()
-        self._there: dict[str, str] = {}  # files of the partial folder that the remote has
-        self._journal = out / ".delivered"  # hidden: publication removes it
+        self._there: dict[str, str] = {}  # files of the partial folder on the remote
+        self._journal = out / ".delivered"  # hidden: publishing removes it
         self._lock = threading.Lock()
         self._delivered: dict[str, list[str]] = {}
         if self._journal.exists():
@@ -65,12 +65,12 @@ class Relay:
             self._delivered = dict(json.loads(line) for line in lines if line.endswith("\n"))
 
     def has(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
-        """Say whether a shard was delivered before, by a killed run; called here, it has nothing left to do."""
+        """Return whether an earlier, killed run delivered this shard; a local call then has nothing left to do."""
         names = self._delivered.get(self._identity(function, arguments), [])
         return bool(names) and all((self._root / name).is_file() for name in names)
 
     def pack(self, arguments: tuple[Any, ...]) -> Parcel:
-        """Return what a worker needs for a shard; what of it is only here is sent to the remote."""
+        """Return the parcel of a shard; files that the remote lacks are uploaded."""
         parcel = Parcel(self._remote.address, self._partial, _named(arguments, self._root))
         for name in _names(parcel.arguments):
             path = self._root / name
@@ -84,12 +84,12 @@ class Relay:
         return parcel
 
     def unpack(self, function: Callable[..., Any], arguments: tuple[Any, ...], delivery: Delivery) -> Any:
-        """Bring what a shard wrote, and return its result; after a kill no file is here without earlier ones."""
+        """Download the files of a shard and return its result; files appear in the order of writing."""
         with tempfile.TemporaryDirectory(prefix=".", dir=self._root / self._partial) as folder:
             try:
                 self._remote.bring(Path(folder), delivery.written)
             except Damaged as error:
-                raise OSError(f"What a worker wrote did not arrive: {error}.") from error
+                raise OSError(f"Files of a worker arrived damaged: {error}.") from error
             for name in delivery.written:
                 place = self._root / name
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -100,25 +100,25 @@ class Relay:
         return _located(delivery.result, self._root)
 
     def _published(self, name: str) -> dict[str, str]:
-        """Return the files of a published artifact that are, or lie in, `name`, with their digests."""
+        """Return the files of a published artifact at or below `name`, with their digests."""
         stage, folder, *_ = PurePosixPath(name).parts
         files = {f"{stage}/{folder}/{file}": digest for file, digest in _digests(self._root / stage / folder).items()}
         return {file: digest for file, digest in files.items() if PurePosixPath(file).is_relative_to(name)}
 
     def _identity(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
-        """Return what tells a shard from the stage's others: its function and its paths."""
+        """Return what identifies a shard within the stage: its function and its paths."""
         return " ".join([function.__qualname__, *sorted(_names(_named(arguments, self._root)))])
 
 
 def run(function: Callable[..., Any], parcel: Parcel) -> Delivery:
-    """Run a shard's function on a worker, its files brought before and sent afterwards."""
+    """Run a shard's function on a worker: download its files first, upload its output afterwards."""
     remote, root = Remote(parcel.remote), _workplace()
     try:
         missing = {name: digest for name, digest in parcel.shared.items() if not (root / name).exists()}
         try:
             remote.bring(root, parcel.own | missing)
         except Damaged as error:
-            raise UserError(f"{error}; delete its folder there, and run again.") from error
+            raise UserError(f"{error}; delete its folder on the remote, and run again.") from error
         (root / parcel.partial).mkdir(parents=True, exist_ok=True)
         result = function(*_located(parcel.arguments, root))
         paths = [path for path in (root / parcel.partial).rglob("[!.]*") if path.is_file()]
@@ -136,7 +136,7 @@ _own = threading.local()
 
 
 def _workplace() -> Path:
-    """Return a folder of this thread's own; on a Dask worker in the worker's folder, which Dask clears away."""
+    """Return a folder for this thread; on a Dask worker inside the worker's folder, which Dask deletes."""
     if not hasattr(_own, "folder"):
         try:
             from distributed import get_worker
@@ -173,7 +173,7 @@ def _names(value: Any) -> list[str]:
 
 
 def paths(value: Any) -> list[Path]:
-    """Return the paths in what a shard's function is given."""
+    """Return the paths in the arguments of a shard's function."""
     return [part for part in _parts(value) if isinstance(part, Path)]
 
 
@@ -189,7 +189,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a value with `change` made to each part of its dataclasses, tuples, lists and dictionaries."""
+    """Return a value with `change` applied to each part of its dataclasses, tuples, lists and dictionaries."""
     changed = change(value)
     if changed is not value:
         return changed

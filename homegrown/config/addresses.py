@@ -1,6 +1,6 @@
-"""Paths and addresses in a recipe: none may hold a credential, and none may lead to what does more than give bytes.
+"""Paths and addresses in a recipe: without credentials, and only of file systems that just return bytes.
 
-A recipe is kept, in clear, in manifests, in the record of a run and in Prefect's database, and may be a stranger's.
+Manifests, records of runs and Prefect's database keep a recipe as plain text, and it may come from a stranger.
 """
 
 import re
@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 SCHEMES = frozenset(
     "abfs abfss adl az file ftp gcs gs hdfs hf http https local memory oci oss s3 s3a sftp ssh webhdfs".split()  # noqa: SIM905
 )
-"""Of fsspec's file systems those that only give bytes; others run code (dask://), fill in templates (reference://) or
-write to caches (simplecache::)."""
+"""fsspec's file systems that only return bytes; others run code (dask://), expand templates (reference://) or write
+caches (simplecache::)."""
 
 LONGEST = 4096
-"""Characters of a path; the limit of Linux (PATH_MAX)."""
+"""Maximum characters of a path: PATH_MAX of Linux."""
 
-# A user with a password, any user of a web server or of S3, or a signature or token among the parameters. No flags, so
-# that JSON Schema can take the pattern as it is; linear in the length of a text.
+# A user with a password, any user of a web server or of S3, or a signature or token among the parameters. No flags, for
+# JSON Schema; linear in the length of the address.
 CREDENTIAL = (
     r"://[^/?#\s@:]*:[^/?#\s@]*@"
     r"|(?:[hH][tT][tT][pP][sS]?|[sS]3[aA]?)://[^/?#\s@]*@"
@@ -30,47 +30,47 @@ _PARAMETERS = re.compile(r"\?\S*")
 
 
 def has_credential(address: str) -> bool:
-    """Say whether an address holds a password, key or token."""
+    """Return whether an address contains a password, key or token."""
     return _CREDENTIAL.search(address) is not None
 
 
 def checked(address: str) -> str:
-    """Return a path, or an address that fsspec knows, as it is.
+    """Return a path or fsspec address unchanged.
 
     Raises:
-        ValueError: it is empty, holds a credential, or is of a kind that does more than give bytes; the message repeats
-            no part of it that may be secret.
+        ValueError: it is empty, contains a credential, or has a scheme that does more than return bytes; the message
+            repeats nothing that may be secret.
     """
     if not address.strip():
         raise ValueError("is empty; name a file, a folder or an address, or . for this folder")
     if has_credential(address):
         raise ValueError(
-            "holds a password, key or token, which would be kept in every manifest; leave it out, and give it in the "
-            "environment (docs/security.md says how)"
+            "contains a password, key or token, which every manifest would keep; set it in the environment instead "
+            "(docs/security.md)"
         )
     if any(character < " " or character == "\x7f" for character in address):
-        raise ValueError("holds a control character")
+        raise ValueError("contains a control character")
     if "://" not in address:
         return address
     scheme = address.partition("://")[0]
     if scheme.lower() not in SCHEMES or "::" in _without_ipv6(address):
-        raise ValueError(f"is no path and no address of a kind that is read ({', '.join(sorted(SCHEMES))})")
+        raise ValueError(f"has an unsupported scheme; use a path or one of {', '.join(sorted(SCHEMES))}")
     try:
         urlsplit(address).port  # noqa: B018
     except ValueError:
-        raise ValueError("is no address: what follows the host's colon is no port") from None
+        raise ValueError("has an invalid port after the host") from None
     return address
 
 
 def local(path: str) -> str:
-    """Return a path of this machine as it is; raise ValueError for an address."""
+    """Return a local path unchanged; raise ValueError for an address."""
     if "://" in checked(path):
-        raise ValueError("is an address; name a file of this machine")
+        raise ValueError("is an address; name a file on this machine")
     return path
 
 
 def shown(text: str) -> str:
-    """Return a text for a message: without what may be a credential in an address."""
+    """Return a text for a message, with possible credentials in addresses removed."""
     text = _USER.sub("…@", text)
     return _PARAMETERS.sub("?…", text) if has_credential(text) else text
 

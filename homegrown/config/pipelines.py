@@ -1,4 +1,4 @@
-"""Recipes by name, out of the Prefect deployment file, and single settings changed in them."""
+"""Recipes by name from the Prefect deployment file, with single settings changed."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,39 +17,39 @@ PIPELINES = Path("pipelines.yaml")
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
 _PRETRAIN, _FINETUNE = "flows.pretrain.pretrain", "flows.finetune.finetune"
-"""Entry points of the flows that take a recipe; deployments of both have the same names."""
+"""Entry points of the flows with a recipe; their deployments share names."""
 
 
 def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
-    """Return the recipe of the deployment `name` in `file`, with `changes` such as `training.max_steps=200` made.
+    """Return the recipe of the deployment `name` in `file`, with `changes` such as `training.max_steps=200`.
 
     Raises:
-        UserError: no such file or pipeline, a change that names no setting, or a value of the wrong type.
+        UserError: the file, the pipeline or a changed setting does not exist, or a value has the wrong type.
     """
     values = _recipes(file)
     if name not in values:
-        raise UserError(f"{file} has no pipeline {name!r}; it has: {', '.join(values)}.")
+        raise UserError(f"{file} has no pipeline {name!r}; choose one of {', '.join(values)}.")
     return _changed(Recipe, values[name], changes, f"The recipe {name!r} of {file}")
 
 
 def load_finetuning(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> FinetuneRecipe:
-    """Return the recipe of the deployment `finetune/<name>`, with `changes` made.
+    """Return the recipe of the deployment `finetune/<name>`, with `changes`.
 
     Raises:
         UserError: as `load_recipe` does.
     """
     values = _recipes(file, _FINETUNE)
     if name not in values:
-        there = ", ".join(values) or "none"
-        raise UserError(f"{file} has no deployment finetune/{name}; those of fine-tuning are: {there}.")
+        known = ", ".join(values) or "none"
+        raise UserError(f"{file} has no deployment finetune/{name}; it has: {known}.")
     return _changed(FinetuneRecipe, values[name], changes, f"The recipe of finetune/{name} in {file}")
 
 
 def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
-    """Return the recipe that has this name, be it of pretraining or of fine-tuning, as plain values.
+    """Return the pretraining or fine-tuning recipe with this name as plain values.
 
     Raises:
-        UserError: there is none, or it is wrong.
+        UserError: no recipe has this name, or it is invalid.
     """
     for deployment, values in _recipes(file, _FINETUNE).items():
         if values.get("name") == name:
@@ -58,10 +58,10 @@ def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
 
 
 def change_recipe(recipe: AnyRecipe, changes: Iterable[str]) -> AnyRecipe:
-    """Return the recipe with `changes` such as `training.max_steps=200` made; itself where there are none.
+    """Return the recipe with `changes` such as `training.max_steps=200`.
 
     Raises:
-        UserError: a change that names no setting, or a value of the wrong type.
+        UserError: a changed setting does not exist, or a value has the wrong type.
     """
     changes = list(changes)
     if not changes:
@@ -70,34 +70,34 @@ def change_recipe(recipe: AnyRecipe, changes: Iterable[str]) -> AnyRecipe:
 
 
 def pipeline_names(file: Path = PIPELINES) -> list[str]:
-    """Return the names of all pretraining recipes in `file`, in its order; raises UserError like `load_recipe`."""
+    """Return the names of all pretraining recipes in `file`, in its order; raise UserError like `load_recipe`."""
     return list(_recipes(file))
 
 
 def explain(error: ValidationError) -> str:
-    """Say in one line which settings are wrong and why."""
+    """Return one line with each invalid setting and the reason."""
     problems = []
     for detail in error.errors():
         place = ".".join(str(part) for part in detail["loc"])
         reason = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(detail["loc"][-1]), _every_name(Settings), n=1)
-            reason = f"there is no such setting{f', did you mean {near[0]!r}?' if near else ''}"
+            reason = f"unknown setting{f', did you mean {near[0]!r}?' if near else ''}"
         # Too long to repeat: the recipe itself, or a group of settings that do not fit each other.
-        whole = not isinstance(detail["input"], str | int | float) and (not place or detail["type"] == "value_error")
-        given = "" if detail["type"] == "missing" or whole else f" (given: {shown(repr(detail['input'])):.60})"
+        is_group = not isinstance(detail["input"], str | int | float) and (not place or detail["type"] == "value_error")
+        given = "" if detail["type"] == "missing" or is_group else f" (given: {shown(repr(detail['input'])):.60})"
         problems.append(f"{place}: {reason}{given}" if place else f"{reason}{given}")
     return "; ".join(problems)
 
 
 def read(file: Path) -> Any:
-    """Return what is in a YAML file; raises UserError when it is not there, or no YAML."""
+    """Return the content of a YAML file; raise UserError if it is missing or invalid."""
     if not file.is_file():
-        raise UserError(f"There is no {file} in {Path.cwd()}; run homegrown in the project's folder.")
+        raise UserError(f"No {file} in {Path.cwd()}; run homegrown in the project's folder.")
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 
 def _recipes(file: Path, entrypoint: str = _PRETRAIN) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _recipes(file: Path, entrypoint: str = _PRETRAIN) -> dict[str, Any]:
         return {one["name"]: one["parameters"]["recipe"] for one in deployments if "recipe" in one["parameters"]}
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is no deployment file with a recipe in each deployment's parameters ({error})."
+            f"{file} is not a deployment file with a recipe in the parameters of each deployment ({error})."
         ) from error
 
 
@@ -118,11 +118,11 @@ def _changed(kind: type[AnyRecipe], values: dict[str, Any], changes: Iterable[st
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{what} is wrong: {explain(error)}.") from error
+        raise UserError(f"{what} is invalid: {explain(error)}.") from error
 
 
 def _copy(value: Any) -> Any:
-    """Copy plain YAML values; anchors make deployments share them, so changing one in place would change others."""
+    """Copy plain YAML values; deployments share them through anchors, so a change in place would spread."""
     if isinstance(value, dict):
         return {name: _copy(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -133,11 +133,11 @@ def _copy(value: Any) -> Any:
 def _apply(recipe: dict[str, Any], change: str) -> None:
     path, equals, text = change.partition("=")
     if not equals:
-        raise UserError(f"The change {change!r} is not written as SETTING=VALUE, such as training.max_steps=200.")
+        raise UserError(f"The change {change!r} is not SETTING=VALUE; write, for example, training.max_steps=200.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"The value in the change {change!r} is no YAML ({' '.join(str(error).split())}).") from error
+        raise UserError(f"The value in {change!r} is not valid YAML ({' '.join(str(error).split())}).") from error
     *parents, last = path.strip().split(".")
     target: Any = recipe
     for part in parents:
@@ -151,17 +151,17 @@ def _member(recipe: dict[str, Any], target: Any, part: str, change: str) -> str 
     if isinstance(target, list):
         if part.isdigit() and int(part) < len(target):
             return int(part)
-        raise UserError(f"In the change {change!r}, {part!r} is no place in a list of {len(target)} (0 is the first).")
+        raise UserError(f"In the change {change!r}, {part!r} is not an index of a list of {len(target)}; count from 0.")
     name = change.partition("=")[0].strip()
     if not isinstance(target, dict):
-        raise UserError(f"In the change {change!r}, {part!r} is inside a setting that has no parts.")
+        raise UserError(f"In the change {change!r}, {part!r} is inside a setting without parts; set that.")
     near = nearest(name, _setting_names(recipe))
-    hint = f"did you mean {near!r}?" if near else f"the parts of a recipe are: {', '.join(recipe)}."
-    raise UserError(f"The change {change!r} names no setting of the recipe {recipe['name']!r}; {hint}")
+    hint = f"did you mean {near!r}?" if near else f"a recipe has the parts {', '.join(recipe)}."
+    raise UserError(f"The recipe {recipe['name']!r} has no setting for the change {change!r}; {hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known dotted name that `name` was most likely meant to be: one that ends so, or is spelt almost so."""
+    """Return the known dotted name closest to `name`: with a similar last part or spelling; None without one."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close and close[0].count(".") == name.count("."):
@@ -175,12 +175,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _every_name(model: type[Settings]) -> set[str]:
-    """Return the names of all settings of a class of settings and those made from it."""
+    """Return the names of all settings of a class and its subclasses."""
     return set(model.model_fields).union(*(_every_name(one) for one in model.__subclasses__()))
 
 
 def _setting_names(values: Any, place: str = "") -> list[str]:
-    """Return every setting by its dotted name, groups of settings among them."""
+    """Return the dotted names of all settings and groups of settings."""
     members = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     found = [place] if place else []
     for name, inner in members:

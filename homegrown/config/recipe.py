@@ -1,8 +1,8 @@
 """The recipe: every setting of a run, typed, one model per stage.
 
-The values themselves, `tiny` to `large`, live in `pipelines.yaml`, the one place that Prefect, the command line and
-the tests read. A field has a default only where a published or measured value stands behind it; what makes one
-pipeline differ from another has none, so a recipe that leaves it out is refused and never silently small.
+The values of the presets are in `pipelines.yaml` alone, which Prefect, the command line and the tests read. A field
+has a default only if a published or measured value supports it. Settings that distinguish pipelines have none: a
+recipe without them is refused instead of being silently small.
 """
 
 from typing import Annotated, Literal, Self
@@ -18,14 +18,14 @@ Amount = Annotated[float, Field(ge=0)]
 Parallel = Literal["ddp", "fsdp"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 
-# Prefect's server refuses by the schema what holds a credential, before it is kept anywhere.
+# Prefect's server checks this schema and so refuses a credential before storing it.
 _WITHOUT_CREDENTIAL = Field(max_length=addresses.LONGEST, json_schema_extra={"not": {"pattern": addresses.CREDENTIAL}})
 Address = Annotated[str, _WITHOUT_CREDENTIAL, AfterValidator(addresses.checked)]
 LocalPath = Annotated[str, _WITHOUT_CREDENTIAL, AfterValidator(addresses.local)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable; a misspelt name is an error, and an infinite or undefined number."""
+    """Base of all settings: immutable; unknown names and numbers that are not finite are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -34,18 +34,18 @@ class Settings(BaseModel):
 
 
 class Source(Settings):
-    """What every source has: a name, and a limit so that one source cannot drown the others."""
+    """Settings of every source: a name, and limits that balance sources."""
 
-    name: Name = Field(description="Name of the source, kept with each document.")
+    name: Name = Field(description="Name of the source in the documents.")
     limit_mb: float | None = Field(
-        default=None, gt=0, description="Stop after this much text, in megabytes (10^6 bytes)."
+        default=None, gt=0, description="Maximum text, in megabytes (10^6 bytes); null: no limit."
     )
     weight: float = Field(
         default=1,
         gt=0,
         le=1,
-        description="Share of the documents to keep, chosen by a hash of their ids; limit_mb counts what is kept. Not "
-        "over 1: repeated documents would be dropped as duplicates.",
+        description="Share of the documents to keep, chosen by a hash of their ids; limit_mb counts the kept ones. At "
+        "most 1: deduplication would drop repeated documents.",
     )
 
 
@@ -53,37 +53,38 @@ Extractor = Literal["trafilatura", "resiliparse"]
 
 
 class FilesSource(Source):
-    """A file, a folder (searched through) or a glob, on this machine or at an address that `fsspec` knows (s3://...).
+    """A file, a folder with its subfolders, or a glob, on this machine or at an `fsspec` address (s3://...).
 
-    Plain text, JSON, CSV, Parquet, Arrow, HTML, SGML and XML, WARC, EPUB, PDF, packed with gzip, zstd, bzip2 or xz, and
-    zip and tar archives of them; the format is told by the name's ending (`homegrown.corpus.readers.formats`).
+    Reads plain text, JSON, CSV, Parquet, Arrow, HTML, SGML and XML, WARC, EPUB and PDF, compressed with gzip, zstd,
+    bzip2 or xz, and in zip and tar archives. The file name's suffix determines the format
+    (`homegrown.corpus.readers.formats`).
     """
 
     kind: Literal["files"] = "files"
-    path: Address = Field(description="File, folder or glob, relative to the working directory, or an fsspec address.")
+    path: Address = Field(description="File, folder or glob, relative to the working directory, or fsspec address.")
     text_column: str = Field(
-        default="text", description="Column, key or element that holds the text, in formats that have such."
+        default="text", description="Column, key or element with the text, in formats that have them."
     )
     separator: str | None = Field(
         default=None,
         min_length=1,
         max_length=64,
-        description="What lies between documents in plain text, such as <|endoftext|>, an empty line or a line's end; "
-        "null: a file is a document.",
+        description="Separator of documents in plain text, such as <|endoftext|> or an empty line; null: one document "
+        "per file.",
     )
     document_element: str = Field(
         default="doc",
         pattern=r"^[A-Za-z_][\w.:-]*$",
-        description="Element that is a document in SGML and XML; a file without it is one document.",
+        description="Element of a document in SGML and XML; a file without it is one document.",
     )
     html_extractor: Extractor = Field(
         default="trafilatura",
-        description="What finds a page's main text: trafilatura is better, resiliparse faster.",
+        description="Extractor of a web page's main text: trafilatura is better, resiliparse is faster.",
     )
 
 
 class PackagesSource(Source):
-    """The documentation (docstrings) of the Python packages installed on this machine."""
+    """The docstrings of the Python packages installed on this machine."""
 
     kind: Literal["packages"] = "packages"
 
@@ -92,79 +93,79 @@ class HubSource(Source):
     """A dataset of the Hugging Face hub, or a local folder that `datasets` can load, streamed."""
 
     kind: Literal["hub"] = "hub"
-    dataset: LocalPath = Field(description="Repository, such as roneneldan/TinyStories, or a local folder.")
+    dataset: LocalPath = Field(description="Repository, such as roneneldan/TinyStories, or local folder.")
     config: str | None = Field(default=None, pattern=r"^[\w.+ -]+$", description="Configuration of the dataset.")
     split: str = Field(default="train", pattern=r"^[\w.+:%\[\] -]+$", description="Split to read.")
     revision: str | None = Field(
         default=None,
         pattern=r"^\w[\w-]*(?:[./][\w-]+)*$",
-        description="Commit or tag; name one for a run that can be repeated.",
+        description="Commit or tag; needed for a reproducible run.",
     )
-    text_column: str = Field(default="text", description="Column that holds the text.")
+    text_column: str = Field(default="text", description="Column with the text.")
 
 
 AnySource = Annotated[FilesSource | PackagesSource | HubSource, Field(discriminator="kind")]
 
 
 class IngestSettings(Settings):
-    """Where the text comes from."""
+    """Sources of text."""
 
     sources: list[AnySource] = Field(min_length=1)
-    shard_mb: float = Field(
-        default=16, gt=0, description="Text in one shard, in megabytes; a shard is the unit of work."
+    shard_mb: float = Field(default=16, gt=0, description="Text per shard, in megabytes; a shard is the unit of work.")
+    max_document_mb: float = Field(
+        default=20, gt=0, description="Size above which a document is quarantined, in megabytes."
     )
-    max_document_mb: float = Field(default=20, gt=0, description="A longer document is quarantined.")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
-            raise ValueError(f"sources must have different names, not {', '.join(names)}")
+            raise ValueError(f"names of sources must differ; they are {', '.join(names)}")
         return self
 
 
 class DedupSettings(Settings):
     """Exact and MinHash-LSH near-duplicates (Broder 1997; Lee et al. 2022)."""
 
-    bands: Positive = Field(default=21, description="Bands of the signature; a pair that agrees in one is a candidate.")
-    rows: Positive = Field(default=6, description="Rows in a band; bands x rows permutations.")
+    bands: Positive = Field(default=21, description="Bands of the signature; a pair with an equal band is a candidate.")
+    rows: Positive = Field(default=6, description="Rows per band; a signature has bands x rows permutations.")
     bands_for: Share | None = Field(
         default=None,
-        description="Choose bands and rows for this Jaccard similarity, within bands x rows; null: take them as given.",
+        description="Jaccard similarity to choose bands and rows for, within bands x rows; null: as set.",
     )
-    threshold: Share = Field(default=0.7, description="Jaccard similarity from which two documents are duplicates.")
+    threshold: Share = Field(default=0.7, description="Minimum Jaccard similarity of duplicates.")
     verification: Literal["jaccard", "signature"] = Field(
         default="jaccard",
-        description="What candidates are compared by: their sets of shingles, or only signatures (faster, less disk).",
+        description="Comparison of candidates: by sets of shingles, or by signatures (faster, less disk).",
     )
     keep: Literal["longest", "first", "best_quality"] = Field(
-        default="longest", description="Which document of a cluster stays; first: in the order of the sources."
+        default="longest", description="Document of a cluster to keep; first: in the order of the sources."
     )
 
 
 class GopherQuality(Settings):
-    """Gopher's quality rules (Rae et al. 2021, section A1.1); null switches one off. Words: between white space."""
+    """Gopher's quality rules (Rae et al. 2021, section A1.1); null disables a rule. White space separates words."""
 
     min_words: Count | None = 50
     max_words: Count | None = 100_000
-    min_mean_word_length: Amount | None = Field(default=3, description="In characters.")
+    min_mean_word_length: Amount | None = Field(default=3, description="Characters per word.")
     max_mean_word_length: Amount | None = 10
-    max_hashes_per_word: Amount | None = Field(default=0.1, description="#, by the number of words.")
+    max_hashes_per_word: Amount | None = Field(default=0.1, description="Number of # per word.")
     max_ellipses_per_word: Amount | None = 0.1
-    max_bullet_lines: Share | None = Field(default=0.9, description="Share of lines that begin with • or -.")
+    max_bullet_lines: Share | None = Field(default=0.9, description="Share of lines that start with • or -.")
     max_ellipsis_lines: Share | None = Field(default=0.3, description="Share of lines that end with an ellipsis.")
     min_alphabetic_words: Share | None = Field(default=0.8, description="Share of words with a letter.")
-    min_stop_words: Count | None = Field(default=2, description="Of: the, be, to, of, and, that, have, with.")
+    min_stop_words: Count | None = Field(default=2, description="Number of: the, be, to, of, and, that, have, with.")
 
 
 class GopherRepetition(Settings):
-    """Gopher's repetition rules (Rae et al. 2021, table A1); null switches one off."""
+    """Gopher's repetition rules (Rae et al. 2021, table A1); null disables a rule."""
 
     max_duplicate_paragraphs: Share | None = 0.3
     max_duplicate_paragraph_characters: Share | None = 0.2
     max_duplicate_lines: Share | None = 0.3
     max_duplicate_line_characters: Share | None = 0.2
-    max_top_2gram: Share | None = Field(default=0.2, description="Share of characters in the commonest 2-gram.")
+    max_top_2gram: Share | None = Field(default=0.2, description="Share of characters in the most common 2-gram.")
     max_top_3gram: Share | None = 0.18
     max_top_4gram: Share | None = 0.16
     max_duplicate_5grams: Share | None = Field(default=0.15, description="Share of characters in repeated 5-grams.")
@@ -176,26 +177,26 @@ class GopherRepetition(Settings):
 
 
 class C4(Settings):
-    """C4's rules (Raffel et al. 2020) as FineWeb applies them; null or false switches one off.
+    """C4's rules (Raffel et al. 2020) as FineWeb applies them; null or false disables a rule.
 
-    Lines are taken out first; the document that is kept is what is left. The other rules are for that.
+    Lines are removed first, also from kept documents. The other rules apply to the remaining text.
     """
 
     remove_unpunctuated_lines: bool = Field(
-        default=False, description="Lines that end in none of . ? ! and quotes: C4 takes them out, FineWeb does not."
+        default=False, description="Remove lines that do not end in . ? ! or a quote; C4 does, FineWeb does not."
     )
-    remove_javascript_lines: bool = Field(default=True, description='Lines with "javascript".')
-    remove_policy_lines: bool = Field(default=True, description='Lines with "privacy policy", "uses cookies" and such.')
-    remove_citations: bool = Field(default=True, description="Marks such as [1] and [citation needed] in a line.")
-    line_min_words: Count | None = Field(default=3, description="Lines with fewer words are taken out.")
-    line_max_word_length: Positive | None = Field(default=1000, description="Lines with a longer word are taken out.")
-    min_sentences: Positive = Field(default=5, description="1 drops only what has no text left.")
-    max_lorem_ipsums: Count | None = Field(default=0, description='Lines with "lorem ipsum".')
+    remove_javascript_lines: bool = Field(default=True, description='Remove lines with "javascript".')
+    remove_policy_lines: bool = Field(default=True, description='Remove lines with phrases like "privacy policy".')
+    remove_citations: bool = Field(default=True, description="Remove marks such as [1] and [citation needed].")
+    line_min_words: Count | None = Field(default=3, description="Remove lines with fewer words.")
+    line_max_word_length: Positive | None = Field(default=1000, description="Remove lines with a longer word.")
+    min_sentences: Positive = Field(default=5, description="1 drops only documents without text.")
+    max_lorem_ipsums: Count | None = Field(default=0, description='Number of lines with "lorem ipsum".')
     max_curly_brackets: Count | None = 0
 
 
 class FineWeb(Settings):
-    """FineWeb's own rules (Penedo et al. 2024), applied to what C4's leave; null switches one off."""
+    """FineWeb's own rules (Penedo et al. 2024) for the text that C4's rules leave; null disables a rule."""
 
     min_punctuated_lines: Share | None = Field(default=0.12, description="Share of lines that end a sentence.")
     max_short_lines: Share | None = Field(default=0.67, description="Share of lines of at most 30 characters.")
@@ -204,41 +205,41 @@ class FineWeb(Settings):
 
 
 class WordList(Settings):
-    """Unwanted words of a list of your own; C4 drops a page with any (Raffel et al. 2020)."""
+    """Unwanted words of your own list; C4 drops a page with any of its words (Raffel et al. 2020)."""
 
-    path: LocalPath = Field(description="UTF-8 text file with one word or phrase to a line; case does not count.")
-    max_listed_words: Share = Field(default=0, description="Share of a document's words that may be on the list.")
+    path: LocalPath = Field(description="UTF-8 text file with one word or phrase per line; case is ignored.")
+    max_listed_words: Share = Field(default=0, description="Share of a document's words on the list.")
 
 
 class FilterSettings(Settings):
-    """Rules that a document must pass, in their order; a set that is null is off as a whole."""
+    """Rules that a document must pass, in order; null disables a set of rules."""
 
-    min_characters: Count = Field(description="Shortest document kept.")
-    max_characters: Positive = Field(description="Longest document kept.")
-    min_alphabetic_share: Share | None = Field(description="Least share of letters, white space not counted.")
+    min_characters: Count = Field(description="Minimum length of a document, in characters.")
+    max_characters: Positive = Field(description="Maximum length of a document, in characters.")
+    min_alphabetic_share: Share | None = Field(description="Minimum share of letters, without white space.")
     gopher_quality: GopherQuality | None
     gopher_repetition: GopherRepetition | None
     c4: C4 | None
     fineweb: FineWeb | None
     word_list: WordList | None = None
-    languages: list[str] = Field(default=[], description="ISO 639-1 codes to keep; empty: all, without asking.")
+    languages: list[str] = Field(default=[], description="Languages to keep, as ISO 639-1 codes; empty: all.")
     redact: list[Literal["email", "ip", "phone"]] = Field(
-        default=[], description="Personal data to replace with a placeholder in the documents that are kept."
+        default=[], description="Personal data to replace with placeholders in kept documents."
     )
 
 
 class ShardSettings(Settings):
-    """Shuffling and splitting into train, validation and test."""
+    """Shuffling and the split into train, validation and test."""
 
-    validation_share: float = Field(gt=0, lt=0.5, description="Share of documents held out to watch training.")
+    validation_share: float = Field(gt=0, lt=0.5, description="Share of documents held out for validation.")
     test_share: float = Field(gt=0, lt=0.5, description="Share of documents held out for evaluation.")
-    shard_mb: float = Field(default=16, gt=0, description="Text in one shard, in megabytes.")
+    shard_mb: float = Field(default=16, gt=0, description="Text per shard, in megabytes.")
     max_similarity: Share = Field(
-        default=0.5, description="A training document this similar (Jaccard) to a held-out one is dropped."
+        default=0.5, description="Jaccard similarity to a held-out document at which a training document is dropped."
     )
     decontaminate: list[LocalPath] = Field(
         default=[],
-        description="Files of evaluations; a training document that shares a run of words with one is dropped.",
+        description="Files of evaluations; training documents that share 13 words in a row with one are dropped.",
     )
 
 
@@ -250,15 +251,15 @@ class TokenizerSettings(Settings):
 
     path: LocalPath | None = Field(
         default=None,
-        description="A tokenizer.json (or a folder with one) to use instead of training one: a byte-level BPE of "
-        "Hugging Face's form, such as GPT-2's, Llama 3's or Qwen's.",
+        description="Existing tokenizer.json, or its folder, instead of a trained one: a byte-level BPE in Hugging "
+        "Face's format, such as GPT-2's, Llama 3's or Qwen's.",
     )
     vocabulary_size: int = Field(
         ge=263,
         le=1_000_000,
-        description="Tokens to train, the 7 special ones and 256 bytes included; of no effect with `path`.",
+        description="Vocabulary size, with 7 special tokens and 256 bytes; ignored with `path`.",
     )
-    sample_mb: float = Field(gt=0, description="Most text to train and count on, in megabytes: it bounds memory.")
+    sample_mb: float = Field(gt=0, description="Maximum text to train and count on, in megabytes; it bounds memory.")
 
 
 class PackSettings(Settings):
@@ -266,13 +267,13 @@ class PackSettings(Settings):
 
     layout: Literal["contiguous", "best_fit"] = Field(
         default="contiguous",
-        description="contiguous: windows of the context over all documents end to end; best_fit: whole documents in "
-        "rows of the context, at most 1% padding, and no attention from one document to another.",
+        description="contiguous: windows of the context over the concatenated documents; best_fit: complete documents "
+        "in rows of the context, at most 1% padding, and no attention between documents.",
     )
 
 
 class RowSettings(Settings):
-    """What packing must know of the model: in the layout best_fit its context, else nothing."""
+    """The context of the model, which packing needs only for the layout best_fit."""
 
     context: int | None
 
@@ -281,18 +282,16 @@ class RowSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The transformer's shape. Both families are decoder-only."""
+    """The shape of the decoder-only transformer."""
 
-    family: Literal["modern", "classic"] = Field(description="modern: Qwen3's layout; classic: the guide's own.")
+    family: Literal["modern", "classic"] = Field(description="modern: Qwen3's layout; classic: the guide's.")
     hidden: Positive = Field(description="Width of the embedding and the residual stream.")
     layers: Positive
     heads: Positive = Field(description="Query heads.")
     kv_heads: Positive = Field(description="Key and value heads; equal to heads for plain multi-head attention.")
-    feed_forward: Positive = Field(description="Inner width of the feed-forward block.")
-    context: Positive = Field(description="Longest sequence, in tokens.")
-    tied: bool = Field(
-        default=True, description="One matrix for embedding and output; the classic family always has two."
-    )
+    feed_forward: Positive = Field(description="Inner width of the feed-forward layers.")
+    context: Positive = Field(description="Context length, in tokens.")
+    tied: bool = Field(default=True, description="Tied embedding and output projection; classic never ties them.")
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -304,9 +303,9 @@ class ModelSettings(Settings):
             raise ValueError(f"hidden / heads ({self.hidden // self.heads}) must be even, for rotary positions")
         for name in ("hidden", "feed_forward"):
             if getattr(self, name) % 64:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be a multiple of 64, which 4-bit weights need")
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a multiple of 64 for 4-bit weights")
         if self.family == "classic" and self.kv_heads != self.heads:
-            raise ValueError("the classic family has as many kv_heads as heads")
+            raise ValueError("kv_heads must equal heads in the classic family")
         return self
 
 
@@ -314,65 +313,65 @@ class TrainingSettings(Settings):
     """The pretraining loop."""
 
     max_steps: Positive = Field(description="Optimizer steps.")
-    batch_size: Positive = Field(description="Sequences in one optimizer step, over all workers and accumulation.")
+    batch_size: Positive = Field(description="Sequences per optimizer step, over all processes and accumulation.")
     micro_batch_size: Positive | Literal["auto"] = Field(
         default="auto",
-        description="Sequences in one forward pass of one worker; auto: as many as memory holds, measured on a GPU, or "
-        "on a CPU as many as it computes fastest.",
+        description="Sequences per forward pass of one process; auto: as many as fit a GPU's memory, or as a CPU "
+        "computes fastest.",
     )
     initialisation: Literal["auto", "random", "heads", "bigrams"] = Field(
         default="auto",
-        description="heads: some attention heads begin by looking at the tokens before; bigrams: besides, embedding "
-        "and output projection begin with what follows what in the training text, which is counted in seconds, and "
-        "learn at an eighth of learning_rate; auto: bigrams where the model is modern, not tied, and reads its text "
-        "hardly more than once, else heads; random where it is classic.",
+        description="heads: some attention heads start by attending to the preceding tokens; bigrams: in addition, "
+        "embedding and output projection start from the bigrams of the training text and learn at an eighth of "
+        "learning_rate; auto: bigrams for a modern, untied model that reads its text about once, else heads; random "
+        "for classic.",
     )
     optimizer: Literal["muon", "adamw"] = Field(
-        default="muon", description="muon: for the hidden matrices, with AdamW for the rest; adamw: for everything."
+        default="muon", description="muon: Muon for hidden matrices and AdamW for the rest; adamw: AdamW for all."
     )
     learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
     matrix_learning_rate: float = Field(default=0.02, gt=0, description="Peak learning rate of Muon.")
-    momentum: Share = Field(default=0.95, description="Muon's; short runs learn faster with less.")
+    momentum: Share = Field(default=0.95, description="Momentum of Muon; lower is faster in short runs.")
     orthogonalization_steps: Positive = Field(
-        default=5, description="Newton-Schulz steps of Muon; 3 nearly halve its cost, which small batches feel."
+        default=5, description="Newton-Schulz steps of Muon; 3 nearly halve its cost, which matters for small batches."
     )
-    final_learning_rate_share: Share = Field(default=0.1, description="Share of the peak left at the last step.")
+    final_learning_rate_share: Share = Field(default=0.1, description="Share of the peak rate at the last step.")
     schedule: Literal["wsd", "cosine", "linear"] = Field(
-        default="cosine", description="wsd: warm up, stay at the peak, then fall in a line."
+        default="cosine", description="wsd: warm-up, stable, linear decay."
     )
-    decay_share: float = Field(default=0.5, gt=0, le=1, description="Share of the steps in which wsd falls.")
+    decay_share: float = Field(default=0.5, gt=0, le=1, description="Share of the steps in the decay of wsd.")
     warmup_steps: Count
-    weight_decay: float = Field(ge=0, description="Decoupled decay of the matrices; gains and biases have none.")
+    weight_decay: float = Field(ge=0, description="Decoupled weight decay of matrices; gains and biases have none.")
     beta1: Share = 0.9
     beta2: Share = 0.95
-    clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    clip_norm: float = Field(default=1.0, gt=0, description="Maximum norm of the gradient.")
     spike_deviations: float | None = Field(
         default=6,
         gt=0,
-        description="Skip an update whose loss or gradient norm is so many standard deviations above the mean of the "
-        "last 128 steps; null: only what is no number.",
+        description="Standard deviations of loss or gradient norm above the mean of the last 128 steps at which an "
+        "update is skipped; null: only updates that are not finite.",
     )
-    rollback_after: Positive = Field(default=8, description="Skipped updates in a row, to go back to a checkpoint.")
-    max_rollbacks: Count = Field(default=5, description="Rollbacks after which training is given up.")
+    rollback_after: Positive = Field(default=8, description="Skipped updates in a row before a rollback.")
+    max_rollbacks: Count = Field(default=5, description="Rollbacks before training fails.")
     dropout: float = Field(ge=0, lt=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="auto: bf16 where the device computes in it, fp16 on older GPUs, else fp32."
+        default="auto", description="auto: bf16 if the device supports it, fp16 on older GPUs, else fp32."
     )
     compile: Literal["auto", "always", "never"] = Field(
-        default="auto", description="torch.compile; auto: where the run is long enough to gain what compiling costs."
+        default="auto", description="torch.compile; auto: if the run is long enough to repay compiling."
     )
     activation_checkpointing: bool = Field(
         default=False,
-        description="Compute each block again in the backward pass instead of keeping what it computed: a third more "
-        "work for a fraction of the memory (Chen et al. 2016).",
+        description="Recompute each block in the backward pass instead of saving its activations: a third more work "
+        "for a fraction of the memory (Chen et al. 2016).",
     )
     validate_every: Positive = Field(description="Steps between validations.")
-    validation_tokens: Positive = Field(description="Most tokens of the validation split to use each time.")
+    validation_tokens: Positive = Field(description="Maximum tokens per validation.")
     patience: Positive | None = Field(
-        default=None, description="Stop after this many validations without improvement; null: never."
+        default=None, description="Validations without improvement before early stopping; null: never."
     )
-    checkpoint_every: Positive = Field(description="Steps between checkpoints: at most so much work is lost.")
-    keep_checkpoints: Positive = Field(default=2, description="Newest checkpoints to keep, besides the best one.")
+    checkpoint_every: Positive = Field(description="Steps between checkpoints; a crash loses at most these.")
+    keep_checkpoints: Positive = Field(default=2, description="Latest checkpoints to keep, besides the best one.")
     sample_every: Positive = Field(description="Steps between samples.")
     sample_prompts: list[str] = Field(description="Prompts of the samples; an empty one starts a document.")
     sample_tokens: Positive = 64
@@ -397,66 +396,64 @@ Variant = Literal[BitsAndBytes, PyTorch, Gguf]
 
 
 class QuantizationSettings(Settings):
-    """Which smaller variants of the weights to make."""
+    """Quantized variants of the weights to make."""
 
     variants: list[Variant] = Field(
-        description="int8, nf4, fp4: bitsandbytes, -double with scales that are quantized too; int8-dynamic: PyTorch; "
-        "torchao-…: torchao, weights only; the rest: GGUF files for llama.cpp, Ollama and the like."
+        description="int8, nf4, fp4: bitsandbytes, -double with quantized scales; int8-dynamic: PyTorch; torchao-…: "
+        "torchao, weights only; others: GGUF files for llama.cpp, Ollama and the like."
     )
-    validation_tokens: Positive = Field(
-        description="Most tokens of the validation split on which a variant's bits per byte are measured."
-    )
+    validation_tokens: Positive = Field(description="Maximum validation tokens for a variant's bits per byte.")
 
 
 class EvaluationSettings(Settings):
-    """What is measured on held-out text, for every variant of the weights."""
+    """Evaluation of every variant of the weights on held-out text."""
 
     perplexity_tokens: Positive | None = Field(
-        description="About how many tokens of the test split to predict, spread evenly; null: the whole split."
+        description="Approximate tokens of the test split to predict, spread evenly; null: all."
     )
     stride: Positive | None = Field(
         default=None,
-        description="Tokens by which the window slides over the text; null: half of model.context. Smaller: every "
-        "token is predicted from more of the text before it, at a higher cost.",
+        description="Stride of the sliding window, in tokens; null: half of model.context. A smaller stride predicts "
+        "from more context at a higher cost.",
     )
-    samples: Positive = Field(description="Held-out documents to continue, for BLEU and ROUGE.")
-    prompt_tokens: Positive = Field(description="Tokens of the document that are given.")
-    continuation_tokens: Positive = Field(description="Tokens to write, and of the reference to compare with.")
+    samples: Positive = Field(description="Held-out documents to complete for BLEU and ROUGE.")
+    prompt_tokens: Positive = Field(description="Tokens of the prompt.")
+    continuation_tokens: Positive = Field(description="Tokens of the completion and of its reference.")
 
 
 class ComputeSettings(Settings):
-    """How to use this machine and others. Enters no artifact's key: it changes how long a run takes, not its result."""
+    """Use of this machine and others. It is not part of any artifact's key: it changes the duration, not the result."""
 
     executor: Literal["processes", "dask"] = Field(
         default="processes",
-        description="What runs the shards of a stage: processes of this machine, or the workers of a Dask cluster.",
+        description="Executor of the shards of a stage: local processes, or workers of a Dask cluster.",
     )
     address: str | None = Field(
         default=None,
         pattern=r"^(?:tcp|tls|ucx|ws|wss)://[\w.-]+(?::\d+)?$|^(?:tcp|tls|ucx|ws|wss)://\[[0-9a-fA-F:.]+\](?::\d+)?$",
-        description="The Dask scheduler's, as in tcp://127.0.0.1:8786. It can run any code here, so one on another "
-        "machine counts only when the environment names it too, in DASK_SCHEDULER_ADDRESS; null: that one.",
+        description="Address of the Dask scheduler, such as tcp://127.0.0.1:8786. It can run any code here, so one on "
+        "another machine must also be in the environment as DASK_SCHEDULER_ADDRESS; null: that one.",
     )
     workers: Count = Field(
         default=0,
-        description="processes: how many for the shards of a stage, 0: one for each processor. dask: how many workers "
-        "to wait for before a stage begins, 0: one; whatever joins later works too.",
+        description="processes: number of processes for shards, 0: one per processor. dask: number of workers to wait "
+        "for, 0: one; workers that join later are used too.",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    processes: Positive = Field(default=1, description="Training processes (one for each GPU).")
+    processes: Positive = Field(default=1, description="Training processes, one per GPU.")
     parallel: Parallel = Field(
         default="ddp",
-        description="How processes share the training: ddp: each holds the whole model; fsdp: each a part of it, for a "
-        "model that does not fit one GPU.",
+        description="Data parallelism of the training: ddp: the full model in each process; fsdp: a shard of it, for "
+        "models that do not fit one GPU.",
     )
-    memory_gb: float = Field(default=2, gt=0, description="Memory that DuckDB may use before it spills to disk.")
+    memory_gb: float = Field(default=2, gt=0, description="Memory of DuckDB, in gigabytes, before it spills to disk.")
 
 
 class Recipe(Settings):
-    """A whole run, from raw text to the evaluation table."""
+    """A complete run, from raw text to the evaluation table."""
 
     name: Name
-    seed: Count = Field(description="All randomness comes from it.")
+    seed: Count = Field(description="Seed of all randomness.")
     ingest: IngestSettings
     dedup: DedupSettings
     filter: FilterSettings
@@ -471,7 +468,7 @@ class Recipe(Settings):
 
     @property
     def rows(self) -> RowSettings:
-        """What `pack` takes from `model`: with contiguous tokens another context packs nothing anew."""
+        """Settings of `model` for `pack`: contiguous tokens do not depend on the context."""
         return RowSettings(context=self.model.context if self.pack.layout == "best_fit" else None)
 
     @model_validator(mode="after")
@@ -483,7 +480,7 @@ class Recipe(Settings):
         if (self.evaluation.stride or 0) > self.model.context:
             raise ValueError(f"evaluation.stride must be at most model.context ({self.model.context})")
         if self.shard.validation_share + self.shard.test_share >= 0.5:
-            raise ValueError("shard.validation_share + shard.test_share must leave at least half for training")
+            raise ValueError("shard.validation_share + shard.test_share must be below 0.5")
         if self.training.initialisation == "bigrams" and (self.model.tied or self.model.family == "classic"):
             raise ValueError(
                 "training.initialisation 'bigrams' needs model.family 'modern' and model.tied false; choose 'auto'"
@@ -503,11 +500,11 @@ WEIGHT_TYPES: dict[ExportFormat, tuple[WeightType, ...]] = {
     "gguf": ("q8_0", "f32", "bf16", "f16", "q6_k", "q5_k_m", "q4_k_m", "q4_0"),
     "onnx": ("f32", "int8"),
 }
-"""The types of weights that each format has, the one that is taken unless another is named first."""
+"""Weight types of each format, the default first."""
 
 
 class ExportSettings(Settings):
-    """A model in a form that other programs run."""
+    """A model in the format of other programs."""
 
     format: ExportFormat = Field(description="hf: transformers, vLLM, MLX; gguf: llama.cpp, Ollama, LM Studio; onnx.")
     type: WeightType = Field(description="Type of the weights.")

@@ -1,1 +1,1 @@
-"""What a recipe will need, before anything is spent, and whether this machine has it; arithmetic without PyTorch."""
+"""Plans and checks of a recipe before it runs: text, memory, time, energy; arithmetic without PyTorch."""

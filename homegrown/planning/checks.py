@@ -1,4 +1,4 @@
-"""What doctor looks at whatever the recipe: Python, libraries, processor, limits, server, telemetry."""
+"""Checks of doctor that no recipe changes: Python, libraries, processor, limits, server, telemetry."""
 
 import importlib.metadata
 import json
@@ -27,7 +27,7 @@ _DEFAULT_API = "http://127.0.0.1:4200/api"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at; `advice` is empty where there is nothing to do, `bad` means that the recipe cannot run."""
+    """The result of one check; `advice` is empty if there is nothing to do, `bad` means that the recipe cannot run."""
 
     what: str
     found: str
@@ -37,7 +37,7 @@ class Check:
 
 
 def machine_checks(machine: Machine) -> Iterator[Check]:
-    """Yield what holds for every recipe."""
+    """Yield the checks that hold for every recipe."""
     yield _python()
     yield _libraries()
     yield _processors(machine)
@@ -56,20 +56,20 @@ def _python() -> Check:
 
 
 def _libraries() -> Check:
-    """Compare what is installed with what this package asks for."""
+    """Compare the installed libraries with the requirements of this package."""
     wrong, seen = [], 0
     for text in importlib.metadata.requires("homegrown") or []:
-        wish = Requirement(text)
-        if wish.marker and not wish.marker.evaluate({"extra": ""}):
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         seen += 1
         try:
-            version = importlib.metadata.version(wish.name)
+            version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{wish.name} is missing")
+            wrong.append(f"{requirement.name} is missing")
             continue
-        if not wish.specifier.contains(version, prereleases=True):
-            wrong.append(f"{wish.name} {version} is not {wish.specifier}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if wrong:
         return Check("libraries", "; ".join(wrong), f"{seen} as required", "bad", "Run `make install` again.")
     torch, prefect = (importlib.metadata.version(name) for name in ("torch", "prefect"))
@@ -79,17 +79,17 @@ def _libraries() -> Check:
 def _processors(machine: Machine) -> Check:
     found = f"{machine.processors} x {machine.processor}"
     if machine.processors < 2:
-        return Check("processors", found, "2", "warn", "All works on one, at half the speed.")
+        return Check("processors", found, "2", "warn", "Everything works on one, at half the speed.")
     return Check("processors", found, "2", "ok")
 
 
 def _instructions(machine: Machine) -> Check:
-    found = ", ".join(machine.instructions) or f"none known of {platform.machine()}"
+    found = ", ".join(machine.instructions) or f"none known for {platform.machine()}"
     wide = {"AVX2", "AVX-512", "NEON", "SVE"} & set(machine.instructions)
     if not wide and platform.machine().lower() in ("x86_64", "amd64"):
-        advice = "Numba and PyTorch run without it, several times slower."
+        advice = "Numba and PyTorch run several times slower without it."
         return Check("instructions", found, "AVX2", "warn", advice)
-    advice = "" if machine.computes_in_bf16 else "Training on the processor is in float32, at about half the speed."
+    advice = "" if machine.computes_in_bf16 else "Training on the CPU runs in float32, at about half the speed."
     bf16 = " or ".join(name for name in INSTRUCTIONS if name in ("AVX-512 BF16", "AMX BF16"))
     return Check("instructions", found, f"AVX2; {bf16} for bfloat16", "ok", advice)
 
@@ -112,22 +112,22 @@ def _server(api: str) -> Check:
         healthy = False
     if healthy:
         return Check("Prefect server", f"answers at {api}", "none", "ok")
-    advice = "`homegrown run` starts one for the run; `prefect server start` keeps one."
-    return Check("Prefect server", f"none answers at {api}", "none", "ok", advice)
+    advice = "`homegrown run` starts one for each run; `homegrown up` keeps one running."
+    return Check("Prefect server", f"no answer at {api}", "none", "ok", advice)
 
 
 def _telemetry(settings: dict[str, Any]) -> Check:
-    """Look at what Prefect's server would read here: the environment before the project's file."""
-    said = os.environ.get("PREFECT_SERVER_ANALYTICS_ENABLED")
-    value = said if said is not None else _nested(settings, "server", "analytics_enabled")
+    """Read what Prefect's server would read here: the environment, then the project's file."""
+    variable = os.environ.get("PREFECT_SERVER_ANALYTICS_ENABLED")
+    value = variable if variable is not None else _nested(settings, "server", "analytics_enabled")
     if str(value).lower() in ("false", "0", "no", "off"):
         return Check("telemetry", "off", "off", "ok")
-    advice = "Work in the project's folder, or set PREFECT_SERVER_ANALYTICS_ENABLED=false."
+    advice = "Run in the project's folder, or set PREFECT_SERVER_ANALYTICS_ENABLED=false."
     return Check("telemetry", "Prefect's server would send usage statistics", "off", "warn", advice)
 
 
 def _prefect_settings() -> dict[str, Any]:
-    """Return the section `tool.prefect` of the working directory's project, which Prefect reads."""
+    """Return the section `tool.prefect` of pyproject.toml in the working directory, which Prefect reads."""
     try:
         project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The arithmetic of a training run: operations, bytes moved, and how many tokens a model of a size deserves."""
+"""The arithmetic of a training run: operations, bytes moved, and the compute-optimal number of tokens."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ from homegrown.config.recipe import Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
 
 COMPUTE_OPTIMAL_TOKENS = 20
-"""Tokens for each parameter at which a budget of compute gives the least loss: Hoffmann et al. 2022, table 3, from the
-first of their three approaches (400 million parameters and 8.0 billion tokens, 1 billion and 20.2 billion)."""
+"""Tokens per parameter at which a compute budget gives the lowest loss: Hoffmann et al. 2022, table 3, the first of
+their three approaches (400 million parameters and 8.0 billion tokens, 1 billion and 20.2 billion)."""
 
 WORTHWHILE_EPOCHS = 4
-"""Passes over the same text that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
+"""Epochs of the same text that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
 
 
 def config_of(recipe: Recipe) -> ModelConfig:
-    """Return the configuration of the recipe's model, with the vocabulary of the tokenizer that it names or trains.
+    """Return the configuration of the recipe's model, with the vocabulary of its tokenizer.
 
     Raises:
-        UserError: the tokenizer that it names cannot be used.
+        UserError: the tokenizer at `tokenizer.path` cannot be used.
     """
     vocabulary_size = recipe.tokenizer.vocabulary_size
     if recipe.tokenizer.path is not None:
@@ -36,12 +36,12 @@ def block_matrices(config: ModelConfig) -> list[tuple[int, int]]:
 
 
 def hidden_parameters(config: ModelConfig) -> int:
-    """Return the number of weights that Muon trains: the matrices of all blocks."""
+    """Return the number of weights that Muon trains: those of the matrices of all blocks."""
     return config.layers * sum(rows * columns for rows, columns in block_matrices(config))
 
 
 def compute_optimal_tokens(parameters: int) -> int:
-    """Return D = 20 N, the training tokens at which N parameters are the best use of 6 N D operations."""
+    """Return D = 20 N, the training tokens at which N parameters make the best use of 6 N D operations."""
     return COMPUTE_OPTIMAL_TOKENS * parameters
 
 
@@ -51,15 +51,15 @@ def step_tokens(config: ModelConfig, settings: TrainingSettings) -> int:
 
 
 def recomputed_flops_per_token(config: ModelConfig) -> int:
-    """Return what activation checkpointing adds for each token: the blocks' forward pass once more."""
+    """Return the operations that activation checkpointing adds per token: a second forward pass of the blocks."""
     return 2 * hidden_parameters(config) + 4 * config.layers * config.heads * config.head_size * config.context
 
 
 def optimizer_flops(config: ModelConfig, settings: TrainingSettings) -> int:
-    """Return the operations of one update that are not element by element: Muon's matrix products, none for AdamW.
+    """Return the operations of one update that are not elementwise: Muon's matrix products, none for AdamW.
 
-    Each of its Newton-Schulz steps takes, for a matrix of m x n with m the smaller, X X^T (2 m^2 n), that matrix
-    squared (2 m^3), and their sum times X (2 m^2 n): Jordan et al. 2024.
+    Each Newton-Schulz step for a matrix of m x n, m the smaller, computes X X^T (2 m^2 n), its square (2 m^3), and
+    their sum times X (2 m^2 n): Jordan et al. 2024.
     """
     if settings.optimizer == "adamw":
         return 0
@@ -70,8 +70,8 @@ def optimizer_flops(config: ModelConfig, settings: TrainingSettings) -> int:
 def optimizer_bytes(config: ModelConfig, settings: TrainingSettings) -> int:
     """Return the bytes that one update reads and writes in float32, each tensor once.
 
-    The gradient's norm reads it and clipping reads and writes it (12 for a parameter); AdamW reads weight, gradient and
-    two moments and writes all but the gradient (28); Muon has one moment (20).
+    Per parameter, the norm and the clipping of the gradient take 12 bytes. AdamW reads weight, gradient and two
+    moments and writes all but the gradient: 28 bytes. Muon has one moment: 20 bytes.
     """
     every = config.parameter_count()
     with_muon = hidden_parameters(config) if settings.optimizer == "muon" else 0

@@ -1,4 +1,4 @@
-"""Time and energy of a training: from a measured probe, or from a GPU's public specifications."""
+"""Time and energy of a training run: from a measured probe, or from a GPU's public specifications."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from homegrown.planning.probe import Probed, scaled, work
 from homegrown.planning.target import Target
 
 ASSUMED_UTILISATION = 0.4
-"""Model FLOPs utilisation assumed of GPUs that are not at hand; open trainers publish 0.3 to 0.6 of dense bfloat16."""
+"""MFU assumed for GPUs that are not at hand; open trainers publish 0.3 to 0.6 of dense bfloat16."""
 
 _FORWARD_SHARE = 1 / 3
-"""Of a training step's operations, which are one part forward and two parts backward: what a validation takes."""
+"""Share of a validation in the operations of a training step: one part is forward, two are backward."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the training stage takes: steps and validations, but no samples, checkpoints, or start; on all devices."""
+    """Cost of training steps and validations on all devices, without samples, checkpoints and startup."""
 
     step_seconds: float
     seconds: float
@@ -31,7 +31,7 @@ class Cost:
 
 
 def measured_cost(recipe: Recipe, config: ModelConfig, target: Target, probed: Probed) -> Cost:
-    """Return the cost by a probe on the target itself."""
+    """Return the cost by a probe on the target."""
     step = scaled(recipe, config, probed)
     counted = probed.watts is not None and target.device == "cpu"
     watts = probed.watts if counted and probed.watts is not None else target.watts * target.count
@@ -43,13 +43,13 @@ def measured_cost(recipe: Recipe, config: ModelConfig, target: Target, probed: P
         step,
         flops=probed.peak_flops * target.count,
         watts=watts,
-        source=f"{probed.steps} steps measured" + (f" of a slice ({part}), scaled by operations" if sliced else ""),
+        source=f"{probed.steps} steps measured" + (f" of a slice ({part}), scaled by its operations" if sliced else ""),
         watts_source="the processor's own counter" if counted else target.watts_source,
     )
 
 
 def specified_cost(recipe: Recipe, config: ModelConfig, target: Target, fit: Fit, utilisation: float) -> Cost:
-    """Return the cost on GPUs of the table: operations at a share of the peak, and the optimizer's traffic."""
+    """Return the cost on GPUs of the table: operations at a share of the peak plus the optimizer's memory traffic."""
     assert target.gpu is not None
     settings = recipe.training.model_copy(update={"activation_checkpointing": fit.layout.checkpointing})
     peak, parts = target.gpu.teraflops * 1e12, target.count if fit.layout.parallel == "fsdp" else 1
@@ -61,7 +61,7 @@ def specified_cost(recipe: Recipe, config: ModelConfig, target: Target, fit: Fit
         computing + updating,
         flops=peak * target.count,
         watts=target.watts * target.count,
-        source=f"{utilisation:.0%} of {target.gpu.teraflops:g} TFLOP/s assumed of each, exchange between them included",
+        source=f"assumed: {utilisation:.0%} of {target.gpu.teraflops:g} TFLOP/s each, communication included",
         watts_source=target.watts_source,
     )
 

@@ -1,4 +1,4 @@
-"""Room on the disk that a recipe's artifacts take."""
+"""Disk space that the artifacts of a recipe take."""
 
 from homegrown.config.recipe import Recipe, Variant
 from homegrown.model.config import ModelConfig
@@ -6,10 +6,10 @@ from homegrown.planning.memory import moments
 from homegrown.planning.text import bytes_per_token
 
 _SHARDS_SHARE = 1.35
-"""Size of the shards of ingest, dedup, filter and shard, all together, for a byte of text: measured with `tiny`."""
+"""Bytes of all shards of ingest, dedup, filter and shard per byte of text, measured with `tiny`."""
 
 _SPILL_SHARE = 1.0
-"""Room for what DuckDB writes while it sorts and joins, for a byte of text; it is free again afterwards."""
+"""Bytes that DuckDB spills while it sorts and joins, per byte of text; it frees them afterwards."""
 
 _VARIANT_BYTES: dict[Variant, float] = {
     **dict.fromkeys(("int8", "int8-dynamic", "torchao-int8", "q8_0"), 1.1),
@@ -17,13 +17,13 @@ _VARIANT_BYTES: dict[Variant, float] = {
     "q5_k_m": 0.75,
     "q6_k": 0.85,
 }
-"""For each parameter, scales included; embeddings, which stay as they are in many, make small models larger."""
+"""Bytes per parameter, scales included; many variants keep embeddings as they are, which makes small models larger."""
 
 
 def disk_needed(recipe: Recipe, config: ModelConfig, text_bytes: int | None) -> int:
-    """Return the bytes of one run's artifacts: of its text, if its size is known, and of its model.
+    """Return the bytes of the artifacts of one run: its model, and its text if the size is known.
 
-    Checkpoints hold weights and moments: those kept, the best, and the one that is being written.
+    Checkpoints hold weights and moments: those kept, the best one, and the one being written.
     """
     parameters = config.parameter_count()
     weights, kept = 4 * parameters, recipe.training.keep_checkpoints + 2

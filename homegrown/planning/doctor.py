@@ -1,4 +1,4 @@
-"""The diagnosis of this machine: whether homegrown runs on it, whether a recipe does, and what each recipe wants."""
+"""The diagnosis of this machine: whether homegrown and a recipe run on it, and what hardware each recipe needs."""
 
 import os
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from homegrown.store.artifacts import Store
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was looked at, and what hardware each recipe wants."""
+    """The results of all checks, and the hardware that each recipe needs."""
 
     checks: list[Check]
     wants: list[Wants]
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Whether no check is bad."""
         return all(check.verdict != "bad" for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
@@ -32,10 +32,10 @@ class Diagnosis:
 
 
 def diagnose(machine: Machine, store: Store, recipes: list[Recipe], recipe: Recipe | None) -> Diagnosis:
-    """Look at the machine, at what `recipe` needs of it, and at what each of `recipes` would want.
+    """Check the machine, check it for `recipe`, and compute what each of `recipes` needs.
 
     Raises:
-        UserError: the recipe's batch cannot be shared by its processes.
+        UserError: the processes cannot share the batch of the recipe.
     """
     checks = [*machine_checks(machine), *_gpus(machine, recipe), _writable(store.root)]
     if recipe is not None:
@@ -48,12 +48,12 @@ def _gpus(machine: Machine, recipe: Recipe | None) -> Iterator[Check]:
         found = f"{gpu.name}, {gpu.memory_bytes / 1e9:.1f} GB, driver {gpu.driver}"
         yield Check("GPU", found, "none", "ok")
     if not machine.gpus and (recipe is None or recipe.compute.device != "cuda"):
-        yield Check("GPU", "none that nvidia-smi shows", "none", "ok", "Without one, `tiny` trains in minutes.")
+        yield Check("GPU", "none in nvidia-smi", "none", "ok", "Without one, `tiny` trains in minutes.")
 
 
 def _writable(root: Path) -> Check:
     place = next(folder for folder in (root, *root.parents) if folder.exists())
     if os.access(place, os.W_OK):
-        return Check("artifacts", str(root), "a folder to write in", "ok")
-    advice = "Name another folder with --artifacts, or make this one writable."
-    return Check("artifacts", f"{place} cannot be written", "a folder to write in", "bad", advice)
+        return Check("artifacts", str(root), "a writable folder", "ok")
+    advice = "Make it writable, or choose another folder with --artifacts."
+    return Check("artifacts", f"{place} is not writable", "a writable folder", "bad", advice)

@@ -1,4 +1,4 @@
-"""Power and energy: the processor's own counter where it can be read, else an assumption that has a name."""
+"""Power and energy: by the energy counter of the processor where it can be read, else by a stated assumption."""
 
 import time
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 _COUNTERS = Path("/sys/class/powercap")
 
 WATTS_PER_PROCESSOR = 10.0
-"""Assumed for each processor that computes where no counter can be read: between a large server's (AMD EPYC 9654: 360 W
-for 96 cores) and a desktop's (Intel Core i9-13900K: 253 W for 24), memory and power supply included."""
+"""Assumed per processor where no counter can be read, memory and power supply included: between a large server (AMD
+EPYC 9654: 360 W for 96 cores) and a desktop (Intel Core i9-13900K: 253 W for 24)."""
 
 
 class EnergyMeter:
-    """Adds up what the processor packages take, with whatever else runs on them, by Intel's and AMD's RAPL counters.
+    """Adds up the energy of the processor packages, other programs included, by Intel's and AMD's RAPL counters.
 
-    Linux shows them, often to root only.
+    Linux exposes them, often to root only.
     """
 
     def __init__(self) -> None:
         self._before, self._began = _joules(), time.perf_counter()
 
     def watts(self) -> float | None:
-        """Return the mean power since this meter was made; None if there is no counter, or it has wrapped around."""
+        """Return the mean power since this meter was created; None without a counter, or if it has wrapped around."""
         after, seconds = _joules(), time.perf_counter() - self._began
         if self._before is None or after is None or after < self._before:
             return None
@@ -30,7 +30,7 @@ class EnergyMeter:
 def _joules() -> float | None:
     total = None
     for zone in _COUNTERS.glob("intel-rapl:*"):
-        # A zone with two numbers is a part of another one; "psys" holds the packages once more.
+        # A zone with two numbers is a part of another one; "psys" counts the packages again.
         if zone.name.count(":") > 1:
             continue
         try:

@@ -1,4 +1,4 @@
-"""Public specifications of GPUs that people train on, for plans of machines that are not at hand."""
+"""Public specifications of GPUs that people train on, for plans without the machine at hand."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Gpu:
-    """Teraflops are of dense bfloat16 matrix products summed in float32; memory bandwidth is in 10^9 bytes per second.
+    """Peak TFLOP/s of dense bfloat16 with float32 accumulation, memory bandwidth in 10^9 bytes per second.
 
-    `watts` is what the maker says the board may take.
+    `watts` is the board's maximum power by its maker.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Gpu:
 
     @property
     def memory_bytes(self) -> int:
-        """The board's memory; makers say gigabytes and mean 2^30."""
+        """Memory of the board, in bytes; makers say gigabytes and mean 2^30."""
         return self.memory_gib * GIB
 
 
@@ -54,16 +54,16 @@ GPUS = {
 
 
 def find(name: str) -> Gpu:
-    """Return the GPU of a name such as "h100" or "RTX 4090"; raises UserError if it is not in the table."""
+    """Return the GPU with a name such as "h100" or "RTX 4090"; raises UserError for an unknown name."""
     wanted = plain(name)
     for key, gpu in GPUS.items():
         if wanted in (plain(key), plain(gpu.name)):
             return gpu
-    raise UserError(f"--gpu {name}: there is no such GPU in the table; there are: {', '.join(GPUS)}.")
+    raise UserError(f"--gpu {name}: unknown GPU; choose one of {', '.join(GPUS)}.")
 
 
 def smallest(memory_bytes: float) -> Gpu | None:
-    """Return the GPU with the least memory that has at least so much, the slowest of equals; None if none has."""
+    """Return the GPU with the least memory that is enough, the slowest of equals; None if none has enough."""
     enough = [gpu for gpu in GPUS.values() if gpu.memory_bytes >= memory_bytes]
     return min(enough, key=lambda gpu: (gpu.memory_gib, gpu.teraflops), default=None)
 

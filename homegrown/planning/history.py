@@ -1,4 +1,4 @@
-"""What trainings of a recipe really took, from their artifacts."""
+"""What earlier training runs of a recipe took, from their artifacts."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from homegrown.store.runs import recorded
 
 @dataclass(frozen=True)
 class Past:
-    """One training of the same model with the same settings; None where an older version did not measure it."""
+    """One training run of the same model with the same settings; None where an older version did not measure."""
 
     artifact: str
     started: datetime
@@ -24,20 +24,20 @@ class Past:
 
 
 def past_runs(store: Store, recipe: Recipe, most: int) -> list[Past]:
-    """Return the last trainings whose model, vocabulary and training settings were the recipe's, the newest first."""
-    wanted = _what_counts(recipe.model_dump(mode="json"))
+    """Return the last training runs with the recipe's model, vocabulary and training settings, newest first."""
+    wanted = _determining(recipe.model_dump(mode="json"))
     made = {one.manifest.key: one for one in store.all() if one.manifest.stage == "pretrain"}
     found: dict[str, Past] = {}
     for run in reversed(recorded(store).values()):
         key = run.keys.get("pretrain")
-        if key in made and key not in found and _what_counts(run.recipe) == wanted:
+        if key in made and key not in found and _determining(run.recipe) == wanted:
             manifest = made[key].manifest
             found[key] = _past(made[key].name, manifest, int(run.recipe["compute"]["processes"]))
     return list(found.values())[:most]
 
 
-def _what_counts(recipe: dict[str, dict[str, object]]) -> list[object]:
-    """Return what of a recorded recipe decides time and memory; the text does not."""
+def _determining(recipe: dict[str, dict[str, object]]) -> list[object]:
+    """Return the parts of a recorded recipe that determine time and memory; its text does not."""
     return [recipe.get("model"), recipe.get("training"), recipe.get("tokenizer", {}).get("vocabulary_size")]
 
 

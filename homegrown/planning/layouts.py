@@ -1,4 +1,4 @@
-"""How a recipe's training lies on devices: the sequences in a forward pass, and the alternatives that save memory."""
+"""Layouts of a recipe's training on its devices: sequences per forward pass, and alternatives that save memory."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,12 +11,12 @@ from homegrown.training.compilation import compiles
 from homegrown.util.errors import UserError
 
 CPU_TOKENS = 1024
-"""`homegrown.training.microbatch._CPU_TOKENS`, which cannot be imported without PyTorch."""
+"""`homegrown.training.microbatch._CPU_TOKENS`, whose import needs PyTorch."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A layout, what it takes, and whether the device holds it."""
+    """A layout, its memory, and whether it fits the device."""
 
     layout: Layout
     memory: Memory
@@ -31,12 +31,12 @@ def layouts(
     devices: int,
     memory_bytes: int,
 ) -> list[Fit]:
-    """Return what each way of training takes on one device: the recipe's own first.
+    """Return the memory of each layout on one device, the recipe's own layout first.
 
-    That is DDP and, on several devices, FSDP2, each without and with activation checkpointing.
+    Layouts are DDP and, on several devices, FSDP2, each without and with activation checkpointing.
 
     Raises:
-        UserError: the batch cannot be shared by so many devices.
+        UserError: so many devices cannot share the batch.
     """
     settings = recipe.training
     parallels: list[Parallel] = ["ddp", "fsdp"] if devices > 1 else ["ddp"]
@@ -74,12 +74,12 @@ def layouts(
 
 
 def fits(peak: int, memory_bytes: int) -> bool:
-    """Return whether a device of so much memory holds a training's peak, with a margin."""
+    """Return whether the peak fits the memory of a device, with a margin."""
     return peak <= (1 - MARGIN) * memory_bytes
 
 
 def _with_rows(config: ModelConfig, settings: TrainingSettings, layout: Layout, memory_bytes: int) -> Layout:
-    """Return the layout with the rows that the trainer would take in a forward pass, of its share `layout.rows`."""
+    """Return the layout with the rows per forward pass that the trainer would choose for its share `layout.rows`."""
     share = layout.rows
     divisors = [rows for rows in range(share, 0, -1) if share % rows == 0]
     if settings.micro_batch_size != "auto":

@@ -1,4 +1,4 @@
-"""What this machine has, found without PyTorch: processors and their instructions, memory, GPUs."""
+"""Hardware of this machine, detected without PyTorch: processors and their instructions, memory, GPUs."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True)
 class LocalGpu:
-    """A GPU of this machine as its driver describes it; `watts` is its power limit, None where it has none."""
+    """A GPU of this machine as its driver describes it; `watts` is its power limit, None without one."""
 
     name: str
     memory_bytes: int
@@ -38,7 +38,7 @@ class LocalGpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """`memory_bytes` is what this process may use, `instructions` those of `INSTRUCTIONS` that the processor has."""
+    """`memory_bytes` is what this process may use; `instructions` are those that the processor has."""
 
     processor: str
     processors: int
@@ -47,7 +47,7 @@ class Machine:
     gpus: tuple[LocalGpu, ...]
 
     def device(self, setting: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-        """Return where a recipe with this `compute.device` trains."""
+        """Return the device on which a recipe with this `compute.device` trains."""
         return "cuda" if setting == "cuda" or (setting == "auto" and self.gpus) else "cpu"
 
     @property
@@ -57,7 +57,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Return what can be found out about this machine."""
+    """Detect the hardware of this machine."""
     import llvmlite.binding  # numba's
 
     features = llvmlite.binding.get_host_cpu_features()
@@ -71,18 +71,18 @@ def this_machine() -> Machine:
 
 
 def _memory() -> int:
-    """Return the machine's memory, or the limit that a container sets."""
+    """Return the memory of the machine, or the limit of its container."""
     limits = [file.read_text().strip() for file in _CGROUP if file.exists()]
     return min([int(psutil.virtual_memory().total), *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def available_memory() -> int:
-    """Return the memory that programs can take now, in bytes."""
+    """Return the memory available to programs now, in bytes."""
     return int(psutil.virtual_memory().available)
 
 
 def _gpus() -> list[LocalGpu]:
-    """Ask NVIDIA's own tool; a machine without it has no GPU that PyTorch's CUDA build could use."""
+    """Ask nvidia-smi; a machine without it has no GPU that PyTorch's CUDA build can use."""
     query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,driver_version,power.limit"]
     try:
         said = subprocess.run(

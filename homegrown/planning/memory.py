@@ -1,8 +1,8 @@
-"""Memory that training takes on each device, by formulas for what `homegrown.model` and `homegrown.training` hold.
+"""Memory of training on each device, by formulas for the tensors of `homegrown.model` and `homegrown.training`.
 
-Weights, their gradients and the optimizer's moments are float32 (4 bytes); what passes between matrix products, and the
-copies of weights they take, is in the type of autocast. A test adds up what PyTorch holds, operation by operation. With
-`torch.compile`, which keeps less of what it can compute again, activations are at most what is said here.
+Weights, gradients and the optimizer's moments are float32 (4 bytes). Activations and the copies of weights for matrix
+products have the type of autocast. A test adds up what PyTorch allocates, operation by operation. `torch.compile`
+recomputes some activations, so they are at most what is computed here.
 """
 
 from collections import Counter
@@ -13,24 +13,24 @@ from homegrown.config.recipe import Parallel, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import block_matrices, hidden_parameters
 
-LONGEST_BY_HAND = 512
-"""`homegrown.model.cpu_ops.LONGEST`, which cannot be imported without PyTorch: longer contexts keep no scores."""
+CPU_OPS_CONTEXT = 512
+"""`homegrown.model.cpu_ops.LONGEST`, whose import needs PyTorch; longer contexts keep no attention scores."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """`homegrown.model.loss.CHUNK_TOKENS`, likewise."""
 MUON_BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 """`homegrown.training.muon.BATCH_ELEMENTS`, likewise."""
 MARGIN = 0.1
-"""Share of a device's memory that a plan leaves free: for fragments, libraries, and what is smaller than a tensor."""
+"""Share of a device's memory that a plan leaves free for fragmentation, libraries and small allocations."""
 
 _FLOAT = 4
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a training step lies on devices.
+    """The layout of a training step on its devices.
 
-    `value_bytes` is the size of one number in matrix products, `rows` the sequences in one forward pass of one device,
-    `passes` the forward passes of one device in a step.
+    `value_bytes` is the size of one number in matrix products; `rows` counts the sequences in one forward pass of one
+    device, `passes` the forward passes of one device in a step.
     """
 
     device: Literal["cpu", "cuda"]
@@ -47,8 +47,8 @@ class Layout:
 class Memory:
     """Bytes on one device.
 
-    `activations` is what the forward pass keeps for the backward pass, `working` what the loss and the gathering of
-    sharded weights need for a moment; `peak` is the most that there is at once, at most the sum of all.
+    `activations` is what the forward pass saves for the backward pass; `working` is what the loss and gathering
+    sharded weights need temporarily; `peak` is the most at any one time, at most the sum of all.
     """
 
     weights: int
@@ -60,11 +60,11 @@ class Memory:
 
 
 def training_memory(config: ModelConfig, settings: TrainingSettings, layout: Layout) -> Memory:
-    """Return what one device holds while it trains.
+    """Return the memory of one device during training.
 
-    With FSDP2 (Zhao et al. 2023) a device keeps its part of weights, gradients and moments. For a pass it makes whole
-    the embedding and the last norm, the block that computes and the next one; and the gradients of all but a step's
-    last pass are whole on every device.
+    With FSDP2 (Zhao et al. 2023) a device keeps its shard of weights, gradients and moments. During a pass it gathers
+    the embedding, the last norm, the current block and the next one. Gradients of all passes of a step but the last
+    are not sharded.
     """
     sharded = layout.parallel == "fsdp" and layout.devices > 1
     parts = layout.devices if sharded else 1
@@ -74,15 +74,15 @@ def training_memory(config: ModelConfig, settings: TrainingSettings, layout: Lay
     activations = saved_for_backward(config, layout)
     gathered = _gathered(config) if sharded else 0
     working = _loss_work(config, layout) + gathered
-    held = (_FLOAT * config.parameter_count() if sharded else gradients) if layout.passes > 1 else 0
+    accumulated = (_FLOAT * config.parameter_count() if sharded else gradients) if layout.passes > 1 else 0
     embedding = _FLOAT * config.vocabulary_size * config.hidden
-    # Gradients grow while activations go, until the first block is left. Then a tied embedding's gradient comes in two
-    # parts and is their sum, a third.
+    # Gradients grow while activations shrink, down to the first block. A tied embedding then has two gradients and
+    # their sum, a third tensor.
     own = _FLOAT * hidden_parameters(config) // config.layers // parts
     first = _block_saved(config, layout) + _narrow_weights(config, layout) - own
-    ends = max(held, gradients) + gathered + max(first, embedding * (2 if config.tied else 0))
-    backward = held + activations + gathered + _backward_work(config, layout)
-    # AdamW comes first, in place, and its gradients are gone when Muon begins.
+    ends = max(accumulated, gradients) + gathered + max(first, embedding * (2 if config.tied else 0))
+    backward = accumulated + activations + gathered + _backward_work(config, layout)
+    # AdamW runs first and in place; its gradients are freed before Muon starts.
     with_muon = settings.optimizer == "muon"
     update = _FLOAT * hidden_parameters(config) // parts + _update_work(config, layout) if with_muon else 0
     return Memory(
@@ -91,21 +91,21 @@ def training_memory(config: ModelConfig, settings: TrainingSettings, layout: Lay
         optimizer=optimizer,
         activations=activations,
         working=working,
-        peak=weights + optimizer + max(held + activations + working, backward, ends, update),
+        peak=weights + optimizer + max(accumulated + activations + working, backward, ends, update),
     )
 
 
 def moments(config: ModelConfig, settings: TrainingSettings) -> int:
-    """Return the bytes of the optimizer's state: two moments for a parameter with AdamW, one with Muon."""
+    """Return the bytes of the optimizer's state: two moments per parameter with AdamW, one with Muon."""
     with_muon = hidden_parameters(config) if settings.optimizer == "muon" else 0
     return _FLOAT * (2 * config.parameter_count() - with_muon)
 
 
 def saved_for_backward(config: ModelConfig, layout: Layout) -> int:
-    """Return the bytes that a forward pass keeps, weights themselves not counted.
+    """Return the bytes that a forward pass saves, without the weights.
 
-    With activation checkpointing (Chen et al. 2016) that of a block is its input; of narrow weights only autocast's own
-    copies are left, which it forgets at the end of the pass.
+    Activation checkpointing (Chen et al. 2016) saves only the input of a block. Of narrow weights, autocast's own
+    copies remain until the end of the pass.
     """
     tokens, size = layout.rows * config.context, layout.value_bytes
     block = _FLOAT * tokens * config.hidden if layout.checkpointing else _block_saved(config, layout)
@@ -119,7 +119,7 @@ def saved_for_backward(config: ModelConfig, layout: Layout) -> int:
 
 
 def _narrow_weights(config: ModelConfig, layout: Layout) -> int:
-    """Return the size of autocast's copies of one block's weights."""
+    """Return the bytes of autocast's copies of the weights of one block."""
     if layout.value_bytes == _FLOAT:
         return 0
     biases = sum(rows for rows, _ in block_matrices(config)) if config.family == "classic" else 0
@@ -129,62 +129,62 @@ def _narrow_weights(config: ModelConfig, layout: Layout) -> int:
 def _block_saved(config: ModelConfig, layout: Layout) -> int:
     tokens, size = layout.rows * config.context, layout.value_bytes
     queries, keys = config.heads * config.head_size, config.kv_heads * config.head_size
-    numbers = 2 * config.hidden  # what both norms give
-    numbers += 2 * queries + 2 * keys  # queries, keys, values, and what is mixed of them
+    numbers = 2 * config.hidden  # outputs of both norms
+    numbers += 2 * queries + 2 * keys  # queries, keys, values, attention output
     numbers += (4 if config.family == "modern" else 1) * config.feed_forward
     statistics = 0
     if config.family == "modern":
         numbers += queries + keys  # before their norms
         heads = config.heads + config.kv_heads
         statistics += (size if layout.device == "cpu" else _FLOAT) * heads
-    if layout.device == "cpu" and config.context <= LONGEST_BY_HAND and not layout.compiled:
-        numbers += config.heads * config.context  # attention's weights
+    if layout.device == "cpu" and config.context <= CPU_OPS_CONTEXT and not layout.compiled:
+        numbers += config.heads * config.context  # attention weights
     else:
         statistics += _FLOAT * config.heads
         if layout.device == "cpu" and config.family == "modern":
-            numbers += queries  # the fused kernel's output in the order that the rotation by hand gives, and put right
+            numbers += queries  # the fused kernel's output before and after reordering
     dropped = 2 * config.hidden * (size if layout.device == "cpu" else 1) if config.dropout else 0
     return tokens * (size * numbers + statistics + dropped) + 2 * _norm_saved(config, tokens)
 
 
 def _norm_saved(config: ModelConfig, tokens: int) -> int:
-    """Return what a norm of the residual stream keeps: the stream, and its scale or its mean and scale."""
+    """Return what a norm of the residual stream saves: the stream, and its scale or its mean and scale."""
     return _FLOAT * tokens * (config.hidden + (1 if config.family == "modern" else 2))
 
 
 def _loss_work(config: ModelConfig, layout: Layout) -> int:
-    """Return what the loss holds besides what it keeps: hidden states, a narrow embedding, logits of a chunk."""
+    """Return what the loss needs besides what it saves: hidden states, a narrow embedding, logits of a chunk."""
     tokens, size = layout.rows * config.context, layout.value_bytes
     chunk = min(tokens, CHUNK_TOKENS[layout.device])
     embedding = size * config.vocabulary_size * config.hidden
     logits, next_logits = (size * count * config.vocabulary_size for count in (chunk, min(chunk, tokens - chunk)))
     narrow = size * tokens * config.hidden + embedding if size < _FLOAT else 0
-    # Chances in float32, logits; then the next chunk's logits, or the product that is added to the gradient.
+    # Probabilities in float32 and logits; then the next chunk's logits, or the product added to the gradient.
     products = _FLOAT * chunk * config.vocabulary_size + logits + max(embedding, next_logits)
     return _FLOAT * tokens * config.hidden + narrow + products
 
 
 def _backward_work(config: ModelConfig, layout: Layout) -> int:
-    """Return the most that gradients take beside what the forward pass kept, which goes as they come.
+    """Return the most that gradients take beside the saved activations, which are freed on the way.
 
-    That is at the loss, at the last norm (four copies of the stream), or in the last block's feed-forward.
+    The peak is at the loss, at the last norm (four copies of the stream), or in the feed-forward of the last block.
     """
     tokens, size = layout.rows * config.context, layout.value_bytes
     of_loss = _FLOAT * config.vocabulary_size * config.hidden + (size + _FLOAT) * tokens * config.hidden
     of_norm = (4 * _FLOAT - size) * tokens * config.hidden
     of_block = 2 * size * tokens * config.feed_forward - (_FLOAT * tokens * config.hidden if size == _FLOAT else 0)
     if layout.checkpointing:
-        # What the block keeps when it is computed again, instead of autocast's copies and, where it has been added to
-        # those of other passes, the gradient of the output projection.
-        forgotten = config.layers * _narrow_weights(config, layout)
+        # What the recomputed block saves, minus autocast's copies and, if other passes have accumulated into it, the
+        # gradient of the output projection.
+        freed = config.layers * _narrow_weights(config, layout)
         if not config.tied and layout.passes > 1:
-            forgotten += _FLOAT * config.vocabulary_size * config.hidden
-        of_block += _block_saved(config, layout) + _narrow_weights(config, layout) - forgotten
+            freed += _FLOAT * config.vocabulary_size * config.hidden
+        of_block += _block_saved(config, layout) + _narrow_weights(config, layout) - freed
     return max(of_loss, of_norm, of_block)
 
 
 def _update_work(config: ModelConfig, layout: Layout) -> int:
-    """Return what Muon takes for its largest batch of matrices: two copies of it and two of their squares."""
+    """Return what Muon needs for its largest batch of matrices: two copies, and two of their squares."""
     alike = Counter((min(shape), max(shape)) for shape in block_matrices(config))
     works = []
     for (m, n), count in alike.items():
@@ -199,6 +199,6 @@ def _gathered(config: ModelConfig) -> int:
 
 
 def _tables(config: ModelConfig) -> int:
-    """Return the size of the table of positions."""
+    """Return the bytes of the position table."""
     width = 2 * config.head_size if config.family == "modern" else config.hidden
     return _FLOAT * config.context * width

@@ -1,4 +1,4 @@
-"""The plan of a recipe: what it will train, on how much text, in what memory, time and energy."""
+"""The plan of a recipe: its model, text, memory, time and energy."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ GUIDE = {
     (1024, 24, 16, 4096, 1024): 700e6,
     (2048, 32, 32, 8192, 2048): 1.3e9,
 }
-"""The guide's table: width, layers, heads, feed-forward and context, and the parameters that it states for them."""
+"""The guide's table: width, layers, heads, feed-forward and context, and the parameters that the guide states."""
 
 _PROBE_SECONDS = 5.0
 _STEP_SECONDS = 2.0
@@ -29,9 +29,9 @@ _PAST_RUNS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is said of a recipe before anything is spent.
+    """The plan of a recipe.
 
-    `flops` are those of the whole training: the model's, and the optimizer's matrix products. `cost` is None where
+    `flops` counts the operations of the model and the optimizer's matrix products over all steps. `cost` is None if
     nothing was measured.
     """
 
@@ -51,11 +51,11 @@ class Plan:
     fits: list[Fit]
     cost: Cost | None
     base_memory_bytes: int
-    """What a training process holds without a model, where that was measured."""
+    """Memory of a training process without a model; 0 if not measured."""
     past: list[Past]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the plan as plain values, times as ISO 8601."""
+        """Return the plan as plain values, times in ISO 8601."""
         values = asdict(self)
         for run in values["past"]:
             run["started"] = run["started"].isoformat()
@@ -65,10 +65,10 @@ class Plan:
 def make_plan(
     recipe: Recipe, store: Store, target: Target, *, measure: bool = True, utilisation: float | None = None
 ) -> Plan:
-    """Return the plan of a recipe on a target; `measure` this machine if it is that, else assume a `utilisation`.
+    """Return the plan of a recipe on a target: this machine, measured on request, or GPUs at an assumed `utilisation`.
 
     Raises:
-        UserError: the recipe does not fit the devices.
+        UserError: the devices cannot share the batch of the recipe.
     """
     settings = recipe.training
     config = config_of(recipe)
@@ -76,7 +76,7 @@ def make_plan(
     probed = None
     cost = None
     if target.gpu is not None:
-        # What a person would choose: the recipe's own way if it fits, else the first that does.
+        # The recipe's own layout if it fits, else the first one that fits.
         way = next((way for way in ways if way.fits), ways[0])
         cost = specified_cost(recipe, config, target, way, utilisation or ASSUMED_UTILISATION)
     elif measure:
@@ -107,7 +107,7 @@ def make_plan(
 
 
 def _probe(recipe: Recipe, config: ModelConfig, target: Target) -> Probed:
-    """Measure a few steps with as many layers as the device holds, one sequence in a pass."""
+    """Measure a few steps with as many layers as fit the device, one sequence per pass."""
     alone = Layout(
         target.device,
         target.value_bytes,

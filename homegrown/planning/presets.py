@@ -1,4 +1,4 @@
-"""What hardware each recipe wants: the guide's hardware table, computed by the plan's formulas instead of stated."""
+"""The hardware that each recipe needs: the guide's hardware table, computed by the formulas of the plan."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,18 @@ from homegrown.planning.text import text_of
 from homegrown.store.artifacts import Store
 
 PROCESS_BYTES = 400_000_000
-"""What a process holds that has imported PyTorch and the training loop, measured on Linux without a GPU."""
+"""Memory of a process that has imported PyTorch and the training loop, measured on Linux without a GPU."""
 
 _COMFORTABLE_TOKENS = 8192
-"""Tokens in a forward pass with which large matrix products fill a GPU."""
+"""Tokens per forward pass that keep a GPU busy."""
 
 
 @dataclass(frozen=True)
 class Wants:
-    """Bytes that a recipe wants of one GPU, of the machine's memory if it trains on the processor, and of the disk.
+    """Bytes that a recipe needs on one GPU, in memory if it trains on the CPU, and on the disk.
 
-    At least: one sequence at a time with activation checkpointing. Recommended: 8,192 tokens at a time without it.
+    The least GPU memory is for one sequence per pass with activation checkpointing, the recommended one for 8,192
+    tokens per pass without it.
     """
 
     recipe: str
@@ -30,14 +31,14 @@ class Wants:
     gpu_least: int
     gpu_recommended: int
     gpu: str
-    """The smallest of the table with what is recommended."""
+    """The smallest one of the table with the recommended memory."""
     memory: int
     disk: int
     text_is_known: bool
 
 
 def wants(recipe: Recipe, store: Store) -> Wants:
-    """Return what hardware a recipe wants."""
+    """Return the hardware that a recipe needs."""
     config, settings = config_of(recipe), recipe.training
     comfortable = min(settings.batch_size, max(1, _COMFORTABLE_TOKENS // config.context))
     size = value_bytes(settings.precision, narrow=True)

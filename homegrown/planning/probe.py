@@ -1,4 +1,4 @@
-"""A short measured training on made-up tokens: the recipe's own steps, or a slice of them, by the engine's own loop."""
+"""A probe: a few measured training steps on random tokens, those of the recipe or a slice, in the engine's own loop."""
 
 import math
 import os
@@ -27,23 +27,23 @@ _SHORT_CONTEXT = 128
 _PASS_TOKENS = 1024
 _PATIENCE = 5
 _USUAL_SHARE = 0.25
-"""Share of the measured peak at which training is taken to run before it is measured, to choose the slice."""
+"""Share of the measured peak assumed for training to choose the slice."""
 
 
 class ProbeJob(Settings):
-    """What the probing processes are told: training as the recipe has it, and how much of it to measure."""
+    """The job of the probing processes: the training of the recipe, and how much of it to measure."""
 
     job: Job
     seconds: float
-    """How long to take steps, after those that warm up."""
+    """Duration of the measured steps, after warm-up."""
     step_seconds: float | None
-    """Cut the training to a slice whose step takes about so long; None: measure it as it is."""
+    """Target duration of a step of the slice; None: measure the full training."""
     layers: int
-    """The most layers that the slice may have, for its memory."""
+    """Maximum layers of the slice, for its memory."""
 
 
 class Probed(BaseModel):
-    """What was measured, by the leading process; `model` and `training` say of what."""
+    """Measurements of the leading process; `model` and `training` are those measured."""
 
     model_config = ConfigDict(frozen=True)
     model: ModelSettings
@@ -58,15 +58,15 @@ class Probed(BaseModel):
     """The median."""
     tokens_per_second: float
     model_flops_utilisation: float
-    """Of `peak_flops`, the fastest matrix product measured on this device, per second."""
+    """Relative to `peak_flops`, the speed of the fastest matrix product measured on this device."""
     peak_flops: float
     seconds_to_first_step: float
-    """From the start of the launcher until the first optimizer step was taken."""
+    """From the start of the launcher to the end of the first optimizer step."""
     peak_memory_bytes: int
     base_memory_bytes: int
-    """What the process held before it built the model: PyTorch itself on a CPU, nothing on a GPU."""
+    """Memory of the process before it built the model: PyTorch itself on a CPU, nothing on a GPU."""
     watts: float | None
-    """Of the processor packages while steps were taken, where the machine counts."""
+    """Power of the processor packages during the steps; None without a counter."""
 
 
 def probe(
@@ -78,13 +78,13 @@ def probe(
     step_seconds: float | None = None,
     layers: int,
 ) -> Probed:
-    """Train the recipe's model for `seconds` in processes of their own, as many as the recipe says; leave nothing.
+    """Train the recipe's model for `seconds` in processes of their own, as many as the recipe sets; leave no files.
 
-    With `step_seconds`, of its steps only a slice that takes about so long, of at most so many `layers`.
+    With `step_seconds`, train a slice whose steps take about so long, with at most `layers` layers.
 
     Raises:
         UserError: the training refuses its settings, or the GPU's memory is full.
-        RuntimeError: the processes failed for another reason; the message ends with what they said last.
+        RuntimeError: the processes failed for another reason; the message ends with their last output.
     """
     with tempfile.TemporaryDirectory(prefix="homegrown-probe-") as name:
         folder = Path(name)
@@ -111,9 +111,9 @@ def probe(
 
 
 def _launch(job: Path, processes: int) -> str:
-    """Run the workers to their end and return what they printed; when this process dies, they end too."""
+    """Run the workers and return their output; they exit when this process dies."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    meeting = f"--rdzv-endpoint={job.parent / STORE}agent"  # by a file, as in homegrown.training.launcher
+    meeting = f"--rdzv-endpoint={job.parent / STORE}agent"  # through a file, as in homegrown.training.launcher
     alone = ["--rdzv-backend=c10d", meeting, "--rdzv-conf=store_type=file", "--local-addr=127.0.0.1"]
     logs = f"--log-dir={job.parent / LOGS}"
     command = [*launcher, *alone, logs, "-m", "homegrown.planning.probe_worker", str(job)]
@@ -126,7 +126,7 @@ def _launch(job: Path, processes: int) -> str:
 
 
 def work(config: ModelConfig, settings: TrainingSettings, devices: int) -> float:
-    """Return the operations of one device in one step: its share of the batch, what is recomputed, Muon's products."""
+    """Return the operations of one device per step: its share of the batch, recomputed activations, Muon's products."""
     per_token = config.flops_per_token()
     if settings.activation_checkpointing:
         per_token += recomputed_flops_per_token(config)
@@ -143,10 +143,10 @@ def slice_of(
     step_seconds: float,
     layers: int,
 ) -> tuple[ModelSettings, TrainingSettings]:
-    """Return the training, cut until a step takes about `step_seconds`; with at most `layers` of the model's layers.
+    """Return a slice of the training whose steps take about `step_seconds`, with at most `layers` layers.
 
-    The batch gets smaller, down to a pass of 1,024 tokens, and the model less deep, down to 2 layers; where that takes
-    far too long yet, as deep as one layer, with shorter passes. Widths and vocabulary stay, on which speed depends.
+    The batch shrinks to a pass of 1,024 tokens at least, the model to 2 layers. If that is still several times too
+    slow, they shrink further: one layer, shorter passes. Widths and vocabulary, on which speed depends, stay.
     """
     size: dict[str, int] = {
         "batch": training.batch_size,
@@ -174,7 +174,7 @@ def slice_of(
 
 
 def scaled(recipe: Recipe, config: ModelConfig, probed: Probed) -> float:
-    """Return the seconds of one step of the whole recipe: longer than the slice's as it has more operations."""
+    """Return the seconds of one step of the full recipe, scaled from the slice by operations."""
     measured = ModelConfig.from_settings(probed.model, config.vocabulary_size, config.dropout)
     devices = recipe.compute.processes
     factor = work(config, recipe.training, devices) / work(measured, probed.training, devices)

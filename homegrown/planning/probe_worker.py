@@ -1,4 +1,4 @@
-"""The process that the launcher starts for each worker of a probe: `python -m homegrown.planning.probe_worker JOB`."""
+"""The process of one worker of a probe: `python -m homegrown.planning.probe_worker JOB`, started by the launcher."""
 
 import statistics
 import sys
@@ -26,7 +26,7 @@ _NEVER = 10**9
 
 
 def main(path: Path) -> None:
-    """Take steps and write what they took beside `path`; what a user must mend goes to a file of its own."""
+    """Measure the job at `path` and write the result beside it; a UserError goes to a file of its own."""
     prepare_environment()
     stop = Stop()
     stop.without_parent(path.parent / PARENT_LOCK)
@@ -42,7 +42,7 @@ def main(path: Path) -> None:
 
 
 def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
-    """Train as the order says and return what was measured, in the leading worker."""
+    """Train the probe's job; return the measurements in the leading worker, None in the others."""
     import torch
 
     from homegrown.training.distributed import Worker
@@ -59,7 +59,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     report = Report(out / PROGRESS)
     trainer.start(report)
     steps = trainer.steps(report, stop)
-    # The first step compiles and allocates; the second still may, and is measured only where it takes long.
+    # The first step compiles and allocates. The second may too, so it counts only if a step is slow.
     began = time.perf_counter()
     next(steps)
     if worker.agree(time.perf_counter() - began < order.seconds):
@@ -97,7 +97,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
 
 
 def _training(order: ProbeJob, worker: "Worker") -> Job:
-    """Return the job to measure: cut to a slice if asked, without validations, samples and checkpoints."""
+    """Return the job to measure: a slice if requested, without validations, samples and checkpoints."""
     from homegrown.data.index import read_index
     from homegrown.training.compilation import compiles
     from homegrown.training.peak import matmul_peak
@@ -109,7 +109,7 @@ def _training(order: ProbeJob, worker: "Worker") -> Job:
     tokens = step_tokens(config, training) * training.max_steps
     compiled = compiles(training.compile, worker.kind, config.flops_per_token(), tokens)
     if order.step_seconds is not None:
-        # Compiling on a CPU takes longer than all the rest, for a twelfth of the time.
+        # Compiling on a CPU takes longer than the rest of the probe and saves a twelfth of its time.
         compiled = compiled and worker.kind == "cuda"
         dtype = choose_precision(training.precision, worker.kind).dtype
         model, training = slice_of(

@@ -1,4 +1,4 @@
-"""What doctor looks at for a recipe: variants, memory, disk, GPUs, compiler, and how long the training would take."""
+"""Checks of doctor for a recipe: variants, memory, disk, GPUs, compiler, training time."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from homegrown.util.errors import UserError
 
 _LONG_SECONDS = 7 * 24 * 3600
 _USUAL_SHARE = 0.3
-"""Of the measured peak of matrix products, at which training on a processor usually runs."""
+"""Share of the measured peak of matrix products at which training on a CPU usually runs."""
 
 
 def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, root: Path) -> Iterator[Check]:
-    """Yield what the recipe needs of this machine, and of the disk where artifacts lie.
+    """Yield the checks of this machine for the recipe, and of the disk with the artifacts.
 
     Raises:
-        UserError: the recipe's batch cannot be shared by its processes.
+        UserError: the processes cannot share the batch of the recipe.
     """
     yield _variants(recipe)
     device = machine.device(recipe.compute.device)
@@ -49,13 +49,13 @@ def _variants(recipe: Recipe) -> Check:
     try:
         check_recipe(recipe)
     except UserError as error:
-        return Check("quantized variants", "one that cannot be made", wanted, "bad", str(error))
-    return Check("quantized variants", "what they need", wanted, "ok")
+        return Check("quantized variants", "a missing library or unsuitable size", wanted, "bad", str(error))
+    return Check("quantized variants", "all supported here", wanted, "ok")
 
 
 def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:
     needed, there = recipe.compute.processes, len(machine.gpus)
-    found = f"{there} x {machine.gpus[0].name}" if machine.gpus else "none that nvidia-smi shows"
+    found = f"{there} x {machine.gpus[0].name}" if machine.gpus else "none in nvidia-smi"
     least = max(1, there)
     advice = "Set compute.device to 'auto' or 'cpu'." if not there else f"Set compute.processes to {least}."
     return Check("GPU", found, str(needed), "bad", advice)
@@ -64,17 +64,17 @@ def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:
 def _training_memory(recipe: Recipe, target: Target) -> Check:
     ways = layouts(recipe, config_of(recipe), target.device, target.value_bytes, target.count, target.memory_bytes)
     base = PROCESS_BYTES if target.device == "cpu" else 0
-    room = (1 - MARGIN) * target.memory_bytes - base
+    available = (1 - MARGIN) * target.memory_bytes - base
     what = "GPU memory" if target.device == "cuda" else "memory to train"
     found = f"{target.name}: {target.memory_bytes / 1e9:.1f} GB"
     if target.count > 1:
         found = f"{target.count} x {found} each"
-    needed = f"{(ways[0].memory.peak + base) / 1e9:.1f} GB and {MARGIN:.0%} to spare"
-    if ways[0].memory.peak <= room:
+    needed = f"{(ways[0].memory.peak + base) / 1e9:.1f} GB plus {MARGIN:.0%} margin"
+    if ways[0].memory.peak <= available:
         return Check(what, found, needed, "ok")
-    other = next((way.layout for way in ways[1:] if way.memory.peak <= room), None)
+    other = next((way.layout for way in ways[1:] if way.memory.peak <= available), None)
     if other is None:
-        advice = "No way of training it here fits: take a smaller model, a smaller micro_batch_size, or more devices."
+        advice = "No layout fits: choose a smaller model, a smaller micro_batch_size, or more devices."
     elif other.parallel == recipe.compute.parallel or other.devices == 1:
         advice = "It fits with training.activation_checkpointing."
     else:
@@ -84,14 +84,16 @@ def _training_memory(recipe: Recipe, target: Target) -> Check:
 
 
 def _corpus_memory(recipe: Recipe, machine: Machine) -> Check:
-    """Compare what DuckDB may use, in this process, with what is free now."""
+    """Compare the memory limit of DuckDB with the free memory."""
     needed = recipe.compute.memory_gb * 1e9 + PROCESS_BYTES
     there = min(available_memory(), machine.memory_bytes)
     found = f"{there / 1e9:.1f} GB free"
-    wish = f"{needed / 1e9:.1f} GB and what each worker of a stage takes"
+    required = f"{needed / 1e9:.1f} GB plus the workers of a stage"
     if there >= needed:
-        return Check("memory for text", found, wish, "ok")
-    return Check("memory for text", found, wish, "warn", "Lower compute.memory_gb; DuckDB then spills to disk earlier.")
+        return Check("memory for text", found, required, "ok")
+    return Check(
+        "memory for text", found, required, "warn", "Lower compute.memory_gb; DuckDB then spills to disk sooner."
+    )
 
 
 def _disk(wants: Wants, root: Path) -> Check:
@@ -99,9 +101,9 @@ def _disk(wants: Wants, root: Path) -> Check:
     free = shutil.disk_usage(place).free
     found, needed = f"{free / 1e9:.1f} GB free at {place}", f"{wants.disk / 1e9:.1f} GB"
     if not wants.text_is_known:
-        needed += " for the model; nobody knows the size of the text"
+        needed += " for the model, plus the text, whose size is unknown"
     if free < wants.disk:
-        return Check("disk", found, needed, "bad", "Make room, or name another folder with --artifacts.")
+        return Check("disk", found, needed, "bad", "Free some space, or choose another folder with --artifacts.")
     return Check("disk", found, needed, "ok" if wants.text_is_known else "warn")
 
 
@@ -112,9 +114,9 @@ def _pytorch_sees(machine: Machine) -> Check:
     found = f"driver {driver}, PyTorch {torch.__version__}"
     if torch.cuda.is_available():
         name, (major, minor) = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
-        return Check("CUDA", f"{found} sees {name}, capability {major}.{minor}", "a GPU that PyTorch sees", "ok")
-    advice = "Install PyTorch's CUDA build, and a driver that is new enough for it."
-    return Check("CUDA", f"{found} sees no GPU", "a GPU that PyTorch sees", "bad", advice)
+        return Check("CUDA", f"{found} sees {name}, capability {major}.{minor}", "a GPU visible to PyTorch", "ok")
+    advice = "Install PyTorch's CUDA build and a driver that supports it."
+    return Check("CUDA", f"{found} sees no GPU", "a GPU visible to PyTorch", "bad", advice)
 
 
 def _compiler(recipe: Recipe) -> Check:
@@ -123,16 +125,16 @@ def _compiler(recipe: Recipe) -> Check:
     tokens = step_tokens(config, recipe.training) * recipe.training.max_steps
     needed = "one, for torch.compile" if setting == "always" else "none"
     if compiler:
-        wished = compiles(setting, "cpu", config.flops_per_token(), tokens)
-        return Check("C++ compiler", compiler, "one, for torch.compile" if wished else "none", "ok")
+        used = compiles(setting, "cpu", config.flops_per_token(), tokens)
+        return Check("C++ compiler", compiler, "one, for torch.compile" if used else "none", "ok")
     if setting == "always":
         return Check("C++ compiler", "none", needed, "bad", "Install g++ or clang++, or set training.compile to auto.")
-    advice = "" if setting == "never" else "With g++ or clang++, long trainings would take a twelfth less time."
+    advice = "" if setting == "never" else "With g++ or clang++, long training runs take a twelfth less time."
     return Check("C++ compiler", "none", needed, "ok", advice)
 
 
 def _time(recipe: Recipe) -> Check:
-    """Say how long the training would take on the processor, by the peak of its matrix products."""
+    """Estimate the training time on the CPU from the peak of its matrix products."""
     import torch
 
     from homegrown.training.peak import matmul_peak
@@ -142,9 +144,7 @@ def _time(recipe: Recipe) -> Check:
     flops = config.flops_per_token() * step_tokens(config, settings) + optimizer_flops(config, settings)
     peak = matmul_peak(torch.device("cpu"), choose_precision(settings.precision, "cpu").dtype)
     seconds = settings.max_steps * flops / (peak * _USUAL_SHARE)
-    found = f"about {duration(seconds)} at {peak / 1e9:,.0f} GFLOP/s, of which {_USUAL_SHARE:.0%} are usual"
+    found = f"about {duration(seconds)} at the usual {_USUAL_SHARE:.0%} of {peak / 1e9:,.0f} GFLOP/s"
     if seconds <= _LONG_SECONDS:
         return Check("time to train", found, "", "ok", f"`homegrown plan {recipe.name}` measures it.")
-    return Check(
-        "time to train", found, "", "warn", f"`homegrown plan {recipe.name} --gpu h100` says what a GPU takes."
-    )
+    return Check("time to train", found, "", "warn", f"`homegrown plan {recipe.name} --gpu h100` estimates a GPU.")

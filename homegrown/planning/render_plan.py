@@ -1,4 +1,4 @@
-"""A plan as a person reads it in the terminal."""
+"""A plan as tables in the terminal."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,7 +12,7 @@ from homegrown.reporting.numbers import count, duration
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """Print what the recipe will train, on how much text, in what memory, time and energy."""
+    """Print the model, text, memory, time and energy of the recipe, and earlier runs."""
     console.print(_summary(plan))
     console.print(_memory(plan))
     if plan.past:
@@ -25,15 +25,13 @@ def _summary(plan: Plan) -> Table:
     if plan.guide_parameters:
         guide = f"; the guide's {count(plan.guide_parameters)} does not follow from its own table"
     table.add_row("model", f"{plan.family}, {plan.parameters:,} parameters{guide}")
-    table.add_row(
-        "operations", f"{plan.flops_per_token / 1e9:.3g} GFLOP for a token, {plan.flops:.2e} FLOP for all of training"
-    )
+    table.add_row("operations", f"{plan.flops_per_token / 1e9:.3g} GFLOP per token, {plan.flops:.2e} FLOP in total")
     table.add_row("training", f"{count(plan.tokens)} tokens: {plan.steps:,} steps of {plan.step_tokens:,}")
     share = plan.tokens / plan.compute_optimal_tokens
     table.add_row(
         "compute-optimal",
-        f"{count(plan.compute_optimal_tokens)} tokens, {COMPUTE_OPTIMAL_TOKENS} for each parameter (Hoffmann et al. "
-        f"2022, table 3); this training has {share:.2g} times as many",
+        f"{count(plan.compute_optimal_tokens)} tokens, {COMPUTE_OPTIMAL_TOKENS} per parameter (Hoffmann et al. 2022, "
+        f"table 3); this run trains on {share:.2g} times as many",
     )
     table.add_row("text", _text(plan))
     cost = plan.cost
@@ -41,11 +39,11 @@ def _summary(plan: Plan) -> Table:
     if cost is None:
         table.add_row("time", f"not measured on {where}")
     else:
-        table.add_row("time", f"{duration(cost.seconds)} on {where}, without samples, checkpoints and the start")
+        table.add_row("time", f"{duration(cost.seconds)} on {where}, without startup, samples and checkpoints")
         table.add_row(
             "speed",
-            f"{cost.tokens_per_second:,.0f} tokens/s, {duration(cost.step_seconds)} a step, "
-            f"{cost.model_flops_utilisation:.0%} of the peak ({cost.source})",
+            f"{cost.tokens_per_second:,.0f} tokens/s, {duration(cost.step_seconds)} per step, "
+            f"MFU {cost.model_flops_utilisation:.0%} ({cost.source})",
         )
         energy = f"{cost.kilowatt_hours:.3g} kWh" if cost.kilowatt_hours >= 1 else f"{cost.kilowatt_hours * 1e3:.2g} Wh"
         table.add_row("energy", f"{energy} at {cost.watts:,.0f} W ({cost.watts_source})")
@@ -54,46 +52,46 @@ def _summary(plan: Plan) -> Table:
 
 def _text(plan: Plan) -> str:
     if plan.text.tokens is None or plan.epochs is None:
-        return f"{plan.text.source}; {count(plan.compute_optimal_tokens)} tokens would be compute-optimal"
+        return f"{plan.text.source}; {count(plan.compute_optimal_tokens)} tokens are compute-optimal"
     epochs = f"{plan.epochs:.2g}" if plan.epochs < 10 else f"{plan.epochs:,.0f}"
-    said = f"{count(plan.text.tokens)} training tokens ({plan.text.source}): {epochs} epochs"
+    text = f"{count(plan.text.tokens)} training tokens ({plan.text.source}): {epochs} epochs"
     if plan.epochs > WORTHWHILE_EPOCHS:
-        said += f"; beyond {WORTHWHILE_EPOCHS}, repeated text is worth ever less (Muennighoff et al. 2023)"
-    return said
+        text += f"; beyond {WORTHWHILE_EPOCHS}, repeated text helps less and less (Muennighoff et al. 2023)"
+    return text
 
 
 def _memory(plan: Plan) -> Table:
     each = f"each of {plan.target.count} devices" if plan.target.count > 1 else "the device"
-    held = f"{plan.target.memory_bytes / 1e9:.1f} GB"
+    memory = f"{plan.target.memory_bytes / 1e9:.1f} GB"
     table = Table(
-        title=f"Memory in GB on {each}, which has {held}; {MARGIN:.0%} are left free",
+        title=f"Memory in GB on {each} of {memory}; {MARGIN:.0%} stay free",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
     table.add_column("")
-    # A column for each way, for a terminal of 80 characters has no room for all figures side by side.
+    # One column per layout: 80 characters do not fit all figures of a layout side by side.
     for number, fit in enumerate(plan.fits):
         layout = fit.layout
-        way = {"ddp": "DDP", "fsdp": "FSDP2"}[layout.parallel] if layout.devices > 1 else "one device"
-        parts = [way, *(["checkpointing"] if layout.checkpointing else []), *([] if number else ["(the recipe)"])]
+        name = {"ddp": "DDP", "fsdp": "FSDP2"}[layout.parallel] if layout.devices > 1 else "one device"
+        parts = [name, *(["checkpointing"] if layout.checkpointing else []), *([] if number else ["(the recipe)"])]
         table.add_column("\n".join(parts), justify="right", no_wrap=True)
     table.add_row("rows", *(str(fit.layout.rows) for fit in plan.fits))
-    for name in ("weights", "gradients", "optimizer", "activations", "working", "peak"):
-        table.add_row(name, *(f"{getattr(fit.memory, name) / 1e9:.3g}" for fit in plan.fits))
+    for part in ("weights", "gradients", "optimizer", "activations", "working", "peak"):
+        table.add_row(part, *(f"{getattr(fit.memory, part) / 1e9:.3g}" for fit in plan.fits))
     table.add_row("", *("fits" if fit.fits else "[red]too much[/red]" for fit in plan.fits))
     return table
 
 
 def _past(plan: Plan) -> Table:
     table = Table(
-        title="What runs of this training took, and in brackets as a multiple of what is predicted",
-        caption="The memory predicted is that of PyTorch and the steps; a run writes samples and checkpoints besides.",
+        title="Earlier runs of this training, in brackets relative to the prediction",
+        caption="The predicted memory is that of PyTorch and the steps, without samples and checkpoints.",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
     )
     for name in ("", "tokens/s", "seconds", "memory, GB", "on"):
-        last = name == "on"  # the one that may take several lines: the figures are not cut
+        last = name == "on"  # only this column wraps; figures are never cut off
         table.add_column(name, justify="left" if last or not name else "right", no_wrap=not last, overflow="fold")
     if plan.cost:
         memory = plan.base_memory_bytes + plan.fits[0].memory.peak

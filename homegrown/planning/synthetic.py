@@ -1,4 +1,4 @@
-"""Tokens and a tokenizer made of nothing, of any size, for the real training loop: its speed needs no text."""
+"""Random tokens and an arbitrary tokenizer of any size for the real training loop: its speed needs no text."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -13,9 +13,9 @@ from homegrown.tokenizer.special import SPECIAL_TOKENS
 
 
 def write_synthetic(folder: Path, vocabulary_size: int, context: int, windows: int) -> None:
-    """Write the folders `packed` and `tokenizer`, as those stages do, with at least `windows` windows in each split.
+    """Write the folders `packed` and `tokenizer` like those stages, with at least `windows` windows in each split.
 
-    Tokens are uniformly random from a fixed seed; the tokenizer's merges are arbitrary and belong together.
+    Tokens are uniformly random from a fixed seed; the tokenizer's merges are arbitrary but consistent.
     """
     tokens = windows * context + 1
     dtype = token_type(vocabulary_size)
@@ -52,10 +52,10 @@ def _tokenizer(vocabulary_size: int) -> Tokenizer:
 
 
 def _merges(alphabet: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield each string of two letters, then of three, and so on, as its beginning and its last letter."""
-    beginnings = alphabet
+    """Yield each string of two letters, then of three, and so on, as its start and its last letter."""
+    prefixes = alphabet
     while True:
-        for beginning in beginnings:
+        for prefix in prefixes:
             for letter in alphabet:
-                yield beginning, letter
-        beginnings = [beginning + letter for beginning in beginnings for letter in alphabet]
+                yield prefix, letter
+        prefixes = [prefix + letter for prefix in prefixes for letter in alphabet]

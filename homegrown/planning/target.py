@@ -1,4 +1,4 @@
-"""Where a training is to run: this machine, or GPUs known by their public specifications."""
+"""The target of a plan: this machine, or GPUs by their public specifications."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +10,12 @@ from homegrown.planning.machine import Machine
 from homegrown.util.errors import UserError
 
 _GPU_WATTS = 300.0
-"""Assumed of a GPU whose driver tells no power limit."""
+"""Assumed for a GPU whose driver reports no power limit."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """`count` devices, each with so much memory and power; `value_bytes` is the size of a number in matrix products."""
+    """`count` devices with the memory and power of each; `value_bytes` is the size of a number in matrix products."""
 
     name: str
     device: Literal["cpu", "cuda"]
@@ -25,22 +25,22 @@ class Target:
     watts: float
     watts_source: str
     gpu: Gpu | None = None
-    """Its public specifications, where the plan goes by them."""
+    """Public specifications, if the plan uses them."""
 
 
 def this_machine_as_target(machine: Machine, recipe: Recipe, watts: float | None) -> Target:
-    """Return this machine, with the device and the number of processes that the recipe asks for.
+    """Return this machine with the device and the number of processes of the recipe.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: the recipe requires a GPU and the machine has none.
     """
     device = machine.device(recipe.compute.device)
     processes, precision = recipe.compute.processes, recipe.training.precision
     if device == "cuda":
         if not machine.gpus:
-            raise UserError("compute.device is 'cuda', but this machine has no GPU; plan for one with --gpu.")
+            raise UserError("compute.device is 'cuda', but this machine has no GPU; name one with --gpu.")
         gpu = machine.gpus[0]
-        source = "the GPU's power limit" if gpu.watts else "assumed for a GPU that tells no power limit"
+        source = "the GPU's power limit" if gpu.watts else "assumed; the driver reports no power limit"
         return Target(
             name=gpu.name,
             device=device,
@@ -48,9 +48,9 @@ def this_machine_as_target(machine: Machine, recipe: Recipe, watts: float | None
             value_bytes=value_bytes(precision, narrow=True),
             memory_bytes=gpu.memory_bytes,
             watts=watts or gpu.watts or _GPU_WATTS,
-            watts_source="as given" if watts else source,
+            watts_source="as set with --watts" if watts else source,
         )
-    source = f"assumed: {WATTS_PER_PROCESSOR:g} W for each of {machine.processors} processors"
+    source = f"assumed: {WATTS_PER_PROCESSOR:g} W per processor"
     return Target(
         name=f"{machine.processor}, {machine.processors} processors",
         device=device,
@@ -58,7 +58,7 @@ def this_machine_as_target(machine: Machine, recipe: Recipe, watts: float | None
         value_bytes=value_bytes(precision, narrow=machine.computes_in_bf16),
         memory_bytes=machine.memory_bytes // processes,
         watts=watts or WATTS_PER_PROCESSOR * machine.processors / processes,
-        watts_source="as given" if watts else source,
+        watts_source="as set with --watts" if watts else source,
     )
 
 
@@ -71,11 +71,11 @@ def gpus_as_target(gpu: Gpu, count: int, recipe: Recipe, watts: float | None) ->
         value_bytes=value_bytes(recipe.training.precision, narrow=True),
         memory_bytes=gpu.memory_bytes,
         watts=watts or gpu.watts,
-        watts_source="as given" if watts else "the maker's figure for the board",
+        watts_source="as set with --watts" if watts else "the board's maximum by its maker",
         gpu=gpu,
     )
 
 
 def value_bytes(precision: Literal["auto", "bf16", "fp16", "fp32"], *, narrow: bool) -> Literal[2, 4]:
-    """Return the size of a number in matrix products; `auto` is narrow where the device computes so."""
+    """Return the size of a number in matrix products; `auto` is `narrow` if the device supports it."""
     return 4 if precision == "fp32" or (precision == "auto" and not narrow) else 2

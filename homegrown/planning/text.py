@@ -1,39 +1,35 @@
-"""How many training tokens a recipe has: counted, where the text is packed already, else estimated from its sources."""
+"""The training tokens of a recipe: counted if its text is packed, else estimated from its sources."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from homegrown.config.recipe import AnySource, FilesSource, PackagesSource, Recipe
+from homegrown.corpus.records import MEGABYTE
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.runs import recorded
 from homegrown.util.errors import UserError
 
-MEGABYTE = 1_000_000
-
 _UP_TO_PACK = ("seed", "ingest", "dedup", "filter", "shard", "tokenizer", "pack")
 
 _BYTES_PER_TOKEN = {1024: 2.4, 4096: 3.25, 16384: 3.95, 32768: 4.2}
-"""By vocabulary, the mean of English Wikipedia and Python documentation, held out of 14 and 18 MB."""
+"""By vocabulary size: the mean of English Wikipedia and Python documentation, held out from 14 and 18 MB."""
 
 _KEPT_SHARE = 0.92
-"""Of the text that the corpus stages keep, measured with `tiny`; web text loses far more to its filters."""
+"""Share of the text that the corpus stages keep, measured with `tiny`; filters of web text drop far more."""
 
 _DOCUMENTED_SHARE = 1 / 8
-"""Of Python source that is documentation (`homegrown.corpus.plan`)."""
+"""Share of documentation in Python source (`homegrown.corpus.plan`)."""
 
 _COMPRESSION = 3.0
-"""Of English text by gzip; other packing differs."""
+"""Ratio for English text with gzip; other formats differ."""
 
 _PACKED = (".gz", ".zst", ".bz2", ".xz", ".parquet", ".zip", ".epub")
 
 
 @dataclass(frozen=True)
 class Text:
-    """Training tokens that there are, None if nobody can say, and where the figure comes from.
-
-    `bytes` is the size of the text that ingest reads, None if unknown.
-    """
+    """Available training tokens and bytes of text that ingest reads, None if unknown, and their origin."""
 
     tokens: int | None
     counted: bool
@@ -42,7 +38,7 @@ class Text:
 
 
 def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
-    """Return how much text the recipe trains on."""
+    """Return the text that the recipe trains on."""
     packed = made_by(store, recipe, "pack", _UP_TO_PACK)
     if packed:
         read = next((one for one in store.lineage(packed) if one.manifest.stage == "ingest"), None)
@@ -51,7 +47,7 @@ def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
     sizes = [_size(source) for source in recipe.ingest.sources]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
-        return Text(None, False, "nobody knows before ingest has read the sources", None)
+        return Text(None, False, "unknown until ingest has read the sources", None)
     held_out = recipe.shard.validation_share + recipe.shard.test_share
     kept = sum(known) * _KEPT_SHARE * (1 - held_out)
     tokens = int(kept / bytes_per_token(vocabulary_size))
@@ -59,7 +55,7 @@ def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
 
 
 def made_by(store: Store, recipe: Recipe, stage: str, sections: tuple[str, ...]) -> Artifact | None:
-    """Return the artifact of `stage` of the last run whose recipe had the same `sections`, if it is still there."""
+    """Return the artifact of `stage` from the last run whose recipe has the same `sections`, if it still exists."""
     wanted = recipe.model_dump(mode="json", include=set(sections))
     for run in reversed(recorded(store).values()):
         if stage in run.keys and {name: run.recipe.get(name) for name in sections} == wanted:
@@ -70,13 +66,13 @@ def made_by(store: Store, recipe: Recipe, stage: str, sections: tuple[str, ...])
 
 
 def bytes_per_token(vocabulary_size: int) -> float:
-    """Return the usual bytes of English text in one token of byte-level BPE, between and beyond measured sizes."""
+    """Return the usual bytes of English text per token of byte-level BPE, interpolated between measured sizes."""
     sizes = np.log2(list(_BYTES_PER_TOKEN))
     return float(np.interp(np.log2(vocabulary_size), sizes, list(_BYTES_PER_TOKEN.values())))
 
 
 def _size(source: AnySource) -> int | None:
-    """Return the bytes of text that a source gives, None if only reading it would tell."""
+    """Return the bytes of text of a source, None if only reading it tells."""
     limit = None if source.limit_mb is None else int(source.limit_mb * MEGABYTE)
     found = _found(source)
     if found is None:
@@ -86,7 +82,7 @@ def _size(source: AnySource) -> int | None:
 
 
 def _found(source: AnySource) -> int | None:
-    # The readers' libraries are slow to import, and most commands do without.
+    # The readers' libraries are slow to import, and most commands do not need them.
     from homegrown.corpus import packages
     from homegrown.corpus.sources import find_files
 
@@ -97,6 +93,6 @@ def _found(source: AnySource) -> int | None:
     try:
         pieces = find_files(source).files
     except UserError:
-        # A file that is not there is for ingest to refuse; a plan of a machine elsewhere may do without it.
+        # Ingest refuses a missing file; a plan for another machine works without it.
         return None
     return int(sum(piece.size * (_COMPRESSION if piece.locator.endswith(_PACKED) else 1) for piece in pieces))

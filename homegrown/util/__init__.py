@@ -1,1 +1,1 @@
-"""Errors, files, locks, processes and devices: what every other package builds on."""
+"""Errors, files, locks, processes and devices: the base of every other package."""

@@ -1,4 +1,4 @@
-"""The device that a stage computes on, and the memory that a process takes."""
+"""The device of a stage, and the peak memory of a process."""
 
 import resource
 import sys
@@ -8,10 +8,10 @@ from homegrown.util.errors import UserError
 
 
 def resolve(device: str) -> str:
-    """Return "cpu" or "cuda" for the setting `compute.device`; "auto" takes a GPU where there is one.
+    """Return "cpu" or "cuda" for the setting `compute.device`; "auto" prefers a GPU.
 
     Raises:
-        UserError: "cuda" is asked for and PyTorch sees no GPU.
+        UserError: the setting is "cuda" and PyTorch sees no GPU.
     """
     if device == "cpu":
         return device
@@ -25,7 +25,7 @@ def resolve(device: str) -> str:
 
 
 def gpu_names(count: int) -> list[str]:
-    """Return the hardware's own names (UUIDs) of the first `count` visible GPUs, the same in every process.
+    """Return the UUIDs of the first `count` visible GPUs, the same in every process.
 
     Raises:
         UserError: fewer GPUs are visible.

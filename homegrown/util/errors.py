@@ -1,19 +1,19 @@
-"""Errors that a person, not a programmer, is meant to read."""
+"""Errors for people who run homegrown."""
 
 import errno
 import os
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
-    Its message is one sentence that names the file, line or setting at fault and says what to do;
-    the command line prints it without a traceback and exits with a code that is not zero.
+    Its message names the file, line or setting and says what to do. The command line prints it without a traceback and
+    exits with a nonzero code.
     """
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Say whether a full disk or a used-up quota is behind an error, also where a library has wrapped it."""
+    """Return whether a full disk or an exceeded quota caused an error, even if a library wraps it."""
     numbers = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError) and error.errno in numbers:
         return True

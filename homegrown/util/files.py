@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files written atomically, and Parquet tables."""
 
 import os
 import uuid
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; sync and rename it into place on success, remove it on failure.
 
-    Its name is used once: on a folder that machines share, two may come to write the same file.
+    Its name is unique: in a shared folder, two machines may write the same file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -37,18 +37,18 @@ def sync(path: Path) -> None:
 
 
 def write_parquet(path: Path, table: "pa.Table") -> None:
-    """Write `table` as zstd Parquet with statistics, whole or not at all."""
-    import pyarrow.parquet as pq  # a cached run imports this module and writes no table
+    """Write `table` atomically as zstd Parquet with statistics."""
+    import pyarrow.parquet as pq  # a cached run imports this module without writing tables
 
-    repeating = [name for name in table.column_names if name != "text"]  # a dictionary of texts is built in vain
+    repeating = [name for name in table.column_names if name != "text"]  # a dictionary of texts saves nothing
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=16_384, use_dictionary=repeating)
 
 
 def read_parquet(folder: Path, columns: list[str] | None = None) -> "pa.Table":
-    """Return a small table whose Parquet shards lie in `folder`, or those of its columns.
+    """Return a small table, or some columns of it, from the Parquet shards in `folder`.
 
-    `pyarrow.parquet.read_table` would do the same, and import pandas for it where that is installed (0.6 s).
+    `pyarrow.parquet.read_table` does the same but imports pandas if it is installed (0.6 s).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -57,5 +57,5 @@ def read_parquet(folder: Path, columns: list[str] | None = None) -> "pa.Table":
 
 
 def parquet_parts(folder: Path) -> list[Path]:
-    """Return the Parquet shards of a table's folder in order; an absent folder has none."""
+    """Return the Parquet shards of a table's folder in order; none if the folder is missing."""
     return sorted(folder.glob("*.parquet"))

@@ -1,8 +1,8 @@
-"""Locks between processes that the kernel frees when their holder dies.
+"""Locks between processes that the kernel releases when their owner dies.
 
-POSIX record locks, not `flock`: they are not inherited by children, so an orphaned worker never keeps one. Their two
-traps are handled here: they do not exclude threads of one process (a table per process does), and closing any
-descriptor of the file frees them (only this module opens these files, and never one that is held).
+POSIX record locks, not `flock`: children do not inherit them, so an orphaned worker never keeps one. They have two
+traps. They do not exclude threads of one process, so a table per process does. Closing any descriptor of the file
+releases them, so only this module opens these files, and never a locked one.
 """
 
 import fcntl
@@ -15,14 +15,14 @@ from pathlib import Path
 
 _POLL_SECONDS = 0.1
 _guard = threading.Lock()
-_held: dict[Path, int] = {}
+_locked: dict[Path, int] = {}
 
 
 def try_acquire(path: Path) -> bool:
-    """Take the lock at `path` if it is free; False when another process, or another holder in this one, has it."""
+    """Acquire the lock at `path` if it is free; return whether it was acquired."""
     path = path.resolve()
     with _guard:
-        if path in _held:
+        if path in _locked:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -31,12 +31,12 @@ def try_acquire(path: Path) -> bool:
         except OSError:
             os.close(descriptor)
             return False
-        _held[path] = descriptor
+        _locked[path] = descriptor
         return True
 
 
 def acquire(path: Path, timeout: float | None = None) -> bool:
-    """Wait for the lock at `path`, at most `timeout` seconds (None: for ever); say whether it was taken."""
+    """Wait for the lock at `path`, at most `timeout` seconds (None: forever); return whether it was acquired."""
     end = None if timeout is None else time.monotonic() + timeout
     while not try_acquire(path):
         if end is not None and time.monotonic() >= end:
@@ -46,13 +46,13 @@ def acquire(path: Path, timeout: float | None = None) -> bool:
 
 
 def release(path: Path) -> None:
-    """Free the lock at `path`, which this process holds."""
+    """Release the lock at `path`, which this process owns."""
     with _guard:
-        os.close(_held.pop(path.resolve()))
+        os.close(_locked.pop(path.resolve()))
 
 
 def is_free(path: Path) -> bool:
-    """Say whether nobody holds the lock at `path` just now."""
+    """Return whether the lock at `path` is free now."""
     if not path.exists():
         return True
     if not try_acquire(path):
@@ -63,7 +63,7 @@ def is_free(path: Path) -> bool:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock at `path` for the block, waiting as long as it takes."""
+    """Own the lock at `path` during the block; wait for it without a timeout."""
     acquire(path)
     try:
         yield

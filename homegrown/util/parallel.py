@@ -1,4 +1,4 @@
-"""Shards side by side on a `concurrent.futures` executor, with bounded work in flight and ordered results."""
+"""Shards in parallel on a `concurrent.futures` executor, with bounded work in flight and ordered results."""
 
 import multiprocessing
 import os
@@ -19,24 +19,24 @@ Result = TypeVar("Result")
 
 
 def cpu_count() -> int:
-    """Return the number of processors that this process may use."""
+    """Return the number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def spin_less() -> None:
-    """Have OpenMP's waiting threads give way soon; call it before PyTorch is imported, which reads this once.
+    """Make OpenMP's waiting threads yield soon; call it before importing PyTorch, which reads the variable once.
 
-    A thread that waits in a spin takes the processor from the very thread it waits for as soon as anything else runs on
-    the machine. Beside one busy process on 2 cores, `tiny` trained at less than 1,500 tokens a second with 20,000
-    turns of the spin, and at 5,100 with 1,000.
+    As soon as another program runs, a spinning thread takes the processor from the thread it waits for. Beside one
+    busy process on 2 cores, `tiny` trained at less than 1,500 tokens per second with a spin count of 20,000, and at
+    5,100 with 1,000.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def die_with_parent() -> None:
-    """Exit this worker process at once when the process that started it is gone.
+    """Exit this worker process as soon as its parent process dies.
 
-    A pool's worker holds both ends of its queues, so after a `kill -9` of its parent it would wait for ever.
+    A pool's worker owns both ends of its queues, so after a `kill -9` of its parent it would wait forever.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -50,7 +50,7 @@ def die_with_parent() -> None:
 
 
 def _begin() -> None:
-    """Prepare a worker process: Ctrl-C in a terminal reaches it too, and ends it without a traceback."""
+    """Prepare a worker process: Ctrl-C in a terminal reaches it too and ends it without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -58,8 +58,8 @@ def _begin() -> None:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Have a Ctrl-C wait for the end of the block, and in processes started within until they ask for it themselves."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C until the end of the block; processes started within unblock it themselves."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -71,9 +71,9 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 class _Process(SpawnProcess):
-    """A spawned process that does not import the main module, for functions which that might define; ours never do.
+    """A spawned process that does not import the main module, which defines none of our functions.
 
-    The main module of a deployed run is Prefect's engine, which takes most of a second to import.
+    The main module of a deployed run is Prefect's engine, whose import takes most of a second.
     """
 
     @staticmethod
@@ -92,14 +92,14 @@ class _Spawn(SpawnContext):
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[Executor]:
-    """Yield a pool of `workers` processes (0: one for each processor) that never outlives this process.
+    """Yield a pool of `workers` processes (0: one per processor) that never outlives this process.
 
     Processes are spawned, not forked: a fork would inherit locks and threads of numba, torch and Arrow.
     """
     with ProcessPoolExecutor(workers or cpu_count(), mp_context=_Spawn(), initializer=_begin) as pool:
         try:
-            with _interrupts_held_back():
-                pool.submit(int)  # has the processes started
+            with _interrupts_blocked():
+                pool.submit(int)  # starts the processes
             yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -107,15 +107,15 @@ def process_pool(workers: int) -> Iterator[Executor]:
 
 
 def in_flight(executor: Executor) -> int:
-    """Return how many items to have submitted at once: two for each worker, so that none waits for its next one."""
-    # Both pools of concurrent.futures keep their size under this name, and have no public one.
+    """Return the number of items to submit at once: two per worker, so that none waits for the next one."""
+    # Both pools of concurrent.futures keep their size in this attribute; no public one exists.
     return max(8, 2 * getattr(executor, "_max_workers", 1))
 
 
 def map_ordered(executor: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield `function(item)` for each item, in the order of `items`, with at most `in_flight` of them submitted.
 
-    Unlike `Executor.map`, `items` is read lazily, so that an endless or huge source stays out of memory.
+    Unlike `Executor.map`, it reads `items` lazily, so that a huge or endless source stays out of memory.
     """
     waiting: deque[Future[Result]] = deque()
     try:

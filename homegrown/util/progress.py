@@ -1,4 +1,4 @@
-"""How a stage says how far it is: one call, `progress(done, total, **metrics)`."""
+"""Progress of a stage: one call, `progress(done, total, **metrics)`."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -7,19 +7,19 @@ Metric = int | float | str
 
 
 class Progress(Protocol):
-    """What a stage calls now and then; it must be cheap and never raise."""
+    """A callback of a stage; it must be cheap and never raise."""
 
     def __call__(self, done: float, total: float | None = None, /, **metrics: Metric) -> None:
-        """Say that `done` of `total` is finished (any unit; `None`: unknown), with figures worth showing."""
+        """Report that `done` of `total` is finished (any unit; None: unknown), with metrics to show."""
 
 
 def silent(done: float, total: float | None = None, /, **metrics: Metric) -> None:
-    """Report to nobody."""
+    """Ignore the report."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Rows taken and made (documents, tokens or variants, as the stage's unit is) and other figures."""
+    """Input and output rows of a stage in its unit (documents, tokens or variants), and other metrics."""
 
     rows_in: int
     rows_out: int

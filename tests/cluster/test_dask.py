@@ -92,7 +92,7 @@ def test_machines_that_share_no_folder_work_through_the_remote(
         monkeypatch.setattr(engine, "_is_seen", lambda *_: False)
     root = cluster.hidden / "artifacts"
     cluster.have_workers()
-    with pytest.raises(UserError, match=r"do not see the folder .*HOMEGROWN_REMOTE"):
+    with pytest.raises(UserError, match=r"have no access to the folder .*HOMEGROWN_REMOTE"):
         alone = Store(root)
         chain.make(alone, str(raw), lambda out: dask_workers(on_dask(cluster.address), alone, out))
     files = s3fs.S3FileSystem(use_listings_cache=False)
@@ -165,7 +165,7 @@ def test_workers_that_are_too_few_or_have_other_versions_are_refused(
     with pytest.raises(UserError, match=r"of 50 workers \(comp"), dask_workers(on_dask(None, 50), store, out):
         pass
     monkeypatch.setattr(engine, "facts", lambda module="": (("numpy", "0.1"),))
-    refusal = r"would make other artifacts .*numpy .* instead of 0\.1"
+    refusal = r"has other versions .*numpy .* instead of 0\.1"
     with pytest.raises(UserError, match=refusal), dask_workers(on_dask(None), store, out):
         pass
 
@@ -174,7 +174,7 @@ def test_a_shard_that_kills_every_worker_and_a_lost_scheduler(cluster: Cluster, 
     cluster.have_workers()
     with dask_workers(on_dask(cluster.address, 2), store, partial(store)) as executor:
         poisonous = executor.submit(number, Shard(tmp_path, 1, kills=9))
-        with pytest.raises(UserError, match=r"2 workers of tcp.* died over one shard \(number of /"):
+        with pytest.raises(UserError, match=r"2 workers of tcp.* died on one shard \(number of /"):
             poisonous.result()
         waiting = executor.submit(time.sleep, 60)
         os.kill(cluster.scheduler, signal.SIGKILL)

@@ -85,4 +85,4 @@ def test_the_command_finds_an_edited_copy(tmp_path: Path) -> None:
     assert " ".join(texts()[7])[:40] in ran.output.splitlines()[1]
     file.write_bytes(bytes(range(256)))
     ran = CliRunner().invoke(cli, ["--artifacts", str(tmp_path / "artifacts"), "similar", str(file)])
-    assert ran.exit_code == 1 and "is no text" in ran.output
+    assert ran.exit_code == 1 and "is not text" in ran.output

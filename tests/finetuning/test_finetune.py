@@ -271,7 +271,7 @@ def test_a_missing_peft_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ("finetuning.targets=[query]", "finetuning.targets.0: .*q_proj"),
         ("training.initialisation=bigrams", "fine-tuning starts from its base"),
         ("evaluation.pattern='('", "regular expression"),
-        ("finetuning.rang=4", "names no setting .* did you mean 'finetuning.rank'"),
+        ("finetuning.rang=4", "has no setting .* did you mean 'finetuning.rank'"),
     ],
 )
 def test_a_wrong_setting_is_an_error(change: str, message: str) -> None:

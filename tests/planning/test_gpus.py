@@ -12,7 +12,7 @@ def test_names_are_found_however_they_are_written(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(UserError, match=r"--gpu h900: .*h100"):
+    with pytest.raises(UserError, match=r"--gpu h900: unknown GPU; .*h100"):
         find("h900")
 
 

@@ -120,6 +120,6 @@ def test_sharding_divides_what_is_held_and_not_what_is_computed(training_setting
 
 
 def test_constants_are_those_of_the_model() -> None:
-    assert memory.LONGEST_BY_HAND == cpu_ops.LONGEST
+    assert memory.CPU_OPS_CONTEXT == cpu_ops.LONGEST
     assert memory.CHUNK_TOKENS == loss.CHUNK_TOKENS
     assert memory.MUON_BATCH_ELEMENTS == muon.BATCH_ELEMENTS

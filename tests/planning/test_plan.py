@@ -1,4 +1,4 @@
-"""The plan as a whole: its arithmetic, what it says of runs that there were, and the command line."""
+"""The plan: its arithmetic, earlier runs beside the prediction, and the command line."""
 
 import json
 import subprocess
@@ -85,7 +85,7 @@ def test_this_machine_is_measured_and_its_power_assumed(store: Store, monkeypatc
     validations = -(-steps // settings.validate_every) * settings.validation_tokens / 3 / tokens_per_second
     assert plan.cost.seconds == pytest.approx(steps * 0.5 + validations)
     assert plan.cost.watts == 40
-    assert "10 W for each of 4 processors" in plan.cost.watts_source
+    assert "10 W per processor" in plan.cost.watts_source
     counted = probed(recipe, watts=31.0)
     monkeypatch.setattr(module, "probe", lambda *_, **__: counted)
     plan = make_plan(recipe, store, this_machine_as_target(LAPTOP, recipe, None))
@@ -192,8 +192,8 @@ def test_the_command_prints_a_table_and_json(store: Store) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu", "h900"], "there is no such GPU in the table"),
-        (["--count", "8"], "belong to --gpu"),
+        (["--gpu", "h900"], "unknown GPU; choose one of"),
+        (["--count", "8"], "need --gpu"),
         (["--gpu", "h100", "--mfu", "nan"], "--mfu is nan"),
         (["--watts", "inf"], "--watts is inf"),
         (["--gpu", "h100", "--count", "7"], "must divide training.batch_size"),

@@ -49,12 +49,12 @@ def test_limits_weights_and_compression_count(store: Store, tmp_path: Path) -> N
     for number in (1, 2):
         (tmp_path / f"{number}.txt.gz").write_bytes(gzip.compress(b"word " * 200_000 * number))
     source = f"{{kind: files, name: notes, path: {tmp_path}/*.gz}}"
-    whole = text_of(store, load_recipe("tiny", [f"ingest.sources=[{source}]"]), VOCABULARY).bytes
+    full = text_of(store, load_recipe("tiny", [f"ingest.sources=[{source}]"]), VOCABULARY).bytes
     packed = sum(file.stat().st_size for file in tmp_path.glob("*.gz"))
     half = text_of(store, load_recipe("tiny", [f"ingest.sources=[{source[:-1]}, weight: 0.5}}]"]), VOCABULARY).bytes
     limited = text_of(store, load_recipe("tiny", [f"ingest.sources=[{source[:-1]}, limit_mb: 0.001}}]"]), VOCABULARY)
-    assert whole == 3 * packed
-    assert half == whole // 2
+    assert full == 3 * packed
+    assert half == full // 2
     assert limited.bytes == 1000
 
 

@@ -60,10 +60,10 @@ def test_a_credential_in_an_address_is_refused_and_not_repeated(address: str) ->
         f"shard.decontaminate=['{address}']",
         f"filter.word_list={{path: '{address}'}}",
     ):
-        with pytest.raises(UserError, match="holds a password, key or token") as caught:
+        with pytest.raises(UserError, match="contains a password, key or token") as caught:
             changed(setting)
         assert SECRET not in str(caught.value)
-    with pytest.raises(UserError, match="holds a password, key or token") as caught:
+    with pytest.raises(UserError, match="contains a password, key or token") as caught:
         load_finetuning("tiny", [f"instructions.files=['{address}']"])
     assert SECRET not in str(caught.value)
     with pytest.raises(ValidationError) as wrong:

@@ -38,7 +38,7 @@ def test_a_mistake_is_one_error_message(trained: Store) -> None:
     assert "llama.cpp cannot run quantize@1:int8" in refused(trained, "quantize:int8", "--engine", "llama.cpp")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"127.0.0.1:{port} cannot be used" in refused(trained, "--port", str(port))
+        assert f"Cannot listen on 127.0.0.1:{port}" in refused(trained, "--port", str(port))
 
 
 def test_a_ctx_size_beyond_the_context_ends_the_server(trained: Store) -> None:
