@@ -46,7 +46,7 @@ def main() -> None:
         usual, longest, first = (min(values) * 1e3 for values in zip(*rounds, strict=True))
         rows.append((str(piece or "at once"), *(f"{value:,.0f}" for value in (usual, longest, first))))
         found[piece or 0] = round(longest, 1)
-    header = ("tokens of a piece", "a step without prompts ms", "longest gap ms", "first token of the prompt ms")
+    header = ("tokens of a piece", "a step without prompts ms", "longest pause ms", "first token of the prompt ms")
     prompt = config.context - LEFT
     table(f"{arguments.model}: {arguments.streams} streams, then a prompt of {prompt} tokens", header, rows)
     print(json.dumps(found))
