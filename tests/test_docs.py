@@ -16,7 +16,9 @@ from pydantic import BaseModel
 from benchmarks import guide
 from homegrown.cli.generate import generate
 from homegrown.cli.main import cli
-from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe, read
+from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe, pipeline_names, read
+from homegrown.model.config import ModelConfig
+from homegrown.reporting.numbers import count
 from homegrown.util.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -189,6 +191,18 @@ def test_the_workflow_runs_make_test_on_the_python_versions_of_the_readme() -> N
     assert f'requires-python = ">={versions[0]}"' in (ROOT / "pyproject.toml").read_text()
     assert "make test PYTHON=python" in [step.get("run") for step in job["steps"]]
     assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
+def test_the_table_of_pipelines_has_every_recipe_with_its_shape() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    table = {name: cells.split(" | ") for name, cells in rows if name in pipeline_names()}
+    assert list(table) == pipeline_names()
+    for name, cells in table.items():
+        recipe = load_recipe(name)
+        model = recipe.model
+        config = ModelConfig.from_settings(model, recipe.tokenizer.vocabulary_size, recipe.training.dropout)
+        sizes = (model.hidden, model.layers, model.heads, model.feed_forward, model.context)
+        assert cells[:7] == [model.family, *map(str, sizes), count(config.parameter_count())]
 
 
 def test_generate_has_the_defaults_that_the_page_on_the_guide_gives() -> None:
