@@ -16,7 +16,7 @@ from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
 from tasks.export import EXPORTS
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
-from tasks.ui.story import told
+from tasks.ui.summary import summarized
 
 Target = Literal["hf", "gguf", "onnx", "ollama"]
 _FORMATS: dict[Target, ExportFormat] = {"hf": "hf", "gguf": "gguf", "onnx": "onnx", "ollama": "gguf"}
@@ -65,7 +65,7 @@ def export(artifact: str = "pretrain", to: Target = "hf", type: WeightType | Non
     if settings.format == "hf" and (evaluation := _evaluation(model)):
         inputs["evaluate"] = handle_of(evaluation)
     recorded = {"name": f"export-{to}", "artifact": model.name, **settings.model_dump(mode="json")}
-    with told([STAGE]), runs.ongoing(store(), str(flow_run.name), recorded) as log:
+    with summarized([STAGE]), runs.ongoing(store(), str(flow_run.name), recorded) as log:
         run = Run(seed=0, compute=ComputeSettings(), reach=log.reach)
         made = EXPORTS[settings.format](run, settings=settings, **inputs)
         log.made(STAGE, made.key, made.folder)

@@ -23,7 +23,7 @@ from tasks.instructions import instructions
 from tasks.merge import merge
 from tasks.quantize import quantize
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
-from tasks.ui.story import told
+from tasks.ui.summary import summarized
 
 
 def stages_of(recipe: FinetuneRecipe) -> list[str]:
@@ -88,7 +88,7 @@ def finetune(
     check_force(stages, force)
     check_base(recipe)
     with (
-        told(stages),
+        summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json")) as log,
     ):
         return _run(recipe, Run(recipe.seed, recipe.compute, frozenset(force), log.reach), log)

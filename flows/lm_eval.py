@@ -16,7 +16,7 @@ from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
 from tasks.lm_eval import lm_eval as measure
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
-from tasks.ui.story import told
+from tasks.ui.summary import summarized
 
 STAGE = "lm-eval"
 
@@ -93,7 +93,7 @@ def lm_eval(
     shards = shards_of(store(), model, settings)
     inputs = {"pretrain": handle_of(model), **({"shard": handle_of(shards)} if shards else {})}
     recorded = {"name": STAGE, "artifact": model.name, **settings.model_dump(mode="json")}
-    with told([STAGE]), runs.ongoing(store(), str(flow_run.name), recorded) as log:
+    with summarized([STAGE]), runs.ongoing(store(), str(flow_run.name), recorded) as log:
         run = Run(seed=0, compute=ComputeSettings(device=device), reach=log.reach)
         made = measure(run, settings=settings, **inputs)
         log.made(STAGE, made.key, made.folder)

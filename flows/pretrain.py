@@ -26,7 +26,7 @@ from tasks.quantize import quantize
 from tasks.shard import shard
 from tasks.stage import Handle, Run, forget_flow_exception, store
 from tasks.tokenizer import tokenizer
-from tasks.ui.story import told
+from tasks.ui.summary import summarized
 
 
 def run_name(what: str) -> str:
@@ -142,7 +142,7 @@ def pretrain(
     if "quantize" in stages:
         check_recipe(recipe)
     with (
-        told(stages),
+        summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
     ):
         run = Run(recipe.seed, recipe.compute, forced, log.reach)

@@ -1,4 +1,4 @@
-"""Prefect tasks: one module per stage, inputs and settings in, a call into the engine, an artifact out."""
+"""Prefect tasks: one module per stage; each calls the engine with inputs and settings and makes an artifact."""
 
 from homegrown.util.parallel import spin_less
 

@@ -1,4 +1,4 @@
-"""Answers: base and fine-tuned model on held-out questions, before and after in one table."""
+"""answers: the base and the fine-tuned model on held-out questions."""
 
 from homegrown.config.finetune_recipe import AnswerSettings
 from homegrown.reporting import charts
@@ -16,7 +16,7 @@ REPORT = "report.html"
 
 
 def _report(artifact: Artifact) -> str:
-    """Show the table, the curve of the training and answers side by side."""
+    """Show the table, the training curve and answers side by side."""
     parts = [_excerpt(artifact)]
     trained = next((one for one in store().inputs(artifact) if one.manifest.stage == "finetune"), None)
     if trained and (trained.path / CURVE).is_file():
@@ -26,7 +26,7 @@ def _report(artifact: Artifact) -> str:
 
 
 def _excerpt(artifact: Artifact) -> str:
-    """Show the table; the story has the curve already, from the training."""
+    """Show the table; the run summary has the curve from the stage finetune."""
     from homegrown.finetuning.report import before_and_after, read_results
     from homegrown.reporting.blocks import Section, as_markdown
 
@@ -34,12 +34,12 @@ def _excerpt(artifact: Artifact) -> str:
 
 
 def _samples(artifact: Artifact) -> str:
-    parts = ["### Held-out questions answered"]
+    parts = ["### Answers to held-out questions"]
     for number, row in zip(range(1, 5), rows_of(artifact.path / "samples"), strict=False):
         parts += [
             f"#### Question {number}",
             quoted(row["question"]),
-            "The author:",
+            "Reference:",
             quoted(row["author"]),
             "Before:",
             quoted(row["before"]),
@@ -50,7 +50,7 @@ def _samples(artifact: Artifact) -> str:
 
 
 def _rows(artifact: Artifact) -> list[dict[str, str]]:
-    """Return the table as the UI sorts and searches it."""
+    """Return the table for the UI, which sorts and searches it."""
     from homegrown.finetuning.report import before_and_after, read_results
     from homegrown.reporting import blocks
 
@@ -65,7 +65,7 @@ def _rows(artifact: Artifact) -> list[dict[str, str]]:
 def answers(
     work: Work, settings: AnswerSettings, base: Handle, model: Handle, finetune: Handle, instructions: Handle
 ) -> Outcome:
-    """Measure base and fine-tuned model on held-out questions, and write the page."""
+    """Evaluate the base and the fine-tuned model on held-out questions and write the report."""
     from homegrown.finetuning.answers import AFTER, BEFORE, measure
     from homegrown.finetuning.report import html
 

@@ -1,4 +1,4 @@
-"""Base: a model that was trained elsewhere, read from its local folder."""
+"""base: a model in a local Hugging Face folder."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def _content(settings: BaseSettings) -> dict[str, str]:
 
 @stage("base", engine=["homegrown.export.huggingface_reader"], raw=_content)
 def base(work: Work, settings: BaseSettings) -> Outcome:
-    """Read a Hugging Face model as one of ours."""
+    """Import a Hugging Face model."""
     from homegrown.export.huggingface_reader import read_huggingface
 
     return read_huggingface(Path(settings.folder), work.out / "model")

@@ -1,4 +1,4 @@
-"""Dedup: shards without exact and near duplicates."""
+"""dedup: shards without exact and near duplicates."""
 
 from homegrown.config.recipe import DedupSettings
 from homegrown.reporting import charts
@@ -14,33 +14,33 @@ _BINS = 20
 
 
 def _report(artifact: Artifact) -> str:
-    """Show how many duplicates there are, how alike they are, and some of them."""
+    """Show the number of duplicates, their similarities and examples."""
     metrics, documents = artifact.manifest.metrics, artifact.manifest.rows_in
     kinds = [(kind, int(metrics[f"{kind}_duplicates"])) for kind in ("exact", "near")]
     rows = [[kind, shown(count), share(count, documents)] for kind, count in kinds]
     parts = [
         "### Duplicates",
         table(["dropped", "documents", "of all"], rows),
-        f"In {shown(metrics['clusters'])} clusters, the largest of {shown(metrics['largest_cluster'])} documents.",
+        f"{shown(metrics['clusters'])} clusters; the largest has {shown(metrics['largest_cluster'])} documents.",
     ]
     folder = artifact.path / "dropped"
     near = [row for row in rows_of(folder) if row["kind"] == "near"]
     if near:
         counts, low = _histogram([row["similarity"] for row in near])
         edges = [low + (1 - low) * place / _BINS for place in range(_BINS + 1)]
-        title = f"Near-duplicates by their similarity to the document they resemble{partly(folder)}"
+        title = f"Near duplicates by similarity to their duplicate{partly(folder)}"
         parts.append(picture(charts.histogram(edges, counts, title, "Jaccard similarity"), title))
         near.sort(key=lambda row: (row["similarity"], row["id"]))
-        lines = [
-            f"{row['similarity']:.2f}  {row['path']}:{row['position']}\n      {row['id']} is like {row['duplicate_of']}"
-            for row in near[:_EXAMPLES]
-        ]
-        parts += ["The least alike that were dropped:", quoted("\n".join(lines))]
+        lines = []
+        for row in near[:_EXAMPLES]:
+            lines.append(f"{row['similarity']:.2f}  {row['path']}:{row['position']}")
+            lines.append(f"      {row['id']} duplicates {row['duplicate_of']}")
+        parts += ["The least similar dropped documents:", quoted("\n".join(lines))]
     return "\n\n".join(parts)
 
 
 def _histogram(similarities: list[float]) -> tuple[list[int], float]:
-    """Return the counts of `_BINS` equal bins up to 1, and where the first begins."""
+    """Return the counts of `_BINS` equal bins up to 1, and the lower end of the first."""
     low = min(0.95, *similarities)
     counts = [0] * _BINS
     for similarity in similarities:
@@ -50,7 +50,7 @@ def _histogram(similarities: list[float]) -> tuple[list[int], float]:
 
 @stage("dedup", engine=["homegrown.corpus.dedup"], seeded=True, panel=Panel(_report))
 def dedup(work: Work, settings: DedupSettings, ingest: Handle) -> Outcome:
-    """Drop exact and near duplicates, each with the document that it duplicates."""
+    """Drop exact and near duplicates; list each with the document that it duplicates."""
     from homegrown.corpus import dedup as engine
 
     with work.executor() as executor:

@@ -1,4 +1,4 @@
-"""Evaluate: one table over every variant of the weights, and what they are measured against."""
+"""evaluate: one table of every variant of the weights and of the baselines."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import picture, quoted, table
 from tasks.ui.panels import Panel
 
-_WIDTH = 92  # characters of a table's row that the UI shows beside its menus
+_WIDTH = 92  # characters of a table row that fit the UI's page
 _COLUMNS = {
     "bits_per_byte": "{:.4f}",
     "perplexity": "{:.2f}",
@@ -25,7 +25,7 @@ _TITLES = ["model", "bits per byte", "perplexity", "BLEU", "ROUGE-L", "tokens/s"
 
 
 def _report(artifact: Artifact) -> str:
-    """Show every figure of every model, beside those of the version before, and how it was measured."""
+    """Show all figures of all models, those of the previous version, and the method."""
     from homegrown.evaluation.previous import beside_previous
     from homegrown.evaluation.report import sections
     from homegrown.reporting.blocks import Picture, as_markdown
@@ -61,7 +61,7 @@ def _cell(value: Any, form: str) -> str:
 
 
 def _rows(artifact: Artifact) -> list[dict[str, str]]:
-    """Return the table of all models, as the UI sorts and searches it."""
+    """Return the table of all models for the UI, which sorts and searches it."""
     from homegrown.evaluation.previous import beside_previous
     from homegrown.evaluation.report import models_table
     from homegrown.reporting.blocks import rows_of
@@ -85,7 +85,7 @@ def evaluate(
     shard: Handle,
     tokenizer: Handle,
 ) -> Outcome:
-    """Measure every variant and the baselines on held-out text."""
+    """Evaluate every variant and the baselines on held-out text."""
     from homegrown.evaluation import evaluate as engine
 
     device = devices.resolve(work.compute.device)

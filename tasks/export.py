@@ -1,4 +1,4 @@
-"""Export: a model in a form that other programs run."""
+"""export: a model in a format of other programs."""
 
 import shutil
 from pathlib import Path
@@ -22,18 +22,18 @@ _PROGRAMS = {
     "gguf": ["llama-server -m {folder}/{weights}", "ollama create my-model -f {folder}/Modelfile"],
     "onnx": ["python -c 'import onnxruntime; onnxruntime.InferenceSession(\"{folder}/{weights}\")'"],
 }
-"""What runs each format; `weights` is its one file, where it has one."""
+"""Commands that run each format; `weights` is its single file, if it has one."""
 
 
 def programs(artifact: Artifact, folder: Path) -> list[str]:
-    """Return commands that run an export whose files lie in `folder`, for a person to choose from."""
+    """Return the commands that run an export in `folder`."""
     weights = next((name for name in artifact.manifest.files if name.endswith((".gguf", ".onnx"))), "")
     kind = artifact.manifest.settings["settings"]["format"]
     return [command.format(folder=folder, weights=weights) for command in _PROGRAMS[kind]]
 
 
 def _report(artifact: Artifact) -> str:
-    """Show every file, and what runs the export."""
+    """Show the files and the commands that run the export."""
     rows = [[name, file_size(facts.bytes)] for name, facts in artifact.manifest.files.items()]
     return "\n\n".join([table(["file", "size"], rows), _excerpt(artifact)])
 
@@ -41,9 +41,7 @@ def _report(artifact: Artifact) -> str:
 def _excerpt(artifact: Artifact) -> str:
     settings, note = artifact.manifest.settings["settings"], artifact.manifest.metrics.get("note")
     parts = [f"### Exported as {settings['format']}, {settings['type']}", *([str(note)] if note else [])]
-    return "\n\n".join(
-        [*parts, "What runs it, in one way or another:", quoted("\n".join(programs(artifact, artifact.path)))]
-    )
+    return "\n\n".join([*parts, "Run it with one of:", quoted("\n".join(programs(artifact, artifact.path)))])
 
 
 _PANEL = Panel(_report, _excerpt)
@@ -51,7 +49,7 @@ _PANEL = Panel(_report, _excerpt)
 
 @stage("export", engine=["homegrown.export.huggingface", "homegrown.export.model_card"], panel=_PANEL)
 def to_huggingface(work: Work, settings: ExportSettings, pretrain: Handle, evaluate: Handle | None = None) -> Outcome:
-    """Write the model as transformers, vLLM and MLX read it, with a model card."""
+    """Export the model for transformers, vLLM and MLX, with a model card."""
     from homegrown.export.huggingface import write_huggingface
     from homegrown.export.model_card import model_card
 
@@ -64,7 +62,7 @@ def to_huggingface(work: Work, settings: ExportSettings, pretrain: Handle, evalu
 
 @stage("export", engine=["homegrown.export.gguf", "homegrown.export.ollama"], panel=_PANEL)
 def to_gguf(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
-    """Write the model as one GGUF file, and an Ollama Modelfile beside it."""
+    """Export the model as a GGUF file with an Ollama Modelfile."""
     from homegrown.export.gguf import write_gguf
     from homegrown.export.ollama import write_modelfile
     from homegrown.tokenizer.system import load_system
@@ -77,17 +75,17 @@ def to_gguf(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
 
 @stage("export", engine=["homegrown.export.onnx"], panel=_PANEL)
 def to_onnx(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
-    """Write the model as ONNX with its cache, for onnxruntime."""
+    """Export the model as ONNX with a KV cache, for onnxruntime."""
     from homegrown.export.onnx import write_onnx
 
-    for unfinished in work.out.glob(".*.tmp/"):  # of a process that was killed
+    for unfinished in work.out.glob(".*.tmp/"):  # of a killed process
         shutil.rmtree(unfinished)
     write_onnx(pretrain.path / "model", work.out, settings.type == "int8")
     return _outcome(work.out)
 
 
 EXPORTS: dict[ExportFormat, Stage] = {"hf": to_huggingface, "gguf": to_gguf, "onnx": to_onnx}
-"""One stage, `export`, of which each format reaches its own code only: an edit of one exports no other again."""
+"""The stage `export` by format. Each reaches only its own code, so an edit of one makes no other again."""
 
 
 def _outcome(out: Path, note: str | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""Filter: shards of the documents that pass every rule."""
+"""filter: shards of the documents that pass every rule."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ _EXCERPT = 400  # characters
 
 
 def _content(settings: FilterSettings) -> dict[str, str]:
-    """Return the digest of the word list; a missing one is the engine's to report."""
+    """Return the digest of the word list; the engine reports a missing one."""
     if settings.word_list is None or not Path(settings.word_list.path).is_file():
         return {}
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
@@ -27,38 +27,38 @@ def _content(settings: FilterSettings) -> dict[str, str]:
 
 
 def _report(artifact: Artifact) -> str:
-    """Show what each rule dropped, with an example of each."""
-    rules, judged = _rules(artifact), artifact.manifest.rows_in
-    at_work = [rule for rule in rules if rule["failed"]]
+    """Show what each rule dropped, with examples."""
+    rules, documents = _rules(artifact), artifact.manifest.rows_in
+    failing = [rule for rule in rules if rule["failed"]]
     parts = [
         "### Rules",
-        "Each document is counted as dropped with the first rule that it fails.",
+        "A dropped document counts for the first rule that it fails.",
         table(
-            ["rule", "threshold", "dropped", "of all", "fail it"],
+            ["rule", "threshold", "dropped", "of all", "failing"],
             [
                 [
                     _name(rule),
                     shown(rule["threshold"]),
                     shown(rule["dropped"]),
-                    share(rule["dropped"], judged),
+                    share(rule["dropped"], documents),
                     shown(rule["failed"]),
                 ]
-                for rule in at_work
+                for rule in failing
             ],
         )
-        if at_work
+        if failing
         else "No document fails a rule.",
     ]
-    if at_work:
-        parts.append(_picture(at_work))
+    if failing:
+        parts.append(_picture(failing))
     quiet = ", ".join(f"`{rule['rule']}`" for rule in rules if not rule["failed"])
-    parts += [f"No document fails: {quiet}."] if quiet else []
-    return "\n\n".join([*parts, *_examples(artifact, at_work)])
+    parts += [f"No document fails {quiet}."] if quiet else []
+    return "\n\n".join([*parts, *_examples(artifact, failing)])
 
 
 def _excerpt(artifact: Artifact) -> str:
-    at_work = [rule for rule in _rules(artifact) if rule["failed"]]
-    return f"### What the rules dropped\n\n{_picture(at_work)}" if at_work else ""
+    failing = [rule for rule in _rules(artifact) if rule["failed"]]
+    return f"### Documents dropped by rules\n\n{_picture(failing)}" if failing else ""
 
 
 def _rules(artifact: Artifact) -> list[dict[str, Any]]:
@@ -71,8 +71,8 @@ def _name(rule: dict[str, Any]) -> str:
 
 def _picture(rules: list[dict[str, Any]]) -> str:
     drawn = rules[:_RULES_DRAWN]
-    notes = [f"{rule['dropped']:,} dropped, {rule['failed']:,} fail it" for rule in drawn]
-    title = "Documents that a rule dropped, and (grey) that fail it"
+    notes = [f"{rule['dropped']:,} dropped, {rule['failed']:,} failing" for rule in drawn]
+    title = "Documents dropped by a rule, and (gray) failing it"
     png = charts.bars(
         [_name(rule) for rule in drawn],
         [rule["dropped"] for rule in drawn],
@@ -84,7 +84,7 @@ def _picture(rules: list[dict[str, Any]]) -> str:
 
 
 def _examples(artifact: Artifact, rules: list[dict[str, Any]]) -> list[str]:
-    """Return one dropped document of each of the rules that dropped most."""
+    """Return one dropped document for each of the rules that dropped the most."""
     wanted = [rule["rule"] for rule in rules if rule["dropped"]][:_RULES_WITH_EXAMPLES]
     found: dict[str, dict[str, Any]] = {}
     for row in rows_of(artifact.path / "dropped"):
@@ -100,7 +100,7 @@ def _examples(artifact: Artifact, rules: list[dict[str, Any]]) -> list[str]:
 
 @stage("filter", engine=["homegrown.corpus.filter"], raw=_content, panel=Panel(_report, _excerpt))
 def filter_documents(work: Work, settings: FilterSettings, dedup: Handle) -> Outcome:
-    """Drop documents that fail a rule, each with the rule and the measured value."""
+    """Drop documents that fail a rule; list each with the rule and the measured value."""
     from homegrown.corpus import filter as engine
 
     with work.executor() as executor:

@@ -1,4 +1,4 @@
-"""Finetune: an adapter, or all weights, that learned to answer."""
+"""finetune: an adapter or all weights, trained on answers."""
 
 from homegrown.config.finetune_recipe import FinetuneSettings
 from homegrown.config.recipe import TrainingSettings
@@ -18,7 +18,7 @@ from tasks.stage import Handle, Work, artifact_of, stage
 def finetune(
     work: Work, settings: FinetuneSettings, training: TrainingSettings, base: Handle, instructions: Handle
 ) -> Outcome:
-    """Train the base on the answers of the conversations; goes on from the last checkpoint after a kill."""
+    """Train the base on the answers of the conversations; resumes from the last checkpoint."""
     from homegrown.finetuning import finetune as engine
 
     device = devices.resolve(work.compute.device)
@@ -39,6 +39,6 @@ def finetune(
 
 
 def system_of(instructions: Handle) -> str | None:
-    """Return the system message that conversations were packed with."""
+    """Return the system message of the packed conversations."""
     system: str | None = artifact_of(instructions).manifest.settings["settings"]["system"]
     return system

@@ -1,4 +1,4 @@
-"""Ingest: from sources to Parquet shards of documents."""
+"""ingest: Parquet shards of documents from sources."""
 
 import re
 from collections import Counter
@@ -24,15 +24,15 @@ def _content(settings: IngestSettings) -> dict[str, str]:
 
 
 def _report(artifact: Artifact) -> str:
-    """Show how much each source gave, and what could not be read and why."""
+    """Show the documents of each source and the unreadable input with its reasons."""
     metrics, documents = artifact.manifest.metrics, artifact.manifest.rows_out
     counts = {name: metrics.get(f"{name}_documents", 0) for name in _sources(artifact)}
     rows = [[name, shown(count), share(float(count), documents)] for name, count in counts.items()]
     parts = ["### Sources", table(["source", "documents", "of all"], rows)]
     if len(counts) > 1:
         values, notes = [float(count) for count in counts.values()], [row[1] for row in rows]
-        parts.append(picture(charts.bars(list(counts), values, notes, "Documents"), "documents of each source"))
-    return "\n\n".join([*parts, "### What could not be read", _quarantine(artifact)])
+        parts.append(picture(charts.bars(list(counts), values, notes, "Documents"), "Documents by source"))
+    return "\n\n".join([*parts, "### Unreadable input", _quarantine(artifact)])
 
 
 def _sources(artifact: Artifact) -> list[str]:
@@ -40,9 +40,9 @@ def _sources(artifact: Artifact) -> list[str]:
 
 
 def _quarantine(artifact: Artifact) -> str:
-    """Return the commonest reasons, their numbers left out, each with one place."""
+    """Return the most frequent reasons, with numbers replaced by …, and one place of each."""
     if not artifact.manifest.metrics.get("quarantined"):
-        return "Everything could be read."
+        return "All input was read."
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
     for row in rows_of(artifact.path / "quarantine"):
@@ -50,12 +50,12 @@ def _quarantine(artifact: Artifact) -> str:
         counts[reason] += 1
         places.setdefault(reason, f"{row['path']}:{row['position']}")
     lines = [f"{count:>9,}  {reason}\n{'':>11}{places[reason]}" for reason, count in counts.most_common(_REASONS)]
-    return f"How often{partly(artifact.path / 'quarantine')}, why, and one place:\n\n{quoted(chr(10).join(lines))}"
+    return f"Count{partly(artifact.path / 'quarantine')}, reason and an example:\n\n{quoted(chr(10).join(lines))}"
 
 
 @stage("ingest", engine=["homegrown.corpus.ingest"], raw=_content, panel=Panel(_report))
 def ingest(work: Work, settings: IngestSettings) -> Outcome:
-    """Read the sources into Parquet shards; what cannot be read goes to quarantine with its reason."""
+    """Read the sources into Parquet shards; unreadable input goes to quarantine with its reason."""
     from homegrown.corpus import ingest as engine
 
     with work.executor() as executor:

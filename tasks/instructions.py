@@ -1,4 +1,4 @@
-"""Instructions: conversations as token shards of which only the answers are learned."""
+"""instructions: token shards of conversations, with loss on the answers only."""
 
 from pathlib import Path
 
@@ -20,9 +20,9 @@ _SHAPES = {
     "question_answer_conversations": "question, answer",
 }
 _LOSSES = {
-    "dropped_duplicate": "dropped: there already",
-    "dropped_too_long": "dropped: the first answer is beyond the context",
-    "shortened": "shortened: later exchanges are beyond the context",
+    "dropped_duplicate": "dropped: duplicate",
+    "dropped_too_long": "dropped: first answer exceeds the context",
+    "shortened": "shortened: later turns exceed the context",
 }
 
 
@@ -34,32 +34,32 @@ def _content(settings: InstructionSettings) -> dict[str, str]:
 
 
 def _report(artifact: Artifact) -> str:
-    """Show what was read, what became of it, and the first conversations that are held out."""
+    """Show the conversations that were read and dropped, and the first held-out ones."""
     metrics, read = artifact.manifest.metrics, artifact.manifest.rows_in
     shapes = [[name, shown(metrics[key])] for key, name in _SHAPES.items() if key in metrics]
     losses = [[name, shown(metrics[key]), share(float(metrics[key]), read)] for key, name in _LOSSES.items()]
     return "\n\n".join(
         [
             _excerpt(artifact),
-            "### What was read",
+            "### Input",
             table(["shape", "conversations"], shapes),
-            "### What was left out",
+            "### Dropped or shortened",
             table(["", "conversations", "of all"], losses),
-            "### Held out",
+            "### Held-out conversations",
             *(_conversation(row["messages"]) for row in _first(artifact.path / "held_out")),
         ]
     )
 
 
 def _excerpt(artifact: Artifact) -> str:
-    """Show the conversations and tokens of each split, and how many are learned."""
+    """Show the conversations, tokens and trained tokens of each split."""
     metrics = artifact.manifest.metrics
     rows = []
     for split in ("train", "validation"):
         tokens, learned = metrics[f"{split}_tokens"], metrics[f"{split}_learned_tokens"]
         counts = [shown(metrics[f"{split}_conversations"]), shown(tokens), shown(learned)]
         rows.append([split, *counts, share(float(learned), float(tokens))])
-    shown_as = table(["split", "conversations", "tokens", "learned (answers)", "of all"], rows)
+    shown_as = table(["split", "conversations", "tokens", "trained (answers)", "of all"], rows)
     return f"### Conversations\n\n{shown_as}"
 
 
@@ -73,7 +73,7 @@ def _conversation(messages: list[dict[str, str]]) -> str:
 
 @stage("instructions", engine=["homegrown.data.instructions"], raw=_content, panel=Panel(_report, _excerpt))
 def instructions(work: Work, settings: InstructionSettings, rows: ConversationRows, tokenizer: Handle) -> Outcome:
-    """Encode conversations for training on their answers; the tokenizer is its stage's, or a trained model's."""
+    """Encode conversations for training on answers, with the tokenizer of its stage or of a model."""
     from homegrown.data import instructions as engine
 
     own = tokenizer.path / "model"

@@ -1,6 +1,6 @@
-"""Operating-system locks for Prefect's transactions, and for GPUs.
+"""Operating-system locks for Prefect's transactions and for GPUs.
 
-Prefect's own `FileSystemLockManager` never lets go of a lock whose holder was killed; the kernel frees these.
+The kernel frees them when their holder dies; Prefect's own `FileSystemLockManager` keeps the lock of a killed holder.
 """
 
 import functools
@@ -18,9 +18,9 @@ from homegrown.util import devices, locks
 
 
 class StageLocks(LockManager):
-    """Prefect's lock protocol on `homegrown.util.locks`, with the locks' files in one folder."""
+    """Prefect's lock protocol with `homegrown.util.locks`; the lock files are in one folder."""
 
-    _holders: dict[Path, str] = {}  # of this process; shared by all instances, since Prefect copies them
+    _holders: dict[Path, str] = {}  # of this process; shared by all instances because Prefect copies them
     _guard = threading.Lock()
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class StageLocks(LockManager):
     def acquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
-        """Take the lock of `key`, waiting at most `acquire_timeout` seconds; it is held until released or death."""
+        """Take the lock of `key` within `acquire_timeout` seconds; its release or the holder's death frees it."""
         if self.is_lock_holder(key, holder):
             return True
         taken = locks.acquire(self._file(key), acquire_timeout)
@@ -44,29 +44,29 @@ class StageLocks(LockManager):
     async def aacquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
-        """Take the lock of `key` in a thread, so that the event loop goes on."""
+        """Take the lock of `key` in a thread, without blocking the event loop."""
         take = functools.partial(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
         return await anyio.to_thread.run_sync(take)
 
     def release_lock(self, key: str, holder: str) -> None:
-        """Free the lock; ValueError when `holder` does not hold it."""
+        """Release the lock; raise ValueError if `holder` does not have it."""
         if not self.is_lock_holder(key, holder):
-            raise ValueError(f"{holder} does not hold the lock of {key}")
+            raise ValueError(f"{holder} does not have the lock of {key}")
         with self._guard:
             del self._holders[self._file(key)]
         locks.release(self._file(key))
 
     def is_locked(self, key: str) -> bool:
-        """Say whether anybody holds the lock."""
+        """Return whether the lock is taken."""
         return not locks.is_free(self._file(key))
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
-        """Say whether `holder`, in this process, holds the lock."""
+        """Return whether `holder`, in this process, has the lock."""
         with self._guard:
             return self._holders.get(self._file(key)) == holder
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        """Wait until nobody holds the lock, at most `timeout` seconds; say whether that came."""
+        """Wait at most `timeout` seconds for the lock to be free; return whether it is."""
         free = locks.acquire(self._file(key), timeout)
         if free:
             locks.release(self._file(key))
@@ -79,13 +79,13 @@ class StageLocks(LockManager):
 
 @contextmanager
 def computing_on(device: str, processes: int) -> Iterator[None]:
-    """Hold the GPUs of `processes` processes for the block, one each; nothing to hold on a CPU.
+    """Lock the GPUs of `processes` processes for the block, one each; a CPU needs no lock.
 
-    Another run on this machine, in any project folder, waits. GPUs are taken in one order, so that two runs which want
-    several never wait for each other.
+    Other runs on this machine, in any project folder, wait. GPUs are locked in one order, so that two runs with
+    several GPUs never deadlock.
     """
     names = devices.gpu_names(processes) if device == "cuda" else []
-    with ExitStack() as held:
+    with ExitStack() as stack:
         for name in sorted(names):
-            held.enter_context(locks.exclusive(Path(tempfile.gettempdir()) / f"homegrown-gpu-{name}.lock"))
+            stack.enter_context(locks.exclusive(Path(tempfile.gettempdir()) / f"homegrown-gpu-{name}.lock"))
         yield

@@ -1,4 +1,4 @@
-"""Prefect's run logs, without the traceback of a mistake that the user can mend, and without talk of our hooks."""
+"""Prefect's run logs, without the traceback of a UserError and without lines about hooks."""
 
 import logging
 
@@ -22,7 +22,7 @@ _filters = (_WithoutTraceback(), _WithoutHooks())
 
 
 def quieten() -> None:
-    """Have the loggers of flow and task runs show a `UserError` as its one sentence, and hooks only where they fail."""
+    """Make the loggers of flow and task runs show only the message of a `UserError`, and hooks only if they fail."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         for one in _filters:
-            logging.getLogger(name).addFilter(one)  # adding the same filter twice does nothing
+            logging.getLogger(name).addFilter(one)  # adding a filter twice has no effect

@@ -1,4 +1,4 @@
-"""Merge: an adapter added to the weights of its base."""
+"""merge: an adapter added to the weights of its base."""
 
 from homegrown.store.artifacts import Artifact
 from homegrown.util.progress import Outcome
@@ -9,19 +9,19 @@ from tasks.ui.panels import Panel
 
 
 def _report(artifact: Artifact) -> str:
-    """Say what it is, and what a person may do with it."""
+    """Show commands for the merged model."""
     commands = (
         f"homegrown chat {artifact.name}",
         f"homegrown serve {artifact.name}",
         f"homegrown export {artifact.name} --to gguf",
     )
-    told = "The adapter, added to the weights that it was trained on: a model like any other."
-    return "\n\n".join([told, quoted("\n".join(commands))])
+    text = "The adapter added to the weights of its base, as a complete model."
+    return "\n\n".join([text, quoted("\n".join(commands))])
 
 
 @stage("merge", engine=["homegrown.finetuning.merge"], panel=Panel(_report))
 def merge(work: Work, base: Handle, instructions: Handle, finetune: Handle) -> Outcome:
-    """Write the whole model that everything which reads models takes."""
+    """Write the complete model."""
     from homegrown.finetuning import merge as engine
 
     return engine.merge(work.out, base.path / "model", finetune.path, system_of(instructions))

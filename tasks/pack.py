@@ -1,4 +1,4 @@
-"""Pack: memory-mapped token shards."""
+"""pack: memory-mapped token shards."""
 
 from homegrown.config.recipe import PackSettings, RowSettings
 from homegrown.reporting.numbers import share, shown
@@ -20,7 +20,7 @@ def _report(artifact: Artifact) -> str:
 
 @stage("pack", engine=["homegrown.data.packing"], panel=Panel(_report))
 def pack(work: Work, settings: PackSettings, rows: RowSettings, shard: Handle, tokenizer: Handle) -> Outcome:
-    """Encode the shards into flat files of tokens."""
+    """Encode the shards into token files."""
     from homegrown.data import packing as engine
 
     with work.executor() as executor:

@@ -1,4 +1,4 @@
-"""Pretrain: weights, metrics, samples and a curve."""
+"""pretrain: weights, metrics, samples and a training curve."""
 
 import math
 from pathlib import Path
@@ -17,18 +17,18 @@ from tasks.ui.panels import Panel
 
 _STEPS_SHOWN = 6
 _LINE = 60
-"""Characters of a prompt that are sure to fit a line of the page."""
+"""Maximum characters of a prompt that fits a line of the page."""
 
 
 def _live(folder: Path) -> str | None:
-    """Show the curve so far and what the model wrote last."""
+    """Show the curve so far and the latest samples."""
     if not (folder / CURVE).is_file():
         return None
     return _training(folder, 1)
 
 
 def _report(artifact: Artifact) -> str:
-    """Show the curve, and how what the model writes got better."""
+    """Show the curve and the samples of several steps."""
     return _training(artifact.path, _STEPS_SHOWN)
 
 
@@ -37,13 +37,13 @@ def _excerpt(artifact: Artifact) -> str:
 
 
 def _training(folder: Path, steps: int) -> str:
-    """Return the curve, and what the model wrote at `steps` steps."""
-    curve = picture(charts.smaller((folder / CURVE).read_bytes()), "loss, learning rate, gradient norm and speed")
+    """Return the curve and the samples of `steps` steps."""
+    curve = picture(charts.smaller((folder / CURVE).read_bytes()), "Loss, learning rate, gradient norm and speed")
     return "\n\n".join(["### Training", curve, *_samples(folder, steps)])
 
 
 def _samples(folder: Path, most: int) -> list[str]:
-    """Return what the model wrote last, whole, and at up to `most` - 1 steps before, each text as one line."""
+    """Return the latest samples in full, and those of up to `most` - 1 earlier steps on one line each."""
     import pyarrow.parquet as pq
 
     if not (folder / SAMPLES).is_file():
@@ -52,27 +52,27 @@ def _samples(folder: Path, most: int) -> list[str]:
     for sample in pq.ParquetFile(folder / SAMPLES).read().to_pylist():
         by_step.setdefault(sample["step"], []).append(sample)
     last, *before = sorted(by_step, reverse=True)
-    parts = [f"### What it writes at step {last:,}"]
+    parts = [f"### Samples at step {last:,}"]
     for sample in by_step[last]:
         parts += [*_prompt(sample["prompt"]), quoted(sample["text"])]
     every = max(1, math.ceil(len(before) / (most - 1))) if most > 1 else len(before) + 1
     for step in before[every - 1 :: every]:
         texts = [" ".join(f"{sample['prompt']}{sample['text']}".split()) for sample in by_step[step]]
-        parts += [f"#### At step {step:,}", quoted("\n\n".join(texts))]
+        parts += [f"#### Step {step:,}", quoted("\n\n".join(texts))]
     return parts
 
 
 def _prompt(prompt: str) -> list[str]:
-    """Return a prompt in its sentence; the UI breaks the sentence around one that is longer than a line."""
+    """Return a prompt as a heading of its sample; the UI wraps a sentence around a prompt longer than a line."""
     if not prompt:
-        return ["Unasked:"]
+        return ["Without a prompt:"]
     if len(prompt) > _LINE:
-        return ["After:", quoted(prompt), "it writes:"]
-    return [f"After {code(prompt)}:"]
+        return ["Prompt:", quoted(prompt), "Completion:"]
+    return [f"Prompt {code(prompt)}:"]
 
 
 TRAINING_PANEL = Panel(_report, _excerpt, live=_live)
-"""What every kind of training shows."""
+"""The panel of all kinds of training."""
 
 
 @stage(
@@ -82,7 +82,7 @@ TRAINING_PANEL = Panel(_report, _excerpt, live=_live)
     panel=TRAINING_PANEL,
 )
 def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack: Handle, tokenizer: Handle) -> Outcome:
-    """Train the model; goes on from the last checkpoint after a kill."""
+    """Train the model; resumes from the last checkpoint."""
     from homegrown.training import pretrain as engine
 
     device = devices.resolve(work.compute.device)

@@ -1,4 +1,4 @@
-"""Quantize: smaller variants of the weights."""
+"""quantize: smaller variants of the weights."""
 
 from typing import Any
 
@@ -15,25 +15,25 @@ from tasks.ui.panels import Panel, rows_of
 
 
 def _report(artifact: Artifact) -> str:
-    """Show what each variant costs and loses beside the original, and how far its logits are from that one's."""
+    """Show the size, speed and loss of each variant, and the error of its logits."""
     variants = list(rows_of(artifact.path / "variants"))
     names = [one["variant"] for one in variants]
     sizes = [one["disk_megabytes"] for one in variants]
     notes = [", ".join(filter(None, [f"{size:.3g} MB", _loss(one)])) for one, size in zip(variants, sizes, strict=True)]
-    title = "Size on disk, and what it costs in bits per byte"
+    title = "Size on disk and loss in bits per byte"
     drawn = charts.bars(names, sizes, notes, title, color=charts.GREEN)
     rows = [
         [
             one["variant"],
-            f"{one['ratio']:.2f} times",
+            f"{one['ratio']:.2f}×",
             f"{one['relative_logit_error']:.2%}",
             shown(one["max_logit_error"]),
             one["device"],
         ]
         for one in variants
     ]
-    header = ["variant", "smaller than the original", "error of the logits", "largest error", "measured on"]
-    return "\n\n".join([_excerpt(artifact), picture(drawn, title), "### Further figures", table(header, rows), _METHOD])
+    header = ["variant", "compression", "logit error", "largest error", "device"]
+    return "\n\n".join([_excerpt(artifact), picture(drawn, title), "### More figures", table(header, rows), _METHOD])
 
 
 def _excerpt(artifact: Artifact) -> str:
@@ -59,22 +59,22 @@ def _loss(variant: dict[str, Any]) -> str:
     return "0.00%" if float(written.rstrip("%")) == 0 else written
 
 
-# Each point in one line: the UI makes a paragraph of every line.
-_METHOD = """### How it was measured
+# One line per point: the UI makes a paragraph of every line.
+_METHOD = """### Method
 
-- Memory: all tensors of the loaded weights. What is not quantized, such as the embedding, is 2 bytes a number on disk \
-and 4 in memory.
-- Tokens/s: one sequence at a time, with a cache, the fastest of three. Layers that unpack their weights for each \
-product can be slower than the original's where a model is small.
-- Bits per byte: tokens of the validation split in windows of the model's context side by side. Loss: how much more \
-than the original's.
-- A GGUF variant is computed here by its values in float32, which says what it loses; small in memory, and fast, it is \
-in llama.cpp, Ollama and the like."""
+- Memory: all tensors of the loaded weights. Unquantized weights, such as the embedding, take 2 bytes each on disk and \
+4 in memory.
+- Tokens/s: one sequence with a KV cache, the fastest of three runs. Layers that unpack their weights for each product \
+can be slower than the original's in a small model.
+- Bits per byte: the validation split in adjacent windows of the model's context. Loss: the relative increase over \
+the original.
+- GGUF variants are computed in float32 here, which shows their loss; in llama.cpp and Ollama they are small in memory \
+and fast."""
 
 
 @stage("quantize", engine=["homegrown.quantization.quantize"], panel=Panel(_report, _excerpt))
 def quantize(work: Work, settings: QuantizationSettings, pretrain: Handle, pack: Handle) -> Outcome:
-    """Make each variant of the weights, load it again, and measure it beside the original."""
+    """Make, load and evaluate each variant of the weights."""
     from homegrown.quantization import quantize as engine
 
     device = devices.resolve(work.compute.device)

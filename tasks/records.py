@@ -1,4 +1,4 @@
-"""Prefect's records of results: each says itself by what code it is to be read, so only one as ours is let be read."""
+"""Prefect's records of results: each names the code that reads it, so only records of our form are used."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ _OURS = JSONSerializer().model_dump(mode="json")
 
 
 def forget_foreign(record: Path, result: BaseModel) -> None:
-    """Remove a record unless it is, but for times and versions, what Prefect writes of `result`.
+    """Delete a record unless it equals what Prefect writes for `result`, apart from times and versions.
 
-    An artifact's folder may come from elsewhere, and with it a record that names pickle, or some function, to be read
-    by. Without a record the stage is asked again, and the store knows whether its artifact is whole.
+    An artifact's folder may be untrusted, with a record that selects pickle or another function as its reader. Without
+    a record the stage runs again, and the store decides whether its artifact is complete.
     """
     try:
         content = json.loads(record.read_bytes(), object_pairs_hook=_distinct)
@@ -36,7 +36,7 @@ def forget_foreign(record: Path, result: BaseModel) -> None:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a name that is there twice: another reader might take the other one."""
+    """Refuse a repeated name: another reader might use the other value."""
     if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a repeated name")
     return dict(pairs)

@@ -1,4 +1,4 @@
-"""Shard: shuffled train, validation and test shards."""
+"""shard: shuffled train, validation and test shards."""
 
 from homegrown.config.recipe import ShardSettings
 from homegrown.reporting import charts
@@ -12,8 +12,8 @@ from tasks.ui.panels import Panel
 
 _FUNNEL = {
     "ingest": "read",
-    "dedup": "without duplicates",
-    "filter": "passed the rules",
+    "dedup": "deduplicated",
+    "filter": "filtered",
     "shard": "in shards",
 }
 
@@ -28,18 +28,18 @@ def _content(settings: ShardSettings) -> dict[str, str]:
 
 
 def _report(artifact: Artifact) -> str:
-    """Show the way of the documents from what was read to here, and the splits."""
+    """Show the documents from ingest to here, and the splits."""
     metrics = artifact.manifest.metrics
     dropped = {
-        "like a validation document": metrics["dropped_near_validation"],
-        "like a test document": metrics["dropped_near_test"],
+        "similar to a validation document": metrics["dropped_near_validation"],
+        "similar to a test document": metrics["dropped_near_test"],
         "contaminated by evaluation texts": metrics["dropped_contaminated"],
     }
     return "\n\n".join(
         [
             _excerpt(artifact),
-            "### Training text that was dropped here",
-            table(["because it is", "documents"], [[reason, shown(count)] for reason, count in dropped.items()]),
+            "### Training documents dropped here",
+            table(["reason", "documents"], [[reason, shown(count)] for reason, count in dropped.items()]),
         ]
     )
 
@@ -53,7 +53,7 @@ def _excerpt(artifact: Artifact) -> str:
     for number, count in enumerate(counts):
         lost = counts[number - 1] - count if number else 0
         notes.append(f"{count:,}" + (f"  (−{lost:,}, {share(lost, counts[number - 1])})" if lost else ""))
-    title = "Documents from what was read to what is kept"
+    title = "Documents after each stage"
     names = [_FUNNEL[one.manifest.stage] for one in chain]
     metrics = artifact.manifest.metrics
     rows = [
@@ -71,7 +71,7 @@ def _excerpt(artifact: Artifact) -> str:
 
 @stage("shard", engine=["homegrown.corpus.shard"], seeded=True, raw=_content, panel=Panel(_report, _excerpt))
 def shard(work: Work, settings: ShardSettings, filter: Handle) -> Outcome:
-    """Shuffle the documents and split them into train, validation and test, nothing of which is like training text."""
+    """Shuffle and split the documents; no validation or test document has a near duplicate in train."""
     from homegrown.corpus import shard as engine
 
     return engine.shard(

@@ -1,4 +1,4 @@
-"""`@stage` turns a call into the engine into a cached Prefect task that makes a versioned artifact."""
+"""`@stage` turns a call of the engine into a cached Prefect task that makes a versioned artifact."""
 
 import functools
 import inspect
@@ -28,22 +28,22 @@ from homegrown.util.progress import Outcome, Progress
 from tasks.locks import StageLocks
 from tasks.logs import quieten
 from tasks.records import forget_foreign
-from tasks.ui import panels, story
-from tasks.ui.events import Event, tell
+from tasks.ui import panels, summary
+from tasks.ui.events import Event, emit
 from tasks.ui.figures import made_in_words
 from tasks.ui.reporting import Reporter
 
 RECORD = "prefect.json"
-"""Prefect's record of the result; it lies in the artifact's folder, and is gone when that is gone."""
+"""Prefect's record of the result; in the artifact's folder, and deleted with it."""
 
 
 def store() -> Store:
-    """Return the artifact store of this run: the folder where Prefect keeps results, and the environment's remote."""
+    """Return the artifact store of this run: Prefect's folder of results, with the remote of the environment."""
     return Store(Path(get_current_settings().results.local_storage_path).expanduser(), Remote.of_environment())
 
 
 class Handle(BaseModel):
-    """What stages hand to each other, and all that Prefect stores: where an artifact is. The data stays there."""
+    """A reference to an artifact: what stages pass to each other and what Prefect stores."""
 
     model_config = ConfigDict(frozen=True)
     stage: str
@@ -52,7 +52,7 @@ class Handle(BaseModel):
 
     @property
     def name(self) -> str:
-        """How people name the artifact: `stage@version`."""
+        """The artifact's name, `stage@version`."""
         return f"{self.stage}@{self.folder.split('-')[0]}"
 
     @property
@@ -63,7 +63,7 @@ class Handle(BaseModel):
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage is given besides its settings and inputs."""
+    """What a stage gets besides its settings and inputs."""
 
     out: Path
     seed: int
@@ -71,7 +71,7 @@ class Work:
     progress: Progress
 
     def executor(self) -> AbstractContextManager[Executor]:
-        """Return what runs the shards of this stage: processes of this machine, or a cluster's workers."""
+        """Return the executor of the stage's shards: processes of this machine, or workers of a cluster."""
         if self.compute.executor == "dask":
             return dask.dask_workers(self.compute, store(), self.out)
         return parallel.process_pool(self.compute.workers)
@@ -79,34 +79,34 @@ class Work:
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of a run share; `seed` enters the keys of the stages that use one, `compute` none."""
+    """What all stages of a run share; `seed` enters the keys of seeded stages, `compute` enters none."""
 
     seed: int
     compute: ComputeSettings
     force: frozenset[str] = frozenset()
     reach: Callable[[str], None] = lambda key: None
-    """Told the key of each artifact before it is looked up."""
+    """Called with the key of each artifact before its lookup."""
 
 
 class _SlotPolicy(CachePolicy):
-    """The cache key of a task run is the path of the record inside its slot: what the store says is what is cached."""
+    """The cache key of a task run is the path of the record in its slot, so the store decides what is cached."""
 
     def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str:
         return f"{inputs['slot']}/{RECORD}"
 
 
 def artifact_of(handle: Handle) -> Artifact:
-    """Return the artifact of a handle; raises UserError when it is gone."""
+    """Return the artifact of a handle; raise UserError if it was deleted."""
     return store().resolve(handle.name)
 
 
 def handle_of(artifact: Artifact) -> Handle:
-    """Return the handle of an artifact, for a stage to take."""
+    """Return the handle of an artifact, as an input of a stage."""
     return Handle(stage=artifact.manifest.stage, folder=artifact.path.name, key=artifact.manifest.key)
 
 
 class Stage:
-    """A stage of the chain. Calling it within a flow returns the artifact's handle, made now or found."""
+    """A stage. A call in a flow returns the handle of its artifact, which is made or found."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Stage:
         self._panel = panel
 
     def order(self, run: Run, **arguments: Settings | Handle) -> Order:
-        """Return what identifies the artifact of these arguments."""
+        """Return the order of the artifact of these arguments."""
         settings: dict[str, Any] = {
             name: value.model_dump(mode="json") for name, value in arguments.items() if isinstance(value, Settings)
         }
@@ -138,7 +138,7 @@ class Stage:
         return Order(self.name, code, settings, inputs)
 
     def __call__(self, run: Run, **arguments: Settings | Handle) -> Handle:
-        """Return the artifact of these settings and inputs; as a Prefect task run that is cached, or makes it."""
+        """Return the artifact of these settings and inputs, by a Prefect task run that makes it or is cached."""
         quieten()
         order = self.order(run, **arguments)
         run.reach(order.key)
@@ -148,7 +148,7 @@ class Stage:
         locks = StageLocks(place.root / ".state" / "locks")
         policy = _SlotPolicy().configure(lock_manager=locks, isolation_level=IsolationLevel.SERIALIZABLE)
 
-        # Everything that Prefect should show of the call, and draw as arrows between stages, is a parameter.
+        # Prefect shows the parameters of the call and draws them as arrows between stages.
         def make(slot: str, settings: dict[str, Any], inputs: dict[str, Handle]) -> Handle:
             return self._make(order, place.root / slot, run, arguments)
 
@@ -172,24 +172,24 @@ class Stage:
         picture = functools.partial(self._panel.live, partial_of(slot)) if self._panel and self._panel.live else None
 
         def build(out: Path) -> Outcome:
-            get_run_logger().info("%s is being made in %s", self.name, out)
+            get_run_logger().info("%s runs in %s", self.name, out)
             with Reporter(self.name, picture) as progress:
                 return self._body(Work(out, run.seed, run.compute, progress), **arguments)
 
         artifact, made = store().make(order, slot, build)
         event = Event(self.name, "made" if made else "cached", artifact=artifact)
         get_run_logger().info("%s: %s", self.name, made_in_words(event))
-        tell(event)
+        emit(event)
         return handle_of(artifact)
 
     def _show(self, task: Any, task_run: TaskRun, state: State[Handle]) -> None:
-        """Show the artifact in the UI and in the story of the run; a Prefect hook, for made and cached ones alike."""
+        """Post the artifact's page and add it to the summary; a Prefect hook of made and cached artifacts."""
         handle = state.result(raise_on_failure=False)
         if isinstance(handle, Handle):
             artifact = artifact_of(handle)
             if state.name == "Cached":
-                tell(Event(self.name, "cached", artifact=artifact))
-            story.show(artifact, self._panel, task_run)
+                emit(Event(self.name, "cached", artifact=artifact))
+            summary.show(artifact, self._panel, task_run)
 
 
 def stage(
@@ -204,16 +204,16 @@ def stage(
 
     Args:
         name: Name of the stage.
-        engine: Engine modules that do the work; with all they import, their code enters the artifact's key.
-        seeded: The stage draws random numbers, so the recipe's seed enters the key.
-        raw: Given the stage's settings, says what identifies raw input files by content; enters the key.
-        panel: What to show in the UI besides the summary.
+        engine: Engine modules of the stage; their code and that of their imports enters the artifact's key.
+        seeded: Whether the stage uses random numbers, so that the recipe's seed enters the key.
+        raw: Returns the digests of raw input files for the stage's settings; they enter the key.
+        panel: The stage's page in the UI.
     """
     return lambda body: Stage(name, body, engine, seeded, raw, panel)
 
 
 def _is_transient(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
-    """Say whether trying again may help: a full disk or a killed worker may pass, a user's mistake does not."""
+    """Return whether a retry may help, as after a full disk or a killed worker."""
     return isinstance(state.result(raise_on_failure=False), OSError | BrokenProcessPool)
 
 
@@ -222,7 +222,7 @@ def _forget_task_exception(task: Any, task_run: TaskRun, state: State[Any]) -> N
 
 
 def forget_flow_exception(flow: Any, flow_run: Any, state: State[Any]) -> None:
-    """Hook for a flow's failure: remove the pickled exception which Prefect stores loosely beside the artifacts."""
+    """Hook of a flow's failure: delete the pickled exception that Prefect writes beside the artifacts."""
     _forget_exception(state)
 
 

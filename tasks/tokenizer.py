@@ -1,4 +1,4 @@
-"""Tokenizer: a byte-level BPE trained on the train shards, or one that is given."""
+"""tokenizer: a byte-level BPE trained on the train shards, or an existing one."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def _content(settings: TokenizerSettings) -> dict[str, str]:
 
 
 def _report(artifact: Artifact) -> str:
-    """Show bytes per token by source and by language, the longest tokens, and how many are not used."""
+    """Show bytes per token by source and language, unused tokens and the longest tokens."""
     tokens = sorted(rows_of(artifact.path / "vocabulary"), key=lambda token: (-token["bytes"], token["id"]))
     unused = sum(token["bytes"] > 0 and token["count"] == 0 for token in tokens)
     return "\n\n".join(
@@ -33,7 +33,7 @@ def _report(artifact: Artifact) -> str:
             "### Bytes per token",
             *(_bytes_per_token(artifact, column) for column in ("source", "language")),
             "### Vocabulary",
-            f"{shown(unused)} of {shown(len(tokens))} tokens are not used in the sample. The longest are:",
+            f"The sample uses all but {shown(unused)} of {shown(len(tokens))} tokens. The longest tokens:",
             quoted("\n".join(repr(token["token"]) for token in tokens[:_LONGEST])),
         ]
     )
@@ -60,7 +60,7 @@ def _excerpt(artifact: Artifact) -> str:
 
 @stage("tokenizer", engine=["homegrown.tokenizer.train"], raw=_content, panel=Panel(_report, _excerpt))
 def tokenizer(work: Work, settings: TokenizerSettings, shard: Handle) -> Outcome:
-    """Train the tokenizer, or take over the one given, and count what it does to the text."""
+    """Train the tokenizer or import the existing one, and count its tokens in the text."""
     from homegrown.tokenizer import train as engine
 
     return engine.train_tokenizer(work.out, shard.path, settings, progress=work.progress)

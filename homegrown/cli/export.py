@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("artifact", default="pretrain")
-@click.option("--to", required=True, type=click.Choice(["hf", "gguf", "onnx", "ollama"]), help="Target format")
-@click.option("--type", metavar="TYPE", help="Weight type, such as bf16  [default: f32; GGUF: q8_0]")
-@click.option("--out", type=Out(folder=True), help="New folder for a copy of the export")
+@click.option("--to", required=True, type=click.Choice(["hf", "gguf", "onnx", "ollama"]), help="Target format.")
+@click.option("--type", metavar="TYPE", help="Weight type, such as bf16; default: f32 (gguf: q8_0).")
+@click.option("--out", type=Out(folder=True), help="New folder for a copy of the export.")
 @click.pass_obj
 def export(store: Store, artifact: str, to: "Target", type: "WeightType | None", out: Path | None) -> None:
     """Export a model for other programs.

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", metavar="NAME")
-@click.option("--base", metavar="MODEL", help="Base model: pretrain@3, finetune@1, key or folder")
-@click.option("--data", "files", multiple=True, metavar="PATH", help="Path or address of conversations")
+@click.option("--base", metavar="MODEL", help="Base model: pretrain@3, finetune@1, key or folder.")
+@click.option("--data", "files", multiple=True, metavar="PATH", help="Path or address of conversations; repeatable.")
 @click.option(
-    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Changed setting, such as finetuning.method=qlora"
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    help="Changed setting, such as finetuning.method=qlora; repeatable.",
 )
-@click.option("--force", metavar="STAGE", multiple=True, help="Cached stage to run again")
+@click.option("--force", metavar="STAGE", multiple=True, help="Cached stage to run again; repeatable.")
 @click.pass_obj
 def finetune(
     store: Store,

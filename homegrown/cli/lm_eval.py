@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 @click.command("lm-eval")
 @click.argument("artifact", default="pretrain", metavar="[PRETRAIN[@VERSION]]")
-@click.option("--tasks", metavar="NAMES", help="Comma-separated tasks  [default: two of held-out text]")
+@click.option("--tasks", metavar="NAMES", help="Comma-separated tasks; default: two of held-out text.")
 @click.option(
     "--include-path",
     "include",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with custom tasks as YAML",
+    help="Folder with custom tasks as YAML.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Maximum documents per task")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum documents per task.")
 @click.option(
     "--num-fewshot",
     "few_shot",
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Answered examples before each question",
+    help="Answered examples before each question.",
 )
 @click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Compute device"
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Compute device."
 )
-@click.option("--download", is_flag=True, help="Fetch task data from the Hugging Face hub")
+@click.option("--download", is_flag=True, help="Fetch task data from the Hugging Face hub.")
 @click.pass_obj
 def lm_eval(
     store: Store,

@@ -42,7 +42,7 @@ class _Group(click.Group):
     default="artifacts",
     envvar="HOMEGROWN_ARTIFACTS",
     show_default=True,
-    help="Folder of the artifact store",
+    help="Folder of the artifact store.",
 )
 @click.version_option(package_name="homegrown")
 @click.pass_context

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("pipeline")
 @click.option(
-    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Changed setting, such as training.max_steps=200"
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    help="Changed setting, such as training.max_steps=200; repeatable.",
 )
-@click.option("--until", metavar="STAGE", help="Last stage to run  [default: evaluate]")
-@click.option("--from", "from_stage", metavar="STAGE", help="First stage to run again")
-@click.option("--force", metavar="STAGE", multiple=True, help="Cached stage to run again")
-@click.option("--only", metavar="STAGE", help="Single stage to run again")
+@click.option("--until", metavar="STAGE", help="Last stage to run; default: evaluate.")
+@click.option("--from", "from_stage", metavar="STAGE", help="First stage to run again.")
+@click.option("--force", metavar="STAGE", multiple=True, help="Cached stage to run again; repeatable.")
+@click.option("--only", metavar="STAGE", help="Single stage to run again.")
 @click.pass_obj
 def run(
     store: Store,

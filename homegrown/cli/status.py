@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Output as JSON")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.pass_obj
 def status(store: Store, as_json: bool) -> None:
     """Show the server, workers, deployments and runs."""

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 @click.argument("pipeline")
 @click.argument("setting")
 @click.argument("values", metavar="VALUE...", nargs=-1, required=True)
-@click.option("--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Changed setting of every run")
-@click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run")
-@click.option("--out", type=Out(), help="Page (.html) or picture (.png) of the results")
+@click.option(
+    "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Changed setting of every run; repeatable."
+)
+@click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run.")
+@click.option("--out", type=Out(), help="Report (.html) or chart (.png) to write.")
 @click.pass_obj
 def sweep(
     store: Store,

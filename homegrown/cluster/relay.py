@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from homegrown.store.remote import Damaged, Remote, sha256
+from homegrown.store.digests import sha256
+from homegrown.store.remote import Damaged, Remote
 from homegrown.util.errors import UserError
 
 
@@ -78,7 +79,7 @@ class Relay:
                 (parcel.own if path.is_file() else parcel.shared).update(self._published(name))
             elif path.is_file():
                 if name not in self._there:
-                    self._remote.send(self._root, [name])
+                    self._remote.upload(self._root, [name])
                     self._there[name] = sha256(path)
                 parcel.own[name] = self._there[name]
         return parcel
@@ -87,7 +88,7 @@ class Relay:
         """Download the files of a shard and return its result; files appear in the order of writing."""
         with tempfile.TemporaryDirectory(prefix=".", dir=self._root / self._partial) as folder:
             try:
-                self._remote.bring(Path(folder), delivery.written)
+                self._remote.download(Path(folder), delivery.written)
             except Damaged as error:
                 raise OSError(f"Files of a worker arrived damaged: {error}.") from error
             for name in delivery.written:
@@ -116,7 +117,7 @@ def run(function: Callable[..., Any], parcel: Parcel) -> Delivery:
     try:
         missing = {name: digest for name, digest in parcel.shared.items() if not (root / name).exists()}
         try:
-            remote.bring(root, parcel.own | missing)
+            remote.download(root, parcel.own | missing)
         except Damaged as error:
             raise UserError(f"{error}; delete its folder on the remote, and run again.") from error
         (root / parcel.partial).mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ def run(function: Callable[..., Any], parcel: Parcel) -> Delivery:
         paths = [path for path in (root / parcel.partial).rglob("[!.]*") if path.is_file()]
         paths.sort(key=lambda path: path.stat().st_mtime_ns)
         written = [name for path in paths if (name := path.relative_to(root).as_posix()) not in parcel.own]
-        remote.send(root, written)
+        remote.upload(root, written)
         return Delivery(_named(result, root), {name: sha256(root / name) for name in written})
     finally:
         shutil.rmtree(root / parcel.partial, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Evaluation by lm-evaluation-harness: the tasks that others publish, and two made of held-out text."""
+"""Evaluation by lm-evaluation-harness: published tasks, and two made from held-out text."""

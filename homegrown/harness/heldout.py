@@ -1,4 +1,4 @@
-"""Two tasks for the harness that need no download, made of a run's own test documents."""
+"""Two tasks for the harness, made from a run's own test documents without a download."""
 
 import json
 import random
@@ -17,7 +17,7 @@ LAST_WORD, NEXT_PASSAGE = "heldout_last_word", "heldout_next_passage"
 TASKS = (LAST_WORD, NEXT_PASSAGE)
 
 MOST = 500
-"""Documents of a task: the standard error of a share is then at most 2.3 points."""
+"""Maximum documents per task; the standard error of a share is then at most 2.3 points."""
 
 _PASSAGE, _LEAST_CONTEXT = 600, 100
 _CONTEXT, _CONTINUATION, _CHOICES = 400, 160, 4
@@ -28,8 +28,8 @@ _LAST_WORD = re.compile(r"(?s)(.+\s)([^\W\d_]{2,})[.!?]$")
 def write_tasks(shards: Path, folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """Write the documents of the tasks `names` to `folder` as JSON lines; return the harness's configurations.
 
-    `heldout_last_word` asks for the last word of a passage, word for word (as LAMBADA does, Paperno et al. 2016);
-    `heldout_next_passage` which of four passages goes on with a text, three of which are from other documents.
+    `heldout_last_word` asks for the last word of a passage (as LAMBADA, Paperno et al. 2016). `heldout_next_passage`
+    asks which of four passages continues a text; the other three are from other documents.
 
     Raises:
         UserError: no test document is long enough.
@@ -40,7 +40,7 @@ def write_tasks(shards: Path, folder: Path, names: Sequence[str]) -> list[dict[s
     for name in names:
         rows = made[name](texts)
         if not rows:
-            raise UserError(f"No test document is long enough for {name}; add text, or leave the task out.")
+            raise UserError(f"No test document is long enough for {name}; add longer documents or leave the task out.")
         path = folder / f"{name}.jsonl"
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -87,7 +87,7 @@ def _next_passages(texts: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _whole_words(text: str, most: int) -> str | None:
-    """Return the beginning of a text, to a blank before `most` characters; None where it is shorter or has none."""
+    """Return a text up to a space before `most` characters; None if it is shorter or has no space."""
     cut = text.rfind(" ", most // 2, most) if len(text) > most else -1
     return text[:cut] if cut > 0 else None
 

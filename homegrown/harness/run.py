@@ -28,12 +28,12 @@ _SCHEMA = pa.schema(
 
 
 _RESAMPLES = 1_000
-"""Of the harness's bootstrap, where a standard error has no formula; its default of 100,000 takes minutes."""
+"""Of the harness's bootstrap for standard errors without a formula; its default of 100,000 takes minutes."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One figure of one task, as the harness names it; `standard_error` is None where the harness gives none."""
+    """One metric of one task under the harness's names; `standard_error` is None if the harness has none."""
 
     task: str
     metric: str
@@ -44,7 +44,7 @@ class Score:
 
 
 def require() -> None:
-    """Raise UserError where the harness is not installed."""
+    """Raise UserError if the harness is not installed."""
     if find_spec("lm_eval") is None:
         raise UserError(
             "lm-evaluation-harness is not installed; install it: pip install -c constraints.txt -e '.[evals]'."
@@ -64,7 +64,7 @@ def measure(
         UserError: the harness is not installed, a task is unknown, or its text is not on this machine.
     """
     require()
-    # Read when the libraries are imported. Without it they ask the hub about local files too.
+    # The libraries read these when they are imported. Without them they ask the hub about local files too.
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "0" if settings.download else "1"
     work = out / "work"
     progress(0, len(settings.tasks))
@@ -93,7 +93,7 @@ def _evaluate(
     try:
         found = simple_evaluate(
             model="hf",
-            # Every document of ours began with the start mark in training.
+            # Every document started with the BOS token in training.
             model_args={"pretrained": str(export), "dtype": "float32", "add_bos_token": True},
             tasks=list(tasks),
             num_fewshot=settings.few_shot or None,
@@ -108,12 +108,12 @@ def _evaluate(
         raise UserError(
             f"The text of a task is not on this machine ({_first_line(error)}); add --download to fetch it."
         ) from error
-    assert found is not None  # it is None in worker processes only
+    assert found is not None  # None in worker processes only
     return dict(found)
 
 
 def _task_manager(names: Sequence[str], include: str | None) -> Any:
-    """Return the index of tasks; the harness's own thousands, which are slow to read, only where one is named."""
+    """Return the index of tasks, with the harness's own (thousands, slow to read) only if one of them is named."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=include, include_defaults=False)
@@ -143,7 +143,7 @@ def _scores(found: dict[str, Any]) -> list[Score]:
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    """Return what describes the measurement itself, without this machine's paths and environment."""
+    """Return the results without this machine's paths and environment."""
     return {name: found[name] for name in ("results", "versions", "n-shot", "higher_is_better", "n-samples")}
 
 

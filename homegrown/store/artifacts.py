@@ -1,11 +1,11 @@
-"""The versioned artifact store: what a stage made, found by key, published whole or not at all.
+"""The versioned artifact store: the outputs of stages, found by key, published completely or not at all.
 
-An artifact is a folder `<root>/<stage>/<version>-<key>/` with its files and a `manifest.json`. While it is being made
-it is the folder `.<version>-<key>.partial` beside that place, which survives a kill and is gone on from; publication is
-one rename. The store's own bookkeeping lies in `<root>/.state/` and can be deleted when nothing runs.
+An artifact is a folder `<root>/<stage>/<version>-<key>/` with its files and a `manifest.json`. Until it is published by
+one rename, it is the folder `.<version>-<key>.partial` beside that place, from which an interrupted stage resumes. The
+folder `<root>/.state/` has the store's locks and caches; it can be deleted when nothing runs.
 
-With a remote (`homegrown.store.remote`) artifacts are made here all the same. A published one is copied there, its
-manifest last, and one that is missing here and whole there is brought instead of made.
+With a remote (`homegrown.store.remote`), a published artifact is copied there, its manifest last. An artifact that
+only the remote has is downloaded instead of made.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ from homegrown.util.progress import Metric, Outcome
 
 MANIFEST = "manifest.json"
 KEY_DIGITS = 16
-"""Hex digits of a key in a folder's name; the manifest has all 64."""
+"""Hex digits of the key in a folder's name; the manifest has all 64."""
 
 _log = logging.getLogger(__name__)
 StageName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-"""What a manifest, perhaps a stranger's, calls a stage: it becomes a part of paths and of SQL."""
+"""The name of a stage in a manifest, which may be untrusted: it becomes part of paths and of SQL."""
 
 RATINGS = "ratings"
-"""The store's folder of people's ratings: not an artifact, since it grows."""
+"""The store's folder of ratings; not an artifact, because it grows."""
 _FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
 _PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
 _LIBRARIES = (
@@ -54,15 +54,15 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Order:
-    """What identifies an artifact before it exists: everything that shapes it, and nothing else."""
+    """What identifies an artifact before it exists: everything that determines its content."""
 
     stage: str
     code: str
-    """Fingerprint of the engine's code that the stage reaches."""
+    """Fingerprint of the engine code that the stage reaches."""
     settings: Mapping[str, Any]
-    """The stage's settings as plain JSON values, its seed among them, and the digests of raw input."""
+    """The stage's settings as plain JSON values, with its seed and the digests of raw input."""
     inputs: Mapping[str, str]
-    """Keys of the artifacts that it reads, by what they are to it: mostly the name of their stage."""
+    """Keys of the input artifacts by their role, which is mostly the name of their stage."""
 
     @property
     def key(self) -> str:
@@ -80,7 +80,7 @@ class FileFacts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Everything that is known of an artifact; stored as `manifest.json` in its folder."""
+    """The facts of an artifact; stored as `manifest.json` in its folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: StageName
@@ -102,15 +102,15 @@ class Manifest(BaseModel):
     @field_validator("files")
     @classmethod
     def _inside(cls, files: dict[str, FileFacts]) -> dict[str, FileFacts]:
-        """Refuse a manifest, perhaps a stranger's, whose files would be written outside the artifact's folder."""
+        """Refuse an untrusted manifest with a file outside the artifact's folder."""
         for name in files:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise ValueError(f"{name!r} lies outside the artifact")
+                raise ValueError(f"{name!r} is outside the artifact")
         return files
 
     @property
     def bytes(self) -> int:
-        """Size of all files together."""
+        """Size of all files."""
         return sum(facts.bytes for facts in self.files.values())
 
 
@@ -123,22 +123,22 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """How people name it: `stage@version`."""
+        """The name `stage@version`."""
         return f"{self.manifest.stage}@{self.manifest.version}"
 
 
 class Store:
-    """The artifacts under one folder, and perhaps a copy of them at a remote."""
+    """The artifacts of one folder, with an optional copy at a remote."""
 
     def __init__(self, root: Path, remote: Remote | None = None) -> None:
         self.root = root.resolve()
         self.remote = remote
         self._state = self.root / ".state"
 
-    # --- finding ------------------------------------------------------------------------------------------------------
+    # --- lookup -------------------------------------------------------------------------------------------------------
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """Return the newest whole artifact with this key; a damaged one is logged and passed over."""
+        """Return the newest complete artifact with this key; damaged ones are logged and skipped."""
         for folder in reversed(self._folders(stage)):
             if folder.name.endswith(f"-{key[:KEY_DIGITS]}"):
                 artifact = self._read(folder)
@@ -147,7 +147,7 @@ class Store:
         return None
 
     def damage(self, artifact: Artifact) -> str | None:
-        """Say what is wrong with an artifact's files (size or digest), and log it; None when it is whole."""
+        """Return and log what is wrong with an artifact's files (size or digest); None for a complete artifact."""
         problem = None
         with Digests(self._state / "digests.sqlite") as digests:
             for name, facts in artifact.manifest.files.items():
@@ -159,25 +159,25 @@ class Store:
                 elif file.stat().st_size != facts.bytes:
                     problem = f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
                 elif digests.file(file) != facts.sha256:
-                    problem = f"{name} is not what was published (its SHA-256 differs)"
+                    problem = f"{name} has changed since it was published (its SHA-256 differs)"
                 if problem:
                     break
         if problem:
-            _log.warning("%s is damaged and will not be used: %s.", artifact.path, problem)
+            _log.warning("%s is damaged and not used: %s.", artifact.path, problem)
         return problem
 
     def all(self) -> list[Artifact]:
-        """Return every published artifact with a readable manifest, by stage and version; files are not checked."""
+        """Return every artifact with a readable manifest, by stage and version, without checking its files."""
         stages = sorted(folder.name for folder in self.root.glob("[!.]*/") if folder.is_dir())
         found = (self._read(folder) for stage in stages for folder in self._folders(stage))
         return [artifact for artifact in found if artifact]
 
     def resolve(self, name: str) -> Artifact:
-        """Return the artifact that a person names: `stage` (its latest version) or `stage@version`."""
+        """Return the artifact of a name: `stage` (its latest version) or `stage@version`."""
         stage, at, version = name.partition("@")
         if at and not version:
-            raise UserError(f"{name!r} ends with @ and no version; write {stage} for the latest, or {stage}@1.")
-        # The number is in the folder's name: of a thousand versions, one manifest is read.
+            raise UserError(f"{name!r} has no version after @; write {stage} for the latest, or {stage}@1.")
+        # The version is in the folder's name, so only one manifest is read.
         folders = [folder for folder in self._folders(stage) if version in ("", folder.name.partition("-")[0])]
         found = next((artifact for folder in reversed(folders) if (artifact := self._read(folder))), None)
         if found:
@@ -187,26 +187,26 @@ class Store:
             raise UserError(f"There is no version {version} of {stage}; there are: {', '.join(versions)}.")
         stages = sorted({artifact.manifest.stage for artifact in self.all()})
         if not stages:
-            raise UserError(f"There is no artifact in {self.root} yet: make some, as with `homegrown run tiny`.")
+            raise UserError(f"There is no artifact in {self.root}; make some, as with `homegrown run tiny`.")
         raise UserError(f"There is no artifact of stage {stage!r} in {self.root}; there are: {', '.join(stages)}.")
 
     def inputs(self, artifact: Artifact) -> list[Artifact]:
-        """Return the artifacts that this one was made from, as far as they are still there."""
+        """Return the artifacts that this one was made from, without deleted ones."""
         return [found for key in artifact.manifest.inputs.values() if (found := self._newest(key))]
 
     def _newest(self, key: str) -> Artifact | None:
-        # The key is in the folder's name: of a thousand versions, one manifest is read.
+        # The key is in the folder's name, so only matching manifests are read.
         read = (self._read(folder) for folder in self.root.glob(f"[!.]*/[0-9]*-{key[:KEY_DIGITS]}"))
         matching = [artifact for artifact in read if artifact and artifact.manifest.key == key]
         return max(matching, key=lambda artifact: artifact.manifest.version, default=None)
 
     def outputs(self, artifact: Artifact) -> list[Artifact]:
-        """Return the artifacts that were made directly from this one."""
+        """Return the artifacts made directly from this one."""
         key = artifact.manifest.key
         return [other for other in self.all() if key in other.manifest.inputs.values()]
 
     def lineage(self, artifact: Artifact) -> list[Artifact]:
-        """Return every artifact that this one stands on, each once, nearest first."""
+        """Return every artifact that this one depends on, each once, nearest first."""
         found: dict[Path, Artifact] = {}
         waiting = self.inputs(artifact)
         while waiting:
@@ -217,26 +217,26 @@ class Store:
         return list(found.values())
 
     def damaged(self) -> list[Path]:
-        """Return the published folders that have no readable manifest."""
+        """Return the published folders without a readable manifest."""
         folders = (folder for folder in self.root.glob("*/*") if _FOLDER.fullmatch(folder.name))
         return sorted(folder for folder in folders if self._read(folder) is None)
 
     def partials(self) -> list[Path]:
-        """Return the folders of artifacts that are not finished."""
+        """Return the folders of unfinished artifacts."""
         return sorted(folder for folder in self.root.glob("*/.*.partial") if _PARTIAL.fullmatch(folder.name))
 
     def interrupted(self) -> list[Path]:
-        """Return the partial folders in which nobody works just now."""
+        """Return the partial folders that no process works in."""
         return [folder for folder in self.partials() if locks.is_free(self._lock_of(folder))]
 
     def trash(self) -> list[Path]:
-        """Return the folders whose deletion was begun and, where its process was killed, not ended."""
+        """Return the folders whose deletion was interrupted."""
         return sorted((self._state / "trash").glob("*"))
 
     def delete(self, folder: Path) -> bool:
-        """Delete a published or partial folder, or one of the trash; False when somebody is working in it.
+        """Delete a published or partial folder, or one of the trash; return False if a process works in it.
 
-        Nobody ever sees a folder in parts: it is first moved into the trash.
+        The folder is first moved into the trash, so no reader sees a part of it.
         """
         if folder.parent == self._state / "trash":
             shutil.rmtree(folder, ignore_errors=True)
@@ -250,58 +250,58 @@ class Store:
             locks.release(lock)
         return True
 
-    # --- making -------------------------------------------------------------------------------------------------------
+    # --- creation -----------------------------------------------------------------------------------------------------
 
     def slot(self, stage: str, key: str, *, fresh: bool = False) -> Path:
-        """Return the folder where the artifact with this key lies, or will.
+        """Return the folder of the artifact with this key, whether it exists or not.
 
-        A new one gets the stage's next version, held for it by its partial folder, so that two processes which want the
-        same artifact are given the same slot. One that only the remote has keeps the version it has there. `fresh` asks
-        for a new version although a whole one is there.
+        A new artifact gets the stage's next version. Its partial folder reserves the slot, so that two processes that
+        need the same artifact get the same slot. An artifact that only the remote has keeps its version. `fresh`
+        requests a new version even if a complete one exists.
         """
         self._mkdir(self.root / stage)
         with locks.exclusive(self._lock(f"{stage}.versions")):
             found = None if fresh else self.find(stage, key)
             slot = found.path if found else self._reserve(stage, key, fresh)
-        if found and self.remote and self._there(found.path) != found.manifest:  # made before there was a remote
+        if found and self.remote and self._there(found.path) != found.manifest:  # made before the remote was set
             self._copy(found, self.remote)
         return slot
 
     def _reserve(self, stage: str, key: str, fresh: bool) -> Path:
-        """Return the slot of an artifact that is not here, with its partial folder made."""
+        """Return the slot of an artifact that is not in this folder, and create its partial folder."""
         place, ending = self.root / stage, f"-{key[:KEY_DIGITS]}"
         there = sorted(self._names_there(stage), key=lambda name: int(name.split("-")[0]))
-        whole = (place / name for name in reversed(there) if name.endswith(ending) and self._there(place / name))
+        complete = (place / name for name in reversed(there) if name.endswith(ending) and self._there(place / name))
         partials = (
             place / f"{match[1]}-{match[2]}"
             for partial in place.glob(".*.partial")
             if (match := _PARTIAL.fullmatch(partial.name)) and partial.name.removesuffix(".partial").endswith(ending)
         )
-        slot = (None if fresh else next(whole, None)) or next(partials, None)
+        slot = (None if fresh else next(complete, None)) or next(partials, None)
         slot = slot or place / f"{self._next_version(stage, there)}{ending}"
         self._mkdir(partial_of(slot))
         return slot
 
     def make(self, order: Order, slot: Path, build: Callable[[Path], Outcome]) -> tuple[Artifact, bool]:
-        """Return the artifact of `order` at `slot` and whether `build` had to make it.
+        """Return the artifact of `order` at `slot`, and whether `build` made it.
 
-        `build` is given the partial folder, with whatever a killed predecessor left there. When another process is at
-        it, wait and use what it makes; when that one dies, take over.
+        `build` gets the partial folder with the files of an interrupted attempt. If another process makes the artifact,
+        wait for it and use its result; if that process dies, take over.
         """
         with locks.exclusive(self._lock_of(slot)):
             made = self._read(slot) if slot.is_dir() else None
             if made is not None and not self.damage(made):
-                if self.remote and self._there(slot) != made.manifest:  # as after a kill while it was copied
+                if self.remote and self._there(slot) != made.manifest:  # as after an interrupted copy
                     self._copy(made, self.remote)
                 return made, False
             partial = partial_of(slot)
             if partial.is_dir() and any(path.is_symlink() for path in partial.rglob("*")):
-                self._discard(partial)  # none of ours: what is written there would land where they lead
+                self._discard(partial)  # not made here: a write would follow the links out of the folder
             self._mkdir(partial)
             started, clock = datetime.now(UTC), time.monotonic()
             try:
-                if self.remote and (brought := self._bring(order.key, slot, self.remote)):
-                    return brought, False
+                if self.remote and (downloaded := self._download(order.key, slot, self.remote)):
+                    return downloaded, False
                 outcome = build(partial)
                 manifest = self._publish(order, slot, outcome, started, time.monotonic() - clock)
             except Exception as error:
@@ -344,7 +344,7 @@ class Store:
         return manifest
 
     def _place(self, slot: Path, manifest: Manifest) -> None:
-        """Rename a slot's partial folder, which has all files of the manifest and no others, to its place."""
+        """Rename a slot's partial folder, which has exactly the files of the manifest, to its place."""
         partial = partial_of(slot)
         with replacing(partial / MANIFEST) as temporary:
             temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
@@ -358,11 +358,11 @@ class Store:
     # --- the remote ---------------------------------------------------------------------------------------------------
 
     def _names_there(self, stage: str) -> list[str]:
-        """Return the names of a stage's folders at the remote, whole or not."""
+        """Return the names of a stage's folders at the remote, complete or not."""
         return [name for name in self.remote.folders(stage) if _FOLDER.fullmatch(name)] if self.remote else []
 
     def _there(self, slot: Path) -> Manifest | None:
-        """Return the manifest that the remote has of a slot; without one, nothing of it is published there."""
+        """Return the remote's manifest of a slot; None if the artifact is not published there."""
         text = self.remote.read(self._name(slot, MANIFEST)) if self.remote else None
         try:
             return None if text is None else Manifest.model_validate_json(text)
@@ -370,29 +370,29 @@ class Store:
             return None
 
     def _copy(self, artifact: Artifact, remote: Remote) -> None:
-        """Write an artifact to the remote, its manifest last, so that who looks there sees a whole one or none."""
-        remote.remove(self._name(artifact.path, MANIFEST))  # of one that is damaged there
-        remote.send(self.root, [self._name(artifact.path, name) for name in artifact.manifest.files])
-        remote.send(self.root, [self._name(artifact.path, MANIFEST)])
+        """Copy an artifact to the remote, its manifest last, so that readers see a complete artifact or none."""
+        remote.remove(self._name(artifact.path, MANIFEST))  # of a damaged copy
+        remote.upload(self.root, [self._name(artifact.path, name) for name in artifact.manifest.files])
+        remote.upload(self.root, [self._name(artifact.path, MANIFEST)])
         remote.remove(self._name(partial_of(artifact.path)))
 
-    def _bring(self, key: str, slot: Path, remote: Remote) -> Artifact | None:
-        """Return the artifact of a slot from the remote; None when it is not there, or not whole."""
+    def _download(self, key: str, slot: Path, remote: Remote) -> Artifact | None:
+        """Download the artifact of a slot from the remote; return None if it is missing or damaged there."""
         manifest, partial = self._there(slot), partial_of(slot)
         if manifest is None or manifest.key != key:
             return None
-        _log.info("%s is brought from %s.", slot, remote.address)
-        brought = self._state / "brought" / self._name(slot)
-        shutil.rmtree(brought, ignore_errors=True)
-        brought.mkdir(parents=True)
+        _log.info("%s is downloaded from %s.", slot, remote.address)
+        downloaded = self._state / "downloaded" / self._name(slot)
+        shutil.rmtree(downloaded, ignore_errors=True)
+        downloaded.mkdir(parents=True)
         try:
             digests = {self._name(slot, name): facts.sha256 for name, facts in manifest.files.items()}
-            remote.bring(self._state / "brought", digests)
+            remote.download(self._state / "downloaded", digests)
         except Damaged as error:
-            _log.warning("%s; it will not be used.", error)
+            _log.warning("%s; it is not used.", error)
             return None
         self._discard(partial)
-        brought.rename(partial)
+        downloaded.rename(partial)
         self._place(slot, manifest)
         return Artifact(slot, manifest)
 
@@ -400,7 +400,7 @@ class Store:
         """Return the name of a slot's file, or of its folder, at the remote."""
         return (slot / name).relative_to(self.root).as_posix()
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------------
 
     def _folders(self, stage: str) -> list[Path]:
         """Return the published folders of a stage, oldest version first."""
@@ -411,11 +411,11 @@ class Store:
         try:
             return Artifact(folder, Manifest.model_validate_json(folder.joinpath(MANIFEST).read_bytes()))
         except (OSError, ValidationError) as error:
-            _log.warning("%s is damaged and will not be used: its %s cannot be read (%s).", folder, MANIFEST, error)
+            _log.warning("%s is damaged and not used: its %s cannot be read (%s).", folder, MANIFEST, error)
             return None
 
     def _next_version(self, stage: str, there: list[str]) -> int:
-        """Count up, beyond the names `there` too; no version's number is given twice, even after its folder is gone."""
+        """Return the next version, beyond those of the names `there`; the number of a deleted folder is not reused."""
         counter = self._state / f"{stage}.version"
         names = [*there, *(folder.name for folder in self.root.joinpath(stage).iterdir())]
         matches = [_FOLDER.fullmatch(name) or _PARTIAL.fullmatch(name) for name in names]
@@ -437,30 +437,32 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"The artifacts folder {self.root} cannot be written ({error.strerror}).") from error
+            raise UserError(
+                f"The artifact store {self.root} cannot be written ({error.strerror}); choose another with --artifacts."
+            ) from error
 
     def _discard(self, folder: Path) -> None:
         trash = self._state / "trash" / f"{folder.parent.name}-{folder.name.strip('.')}-{os.getpid()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)  # garbage collection may be at it too, and frees what remains
+        shutil.rmtree(trash, ignore_errors=True)  # garbage collection deletes what remains
 
 
 def partial_of(slot: Path) -> Path:
-    """Return the folder in which the artifact of `slot` is made."""
+    """Return the partial folder of a slot."""
     return slot.with_name(f".{slot.name}.partial")
 
 
 def _disk_full(root: Path) -> str:
     free = shutil.disk_usage(root).free / 1e6
     return (
-        f"The disk of {root} is full ({free:.0f} MB free): make room, for example with `homegrown gc`, and run again; "
-        "finished work is kept."
+        f"The disk of {root} is full ({free:.0f} MB free); free some space, for example with `homegrown gc`, and run "
+        "again. Finished work is kept."
     )
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that shape artifacts, as far as they are installed."""
+    """Return the versions of Python and of the installed libraries that affect artifacts."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

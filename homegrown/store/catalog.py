@@ -18,8 +18,8 @@ from homegrown.util.files import parquet_parts
 
 _CORPUS = ("shard", "filter", "dedup", "ingest")
 _SPLITS = ("train", "validation", "test")
-_REASONS = ("reason", "rule", "kind")  # the column of a stage's `dropped` that says why
-_MOST_ROWS = 2**31 - 1  # that DuckDB shows
+_REASONS = ("reason", "rule", "kind")  # columns of `dropped` with the reason, by stage
+_MOST_ROWS = 2**31 - 1  # DuckDB's limit
 _SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
     list_zip(regexp_extract_all(hex(one), '.{8}'), regexp_extract_all(hex(other), '.{8}')),
     lambda pair: (pair[1] = pair[2])::INTEGER))"""
@@ -27,14 +27,13 @@ _ORDER = ("evaluate", "quantize", "pretrain", "pack", "tokenizer", "shard", "fil
 
 
 def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
-    """Return a connection with a view for each table of each artifact.
+    """Return a connection with a view of each table of each artifact.
 
-    A folder of Parquet shards, or a Parquet file, of an artifact is a table: `dedup.dropped` of the latest version,
-    `"dedup@3".dropped` of version 3. A name without a schema is looked up from the last stage back. `artifacts`,
-    `files` and `runs` describe the store itself. Of the latest corpus, the chain that leads to its last stage, are
-    `dropped` (the rows of every stage, with `stage` and `reason`) and `shards` (all splits, with `split`).
-    `ratings` has what people answered to `homegrown rate`. `similarity(one, other)` estimates the Jaccard similarity
-    of two signatures.
+    A table is a folder of Parquet shards or a Parquet file of an artifact: `dedup.dropped` of the latest version,
+    `"dedup@3".dropped` of version 3. A name without a schema is searched from the last stage backward. `artifacts`,
+    `files` and `runs` describe the store. `dropped` (the rows of every stage, with `stage` and `reason`) and `shards`
+    (all splits, with `split`) belong to the latest corpus. `ratings` has the answers to `homegrown rate`.
+    `similarity(one, other)` estimates the Jaccard similarity of two signatures.
     """
     connection = duckdb.connect()
     connection.execute("SET memory_limit = ?", [f"{memory_gb}GB"])
@@ -58,10 +57,10 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
 
 
 def show(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> str:
-    """Return the result of SQL as a table of at most `rows` rows, as text; empty for a statement without a result.
+    """Return the result of SQL as a text table of at most `rows` rows; empty for a statement without a result.
 
     Raises:
-        UserError: the SQL is wrong; the message is DuckDB's own.
+        UserError: DuckDB's message about wrong SQL.
     """
     width = shutil.get_terminal_size((160, 24)).columns
     try:
@@ -79,7 +78,7 @@ def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, file: TextIO) -> 
     """Write the result of SQL to `file` as CSV with a header, in batches.
 
     Raises:
-        UserError: the SQL is wrong; the message is DuckDB's own.
+        UserError: DuckDB's message about wrong SQL.
     """
     writer = csv.writer(file)
     try:
@@ -92,7 +91,7 @@ def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, file: TextIO) -> 
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Return the tables of an artifact's folder: name to the path or glob of its Parquet files."""
+    """Return the tables of an artifact's folder: the path or glob of the Parquet files by table name."""
     found = {file.stem: str(file) for file in parquet_parts(folder)}
     found |= {
         sub.name: str(sub / "*.parquet") for sub in sorted(folder.iterdir()) if sub.is_dir() and parquet_parts(sub)
@@ -107,7 +106,7 @@ def _add_views(connection: duckdb.DuckDBPyConnection, schema: str, folder: Path)
 
 
 def _add_corpus(connection: duckdb.DuckDBPyConnection, chain: list[Artifact]) -> None:
-    """Add the views `dropped` and `shards` over a chain of artifacts."""
+    """Add the views `dropped` and `shards` of a chain of artifacts."""
     dropped, shards = [], []
     for artifact in reversed(chain):
         found = tables(artifact.path)

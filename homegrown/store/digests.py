@@ -1,4 +1,4 @@
-"""SHA-256 of files, and what else follows from their bytes, remembered while size, time and inode stay the same."""
+"""SHA-256 of files and other values of their content, cached while size, time and inode stay the same."""
 
 import hashlib
 import sqlite3
@@ -8,13 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# A file changed twice within one tick of the file system's clock keeps its time, so nothing is remembered of a file
-# until it has been left alone for longer than any such tick (the "racy" rule of git's index).
+# A file that changes twice within one tick of the file system's clock keeps its time, so a file is only cached when its
+# last change is older than any such tick (the "racy" rule of git's index).
 _SETTLED_NS = 2_000_000_000
 
 
 class Digests:
-    """A cache of digests in one SQLite file, safe for several processes at once."""
+    """A cache of digests in one SQLite file, which several processes can use at once."""
 
     def __init__(self, cache: Path) -> None:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ class Digests:
         self.close()
 
     def close(self) -> None:
-        """Keep what was learned and close the cache."""
+        """Store the new values and close the cache."""
         if self._new:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(
@@ -46,11 +46,11 @@ class Digests:
         self._database.close()
 
     def file(self, path: Path) -> str:
-        """Return the SHA-256 of the file's bytes as 64 hex digits."""
-        return self.of(path, "sha256", _sha256)
+        """Return the SHA-256 of a file as 64 hex digits."""
+        return self.of(path, "sha256", sha256)
 
     def of(self, path: Path, kind: str, compute: Callable[[Path], str]) -> str:
-        """Return `compute(path)`, which must follow from the file's bytes alone, remembered under the name `kind`."""
+        """Return `compute(path)`, cached as `kind`; it must depend on nothing but the file's content."""
         name = str(path.absolute())
         status = path.stat()
         facts = (status.st_size, status.st_mtime_ns, status.st_ino)
@@ -65,6 +65,7 @@ class Digests:
         return value
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits, without the cache."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The fingerprint of a stage's code: the syntax trees of the engine modules that it reaches through imports."""
+"""The fingerprint of a stage's code: the syntax trees of the engine modules that it imports, directly or not."""
 
 import ast
 import hashlib
@@ -16,8 +16,8 @@ _PACKAGE = Path(__file__).parents[1]
 _parsing = threading.Lock()
 """Python 3.11 fails ("AST constructor recursion depth mismatch") when two threads parse at once, as Dask's do."""
 
-# Machinery around the stages: it decides when and where work runs, never what a stage makes. A stage's settings enter
-# its key by value, so `recipe`, which only types them, is here too.
+# Modules around the stages: they decide when and where work runs, not what a stage makes. Settings enter a key by
+# value, so the modules of the recipes, which only type them, are here too.
 _MACHINERY = frozenset(
     f"homegrown.{name}"
     for name in (
@@ -29,23 +29,23 @@ _MACHINERY = frozenset(
 
 
 class _Module(NamedTuple):
-    """What a module's syntax tree says."""
+    """The facts of a module's syntax tree."""
 
     digest: str
     """SHA-256 of the tree without docstrings."""
     imports: list[str]
-    """Names in import statements that may be the engine's modules."""
+    """Names in import statements that may be engine modules."""
 
 
 def reached(entries: Iterable[str]) -> list[str]:
-    """Return the names of the engine modules reachable from the modules `entries`, themselves included, sorted."""
+    """Return the sorted names of the engine modules reachable from `entries`, including these."""
     return sorted(_modules(entries, None))
 
 
 def code_fingerprint(entries: Iterable[str], cache: Path | None = None) -> str:
-    """Return the SHA-256 over every reached module's syntax tree; comments, layout and docstrings do not count.
+    """Return the SHA-256 of the syntax trees of all reached modules, without comments, layout and docstrings.
 
-    What the trees say is remembered in the file `cache`: parsing all of them takes most of a second in each process.
+    The facts of the trees are cached in the file `cache`, because parsing them takes most of a second per process.
     """
     digest = hashlib.sha256()
     for name, module in sorted(_modules(entries, cache).items()):
@@ -63,7 +63,7 @@ def _modules(entries: Iterable[str], cache: Path | None) -> dict[str, _Module]:
                 continue
             file = _file(name)
             if file is None:
-                raise ModuleNotFoundError(f"{name} is no module of the engine")
+                raise ModuleNotFoundError(f"{name} is not a module of the engine")
             found[name] = _module(file, digests)
             waiting.extend(one for one in found[name].imports if _file(one))
     return found
@@ -76,7 +76,7 @@ def _file(module: str) -> Path | None:
 
 
 def _module(file: Path, digests: Digests | None) -> _Module:
-    # Another Python may write the same tree down differently.
+    # Another Python version may dump the same tree differently.
     text = digests.of(file, f"syntax {sys.version}", _parsed) if digests else _parsed(file)
     return _Module(*json.loads(text))
 

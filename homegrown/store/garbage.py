@@ -1,4 +1,4 @@
-"""Garbage collection: freeing what no recent or named run needs."""
+"""Garbage collection: deletes artifacts that no recent run and no kept artifact needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from homegrown.store.runs import RunRecord
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder that nothing needs, why, and its size in bytes."""
+    """A folder that nothing needs, with the reason and its size in bytes."""
 
     path: Path
     reason: str
@@ -19,15 +19,15 @@ class Garbage:
 
 
 def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
-    """List what neither a run worth keeping nor the artifacts `keep` (`stage@version`) stand on.
+    """List the folders that neither a kept run nor one of the artifacts `keep` (`stage@version`) depends on.
 
-    Worth keeping are the last `keep_runs` runs of each recipe, all runs of one sweep counted as one, and with them what
-    is current: of each recipe and stage the last that there was, so that failures and partial runs never push out the
-    last model. Of 0 runs nothing is kept. A run that goes on just now is kept in any case, with every version of
-    what it reached.
+    Kept are the last `keep_runs` runs of each recipe (a sweep counts as one run) and the last artifact of each recipe
+    and stage, so that failed and partial runs never displace the last model; with `keep_runs` 0, neither is kept.
+    Running runs are always kept, with every version of the artifacts that they reached.
 
-    Garbage, then, is what these do not reach, versions superseded by a newer whole one of the same key, folders without
-    a readable manifest, partial folders that nobody is at and none of these runs began, and what killed deletions left.
+    Garbage is: artifacts that nothing kept depends on; versions with a newer complete version of the same key; folders
+    without a readable manifest; partial folders that no process works in and no kept run started; and interrupted
+    deletions.
     """
     records = runs.recorded(store)
     running = [run for name, run in records.items() if runs.state(store, name, run) == "running"]
@@ -36,31 +36,31 @@ def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
     for artifact in every:
         by_key.setdefault(artifact.manifest.key, []).append(artifact)
     in_use = _reached(_needed(running), by_key)
-    wanted = in_use | _reached(
+    needed = in_use | _reached(
         _needed(_recent(records, keep_runs)) | _current(records, keep_runs) | {one.manifest.key for one in named},
         by_key,
     )
-    newest = {key: _newest_whole(store, versions) for key, versions in by_key.items()}
+    newest = {key: _newest_complete(store, versions) for key, versions in by_key.items()}
 
-    unneeded = dict.fromkeys(store.damaged(), "it has no readable manifest")
-    begun = {key[:KEY_DIGITS] for key in wanted}
+    unneeded = dict.fromkeys(store.damaged(), "no readable manifest")
+    started = {key[:KEY_DIGITS] for key in needed}
     for partial in store.interrupted():
-        if partial.name.removesuffix(".partial").split("-")[1] not in begun:
-            unneeded[partial] = "interrupted, and nobody is at it"
+        if partial.name.removesuffix(".partial").split("-")[1] not in started:
+            unneeded[partial] = "interrupted"
     for artifact in every:
         key = artifact.manifest.key
-        if key not in wanted:
-            unneeded[artifact.path] = "no recent run reaches it"
+        if key not in needed:
+            unneeded[artifact.path] = "no recent run uses it"
         elif artifact != newest[key] and key not in in_use and artifact not in named:
-            unneeded[artifact.path] = "superseded by a newer version"
-    unneeded |= dict.fromkeys(store.trash(), "its deletion was interrupted")
+            unneeded[artifact.path] = "replaced by a newer version"
+    unneeded |= dict.fromkeys(store.trash(), "interrupted deletion")
     return [Garbage(path, reason, size_on_disk(path)) for path, reason in sorted(unneeded.items())]
 
 
 def collect(store: Store, keep_runs: int, keep: list[str]) -> tuple[list[Garbage], list[Garbage]]:
-    """Delete what is garbage; return what was deleted, and what was left because somebody works in it.
+    """Delete the garbage; return the deleted folders and those that were left because a process works in them.
 
-    No run can take up an artifact between the judgement and the deletion.
+    A lock keeps runs from reusing an artifact between the decision and the deletion.
     """
     deleted: list[Garbage] = []
     left: list[Garbage] = []
@@ -71,7 +71,7 @@ def collect(store: Store, keep_runs: int, keep: list[str]) -> tuple[list[Garbage
 
 
 def size_on_disk(folder: Path) -> int:
-    """Return the bytes of all files in a folder; one that is deleted meanwhile counts nothing."""
+    """Return the total size of a folder's files; files deleted meanwhile are skipped."""
     total = 0
     for file in folder.rglob("*"):
         try:
@@ -82,7 +82,7 @@ def size_on_disk(folder: Path) -> int:
 
 
 def _recent(records: dict[str, RunRecord], most: int) -> list[RunRecord]:
-    """Return the last `most` runs of each recipe; all runs of a sweep are one."""
+    """Return the last `most` runs of each recipe; a sweep counts as one run."""
     groups: dict[str, dict[str, list[RunRecord]]] = {}
     for name, run in records.items():
         groups.setdefault(run.recipe["name"], {}).setdefault(run.sweep or f"run {name}", []).append(run)
@@ -106,7 +106,7 @@ def _needed(records: Iterable[RunRecord]) -> set[str]:
 
 
 def _reached(keys: Iterable[str], by_key: dict[str, list[Artifact]]) -> set[str]:
-    """Return these keys and those of all that their artifacts were made from."""
+    """Return these keys and those of all artifacts that they depend on."""
     found: set[str] = set()
     waiting = list(keys)
     while waiting:
@@ -117,8 +117,8 @@ def _reached(keys: Iterable[str], by_key: dict[str, list[Artifact]]) -> set[str]
     return found
 
 
-def _newest_whole(store: Store, versions: list[Artifact]) -> Artifact:
-    """Return the version that a run would take; files are looked at only where there is a choice."""
+def _newest_complete(store: Store, versions: list[Artifact]) -> Artifact:
+    """Return the version that a run would use; files are checked only if there are several."""
     if len(versions) == 1:
         return versions[0]
     return next((one for one in reversed(versions) if not store.damage(one)), versions[-1])

@@ -1,4 +1,4 @@
-"""What is in the store: which versions are current, which runs used each, what each costs on disk."""
+"""The content of the store: which versions are current, which runs used each, and their sizes on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +12,20 @@ from homegrown.store.runs import RunRecord
 
 @dataclass(frozen=True)
 class Entry:
-    """One version of an artifact, and who uses it."""
+    """One version of an artifact and its users."""
 
     artifact: Artifact
     newest: bool
-    """It is the newest whole version of its stage: what its name without a version means."""
+    """Whether it is the newest complete version of its stage, which the stage's name means."""
     recipes: list[str]
-    """Recipes for which it is current: their last run that came so far took it."""
+    """Recipes whose last run that reached the stage used it."""
     runs: list[str]
-    """All runs that took it, oldest first."""
+    """All runs that used it, oldest first."""
     bytes: int
-    """On disk, with its manifest."""
+    """Size on disk, with the manifest."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is known of it as plain values."""
+        """Return the entry as plain values."""
         manifest = self.artifact.manifest
         return {
             "artifact": self.artifact.name,
@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A folder of work that is not finished, and its bytes on disk."""
+    """A folder of unfinished work and its size on disk in bytes."""
 
     path: Path
     state: str
@@ -52,7 +52,7 @@ class Unfinished:
 
 
 def inventory(store: Store, records: dict[str, RunRecord]) -> list[Entry]:
-    """Return every published artifact, in the order in which runs reach their stages, and by version."""
+    """Return every published artifact, in the order of the stages in runs and by version."""
     every = store.all()
     order = list(dict.fromkeys(stage for run in records.values() for stage in run.keys))
     users: dict[Path, list[str]] = {}
@@ -74,25 +74,25 @@ def inventory(store: Store, records: dict[str, RunRecord]) -> list[Entry]:
             runs=users.get(artifact.path, []),
             bytes=size_on_disk(artifact.path),
         )
-        for artifact in sorted(every, key=lambda one: (_place(order, one.manifest.stage), one.manifest.version))
+        for artifact in sorted(every, key=lambda one: (_rank(order, one.manifest.stage), one.manifest.version))
     ]
 
 
 def unfinished(store: Store) -> list[Unfinished]:
-    """Return the partial folders, and what killed deletions left."""
+    """Return the partial folders and the interrupted deletions."""
     interrupted = store.interrupted()
     found = [(path, "interrupted" if path in interrupted else "being made") for path in store.partials()]
-    found += [(path, "half deleted; gc frees it") for path in store.trash()]
+    found += [(path, "interrupted deletion; gc deletes it") for path in store.trash()]
     return [Unfinished(path, state, size_on_disk(path)) for path, state in found]
 
 
-def _place(order: list[str], stage: str) -> tuple[int, str]:
-    """Return what sorts stages; those that no run reached come last."""
+def _rank(order: list[str], stage: str) -> tuple[int, str]:
+    """Return the sort key of a stage; stages that no run reached come last."""
     return (order.index(stage) if stage in order else len(order), stage)
 
 
 def _newest(store: Store, every: list[Artifact]) -> set[Path]:
-    """Return the folders of the newest whole version of each stage."""
+    """Return the folder of the newest complete version of each stage."""
     found: dict[str, Path] = {}
     for artifact in reversed(every):
         if artifact.manifest.stage not in found and not store.damage(artifact):

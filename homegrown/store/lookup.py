@@ -1,4 +1,4 @@
-"""What can be exported, found by name or key; and an export copied out of the store."""
+"""Models found by name or key, and artifacts copied out of the store."""
 
 import shutil
 import uuid
@@ -12,32 +12,32 @@ _LEAST_DIGITS = 8
 
 
 def find_model(store: Store, name: str) -> Artifact:
-    """Return the model that a person means: `stage`, `stage@version`, or a key, of which the first 8 digits do.
+    """Return the model of a name: `stage`, `stage@version`, or the first 8 or more digits of a key.
 
     Raises:
-        UserError: there is none, several, it holds no weights, or it is damaged.
+        UserError: no or several artifacts match, or the artifact has no model or is damaged.
     """
     artifact = with_model(store, _by_key(store, name) if _is_key(name) else store.resolve(name))
     if not (artifact.path / "model" / "config.json").is_file():
-        raise UserError(f"{artifact.name} holds no model; name a version of pretrain or finetune.")
+        raise UserError(f"{artifact.name} has no model; name a version of pretrain or finetune.")
     if problem := store.damage(artifact):
-        raise UserError(f"{artifact.name} is damaged ({problem}); run its pipeline again, then export.")
+        raise UserError(f"{artifact.name} is damaged ({problem}); run its pipeline again.")
     return artifact
 
 
 def with_model(store: Store, artifact: Artifact) -> Artifact:
-    """Return the artifact with the whole model of one that holds an adapter, and any other itself.
+    """Return the merged model of an artifact with an adapter, or any other artifact itself.
 
     Raises:
-        UserError: the adapter has not been merged, or what it was merged to is gone.
+        UserError: the merged model does not exist.
     """
     if not (artifact.path / "adapter").is_dir():
         return artifact
     merged = [one for one in store.outputs(artifact) if one.manifest.stage == "merge"]
     if not merged:
         raise UserError(
-            f"{artifact.name} is an adapter without its merged model; `homegrown finetune` with its recipe, or a "
-            "retry of its run, merges it again."
+            f"{artifact.name} is an adapter without its merged model; merge it by running `homegrown finetune` with "
+            "its recipe again."
         )
     return max(merged, key=lambda one: one.manifest.version)
 
@@ -49,26 +49,26 @@ def _is_key(name: str) -> bool:
 def _by_key(store: Store, key: str) -> Artifact:
     found = [artifact for artifact in store.all() if artifact.manifest.key.startswith(key)]
     if not found:
-        raise UserError(f"There is no artifact whose key begins with {key}; `homegrown artifacts` lists them all.")
+        raise UserError(f"There is no artifact whose key starts with {key}; list all with `homegrown artifacts`.")
     if len({artifact.manifest.key for artifact in found}) > 1:
         names = ", ".join(artifact.name for artifact in found)
-        raise UserError(f"{key} is the start of several keys ({names}); write more of it.")
+        raise UserError(f"{key} is the start of several keys ({names}); give more digits.")
     return max(found, key=lambda artifact: artifact.manifest.version)
 
 
 def check_free(folder: Path) -> None:
-    """Raise UserError unless a new folder can be made there: what exists is never written over."""
+    """Raise UserError if the path is not free for a new folder; nothing is overwritten."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty; name another folder after --out, or delete it.")
+        raise UserError(f"{folder} exists and is not empty; delete it or choose another path for --out.")
 
 
 def copy_out(artifact: Artifact, folder: Path) -> None:
-    """Copy an artifact's files, without the store's own, to a new folder: it is there whole or not at all.
+    """Copy an artifact's files, without the store's own, to a new folder, completely or not at all.
 
-    They are copies, not links: who edits them there must not damage what the store has.
+    The files are copies, not links, so that editing them does not damage the store.
 
     Raises:
-        UserError: something is there already, or nothing can be written there.
+        UserError: the folder exists or cannot be written.
     """
     check_free(folder)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
@@ -82,6 +82,6 @@ def copy_out(artifact: Artifact, folder: Path) -> None:
         temporary.rename(folder)
         sync(folder.parent)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); name another place after --out.") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another path for --out.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,10 +1,9 @@
-"""A second place for artifacts, such as s3://bucket/prefix or a mounted folder: whatever `fsspec` knows.
+"""A remote copy of the artifact store at any address of `fsspec`, such as s3://bucket/prefix or a mounted folder.
 
-It holds the same files under the same names, a name being a file's path below the folder of artifacts. Credentials and
-options are fsspec's own: its configuration files and the environment variables of each file system.
+The remote has the same files under the same names: paths relative to the store's folder. Credentials and options come
+from fsspec's configuration files and the environment variables of each file system.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,24 +13,25 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from homegrown.config import addresses
+from homegrown.store.digests import sha256
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
 VARIABLE = "HOMEGROWN_REMOTE"
-"""The environment names the place, never a recipe: it is written to, and what it holds is believed."""
+"""Environment variable of the address. No recipe sets it, because the remote is writable and trusted."""
 
-_AT_ONCE = 8  # transfers side by side
+_TRANSFERS = 8  # at the same time
 _Item = TypeVar("_Item")
 
 
 class Damaged(Exception):
-    """A file that is missing, or is not what it should be; the message says which."""
+    """A file of the remote that is missing or has a wrong digest; the message names it."""
 
 
 class Remote:
-    """Files at an address; asked for nothing before the first call.
+    """Files at an address; the first call connects.
 
-    Whatever its client raises becomes a UserError that names the address.
+    Every error of the client becomes a UserError with the address.
     """
 
     def __init__(self, address: str) -> None:
@@ -40,12 +40,12 @@ class Remote:
 
     @classmethod
     def of_environment(cls) -> "Remote | None":
-        """Return the one that the environment names; raise UserError when its address holds a credential."""
+        """Return the remote that the environment sets; raise UserError if its address has a credential."""
         address = os.environ.get(VARIABLE)
-        if address and addresses.has_credential(address):  # it is named in messages and logs
+        if address and addresses.has_credential(address):  # messages and logs have the address
             raise UserError(
-                f"{VARIABLE} holds a password, key or token; leave it out, and give it in the environment of its file "
-                "system (docs/security.md says how)."
+                f"{VARIABLE} contains a password, key or token; set it in the environment variables of the file system "
+                "instead (see docs/security.md)."
             )
         return cls(address) if address else None
 
@@ -58,12 +58,12 @@ class Remote:
             except FileNotFoundError:
                 top = root.split("/")[0] or "/"
                 if not files.exists(top):
-                    raise UserError(f"{VARIABLE}={self.address}: there is no {top}; make it first.") from None
+                    raise UserError(f"{VARIABLE}={self.address}: {top} does not exist; create it first.") from None
                 return []
             return [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in found if entry["type"] == "directory"]
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of a small file; None where there is none."""
+        """Return the content of a small file, or None if it does not exist."""
         with self._answering():
             files, root = self._place()
             try:
@@ -72,16 +72,17 @@ class Remote:
                 return None
             return content
 
-    def send(self, root: Path, names: Iterable[str]) -> None:
-        """Write files of the folder `root` there."""
+    def upload(self, root: Path, names: Iterable[str]) -> None:
+        """Copy files of the folder `root` to the remote."""
         with self._answering():
             files, there = self._place()
             _each(lambda name: files.put_file(str(root / name), f"{there}/{name}"), names)
 
-    def bring(self, root: Path, digests: Mapping[str, str]) -> None:
-        """Write files here, below `root`, each whole; `digests` has the SHA-256 of each by its name.
+    def download(self, root: Path, digests: Mapping[str, str]) -> None:
+        """Copy files from the remote into `root`; `digests` has the SHA-256 of each by name.
 
-        Raises Damaged for one that is missing there or has another digest; the others may be here by then.
+        Raises:
+            Damaged: a file is missing at the remote or has another digest; other files may have been copied.
         """
 
         def one(name: str) -> None:
@@ -91,14 +92,14 @@ class Remote:
                 except FileNotFoundError:
                     raise Damaged(f"{name} is missing at {self.address}") from None
                 if sha256(temporary) != digests[name]:
-                    raise Damaged(f"{name} at {self.address} is not what was published (its SHA-256 differs)")
+                    raise Damaged(f"{name} at {self.address} has changed since it was published (its SHA-256 differs)")
 
         with self._answering():
             files, there = self._place()
             _each(one, digests)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder, if it is there."""
+        """Delete a file or a folder, if it exists."""
         with self._answering():
             files, root = self._place()
             try:
@@ -112,7 +113,7 @@ class Remote:
             from fsspec.core import url_to_fs
 
             local = urlsplit(self.address).scheme in ("", "file", "local")
-            # Folders are listed anew each time: another machine may have written there since.
+            # No cached listings: another machine may have written since.
             options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
             files, root = url_to_fs(self.address, **options)
             self._opened = files, root.rstrip("/")
@@ -125,22 +126,16 @@ class Remote:
         except (UserError, Damaged):
             raise
         except ImportError as error:
-            extra = "; pip install 'homegrown[s3]'" if self.address.startswith("s3") else ""
+            extra = "; install it: pip install 'homegrown[s3]'" if self.address.startswith("s3") else ""
             raise UserError(f"{VARIABLE}={self.address} needs a package: {error}{extra}.") from error
         except Exception as error:  # of an S3, Google, ... client
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{VARIABLE}={self.address} cannot be used: {reason}.") from error
 
 
-def sha256(path: Path) -> str:
-    """Return the digest of a file's bytes as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _each(function: Callable[[_Item], None], items: Iterable[_Item]) -> None:
-    """Call a function for each item, several at once; after an error no more are begun."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    """Call a function for each item in parallel; after an error no more calls start."""
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:
             for future in futures:

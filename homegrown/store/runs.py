@@ -1,4 +1,4 @@
-"""What each run reached: a record that is written as the run goes on, and whether it still does."""
+"""Records of runs: the artifacts that each run reached, written while it runs, and its state."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,29 +17,29 @@ State = Literal["finished", "running", "stopped"]
 
 
 class RunRecord(BaseModel):
-    """One run of a recipe and the artifacts that it reached; stored as `<store>/runs/<name>.json`."""
+    """A run of a recipe with its artifacts; stored as `<store>/runs/<name>.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     recipe: dict[str, Any]
     started: datetime
     finished: datetime | None = None
     sweep: str | None = None
-    """Name of the sweep that the run is a part of."""
+    """Name of the sweep that the run belongs to."""
     keys: dict[str, str] = {}
-    """Key of the artifact by stage, as far as the run has come."""
+    """Key of the artifact by stage, for the stages that the run has finished."""
     folders: dict[str, str] = {}
-    """Name of the artifact's folder by stage: of several versions with one key, the one that the run took."""
+    """Name of the artifact's folder by stage; it tells which of several versions with one key the run used."""
     making: str | None = None
-    """Key of the artifact that the run is about to look up or make, or that it failed at."""
+    """Key of the artifact that the run looks up, makes or failed to make."""
 
     @property
     def needed(self) -> set[str]:
-        """Keys of all artifacts that the run has, or wants next."""
+        """Keys of all artifacts that the run has or needs next."""
         return {*self.keys.values(), *([self.making] if self.making else [])}
 
 
 class Ongoing:
-    """The record of a run that goes on in this process."""
+    """The record of a run in this process."""
 
     def __init__(self, store: Store, name: str, run: RunRecord) -> None:
         self.name = name
@@ -48,16 +48,16 @@ class Ongoing:
         self._write()
 
     def reach(self, key: str) -> None:
-        """Say which artifact is looked up next, before it is: from then on garbage collection leaves it alone."""
+        """Record the key of the next artifact before its lookup; garbage collection then keeps the artifact."""
         self._write(making=key)
 
     def made(self, stage: str, key: str, folder: str) -> None:
-        """Say which artifact a stage made or found."""
+        """Record the artifact that a stage made or found."""
         keys, folders = self._run.keys | {stage: key}, self._run.folders | {stage: folder}
         self._write(keys=keys, folders=folders, making=None)
 
     def finish(self) -> None:
-        """Say that the run has come to its end."""
+        """Record the end of the run."""
         self._write(finished=datetime.now(UTC))
 
     def _write(self, **news: Any) -> None:
@@ -68,9 +68,9 @@ class Ongoing:
 
 @contextmanager
 def ongoing(store: Store, name: str, recipe: Mapping[str, Any], sweep: str | None = None) -> Iterator[Ongoing]:
-    """Keep the record of a run for the block; a number is added to a name that another run has.
+    """Keep the record of a run for the block; a name that another run has gets a number.
 
-    A lock that the kernel frees says that the run goes on. Where the block ends without an error, the run is finished.
+    A lock, which the kernel frees, marks the run as running. A block that ends without an error finishes the run.
     """
     found = _free_name(store, name)
     try:
@@ -82,7 +82,7 @@ def ongoing(store: Store, name: str, recipe: Mapping[str, Any], sweep: str | Non
 
 
 def record(store: Store, name: str, run: RunRecord) -> None:
-    """Keep what a run reached so far; called again under the same name as the run goes on."""
+    """Write the record of a run; a later call with the same name replaces it."""
     with replacing(store.root / "runs" / f"{name}.json") as temporary:
         temporary.write_text(run.model_dump_json(indent=2) + "\n")
 
@@ -94,19 +94,19 @@ def recorded(store: Store) -> dict[str, RunRecord]:
         try:
             found[file.stem] = RunRecord.model_validate_json(file.read_bytes())
         except ValidationError as error:
-            raise UserError(f"{file} is no record of a run; delete it.") from error
+            raise UserError(f"{file} is not a valid record of a run; delete it.") from error
     return dict(sorted(found.items(), key=lambda item: item[1].started))
 
 
 def state(store: Store, name: str, run: RunRecord) -> State:
-    """Say whether a run came to its end, goes on in some process of this machine, or stopped before its end."""
+    """Return whether a run finished, runs in a process of this machine, or stopped before its end."""
     if run.finished:
         return "finished"
     return "stopped" if locks.is_free(_lock(store, name)) else "running"
 
 
 def latest_by_recipe(records: Mapping[str, RunRecord]) -> dict[str, dict[str, str]]:
-    """Return what is current for each recipe: by stage, the last run that has made or found it."""
+    """Return for each recipe and stage the last run that made or found the stage's artifact."""
     current: dict[str, dict[str, str]] = {}
     for name, run in records.items():
         current.setdefault(run.recipe["name"], {}).update(dict.fromkeys(run.keys, name))
@@ -114,22 +114,22 @@ def latest_by_recipe(records: Mapping[str, RunRecord]) -> dict[str, dict[str, st
 
 
 def artifact_of(run: RunRecord, stage: str, every: list[Artifact]) -> Artifact | None:
-    """Return the artifact of a stage that a run took, or else the newest of its key; None where all are gone."""
+    """Return the artifact that a run used for a stage, or the newest with its key; None if all are deleted."""
     key = run.keys.get(stage)
     found = [one for one in every if (one.manifest.stage, one.manifest.key) == (stage, key)]
-    taken = [one for one in found if one.path.name == run.folders.get(stage)]
-    return max(taken or found, key=lambda one: one.manifest.version, default=None)
+    used = [one for one in found if one.path.name == run.folders.get(stage)]
+    return max(used or found, key=lambda one: one.manifest.version, default=None)
 
 
 @contextmanager
 def collection_lock(store: Store) -> Iterator[None]:
-    """Hold, for the block, what keeps a run from taking up an artifact while garbage collection judges it."""
+    """Take the lock that keeps runs from reusing artifacts while garbage collection decides about them."""
     with locks.exclusive(store.root / ".state" / "locks" / "garbage"):
         yield
 
 
 def _free_name(store: Store, name: str) -> str:
-    """Return `name`, or the first of `name-2`, `name-3`, … that no run has, its lock held by this process."""
+    """Return the first of `name`, `name-2`, `name-3`, … that no run has, and take its lock."""
     number, candidate = 1, name
     while True:
         if locks.try_acquire(_lock(store, candidate)):

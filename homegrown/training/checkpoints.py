@@ -6,7 +6,6 @@ of its files; no pickle is in any of them.
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.store.digests import sha256
 from homegrown.training import storage
 from homegrown.training.metrics import Sample, StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import make_state, state_tensors, trained
@@ -166,7 +166,7 @@ class Checkpoints:
         write_parquet(folder / "samples.parquet", samples_table(state.samples))
         small = {key: value for key, value in asdict(state).items() if key not in ("metrics", "samples")}
         (folder / "state.json").write_text(json.dumps(small, indent=2) + "\n")
-        digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+        digests = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         (folder / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
         for path in folder.iterdir():
             sync(path)
@@ -194,16 +194,11 @@ class Checkpoints:
         return self.folder / f".{self.at(step).name}.tmp"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _is_intact(folder: Path) -> bool:
     try:
         digests = json.loads((folder / _DIGESTS).read_bytes())
         files = [path for path in folder.iterdir() if path.name != _DIGESTS]
-        return bool(files) and digests == {path.name: _digest(path) for path in files}
+        return bool(files) and digests == {path.name: sha256(path) for path in files}
     except (OSError, ValueError):
         return False
 

@@ -1,1 +1,1 @@
-"""What the Prefect UI shows of a run: pages, story, progress."""
+"""The pages, run summary and progress that the Prefect UI shows."""

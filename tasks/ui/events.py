@@ -1,4 +1,4 @@
-"""What happens to stages while a run goes on, for whoever wants to watch in this process."""
+"""Events of the stages of a run, for listeners in this process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from homegrown.util.progress import Metric
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a stage."""
+    """An event of a stage."""
 
     stage: str
     kind: Literal["started", "progress", "made", "cached", "failed", "stopped"]
@@ -27,7 +27,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Have `listener` called for each event of this process within the block; it must be quick and never raise."""
+    """Call `listener` for each event of this process during the block; it must be fast and never raise."""
     _listeners.append(listener)
     try:
         yield
@@ -35,7 +35,7 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def tell(event: Event) -> None:
+def emit(event: Event) -> None:
     """Call every listener."""
     for listener in _listeners:
         listener(event)

@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Progress and results of stages as text."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from homegrown.util.progress import Metric
 from tasks.ui.events import Event
 
 SECONDS_LEFT = "seconds_left"
-"""The figure by which a stage that knows better says how long it will still take."""
+"""The metric by which a stage reports its own estimate of the time left."""
 
 _SHORT = {
     "validation_bits_per_byte": "bits per byte",
@@ -17,7 +17,7 @@ _SHORT = {
 
 
 def figure(name: str, value: Metric) -> str:
-    """Write a figure as what its name says it is: `seconds…` a time span, `…utilisation` a percentage."""
+    """Format a metric by its name: `seconds…` as a time span, `…utilisation` as a percentage."""
     if name.startswith("seconds") and not isinstance(value, str):
         return duration(value)
     if name.endswith("utilisation") and not isinstance(value, str):
@@ -26,13 +26,13 @@ def figure(name: str, value: Metric) -> str:
 
 
 def news(metrics: Mapping[str, Metric], most: int | None = None) -> str:
-    """Write the first `most` figures of a stage's progress in one short line; what is left is told elsewhere."""
-    told = [name for name in metrics if name != SECONDS_LEFT][:most]
-    return " · ".join(f"{_SHORT.get(name) or name.replace('_', ' ')} {figure(name, metrics[name])}" for name in told)
+    """Format the first `most` metrics of a stage's progress on one line, without the time left."""
+    names = [name for name in metrics if name != SECONDS_LEFT][:most]
+    return " · ".join(f"{_SHORT.get(name) or name.replace('_', ' ')} {figure(name, metrics[name])}" for name in names)
 
 
 def made_in_words(event: Event) -> str:
-    """Return what became of a stage that has ended: how long it took, what it made, how much, its name."""
+    """Return the result of a stage: its duration, rows, size and name."""
     if event.artifact is None:
         return event.kind
     manifest = event.artifact.manifest
@@ -42,7 +42,7 @@ def made_in_words(event: Event) -> str:
 
 
 def progress_in_words(event: Event, seconds: float) -> tuple[float, str]:
-    """Return how far a stage is after `seconds`, in percent, and the same in words with the time that is left."""
+    """Return the progress of a stage after `seconds` in percent, and as text with the time left."""
     words = [_how_far(event, seconds)]
     if event.metrics:
         words.append(news(event.metrics))
@@ -54,7 +54,7 @@ def progress_in_words(event: Event, seconds: float) -> tuple[float, str]:
 
 def _how_far(event: Event, seconds: float) -> str:
     if not event.total:
-        return f"{event.done:,.6g}" if event.done else f"at it for {duration(seconds)}"
+        return f"{event.done:,.6g}" if event.done else f"running for {duration(seconds)}"
     if event.done == int(event.done) and event.total == int(event.total):
         return f"{event.done:,.0f} of {event.total:,.0f}"
-    return f"{min(event.done / event.total, 1):.0%}"  # of megabytes, or what else is not counted one by one
+    return f"{min(event.done / event.total, 1):.0%}"  # of megabytes and other fractional amounts

@@ -1,7 +1,7 @@
-"""Posts to the Prefect server, made one after the other by a thread of their own.
+"""Posts to the Prefect server, made in order by a thread.
 
-A post costs tens of milliseconds, and minutes while the server is away. A stage waits for none of them, and whatever
-goes wrong with one is logged and never reaches it.
+A post takes tens of milliseconds, and minutes if the server does not answer. No stage waits for one; errors are logged
+and never reach a stage.
 """
 
 import contextvars
@@ -24,24 +24,24 @@ Job = Callable[[SyncPrefectClient], object]
 _log = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0
 _LAST_SECONDS = 10.0
-"""How long to wait at the end for one more job: Prefect's client asks a busy server again after 2 s, and after 6."""
+"""Wait for one more job at the end; Prefect's client retries a busy server after 2 s and 6 s."""
 
 
 class Outbox:
-    """Does the jobs it is given in their order, and `when_idle` between them and at the end."""
+    """Runs jobs in order, and `when_idle` between them and at the end."""
 
     def __init__(self, when_idle: Job | None = None) -> None:
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._when_idle = when_idle
         self._failed = False
-        self._away = False
+        self._unreachable = False
         self._ending = False
         self._done = 0
-        context = contextvars.copy_context()  # it carries which server this run talks to
+        context = contextvars.copy_context()  # carries the address of the run's server
         self._thread = threading.Thread(target=context.run, args=(self._work,), name="outbox", daemon=True)
 
     def put(self, job: Job) -> None:
-        """Have `job` done soon."""
+        """Add a job."""
         self._jobs.put(job)
 
     def __enter__(self) -> Self:
@@ -51,7 +51,7 @@ class Outbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until all is done, as long as the server is there and takes one job after the other."""
+        """Wait until all jobs are done, while the server keeps answering."""
         self._ending = True
         self._jobs.put(None)
         done = -1
@@ -64,12 +64,12 @@ class Outbox:
             with get_client(sync_client=True) as client:
                 while (job := self._next()) is not None:
                     self._do(job, client)
-                    if self._ending and self._away:
+                    if self._ending and self._unreachable:
                         return
                 if self._when_idle:
                     self._do(self._when_idle, client)
         except Exception as error:
-            _log.warning("The UI shows nothing: %s", error)
+            _log.warning("Posts to the Prefect UI failed: %s", error)
 
     def _next(self) -> Job | None:
         try:
@@ -81,12 +81,12 @@ class Outbox:
         try:
             job(client)
             self._done += 1
-            self._away = False
+            self._unreachable = False
         except Exception as error:
-            # Once is enough: a server that is away is away for all of them.
-            _log.log(logging.DEBUG if self._failed else logging.WARNING, "The UI does not show everything: %s", error)
+            # One warning is enough for a server that does not answer.
+            _log.log(logging.DEBUG if self._failed else logging.WARNING, "A post to the Prefect UI failed: %s", error)
             self._failed = True
-            self._away = isinstance(error, httpx.TransportError)
+            self._unreachable = isinstance(error, httpx.TransportError)
 
 
 def post(
@@ -109,7 +109,7 @@ def post_table(
     flow_run: UUID | None,
     task_run: UUID | None = None,
 ) -> UUID:
-    """Post a table artifact, whose rows the UI sorts and searches, and return its id."""
+    """Post a table artifact, which the UI sorts and searches, and return its id."""
     return _create(client, "table", key, json.dumps([dict(row) for row in rows]), description, flow_run, task_run)
 
 
@@ -134,9 +134,9 @@ def _create(
 
 
 def rewrite(client: SyncPrefectClient, artifact: UUID, markdown: str, description: str) -> None:
-    """Put other content in the place of an artifact's, under the same address.
+    """Replace the content of an artifact under the same address.
 
-    Not by the client's own `update_artifact`: that puts the whole content into the server's record of events.
+    The client's own `update_artifact` would copy the content into the server's events too.
     """
     client.request(
         "PATCH",

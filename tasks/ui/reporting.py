@@ -1,4 +1,4 @@
-"""A stage's progress, told to the terminal at once and to the Prefect UI now and then."""
+"""The progress of a stage: reported to the terminal at once and to the Prefect UI every few seconds."""
 
 import contextvars
 import logging
@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from homegrown.reporting.numbers import duration
 from homegrown.util.progress import Metric
-from tasks.ui.events import Event, tell
+from tasks.ui.events import Event, emit
 from tasks.ui.figures import progress_in_words
 from tasks.ui.outbox import rewrite
 
@@ -26,10 +26,10 @@ _LOG_SECONDS = 60.0
 
 
 class Reporter:
-    """The `Progress` that a stage calls.
+    """The `Progress` of a stage.
 
-    Posting costs tens of milliseconds, and minutes while the server is away. So a thread of its own posts, only ever
-    the latest value, and whatever goes wrong there is logged and never reaches the stage.
+    A post takes tens of milliseconds, and minutes if the server does not answer. Therefore a thread posts the latest
+    value; its errors are logged and never reach the stage.
     """
 
     def __init__(self, stage: str, picture: Callable[[], str | None] | None = None) -> None:
@@ -39,16 +39,16 @@ class Reporter:
         self._started = time.monotonic()
         self._stop = threading.Event()
         self._finished = False
-        context = contextvars.copy_context()  # it carries the task run, to which Prefect ties what is posted
+        context = contextvars.copy_context()  # carries the task run to which Prefect attaches the posts
         self._thread = threading.Thread(target=context.run, args=(self._post_all,), name=f"report-{stage}", daemon=True)
 
     def __call__(self, done: float, total: float | None = None, /, **metrics: Metric) -> None:
-        """Keep the latest value."""
+        """Set the latest value."""
         self._latest = Event(self._stage, "progress", done, total, metrics)
-        tell(self._latest)
+        emit(self._latest)
 
     def __enter__(self) -> Self:
-        tell(self._latest)
+        emit(self._latest)
         self._thread.start()
         return self
 
@@ -58,11 +58,11 @@ class Reporter:
         self._finished = error is None
         self._stop.set()
         if self._finished:
-            # Long enough for a last word to a server that answers, short enough not to wait for one that is away.
+            # Long enough for a last post to a server that answers, short if it does not.
             self._thread.join(timeout=1)
         else:
-            # A signal (Ctrl-C, cancelling) is no failure; what Prefect makes of one is no Exception either.
-            tell(Event(self._stage, "failed" if isinstance(error, Exception) else "stopped"))
+            # A signal (Ctrl-C, cancellation) is not a failure; Prefect raises it as a BaseException too.
+            emit(Event(self._stage, "failed" if isinstance(error, Exception) else "stopped"))
 
     def _post_all(self) -> None:
         posted = None
@@ -88,7 +88,7 @@ class Reporter:
                     if markdown := live.shown if stopping else self._picture():
                         live.post(markdown, f"{self._stage}: {self._describe(latest)[1]}")
             except Exception as error:
-                _log.debug("progress of %s could not be posted: %s", self._stage, error)
+                _log.debug("Could not post the progress of %s: %s", self._stage, error)
             if stopping:
                 return
 
@@ -98,7 +98,7 @@ class Reporter:
 
 
 class LiveMarkdown:
-    """One markdown artifact in the UI, in its newest form only: pictures would fill the server's database."""
+    """A markdown artifact in the UI of which only the latest version is stored, because pictures are large."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -106,7 +106,7 @@ class LiveMarkdown:
         self._artifact: UUID | None = None
 
     def post(self, markdown: str, description: str) -> None:
-        """Show `markdown` below its description in a line."""
+        """Post `markdown` with a one-line description."""
         self.shown = markdown
         if self._artifact is None:
             self._artifact = cast(UUID, create_markdown_artifact(markdown, self._key, description))

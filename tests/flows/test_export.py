@@ -164,9 +164,9 @@ def test_the_command_copies_it_out(in_prefect: Store, grow: Callable[..., dict[s
     assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "opt"
 
     for arguments, sentence in {
-        ("pretrain", "--to", "hf", "--out", str(out)): "is there already and not empty",
+        ("pretrain", "--to", "hf", "--out", str(out)): "exists and is not empty",
         ("pretrain@7", "--to", "hf"): "There is no version 7 of pretrain",
-        ("evaluate", "--to", "hf"): "evaluate@1 holds no model",
+        ("evaluate", "--to", "hf"): "evaluate@1 has no model",
         ("--to", "hf", "--type", "q8_0"): "hf has the types f32, bf16, f16, not q8_0",
         ("--to", "hf", "--type", ""): "(given: '')",
     }.items():
@@ -209,9 +209,9 @@ def test_a_model_is_found_by_name_or_key(store: Store, grow: Callable[..., dict[
     key = made["pretrain"].manifest.key
     for name in ("pretrain", "pretrain@1", key, key[:8]):
         assert lookup.find_model(store, name) == made["pretrain"]
-    with pytest.raises(UserError, match="filter@1 holds no model"):
+    with pytest.raises(UserError, match="filter@1 has no model"):
         lookup.find_model(store, made["filter"].manifest.key)
-    with pytest.raises(UserError, match="no artifact whose key begins with 00000000"):
+    with pytest.raises(UserError, match="no artifact whose key starts with 00000000"):
         lookup.find_model(store, "00000000")
     with (made["pretrain"].path / "model" / "model.safetensors").open("r+b") as file:
         file.write(b"damage")
@@ -240,5 +240,5 @@ def test_a_copy_is_whole_or_not_there(
     lookup.copy_out(model, out)
     found = {path.relative_to(out).as_posix(): path.stat().st_size for path in out.rglob("*") if path.is_file()}
     assert found == {name: facts.bytes for name, facts in model.manifest.files.items()}
-    with pytest.raises(UserError, match="is there already and not empty"):
+    with pytest.raises(UserError, match="exists and is not empty"):
         lookup.copy_out(model, out)

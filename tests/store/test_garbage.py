@@ -81,10 +81,10 @@ def test_failures_and_partial_runs_never_push_out_the_last_model(store: Store) -
     assert paths(store, 5) == set()
 
 
-def test_superseded_is_garbage_unless_the_newer_one_is_damaged_or_it_is_named(store: Store) -> None:
+def test_a_replaced_version_is_garbage_unless_the_newer_one_is_damaged_or_it_is_named(store: Store) -> None:
     old, new = make(store, "dedup", 1), make(store, "dedup", 1, fresh=True)
     record(store, "one", 1, new)
-    assert {item.path: item.reason for item in garbage(store, 5, [])} == {old.path: "superseded by a newer version"}
+    assert {item.path: item.reason for item in garbage(store, 5, [])} == {old.path: "replaced by a newer version"}
     assert paths(store, 5, "dedup@1") == set()
     (new.path / "text").write_text("harmed")
     assert paths(store, 5) == {new.path}
@@ -127,7 +127,7 @@ def test_what_a_killed_deletion_left_is_freed(store: Store) -> None:
     deleter.communicate()
     assert not victim.exists()
     assert [(item.path.parent.name, item.reason) for item in garbage(store, 5, [])] == [
-        ("trash", "its deletion was interrupted")
+        ("trash", "interrupted deletion")
     ]
     collect(store, 5, [])
     assert store.trash() == []
@@ -183,18 +183,18 @@ def test_nothing_that_a_running_process_needs_is_deleted(store: Store) -> None:
     assert store.all() == []
 
 
-def test_a_version_superseded_while_a_run_reads_it_stays_until_the_run_ends(store: Store) -> None:
+def test_a_version_replaced_while_a_run_reads_it_stays_until_the_run_ends(store: Store) -> None:
     with runs.ongoing(store, "busy", {"name": "tiny"}) as log:
         used = make(store, "dedup", 1)
         log.made("dedup", used.manifest.key, used.path.name)
         newer = make(store, "dedup", 1, fresh=True)
         assert paths(store, 0) == set()
         shown = CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc", "--keep-runs", "0"])
-        assert "Kept for what goes on just now: busy." in shown.output
+        assert "Kept for active runs: busy." in shown.output
     assert paths(store, 5) == {used.path}
     freed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc", "--yes"])
     assert freed.output.startswith("Deleted 1 folders")
-    assert CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc"]).output == "There is nothing to free.\n"
+    assert CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc"]).output == "Nothing to delete.\n"
     assert store.all() == [newer]
 
 

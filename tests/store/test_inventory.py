@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from homegrown.cli.main import cli
 from homegrown.comparison.history import history
 from homegrown.config.pipelines import load_finetuning, load_recipe
+from homegrown.reporting.numbers import file_size
 from homegrown.store import inventory, runs
 from homegrown.store.artifacts import Order, Store
 from tests.comparison.runs import BEGAN, write_run
@@ -62,7 +63,7 @@ def test_sizes_are_those_on_the_disk_and_the_total_has_what_is_unfinished(three:
     true = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
     assert printed["bytes"] == true
     assert [(one["state"], one["bytes"]) for one in printed["unfinished"]] == [("interrupted", 1000)]
-    assert homegrown(three, "artifacts").endswith(f"5 artifacts and 1 unfinished, {true / 1e6:,.1f} MB on disk.\n")
+    assert homegrown(three, "artifacts").endswith(f"5 artifacts and 1 unfinished, {file_size(true)} on disk.\n")
 
 
 def test_of_one_run_and_of_one_stage(three: Store) -> None:
@@ -70,9 +71,9 @@ def test_of_one_run_and_of_one_stage(three: Store) -> None:
     assert list(listed(three, "--stage", "pretrain")) == ["pretrain@1", "pretrain@2"]
     assert list(listed(three, "--run", "tiny@-2", "--stage", "evaluate")) == ["evaluate@1"]
     three.delete(three.resolve("pretrain@2").path)
-    assert "No longer there, of what two used: pretrain." in homegrown(three, "artifacts", "--run", "two")
-    assert "There is no artifact of stage 'pack'; there are:" in homegrown(three, "artifacts", "--stage", "pack")
-    assert "There is no artifact of stage ''" in homegrown(three, "artifacts", "--stage", "")
+    assert "Deleted artifacts of two: pretrain." in homegrown(three, "artifacts", "--run", "two")
+    assert "No artifact of stage 'pack' exists; choose from:" in homegrown(three, "artifacts", "--stage", "pack")
+    assert "No artifact of stage '' exists" in homegrown(three, "artifacts", "--stage", "")
     assert "There is no run ''" in homegrown(three, "artifacts", "--run", "")
     assert "belong to the list" in homegrown(three, "artifacts", "--json", "show", "ingest@1")
     assert '"stage": "ingest"' in homegrown(three, "artifacts", "show", "ingest@1")

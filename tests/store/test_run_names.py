@@ -44,15 +44,15 @@ def test_a_run_is_found(wanted: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("tiny_rate", r"is the start of 2 runs: tiny_rate_3, tiny_rate_2; write more of the name, or tiny_rate@-1"),
-        ("smal_1", r"There is no run 'smal_1'; near it are small_1\."),
-        ("rate_3", r"near it are tiny_rate_3\."),
-        ("zzz", r"there are tinier_1, tiny_rate_3, tiny_rate_2, small_1, tiny_1\."),
-        ("tiny@-4", r"counts too far back: there are 3 runs"),
-        ("tiny@-0", r"counts too far back"),
-        ("small@-2", r"there is one run, small@-1"),
+        ("tiny_rate", r"is the start of 2 runs: tiny_rate_3, tiny_rate_2; give more of the name, or tiny_rate@-1"),
+        ("smal_1", r"There is no run 'smal_1'; similar names: small_1\."),
+        ("rate_3", r"similar names: tiny_rate_3\."),
+        ("zzz", r"the runs are: tinier_1, tiny_rate_3, tiny_rate_2, small_1, tiny_1\."),
+        ("tiny@-4", r"is out of range; tiny@-1 to tiny@-3 exist"),
+        ("tiny@-0", r"is out of range"),
+        ("small@-2", r"out of range; small@-1 to small@-1"),
         ("", r"There is no run ''"),
-        ("finetune@1", r"a version of an artifact, and a run is asked for"),
+        ("finetune@1", r"a version of an artifact, not a run"),
         ("huge@-1", r"There is no run of 'huge'"),
     ],
 )

@@ -67,5 +67,5 @@ def test_a_damaged_record_is_one_sentence(store: Store) -> None:
     folder: Path = store.root / "runs"
     folder.mkdir(parents=True)
     (folder / "bad.json").write_text("{}")
-    with pytest.raises(UserError, match=r"bad\.json is no record of a run"):
+    with pytest.raises(UserError, match=r"bad\.json is not a valid record of a run"):
         runs.recorded(store)

@@ -44,7 +44,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, default, description in reversed(
         (
             ("--temperature", 0.7, "Sampling temperature; 0 is greedy."),
-            ("--top-k", 50, "Most likely tokens to sample from; 0 is all."),
+            ("--top-k", 50, "Top tokens to sample from; 0 is all."),
             ("--top-p", 1.0, "Nucleus sampling threshold."),
             ("--min-p", 0.0, "Minimum probability relative to the top token."),
             ("--typical-p", 1.0, "Locally typical sampling threshold."),

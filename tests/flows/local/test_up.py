@@ -227,7 +227,7 @@ def _a_run_from_the_deployment(ui: Ui, project: Project) -> None:
     until(
         lambda: {"ingest", "dedup"} <= {key.split("-")[0] for key in ui.keys(by_run)}, "each stage shows what it made"
     )
-    until(lambda: any("ingest is being made" in line for line in ui.logs(by_run)), "the log is there")
+    until(lambda: any("ingest runs in" in line for line in ui.logs(by_run)), "the log is there")
 
 
 def _what_the_pages_ask(ui: Ui) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from homegrown.cli.live_display import live_display
-from tasks.ui.events import Event, tell
+from tasks.ui.events import Event, emit
 from tasks.ui.figures import figure, news, progress_in_words
 
 TRAINING = {
@@ -38,7 +38,7 @@ def test_a_figure_is_written_as_what_its_name_says(name: str, value: float | str
 @pytest.mark.parametrize(
     ("done", "total", "said"),
     [
-        (0, None, (0, "at it for 42 s")),
+        (0, None, (0, "running for 42 s")),
         (1234, None, (0, "1,234")),
         (3000, 12000, (25, "3,000 of 12,000 · 2 min 06 s left")),
         (1.81525, 40, (4.538125, "5% · 14 min 43 s left")),
@@ -58,6 +58,6 @@ def test_the_terminal_shows_the_time_left_that_the_stage_says() -> None:
     """By the steps alone it would be seconds: 100 of 200 are done at once."""
     console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
     with live_display(console, ["pretrain"]):
-        tell(Event("pretrain", "started"))
-        tell(Event("pretrain", "progress", 100, 200, TRAINING))
+        emit(Event("pretrain", "started"))
+        emit(Event("pretrain", "progress", 100, 200, TRAINING))
     assert "0:12:34 loss 5.234" in console.file.getvalue()

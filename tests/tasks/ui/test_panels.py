@@ -72,7 +72,7 @@ def check(markdown: str, pictured: int) -> None:
     assert len(re.findall(r"^```", markdown, re.MULTILINE)) % 2 == 0
 
 
-def test_ingest_shows_sources_and_what_could_not_be_read(tmp_path: Path) -> None:
+def test_ingest_shows_sources_and_unreadable_input(tmp_path: Path) -> None:
     made = artifact(tmp_path, "ingest", 1240, 1234, books_documents=1000, notes_documents=234, quarantined=3)
     faults = [("a.pdf", 1, "line 17 is no text"), ("b.pdf", 2, "line 40 is no text"), ("c", 0, "empty")]
     rows = [{"source": "books", "path": path, "position": at, "reason": why} for path, at, why in faults]
@@ -84,7 +84,7 @@ def test_ingest_shows_sources_and_what_could_not_be_read(tmp_path: Path) -> None
     assert re.search(r"^ +2  line … is no text\n +a.pdf:1$", report, re.MULTILINE)
 
 
-def test_dedup_shows_how_alike_duplicates_are(tmp_path: Path) -> None:
+def test_dedup_shows_the_similarity_of_duplicates(tmp_path: Path) -> None:
     made = artifact(tmp_path, "dedup", 200, 190, exact_duplicates=4, near_duplicates=6, clusters=5, largest_cluster=3)
     near = [0.7, 0.71, 0.9, 1.0, 1.0, 1.0]
     rows = [{"kind": "near", "similarity": one} for one in near] + [{"kind": "exact", "similarity": 1.0}] * 4
@@ -94,7 +94,9 @@ def test_dedup_shows_how_alike_duplicates_are(tmp_path: Path) -> None:
     check(report, pictured=1)
     assert "| exact | 4 | 2.0% |" in report
     assert "| near | 6 | 3.0% |" in report
-    assert report.index("id0 is like kept") < report.index("id1 is like kept") < report.index("id2 is like kept")
+    assert (
+        report.index("id0 duplicates kept") < report.index("id1 duplicates kept") < report.index("id2 duplicates kept")
+    )
     counts, low = dedup._histogram(near)
     assert (counts[0], counts[-1], sum(counts), low) == (2, 3, len(near), 0.7)
 
@@ -111,7 +113,7 @@ def test_filter_shows_rules_by_what_they_dropped_with_examples(tmp_path: Path) -
     report = filter._report(made)
     check(filter._excerpt(made), pictured=1)
     assert report.index("| c4: max curly brackets | 0 | 9 | 2.2% | 12 |") < report.index("| min characters | 200 | 1 |")
-    assert "No document fails: `max_characters`." in report
+    assert "No document fails `max_characters`." in report
     assert "`c4.max_curly_brackets`: measured 7, threshold 0, document d1" in report
     assert "````text\na | b ```\n" in report
 
@@ -132,13 +134,13 @@ def test_shard_shows_the_funnel_of_the_stages_before_it(tmp_path: Path, monkeypa
     names, counts, notes, _ = drawn[0]
     assert list(zip(names, counts, strict=True)) == [
         ("read", 1000),
-        ("without duplicates", 800),
-        ("passed the rules", 600),
+        ("deduplicated", 800),
+        ("filtered", 600),
         ("in shards", 590),
     ]
     assert notes == ["1,000", "800  (−200, 20.0%)", "600  (−200, 25.0%)", "590  (−10, 1.7%)"]
     assert "| train | 500 | 2.5 MB |" in report
-    assert "| like a test document | 6 |" in report
+    assert "| similar to a test document | 6 |" in report
 
 
 def test_tokenizer_shows_sources_languages_and_tokens(tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_tokenizer_shows_sources_languages_and_tokens(tmp_path: Path) -> None:
     assert "| books | 3,000 | 90 MB | 30,000,000 | 3 |" in report
     assert "| pl | 3,000 | 90 MB | 30,000,000 | 3 |" in report
     assert report.index("'long'") < report.index("\\n") < report.index("'a'")
-    assert "1 of 4 tokens are not used" in report
+    assert "all but 1 of 4 tokens" in report
 
 
 def test_pretrain_shows_the_curve_and_samples_as_they_improve(tmp_path: Path) -> None:
@@ -166,20 +168,20 @@ def test_pretrain_shows_the_curve_and_samples_as_they_improve(tmp_path: Path) ->
     live, report = str(pretrain._live(made.path)), pretrain._report(made)
     assert re.findall(r"at step ([\d,]+)", live) == ["1,200"]
     assert "```text\n what\nis at 1200\n```" in live
-    assert re.findall(r"[Aa]t step ([\d,]+)", report) == ["1,200", "900", "600", "300"]
+    assert re.findall(r"[Ss]tep ([\d,]+)", report) == ["1,200", "900", "600", "300"]
     assert "Return what is at 600" in report
-    assert "After ` Return `:" in live
+    assert "Prompt ` Return `:" in live
 
 
-def test_a_prompt_longer_than_a_line_stands_by_itself(tmp_path: Path) -> None:
+def test_a_prompt_longer_than_a_line_is_a_block(tmp_path: Path) -> None:
     made = artifact(tmp_path, "finetune", 1, 1)
     (made.path / CURVE).write_bytes(charts.bars(["a"], [1.0], ["1"], "A curve"))
     question = "How many boxes are blue, if of every four boxes that came in on Monday one was?"
     write_parquet(made.path / SAMPLES, pa.Table.from_pylist([{"step": 1, "prompt": question, "text": "One."}]))
-    assert f"After:\n\n```text\n{question}\n```\n\nit writes:\n\n```text\nOne.\n```" in str(pretrain._live(made.path))
+    assert f"Prompt:\n\n```text\n{question}\n```\n\nCompletion:\n\n```text\nOne.\n```" in str(pretrain._live(made.path))
 
 
-def test_a_page_says_what_the_artifact_was_made_from(tmp_path: Path) -> None:
+def test_a_page_lists_the_inputs(tmp_path: Path) -> None:
     artifact(tmp_path, "pretrain", 1, 1)
     artifact(tmp_path, "finetune", 1, 1, [("base", "pretrain")])
     merged = artifact(tmp_path, "merge", 1, 1, [("base", "pretrain"), ("finetune", "finetune"), ("gone", "gone")])
@@ -207,8 +209,8 @@ def test_quantize_shows_what_each_variant_costs_and_loses(tmp_path: Path) -> Non
     assert "| original | 10 | 10.1 | 250 | 1.5000 |  |" in report
     assert "| int8 | 2.5 | 3.1 | 1,234 | 1.5150 | +1.00% |" in report
     assert "| q8_0 | 2.4 | 3.1 | 1,234 | 1.5000 | 0.00% |" in report
-    assert "| int8 | 4.00 times | 1.00% | 0.5 | cpu |" in report
-    method = report.partition("### How it was measured\n\n")[2]
+    assert "| int8 | 4.00× | 1.00% | 0.5 | cpu |" in report
+    method = report.partition("### Method\n\n")[2]
     assert all(line.startswith("- ") for line in method.splitlines())  # the UI breaks a line where the text does
 
 
@@ -260,7 +262,7 @@ def test_a_page_is_drawn_once_and_again_when_the_code_that_draws_changed(tmp_pat
     assert "| out | 9 documents |" in first.report
     assert "| loss | 0.1235 |" in first.report
     assert "| q8_0 MB | 3 |" in first.report
-    assert "| time to make it | 1 min 15 s |" in first.report
+    assert "| duration | 1 min 15 s |" in first.report
     assert first.excerpt == "An excerpt."
     assert panels.page(made, panel) == first
     assert len(drawn) == 1
