@@ -85,7 +85,7 @@ def main() -> None:
                 measure("dask", executor, out, lambda: cpu_of_scheduler(executor))
                 manifest = store.root / "dedup/1-0123456789abcdef/manifest.json"
                 names = [f"dedup/1-0123456789abcdef/{name}" for name in json.loads(manifest.read_text())["files"]]
-                remote.send(store.root, names)
+                remote.upload(store.root, names)
                 with ThreadPoolExecutor(16) as transfers:
                     relayed = ClusterExecutor(
                         executor.client, scheduler, WORKERS, Relay(remote, store.root, out), transfers
@@ -147,9 +147,9 @@ def rates(remote: Remote, root: Path) -> dict[str, float]:
     digests = {name: sha256(root / name) for name in names}
     size = FILES * FILE_BYTES / 1e6
     start = time.perf_counter()
-    remote.send(root, names)
+    remote.upload(root, names)
     middle = time.perf_counter()
-    remote.bring(root / "back", digests)
+    remote.download(root / "back", digests)
     return {"upload_mb_s": size / (middle - start), "download_mb_s": size / (time.perf_counter() - middle)}
 
 

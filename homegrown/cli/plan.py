@@ -15,7 +15,7 @@ from homegrown.util.errors import UserError
     metavar="SETTING=VALUE",
     help="Changed setting; repeatable.",
 )
-@click.option("--gpu", metavar="NAME", help="GPU to plan for, such as h100 or rtx4090; default: this machine.")
+@click.option("--gpu", metavar="NAME", help="GPU to plan for, such as h100; default: this machine.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of GPUs; default: compute.processes.")
 @click.option(
     "--mfu",

@@ -102,7 +102,7 @@ def test_files_outside_the_artifact_are_refused(machines: list[Store], bucket: s
 def test_a_remote_that_does_not_work_is_one_sentence(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"HOMEGROWN_REMOTE=s3://no-such-bucket/x: there is no no-such-bucket"):
+    with pytest.raises(UserError, match=r"HOMEGROWN_REMOTE=s3://no-such-bucket/x: no-such-bucket does not exist"):
         make(Store(tmp_path / "a", Remote("s3://no-such-bucket/x")))
     with pytest.raises(UserError, match="HOMEGROWN_REMOTE=nonsense://x cannot be used"):
         make(Store(tmp_path / "b", Remote("nonsense://x")))

@@ -75,7 +75,7 @@ def test_of_one_run_and_of_one_stage(three: Store) -> None:
     assert "No artifact of stage 'pack' exists; choose from:" in homegrown(three, "artifacts", "--stage", "pack")
     assert "No artifact of stage '' exists" in homegrown(three, "artifacts", "--stage", "")
     assert "There is no run ''" in homegrown(three, "artifacts", "--run", "")
-    assert "belong to the list" in homegrown(three, "artifacts", "--json", "show", "ingest@1")
+    assert "do not apply to show" in homegrown(three, "artifacts", "--json", "show", "ingest@1")
     assert '"stage": "ingest"' in homegrown(three, "artifacts", "show", "ingest@1")
 
 
