@@ -139,7 +139,7 @@ def shuffling(store: Store, root: Path) -> float:
 
 def rates(remote: Remote, root: Path) -> dict[str, float]:
     """Return MB per second to and from the remote, with several files at once."""
-    from homegrown.store.remote import sha256
+    from homegrown.store.digests import sha256
 
     names = [f"random-{number}" for number in range(FILES)]
     for name in names:
