@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from homegrown.reporting.numbers import duration, file_size
+from homegrown.reporting.numbers import duration, file_size, quantity
 from homegrown.store.artifacts import KEY_DIGITS, Store
 from homegrown.util.errors import UserError
 
@@ -59,7 +59,7 @@ def artifacts(context: click.Context, name: str | None, stage: str | None, as_js
     _print(entries, folders)
     if gone:
         click.echo(f"Deleted artifacts of {name}: {', '.join(gone)}.")
-    click.echo(f"{len(entries)} artifacts{_and(folders)}, {file_size(total)} on disk.")
+    click.echo(f"{quantity(len(entries), 'artifacts')}{_and(folders)}, {file_size(total)} on disk.")
 
 
 @artifacts.command()
@@ -86,7 +86,7 @@ def _print(entries: "list[Entry]", folders: "list[Unfinished]") -> None:
             entry.artifact.manifest.key[:KEY_DIGITS],
             f"{entry.artifact.manifest.started:%Y-%m-%d %H:%M}",
             duration(entry.artifact.manifest.seconds),
-            f"{entry.artifact.manifest.rows_out:,} {entry.artifact.manifest.unit}",
+            quantity(entry.artifact.manifest.rows_out, entry.artifact.manifest.unit),
             file_size(entry.bytes),
             _users(entry.runs),
         ]

@@ -2,7 +2,7 @@
 
 import click
 
-from homegrown.reporting.numbers import file_size
+from homegrown.reporting.numbers import file_size, quantity
 from homegrown.store.artifacts import Store
 
 
@@ -25,7 +25,7 @@ def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
     if yes:
         deleted, left = garbage.collect(store, keep_runs, list(keep))
         freed = sum(item.bytes for item in deleted)
-        click.echo(f"Deleted {len(deleted)} folders, {file_size(freed)}.")
+        click.echo(f"Deleted {quantity(len(deleted), 'folders')}, {file_size(freed)}.")
         for item in left:
             click.echo(f"Kept, because a process uses it: {item.path.relative_to(store.root)}")
         return
@@ -34,7 +34,7 @@ def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
         rows = [[str(one.path.relative_to(store.root)), file_size(one.bytes), one.reason] for one in found]
         print_table(Table(["folder", "size", "reason"], rows, align="lrl"))
         total = file_size(sum(one.bytes for one in found))
-        click.echo(f"{len(found)} folders, {total}. Nothing was deleted; add --yes to delete them.")
+        click.echo(f"{quantity(len(found), 'folders')}, {total}. Nothing was deleted; add --yes to delete them.")
     else:
         click.echo("Nothing to delete.")
     active = [name for name, run in runs.recorded(store).items() if runs.state(store, name, run) == "running"]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from homegrown.reporting.numbers import quantity
 from homegrown.store.artifacts import Store
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def _serve(items: "Sequence[Item]", answers: "Answers", host: str, port: int) ->
     from homegrown.util.guard import allowed_hosts, listen
 
     listening = listen(host, port)
-    click.echo(f"{len(items)} completions at http://{host}:{port} (Ctrl-C exits; every rating is saved at once)")
+    click.echo(
+        f"{quantity(len(items), 'completions')} at http://{host}:{port} (Ctrl-C exits; ratings are saved at once)"
+    )
     with listening:
         config = uvicorn.Config(application(items, answers, allowed_hosts(host)), log_level="warning")
         uvicorn.Server(config).run([listening])

@@ -1,4 +1,4 @@
-"""What differs between runs, the first of which is the base: settings, stages, metrics, evaluation."""
+"""Differences between runs in settings, stages, metrics and evaluation; the first run is the base."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from homegrown.util.progress import Metric
 
 @dataclass(frozen=True)
 class Run:
-    """One of the runs that are compared."""
+    """One of the compared runs."""
 
     name: str
     recipe: str
     started: datetime
     state: State
     label: str
-    """A letter for tables, and the value of the only setting that differs, where there is only one."""
+    """A letter for tables, with the value of the setting that differs if it is the only one."""
 
     @property
     def letter(self) -> str:
@@ -37,15 +37,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """What each run has of one stage."""
+    """One stage of each run."""
 
     name: str
     keys: list[str | None]
-    """None where the run did not get there."""
+    """None if the run did not reach the stage."""
     artifacts: list[Artifact | None]
-    """None also where garbage collection has taken it."""
+    """None also after garbage collection."""
     why: list[str]
-    """Why those that have another key than the base have it; empty where all have one."""
+    """Why keys differ from the base's; empty if all are equal."""
 
     @property
     def same(self) -> bool:
@@ -53,7 +53,7 @@ class Stage:
         return len(set(self.keys)) == 1
 
     def cell(self, number: int) -> str:
-        """Name the artifact of a run, or say that there is none."""
+        """Return the name of a run's artifact, or why there is no artifact."""
         artifact = self.artifacts[number]
         if artifact is not None:
             return artifact.name
@@ -62,7 +62,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric in each run; None where a run has none. `variant` names the weights in the evaluation's table."""
+    """One metric in each run; None if a run lacks it. `variant` names the weights in the evaluation's table."""
 
     stage: str
     variant: str | None
@@ -71,14 +71,14 @@ class Row:
 
     @property
     def differences(self) -> list[float | None]:
-        """How much each is above the base, which has None, as all do that are no numbers."""
+        """The differences to the base; None unless both are numbers."""
         return [self._difference(value) for value in self.values[1:]]
 
     @property
     def percent(self) -> list[float | None]:
-        """The differences as percentages of the base; None where that is 0, or one of both is below 0.
+        """The differences as percentages of the base; None if the base is 0 or either value is negative.
 
-        What may have either sign, such as the loss that a variant adds, has no share that says anything.
+        A percentage of a metric with either sign, such as the loss that a variant adds, means nothing.
         """
         base = self.values[0]
         return [
@@ -98,20 +98,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side; every list has one entry for each run, in their order."""
+    """Runs side by side; every list has one entry per run, in their order."""
 
     runs: list[Run]
     settings: dict[str, list[Any]]
     """Values of the settings that differ, by dotted name."""
     stages: list[Stage]
     rows: list[Row]
-    """Every metric of every stage that some run reached."""
+    """Every metric of every stage that any run reached."""
     curves: list[pa.Table | None]
-    """The steps of training (`step`, `loss`, `validation_loss`); None where the run has no training or it is gone."""
+    """The training steps (`step`, `loss`, `validation_loss`); None for a run without training, or if it is gone."""
 
     @property
     def gone(self) -> list[str]:
-        """What garbage collection has taken, so that its metrics are unknown: one phrase for each run and stage."""
+        """Artifacts deleted by garbage collection, so without metrics: one phrase per run and stage."""
         return [
             f"{stage.name} of {run.name}"
             for stage in self.stages
@@ -120,7 +120,7 @@ class Comparison:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return the comparison as plain values."""
         return {
             "runs": [
                 {"name": run.name, "recipe": run.recipe, "started": run.started.isoformat(), "state": run.state}
@@ -153,7 +153,7 @@ class Comparison:
 
 
 def compare(store: Store, records: dict[str, RunRecord], names: Sequence[str]) -> Comparison:
-    """Compare the runs `names` of `records`, the first being the base."""
+    """Compare the runs `names` of `records`; the first is the base."""
     chosen = [records[name] for name in names]
     settings = differing([run.recipe for run in chosen])
     every = store.all()
@@ -200,7 +200,7 @@ def _stage(name: str, chosen: list[RunRecord], every: list[Artifact]) -> Stage:
 
 
 def _why(base: Artifact | None, other: Artifact | None) -> list[str]:
-    """Say what makes the keys of two artifacts different."""
+    """Return the reasons for different keys of two artifacts."""
     if base is None or other is None:
         return ["unknown: gone"]
     one, two = base.manifest, other.manifest
@@ -213,7 +213,7 @@ def _why(base: Artifact | None, other: Artifact | None) -> list[str]:
 
 
 def _metrics(stage: Stage) -> list[Row]:
-    """Return the figures of the manifests: rows, size, time, and what the stage itself measured."""
+    """Return the metrics of the manifests: rows, size, time, and the stage's own."""
     figures: list[dict[str, Metric]] = [
         {
             f"{one.manifest.unit} in": one.manifest.rows_in,
@@ -230,7 +230,7 @@ def _metrics(stage: Stage) -> list[Row]:
 
 
 def _variants(stage: Stage) -> list[Row]:
-    """Return the evaluation's table: each metric of each variant of the weights; other stages have none."""
+    """Return each metric of each variant of the weights from the evaluation; nothing for other stages."""
     if stage.name != "evaluate":
         return []
     tables = [_results(one) if one else {} for one in stage.artifacts]
@@ -258,5 +258,5 @@ def _curve(artifact: Artifact | None) -> pa.Table | None:
 
 
 def _finite(value: Metric | None) -> Metric | None:
-    """Return the value, or None for a number that JSON cannot write."""
+    """Return the value, or None if it is not finite, which JSON cannot express."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

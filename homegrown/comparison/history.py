@@ -1,4 +1,4 @@
-"""All runs as a list: what each changed of its recipe, and the figure that matters most of what came out."""
+"""The list of all runs, with their changed settings and their main metric."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,30 +30,30 @@ class PastRun:
     finished: datetime | None
     state: State
     last: str | None
-    """The last stage that it reached."""
+    """The last stage reached."""
     changed: dict[str, Any] | None
-    """Settings that are not as in `pipelines.yaml` today; None when the recipe is not there (any more).
+    """Settings that differ from `pipelines.yaml` today; None if the recipe is not in it.
 
-    Settings that there were not yet when the run began are left out.
+    Settings newer than the run are left out.
     """
     bits_per_byte: float | None
     measured: str | None
-    """The stage that measured it: `evaluate` on test text, `answers` on held-out ones, `pretrain` on validation."""
+    """The stage that measured it: `evaluate` on test text, `answers` on held-out answers, `pretrain` on validation."""
 
     @property
     def headline(self) -> str:
-        """Bits per byte in words."""
+        """Bits per byte as text."""
         if self.bits_per_byte is None:
             return ""
         return f"{self.bits_per_byte:.4f}{_OF.get(self.measured or '', '')}"
 
     @property
     def changes(self) -> str:
-        """The changed settings in words."""
+        """The changed settings as text."""
         return ", ".join(f"{name}={'null' if value is None else value}" for name, value in (self.changed or {}).items())
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the run as plain values."""
         finished = self.finished.isoformat() if self.finished else None
         return vars(self) | {"started": self.started.isoformat(), "finished": finished}
 
@@ -70,7 +70,7 @@ def _today(recipe: str) -> dict[str, Any] | None:
     try:
         return recipe_values(recipe)
     except UserError:
-        return None  # the recipe was renamed, or homegrown was called elsewhere: the run is to be listed all the same
+        return None  # renamed, or another working directory: the run is listed anyway
 
 
 def _past(store: Store, name: str, run: RunRecord, today: dict[str, Any] | None, every: list[Artifact]) -> PastRun:
@@ -89,14 +89,14 @@ def _past(store: Store, name: str, run: RunRecord, today: dict[str, Any] | None,
         finished=run.finished,
         state=runs.state(store, name, run),
         last=next(reversed(run.keys), None),
-        changed=_asked(run.recipe, today),
+        changed=_changes(run.recipe, today),
         bits_per_byte=value,
         measured=measured,
     )
 
 
-def _asked(recipe: dict[str, Any], today: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what a run changed of its recipe; of an export, which has none, what it was asked for."""
+def _changes(recipe: dict[str, Any], today: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the changed settings of a run; for an export, which has no recipe, its arguments."""
     if "artifact" in recipe:
         return {name: recipe[name] for name in ("artifact", "type") if name in recipe}
     return None if today is None else _changed(recipe, today)
@@ -107,7 +107,7 @@ def _changed(recipe: dict[str, Any], today: dict[str, Any]) -> dict[str, Any]:
 
 
 def _knows(recipe: Any, setting: str) -> bool:
-    """Say whether a recorded recipe has a setting at all."""
+    """Say whether a recorded recipe has a setting."""
     for part in setting.split("."):
         if isinstance(recipe, list):
             recipe = recipe[int(part)]

@@ -1,14 +1,14 @@
-"""Which settings differ between recipes, by their dotted names."""
+"""Settings that differ between recipes, by dotted name."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 def differing(values: Sequence[Any], place: str = "") -> dict[str, list[Any]]:
-    """Return what is not the same in all of these nested values: its dotted name, and the value in each.
+    """Return the differences between these nested values: dotted name, and the value in each.
 
-    A list is looked into where it has as many members in each, as a recipe's sources; otherwise it differs as a whole.
-    What one lacks is None.
+    Lists of equal length with nested members, such as a recipe's sources, are compared member by member; other lists
+    differ as one value. A missing value is None.
     """
     first = values[0]
     if all(value == first and type(value) is type(first) for value in values):

@@ -1,8 +1,7 @@
-"""A suffix automaton of a few sequences, and the longest match with it of a long text (Blumer et al. 1985).
+"""A suffix automaton of a few sequences, to find their longest matches in a long text (Blumer et al. 1985).
 
-The automaton's states stand for sets of substrings; reading a text through it yields, after each
-token, the longest suffix of what was read that occurs in the sequences, at the cost of a few lookups;
-that part is compiled (numba).
+Each state is a set of substrings. Reading a text gives, after each token, the longest suffix of the text read so far
+that occurs in the sequences, for a few lookups per token; this part is compiled (numba).
 """
 
 from collections.abc import Sequence
@@ -22,11 +21,11 @@ _SPREAD = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio (Knuth, volume 
 
 @dataclass
 class Automaton:
-    """Of `n` tokens, up to 2 n states and 3 n edges; int64 throughout.
+    """The automaton of `n` tokens: at most 2 n states and 3 n edges; all arrays are int64.
 
-    `longest` [states] is the length of a state's longest substring, `link` [states] the state of the longest suffix
-    that lies in another, -1 of the first state, the empty one; `after` [n] the state of each prefix. `keys` and `next`
-    are a hash table from a state and a token to the state that follows.
+    `longest` [states] is the length of a state's longest substring; `link` [states] is the state of its longest suffix
+    in another state, -1 for the empty first state; `after` [n] is the state of each prefix. `keys` and `next` are a
+    hash table from a state and a token to the next state.
     """
 
     longest: Numbers
@@ -74,39 +73,39 @@ class Automaton:
         return cls(np.array(longest), np.array(link), np.array(after, dtype=np.int64), keys, following, alphabet)
 
     def start(self) -> "Reading":
-        """Return a reading of nothing so far."""
+        """Return the start of a reading."""
         states = len(self.longest)
         return Reading(self, np.zeros(states, dtype=np.int64), np.full(states, _NONE, dtype=np.int64))
 
 
 @dataclass
 class Reading:
-    """What of a long text was found so far; `best` and `end` are int64 [states]."""
+    """The matches with a long text so far; `best` and `end` are int64 [states]."""
 
     automaton: Automaton
     best: Numbers
-    """The longest suffix of a state's substrings that was read, as its length."""
+    """Length of the longest suffix of a state's substrings in the text."""
     end: Numbers
-    """The place in the text of that suffix's last token, -1 for none."""
+    """Position in the text of that suffix's last token, -1 for no match."""
 
     def read(self, text: Numbers, first: int) -> None:
-        """Read a piece of the text, int64 [tokens], which begins at place `first`; no match goes on into the next."""
+        """Read a part of the text, int64 [tokens], from position `first` on; no match extends into the next part."""
         one = self.automaton
         _scan(text, first, one.longest, one.link, one.keys, one.next, one.alphabet, self.best, self.end)
 
     def matches(self) -> tuple[Numbers, Numbers]:
-        """Return for each token of the automaton's sequence the longest run that ends with it and occurs in the text.
+        """Return for each token of the automaton's sequence the longest run up to it that occurs in the text.
 
-        As its length and the place in the text of its last token; int64 [tokens] each, 0 and -1 for none.
+        The length and the position in the text of the last token, int64 [tokens] each; 0 and -1 for no match.
         """
         longest, link = self.automaton.longest.tolist(), self.automaton.link.tolist()
         best, end = self.best.tolist(), self.end.tolist()
         by_length = np.argsort(self.automaton.longest).tolist()[1:]
-        for state in reversed(by_length):  # what a state has read, the states of its suffixes have read too
+        for state in reversed(by_length):  # a match of a state is one of its suffixes' states too
             above = link[state]
             if best[state] and above != _ROOT and best[above] < longest[above]:
                 best[above], end[above] = longest[above], end[state]
-        for state in by_length:  # where nothing of a state was read, its longest suffix counts
+        for state in by_length:  # without a match of its own, a state has that of its longest suffix
             if not best[state]:
                 best[state], end[state] = best[link[state]], end[link[state]]
         return np.array(best)[self.automaton.after], np.array(end)[self.automaton.after]
@@ -114,7 +113,7 @@ class Reading:
 
 @numba.njit(cache=True, nogil=True)
 def _slot(keys, key):  # type: ignore[no-untyped-def]
-    """Return where a key is, or would be put."""
+    """Return the slot of a key, or the free slot for it."""
     mask = np.uint64(len(keys) - 1)
     place = ((np.uint64(key) * np.uint64(_SPREAD)) >> np.uint64(20)) & mask
     while keys[place] != _NONE and keys[place] != key:

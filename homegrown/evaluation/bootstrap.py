@@ -12,12 +12,12 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 _AT_ONCE = 4_000_000
-"""Counts in memory at once, of 8 bytes each."""
+"""Counts in memory at the same time, of 8 bytes each."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a figure lies with 95% confidence."""
+    """A 95% confidence interval."""
 
     low: float
     high: float
@@ -28,14 +28,16 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def interval(columns: Numbers, statistic: Callable[[Numbers], Numbers], seed: int) -> Interval:
-    """Return the percentile interval of a figure that is a function of sums over documents.
+def interval(columns: Numbers, statistic: Callable[[Numbers], Numbers], seed: int) -> Interval | None:
+    """Return the percentile interval of a figure that is a function of sums over documents; None for one document.
 
-    `columns`, float64 [documents, k], holds what each document adds to the k sums; `statistic` takes sums
-    [resamples, k] and returns the figures [resamples]. 1,000 times as many documents as there are are drawn with
-    replacement. The numbers drawn depend on `seed` and the number of documents alone.
+    `columns`, float64 [documents, k], is what each document adds to the k sums; `statistic` takes sums [resamples, k]
+    and returns the figures [resamples]. Each of 1,000 resamples draws as many documents as there are, with
+    replacement. The draws depend on `seed` and the number of documents alone.
     """
     documents = len(columns)
+    if np.count_nonzero(columns.any(axis=1)) < 2:  # every resample would be the same
+        return None
     draws = np.random.default_rng(seed)
     chances = np.full(documents, 1 / documents)
     figures: list[Numbers] = []
@@ -50,7 +52,7 @@ def interval(columns: Numbers, statistic: Callable[[Numbers], Numbers], seed: in
     return Interval(float(low), float(high))
 
 
-def mean_interval(values: Numbers, seed: int) -> Interval:
-    """Return the interval of the mean of `values`, float64 [documents]."""
+def mean_interval(values: Numbers, seed: int) -> Interval | None:
+    """Return the interval of the mean of `values`, float64 [documents]; None for one value."""
     columns = np.stack([values, np.ones(len(values))], axis=1)
     return interval(columns, lambda sums: sums[:, 0] / sums[:, 1], seed)

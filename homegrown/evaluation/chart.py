@@ -39,7 +39,7 @@ def draw_models(results: Sequence[Result]) -> bytes:
     return charts.png(figure)
 
 
-def draw_memorised(lengths: Mapping[str, Sequence[int]]) -> bytes:
+def draw_memorization(lengths: Mapping[str, Sequence[int]]) -> bytes:
     """Return a PNG: the share of texts with a memorized run of at least so many tokens, a line for each name.
 
     The last name, the reference, is drawn dashed.

@@ -1,4 +1,4 @@
-"""Continuations of held-out documents by a model."""
+"""Completions of held-out documents by a model."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Task:
-    """A document's first tokens, and those that follow; `document` is its number in the split."""
+    """A document's first tokens, and the tokens that follow; `document` is its number in the split."""
 
     prompt: list[int]
     reference: list[int]
@@ -27,7 +27,7 @@ class Task:
 
 
 def choose_tasks(split: TokenSplit, settings: EvaluationSettings, seed: int) -> list[Task]:
-    """Return `settings.samples` documents drawn by `seed` from those long enough, or all of these if they are fewer.
+    """Return `settings.samples` random documents that are long enough, or all of these if they are fewer.
 
     Raises:
         UserError: no document is long enough.
@@ -49,7 +49,7 @@ def choose_tasks(split: TokenSplit, settings: EvaluationSettings, seed: int) -> 
 
 
 def continue_all(model: Transformer, tasks: Sequence[Task], end: int) -> list[list[int]]:
-    """Return the likeliest tokens after each prompt (greedy) up to `end`, at most as many as its reference has."""
+    """Return the greedy completion of each prompt up to `end`, at most as long as its reference."""
     written: list[list[int]] = []
     for start in range(0, len(tasks), _BATCH):
         batch = tasks[start : start + _BATCH]
@@ -63,7 +63,7 @@ def continue_all(model: Transformer, tasks: Sequence[Task], end: int) -> list[li
 
 
 def tokens_per_second(model: Transformer, task: Task) -> float:
-    """Return how fast one sequence is written, its prompt's reading included."""
+    """Return the speed of one sequence, prefill included."""
     start = time.perf_counter()
     (written,) = generate(model, [task.prompt], max_tokens=len(task.reference))
     return len(written) / (time.perf_counter() - start)

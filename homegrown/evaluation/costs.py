@@ -1,4 +1,4 @@
-"""What it costs to predict held-out text, document by document."""
+"""Costs of predicting held-out text, per document."""
 
 import math
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from homegrown.evaluation.bootstrap import Interval, interval
 
 @dataclass(frozen=True)
 class Costs:
-    """Cost in nats of predicting each document's tokens, and how many bytes of UTF-8 text these stand for.
+    """Cost in nats of predicting each document's tokens, and the bytes of UTF-8 text of these tokens.
 
-    float64, int64 and int64, each [documents]. Every predicted token counts, the marks at the starts and ends of
-    documents too, which add no bytes.
+    float64, int64 and int64, each [documents]. Every predicted token counts, also the tokens that mark the start and
+    end of a document, which add no bytes.
     """
 
     nats: npt.NDArray[np.float64]
@@ -31,18 +31,18 @@ class Costs:
         """Bits to encode a byte of text; comparable whatever the tokenizer."""
         return float(self.nats.sum() / math.log(2) / self.bytes.sum())
 
-    def interval(self, seed: int) -> Interval:
-        """Return where bits per byte lies if other documents of the same kind had been held out."""
+    def interval(self, seed: int) -> Interval | None:
+        """Return the interval of bits per byte over other documents of the same kind; None for one document."""
         return interval(np.stack([self.nats / math.log(2), self.bytes], axis=1), _ratio, seed)
 
-    def above(self, base: "Costs", seed: int) -> tuple[float, Interval]:
-        """Return how many bits per byte this is above `base`, and the paired interval over the same documents.
+    def above(self, base: "Costs", seed: int) -> tuple[float, Interval | None]:
+        """Return the difference to `base` in bits per byte, and its paired interval; None for one document.
 
-        Each resample takes the same documents for both, so that what makes a document hard for both does not hide a
-        small difference (Koehn 2004).
+        Each resample takes the same documents for both, so that documents that are hard for both do not hide a small
+        difference (Koehn 2004).
 
         Raises:
-            ValueError: they are not of the same documents.
+            ValueError: the documents differ.
         """
         if not np.array_equal(self.bytes, base.bytes):
             raise ValueError("costs of other documents cannot be paired")
@@ -62,8 +62,8 @@ def by_document(
 ) -> Costs:
     """Sum the cost `nats` of each target by document.
 
-    `targets` are places in the split, `sizes` the bytes that their tokens stand for, all [targets]; `starts` says where
-    each document starts.
+    `targets` are positions in the split, `sizes` the bytes of their tokens, all [targets]; `starts` are the positions
+    of the first token of each document.
     """
     document = np.searchsorted(starts, targets, side="right") - 1
     count = len(starts)
@@ -75,6 +75,6 @@ def by_document(
 
 
 def _ratio(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    # Of documents without a predicted byte alone there is no figure; they weigh nothing in a percentile.
+    # A resample without a predicted byte has no figure; percentiles ignore it.
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)

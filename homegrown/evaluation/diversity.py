@@ -1,4 +1,4 @@
-"""How much texts repeat themselves and each other."""
+"""Repetition within and between texts."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,25 @@ from nltk.tokenize import wordpunct_tokenize
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 MOST_TEXTS = 100
-"""Texts that Self-BLEU compares, each with all others: 10,000 comparisons, a second or two."""
+"""Texts that Self-BLEU compares with each other: 10,000 comparisons, a second or two."""
 
 
 def repeated_share(sequences: Sequence[Sequence[int]], n: int) -> float:
-    """Return the mean over sequences of the share of n-grams that occurred before (seq-rep-n, Welleck et al. 2020)."""
+    """Return the mean share of n-grams that repeat an earlier one (seq-rep-n, Welleck et al. 2020)."""
     shares = [1 - len(set(grams)) / len(grams) for grams in (_ngrams(sequence, n) for sequence in sequences) if grams]
     return sum(shares) / max(1, len(shares))
 
 
 def distinct_share(sequences: Sequence[Sequence[int]], n: int) -> float:
-    """Return the share of different n-grams among those of all sequences together (after Li et al. 2016)."""
+    """Return the share of different n-grams among those of all sequences (after Li et al. 2016)."""
     grams = [gram for sequence in sequences for gram in _ngrams(sequence, n)]
     return len(set(grams)) / max(1, len(grams))
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Return the mean BLEU-4, 0 to 100, of each of the first 100 texts with the others as references (Zhu et al. 2018).
+    """Return the mean BLEU-4, 0 to 100, of each of the first 100 texts against the others (Zhu et al. 2018).
 
-    The more alike the texts are, the higher. Words and smoothing are those of `overlap.bleu`. None of a single text.
+    Similar texts have a high Self-BLEU. Words and smoothing are those of `overlap.bleu`. None for a single text.
     """
     chosen = [wordpunct_tokenize(text) for text in texts[:MOST_TEXTS]]
     if len(chosen) < 2:

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: every variant of the weights, and baselines, measured on held-out text."""
+"""The stage `evaluate`: every variant of the weights and baselines on held-out text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from homegrown.evaluation.continuations import continue_all, tokens_per_second
 from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.examination import Examination, prepare
 from homegrown.evaluation.heldout import HeldOut
-from homegrown.evaluation.memorisation import Match, longest_matches, origin
+from homegrown.evaluation.memorization import Match, longest_matches, origin
 from homegrown.evaluation.perplexity import predict
 from homegrown.evaluation.report import html, markdown
 from homegrown.evaluation.results import Memory, OfSource, Report, Result
@@ -29,7 +29,7 @@ from homegrown.util.progress import Metric, Outcome, Progress, silent
 from homegrown.util.seeds import derive
 
 TEXT = "held-out text"
-"""The row of the references themselves: how much of them is repeated, and stands in the training text too."""
+"""The row of the references themselves: their repetition, and what of them is in the training data."""
 
 
 def evaluate(
@@ -47,8 +47,8 @@ def evaluate(
 ) -> Outcome:
     """Measure the original weights, every quantized variant and the baselines on the test split.
 
-    The paths are the stages' folders. Writes the tables of `results.Report`; `documents`, what each document costs each
-    model, from which evaluations can be compared with each other; `report.md` and `report.html`.
+    The paths are the stages' folders. Writes the tables of `results.Report`; `documents`, the cost of each document
+    for each model, to compare evaluations; `report.md` and `report.html`.
 
     Raises:
         UserError: an input is missing or damaged, or the test split is too small for the settings.
@@ -56,14 +56,14 @@ def evaluate(
     folders = variants_of(pretrained, quantized)
     context = load_config(folders[ORIGINAL] / "config.json").context
     examination = prepare(packed, shards, tokenizer, context, settings, seed)
-    steps = len(folders) + 2  # what follows the variants takes about as long as two of them
+    steps = len(folders) + 2  # the rest takes about as long as two variants
     sample, measured = "", dict[str, _Measured]()
     for name, folder in folders.items():
         progress(len(measured), steps, variant=name)
         model = load_variant(folder, device_of(folder, device))
         if name == ORIGINAL:
             sample = write_sample(model, examination.encoding, seed)
-        costs = examination.costs(predict(model, examination.held.split, examination.windows))
+        costs = examination.costs(predict(model, examination.held_out.split, examination.windows))
         written = continue_all(model, examination.tasks, special_ids(examination.encoding).eos)
         row = Result(
             variant=name,
@@ -77,20 +77,21 @@ def evaluate(
     progress(len(folders), steps, step="baselines")
     costs_of = {name: one.costs for name, one in measured.items()} | counting_models(packed, examination)
     packers = compressed_bits_per_byte(shards)
-    progress(len(folders) + 1, steps, step="memorised text")
+    progress(len(folders) + 1, steps, step="memorization")
     report = _report(examination, measured, costs_of, packers, sample, derive(seed, "bootstrap"))
     report.write(out)
-    write_parquet(out / "documents" / "part-00000.parquet", _documents(costs_of, examination.held))
+    write_parquet(out / "documents" / "part-00000.parquet", _documents(costs_of, examination.held_out))
     for file, content in (("report.md", markdown(report)), ("report.html", html(report))):
         with replacing(out / file) as temporary:
             temporary.write_text(content, encoding="utf-8")
     progress(steps, steps)
-    return Outcome(rows_in=len(folders), rows_out=len(report.results), unit="variants", metrics=_metrics(report))
+    models = sum(row.kind != "text" for row in report.results)
+    return Outcome(rows_in=len(folders), rows_out=models, unit="models", metrics=_metrics(report))
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one variant of the weights predicted and wrote; `row` has its speed and size."""
+    """The predictions and completions of one variant of the weights; `row` has its speed and size."""
 
     costs: Costs
     written: list[list[int]]
@@ -105,7 +106,7 @@ def _report(
     sample: str,
     draws: int,
 ) -> Report:
-    """Compare what was written with the references and the training text, and bring everything together."""
+    """Compare the completions with the references and the training data, and collect everything."""
     references = [task.reference for task in examination.tasks]
     texts = {name: one.written for name, one in measured.items()} | {TEXT: references}
     matches = _matches(examination, texts)
@@ -130,7 +131,7 @@ def _report(
     ]
     return Report(
         results=results,
-        sources=_sources(costs_of, examination.held, draws),
+        sources=_sources(costs_of, examination.held_out, draws),
         continuations=continuations,
         memorised=[_memory(examination, name, texts[name], matches[name]) for name in texts],
         facts=examination.facts,
@@ -139,14 +140,14 @@ def _report(
 
 
 def _matches(examination: Examination, texts: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[Match]]:
-    """Return the longest match of every text with the training shards, from one pass over these."""
+    """Return the longest match of every text with the training shards, in one pass over these."""
     every = longest_matches(examination.packed, [tokens for written in texts.values() for tokens in written])
     count = len(examination.tasks)
     return {name: every[place * count : (place + 1) * count] for place, name in enumerate(texts)}
 
 
 def _memory(examination: Examination, name: str, written: Sequence[Sequence[int]], matches: Sequence[Match]) -> Memory:
-    """Return the longest of a variant's matches, and the training document that it is from."""
+    """Return the longest of a variant's matches, and its training document."""
     longest, tokens = max(zip(matches, written, strict=True), key=lambda pair: pair[0].length)
     if not longest.length:
         return Memory(variant=name, tokens=0, text="", document="", source="")
@@ -155,11 +156,11 @@ def _memory(examination: Examination, name: str, written: Sequence[Sequence[int]
     return Memory(variant=name, tokens=longest.length, text=text, document=found.document, source=found.source)
 
 
-def _sources(costs_of: Mapping[str, Costs], held: HeldOut, draws: int) -> list[OfSource]:
-    """Return a row for each model and each source, the source of most bytes first."""
-    sources = np.array(held.sources)
+def _sources(costs_of: Mapping[str, Costs], held_out: HeldOut, draws: int) -> list[OfSource]:
+    """Return a row for each model and each source, the largest source first."""
+    sources = np.array(held_out.sources)
     any_costs = next(iter(costs_of.values()))
-    sizes = {name: int(any_costs.bytes[sources == name].sum()) for name in sorted(set(held.sources))}
+    sizes = {name: int(any_costs.bytes[sources == name].sum()) for name in sorted(set(held_out.sources))}
     rows = []
     for variant, costs in costs_of.items():
         for source in sorted((name for name in sizes if sizes[name]), key=lambda name: -sizes[name]):
@@ -178,15 +179,15 @@ def _sources(costs_of: Mapping[str, Costs], held: HeldOut, draws: int) -> list[O
     return rows
 
 
-def _documents(costs_of: Mapping[str, Costs], held: HeldOut) -> pa.Table:
-    """Return the table of what predicting each document cost each model; documents of which nothing is are left out."""
+def _documents(costs_of: Mapping[str, Costs], held_out: HeldOut) -> pa.Table:
+    """Return the cost of each document for each model, without documents of which nothing is predicted."""
     tables = [
         pa.table(
             {
-                "variant": [variant] * held.split.documents,
-                "document": np.arange(held.split.documents),
-                "id": held.ids,
-                "source": held.sources,
+                "variant": [variant] * held_out.split.documents,
+                "document": np.arange(held_out.split.documents),
+                "id": held_out.ids,
+                "source": held_out.sources,
                 "tokens": costs.tokens,
                 "bytes": costs.bytes,
                 "nats": costs.nats,

@@ -1,4 +1,4 @@
-"""What every model of an evaluation is asked: which held-out tokens to predict, and which documents to continue."""
+"""The tasks of every model of an evaluation: held-out tokens to predict, and documents to continue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from homegrown.util.errors import UserError
 
 @dataclass(frozen=True)
 class Examination:
-    """The same for every model; `packed` and `shards` are the folders of those stages.
+    """The tasks, the same for every model; `packed` and `shards` are the folders of those stages.
 
-    `targets` (int64) are the places in the test split of the tokens to predict, window by window, `known` (int64) how
-    many tokens before each belong to what the models read, and `sizes` (int64) the bytes that each stands for.
+    `targets` (int64) are the positions in the test split of the tokens to predict, window by window, `known` (int64)
+    the number of previous tokens that the models may read, and `sizes` (int64) the bytes of each token.
     """
 
     packed: Path
     shards: Path
     encoding: Tokenizer
-    held: HeldOut
+    held_out: HeldOut
     tasks: list[Task]
     windows: Windows
     targets: Numbers
@@ -40,8 +40,8 @@ class Examination:
     facts: Facts
 
     def costs(self, nats: npt.NDArray[np.float64]) -> Costs:
-        """Sum by document what the targets cost, float64 [targets]."""
-        return by_document(nats, self.targets, self.sizes, self.held.starts)
+        """Sum the cost of the targets, float64 [targets], by document."""
+        return by_document(nats, self.targets, self.sizes, self.held_out.starts)
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each sequence of tokens."""
@@ -51,21 +51,21 @@ class Examination:
 def prepare(
     packed: Path, shards: Path, tokenizer: Path, context: int, settings: EvaluationSettings, seed: int
 ) -> Examination:
-    """Choose what models of this `context` are asked; the paths are the stages' folders.
+    """Choose the tasks for models of this `context`; the paths are the stages' folders.
 
     Raises:
         UserError: a file is missing or damaged, no document is long enough, or the tokens were packed for another
             context.
     """
     encoding = load(tokenizer)
-    held = open_held_out(packed, shards, encoding)
-    if held.split.context not in (None, context):
+    held_out = open_held_out(packed, shards, encoding)
+    if held_out.split.context not in (None, context):
         raise UserError(
-            f"The tokens are packed in rows of {held.split.context}, but the model's context is {context}; run the "
-            "stage `pack` again, or set pack.layout to contiguous."
+            f"The tokens are packed in rows of {held_out.split.context}, but the model's context is {context}; run the "
+            "stage `pack` again or set pack.layout to contiguous."
         )
-    tasks = choose_tasks(held.split, settings, seed)
-    begins, lengths = held.texts()
+    tasks = choose_tasks(held_out.split, settings, seed)
+    begins, lengths = held_out.texts()
     stride = settings.stride or max(1, context // 2)
     every_window = slide(begins, lengths, context, stride)
     windows = thin(every_window, settings.perplexity_tokens, stride)
@@ -75,15 +75,15 @@ def prepare(
         packed=packed,
         shards=shards,
         encoding=encoding,
-        held=held,
+        held_out=held_out,
         tasks=tasks,
         windows=windows,
         targets=targets,
         known=targets - begins[np.searchsorted(begins, targets, side="right") - 1],
-        sizes=token_bytes(encoding)[held.tokens()[targets]].astype(np.int64),
+        sizes=token_bytes(encoding)[held_out.tokens()[targets]].astype(np.int64),
         facts=Facts(
             test_tokens=len(targets),
-            test_documents=len(np.unique(np.searchsorted(held.starts, targets, side="right"))),
+            test_documents=len(np.unique(np.searchsorted(held_out.starts, targets, side="right"))),
             context=context,
             stride=stride,
             whole_split=len(windows.starts) == len(every_window.starts),

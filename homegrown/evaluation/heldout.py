@@ -1,4 +1,4 @@
-"""The held-out documents: where they lie among the tokens, and which documents of the corpus they are."""
+"""The held-out documents: their positions among the tokens, and their ids in the corpus."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from homegrown.util.files import parquet_parts
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The test split, and of each of its documents in order: where it starts (int64), its id and its source."""
+    """The test split, and the start (int64), id and source of each of its documents in order."""
 
     split: TokenSplit
     starts: npt.NDArray[np.int64]
@@ -32,9 +32,9 @@ class HeldOut:
         return tokens
 
     def texts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return where the texts that a model reads begin, and their lengths in tokens; int64 [texts] each.
+        """Return the starts of the texts that a model reads, and their lengths in tokens; int64 [texts] each.
 
-        It reads as it was trained: all documents end to end, or in the layout best_fit each on its own.
+        The model reads as in training: all documents as one stream, or in the layout best_fit each on its own.
         """
         begins = np.zeros(1, dtype=np.int64) if self.split.context is None else self.starts
         return begins, np.diff(begins, append=self.split.tokens)
@@ -43,10 +43,10 @@ class HeldOut:
 def open_held_out(packed: Path, shards: Path, tokenizer: Tokenizer) -> HeldOut:
     """Open the test split of the folder `packed`, made from the document shards in `shards`.
 
-    Packing may put documents in another order, so each is found again by its tokens.
+    Packing can reorder documents, so each is found by its tokens.
 
     Raises:
-        UserError: a file is missing or damaged, or the two folders do not belong together.
+        UserError: a file is missing or damaged, or the tokens were made from other shards.
     """
     split = TokenSplit(packed, "test")
     files = read_index(packed).splits["test"]
@@ -60,7 +60,7 @@ def open_held_out(packed: Path, shards: Path, tokenizer: Tokenizer) -> HeldOut:
     for number in range(split.documents):
         same = known.get(_digest(split.document(number)[1:-1]))
         if not same:
-            raise UserError(f"Document {number} of the test tokens is not in {shards / 'test'}; run `pack` again.")
+            raise UserError(f"Document {number} of the test tokens is not in {shards / 'test'}; run pack again.")
         document_id, source = same.pop(0)
         ids.append(document_id)
         sources.append(source)
@@ -68,7 +68,7 @@ def open_held_out(packed: Path, shards: Path, tokenizer: Tokenizer) -> HeldOut:
 
 
 def _known(shards: Path, tokenizer: Tokenizer) -> dict[int, list[tuple[str, str]]]:
-    """Return id and source of all documents by the digest of their tokens; several where texts are equal."""
+    """Return id and source of all documents by the digest of their tokens; several for equal texts."""
     encoder = Encoder(tokenizer)
     known: dict[int, list[tuple[str, str]]] = {}
     for shard in parquet_parts(shards):

@@ -1,7 +1,7 @@
-"""Baselines that only count: unigrams, and 5-grams with interpolated modified Kneser-Ney smoothing.
+"""Counting baselines: unigrams, and 5-grams with interpolated modified Kneser-Ney smoothing.
 
 Chen and Goodman (1999), section 3: an n-gram's count is discounted by D1, D2 or D3, for counts of 1, 2 and more, and
-what that leaves goes to the shorter context; orders below the highest count the different tokens before an n-gram
+the rest of the probability goes to the shorter context; lower orders count the different tokens before an n-gram
 instead of its occurrences. The lowest order is interpolated with the uniform distribution.
 """
 
@@ -15,25 +15,25 @@ from homegrown.evaluation.windows import Numbers
 
 ORDER = 5
 MOST_TOKENS = 10_000_000
-"""Tokens of the training text that are counted, the first ones (documents are shuffled): it bounds memory and time."""
+"""Training tokens to count, the first ones (documents are shuffled); this bounds memory and time."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
 _FALLBACK = (0.5, 1.0, 1.5)
-"""Discounts of a text so small that no n-gram of an order occurs once, or none twice."""
+"""Discounts for a text without n-grams that occur once, or twice."""
 
 
 def unigram_costs(train: TokenSplit, tokens: Numbers) -> npt.NDArray[np.float64]:
-    """Return -log p of each of `tokens` (int64), in nats: shares of the training text's tokens, one added to each."""
+    """Return -log p of each of `tokens` (int64), in nats, by add-one smoothed counts of the training tokens."""
     counts = np.bincount(_training_tokens(train), minlength=train.vocabulary_size) + 1.0
     costs: npt.NDArray[np.float64] = -np.log(counts / counts.sum())[tokens]
     return costs
 
 
 def five_gram_costs(train: TokenSplit, text: Numbers, targets: Numbers, known: Numbers) -> npt.NDArray[np.float64]:
-    """Return -log p of the tokens at the places `targets` of `text`, in nats.
+    """Return -log p of the tokens at the positions `targets` of `text`, in nats.
 
-    int64 [tokens], [targets] and [targets]: `known` says how many tokens before the target may be used; the model uses
-    up to four.
+    int64 [tokens], [targets] and [targets]: `known` is the number of previous tokens that may be used; the model uses
+    at most four.
     """
     return -np.log(kneser_ney(_training_tokens(train), train.vocabulary_size, text, targets, known))
 
@@ -41,9 +41,9 @@ def five_gram_costs(train: TokenSplit, text: Numbers, targets: Numbers, known: N
 def kneser_ney(
     train: Numbers, vocabulary_size: int, text: Numbers, targets: Numbers, known: Numbers, order: int = ORDER
 ) -> npt.NDArray[np.float64]:
-    """Return the probability of each target given the up to `order` - 1 tokens before it.
+    """Return the probability of each target given at most `order` - 1 previous tokens.
 
-    Contexts are told apart by hashes of at least 44 bits, so among ten million one or two may be taken for another.
+    Contexts are compared by hashes of at least 44 bits, so among ten million one or two can collide.
     """
     bits = max(1, (vocabulary_size - 1).bit_length())
     levels: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
@@ -54,7 +54,7 @@ def kneser_ney(
         wanted = np.zeros(len(targets), dtype=np.uint64)
         wanted[found] = _keys(text, targets[found] - n + 1, n, bits)
         levels.append(grams.look_up(wanted, found, bits))
-        # The next order counts the different tokens before each of its n-grams, and the beginning of the text as one.
+        # The next order counts the different tokens before each n-gram, and the start of the text as one.
         places = np.concatenate([grams.places + 1, np.zeros(1, dtype=np.int64)])
     chances = np.full(len(targets), 1 / vocabulary_size)
     for own, left in reversed(levels):
@@ -64,7 +64,7 @@ def kneser_ney(
 
 @dataclass(frozen=True)
 class _Grams:
-    """The different n-grams of a text, ordered by context: key, count and a place of each, int64 [n-grams]."""
+    """The different n-grams of a text, ordered by context: key, count and a position of each, int64 [n-grams]."""
 
     keys: npt.NDArray[np.uint64]
     counts: Numbers
@@ -72,7 +72,7 @@ class _Grams:
 
     @classmethod
     def of(cls, text: Numbers, places: Numbers, n: int, bits: int) -> "_Grams":
-        """Count the n-grams that begin at `places`."""
+        """Count the n-grams that start at the positions `places`."""
         keys = _keys(text, places, n, bits)
         order = np.argsort(keys)
         keys = keys[order]
@@ -93,7 +93,7 @@ class _Grams:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return each n-gram's discounted share of its context, and the share that is left to the shorter context.
 
-        Where the context is not `known`, or never occurred, all is left.
+        For a context that is not `known` or does not occur, everything is left.
         """
         own, left = np.zeros(len(wanted)), np.ones(len(wanted))
         if not len(self.keys):
@@ -113,7 +113,7 @@ class _Grams:
 
 
 def _keys(text: Numbers, places: Numbers, n: int, bits: int) -> npt.NDArray[np.uint64]:
-    """Return a number for each n-gram that begins at `places`: its last token in the low bits, its context above."""
+    """Return a key of each n-gram that starts at `places`: its last token in the low bits, its context above."""
     context = np.zeros(len(places), dtype=np.uint64)
     for offset in range(n - 1):
         context += text[places + offset].astype(np.uint64) + np.uint64(1)
@@ -124,7 +124,7 @@ def _keys(text: Numbers, places: Numbers, n: int, bits: int) -> npt.NDArray[np.u
 
 
 def _find(ordered: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tuple[Numbers, npt.NDArray[np.bool_]]:
-    """Return where in `ordered` each wanted number is, and whether it is there at all."""
+    """Return the position in `ordered` of each wanted number, and whether it is found."""
     places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     found: npt.NDArray[np.bool_] = ordered[places] == wanted
     found_at: Numbers = places.astype(np.int64)

@@ -1,4 +1,4 @@
-"""How much continuations share with references: BLEU and ROUGE."""
+"""Overlap of completions with references: BLEU and ROUGE."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from homegrown.evaluation.bootstrap import Interval, interval
 from homegrown.evaluation.sample import SENTENCE_END
 
 BLEU_METHOD = (
-    "BLEU-4: nltk's corpus_bleu and the mean of its sentence_bleu, words by wordpunct_tokenize, exponential smoothing "
+    "BLEU-4: nltk's corpus_bleu and the mean of its sentence_bleu, with wordpunct_tokenize and exponential smoothing "
     "(method 3)."
 )
 ROUGE_METHOD = (
-    "ROUGE: F1 by rouge-score, words in any script, case folded, no stemming; Lsum by sentences, which end at their "
-    "marks or a new line."
+    "ROUGE: F1 of rouge-score on case-folded words of any script, without stemming; Lsum splits sentences at end marks "
+    "and line breaks."
 )
 
 _ORDERS = 4
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-"""Scripts that put no blanks between words: every character counts as one."""
+"""Scripts without spaces between words: every character counts as a word."""
 
 
 def bleu(references: Sequence[str], texts: Sequence[str]) -> float:
@@ -52,14 +52,14 @@ def bleu_of_one(reference: str, text: str) -> float:
     return 100 * score
 
 
-def bleu_interval(references: Sequence[str], texts: Sequence[str], seed: int) -> Interval:
-    """Return the interval of `bleu` over other documents (Koehn 2004)."""
+def bleu_interval(references: Sequence[str], texts: Sequence[str], seed: int) -> Interval | None:
+    """Return the interval of `bleu` over other documents (Koehn 2004); None for one document."""
     columns = np.array([_counts(reference, text) for reference, text in zip(references, texts, strict=True)])
     return interval(columns, bleu_of_counts, seed)
 
 
 def _counts(reference: str, text: str) -> list[float]:
-    """Return what a text adds to corpus BLEU: n-grams shared and n-grams, both of orders 1 to 4, and words of both."""
+    """Return a text's counts for corpus BLEU: shared and all n-grams of orders 1 to 4, and the words of both texts."""
     expected, words = wordpunct_tokenize(reference), wordpunct_tokenize(text)
     found = [modified_precision([expected], words, n) for n in range(1, _ORDERS + 1)]
     shared, all_of_them = [one.numerator for one in found], [one.denominator for one in found]
@@ -67,7 +67,7 @@ def _counts(reference: str, text: str) -> list[float]:
 
 
 def bleu_of_counts(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return BLEU, 0 to 100, of each row of summed counts [rows, 10]; the same formula as nltk's for many rows."""
+    """Return BLEU, 0 to 100, of each row of summed counts [rows, 10], by nltk's formula for many rows."""
     shared, everything, words, expected = sums[:, :_ORDERS], sums[:, _ORDERS:-2], sums[:, -2], sums[:, -1]
     halvings = np.cumsum(shared == 0, axis=1)
     precision = np.where(shared > 0, shared, 0.5**halvings) / everything
@@ -78,9 +78,9 @@ def bleu_of_counts(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Rouge:
-    """F1 of shared words, shared pairs of words and the longest common subsequence (Lin 2004), 0 to 100.
+    """F1 of shared words, shared word pairs and the longest common subsequence (Lin 2004), 0 to 100.
 
-    `rouge_l` takes a text as one sequence, `rouge_lsum` unites the subsequences of its sentences.
+    `rouge_l` takes a text as one sequence, `rouge_lsum` takes the union over its sentences.
     """
 
     rouge_1: float
@@ -90,7 +90,7 @@ class Rouge:
 
 
 class _Words:
-    """What rouge-score asks of a tokenizer; its own drops all but a-z and 0-9."""
+    """A tokenizer for rouge-score, whose own keeps only a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
@@ -100,13 +100,13 @@ _SCORER = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], tokenizer=_Wo
 
 
 def rouge(reference: str, text: str) -> Rouge:
-    """Return the ROUGE of one text; words are those of `words`, without stemming."""
+    """Return the ROUGE of one text, on `words`, without stemming."""
     scores = _SCORER.score(_sentences(reference), _sentences(text))
     return Rouge(*(100 * scores[name].fmeasure for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")))
 
 
 def _sentences(text: str) -> str:
-    """Return the text with a new line after each sentence, which is where rougeLsum looks for their ends."""
+    """Return the text with a line break after each sentence, as rougeLsum expects."""
     return SENTENCE_END.sub(lambda match: match[0] + "\n", text)
 
 

@@ -1,4 +1,4 @@
-"""What a model's predictions of held-out tokens cost."""
+"""Costs of a model's predictions of held-out tokens."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,10 @@ _BATCH_TOKENS = 4096
 
 @torch.inference_mode()
 def predict(model: Transformer, split: TokenSplit, windows: Windows) -> npt.NDArray[np.float64]:
-    """Return -log of the probability that the model gives to each target of the windows, in nats, float64 [targets].
+    """Return -log p of each target of the windows, in nats, float64 [targets], in the order of `windows.targets`.
 
-    They are in the order of `windows.targets`. Windows of like length are computed together; what pads the shorter ones
-    on the right comes after all that counts, so nothing attends to it.
+    Windows of similar length are computed together. The shorter ones are padded on the right, after all targets, so
+    nothing attends to the padding.
     """
     costs = np.empty(int(windows.counted.sum()))
     firsts = np.cumsum(windows.counted) - windows.counted

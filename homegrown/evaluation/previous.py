@@ -1,6 +1,6 @@
-"""The evaluation before this one of the same recipe, and whether what changed since is more than chance.
+"""The previous evaluation of the same recipe, and whether the difference to it is significant.
 
-Part of no artifact: what came before does not shape an evaluation, so it must not enter its key.
+Not part of an artifact: the previous evaluation does not shape the next one, so it must not enter its key.
 """
 
 from dataclasses import fields, replace
@@ -15,13 +15,13 @@ from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.util.files import parquet_parts, read_parquet
 
-_SEED = 1  # of the resamples; the same documents are drawn whenever two evaluations are compared
+_SEED = 1  # of the resamples; the same for every comparison
 
 
 def find_previous(store: Store, artifact: Artifact) -> Artifact | None:
-    """Return the evaluation that the last run of the same recipe before `artifact` was made had; None if there is none.
+    """Return the evaluation of the previous run of the same recipe; None for the first one.
 
-    The recipe is that of the newest run which has, or is just making, `artifact`.
+    The recipe is that of the newest run that has `artifact`, finished or in progress.
     """
     records = list(runs.recorded(store).values())
     own = [run.recipe["name"] for run in records if artifact.manifest.key in run.needed]
@@ -35,14 +35,14 @@ def find_previous(store: Store, artifact: Artifact) -> Artifact | None:
 
 
 def beside_previous(store: Store, artifact: Artifact) -> tuple[Report, list[str]]:
-    """Return an evaluation with the row of the one before it after those of its own weights, and sentences about it."""
+    """Return an evaluation with the row of the previous one after its own weights, and sentences about both."""
     report, previous = Report.read(artifact.path), find_previous(store, artifact)
     if previous is None:
         return report, []
     found = next(row for row in read_parquet(previous.path / "results").to_pylist() if row["variant"] == ORIGINAL)
     known = {field.name for field in fields(Result)} - {"variant", "kind"}
     measured = {name: value for name, value in found.items() if name in known}
-    row = Result(variant=f"{previous.name} (before)", kind="previous", **measured)
+    row = Result(variant=f"{previous.name} (previous)", kind="previous", **measured)
     row, news = _compared(row, previous.name, artifact.path, previous.path)
     weights = [one for one in report.results if one.kind == "weights"]
     others = [one for one in report.results if one.kind != "weights"]
@@ -50,24 +50,25 @@ def beside_previous(store: Store, artifact: Artifact) -> tuple[Report, list[str]
 
 
 def _compared(row: Result, name: str, now: Path, before: Path) -> tuple[Result, str]:
-    """Return the previous evaluation's row with its difference from this one, and what that means."""
+    """Return the previous evaluation's row with its difference to this one, and a sentence about it."""
     costs, earlier = _costs(now), _costs(before) if parquet_parts(before / "documents") else None
     if earlier is None:
-        return row, f"{name}, the version before, did not keep what each document cost: the two cannot be compared."
+        return row, f"{name}, the previous version, has no costs per document, so the two cannot be compared."
     if costs[0] != earlier[0] or not np.array_equal(costs[1].bytes, earlier[1].bytes):
-        return row, f"{name}, the version before, was measured on another test split: the two cannot be compared."
+        return row, f"{name}, the previous version, has another test split, so the two cannot be compared."
     difference, interval = earlier[1].above(costs[1], _SEED)
-    row = replace(row, difference=difference, difference_low=interval.low, difference_high=interval.high)
     how = "fewer" if difference > 0 else "more"
-    meaning = "significant" if interval.excludes_zero else "no more than chance would explain"
-    return row, (
-        f"The original weights need {abs(difference):.4f} bits per byte {how} than those of {name}, the version before "
-        f"(95%: {-interval.high:+.4f} to {-interval.low:+.4f}, paired by document): {meaning}."
-    )
+    sentence = f"The original weights need {abs(difference):.4f} bits per byte {how} than {name}, the previous version"
+    if interval is None:
+        return replace(row, difference=difference), f"{sentence} (1 document: no interval)."
+    row = replace(row, difference=difference, difference_low=interval.low, difference_high=interval.high)
+    meaning = "significant" if interval.excludes_zero else "not significant"
+    paired = f"95%: {-interval.high:+.4f} to {-interval.low:+.4f}, paired by document"
+    return row, f"{sentence} ({paired}): {meaning}."
 
 
 def _costs(folder: Path) -> tuple[list[str], Costs]:
-    """Return the ids of the test documents, in order, and what they cost the original weights."""
+    """Return the ids of the test documents, in order, and their costs with the original weights."""
     rows = sorted(
         (row["id"], row["nats"], row["tokens"], row["bytes"])
         for row in read_parquet(folder / "documents").to_pylist()

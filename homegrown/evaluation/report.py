@@ -1,13 +1,14 @@
 """The report of an evaluation, as sections for Markdown and for HTML."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from homegrown.evaluation.bootstrap import RESAMPLES
-from homegrown.evaluation.chart import draw_memorised, draw_models
+from homegrown.evaluation.chart import draw_memorization, draw_models
 from homegrown.evaluation.compressors import GZIP_LEVEL, PRIMER_BYTES, XZ_PRESET
 from homegrown.evaluation.diversity import MOST_TEXTS
 from homegrown.evaluation.overlap import BLEU_METHOD, ROUGE_METHOD
-from homegrown.evaluation.results import Report, Result
+from homegrown.evaluation.results import OfSource, Report, Result
 from homegrown.reporting.blocks import (
     Cell,
     Group,
@@ -26,6 +27,7 @@ from homegrown.reporting.numbers import file_size
 TITLE = "Evaluation"
 _SHOWN_DOCUMENTS = 6
 _SHOWN_SOURCES = 30
+_ONE_DOCUMENT = "1 document: no interval. More test documents are needed to tell a difference from chance."
 
 
 def markdown(report: Report) -> str:
@@ -69,12 +71,19 @@ def models_table(results: Sequence[Result], more: Sequence[Group] = ()) -> Table
         Group(title, [name for name, _ in columns], [[show(row) for _, show in columns] for row in results])
         for title, columns in _GROUPS
     ]
-    return Table.grouped("model", [row.variant for row in results], [*groups, *more])
+    table = Table.grouped("model", [row.variant for row in results], [*groups, *more])
+    return replace(table, notes=[_ONE_DOCUMENT]) if _lacks_intervals(results) else table
 
 
 def models_picture(results: Sequence[Result]) -> Picture:
     """Return the chart of the table."""
     return Picture(draw_models(results), "Bits per byte, speed and size of each model, as in the table")
+
+
+def _lacks_intervals(results: Sequence[Result]) -> bool:
+    pairs = [("bits_per_byte", "bits_per_byte_low"), ("bleu", "bleu_low")]
+    weights = [row for row in results if row.kind == "weights"]
+    return any(getattr(row, name) is not None and getattr(row, low) is None for row in weights for name, low in pairs)
 
 
 _Show = Callable[[Result], Cell]
@@ -100,8 +109,10 @@ def _measured(name: str, form: str) -> _Show:
 
 
 def _difference(row: Result) -> Cell:
-    if row.difference is None or row.difference_low is None or row.difference_high is None:
+    if row.difference is None:
         return Cell("")
+    if row.difference_low is None or row.difference_high is None:
+        return Cell(f"{row.difference:+.4f}")
     significant = row.difference_low > 0 or row.difference_high < 0
     interval = f"{row.difference_low:+.4f} to {row.difference_high:+.4f}"
     return Cell(f"{row.difference:+.4f}{' *' if significant else ''}", interval)
@@ -166,12 +177,7 @@ def _by_source(report: Report) -> Section:
     for source in shown:
         rows = [found[variant, source] for variant in variants]
         text.append([f"{rows[0].documents:,}", file_size(rows[0].bytes)])
-        cells.append(
-            [
-                Cell(f"{row.bits_per_byte:.4f}", f"{row.bits_per_byte_low:.4f} to {row.bits_per_byte_high:.4f}")
-                for row in rows
-            ]
-        )
+        cells.append([Cell(f"{row.bits_per_byte:.4f}", _ends(row)) for row in rows])
     groups = [Group("held out", ["documents", "text"], text), Group("bits per byte", variants, cells)]
     more = (
         [Paragraph(f"The table `sources` has {len(sources) - len(shown)} more sources.")]
@@ -179,6 +185,12 @@ def _by_source(report: Report) -> Section:
         else []
     )
     return Section("By source", [Table.grouped("source", shown, groups), *more])
+
+
+def _ends(row: OfSource) -> str:
+    if row.bits_per_byte_low is None:
+        return "1 document: no interval"
+    return f"{row.bits_per_byte_low:.4f} to {row.bits_per_byte_high:.4f}"
 
 
 def _memorised(report: Report) -> Section:
@@ -195,7 +207,7 @@ def _memorised(report: Report) -> Section:
     return Section(
         "Memorization",
         [
-            Picture(draw_memorised(lengths), "Longest memorized runs of completions and of held-out text"),
+            Picture(draw_memorization(lengths), "Longest memorized runs of completions and of held-out text"),
             table,
             Passage(longest.text, f"The longest of {longest.variant}:"),
         ],

@@ -1,4 +1,4 @@
-"""The tables of an evaluation: one row a model, a source, a continuation, a document."""
+"""The tables of an evaluation: a row for each model, source, completion or document."""
 
 import json
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ SAMPLE = "sample.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was measured for a variant of the weights, a baseline, or the held-out text itself; a row of `results`.
+    """The metrics of a variant of the weights, a baseline, or the held-out text itself; a row of `results`.
 
-    BLEU, ROUGE and Self-BLEU go from 0 to 100, shares from 0 to 1; megabytes are 10^6 bytes; memorised are tokens. The
-    95% interval is between `…_low` and `…_high`. `difference` is bits per byte above the original
-    weights, with the paired interval. None where there is no such figure.
+    BLEU, ROUGE and Self-BLEU are from 0 to 100, shares from 0 to 1; megabytes are 10^6 bytes; memorised are tokens.
+    `…_low` and `…_high` are the ends of the 95% interval, None for a single document. `difference` is in bits per byte
+    to the original weights, with the paired interval. None for a metric that does not apply.
     """
 
     variant: str
@@ -66,7 +66,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class OfSource:
-    """How well one model predicts the documents of one source; a row of `sources`."""
+    """The metrics of one model on the documents of one source; a row of `sources`."""
 
     variant: str
     source: str
@@ -74,17 +74,17 @@ class OfSource:
     tokens: int
     bytes: int
     bits_per_byte: float
-    bits_per_byte_low: float
-    bits_per_byte_high: float
+    bits_per_byte_low: float | None = None
+    bits_per_byte_high: float | None = None
     perplexity: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """One continuation of one document; a row of `continuations`.
+    """One completion of one document; a row of `continuations`.
 
-    `memorised` is its longest run of tokens that stands in the training text, and `reference_memorised` that of the
-    document's own.
+    `memorised` is its longest run of tokens that is in the training data, and `reference_memorised` that of the
+    document itself.
     """
 
     variant: str
@@ -105,8 +105,7 @@ class Continuation:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The longest run of tokens in any of a variant's continuations that stands in a training document; a row of
-    `memorised`."""
+    """The longest run of tokens in a variant's completions that is in a training document; a row of `memorised`."""
 
     variant: str
     tokens: int
@@ -117,7 +116,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """How it was measured; `documents_asked` may be more than were long enough."""
+    """How it was measured; `documents_asked` can be more than the documents that are long enough."""
 
     test_tokens: int
     test_documents: int
@@ -134,7 +133,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that the pages show."""
+    """The content of a report."""
 
     results: Sequence[Result]
     sources: Sequence[OfSource]
@@ -145,7 +144,7 @@ class Report:
 
     @property
     def original(self) -> Result:
-        """The row of the weights as they were trained, the first."""
+        """The row of the original weights, the first."""
         return self.results[0]
 
     def write(self, out: Path) -> None:

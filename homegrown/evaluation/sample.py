@@ -1,4 +1,4 @@
-"""One text of a model's own, to read."""
+"""A sample of a model without a prompt, to read."""
 
 import re
 
@@ -20,11 +20,11 @@ SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]|\n\n")
 
 
 def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
-    """Return a text that the model writes from nothing, at temperature 0.8 among the 40 likeliest tokens.
+    """Return a sample without a prompt, at temperature 0.8 with top-k 40.
 
-    It is the likeliest per byte of eight attempts, of those with 100 bytes if there is one: a small model that has once
-    lost the thread, in a row of capitals say, does not find it again. It ends where the model ends the document, or
-    with the last whole sentence or word.
+    It is the most likely per byte of eight attempts, of those with 100 bytes if there is one, because a small model
+    that degenerates, into capitals for instance, does not recover. It ends where the model ends the document, or at
+    the last complete sentence or word.
     """
     most = min(_TOKENS, model.config.context - 1)
     marks = special_ids(tokenizer)
@@ -49,7 +49,7 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
 
 
 def nats(model: Transformer, tokens: list[int]) -> float:
-    """Return -log of the probability that the model gives to `tokens` after their first, in nats; 0 for one token."""
+    """Return -log p of `tokens` after the first, in nats; 0 for one token."""
     if len(tokens) == 1:
         return 0.0
     window = torch.tensor([tokens], device=model.device)
@@ -59,7 +59,7 @@ def nats(model: Transformer, tokens: list[int]) -> float:
 
 
 def cut(text: str) -> str:
-    """Return `text` up to the last end of a sentence in its second half, else up to its last blank, else all of it."""
+    """Return `text` up to the last sentence end in its second half, else up to the last space, else all of it."""
     text = text.rstrip("\ufffd")
     ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() >= len(text) / 2]
     if ends:

@@ -1,4 +1,4 @@
-"""The figures of one row of the results, with their intervals."""
+"""The metrics of one row of the results, with their intervals."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from homegrown.evaluation.bootstrap import Interval, mean_interval
 from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.diversity import distinct_share, repeated_share, self_bleu
 from homegrown.evaluation.examination import Examination
-from homegrown.evaluation.memorisation import Match
+from homegrown.evaluation.memorization import Match
 from homegrown.evaluation.overlap import bleu, bleu_interval, bleu_of_one, rouge
 from homegrown.evaluation.results import Continuation
 
@@ -17,7 +17,7 @@ Figures = dict[str, float | int | None]
 
 
 def of_costs(costs: Costs, base: Costs | None, seed: int) -> Figures:
-    """Return bits per byte, perplexity, and how much worse than `base` that is."""
+    """Return bits per byte, perplexity, and the difference to `base`."""
     figures: Figures = {
         "bits_per_byte": costs.bits_per_byte,
         "perplexity": costs.perplexity,
@@ -30,7 +30,7 @@ def of_costs(costs: Costs, base: Costs | None, seed: int) -> Figures:
 
 
 def of_continuations(rows: Sequence[Continuation], seed: int) -> Figures:
-    """Return BLEU and ROUGE over all continuations of a variant."""
+    """Return BLEU and ROUGE of all completions of a variant."""
     references, texts = [row.reference for row in rows], [row.continuation for row in rows]
     figures: Figures = {"bleu": bleu(references, texts), **_named("bleu", bleu_interval(references, texts, seed))}
     for name, column in (("sentence_bleu", "bleu"), *((name, name) for name in _ROUGE)):
@@ -40,7 +40,7 @@ def of_continuations(rows: Sequence[Continuation], seed: int) -> Figures:
 
 
 def of_text(sequences: Sequence[Sequence[int]], texts: Sequence[str], matches: Sequence[Match]) -> Figures:
-    """Return how much the texts repeat themselves, each other, and the training text."""
+    """Return how much the texts repeat themselves, each other, and the training data."""
     lengths = [match.length for match in matches]
     return {
         "repeated_4grams": repeated_share(sequences, 4),
@@ -60,8 +60,8 @@ def compare(
     matches: Sequence[Match],
     references: Sequence[Match],
 ) -> list[Continuation]:
-    """Return the rows of a variant's continuations; `references` are the matches of the documents' own text."""
-    held, encoding, rows = examination.held, examination.encoding, []
+    """Return the rows of a variant's completions; `references` are the matches of the documents themselves."""
+    held_out, encoding, rows = examination.held_out, examination.encoding, []
     for number, (task, tokens) in enumerate(zip(examination.tasks, written, strict=True)):
         reference, text = encoding.decode(task.reference), encoding.decode(list(tokens))
         overlap = rouge(reference, text)
@@ -69,8 +69,8 @@ def compare(
             Continuation(
                 variant=variant,
                 document=number,
-                id=held.ids[task.document],
-                source=held.sources[task.document],
+                id=held_out.ids[task.document],
+                source=held_out.sources[task.document],
                 prompt=encoding.decode(task.prompt),
                 reference=reference,
                 continuation=text,
@@ -89,5 +89,5 @@ def compare(
 _ROUGE = ("rouge_1", "rouge_2", "rouge_l", "rouge_lsum")
 
 
-def _named(name: str, interval: Interval) -> Figures:
-    return {f"{name}_low": interval.low, f"{name}_high": interval.high}
+def _named(name: str, interval: Interval | None) -> Figures:
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {}

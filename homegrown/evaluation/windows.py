@@ -1,4 +1,4 @@
-"""The sliding windows through which a model sees held-out text, and what each of them predicts."""
+"""The sliding windows in which a model reads held-out text, and the targets of each."""
 
 import math
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Windows:
-    """int64 [windows] each: the place of the first input, how many inputs, and how many targets count, the last ones.
+    """int64 [windows] each: position of the first input, number of inputs, and number of targets that count, the last.
 
-    The target of the input at place p is the token at p + 1. No two windows count the same target.
+    The target of the input at position p is the token at p + 1. No two windows count the same target.
     """
 
     starts: Numbers
@@ -22,7 +22,7 @@ class Windows:
 
     @property
     def targets(self) -> Numbers:
-        """The places of all targets that count, window by window."""
+        """The positions of all targets that count, window by window."""
         ends = np.cumsum(self.counted)
         within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - self.counted, self.counted)
         targets: Numbers = np.repeat(self.starts + self.inputs - self.counted + 1, self.counted) + within
@@ -34,11 +34,11 @@ class Windows:
 
 
 def slide(begins: Numbers, lengths: Numbers, context: int, stride: int) -> Windows:
-    """Return the windows over texts that begin at `begins` and have `lengths` tokens (int64 [texts] each).
+    """Return the windows over texts that start at `begins` and have `lengths` tokens (int64 [texts] each).
 
-    The first window of a text counts all its targets. The next ones begin `stride` tokens further on each, and count
-    the up to `stride` targets that the one before did not reach. So every token of a text but its first is predicted
-    once, from all of the text before it or from at least `context` - `stride` + 1 tokens of it.
+    The first window of a text counts all its targets. Each next window starts `stride` tokens later and counts the at
+    most `stride` targets that the previous window did not reach. So every token of a text except the first is predicted
+    once, from all previous text or from at least `context` - `stride` + 1 tokens of it.
     """
     predictions = lengths - 1
     count = np.where(predictions > 0, 1 + np.maximum(0, -(-(predictions - context) // stride)), 0)
@@ -50,7 +50,7 @@ def slide(begins: Numbers, lengths: Numbers, context: int, stride: int) -> Windo
 
 
 def thin(windows: Windows, most_targets: int | None, stride: int) -> Windows:
-    """Return windows spread evenly over the text so that about `most_targets` targets count; None: all of them."""
+    """Return windows spread evenly over the text with about `most_targets` targets; all windows for None."""
     if most_targets is None or windows.counted.sum() <= most_targets:
         return windows
     count = min(len(windows.starts), math.ceil(most_targets / stride))

@@ -7,6 +7,7 @@ from homegrown.rating.summary import RESAMPLES, Mean, Summary
 from homegrown.reporting import charts
 from homegrown.reporting.blocks import Block, Cell, Paragraph, Picture, Section, Table
 from homegrown.reporting.html import as_html
+from homegrown.reporting.numbers import quantity
 
 TITLE = "Ratings by people"
 
@@ -28,13 +29,12 @@ def table(summary: Summary) -> Table:
 
 def method(summary: Summary) -> str:
     """Describe the sample, the intervals and the agreement."""
-    raters = "1 rater" if summary.raters == 1 else f"{summary.raters} raters"
-    completions = "1 completion" if summary.completions == 1 else f"{summary.completions} completions"
+    rated = f"{quantity(summary.raters, 'raters')}; {quantity(summary.completions, 'completions')}"
     return (
-        f"{raters}; {completions}, {summary.shared} of them rated by more than one. Mean scores from {LOWEST} to "
-        f"{HIGHEST}; each completion counts once. Intervals: 95%, {RESAMPLES:,} bootstrap resamples of the "
-        "completions. Agreement: Krippendorff's alpha for ordinal scores; 1 is full agreement, 0 is chance, and "
-        "he advises against conclusions below 0.67."
+        f"{rated}, {summary.shared} of them rated by more than one. Mean scores from {LOWEST} to {HIGHEST}; each "
+        f"completion counts once. Intervals: 95%, {RESAMPLES:,} bootstrap resamples of the completions. Agreement: "
+        "Krippendorff's alpha for ordinal scores; 1 is full agreement, 0 is chance, and he advises against conclusions "
+        "below 0.67."
     )
 
 

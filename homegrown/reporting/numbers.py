@@ -18,6 +18,11 @@ def shown(value: float | str | None, digits: int = 4) -> str:
     return text.replace("-", "−", 1) if value < 0 else text
 
 
+def quantity(number: int, unit: str) -> str:
+    """Format a number of things, named in the plural: 1,234 documents, 1 document."""
+    return f"{shown(number)} {unit.removesuffix('s') if number == 1 else unit}"
+
+
 def count(number: float) -> str:
     """Format a large number in three digits: 4.19 M, 2.21 B."""
     return _scaled(number, _COUNTS) or f"{number:,.0f}"
@@ -28,9 +33,9 @@ def file_size(size: float) -> str:
     return _scaled(size, _BYTES) or f"{size:.0f} B"
 
 
-def share(part: float, whole: float) -> str:
+def share(part: float, total: float) -> str:
     """Format a part of a total as a percentage; 0% of an empty total."""
-    return f"{part / whole:.1%}" if whole else "0%"
+    return f"{part / total:.1%}" if total else "0%"
 
 
 def duration(seconds: float) -> str:

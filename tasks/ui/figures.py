@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from homegrown.reporting.numbers import duration, file_size, shown
+from homegrown.reporting.numbers import duration, file_size, quantity, shown
 from homegrown.util.progress import Metric
 from tasks.ui.events import Event
 
@@ -38,7 +38,7 @@ def made_in_words(event: Event) -> str:
     manifest = event.artifact.manifest
     made = "cached" if event.kind == "cached" else f"made in {duration(manifest.seconds)}"
     size = file_size(manifest.bytes)
-    return f"{made} · {shown(manifest.rows_out)} {manifest.unit} · {size} · {event.artifact.name}"
+    return f"{made} · {quantity(manifest.rows_out, manifest.unit)} · {size} · {event.artifact.name}"
 
 
 def progress_in_words(event: Event, seconds: float) -> tuple[float, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from homegrown.reporting.numbers import duration, file_size, shown
+from homegrown.reporting.numbers import duration, file_size, quantity, shown
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.util.files import parquet_parts, replacing
 from tasks.ui.figures import figure
@@ -78,7 +78,7 @@ def figures(artifact: Artifact) -> str:
     made_from = ", ".join(one.name for one in Store(artifact.path.parents[1]).inputs(artifact))
     rows = {
         "in": shown(manifest.rows_in),  # often in another unit
-        "out": f"{shown(manifest.rows_out)} {manifest.unit}",
+        "out": quantity(manifest.rows_out, manifest.unit),
         **({"made from": made_from} if made_from else {}),
         "duration": duration(manifest.seconds),
         "size": file_size(manifest.bytes),

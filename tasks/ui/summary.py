@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from homegrown.reporting.numbers import duration, file_size, shown
+from homegrown.reporting.numbers import duration, file_size, quantity, shown
 from homegrown.store.artifacts import Artifact
 from tasks.ui import panels
 from tasks.ui.events import Event, listening
@@ -164,7 +164,7 @@ def post_page(
     links = [link("run", f"/runs/flow-run/{task_run.flow_run_id}")]
     links += [link("summary", f"/artifacts/artifact/{summary}")] if summary else []
     head = f"**{artifact.name}** · {' · '.join(links)}\n\n`{artifact.path}`"
-    description = f"{artifact.name}: {shown(artifact.manifest.rows_out)} {artifact.manifest.unit}"
+    description = f"{artifact.name}: {quantity(artifact.manifest.rows_out, artifact.manifest.unit)}"
     posted = post(client, f"{stage}-report", f"{head}\n\n{page.report}", description, task_run.flow_run_id, task_run.id)
     if page.rows:
         post_table(client, f"{stage}-table", page.rows, description, task_run.flow_run_id, task_run.id)

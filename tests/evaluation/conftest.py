@@ -25,13 +25,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `shard`, `tokenizer` and `pack`; the test split has 8 long and 2 short documents."""
-    folder = tmp_path_factory.mktemp("stages")
+def write_stages(folder: Path, lengths: dict[str, list[int]]) -> Path:
+    """Write `shard`, `tokenizer` and `pack` for documents of so many words in each split."""
     dice = random.Random(2)
-    for split, lengths in {"train": [60] * 40, "validation": [120], "test": [80] * 8 + [3] * 2}.items():
-        texts = [" ".join(dice.choices(WORDS, k=length)) for length in lengths]
+    for split, counts in lengths.items():
+        texts = [" ".join(dice.choices(WORDS, k=length)) for length in counts]
         (folder / "shard" / split).mkdir(parents=True)
         ids = [f"{split}-{number}" for number in range(len(texts))]
         sources = ["even" if number % 2 == 0 else "odd" for number in range(len(texts))]
@@ -42,6 +40,20 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ThreadPoolExecutor(1) as executor:
         pack(folder / "pack", folder / "shard", folder / "tokenizer", PackSettings(), executor=executor)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `shard`, `tokenizer` and `pack`; the test split has 8 long and 2 short documents."""
+    lengths = {"train": [60] * 40, "validation": [120], "test": [80] * 8 + [3] * 2}
+    return write_stages(tmp_path_factory.mktemp("stages"), lengths)
+
+
+@pytest.fixture(scope="session")
+def one_document(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one test document."""
+    lengths = {"train": [60] * 40, "validation": [120], "test": [80]}
+    return write_stages(tmp_path_factory.mktemp("one"), lengths)
 
 
 @pytest.fixture(scope="session")

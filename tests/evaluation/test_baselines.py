@@ -106,5 +106,7 @@ def test_compressors_make_what_they_make_of_one_file(stages: Path) -> None:
         return len(lzma.compress(data, check=lzma.CHECK_NONE))
 
     assert found["xz"] == 8 * packed(texts["test"]) / size
-    assert found["xz after 2 MB"] == 8 * (packed(texts["train"] + texts["test"]) - packed(texts["train"])) / size
-    assert found["xz after 2 MB"] < found["xz"]
+    (primed,) = found.keys() - {"gzip", "xz"}
+    assert primed == f"xz after {len(texts['train']) / 1e3:.3g} kB"  # all there is, less than 2 MB
+    assert found[primed] == 8 * (packed(texts["train"] + texts["test"]) - packed(texts["train"])) / size
+    assert found[primed] < found["xz"]

@@ -63,3 +63,13 @@ def test_pairing_finds_a_difference_that_single_intervals_hide() -> None:
 def test_other_documents_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="other documents"):
         costs(1).above(costs(2), seed=1)
+
+
+def test_one_document_has_no_interval() -> None:
+    one = costs(1, documents=1)
+    assert one.interval(seed=1) is None
+    assert one.above(one, seed=1) == (0, None)
+    assert mean_interval(np.array([3.5]), seed=1) is None
+    of_many = Costs(*(np.concatenate([part, np.zeros(9, part.dtype)]) for part in (one.nats, one.tokens, one.bytes)))
+    assert of_many.interval(seed=1) is None  # nine documents of which nothing was predicted
+    assert costs(1, documents=2).interval(seed=1) is not None

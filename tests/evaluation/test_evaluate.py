@@ -1,6 +1,7 @@
 """The stage `evaluate` on random weights and their variants."""
 
 import math
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -45,12 +46,13 @@ def run(out: Path, stages: Path, trained: Path, settings: EvaluationSettings = S
 def test_one_row_a_model_and_one_continuation_a_document(stages: Path, trained: Path, tmp_path: Path) -> None:
     outcome = run(tmp_path, stages, trained)
     rows = pq.read_table(tmp_path / "results").to_pylist()
+    train = sum(len(text.encode()) for text in pq.read_table(stages / "shard" / "train")["text"].to_pylist())
     by_kind = {
         kind: [row["variant"] for row in rows if row["kind"] == kind] for kind in ("weights", "baseline", "text")
     }
     assert by_kind == {
         "weights": ["original", "int8", "nf4", "int8-dynamic"],
-        "baseline": ["unigram", "5-gram", "gzip", "xz", "xz after 2 MB"],
+        "baseline": ["unigram", "5-gram", "gzip", "xz", f"xz after {train / 1e3:.3g} kB"],
         "text": ["held-out text"],
     }
     for row in rows[:4]:
@@ -62,7 +64,7 @@ def test_one_row_a_model_and_one_continuation_a_document(stages: Path, trained: 
     assert rows[4]["difference"] == pytest.approx(rows[4]["bits_per_byte"] - rows[0]["bits_per_byte"])
     assert rows[4]["difference_high"] < 0
     assert rows[0]["disk_megabytes"] > rows[1]["disk_megabytes"] > rows[2]["disk_megabytes"]
-    assert (outcome.rows_in, outcome.rows_out) == (4, 10)
+    assert (outcome.rows_in, outcome.rows_out, outcome.unit) == (4, 9, "models")
     assert outcome.metrics["bits_per_byte"] == rows[0]["bits_per_byte"]
     assert (outcome.metrics["documents_continued"], outcome.metrics["documents_asked"]) == (8, 20)
     texts = pq.read_table(tmp_path / "continuations").to_pylist()
@@ -103,3 +105,18 @@ def test_documents_too_short_is_one_sentence(stages: Path, trained: Path, tmp_pa
     settings = SETTINGS.model_copy(update={"prompt_tokens": 5000})
     with pytest.raises(UserError, match=r"evaluation\.prompt_tokens"):
         run(tmp_path, stages, trained, settings)
+
+
+def test_one_document_has_no_interval_and_nothing_is_significant(
+    one_document: Path, trained: Path, tmp_path: Path
+) -> None:
+    run(tmp_path, one_document, trained)
+    rows = pq.read_table(tmp_path / "results").to_pylist()
+    measured = [row for row in rows if row["kind"] == "weights"]
+    assert measured and all(row["bits_per_byte"] and row["rouge_l"] is not None for row in measured)
+    assert all(value is None for row in rows for name, value in row.items() if name.endswith(("_low", "_high")))
+    assert [row["difference"] is None for row in measured] == [True, False, False, False]
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / page).read_text()
+        assert "1 document: no interval" in text
+        assert not re.search(r"\d \*", text)  # the mark of a significant difference

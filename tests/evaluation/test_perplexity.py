@@ -28,7 +28,7 @@ def examination(stages: Path, packed: Path | None = None, **changes: int | None)
 
 
 def costs(model: Transformer, asked: Examination) -> Costs:
-    return asked.costs(predict(model, asked.held.split, asked.windows))
+    return asked.costs(predict(model, asked.held_out.split, asked.windows))
 
 
 def perturbed(family: str = "modern") -> Transformer:
@@ -62,11 +62,11 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(stages: Path, tokenize
     model = small_model()
     torch.nn.init.zeros_(model.model.embed_tokens.weight)
     asked = examination(stages)
-    found, tokens = costs(model, asked), asked.held.tokens()
+    found, tokens = costs(model, asked), asked.held_out.tokens()
     size = sum(len(tokenizer.id_to_token(number)) for number in tokens.tolist() if number > 6)
     assert found.perplexity == pytest.approx(VOCABULARY, rel=1e-5)
     assert found.tokens.sum() == len(tokens) - 1
-    assert found.bytes.sum() == size == asked.held.split.bytes
+    assert found.bytes.sum() == size == asked.held_out.split.bytes
     assert found.bits_per_byte == pytest.approx(math.log2(VOCABULARY) * (len(tokens) - 1) / size, rel=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_a_model_that_always_predicts_the_same_distribution(stages: Path) -> Non
     asked = examination(stages)
     found = costs(model, asked)
     for number in (0, 3, 9):
-        document = asked.held.split.document(number)[0 if number else 1 :]
+        document = asked.held_out.split.document(number)[0 if number else 1 :]
         assert found.nats[number] == pytest.approx(-np.log(weights[document]).sum(), rel=1e-4)
         assert found.tokens[number] == len(document)
 
@@ -105,7 +105,7 @@ def test_it_is_what_transformers_has_with_the_strided_recipe(stages: Path, strid
     oracle.load_state_dict(model.state_dict(), strict=False)
     oracle.eval()
     asked = examination(stages, stride=stride)
-    tokens = torch.from_numpy(asked.held.tokens())[None]
+    tokens = torch.from_numpy(asked.held_out.tokens())[None]
     # The recipe of transformers' documentation on perplexity; its windows count the last target as one of their tokens.
     longest, step, before, nats = CONTEXT + 1, stride or CONTEXT // 2, 0, 0.0
     for begin in range(0, tokens.shape[1], step):
@@ -127,19 +127,19 @@ def test_it_is_what_transformers_has_with_the_strided_recipe(stages: Path, strid
 def test_rows_of_whole_documents_are_predicted_document_by_document(stages: Path, fitted: Path, family: str) -> None:
     model, asked = perturbed(family), examination(stages, fitted)
     found = costs(model, asked)
-    short = [number for number in range(10) if len(asked.held.split.document(number)) <= CONTEXT]
+    short = [number for number in range(10) if len(asked.held_out.split.document(number)) <= CONTEXT]
     assert short
     for number in short:
-        document = torch.from_numpy(asked.held.split.document(number))
+        document = torch.from_numpy(asked.held_out.split.document(number))
         with torch.no_grad():
             logits = model(document[None, :-1])[0]
         expected = torch.nn.functional.cross_entropy(logits, document[1:], reduction="sum")
         assert found.nats[number] == pytest.approx(expected.item(), rel=1e-5)
-    assert found.tokens.sum() == asked.held.split.tokens - 10
+    assert found.tokens.sum() == asked.held_out.split.tokens - 10
 
 
 def test_documents_are_told_apart_in_any_layout(stages: Path, fitted: Path) -> None:
-    end_to_end, rows = examination(stages).held, examination(stages, fitted).held
+    end_to_end, rows = examination(stages).held_out, examination(stages, fitted).held_out
     assert end_to_end.ids == [f"test-{number}" for number in range(10)]
     assert end_to_end.sources == ["even", "odd"] * 5
     assert sorted(rows.ids) == sorted(end_to_end.ids)
@@ -152,7 +152,7 @@ def test_a_limit_takes_windows_spread_over_the_split(stages: Path) -> None:
     asked = examination(stages, perplexity_tokens=3 * CONTEXT, stride=CONTEXT)
     assert asked.facts.test_tokens <= 3 * CONTEXT
     assert asked.windows.starts[0] == 0
-    assert asked.targets[-1] == asked.held.split.tokens - 1
+    assert asked.targets[-1] == asked.held_out.split.tokens - 1
     assert not asked.facts.whole_split and examination(stages).facts.whole_split
 
 
@@ -165,5 +165,5 @@ def test_rows_for_another_context_are_one_sentence(stages: Path, fitted: Path) -
 def test_shards_that_were_not_packed_are_one_sentence(stages: Path, split: TokenSplit, tmp_path: Path) -> None:
     settings = EvaluationSettings(perplexity_tokens=None, samples=4, prompt_tokens=20, continuation_tokens=12)
     (tmp_path / "test").symlink_to(stages / "shard" / "validation")
-    with pytest.raises(UserError, match="run `pack` again"):
+    with pytest.raises(UserError, match="run pack again"):
         prepare(stages / "pack", tmp_path, stages / "tokenizer", CONTEXT, settings, seed=1)

@@ -71,21 +71,30 @@ def test_the_evaluation_before_is_that_of_the_same_recipe(store: Store) -> None:
 def test_a_difference_is_told_with_whether_it_is_significant(store: Store) -> None:
     evaluated(store, 1, 2.0)
     report, news = beside_previous(store, evaluated(store, 2, 1.9))
-    assert [row.variant for row in report.results] == ["original", "int8", "evaluate@1 (before)", "xz"]
+    assert [row.variant for row in report.results] == ["original", "int8", "evaluate@1 (previous)", "xz"]
     before = report.results[2]
     assert before.kind == "previous" and before.difference == pytest.approx(0.1, abs=0.01)
     assert before.difference_low is not None and before.difference_low > 0
-    assert "bits per byte fewer than those of evaluate@1" in news[0] and news[0].endswith(": significant.")
+    assert "bits per byte fewer than evaluate@1" in news[0] and news[0].endswith(": significant.")
     _, news = beside_previous(store, evaluated(store, 3, 1.9))
-    assert "evaluate@2" in news[0] and news[0].endswith("no more than chance would explain.")
+    assert "evaluate@2" in news[0] and news[0].endswith(": not significant.")
     _, news = beside_previous(store, evaluated(store, 4, 2.0))
-    assert "bits per byte more than those of evaluate@3" in news[0] and "95%: +0." in news[0]
+    assert "bits per byte more than evaluate@3" in news[0] and "95%: +0." in news[0]
 
 
 def test_what_cannot_be_compared_is_said(store: Store) -> None:
     assert beside_previous(store, evaluated(store, 1, 2.0, kept=False))[1] == []
     report, news = beside_previous(store, evaluated(store, 2, 1.9))
-    assert news == ["evaluate@1, the version before, did not keep what each document cost: the two cannot be compared."]
+    assert news == ["evaluate@1, the previous version, has no costs per document, so the two cannot be compared."]
     assert report.results[2].difference is None
     _, news = beside_previous(store, evaluated(store, 3, 1.9, first=1))
-    assert news == ["evaluate@2, the version before, was measured on another test split: the two cannot be compared."]
+    assert news == ["evaluate@2, the previous version, has another test split, so the two cannot be compared."]
+
+
+def test_of_one_document_nothing_is_significant(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.evaluation.test_previous.DOCUMENTS", 1)
+    evaluated(store, 1, 2.0)
+    report, news = beside_previous(store, evaluated(store, 2, 1.0))
+    assert news[0].endswith("fewer than evaluate@1, the previous version (1 document: no interval).")
+    previous = report.results[2]
+    assert previous.difference is not None and previous.difference_low is None

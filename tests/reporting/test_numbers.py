@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homegrown.reporting.numbers import count, duration, file_size, share, shown
+from homegrown.reporting.numbers import count, duration, file_size, quantity, share, shown
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,11 @@ def test_a_figure_has_four_digits(value: float | str | None, text: str) -> None:
 
 def test_counts_and_shares() -> None:
     assert [count(number) for number in (999, 134_217_728, 2.2128e9)] == ["999", "134 M", "2.21 B"]
+    assert [quantity(number, "documents") for number in (0, 1, 1234)] == [
+        "0 documents",
+        "1 document",
+        "1,234 documents",
+    ]
     assert [share(1, 3), share(0, 0)] == ["33.3%", "0%"]
 
 

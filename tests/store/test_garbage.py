@@ -193,7 +193,7 @@ def test_a_version_replaced_while_a_run_reads_it_stays_until_the_run_ends(store:
         assert "Kept for active runs: busy." in shown.output
     assert paths(store, 5) == {used.path}
     freed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc", "--yes"])
-    assert freed.output.startswith("Deleted 1 folders")
+    assert freed.output.startswith("Deleted 1 folder,")
     assert CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc"]).output == "Nothing to delete.\n"
     assert store.all() == [newer]
 

@@ -1,4 +1,4 @@
-"""What of a text stands word for word in the training text: its longest run of tokens, and the document it is from."""
+"""The longest run of a completion's tokens that is in the training data, and the document with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from homegrown.evaluation.automaton import Automaton
 from homegrown.tokenizer.sample import read_shard
 
 _AT_ONCE = 4_000_000
-"""Tokens of the training text in memory at once."""
+"""Training tokens in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A run of tokens of a sequence that stands in the training text too.
+    """A run of tokens of a sequence that is in the training data too.
 
-    `length` tokens from `start` in the sequence; `end` is the place in the training split of the last one, -1 where
-    nothing matches.
+    `length` tokens from `start` in the sequence; `end` is the position in the training split of the last one, -1
+    without a match.
     """
 
     length: int
@@ -43,17 +43,17 @@ class Origin:
 def longest_matches(packed: Path, sequences: Sequence[Sequence[int]]) -> list[Match]:
     """Return the longest run of each sequence that occurs in the training shards in the folder `packed`.
 
-    Exact, for runs of any length, and of all sequences in one pass over the shards that the index names: they are read
-    through the suffix automaton of the sequences, of which memory grows with these alone. No run goes beyond a training
-    document, because the marks around documents are in no sequence.
+    This is exact for runs of any length, and takes one pass over the shards for all sequences: the shards are read
+    through the suffix automaton of the sequences, whose memory grows with the sequences alone. No run crosses the end
+    of a training document, because no sequence contains the tokens that mark it.
     """
     split = TokenSplit(packed, "train")
-    # Between two sequences, a token that the training text has not.
+    # Between two sequences, a token that is not in the training data.
     parted = [token for sequence in sequences for token in [*sequence, split.vocabulary_size]]
     automaton = Automaton.of(parted, split.vocabulary_size + 1)
     reading, first = automaton.start(), 0
     for file in read_index(packed).splits["train"]:
-        # A piece's first tokens stand at the end of the one before too, so that a match may lie across the cut.
+        # A part repeats the last tokens of the previous part, so that a match across the cut is found.
         overlap = max(map(len, sequences), default=0)
         for start in range(0, file.tokens, _AT_ONCE):
             begin = max(0, start - overlap)
@@ -72,13 +72,13 @@ def longest_matches(packed: Path, sequences: Sequence[Sequence[int]]) -> list[Ma
 
 
 def origin(packed: Path, shards: Path, tokenizer: Tokenizer, place: int) -> Origin:
-    """Return the training document whose tokens hold `place`.
+    """Return the training document with the token at position `place`.
 
-    Found by its text in the one shard of documents from which its shard of tokens was packed, since packing may put
-    documents in another order.
+    It is found by its text in the shard of documents from which its shard of tokens was packed, because packing can
+    reorder documents.
 
     Raises:
-        ValueError: the shards are not those that were packed.
+        ValueError: the tokens were packed from other shards.
     """
     split = TokenSplit(packed, "train")
     first = 0
@@ -92,11 +92,11 @@ def origin(packed: Path, shards: Path, tokenizer: Tokenizer, place: int) -> Orig
             text = tokenizer.decode(tokens[1:-1].tolist(), skip_special_tokens=False)
             return _document(shards / "train" / f"part-{_part(file.tokens_file)}.parquet", text)
         first += file.tokens
-    raise ValueError(f"place {place} is beyond the {first} tokens of the training split")
+    raise ValueError(f"position {place} is beyond the {first} tokens of the training split")
 
 
 def _part(tokens_file: str) -> str:
-    """Return the number of the shard of documents that a shard of tokens was made from."""
+    """Return the number of the shard of documents of a shard of tokens."""
     return Path(tokens_file).name.split("-")[1]
 
 
@@ -105,4 +105,4 @@ def _document(shard: Path, text: str) -> Origin:
         same = pc.index(batch["text"], text).as_py()
         if same >= 0:
             return Origin(batch["id"][same].as_py(), batch["source"][same].as_py())
-    raise ValueError(f"{shard} does not hold the text that was packed from it")
+    raise ValueError(f"{shard} does not contain the text that was packed from it")

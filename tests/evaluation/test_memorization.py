@@ -9,9 +9,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from homegrown.data.loader import TokenSplit
-from homegrown.evaluation import memorisation
+from homegrown.evaluation import memorization
 from homegrown.evaluation.automaton import Automaton
-from homegrown.evaluation.memorisation import longest_matches, origin
+from homegrown.evaluation.memorization import longest_matches, origin
 
 
 def longest_suffix(run: list[int], text: str) -> int:
@@ -41,7 +41,7 @@ def test_a_run_and_its_document_are_found(
     stages: Path, fitted: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     packed = stages / "pack" if layout == "contiguous" else fitted
-    monkeypatch.setattr(memorisation, "_AT_ONCE", 37)  # many cuts, some of them within a match
+    monkeypatch.setattr(memorization, "_AT_ONCE", 37)  # many cuts, some of them within a match
     train = TokenSplit(packed, "train")
     documents = [train.document(number).tolist() for number in (0, 17, 39)]
     sequences = [[*documents[0][5:30]], [*documents[1][2:9], 6, *documents[2][3:44]], [6, 6], []]
