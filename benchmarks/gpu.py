@@ -2,15 +2,14 @@
 
     python -m benchmarks.gpu [--preset small medium large] [--seconds 20] [--count 1] [--set training.optimizer=adamw]
 
-Each preset is its recipe of `pipelines.yaml` in bfloat16, trained by the engine's own `Trainer` on made-up tokens, in
-processes of their own: model, optimizer, compilation and the search for the micro-batch are those of a run. Activation
-checkpointing is on where the recipe would not fit without. A step that would take longer than some seconds gets a
-smaller batch; model and context stay.
+The engine's own `Trainer` trains each preset, a recipe of `pipelines.yaml`, in bfloat16 on made-up tokens, in separate
+processes: model, optimizer, compilation and the search for the micro-batch are those of a run. Activation checkpointing
+is on if the recipe would not fit without it. A step that would take too long gets a smaller batch; model and context
+do not change.
 
-Model FLOPs utilisation is told twice: of the maker's figure for dense bfloat16, of which the goals are and what others
-publish, and of the fastest matrix product measured here. Without a GPU it says so and leaves nothing; `--device cpu
---preset tiny` goes the same way on a processor. All figures go to `benchmarks/results/gpu-<device>-<date>.json`; the
-last line is one JSON object.
+MFU is relative to two peaks: the specified peak FLOPS for dense bfloat16, as in the goals and in publications, and the
+fastest matrix product measured here. Without a GPU it prints a message and writes nothing; `--device cpu --preset tiny`
+measures a processor. All figures go to `benchmarks/results/gpu-<device>-<date>.json`; the last line is one JSON object.
 """
 
 import argparse
@@ -35,10 +34,10 @@ from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
 GOALS = {"small": 0.50, "medium": 0.55, "large": 0.55}
-"""Model FLOPs utilisation on an H100."""
+"""MFU on an H100."""
 
 STEP_SECONDS = 40.0
-"""At a quarter of the device's peak, as `homegrown.planning.probe` reckons; twice as fast as that is usual."""
+"""Longest step at a quarter of the device's peak, as `homegrown.planning.probe` estimates; half of that is usual."""
 
 
 _OTHER_FORMS = ("pcie", "nvl", "laptop", "maxq", "mig", "super")
@@ -46,7 +45,7 @@ _OTHER_FORMS = ("pcie", "nvl", "laptop", "maxq", "mig", "super")
 
 @dataclass(frozen=True)
 class Row:
-    """What one preset took; utilisation `of_specification` is None for a device that is not in the table."""
+    """The measurements of one preset; `utilisation_of_specification` is None for a device without a specification."""
 
     preset: str
     device: str
@@ -68,7 +67,7 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="+", default=["small", "medium", "large"], help="recipes of pipelines.yaml")
-    parser.add_argument("--seconds", type=float, default=20, help="how long to take steps of each (default 20)")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of steps for each preset (default 20)")
     parser.add_argument("--count", type=int, default=1, help="GPUs to train on (default 1)")
     parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE", help="change the recipes")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -76,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = this_machine()
     if arguments.device == "cuda" and not machine.gpus:
-        print("This machine has no GPU that nvidia-smi shows, so there is nothing to measure; nothing was written.")
+        print("nvidia-smi shows no GPU on this machine; nothing was measured or written.")
         return
     changes = [f"compute.device={arguments.device}", f"compute.processes={arguments.count}"]
     if arguments.device == "cuda":
@@ -131,7 +130,7 @@ def measure(recipe: Recipe, machine: Machine, seconds: float) -> Row:
 
 
 def predicted(recipe: Recipe, probed: Probed) -> int:
-    """Return the plan's memory for what was measured, and what the process held before."""
+    """Return the plan's memory for the measured run, plus the process's memory before it."""
     config, devices = config_of(recipe), recipe.compute.processes
     layout = Layout(
         device=probed.kind,
@@ -147,7 +146,7 @@ def predicted(recipe: Recipe, probed: Probed) -> int:
 
 
 def summary(row: Row) -> dict[str, float | None]:
-    """Return what of a row goes to the last line."""
+    """Return the part of a row for the last line."""
     return {
         "tokens_per_second": row.tokens_per_second,
         "mfu": row.utilisation_of_specification or row.utilisation_of_measured_peak,

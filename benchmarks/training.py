@@ -2,14 +2,13 @@
 
     python -m benchmarks.training [--seconds 60] [--clock wall|processor] [--only shakespeare|wikipedia] [--out FOLDER]
 
-Every contestant is a process of its own. They take turns of two seconds, so that whatever else the machine does is
-shared by all; a contestant's clock runs only while it trains, and everybody's learning rate follows the clock. On a
-machine that is busy with other things `--clock processor` counts the time that a contestant computed for. Ours are
-trained by the engine's own `Trainer`. All have 4 to 5 million parameters and a context of 256, and are judged on the
-same held-out text. Speeds are those of the median step.
+Each contestant is a process of its own. They take turns of two seconds, so that other load on the machine affects all
+alike; a contestant's clock runs only while it trains, and every learning rate follows the clock. On a busy machine
+`--clock processor` counts processor time. The engine's own `Trainer` trains ours. All have 4 to 5 million parameters
+and a context of 256, and are measured on the same held-out text. Speeds are those of the median step.
 
-Needs ../shared/corpora beside the repository. The whole takes 20 minutes at 60 seconds; the pictures go to
-`--out`, and the last line is one JSON object: each of our figures divided by theirs, the worse of the two corpora.
+Needs ../shared/corpora beside the repository. It takes 20 minutes at 60 seconds; the pictures go to `--out`, and the
+last line is one JSON object: each of our figures divided by theirs, the worse of the two corpora.
 """
 
 import argparse
@@ -54,7 +53,7 @@ POINTS = 6
 
 @dataclass
 class Run:
-    """What one contestant did: bits per byte of held-out text by seconds of training, and its speed."""
+    """The results of one contestant: bits per byte of held-out text by seconds of training, and its speed."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -100,14 +99,14 @@ def wikipedia() -> tuple[list[str], list[str]]:
     """Return 20 MB of articles, and every twentieth held out, up to 1 MB."""
     train: list[str] = []
     held_out: list[str] = []
-    room = {"train": 20e6, "held out": 1e6}
+    left = {"train": 20e6, "held out": 1e6}
     with gzip.open(CORPORA / "wikipedia-2015.jsonl.gz", "rt") as lines:
         for number, line in enumerate(lines):
             text = json.loads(line)["text"]
-            use = "held out" if number % 20 == 0 and room["held out"] > 0 else "train"
+            use = "held out" if number % 20 == 0 and left["held out"] > 0 else "train"
             (held_out if use == "held out" else train).append(text)
-            room[use] -= len(text.encode())
-            if room["train"] <= 0:
+            left[use] -= len(text.encode())
+            if left["train"] <= 0:
                 break
     return train, held_out
 
@@ -184,7 +183,7 @@ def contend(name: str, data: Path, seconds: float, clock: Clock, line: Connectio
             line.send("paused")
             line.recv()
     line.send("done")
-    os._exit(0)  # process groups and loader threads have nothing left to say
+    os._exit(0)  # without waiting for process groups and loader threads
 
 
 # --- the outcome ------------------------------------------------------------------------------------------------------

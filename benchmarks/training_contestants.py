@@ -1,4 +1,4 @@
-"""The contestants of `benchmarks.training`: each takes steps and says its bits per byte of held-out text."""
+"""The contestants of `benchmarks.training`: each takes steps and measures its bits per byte of held-out text."""
 
 import math
 import os
@@ -20,20 +20,21 @@ from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.tokenizer.loading import load, token_bytes
 from homegrown.training import trainer
+from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
 from homegrown.training.initialisation import choose
 from homegrown.training.job import PROGRESS
-from homegrown.training.optimizer import share
+from homegrown.training.optimizer import lr_share
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.stopping import Stop
 
 SEED = 1
 BATCH = 4
-"""Of the peers: small batches serve them best in so little time."""
+"""Batch size of the peers: small ones are best for them in so little time."""
 HELD_OUT_WINDOWS = 134
 _MANY = 100_000
-"""More steps than anybody takes: into so many the time is divided when a learning rate follows the clock."""
+"""More steps than any contestant takes: the time is divided into so many when a learning rate follows the clock."""
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 3e-3, "batch_size": 4}
 """AdamW's best in benchmarks/results/sweeps.md."""
@@ -48,17 +49,17 @@ GUIDE = {
     "beta2": 0.999,
     "dropout": 0.1,
 }
-"""The guide's rate and schedule, with what else the trainer has by default whose defaults they are."""
+"""The guide's learning rate and schedule, and the other defaults of the trainer that it uses."""
 CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}
 
 
 def processor_seconds() -> float:
-    """Return the time this process has computed for: what a clock would show if no other program used the machine."""
+    """Return the processor time of this process per thread: its wall time on an idle machine."""
     return time.process_time() / torch.get_num_threads()
 
 
 class Contestant(Protocol):
-    """What takes part; `gone` is the share of its time that it has used, which the benchmark keeps up to date.
+    """A contestant; `gone` is the share of its time that it has used, which the benchmark updates.
 
     `spent` is what it used before its first step, in seconds, to begin with better weights than random ones.
     """
@@ -67,7 +68,7 @@ class Contestant(Protocol):
     spent: float
 
     def steps(self) -> Iterator[int]:
-        """Take one training step for each value, the tokens that it learned from."""
+        """Take one training step for each value, the number of its tokens."""
 
     def bits_per_byte(self) -> float:
         """Return the loss on the held-out windows, the same for all."""
@@ -88,7 +89,7 @@ def build(name: str, data: Path, seconds: float) -> Contestant:
 
 
 class HeldOut:
-    """The windows of the validation split by which all are judged, taken evenly from all of it."""
+    """The windows of the validation split that measure all contestants, spread evenly over it."""
 
     def __init__(self, data: Path):
         split = TokenSplit(data / "packed", "validation")
@@ -107,7 +108,7 @@ class HeldOut:
 
 
 class Peer:
-    """A model in the plain loop, on the batches that ours learns from."""
+    """A model in the plain loop, on the batches of ours."""
 
     def __init__(self, data: Path, loop: PlainLoop):
         self.gone = self.spent = 0.0
@@ -115,7 +116,7 @@ class Peer:
         self._batches = Batches(TokenSplit(data / "packed", "train"), CONTEXT, BATCH, SEED)
 
     def steps(self) -> Iterator[int]:
-        """Train for ever."""
+        """Train without end."""
         step = 0
         while True:
             self._loop.step(torch.from_numpy(self._batches.batch(step)), self.gone)
@@ -123,12 +124,12 @@ class Peer:
             yield BATCH * CONTEXT
 
     def bits_per_byte(self) -> float:
-        """Judge the model as it is."""
+        """Measure the current model."""
         return self._held_out.bits_per_byte(self._loop.model, self._loop.nats)
 
 
 class Ours:
-    """The engine's own loop, with the settings of the recipe `tiny` but for those given."""
+    """The engine's own loop, with the settings of the recipe `tiny` except the given ones."""
 
     def __init__(
         self, data: Path, model: dict[str, Any], training: dict[str, Any], steps: int | None = None, seconds: float = 0
@@ -166,23 +167,23 @@ class Ours:
         )
         self._batch_tokens = job.training.batch_size * job.model.context
         if by_clock:
-            setattr(trainer, "share", self._share)  # noqa: B010 (the loop counts steps; here the clock decides)
+            setattr(trainer, "lr_share", self._lr_share)  # noqa: B010 (by the clock instead of steps)
         self._folder = Path(tempfile.mkdtemp())
-        self._trainer = trainer.Trainer(job, self._folder, _only_worker(self._folder))
-        self.spent = processor_seconds() - began if self._trainer.task.wide_rate_share < 1 else 0.0
+        report = Report(self._folder / PROGRESS)
+        self._trainer = trainer.Trainer(job, self._folder, _only_worker(self._folder), report, standard())
+        self.spent = processor_seconds() - began if self._trainer.task.embedding_lr_share < 1 else 0.0
 
-    def _share(self, step: int, settings: TrainingSettings) -> float:
-        return share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)
+    def _lr_share(self, step: int, settings: TrainingSettings) -> float:
+        return lr_share(max(1, math.ceil(min(1.0, self.gone) * _MANY)), settings)
 
     def steps(self) -> Iterator[int]:
         """Train with the engine's own loop."""
-        report = Report(self._folder / PROGRESS)
-        self._trainer.start(report)
-        for _ in self._trainer.steps(report, Stop()):
+        self._trainer.start()
+        for _ in self._trainer.steps(Stop()):
             yield self._batch_tokens
 
     def bits_per_byte(self) -> float:
-        """Judge the model as it is."""
+        """Measure the current model."""
 
         def nats(windows: Tensor) -> Tensor:
             with self._trainer.precision.autocast():
@@ -192,7 +193,7 @@ class Ours:
 
 
 def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
-    """Return about how fast a model learns: `initialisation: auto` asks, and the clock knows no number of steps."""
+    """Return a model's approximate speed, from which `initialisation: auto` needs the number of steps."""
     model = Transformer(ModelConfig.from_settings(shape, VOCABULARY, dropout=0.0))
     model.initialize()
     windows = torch.randint(VOCABULARY, (batch, shape.context + 1))

@@ -1,4 +1,4 @@
-"""What `homegrown`'s training is measured beside: nanoGPT's recipe, and transformers' Llama in a plain loop."""
+"""The peers of `homegrown`'s training: nanoGPT's recipe, and transformers' Llama in a plain loop."""
 
 import math
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def llama() -> nn.Module:
 
 @dataclass
 class PlainLoop:
-    """AdamW, autocast, gradients clipped at 1; the rate rises over 100 steps, then falls to a tenth by a cosine.
+    """AdamW, autocast, gradients clipped at 1; the learning rate warms up over 100 steps, then decays to a tenth as a cosine.
 
     These are nanoGPT's published settings (weight decay 0.1, betas 0.9 and 0.99 for small models). Autocast is to bf16
     where the processor has it, as with ours. The cosine follows the share of the time that is gone, so that it ends
@@ -102,7 +102,7 @@ class PlainLoop:
         self.steps = 0
 
     def step(self, windows: Tensor, gone: float) -> None:
-        """Learn from int64 [rows, context + 1] when the share `gone` of the time has passed."""
+        """Train on int64 [rows, context + 1] when the share `gone` of the time has passed."""
         self.steps += 1
         share = min(self.steps / 100, 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, gone))))
         for group in self.optimizer.param_groups:
@@ -113,7 +113,7 @@ class PlainLoop:
         self.optimizer.zero_grad(set_to_none=True)
 
     def nats(self, windows: Tensor) -> Tensor:
-        """Return the summed loss of predicting each next token."""
+        """Return the summed loss of all next tokens."""
         with self.precision.autocast():
             logits = self.logits(windows[:, :-1])
         return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten(), reduction="sum")

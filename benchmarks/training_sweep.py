@@ -3,7 +3,7 @@
     python -m benchmarks.training_sweep shakespeare|wikipedia [--tokens 300000] [SETTING=VALUE ...]
 
 A SETTING is one of `training` or `model` of the recipe `tiny`. Prints bits per byte of the held-out text, tokens per
-CPU second of one thread, and the settings. benchmarks/results/sweeps.md has what was found with it, and what followed.
+CPU second of one thread, and the settings. benchmarks/results/sweeps.md has the results and the conclusions.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.quantization.requirements import check_installed, misfit
 from homegrown.tokenizer.system import save_system
-from homegrown.training.run import conduct
+from homegrown.training.run import run_job
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, Progress, silent
 
@@ -54,7 +54,7 @@ def finetune(
         device=device,
         parallel=parallel,
     )
-    summary = conduct(job, out, processes, progress, _WORKER)
+    summary = run_job(job, out, processes, progress, _WORKER)
     if settings.method == "full":
         save_system(out / MODEL, system)
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)

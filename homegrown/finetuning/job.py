@@ -53,7 +53,7 @@ class TunedModel:
                 f"{self._base.context}; run the stage `instructions` again."
             )
         self.config = dataclasses.replace(self._base, context=train.context, dropout=job.training.dropout)
-        self.wide_rate_share = 1.0
+        self.embedding_lr_share = 1.0
         self.flops_per_token = self._flops()
         self.stop_ids = stop_ids(tokenizer)
         marks = special_ids(tokenizer)

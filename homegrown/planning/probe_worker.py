@@ -45,6 +45,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     """Train the probe's job; return the measurements in the leading worker, None in the others."""
     import torch
 
+    from homegrown.training.callbacks import standard
     from homegrown.training.distributed import Worker
     from homegrown.training.peak import matmul_peak
     from homegrown.training.progress_file import Report
@@ -55,10 +56,9 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     worker.join(out)
     job = _training(order, worker)
     base = peak_memory(worker.device)
-    trainer = Trainer(job, out, worker)
-    report = Report(out / PROGRESS)
-    trainer.start(report)
-    steps = trainer.steps(report, stop)
+    trainer = Trainer(job, out, worker, Report(out / PROGRESS), standard())
+    trainer.start()
+    steps = trainer.steps(stop)
     # The first step compiles and allocates. The second may too, so it counts only if a step is slow.
     began = time.perf_counter()
     next(steps)

@@ -1,8 +1,8 @@
-"""Checkpoints: all that training needs to go on as if it had not stopped, written while it goes on.
+"""Checkpoints: all that training needs to resume bit for bit, written while it continues.
 
-The state holds no random numbers, no position in the data and no place in the schedule of the learning rate, because
-they are functions of the seed and the step. A checkpoint is a folder that appears whole, by a rename, with the digests
-of its files; no pickle is in any of them.
+The state holds no random numbers, no position in the data and no place in the learning rate schedule: they are
+functions of the seed and the step. A checkpoint is a folder that appears complete, by a rename, with the digests of its
+files. None of them is a pickle.
 """
 
 import errno
@@ -37,16 +37,16 @@ _DIGESTS = "digests.json"
 
 @dataclass
 class TrainingState:
-    """Where training stands after `step` steps; `best_step` 0 means that no validation has taken place."""
+    """The state of training after `step` steps; `best_step` is 0 before the first validation."""
 
     step: int = 0
     seconds: float = 0.0
     seconds_to_first_step: float | None = None
     best_step: int = 0
     best_loss: float | None = None
-    validations_since_best: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     spikes: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: list[StepMetrics] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
@@ -54,14 +54,14 @@ class TrainingState:
 class Checkpoints:
     """The checkpoints of one run, `step-<n>`: the newest `keep`, and that of the best validation.
 
-    Every worker of `group` has one and calls `save`, `load` and `settle` when the others do. Each writes the parts of
-    the tensors that it holds; the first of them does the rest.
+    Every worker of `group` has one and calls `save`, `load` and `settle` together with the others. Each writes its own
+    parts of the tensors; the leading one does the rest.
     """
 
     def __init__(
         self, folder: Path, keep: int, note: Callable[[str], None], group: ProcessGroup | None, device: torch.device
     ):
-        """Keep them in `folder`; `note` is called, in the first worker, with a sentence for the person who watches."""
+        """Keep them in `folder`; the leading worker calls `note` with what a person should know."""
         self.folder, self._keep, self._note, self._group = folder, keep, note, group
         on_gpu = device.type == "cuda"
         self._stager = DefaultStager(
@@ -76,20 +76,20 @@ class Checkpoints:
         self._writing: tuple[int, Future[None]] | None = None
 
     def save(self, model: Transformer, optimizers: Sequence[Optimizer], state: TrainingState) -> None:
-        """Begin to write a checkpoint; only a copy of the tensors in memory is waited for.
+        """Copy the tensors in memory, and begin to write them as a checkpoint.
 
-        If the one begun before is still being written, wait for it first, with what `settle` does.
+        Calls `settle` first, which waits for the previous checkpoint.
         """
         self.settle(state)
         staged = self._stager.stage(trained(model) | state_tensors(model, optimizers))
         assert isinstance(staged, dict)
-        told = replace(state, metrics=[*state.metrics], samples=[*state.samples])
-        self._writing = state.step, self._thread.submit(self._write, staged, told)
+        copied = replace(state, metrics=[*state.metrics], samples=[*state.samples])
+        self._writing = state.step, self._thread.submit(self._write, staged, copied)
 
     def settle(self, state: TrainingState, *, required: bool = False) -> None:
-        """Wait until the checkpoint that was begun last is on disk.
+        """Wait until the last checkpoint is on disk.
 
-        If the disk was full, say so, keep what there is, and forget the step in `state` if it was the best.
+        If the disk was full, report it, keep the older checkpoints, and forget the step in `state` if it was the best.
 
         Raises:
             OSError: the disk was full (ENOSPC) and the checkpoint is `required`.
@@ -110,23 +110,23 @@ class Checkpoints:
             self._give_up(step)
 
     def newest(self) -> int:
-        """Return the step of the newest intact checkpoint, 0 if there is none; remove and note damaged ones.
+        """Return the step of the newest intact checkpoint, or 0; remove and report damaged ones.
 
-        The first worker calls it alone.
+        The leading worker calls it alone.
         """
         for leftover in self.folder.glob(".*.tmp"):
             shutil.rmtree(leftover)
         for step in reversed(self._steps()):
             if all(_is_intact(self.at(needed)) for needed in {step, _best_step(self.at(step)) or step}):
                 return step
-            self._note(f"The checkpoint of step {step} is damaged and was passed over.")
+            self._note(f"The checkpoint of step {step} is damaged and was skipped.")
             shutil.rmtree(self.at(step))
         return 0
 
     def load(self, step: int, model: Transformer, optimizers: Sequence[Optimizer]) -> TrainingState:
         """Restore model and optimizers from an intact checkpoint and return the rest of its state.
 
-        It may have been written by another number of workers, and by whole models (DDP) or sharded ones (FSDP2).
+        Any number of workers may have written it, with replicated models (DDP) or sharded ones (FSDP2).
         """
         folder = self.at(step)
         make_state(model, optimizers, storage.shapes(folder))
@@ -137,16 +137,16 @@ class Checkpoints:
         return state
 
     def model(self, step: int, config: ModelConfig) -> Transformer:
-        """Return the whole model of a checkpoint, on the CPU; one worker calls it alone."""
+        """Return the model of a checkpoint, on the CPU; one worker calls it alone."""
         return self.fill(step, Transformer(config))
 
     def fill(self, step: int, model: Transformer) -> Transformer:
-        """Return `model`, a whole one on the CPU, with what a checkpoint has learned; one worker calls it alone."""
+        """Load a checkpoint's trained weights into `model`, on the CPU, and return it; one worker calls it alone."""
         storage.load(trained(model), self.at(step), None, alone=True)
         return model
 
     def drop(self, step: int) -> None:
-        """Remove the checkpoint of `step`, which turned out to be of no use."""
+        """Remove the checkpoint of `step`."""
         shutil.rmtree(self.at(step))
 
     def at(self, step: int) -> Path:
@@ -161,7 +161,7 @@ class Checkpoints:
         storage.save(tensors, temporary, self._group, lambda: self._publish(temporary, state))
 
     def _publish(self, folder: Path, state: TrainingState) -> None:
-        """Complete the folder in which all tensors are, and have it appear under its name; then remove old ones."""
+        """Add the other files to the folder of the tensors, rename it to its place, and remove old checkpoints."""
         write_parquet(folder / "metrics.parquet", metrics_table(state.metrics))
         write_parquet(folder / "samples.parquet", samples_table(state.samples))
         small = {key: value for key, value in asdict(state).items() if key not in ("metrics", "samples")}
@@ -183,12 +183,12 @@ class Checkpoints:
                 shutil.rmtree(path)
 
     def _give_up(self, step: int) -> None:
-        """Make room again after a full disk, and say what is left."""
+        """Remove the unfinished checkpoint after a full disk, and report what is left."""
         if self._group is not None and self._group.rank() != 0:
             return
         shutil.rmtree(self._unfinished(step), ignore_errors=True)
-        kept = f"that of step {self._steps()[-1]} is kept" if self._steps() else "there is none before it"
-        self._note(f"The disk is full, so the checkpoint of step {step} was not written; {kept}.")
+        kept = f"step {self._steps()[-1]} is kept" if self._steps() else "no older one exists"
+        self._note(f"The disk is full; the checkpoint of step {step} was not written, {kept}.")
 
     def _unfinished(self, step: int) -> Path:
         return self.folder / f".{self.at(step).name}.tmp"

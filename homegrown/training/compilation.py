@@ -3,19 +3,19 @@
 import shutil
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # a plan asks `compiles` without PyTorch
+if TYPE_CHECKING:  # a plan calls `compiles` without PyTorch
     from homegrown.model.transformer import Transformer
 
 LEAST_FLOPS: dict[str, float] = {"cpu": 2e14, "cuda": 2e16}
-"""Floating-point operations of a whole run from which `auto` compiles.
+"""Floating-point operations of a run from which `auto` compiles.
 
 On 2 CPU cores compiled blocks took 8% less time (tiny, bf16) and 20 to 30 seconds to compile: paid back after some six
-minutes, at 0.2 to 0.4 TFLOP/s. The figure for GPUs stands for a minute of compiling and a fifth of the time gained at
+minutes, at 0.2 to 0.4 TFLOP/s. The figure for GPUs means a minute of compiling and a fifth of the time gained at
 100 TFLOP/s; an H100 took 26 to 50 seconds to its first step, all included.
 """
 
 _COMPILERS = {"cpu": ("g++", "clang++", "cl"), "cuda": ("gcc", "clang")}
-"""Which the compiled code needs: its own on a CPU; on a GPU Triton's, for what starts its kernels."""
+"""C++ compilers for the code on a CPU; C compilers for the launchers of Triton's kernels on a GPU."""
 
 
 def compiles(
@@ -23,7 +23,7 @@ def compiles(
 ) -> bool:
     """Return whether to compile a run that trains on `tokens`.
 
-    It depends on the recipe and the machine alone, not on a measurement, so that a run can be repeated.
+    It depends only on the recipe and the machine, not on a measurement, so that a run can be repeated.
     """
     if setting == "auto":
         possible = any(map(shutil.which, _COMPILERS[device]))
@@ -32,9 +32,9 @@ def compiles(
 
 
 def compile_model(model: "Transformer") -> None:
-    """Have the model's blocks and its loss compiled at their first use, in place.
+    """Compile the model's blocks and its loss at their first use, in place.
 
-    All blocks are alike, so one compilation serves them all, however many there are; names of weights stay as they are.
+    All blocks are alike, so one compilation serves any number of them; names of weights do not change.
     """
     model.compiled = True
     for block in model.model.layers:

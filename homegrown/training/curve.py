@@ -1,4 +1,4 @@
-"""The picture of a training run, and when to draw it while the run goes on."""
+"""The curves of a training run as a PNG, also while it trains."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from homegrown.training.metrics import StepMetrics
 from homegrown.util.files import replacing
 
-if TYPE_CHECKING:  # Matplotlib is an eighth of what a worker imports, and most of its time not needed
+if TYPE_CHECKING:  # Matplotlib is an eighth of what a worker imports, and rarely needed
     from matplotlib.axes import Axes
 
 _TRAINING, _VALIDATION, _RATE, _NORM, _SPEED, _INK = "#3b6ea8", "#d1603d", "#5f8a4c", "#8a6bb0", "#c79a2b", "#3a3a3a"
@@ -24,10 +24,10 @@ Values = npt.NDArray[np.float64]
 
 
 class LiveCurve:
-    """Draws the curve of a run that goes on, in the process that waits for the workers, not in the loop.
+    """Draws the curves of a running training, in the process that waits for the workers, not in the loop.
 
-    At most every 20 seconds, and rarer if drawing would take more than 1% of the time, because on a small machine the
-    two share processors.
+    At most every 20 seconds, and less often if drawing would take more than 1% of the time: on a small machine the two
+    share processors.
     """
 
     def __init__(self, path: Path, steps: Callable[[], Sequence[StepMetrics]]):
@@ -35,7 +35,7 @@ class LiveCurve:
         self._next = time.monotonic() + _LEAST_SECONDS
 
     def draw(self) -> None:
-        """Draw what there is by now, if it is time."""
+        """Draw the steps so far, if it is time."""
         began = time.monotonic()
         if began < self._next:
             return
@@ -43,7 +43,7 @@ class LiveCurve:
             if len(steps := self._steps()) > 1:
                 draw_curve(self._path, steps)
         except OSError:
-            pass  # A full disk is the workers' to report; a picture stops nothing.
+            pass  # the workers report a full disk; a picture stops nothing
         took = time.monotonic() - began
         self._next = began + max(_LEAST_SECONDS, took / _SHARE)
 
@@ -106,19 +106,17 @@ def _draw_speed(panel: "Axes", steps: Values, metrics: Sequence[StepMetrics]) ->
     panel.set_title(title, loc="right", color=_INK, fontsize=9)
 
 
-def _draw_noisy(
-    panel: "Axes", title: str, colour: str, steps: Values, values: Values, label: str | None = None
-) -> None:
-    """Draw values faintly, and their running mean; the view leaves out the highest of them, such as the first."""
-    panel.plot(*_thinned(steps, values), color=colour, alpha=0.22, linewidth=0.8)
-    _draw_line(panel, title, colour, steps, _running_mean(values), label)
+def _draw_noisy(panel: "Axes", title: str, color: str, steps: Values, values: Values, label: str | None = None) -> None:
+    """Draw values faintly and their running mean; the highest, such as the first, are out of view."""
+    panel.plot(*_thinned(steps, values), color=color, alpha=0.22, linewidth=0.8)
+    _draw_line(panel, title, color, steps, _running_mean(values), label)
     if np.isfinite(values).any():
         low, high = np.nanmin(values), np.nanquantile(values, _VIEW)
         panel.set_ylim(low - _MARGIN * (high - low or 1), high + _MARGIN * (high - low or 1))
 
 
-def _draw_line(panel: "Axes", title: str, colour: str, steps: Values, values: Values, label: str | None = None) -> None:
-    panel.plot(*_thinned(steps, values), color=colour, linewidth=2, label=label)
+def _draw_line(panel: "Axes", title: str, color: str, steps: Values, values: Values, label: str | None = None) -> None:
+    panel.plot(*_thinned(steps, values), color=color, linewidth=2, label=label)
     panel.set_title(title, loc="left", color=_INK, fontweight="bold")
 
 
@@ -127,18 +125,18 @@ def _column(metrics: Sequence[StepMetrics], name: str) -> Values:
 
 
 def _taken(metrics: Sequence[StepMetrics], name: str) -> Values:
-    """Return the figure of the steps whose update was taken, NaN for the others."""
+    """Return a column, NaN at steps whose update was skipped."""
     return np.where([row.skipped for row in metrics], np.nan, _column(metrics, name))
 
 
 def _thinned(steps: Values, values: Values) -> tuple[Values, Values]:
-    """Return at most about 2,000 points, more than the picture has columns, so that a long run is drawn as fast."""
+    """Return at most about 2,000 points, more than the picture has columns, so that a long run draws as fast."""
     every = -(-len(steps) // _POINTS)
     return steps[::every], values[::every]
 
 
 def _running_mean(values: Values) -> Values:
-    """Return the mean of the numbers in each value's neighbourhood, a twentieth of the run, cut off at the ends."""
+    """Return the mean of the finite values around each one: a twentieth of the run, cut off at its ends."""
     reach = max(1, len(values) // 40)
     numbers = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(numbers, values, 0.0))])

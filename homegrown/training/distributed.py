@@ -18,9 +18,9 @@ _left: list[ProcessGroup | None] = []
 
 
 class Worker:
-    """This process's place, as the elastic launcher's environment says, its device, and sums over all workers.
+    """This process's rank and device, from the elastic launcher's environment, and sums over all workers.
 
-    `writers` are all workers, met on the CPU apart from training: to write checkpoints while it goes on.
+    `writers` is a second group of all workers, on the CPU: it writes checkpoints while training continues.
     """
 
     writers: ProcessGroup
@@ -29,7 +29,7 @@ class Worker:
         """Choose the device and its settings.
 
         Raises:
-            UserError: a GPU is asked for and there is none, or not one for each worker.
+            UserError: `device` asks for a GPU and none is visible, or fewer than workers.
         """
         self.rank, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -47,13 +47,13 @@ class Worker:
 
     @property
     def leads(self) -> bool:
-        """Whether this worker is the one that writes files."""
+        """Whether this worker writes the files."""
         return self.rank == 0
 
     def join(self, out: Path) -> None:
-        """Meet the other workers, by a file in the folder `out`; returns when all are there.
+        """Connect to the other workers through a file in the folder `out`; returns when all have connected.
 
-        Each of the elastic launcher's attempts has a file of its own: the addresses of workers that have died remain.
+        Each attempt of the elastic launcher has its own file, because the addresses of dead workers remain.
         """
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = FileStore(str(out / f"{STORE}{attempt}"), self.count)
@@ -62,21 +62,21 @@ class Worker:
         self.writers = dist.new_group(backend="gloo")
 
     def leave(self) -> None:
-        """Part from the other workers; end the process by `stopping.end_process` then.
+        """Disconnect from the other workers; then end the process with `stopping.end_process`.
 
-        The last that holds a group of Gloo, such as a DDP module on its way out, waits for the group's threads, and
-        Python with it; a thread that has still to let go of a tensor waits for Python. So groups are held for ever.
+        Whatever drops the last reference to a Gloo group, such as a dying DDP module, waits for the group's threads and
+        keeps Python's lock; a thread that still has to release a tensor waits for that lock. So references are kept.
         """
         _left.extend((dist.group.WORLD, self.writers))
         dist.destroy_process_group()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return `values`, which must lie on this worker's device, summed over all workers."""
+        """Return `values` [any shape], which must be on this worker's device, summed over all workers."""
         dist.all_reduce(values)
         return values
 
     def least(self, value: int) -> int:
-        """Return the least of all workers' values."""
+        """Return the smallest of all workers' values."""
         shared = torch.tensor(value, device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MIN)
         return int(shared)

@@ -1,4 +1,7 @@
-"""How a model's weights begin: at random, with heads that look back, or with the bigrams of the text as well."""
+"""Initial weights: random, with heads that look back, or with the bigrams of the text as well.
+
+Shapes: H is the width of the residual stream, V the tokens of the vocabulary.
+"""
 
 import math
 import warnings
@@ -15,17 +18,17 @@ from homegrown.model.config import ModelConfig
 from homegrown.model.layers import Attention
 from homegrown.model.transformer import Transformer
 
-Beginning = Literal["random", "heads", "bigrams"]
+Initialisation = Literal["random", "heads", "bigrams"]
 MOST_EPOCHS = 1.5
-"""Times that a text is read, up to which its bigrams serve."""
+"""Most epochs for which the bigrams of the text help."""
 
 
-def choose(settings: TrainingSettings, config: ModelConfig, tokens: int) -> Beginning:
-    """Return how a model begins that is trained on a text of so many `tokens`.
+def choose(settings: TrainingSettings, config: ModelConfig, tokens: int) -> Initialisation:
+    """Return the initialisation for a text of so many `tokens`.
 
-    With `auto` a modern model has heads that look back; and bigrams where its embedding and output are two matrices and
-    it reads its text hardly more than once, for a table of the very text that it reads again and again says little new,
-    and makes it trust pairs that occur by chance. benchmarks/results/sweeps.md has the figures.
+    With `auto` a modern model has heads that look back. It also has bigrams if its embedding and output are two
+    matrices and it trains for hardly more than one epoch: over many epochs a table of the same text adds little, and
+    makes the model trust pairs that occur by chance. benchmarks/results/sweeps.md has the figures.
     """
     if settings.initialisation != "auto":
         return settings.initialisation
@@ -35,13 +38,13 @@ def choose(settings: TrainingSettings, config: ModelConfig, tokens: int) -> Begi
     return "heads" if config.tied or epochs > MOST_EPOCHS else "bigrams"
 
 
-def initialise(model: Transformer, beginning: Beginning, text: TokenSplit) -> None:
-    """Draw all weights anew from torch's global random state, on the CPU, and let them begin so."""
+def initialize(model: Transformer, chosen: Initialisation, text: TokenSplit) -> None:
+    """Draw all weights from torch's global random state, on the CPU, and apply the initialisation."""
     model.initialize()
-    if beginning == "bigrams":
+    if chosen == "bigrams":
         direction = set_bigrams(model, Bigrams.of(text))
         look_back(model, direction)
-    if beginning == "heads":
+    if chosen == "heads":
         look_back(model, share_a_direction(model))
 
 
@@ -51,13 +54,13 @@ BLOCKS = 16
 DISCOUNT = 0.75
 """Taken off each count, most of the single ones, which say little (absolute discounting: Ney et al. 1994)."""
 SMOOTHING = 10.0
-"""Tokens that each row of the table is thought to have besides its own and what is taken off their counts."""
-BIGRAM_RATE_SHARE = 0.125
-"""Share of AdamW's learning rate for matrices that begin so: what they know need not be learned again."""
+"""Pseudo-counts of each row of the table, besides the discounts."""
+BIGRAM_LR_SHARE = 0.125
+"""Share of AdamW's learning rate for the matrices initialised from bigrams: they know their part already."""
 DEVIATION = 0.3
 """Root mean square of the embedding's numbers: large beside what untrained blocks add and one step of AdamW moves."""
 _CONSTANT = 0.3
-"""Share of an embedding's length that all tokens have in common: what the frequencies of tokens are read from."""
+"""Share of an embedding's length that all tokens have in common: it encodes the frequencies of tokens."""
 _RIDGE = 1e-4
 
 
@@ -89,9 +92,9 @@ class Bigrams:
 
 @torch.no_grad()
 def set_bigrams(model: Transformer, bigrams: Bigrams) -> Tensor:
-    """Set the embedding and the output projection, which must be two matrices, on the CPU.
+    """Set the embedding [V, H] and the output projection [V, H], which must be two matrices, on the CPU.
 
-    Returns the direction, float32 [hidden], that all embeddings have in common.
+    Returns the direction, float32 [H], that all embeddings have in common.
 
     The table is smoothed as by Kneser and Ney (1995). With c(i, j) the discounted count of a pair, s(i) what was taken
     off the counts of row i and `SMOOTHING`, and p(j) the share of all kinds of pair that end in j, it holds the
@@ -113,7 +116,7 @@ def set_bigrams(model: Transformer, bigrams: Bigrams) -> Tensor:
     rows = torch.zeros(size, hidden)
     rows[:, 0] = _CONSTANT
     rows[:, 1 : rank + 1] = directions * math.sqrt(1 - _CONSTANT**2)
-    # Turned at random, so that no single place of the residual stream holds more than the others.
+    # Rotated at random, so that no single dimension of the residual stream carries more than the others.
     turn: Tensor = torch.linalg.qr(torch.randn(hidden, hidden)).Q
     rows = rows @ turn * math.sqrt(hidden)
     weighted = rows * weight[:, None]
@@ -127,7 +130,7 @@ def set_bigrams(model: Transformer, bigrams: Bigrams) -> Tensor:
 
 
 def _sparse(rows: Tensor, columns: Tensor, values: Tensor, size: int) -> Tensor:
-    """Return a square matrix that is 0 but for `values` at `rows` and `columns`."""
+    """Return a sparse matrix [size, size] with `values` at `rows` and `columns`."""
     places = torch.stack([rows, columns])
     matrix = torch.sparse_coo_tensor(places, values, (size, size), check_invariants=True)
     with warnings.catch_warnings():
@@ -136,18 +139,18 @@ def _sparse(rows: Tensor, columns: Tensor, values: Tensor, size: int) -> Tensor:
 
 
 DISTANCES = (1, 2)
-"""Places back, each for one head of every layer; heads that share no key, where there are such."""
+"""Tokens back, each for one head of every layer; heads that share no key, if possible."""
 STRENGTH = 0.2
-"""Size of what is added to the projections; ten times the deviation that their numbers are drawn with."""
+"""Size of what is added to the projections: ten times the standard deviation of their random numbers."""
 _COMMON = 0.02
-"""Root mean square of what embeddings drawn at random are given in common: as large as they are."""
+"""Root mean square of the vector that all random embeddings get in common: as large as they are."""
 
 
 @torch.no_grad()
 def share_a_direction(model: Transformer) -> Tensor:
-    """Add one random vector to all embeddings, and return its direction, float32 [hidden].
+    """Add one random vector to all embeddings, and return its direction, float32 [H].
 
-    A tied output projection has it too, where it adds the same to the logits of all tokens, which a softmax ignores.
+    A tied output projection has it too: it adds the same to the logits of all tokens, which a softmax ignores.
     """
     direction = torch.nn.functional.normalize(torch.randn(model.config.hidden), dim=0)
     model.model.embed_tokens.weight += direction * (_COMMON * math.sqrt(model.config.hidden))
@@ -156,12 +159,12 @@ def share_a_direction(model: Transformer) -> Tensor:
 
 @torch.no_grad()
 def look_back(model: Transformer, direction: Tensor) -> None:
-    """Make heads of each layer look back by `DISTANCES`; all embeddings have the `direction` [hidden] in common.
+    """Make heads of each layer look back by `DISTANCES`; all embeddings have the `direction` [H] in common.
 
     With the share w(i) of their length in the dimensions that turn by an angle a(i) for each place, query and key of
     two tokens n places apart have the product sqrt(head size) x sum of w(i) cos((n - distance) a(i)). Shares in
-    proportion to the angles make the peak narrow: a head begins with about two thirds of its attention at its distance.
-    What the projections were drawn with stays, as noise that training makes something of.
+    proportion to the angles make the peak narrow: a head starts with about two thirds of its attention at its distance.
+    The random numbers of the projections stay, as noise for training to use.
     """
     config, size = model.config, model.config.head_size
     half = size // 2

@@ -1,4 +1,4 @@
-"""What the launching process tells its workers, and the names of the files through which they talk."""
+"""The job that the launching process gives its workers, and the names of the files they exchange."""
 
 import time
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from homegrown.config.recipe import Parallel, Settings, TrainingSettings
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
-if TYPE_CHECKING:  # who only writes a job needs no PyTorch
+if TYPE_CHECKING:  # writing a job needs no PyTorch
     from tokenizers import Tokenizer
 
     from homegrown.data.loader import TokenSplit
@@ -31,14 +31,14 @@ CURVE = "curve.png"
 EVENTS = "tensorboard"
 LOGS = "logs"
 NO_TCP_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-"""What keeps PyTorch's launcher from a store that listens on all interfaces; the workers meet by a file."""
+"""Keeps PyTorch's launcher from a store that listens on all interfaces; the workers connect through a file."""
 CHECKPOINTS = "checkpoints"
 STORE = ".store-"
-"""What the files begin with in which the launcher and workers leave addresses for each other."""
+"""Prefix of the files in which launcher and workers leave their addresses."""
 
 
 class TrainingJob(Settings, ABC):
-    """One training run, of whatever kind; its file lies in the folder that takes the results."""
+    """One training run of any kind; its file is in the folder of its results."""
 
     packed: Path
     tokenizer: Path
@@ -47,11 +47,11 @@ class TrainingJob(Settings, ABC):
     device: str
     parallel: Parallel = "ddp"
     started: float = Field(default_factory=time.time)
-    """When training was asked for, in seconds since 1970."""
+    """Time of the request, in seconds since 1970."""
 
     @abstractmethod
     def task(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "TrainingTask":
-        """Return what is trained on the tokens `train`; raises UserError if it does not fit them."""
+        """Return the task on the tokens `train`; raises UserError if a setting does not fit them."""
 
     def write(self, out: Path) -> Path:
         """Write the job to `out` and return its path."""

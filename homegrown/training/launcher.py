@@ -1,4 +1,4 @@
-"""Starting the workers through PyTorch's elastic launcher, and relaying what they report."""
+"""Starts the workers through PyTorch's elastic launcher, and relays their progress."""
 
 import errno
 import logging
@@ -34,21 +34,21 @@ from homegrown.util.progress import Progress
 
 _RESTARTS = 3
 _POLL_SECONDS = 0.2
-_EXIT_SECONDS = 5.0  # for the agent to see that its workers have gone
+_EXIT_SECONDS = 5.0  # for the agent to see that its workers have exited
 
 
 def launch(job: Path, processes: int, progress: Progress, worker: str) -> None:
-    """Run `processes` of the module `worker` on this machine until they are done, restarting all if one dies.
+    """Run `processes` of the module `worker` on this machine until they exit; restart all if one dies.
 
-    The agent runs in a thread: it then leaves this process's signal handlers alone, and `progress` is called in the
-    thread of the caller. When this process dies or gives up, the workers see its lock free, finish their step, write a
-    checkpoint and exit. So they do when a signal ends this function by an exception (Prefect's cancelling, Ctrl-C); it
-    then waits for them.
+    The agent runs in a thread: it leaves this process's signal handlers alone, and `progress` is called in the caller's
+    thread. When this process dies or gives up, its lock becomes free: the workers finish their step, write a checkpoint
+    and exit. They also do when a signal raises an exception in this function (Prefect's cancelling, Ctrl-C), which then
+    waits for them.
 
     Raises:
         UserError: the workers refuse the job, or a signal to one of them stopped it.
         OSError: the disk is full (ENOSPC).
-        RuntimeError: a worker failed again and again; names its log.
+        RuntimeError: a worker failed repeatedly; names its log.
     """
     out = job.parent
     for left in (out / PROGRESS, out / REFUSAL, out / DISK_FULL, *out.glob(f"{STORE}*")):
@@ -59,7 +59,7 @@ def launch(job: Path, processes: int, progress: Progress, worker: str) -> None:
     try:
         with locks.exclusive(out / PARENT_LOCK):
             agent.start()
-            # A worker that refuses leaves others waiting for it, which end when the lock is free.
+            # When one worker refuses, the others wait for it until the lock is free.
             while not agent.ended.wait(_POLL_SECONDS) and not (out / REFUSAL).exists():
                 for done, total, metrics in relay.new():
                     progress(done, total, **metrics)
@@ -76,15 +76,15 @@ def launch(job: Path, processes: int, progress: Progress, worker: str) -> None:
     if (out / DISK_FULL).exists():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     if agent.error is not None:
-        raise RuntimeError(f"training failed; {_last_log(out / LOGS)} says why") from agent.error
+        raise RuntimeError(f"training failed; see {_last_log(out / LOGS)}") from agent.error
     if not (out / SUMMARY).exists():
         kept = max((out / CHECKPOINTS).glob("step-*"), default=None)
         where = f"after step {int(kept.name.removeprefix('step-'))}" if kept else "before its first checkpoint"
-        raise UserError(f"Training was stopped by a signal {where}; run it again, and it goes on from there.")
+        raise UserError(f"A signal stopped training {where}; run it again to resume there.")
 
 
 class _Agent(threading.Thread):
-    """`ended` is waited for in place of `join`, which takes a thread for ended when a signal interrupts it (3.11)."""
+    """Wait for `ended` instead of `join`, which believes that a thread has ended when a signal interrupts it (3.11)."""
 
     def __init__(self, job: Path, processes: int, worker: str):
         super().__init__(name="elastic-agent", daemon=True)
@@ -117,6 +117,6 @@ class _Agent(threading.Thread):
 
 
 def _last_log(folder: Path) -> Path:
-    """Return the newest standard-error log that says something, or the folder of all."""
+    """Return the newest standard-error log that is not empty, or the folder of all."""
     logs = [path for path in folder.rglob("stderr.log") if path.stat().st_size]
     return max(logs, key=lambda path: path.stat().st_mtime_ns, default=folder)

@@ -1,4 +1,4 @@
-"""What training measures at each step, and what the model writes meanwhile, as Arrow tables."""
+"""Metrics and samples of each step, and their Arrow tables. Field names are those of stored columns."""
 
 from dataclasses import asdict, dataclass
 
@@ -34,8 +34,8 @@ class StepMetrics:
     """One optimizer step, counted from 1.
 
     `loss` is the mean over the step's batch in nats per token, before its update; `gradient_norm` is taken before
-    clipping; both may be no number in a step whose update was `skipped`. `tokens` and `seconds` count from the start of
-    training, over all interruptions. The speed is that of all workers, the memory the most of the leading one so far.
+    clipping; both may be infinite or NaN in a step whose update was `skipped`. `tokens` and `seconds` count from the
+    start of training, over all interruptions. The speed is that of all workers, the memory the peak of the leading one.
     """
 
     step: int
@@ -54,7 +54,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model wrote after `prompt` at a step; `text` does not repeat the prompt."""
+    """The model's completion of `prompt` at a step; `text` does not repeat the prompt."""
 
     step: int
     prompt: str

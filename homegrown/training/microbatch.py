@@ -1,4 +1,4 @@
-"""How many sequences one forward pass takes: the tokens of a step are given, what fits in memory is found."""
+"""Sequences in one forward pass: the recipe sets those of a step, memory limits those of a pass."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from torch.optim import Muon, Optimizer
 
 from homegrown.config.recipe import TrainingSettings
 from homegrown.training.distributed import Worker
-from homegrown.training.objective import held
+from homegrown.training.objective import local_part
 from homegrown.util.errors import UserError
 
 _CPU_TOKENS = 1024
@@ -16,11 +16,11 @@ On 2 cores in bf16: at a width of 256, 512 tokens gave 4,600 tokens a second, 1,
 8,192 3,300; at a width of 768, 512 gave 270, 1,024 300 and 2,048 230."""
 
 _MARGIN = 0.1
-"""Share of a GPU's memory left free, for fragments and for what a step needs that the measurement does not see."""
+"""Share of a GPU's memory left free, for fragments and for needs of a step that the measurement does not see."""
 
 
 def check(settings: TrainingSettings, workers: int) -> None:
-    """Raise a UserError if the batch cannot be shared evenly."""
+    """Raise UserError if the workers cannot share the batch evenly."""
     if settings.micro_batch_size == "auto":
         if settings.batch_size % workers:
             raise UserError(
@@ -41,9 +41,9 @@ def choose(
     objective: nn.Module,
     optimizers: list[Optimizer],
 ) -> int:
-    """Return the sequences in one forward pass, a divisor of the worker's share of the batch; the same in all workers.
+    """Return R, the sequences in one forward pass: a divisor of the worker's share of the batch, the same in all.
 
-    `window` is the shape of one sequence as the objective takes it.
+    `window` is the shape of one sequence as the objective takes it: [T + 1] or [3, T].
 
     Raises:
         torch.OutOfMemoryError: two sequences are too many for the GPU.
@@ -66,7 +66,7 @@ def largest(share: int, bound: int) -> int:
 
 
 def _peak_bytes(objective: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
-    """Return the most memory that a forward and backward pass held, weights and gradients included."""
+    """Return the peak memory of a forward and backward pass, weights and gradients included."""
     torch.cuda.reset_peak_memory_stats()
     objective(torch.zeros(shape, dtype=torch.int64, device=device)).backward()
     objective.zero_grad(set_to_none=True)
@@ -74,13 +74,13 @@ def _peak_bytes(objective: nn.Module, shape: tuple[int, ...], device: torch.devi
 
 
 def _bytes_to_come(objective: nn.Module, optimizers: list[Optimizer]) -> int:
-    """Return the size of what the first steps will add: the optimizers' moments, and gradients that wait to be shared.
+    """Return the size of what the first steps will add: the optimizers' moments, and gradients before their exchange.
 
-    Muon keeps one moment and AdamW two. With sharded weights the gradients of all but a step's last micro-batch are
-    whole in every worker.
+    Muon keeps one moment and AdamW two. With sharded weights every worker keeps complete gradients until a step's last
+    micro-batch.
     """
     moments = sum(
-        (1 if isinstance(optimizer, Muon) else 2) * held(parameter).nbytes
+        (1 if isinstance(optimizer, Muon) else 2) * local_part(parameter).nbytes
         for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]

@@ -1,4 +1,4 @@
-"""Muon, for whole matrices and for those of which every worker holds a part."""
+"""Muon, for replicated matrices and for sharded ones."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
-"""Matrices of one shape are orthogonalised together up to so many numbers: it saves calls where they are small, and
-fills a GPU, which a product of two matrices of a small model leaves idle for the most part."""
+"""Numbers in a batch of matrices of one shape that are orthogonalized together: it saves calls for small matrices, and
+fills a GPU, which a product of two matrices of a small model leaves mostly idle."""
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 """The coefficients of the Newton-Schulz iteration (Jordan et al. 2024)."""
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon with a step of its own, which orthogonalises in the type `dtype`.
+    """PyTorch's Muon with its own step, which orthogonalizes in the type `dtype`.
 
-    PyTorch's works in bfloat16 everywhere, which most processors only imitate: 2 cores with AVX2 took 7 seconds for a
-    step of `tiny`, and take 0.15 in float32. A sharded matrix (DTensor) is made whole for its orthogonalisation, and
-    only then: PyTorch's own step would exchange the parts again for each product of the iteration.
+    PyTorch's computes in bfloat16 everywhere, which most processors only emulate: 2 cores with AVX2 took 7 seconds for
+    a step of `tiny`, and take 0.15 in float32. A sharded matrix (DTensor) is gathered once for its orthogonalization:
+    PyTorch's step would exchange the parts again for each product of the iteration.
     """
 
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **defaults: Any):
@@ -30,9 +30,9 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step: momentum and decay on what this worker holds, the update's direction from whole matrices.
+        """Take one step: momentum and decay on this worker's parts, the direction from complete matrices.
 
-        The gradients serve as working memory and are not what they were.
+        It overwrites the gradients.
         """
         for group in self.param_groups:
             matrices: list[Tensor] = []
@@ -46,18 +46,18 @@ class Muon(torch.optim.Muon):
                 self._move([matrices[index] for index in batch], [gradients[index] for index in batch], group)
 
     def _move(self, matrices: Sequence[Tensor], directions: Sequence[Tensor], group: dict[str, Any]) -> None:
-        """Move matrices of one shape, or its transpose, along the orthogonal matrices near `directions`."""
-        updates = orthogonal([_whole(direction) for direction in directions], group["ns_steps"], self._dtype)
+        """Move matrices of one shape, or its transpose, along the orthogonal matrices nearest to `directions`."""
+        updates = orthogonal([_gathered(direction) for direction in directions], group["ns_steps"], self._dtype)
         for matrix, update in zip(matrices, updates, strict=True):
             rows, columns = matrix.shape
             matrix.add_(_like(update, matrix), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonal(matrices: Sequence[Tensor], steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """Return the nearly orthogonal matrix near each of `matrices`, which have one shape or its transpose.
+    """Return a nearly orthogonal matrix near each of `matrices`, all [rows, columns] or [columns, rows].
 
     `steps` of a quintic Newton-Schulz iteration, computed in `dtype`, bring the singular values of a matrix of norm 1
-    near 1: with 5 steps between 0.7 and 1.2, but for very small ones (Jordan et al. 2024).
+    near 1: after 5 steps between 0.7 and 1.2, except very small ones (Jordan et al. 2024).
     """
     flat = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
     x = torch.stack([matrix.to(dtype) for matrix in flat])
@@ -69,7 +69,7 @@ def orthogonal(matrices: Sequence[Tensor], steps: int, dtype: torch.dtype) -> li
 
 
 def _batches(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Yield the places of matrices that are orthogonalised together."""
+    """Yield the indices of matrices to orthogonalize together."""
     device = matrices[0].device.type
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):
@@ -80,12 +80,12 @@ def _batches(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
             yield indices[start : start + size]
 
 
-def _whole(matrix: Tensor) -> Tensor:
+def _gathered(matrix: Tensor) -> Tensor:
     return matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
 
 
 def _like(update: Tensor, matrix: Tensor) -> Tensor:
-    """Return what this worker holds of the update to `matrix`."""
+    """Return this worker's part of the update to `matrix`."""
     if not isinstance(matrix, DTensor):
         return update
     everywhere = DTensor.from_local(update.contiguous(), matrix.device_mesh, [Replicate()], run_check=False)

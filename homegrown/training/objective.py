@@ -1,4 +1,4 @@
-"""What is minimised, as one module that all workers share: copies of it (DDP) or parts of it (FSDP2)."""
+"""The objective as one module, replicated over the workers (DDP) or sharded (FSDP2)."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,24 +15,23 @@ from homegrown.training.distributed import Worker
 
 
 class NextToken(nn.Module):
-    """The objective as a module, so that workers can exchange gradients and weights around its forward pass."""
+    """Prediction of the next token, as a module: workers exchange gradients and weights around its forward pass."""
 
     def __init__(self, model: Transformer):
         super().__init__()
         self.model = model
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Return the summed loss in nats of int64 `windows`, [rows, context + 1] or as `parts` takes them."""
+        """Return the summed loss in nats, a scalar, of int64 `windows` [R, T + 1] or [R, 3, T]."""
         return self.model.loss(*parts(windows))
 
 
-def share(model: Transformer, worker: Worker, parallel: Parallel) -> nn.Module:
-    """Return the objective of `model`, whose gradients are then averaged over all workers.
+def distribute(model: Transformer, worker: Worker, parallel: Parallel) -> nn.Module:
+    """Return the objective of `model`, whose gradients are averaged over all workers.
 
-    With `fsdp` (Zhao et al. 2023; in PyTorch's second form) the model's weights become DTensors of which each worker
-    holds a part: a block is made whole while it computes, the embedding with the rest for the whole pass, since the
-    loss needs it last and first. Weights stay float32 and autocast chooses the type of products, as with `ddp`, so that
-    both compute the same.
+    With `fsdp` (Zhao et al. 2023; PyTorch's FSDP2) the model's weights become DTensors, sharded over the workers: a
+    block is gathered while it computes; embedding and norm stay gathered for the entire pass, since it needs them first
+    and last. Weights stay float32 and autocast chooses the type of products, as with `ddp`: both compute the same.
     """
     objective = NextToken(model)
     if worker.count == 1:
@@ -47,7 +46,7 @@ def share(model: Transformer, worker: Worker, parallel: Parallel) -> nn.Module:
 
 
 def accumulating(objective: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Return a context for one micro-batch, of which only the `last` of a step makes workers exchange gradients."""
+    """Return a context for one micro-batch; workers exchange gradients only in the `last` of a step."""
     if isinstance(objective, FSDPModule):
         objective.set_requires_gradient_sync(last)
     if isinstance(objective, DistributedDataParallel) and not last:
@@ -56,19 +55,19 @@ def accumulating(objective: nn.Module, last: bool) -> AbstractContextManager[Non
 
 
 def clip_gradients(model: nn.Module, norm: float) -> Tensor:
-    """Scale all gradients so that their common norm is at most `norm`, and return what it was, a scalar."""
+    """Scale all gradients to a total norm of at most `norm`; return the norm before, a scalar."""
     before = nn.utils.clip_grad_norm_(model.parameters(), norm)
     return before.full_tensor() if isinstance(before, DTensor) else before
 
 
-def held(tensor: Tensor) -> Tensor:
-    """Return what this worker holds of a tensor, sharded or not."""
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this worker's part of a tensor, sharded or not."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager
-def whole(objective: nn.Module) -> Iterator[None]:
-    """Give every worker all weights for the block, so that each may run the model alone and as often as it likes."""
+def unsharded(objective: nn.Module) -> Iterator[None]:
+    """Gather all weights in every worker for the block: each may then run the model alone and as often as it likes."""
     sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
         module.set_reshard_after_forward(False, recurse=False)

@@ -13,26 +13,24 @@ from homegrown.training.muon import Muon
 from homegrown.training.precision import choose_precision
 
 
-def optimizers(model: nn.Module, settings: TrainingSettings, wide_share: float = 1.0) -> list[Optimizer]:
-    """Return what updates the model's weights: AdamW, or Muon for the hidden matrices and AdamW for the rest.
+def optimizers(model: nn.Module, settings: TrainingSettings, embedding_lr_share: float = 1.0) -> list[Optimizer]:
+    """Return AdamW for all weights, or Muon for the hidden matrices and AdamW for the rest.
 
-    Muon (Jordan et al. 2024) makes every update of a matrix orthogonal; it is meant for matrices that map hidden states
-    to hidden states, so embeddings, the output projection, gains and biases stay with AdamW (Loshchilov and Hutter
-    2019). Decay is decoupled and of matrices only: gains and biases, pulled towards 0, would switch off what they
-    scale. Every group has its highest rate under "peak_lr"; `set_rates` sets what holds at a step. The matrices with a
-    vocabulary learn at `wide_share` of AdamW's rate.
+    Muon (Jordan et al. 2024) makes every update of a matrix orthogonal. It is for matrices that map hidden states to
+    hidden states, so embeddings, output projection, gains and biases stay with AdamW (Loshchilov and Hutter 2019).
+    Weight decay is decoupled and for matrices only: gains and biases, pulled towards 0, would switch off what they
+    scale. Every group has its peak learning rate under "peak_lr"; `set_lr` sets that of a step. Embedding and output
+    projection learn at `embedding_lr_share` of AdamW's rate.
     """
-    hidden, wide, vectors = _kinds(model)
-    rate, decay = settings.learning_rate, settings.weight_decay
+    hidden, embeddings, vectors = _kinds(model)
+    lr, weight_decay = settings.learning_rate, settings.weight_decay
     groups = [
-        {"params": wide, "weight_decay": decay, "peak_lr": rate * wide_share},
-        {"params": vectors, "weight_decay": 0.0, "peak_lr": rate},
+        {"params": embeddings, "weight_decay": weight_decay, "peak_lr": lr * embedding_lr_share},
+        {"params": vectors, "weight_decay": 0.0, "peak_lr": lr},
     ]
     if settings.optimizer == "adamw":
-        groups.append({"params": hidden, "weight_decay": decay, "peak_lr": rate})
-    made: list[Optimizer] = [
-        AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
-    ]
+        groups.append({"params": hidden, "weight_decay": weight_decay, "peak_lr": lr})
+    made: list[Optimizer] = [AdamW(groups, lr=lr, betas=(settings.beta1, settings.beta2), fused=True)]
     if settings.optimizer == "muon":
         group = {"params": hidden, "peak_lr": settings.matrix_learning_rate}
         made.append(
@@ -40,7 +38,7 @@ def optimizers(model: nn.Module, settings: TrainingSettings, wide_share: float =
                 [group],
                 orthogonalization_dtype(settings, hidden[0].device.type),
                 lr=settings.matrix_learning_rate,
-                weight_decay=settings.weight_decay,
+                weight_decay=weight_decay,
                 momentum=settings.momentum,
                 ns_steps=settings.orthogonalization_steps,
             )
@@ -49,12 +47,12 @@ def optimizers(model: nn.Module, settings: TrainingSettings, wide_share: float =
 
 
 def orthogonalization_dtype(settings: TrainingSettings, device: str) -> torch.dtype:
-    """Return bfloat16, which is enough for Muon, where the model's own products are in it, and float32 elsewhere."""
+    """Return bfloat16, enough for Muon, if the model's products are in it; else float32."""
     products = choose_precision(settings.precision, "cuda" if device == "cuda" else "cpu").dtype
     return torch.bfloat16 if products == torch.bfloat16 else torch.float32
 
 
-def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
+def set_lr(optimizers: Sequence[Optimizer], share: float) -> None:
     """Set every group's learning rate to `share` of its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -62,12 +60,12 @@ def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are trained, not copies, by name; what is frozen is in no checkpoint."""
+    """Return the trained parameters themselves by name; a checkpoint holds no frozen ones."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def state_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """Return the optimizers' own tensors, not copies, as `<parameter>/<moment>`."""
+    """Return the optimizers' tensors themselves as `<parameter>/<moment>`."""
     return {
         f"{name}/{moment}": tensor
         for name, parameter in model.named_parameters()
@@ -77,9 +75,9 @@ def state_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str
 
 
 def make_state(model: nn.Module, optimizers: Sequence[Optimizer], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Make the tensors that `state_tensors` has after a step: zeros in the given shapes, each of a whole tensor.
+    """Make the tensors of `state_tensors` as they exist after a step: zeros in the given unsharded shapes.
 
-    They are sharded as their parameters are; names that are none of theirs are passed over.
+    They are sharded like their parameters; unknown names are ignored.
     """
     parameters = dict(model.named_parameters())
     owners: dict[Any, Optimizer] = {
@@ -98,33 +96,33 @@ def make_state(model: nn.Module, optimizers: Sequence[Optimizer], shapes: Mappin
 
 
 def _kinds(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """Return the hidden matrices, the matrices with a vocabulary, and the vectors that are trained."""
-    hidden, wide, vectors = [], [], []
+    """Return the trained parameters: hidden matrices, those with a vocabulary, and vectors."""
+    hidden, embeddings, vectors = [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if parameter.ndim < 2:
             vectors.append(parameter)
         elif "embed_tokens" in name or "lm_head" in name:
-            wide.append(parameter)
+            embeddings.append(parameter)
         else:
             hidden.append(parameter)
-    return hidden, wide, vectors
+    return hidden, embeddings, vectors
 
 
-def share(step: int, settings: TrainingSettings) -> float:
+def lr_share(step: int, settings: TrainingSettings) -> float:
     """Return the share of the peak learning rate of optimizer step `step` (from 1 to `max_steps`).
 
-    It rises in a line over `warmup_steps`, reaching 1 at the last of them. Then it falls along half a cosine
-    (Loshchilov and Hutter 2017) or a line, or stays at 1 and falls in a line over the last `decay_share` of all steps
-    (Hu et al. 2024, MiniCPM; the linear fall: Hägele et al. 2024), reaching its final share at `max_steps`.
+    It rises linearly over `warmup_steps` to 1. Then it decays as a half cosine (Loshchilov and Hutter 2017) or
+    linearly, or stays at 1 and decays linearly over the last `decay_share` of all steps (Hu et al. 2024, MiniCPM; the
+    linear decay: Hägele et al. 2024), to its final share at `max_steps`.
     """
     if step <= settings.warmup_steps:
         return step / settings.warmup_steps
-    falling = settings.max_steps - settings.warmup_steps
+    decay_steps = settings.max_steps - settings.warmup_steps
     if settings.schedule == "wsd":
-        falling = min(falling, math.ceil(settings.decay_share * settings.max_steps))
-    left = min(1.0, (settings.max_steps - step) / falling)
+        decay_steps = min(decay_steps, math.ceil(settings.decay_share * settings.max_steps))
+    left = min(1.0, (settings.max_steps - step) / decay_steps)
     if settings.schedule == "cosine":
         left = (1 - math.cos(math.pi * left)) / 2
     floor = settings.final_learning_rate_share

@@ -1,4 +1,4 @@
-"""In which type matrix products are computed."""
+"""The type in which matrix products are computed."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class Precision:
         return torch.autocast(self.device, self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return the scaler that keeps float16 gradients from vanishing; it does nothing for other types."""
+        """Return the scaler that keeps float16 gradients from underflowing; it does nothing for other types."""
         return torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
 
 
 def choose_precision(setting: Literal["auto", "bf16", "fp16", "fp32"], device: Literal["cpu", "cuda"]) -> Precision:
-    """Return the precision that `setting` names; `auto` takes what the device computes in fastest without loss."""
+    """Return the precision that `setting` names; `auto` is the fastest without loss on the device."""
     if setting == "auto":
         setting = _fastest(device)
     types = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -5,7 +5,7 @@ from pathlib import Path
 from homegrown.config.recipe import ModelSettings, Parallel, TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.training.pretraining import Job
-from homegrown.training.run import conduct
+from homegrown.training.run import run_job
 from homegrown.util.progress import Outcome, Progress, silent
 
 
@@ -25,12 +25,12 @@ def pretrain(
     """Train a model from the folders of packed tokens and of their tokenizer, with `processes` workers.
 
     Writes `model/` (config.json, model.safetensors, tokenizer.json), `metrics.parquet`, `samples.parquet`, `curve.png`,
-    `tensorboard/`, `summary.json` and the last checkpoint; while training goes on, curve, samples and event file are
-    those so far, and `steps.jsonl` has a line for each step. Called again on the same `out` it goes on from the newest
-    checkpoint; on a CPU the weights are then the same, bit for bit, as if it had not stopped.
+    `tensorboard/`, `summary.json` and the last checkpoint. During training, curve, samples and event file are those so
+    far, and `steps.jsonl` has a line for each step. Called again on the same `out`, it resumes from the newest
+    checkpoint; on a CPU the weights are then the same, bit for bit, as without the interruption.
 
     Raises:
-        UserError: a setting does not fit the data or the machine, or training diverges again and again.
+        UserError: a setting does not fit the data or the machine, or training diverges repeatedly.
         RuntimeError: a worker failed for another reason; the message names its log.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -44,5 +44,5 @@ def pretrain(
         device=device,
         parallel=parallel,
     )
-    summary = conduct(job, out, processes, progress)
+    summary = run_job(job, out, processes, progress)
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)

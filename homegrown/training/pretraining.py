@@ -1,4 +1,4 @@
-"""Pretraining as a training job: a new model, and what is sampled and written of it."""
+"""Pretraining as a training job: the new model, its samples and its result."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ class Job(TrainingJob):
 
 
 class NewModel:
-    """A model that is trained from nothing; a `TrainingTask`."""
+    """A model that is trained from scratch; a `TrainingTask`."""
 
     def __init__(self, job: Job, train: "TokenSplit", tokenizer: "Tokenizer"):
         """Take the job's settings, for the text `train`.
@@ -38,12 +38,12 @@ class NewModel:
         """
         from homegrown.model.config import ModelConfig
         from homegrown.tokenizer.special import special_ids
-        from homegrown.training.initialisation import BIGRAM_RATE_SHARE, choose
+        from homegrown.training.initialisation import BIGRAM_LR_SHARE, choose
 
         self._job, self._train, settings = job, train, job.training
         self.config = ModelConfig.from_settings(job.model, train.vocabulary_size, settings.dropout)
-        self.beginning = choose(settings, self.config, train.tokens)
-        self.wide_rate_share = BIGRAM_RATE_SHARE if self.beginning == "bigrams" else 1.0
+        self.initialisation = choose(settings, self.config, train.tokens)
+        self.embedding_lr_share = BIGRAM_LR_SHARE if self.initialisation == "bigrams" else 1.0
         self.flops_per_token = self.config.flops_per_token()
         marks = special_ids(tokenizer)
         self.stop_ids = frozenset({marks.eos})
@@ -54,12 +54,12 @@ class NewModel:
         import torch
 
         from homegrown.model.transformer import Transformer
-        from homegrown.training.initialisation import initialise
+        from homegrown.training.initialisation import initialize
         from homegrown.util.seeds import derive
 
         torch.manual_seed(derive(self._job.seed, "initialisation"))
         model = Transformer(self.config)
-        initialise(model, self.beginning, self._train)
+        initialize(model, self.initialisation, self._train)
         return model
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the leading worker tells the launching process how far it is: lines of JSON, appended to a small file."""
+"""Progress from the leading worker to the launching process: lines of JSON, appended to a small file."""
 
 import json
 import time
@@ -12,25 +12,27 @@ _LEAST_SECONDS = 0.2
 
 
 class Report:
-    """Appends what the launching process relays; ordinary steps at most five times a second."""
+    """Appends the lines that the launching process relays."""
 
     def __init__(self, path: Path):
         self._path = path
         self._last = 0.0
         self._reached: tuple[int, int | None] = 0, None
 
-    def step(self, done: int, total: int, important: bool, **metrics: Metric) -> None:
-        """Say that `done` of `total` steps are finished."""
-        now, self._reached = time.monotonic(), (done, total)
-        if important or now - self._last >= _LEAST_SECONDS:
-            self._last = now
-            self._append({"done": done, "total": total, "metrics": metrics})
+    def is_due(self) -> bool:
+        """Return whether an ordinary step is worth a line: at most five times a second."""
+        return time.monotonic() - self._last >= _LEAST_SECONDS
 
-    def note(self, sentence: str) -> None:
-        """Pass on a sentence for the person who watches."""
-        print(sentence, flush=True)
+    def step(self, done: int, total: int, **metrics: Metric) -> None:
+        """Report that `done` of `total` steps are finished."""
+        self._last, self._reached = time.monotonic(), (done, total)
+        self._append({"done": done, "total": total, "metrics": metrics})
+
+    def note(self, message: str) -> None:
+        """Report a message for the person who watches."""
+        print(message, flush=True)
         done, total = self._reached
-        self._append({"done": done, "total": total, "metrics": {"note": sentence}})
+        self._append({"done": done, "total": total, "metrics": {"note": message}})
 
     def _append(self, line: dict[str, Any]) -> None:
         with self._path.open("a") as file:
@@ -54,5 +56,5 @@ class Relay:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                said = json.loads(line)
-                yield said["done"], said["total"], said["metrics"]
+                report = json.loads(line)
+                yield report["done"], report["total"], report["metrics"]

@@ -1,4 +1,4 @@
-"""What a finished training leaves in its folder."""
+"""The results of a finished training."""
 
 import json
 import statistics
@@ -19,7 +19,7 @@ _LOSS_STEPS = 50
 def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     """Write model, tables, curve and, last, the summary, which marks the run as finished.
 
-    The model has the weights of the best validation, which are the final ones unless training went on to get worse.
+    The model has the weights of the best validation: the final ones, unless the validation loss rose again.
     """
     state = trainer.state
     last = state.metrics[-1]
@@ -53,6 +53,6 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
 
 
 def _training_loss(metrics: Sequence[StepMetrics]) -> float:
-    """Return the mean loss of the last steps whose update was taken, or of the last one if none was."""
+    """Return the mean loss of the last steps whose update was taken, else of the last step."""
     taken = [row.loss for row in metrics[-_LOSS_STEPS:] if not row.skipped]
     return statistics.fmean(taken or [metrics[-1].loss])

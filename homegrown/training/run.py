@@ -1,4 +1,4 @@
-"""A training job from its start, or from where it was left, to its summary."""
+"""Runs a training job from its start, or its last checkpoint, to its summary."""
 
 import json
 import shutil
@@ -20,11 +20,11 @@ from homegrown.util.progress import Metric, Progress
 WORKER = "homegrown.training.worker"
 
 
-def conduct(job: TrainingJob, out: Path, processes: int, progress: Progress, worker: str = WORKER) -> dict[str, Metric]:
+def run_job(job: TrainingJob, out: Path, processes: int, progress: Progress, worker: str = WORKER) -> dict[str, Metric]:
     """Train the job in the folder `out` with `processes` of the module `worker`; return its summary.
 
     Raises:
-        UserError: a setting does not fit the data or the machine, or training diverges again and again.
+        UserError: a setting does not fit the data or the machine, or training diverges repeatedly.
         RuntimeError: a worker failed for another reason; the message names its log.
     """
     if not (out / SUMMARY).exists():
@@ -37,7 +37,7 @@ def conduct(job: TrainingJob, out: Path, processes: int, progress: Progress, wor
 
 
 def _tidy(out: Path) -> None:
-    """Remove what only served the run: it names this machine's paths and is of no use once training is finished."""
+    """Remove the files that only served the run, which name this machine's paths."""
     for name in (JOB, PROGRESS, PARENT_LOCK, WORKER_LOCK, STEPS):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / LOGS, ignore_errors=True)

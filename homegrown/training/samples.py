@@ -1,4 +1,4 @@
-"""What the model writes after fixed prompts while it is trained."""
+"""Completions of fixed prompts during training."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 
 
 class Sampler:
-    """Continues prompts, with the same random numbers each time, so that only the model differs."""
+    """Completes prompts with the same random numbers each time, so that only the model differs."""
 
     def __init__(
         self,
@@ -27,12 +27,12 @@ class Sampler:
         precision: Precision,
         seed: int,
     ):
-        """Write up to `tokens` after each of `prompts`, ending before a token of `stop_ids`."""
+        """Generate up to `tokens` after each of `prompts`, and stop before a token of `stop_ids`."""
         self._tokenizer, self._prompts, self._stop_ids = tokenizer, prompts, stop_ids
         self._tokens, self._precision, self._seed = tokens, precision, seed
 
     def __call__(self, model: Transformer, step: int) -> list[Sample]:
-        """Return what `model` writes at `step`, one sample for each prompt."""
+        """Return a sample of `model` at `step` for each prompt."""
         if not self._prompts:
             return []
         # Every length of the cache would be compiled anew.

@@ -1,4 +1,4 @@
-"""The rule for a loss that spikes or is no number: which updates are skipped, and when training goes back."""
+"""The rule for a loss that spikes or is not finite: which updates are skipped, and when training rolls back."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _ENOUGH = WINDOW // 2
 
 @dataclass
 class _Memory:
-    """What the rule remembers, from checkpoint to checkpoint."""
+    """The state of the rule, which checkpoints keep."""
 
     losses: list[float] = field(default_factory=list)
-    gradient_norms: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
     in_a_row: int = 0
     skipped_steps: int = 0
     rolled_back_steps: int = 0
@@ -28,16 +28,16 @@ class _Memory:
 
 
 class SpikeRule:
-    """Decides by loss and gradient norm, which are those of the whole batch, so that all workers decide alike.
+    """Decides by loss and gradient norm of the batch of all workers, so that all decide alike.
 
-    An update is skipped, its batch used up and the weights untouched, if one of the two is no number or lies more than
+    An update is skipped, its batch used up and the weights unchanged, if one of the two is not finite or lies more than
     `spike_deviations` standard deviations above its mean over the last steps (OLMo-core's `SkipStepOptimizer`: 6 above
-    the last 128). What is no number never enters a mean, and a loss only if its update is taken: so a loss that stays
-    high remains a spike. A norm enters at most twice as far from the mean as the bound is: so gradients of a new size
-    are the usual ones after a few steps, and one huge norm does not make the rule blind to the next.
+    the last 128). Values that are not finite never enter a mean. A loss enters only if its update is taken: a loss that
+    stays high remains a spike. A norm enters at most twice as far from the mean as the bound: gradients of a new size
+    are usual after a few steps, and one huge norm does not hide the next.
 
-    After `rollback_after` skipped updates in a row training goes back to a checkpoint and on with the batches that
-    come after them (Chowdhery et al. 2022, PaLM, section 5.1: from a checkpoint before the spike, past 200 to 500
+    After `rollback_after` skipped updates in a row training returns to a checkpoint and continues with the batches
+    after them (Chowdhery et al. 2022, PaLM, section 5.1: from a checkpoint before the spike, skipping 200 to 500
     batches, which do no harm elsewhere).
     """
 
@@ -48,22 +48,22 @@ class SpikeRule:
 
     @property
     def skipped_steps(self) -> int:
-        """How many updates were skipped."""
+        """The number of skipped updates."""
         return self._memory.skipped_steps
 
     @property
     def rolled_back_steps(self) -> int:
-        """How many steps were undone, which is also how many batches are passed over."""
+        """The number of steps undone, which is also that of the batches skipped."""
         return self._memory.rolled_back_steps
 
     @property
     def rollbacks(self) -> int:
-        """How often training went back to a checkpoint."""
+        """The number of returns to a checkpoint."""
         return self._memory.rollbacks
 
     @property
     def calm(self) -> bool:
-        """Whether the last update was taken: only then is a checkpoint one to go back to."""
+        """Whether the last update was taken: only then is a checkpoint good."""
         return self._memory.in_a_row == 0
 
     @property
@@ -73,19 +73,19 @@ class SpikeRule:
 
     @property
     def fruitless(self) -> bool:
-        """Whether no update was taken since training last went back, so that that checkpoint is no good either."""
+        """Whether no update was taken since the last rollback: its checkpoint is not good either."""
         return self._fruitless
 
-    def admits(self, loss: float, gradient_norm: float) -> bool:
-        """Say whether the update of a step with this loss and gradient norm is to be taken, and remember them."""
+    def admits(self, loss: float, grad_norm: float) -> bool:
+        """Return whether to take the update of a step with this loss and gradient norm, and remember them."""
         memory = self._memory
         _, highest_loss = self._usual(memory.losses)
-        mean_norm, highest_norm = self._usual(memory.gradient_norms)
-        numbers = math.isfinite(loss) and math.isfinite(gradient_norm)
-        taken = numbers and loss <= highest_loss and gradient_norm <= highest_norm
-        if math.isfinite(gradient_norm):
-            capped = min(gradient_norm, 2 * highest_norm - mean_norm)
-            memory.gradient_norms = [*memory.gradient_norms, capped][-WINDOW:]
+        mean_norm, highest_norm = self._usual(memory.grad_norms)
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        taken = finite and loss <= highest_loss and grad_norm <= highest_norm
+        if math.isfinite(grad_norm):
+            capped = min(grad_norm, 2 * highest_norm - mean_norm)
+            memory.grad_norms = [*memory.grad_norms, capped][-WINDOW:]
         if taken:
             memory.losses = [*memory.losses, loss][-WINDOW:]
             memory.in_a_row, self._fruitless = 0, False
@@ -95,23 +95,18 @@ class SpikeRule:
         return taken
 
     def roll_back(self, at: int, to: int, earlier: dict[str, Any]) -> None:
-        """Take over what was remembered `earlier`, at step `to`, and go on counting; training has come to step `at`.
+        """Roll back from step `at` to step `to`, whose state was `earlier`; keep the counts.
 
         Raises:
-            UserError: there is no checkpoint (`to` is 0), or training has gone back too often.
+            UserError: no checkpoint was found (`to` is 0), or training has rolled back too often.
         """
         if not to or self.rollbacks >= self._settings.max_rollbacks:
-            most = self._settings.max_rollbacks
-            why = (
-                f"although training went back as often as training.max_rollbacks ({most}) allows"
-                if to
-                else "and no checkpoint is there yet to go back to"
-            )
+            settings = self._settings
+            why = f"after training.max_rollbacks ({settings.max_rollbacks}) rollbacks" if to else "before a checkpoint"
             raise UserError(
-                f"The loss or the gradient was no number or far too high in each of the last {self._memory.in_a_row} "
-                f"steps up to step {at}, {why}; lower training.learning_rate ({self._settings.learning_rate}), raise "
-                f"training.warmup_steps ({self._settings.warmup_steps}) or, if this text is so uneven, raise "
-                "training.spike_deviations."
+                f"Training diverged {why}: loss or gradient was not finite or spiked in the {self._memory.in_a_row} "
+                f"steps up to step {at}; lower training.learning_rate ({settings.learning_rate}), raise "
+                f"training.warmup_steps ({settings.warmup_steps}) or, for very uneven text, training.spike_deviations."
             )
         before = self._memory
         self._memory = _Memory(**earlier)
@@ -120,16 +115,16 @@ class SpikeRule:
         self._memory.rollbacks = before.rollbacks + 1
         self._fruitless = True
 
-    def state(self) -> dict[str, Any]:
-        """Return what the rule remembers, fit for JSON."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the rule, fit for JSON."""
         return asdict(self._memory)
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Put back what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self._memory = _Memory(**state)
 
     def _usual(self, values: Sequence[float]) -> tuple[float, float]:
-        """Return the mean and the highest value that is no spike: infinity until there is enough to compare with."""
+        """Return the mean and the highest value that is not a spike: infinity before there are enough values."""
         if self._settings.spike_deviations is None or len(values) < _ENOUGH:
             return 0.0, math.inf
         mean = float(np.mean(values))

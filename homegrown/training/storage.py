@@ -1,8 +1,7 @@
 """Tensors of several workers on disk: torch.distributed.checkpoint over safetensors files instead of pickles.
 
-Every worker writes what it holds to a file of its own, with the place of each part in its tensor in the file's header,
-in the words that PyTorch's `HuggingFaceStorageReader` knows. So it can be read by any number of workers, each of which
-takes the parts that it needs.
+Every worker writes its parts to a file of its own, with the offset of each part in the file's header, in the format of
+PyTorch's `HuggingFaceStorageReader`. Any number of workers can then read the parts that they need.
 """
 
 import json
@@ -27,7 +26,7 @@ from torch.futures import Future
 def save(tensors: Mapping[str, Tensor], folder: Path, group: ProcessGroup | None, finish: Callable[[], None]) -> None:
     """Write `tensors` to `folder`, all workers of `group` together; then the first of them calls `finish`.
 
-    Sharded tensors (DTensor) are written by those who hold the parts, others by one of the workers that hold them.
+    Each worker writes its parts of sharded tensors (DTensor), and one worker writes each of the others.
 
     Raises:
         torch.distributed.checkpoint.CheckpointException: one of the workers failed; raised in all.
@@ -36,30 +35,30 @@ def save(tensors: Mapping[str, Tensor], folder: Path, group: ProcessGroup | None
 
 
 def load(tensors: Mapping[str, Tensor], folder: Path, group: ProcessGroup | None, *, alone: bool = False) -> None:
-    """Fill `tensors`, sharded or not, with what `folder` holds under their names.
+    """Load `tensors`, sharded or not, from `folder` by their names.
 
     All workers of `group` call it together, unless one is `alone`.
     """
     reader = HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it shall be for one who is alone
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # on purpose, for one worker alone
         state_dict_loader.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=alone)
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors in `folder`, each as a whole."""
+    """Return the unsharded shapes of the tensors in `folder`."""
     saved = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {name: tuple(tensor.size) for name, tensor in saved.items()}  # type: ignore[union-attr]
 
 
 class _SafetensorsWriter(StorageWriter):
-    """What `torch.distributed.checkpoint.save` calls to put the workers' parts on disk."""
+    """The writer that `torch.distributed.checkpoint.save` calls for the workers' parts."""
 
     def __init__(self, folder: Path, finish: Callable[[], None]):
         self._folder, self._finish = folder, finish
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """A writer serves one checkpoint, so there is nothing to forget."""
+        """Do nothing: a writer serves one checkpoint."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a job trains: the model as training begins, what it is asked while it learns, and what remains of it."""
+"""The task of a job: the initial model, the prompts of its samples, and its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,34 +15,34 @@ from homegrown.util.files import replacing
 
 @dataclass(frozen=True)
 class Prompt:
-    """What samples go on from: as it is shown, and its tokens."""
+    """The prompt of a sample: its text and its tokens."""
 
     text: str
     tokens: list[int]
 
 
 class TrainingTask(Protocol):
-    """Decides everything that differs between one kind of training and another.
+    """Everything that differs between one kind of training and another.
 
-    `wide_rate_share` is the share of AdamW's rate at which embedding and output learn, `flops_per_token` the
-    floating-point operations to train on one token; a sample ends before a token of `stop_ids`.
+    `embedding_lr_share` is the share of AdamW's learning rate for embedding and output projection, `flops_per_token`
+    the floating-point operations to train on one token; a sample ends before a token of `stop_ids`.
     """
 
     config: ModelConfig
-    wide_rate_share: float
+    embedding_lr_share: float
     flops_per_token: int
     prompts: Sequence[Prompt]
     stop_ids: frozenset[int]
 
     def begin(self) -> Transformer:
-        """Return the model before the first step, on the CPU, the same each time; frozen is what is not trained."""
+        """Return the model before the first step, on the CPU, the same each time, with its untrained weights frozen."""
 
     def keep(self, checkpoints: Checkpoints, step: int, out: Path) -> None:
-        """Write what the checkpoint of `step` has learned to the folder `out`, as the result of training."""
+        """Write the weights of the checkpoint of `step` to the folder `out`, as the result of training."""
 
 
 def keep_model(model: Transformer, tokenizer: Path, folder: Path) -> None:
-    """Write a whole model, with the tokenizer of the folder `tokenizer`."""
+    """Write a complete model, with the tokenizer of the folder `tokenizer`."""
     weights.save(model, folder)
     with replacing(folder / TOKENIZER_FILE) as temporary:
         temporary.write_bytes((tokenizer / TOKENIZER_FILE).read_bytes())

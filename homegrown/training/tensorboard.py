@@ -1,4 +1,4 @@
-"""The run as an event file that TensorBoard shows: `tensorboard --logdir artifacts/pretrain`."""
+"""The event file of a run for TensorBoard: `tensorboard --logdir artifacts/pretrain`."""
 
 import math
 import time
@@ -28,20 +28,19 @@ _TAGS = {
 
 
 class EventFile:
-    """Writes each step's figures and samples.
+    """Writes each step's metrics and samples.
 
-    A run that goes on from a checkpoint, or back to one, begins a new file with all steps up to there in it and removes
-    the old one: no step is there twice and none is missing, for TensorBoard and for any other reader. Times are those
-    of training itself, so pauses do not show.
+    A run that resumes from a checkpoint, or rolls back to one, starts a new file with all steps so far and removes the
+    old one: every reader sees each step once. Times are those of training itself, without pauses.
     """
 
     def __init__(self, folder: Path, metrics: Sequence[StepMetrics], samples: Sequence[Sample]):
-        """Begin the file in `folder` with the steps so far."""
+        """Start the file in `folder` with the steps so far."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
             path.unlink()
         self._began = time.time() - (metrics[-1].seconds if metrics else 0.0)
-        # TensorBoard asks for "tfevents" in the name; its own writers put the machine's name there too.
+        # TensorBoard needs "tfevents" in the name; its own writers add the name of the machine.
         self._writer = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}"))
         self._writer.write(Event(wall_time=self._began, file_version="brain.Event:2").SerializeToString())
         written: dict[int, list[Sample]] = defaultdict(list)
@@ -52,13 +51,13 @@ class EventFile:
         self._flush()
 
     def add(self, row: StepMetrics, samples: Sequence[Sample]) -> None:
-        """Add a step and what was sampled at it; it is in the file within seconds."""
+        """Add a step and its samples; they are in the file within seconds."""
         self._write(row, samples)
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._flush()
 
     def close(self) -> None:
-        """Write out what is not in the file yet."""
+        """Flush and close the file."""
         self._flush()
         self._writer.close()
 

@@ -19,8 +19,8 @@ from homegrown.util.errors import UserError
 class Validation:
     """Mean loss in nats per token, and in bits per byte of text.
 
-    Bits per byte counts what every token costs, the ends of documents too, over the bytes that the tokens stand for,
-    so it compares models whatever their tokenizers.
+    Bits per byte divides the loss of all tokens, ends of documents included, by the bytes of their text: it compares
+    models with different tokenizers.
     """
 
     loss: float
@@ -28,7 +28,7 @@ class Validation:
 
 
 class Validator:
-    """Measures a model on the same windows of the validation split each time, taken evenly from all of it."""
+    """Measures a model on the same windows of the validation split each time, spread evenly over it."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Validator:
         context = split.fitting(context)
         windows = split.windows(context)
         if not windows:
-            raise UserError("The validation split holds no text; add text or raise shard.validation_share.")
+            raise UserError("The validation split has no text; add text or raise shard.validation_share.")
         wanted = min(windows, math.ceil(settings.validation_tokens / context))
         chosen = np.linspace(0, windows - 1, wanted).round().astype(np.int64)
         self._indices = chosen[worker.rank :: worker.count]
@@ -56,7 +56,7 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, model: Transformer, rows: int) -> Validation:
-        """Return the model's loss, `rows` windows at a time; all workers must call together and get the same."""
+        """Return the model's loss, `rows` windows at a time; all workers call it together and get the same."""
         model.eval()
         nats = torch.zeros((), dtype=torch.float64, device=self._worker.device)
         tokens = text_bytes = 0

@@ -1,4 +1,4 @@
-"""The process that the elastic launcher starts for each worker: `python -m homegrown.training.worker JOB`."""
+"""The process of each worker, which the elastic launcher starts: `python -m homegrown.training.worker JOB`."""
 
 import os
 import socket
@@ -15,9 +15,9 @@ from homegrown.util.parallel import spin_less
 
 
 def main(path: Path, kind: type[TrainingJob] = Job) -> None:
-    """Train the job in `path`, one of `kind`; what a user must mend is written to a file instead of raised.
+    """Train the job in `path`, one of `kind`; write a UserError to a file instead of raising it.
 
-    It is no failure of the process, so that the launcher does not try again.
+    The process then exits with success, so that the launcher does not restart it.
     """
     prepare_environment()
     out, stop = path.parent, Stop()
@@ -31,15 +31,15 @@ def main(path: Path, kind: type[TrainingJob] = Job) -> None:
     except Exception as error:
         if not is_disk_full(error):
             raise
-        # An empty file is all that such a disk may still have room for.
+        # A full disk may still take an empty file.
         (out / DISK_FULL).touch()
 
 
 def prepare_environment() -> None:
-    """Set what PyTorch and OpenMP read from the environment only once, when they are imported."""
+    """Set the variables of the environment that PyTorch and OpenMP read only when they are imported."""
     # Huge pages for PyTorch's buffers: 5-10% faster on 2 cores with a model of 4 million parameters.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # Workers meet on this machine alone: by default they listen where the host's name leads.
+    # Workers are on one machine; by default they listen at the address of the host's name.
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -50,8 +50,9 @@ def prepare_environment() -> None:
 def train(job: TrainingJob, out: Path, stop: Stop) -> None:
     """Train, and write the results to `out`; the leading worker waits until no other run works there.
 
-    Without results it returns when `stop` was wished before the end; the checkpoints are then in `out`.
+    After a stop there are no results yet, but the checkpoints are in `out`.
     """
+    from homegrown.training.callbacks import standard
     from homegrown.training.distributed import Worker
     from homegrown.training.progress_file import Report
     from homegrown.training.results import finish
@@ -62,11 +63,10 @@ def train(job: TrainingJob, out: Path, stop: Stop) -> None:
         locks.acquire(out / WORKER_LOCK)
     if (out / SUMMARY).exists():
         return
-    trainer = Trainer(job, out, worker)
-    report = Report(out / PROGRESS)
+    trainer = Trainer(job, out, worker, Report(out / PROGRESS), standard())
     worker.join(out)
-    resumed_from = trainer.start(report)
-    trainer.run(report, stop)
+    resumed_from = trainer.start()
+    trainer.run(stop)
     worker.leave()
     if worker.leads and trainer.finished:
         finish(trainer, out, resumed_from)

@@ -24,6 +24,7 @@ from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
 from homegrown.training.progress_file import Report
 from homegrown.training.results import finish
@@ -87,9 +88,9 @@ def train(
         device="cpu",
     )
     with only_worker(threads) as worker:
-        trainer, report = Trainer(job, out, worker), Report(out / "progress.jsonl")
-        resumed = trainer.start(report)
-        trainer.run(report, StopAt(trainer, until))
+        trainer = Trainer(job, out, worker, Report(out / "progress.jsonl"), standard())
+        resumed = trainer.start()
+        trainer.run(StopAt(trainer, until))
         if trainer.finished:
             finish(trainer, out, resumed)
     return trainer

@@ -1,4 +1,4 @@
-"""Training whose processes a test may have signalled at a chosen rename of a file."""
+"""Training whose processes a test signals at a chosen rename of a file, and a worker that fails."""
 
 import json
 import os
@@ -8,12 +8,14 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 from unittest import mock
 
 from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.training.pretrain import pretrain
+from homegrown.training.pretraining import Job
+from homegrown.training.worker import main
 from homegrown.util.progress import Progress, silent
 
 Victim = Literal["parent", "worker", "both"]
@@ -65,7 +67,7 @@ sys.addaudithook(watch)
 
 
 class Signalled(ABC):
-    """A training whose processes are to be signalled."""
+    """A training whose processes receive signals."""
 
     @abstractmethod
     def arguments(self) -> list[str]:
@@ -173,3 +175,17 @@ def _told(name: str, times: int, victim: Victim, folder: Path, number: signal.Si
     told = {"name": name, "times": times, "victim": victim, "record": record, "signal": number, "rank": rank}
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"PYTHONPATH": path, "SIGNAL_AT": json.dumps(told)}
+
+
+class Broken(Job):
+    """A job whose worker, this module, fails."""
+
+    MESSAGE: ClassVar[str] = "The worker of this job fails."
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        raise RuntimeError(cls.MESSAGE)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Broken)

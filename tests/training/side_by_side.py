@@ -1,4 +1,4 @@
-"""Trainers in this process, or in two that train together, each run from where the last one left off."""
+"""Trainers in this process, or in two that train together, each resumed from the previous one's checkpoint."""
 
 import json
 import os
@@ -16,11 +16,12 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 
 from homegrown.finetuning.job import FinetuneJob
+from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.stopping import Stop, end_process
-from homegrown.training.trainer import Trainer
+from homegrown.training.trainer import Callback, Trainer
 
 
 @dataclass(frozen=True)
@@ -38,32 +39,31 @@ class Leg:
 
 
 class StopAt(Stop):
-    """A wish to end that comes true when a trainer has taken `until` steps."""
+    """Requests a stop when a trainer has taken `until` steps."""
 
     def __init__(self, trainer: Trainer, until: int):
         super().__init__()
         self._trainer, self._until = trainer, until
 
     @property
-    def wished(self) -> bool:
+    def requested(self) -> bool:
         return self._trainer.state.step >= self._until
 
 
 AnyJob = Job | FinetuneJob
 
 
-def run(leg: Leg, job: AnyJob, worker: Worker) -> Trainer:
-    """Train a leg, together with all other workers; the leading one leaves what was learned in `out`, as a run does."""
+def run(leg: Leg, job: AnyJob, worker: Worker, *more: Callback) -> Trainer:
+    """Train a leg together with all other workers; the leading one writes the model to `out`, as a run does."""
     out = Path(leg.out)
     out.mkdir(exist_ok=True)
     changes: dict[str, Any] = {"training": job.training.model_copy(update=leg.changes), "parallel": leg.parallel}
     if leg.method:
         assert isinstance(job, FinetuneJob)
         changes["finetuning"] = job.finetuning.model_copy(update={"method": leg.method})
-    trainer = Trainer(job.model_copy(update=changes), out, worker)
-    report = Report(out / "progress.jsonl")
-    trainer.start(report)
-    trainer.run(report, StopAt(trainer, leg.until))
+    trainer = Trainer(job.model_copy(update=changes), out, worker, Report(out / "progress.jsonl"), standard(*more))
+    trainer.start()
+    trainer.run(StopAt(trainer, leg.until))
     if worker.leads:
         metrics = [asdict(row) for row in trainer.state.metrics]
         (out / "metrics.json").write_text(json.dumps(metrics))
@@ -71,15 +71,15 @@ def run(leg: Leg, job: AnyJob, worker: Worker) -> Trainer:
     return trainer
 
 
-def run_here(legs: list[Leg], job: AnyJob) -> list[Trainer]:
-    """Run the legs in this process, as the one worker of the group that it is in."""
+def run_here(legs: list[Leg], job: AnyJob, *more: Callback) -> list[Trainer]:
+    """Run the legs in this process, the only worker of its group, with `more` callbacks."""
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
     threads = torch.get_num_threads()
     worker = Worker("cpu")
     worker.writers = dist.group.WORLD
     torch.set_num_threads(threads)
     try:
-        return [run(leg, job, worker) for leg in legs]
+        return [run(leg, job, worker, *more) for leg in legs]
     finally:
         torch.use_deterministic_algorithms(False)
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):

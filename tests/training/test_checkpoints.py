@@ -25,9 +25,9 @@ from homegrown.training.optimizer import optimizers as make_optimizers
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def build(
-    model_settings: ModelSettings, training_settings: TrainingSettings
+    alone: None, model_settings: ModelSettings, training_settings: TrainingSettings
 ) -> Callable[[], tuple[Transformer, list[Optimizer]]]:
     def new() -> tuple[Transformer, list[Optimizer]]:
         model = Transformer(ModelConfig.from_settings(model_settings, 300, 0.0))
@@ -75,7 +75,15 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_training_goes_on_bit_for_bit(build, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def four(build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of four steps, of which the newest three are kept."""
+    folder = tmp_path_factory.mktemp("four")
+    checkpointed(folder, *build(), 4, keep=3)
+    return folder
+
+
+def test_training_resumes_bit_for_bit(build, tmp_path: Path) -> None:
     model, optimizer = build()
     checkpoints = checkpointed(tmp_path, model, optimizer, 3)
     learn(model, optimizer, 4)
@@ -94,13 +102,13 @@ def test_training_goes_on_bit_for_bit(build, tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("keep", "newest"), [(1, ["step-00000005"]), (2, ["step-00000004", "step-00000005"])])
-def test_the_newest_and_the_best_are_kept(build, tmp_path: Path, keep: int, newest: list[str]) -> None:
-    checkpointed(tmp_path, *build(), 5, keep)
-    assert names(tmp_path) == ["step-00000002", *newest]
+def test_the_newest_and_the_best_are_kept(build, four: Path, tmp_path: Path) -> None:
+    checkpointed(tmp_path, *build(), 4, keep=1)
+    assert names(tmp_path) == ["step-00000002", "step-00000004"]
+    assert names(four) == ["step-00000002", "step-00000003", "step-00000004"]
 
 
-def test_what_is_learnt_while_a_checkpoint_is_written_is_not_in_it(build, tmp_path: Path, monkeypatch) -> None:
+def test_updates_during_the_writing_of_a_checkpoint_are_not_in_it(build, tmp_path: Path, monkeypatch) -> None:
     learning = threading.Event()
     write = storage.save
 
@@ -126,17 +134,16 @@ def test_what_is_learnt_while_a_checkpoint_is_written_is_not_in_it(build, tmp_pa
     assert all(torch.equal(tensor, before[name]) for name, tensor in again.named_parameters())
 
 
-def test_the_model_of_a_checkpoint_is_whole(build, tmp_path: Path) -> None:
+def test_the_model_of_a_checkpoint_is_complete(build, tmp_path: Path) -> None:
     model, optimizers = build()
     again = checkpointed(tmp_path, model, optimizers, 1).model(1, model.config)
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_no_file_of_a_checkpoint_is_a_pickle(build, tmp_path: Path) -> None:
-    """A pickle of protocol 2 or later begins with 0x80, and so does none; nor is one in a zip, as torch.save makes."""
-    checkpointed(tmp_path, *build(), 1)
-    files = sorted((tmp_path / "step-00000001").iterdir())
+def test_no_file_of_a_checkpoint_is_a_pickle(four: Path) -> None:
+    """A pickle of protocol 2 or later starts with 0x80; torch.save writes one in a zip."""
+    files = sorted((four / "step-00000004").iterdir())
     assert [file.name for file in files] == [
         "digests.json",
         "metrics.parquet",
@@ -191,28 +198,29 @@ def garble_the_state(folder: Path) -> None:
         garble_the_state,
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(build, tmp_path: Path, damage) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_reported(four: Path, tmp_path: Path, damage) -> None:
     notes: list[str] = []
-    checkpointed(tmp_path, *build(), 4)
+    shutil.copytree(four, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "step-00000004")
     assert opened(tmp_path, note=notes.append).newest() == 3
-    assert notes == ["The checkpoint of step 4 is damaged and was passed over."]
+    assert notes == ["The checkpoint of step 4 is damaged and was skipped."]
 
 
-def test_a_checkpoint_whose_best_weights_are_damaged_is_passed_over(build, tmp_path: Path) -> None:
+def test_a_checkpoint_whose_best_weights_are_damaged_is_skipped(build, tmp_path: Path) -> None:
     notes: list[str] = []
     checkpointed(tmp_path, *build(), 3, keep=3)
     (tmp_path / "step-00000002" / "part-1-of-1.safetensors").write_bytes(b"")
     assert opened(tmp_path, note=notes.append).newest() == 1  # at step 1 there was no validation yet
-    assert notes == [f"The checkpoint of step {step} is damaged and was passed over." for step in (3, 2)]
+    assert notes == [f"The checkpoint of step {step} is damaged and was skipped." for step in (3, 2)]
 
 
-def test_a_half_written_checkpoint_is_cleared_away(build, tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_cleared_away(four: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    checkpointed(tmp_path, *build(), 2)
-    shutil.copytree(tmp_path / "step-00000002", tmp_path / ".step-00000003.tmp")
-    assert opened(tmp_path, note=notes.append).newest() == 2
-    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    shutil.copytree(four / "step-00000004", tmp_path / "step-00000004")
+    shutil.copytree(four / "step-00000002", tmp_path / "step-00000002")
+    shutil.copytree(four / "step-00000002", tmp_path / ".step-00000005.tmp")
+    assert opened(tmp_path, note=notes.append).newest() == 4
+    assert names(tmp_path) == ["step-00000002", "step-00000004"]
     assert notes == []
 
 
@@ -222,7 +230,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk on which one checkpoint of the test's model (0.7 MB) has room, and not two."""
+    """A disk with space for one checkpoint of the test's model (0.7 MB), not for two."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1100k", "tmpfs", folder], capture_output=True)
@@ -242,7 +250,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_more(build, small_disk: Path) -> 
             state.best_step, state.best_loss = 2, 1.0
         checkpoints.save(model, optimizers, state)
     checkpoints.settle(state)
-    assert notes == ["The disk is full, so the checkpoint of step 2 was not written; that of step 1 is kept."]
+    assert notes == ["The disk is full; the checkpoint of step 2 was not written, step 1 is kept."]
     assert names(small_disk / "checkpoints") == ["step-00000001"]
     assert (state.best_step, state.best_loss) == (0, None)
     assert opened(small_disk / "checkpoints").newest() == 1

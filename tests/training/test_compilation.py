@@ -31,7 +31,7 @@ def test_auto_does_without_a_compiler_where_there_is_none(monkeypatch: pytest.Mo
 def test_compiled_blocks_have_the_loss_and_gradients_of_eager_ones(
     model_settings: ModelSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Traced and differentiated as a whole, but not translated to C++, which takes half a minute.
+    # Traced and differentiated, but not translated to C++, which takes half a minute.
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     torch.manual_seed(1)
     plain = Transformer(ModelConfig.from_settings(model_settings, 300, 0.0))

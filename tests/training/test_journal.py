@@ -1,4 +1,4 @@
-"""What a run leaves to be watched by, read with programs that are not ours: TensorBoard and DuckDB."""
+"""The files to watch a run by, read with programs that are not ours: TensorBoard and DuckDB."""
 
 import math
 from pathlib import Path
@@ -12,6 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from homegrown.training.journal import Journal, read_steps
 from homegrown.training.metrics import Sample, StepMetrics
+from homegrown.training.tensorboard import EventFile
 
 
 def row(step: int, loss: float = 2.5) -> StepMetrics:
@@ -25,18 +26,17 @@ def written(step: int) -> list[Sample]:
 
 @pytest.fixture
 def interrupted(tmp_path: Path) -> list[StepMetrics]:
-    """Steps 1 to 7, then killed with half a line written, then on from a checkpoint of step 5 to step 9."""
+    """Steps 1 to 7, then killed with half a line written, then resumed from a checkpoint of step 5 to step 9."""
     rows = [row(step, math.nan if step == 3 else 8 / step) for step in range(1, 10)]
-    killed = Journal(tmp_path, [], [])
-    for step in rows[:7]:
-        killed.add(step, written(4) if step.step == 4 else [])
-    killed.close()
-    with (tmp_path / "steps.jsonl").open("a") as file:
-        file.write('{"step": 8, "tok')
-    resumed = Journal(tmp_path, rows[:5], written(4))
-    for step in rows[5:]:
-        resumed.add(step, written(8) if step.step == 8 else [])
-    resumed.close()
+    for before, after in ((rows[:0], rows[:7]), (rows[:5], rows[5:])):
+        samples = written(4) if before else []
+        for file in (Journal(tmp_path, before, samples), EventFile(tmp_path / "tensorboard", before, samples)):
+            for step in after:
+                file.add(step, written(step.step) if step.step in (4, 8) else [])
+            file.close()
+        if not before:
+            with (tmp_path / "steps.jsonl").open("a") as lines:
+                lines.write('{"step": 8, "tok')
     return rows
 
 

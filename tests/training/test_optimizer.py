@@ -1,4 +1,4 @@
-"""The groups of weights, and the steps of AdamW and Muon against their papers' algorithms."""
+"""The groups of weights, the steps of AdamW and Muon against their papers' algorithms, and learning rates."""
 
 import copy
 
@@ -9,7 +9,7 @@ from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training.muon import orthogonal
-from homegrown.training.optimizer import optimizers
+from homegrown.training.optimizer import lr_share, optimizers
 
 
 @pytest.mark.parametrize("family", ["modern", "classic"])
@@ -80,3 +80,38 @@ def test_muons_steps_are_those_of_pytorchs(training_settings: TrainingSettings, 
         reference.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert ((one - other).norm() / other.norm()).item() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        ("cosine", 1, 0.1),  # 1/4 of the way up to 0.4
+        ("cosine", 3, 0.3),
+        ("cosine", 4, 0.4),  # the peak
+        ("cosine", 14, 0.22),  # halfway down: the middle of 0.4 and the floor 0.04
+        ("cosine", 9, 0.04 + 0.36 * (1 + 0.5**0.5) / 2),  # a quarter: cos 45 degrees
+        ("cosine", 24, 0.04),
+        ("linear", 2, 0.2),
+        ("linear", 4, 0.4),
+        ("linear", 9, 0.31),
+        ("linear", 14, 0.22),
+        ("linear", 24, 0.04),
+        ("wsd", 2, 0.2),
+        ("wsd", 4, 0.4),
+        ("wsd", 18, 0.4),  # the last quarter, 6 steps, begins after it
+        ("wsd", 21, 0.22),
+        ("wsd", 24, 0.04),
+    ],
+)
+def test_learning_rates_worked_by_hand(
+    training_settings: TrainingSettings, schedule: str, step: int, expected: float
+) -> None:
+    changes = {"max_steps": 24, "warmup_steps": 4, "learning_rate": 0.4, "schedule": schedule}
+    settings = training_settings.model_copy(update={**changes, "final_learning_rate_share": 0.1, "decay_share": 0.25})
+    assert settings.learning_rate * lr_share(step, settings) == pytest.approx(expected)
+
+
+def test_without_warm_up_the_first_step_is_just_below_the_peak(training_settings: TrainingSettings) -> None:
+    changes = {"max_steps": 10, "warmup_steps": 0, "learning_rate": 1.0, "schedule": "linear"}
+    settings = training_settings.model_copy(update={**changes, "final_learning_rate_share": 0.0})
+    assert [lr_share(step, settings) for step in (1, 10)] == pytest.approx([0.9, 0.0])

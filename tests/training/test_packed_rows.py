@@ -19,6 +19,7 @@ from homegrown.data.instructions import prepare
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.data.packing import pack
 from homegrown.model.transformer import Transformer
+from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
@@ -78,14 +79,14 @@ def test_losses_are_those_of_each_document_alone(
 ) -> None:
     changes = {"dropout": 0.0, "max_steps": 12, "micro_batch_size": 1, "sample_prompts": []}
     job = Job(**rows, model=model_settings, training=training_settings.model_copy(update=changes), seed=1, device="cpu")
-    trainer, report = Trainer(job, tmp_path, worker), Report(tmp_path / "progress.jsonl")
-    trainer.start(report)
+    trainer = Trainer(job, tmp_path, worker, Report(tmp_path / "progress.jsonl"), standard())
+    trainer.start()
     first = Batches(TokenSplit(rows["packed"], "train"), 32, 4, derive(1, "batches")).batch(0)
-    first[0, 1, 20:], first[0, 2, 20:] = -100, 20  # more padding than rows of a whole corpus have
+    first[0, 1, 20:], first[0, 2, 20:] = -100, 20  # more padding than packed rows have
     trainer.batches = SimpleNamespace(batch=lambda step: first)
     nats, count = loss_alone(trainer.model, first)
     assert count <= 4 * 32 - 12
-    trainer.run(report, Stop())
+    trainer.run(Stop())
     losses = [step.loss for step in trainer.state.metrics]
     assert losses[0] == pytest.approx(nats / count, rel=1e-5)
     assert losses[-1] < losses[0] - 0.5

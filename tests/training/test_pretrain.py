@@ -1,4 +1,4 @@
-"""Pretraining with real workers: what it leaves, and that kills, processes and bad settings do not harm it."""
+"""Pretraining with real workers: its results, and that it survives kills, several processes and bad settings."""
 
 import json
 import math
@@ -18,13 +18,14 @@ from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.model import weights
 from homegrown.tokenizer.loading import load
-from homegrown.training.optimizer import share
+from homegrown.training.optimizer import lr_share
 from homegrown.training.pretrain import pretrain
 from homegrown.training.pretraining import Job
 from homegrown.training.results import finish
+from homegrown.training.run import run_job
 from homegrown.util.errors import UserError
-from homegrown.util.progress import Outcome
-from tests.training.processes import Process, worker_in
+from homegrown.util.progress import Outcome, silent
+from tests.training.processes import Broken, Process, worker_in
 from tests.training.side_by_side import Leg, run_here
 from tests.waiting import wait_for
 
@@ -34,7 +35,7 @@ SAME_IN_EVERY_RUN = ["step", "tokens", "loss", "learning_rate", "gradient_norm",
 
 
 class Run:
-    """A finished run and what it said meanwhile."""
+    """A finished run and its progress."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -65,13 +66,13 @@ def train(corpus: dict[str, Path]) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="module")
-def whole(train, tiny: tuple[ModelSettings, TrainingSettings], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(train, tiny: tuple[ModelSettings, TrainingSettings], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nothing disturbs."""
-    return train(tmp_path_factory.mktemp("whole") / "out", *tiny)
+    return train(tmp_path_factory.mktemp("undisturbed") / "out", *tiny)
 
 
-def test_it_leaves_a_model_and_its_records_and_nothing_else(whole: Run) -> None:
-    files = {str(path.relative_to(whole.out)) for path in whole.out.rglob("*") if path.is_file()}
+def test_it_leaves_a_model_and_its_records_and_nothing_else(undisturbed: Run) -> None:
+    files = {str(path.relative_to(undisturbed.out)) for path in undisturbed.out.rglob("*") if path.is_file()}
     checkpoint = {path for path in files if path.startswith("checkpoints/step-00000024/")}
     events = {path for path in files if path.startswith("tensorboard/events.out.tfevents.")}
     assert len(events) == 1
@@ -84,31 +85,31 @@ def test_it_leaves_a_model_and_its_records_and_nothing_else(whole: Run) -> None:
         "summary.json",
         "curve.png",
     }
-    assert (whole.out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert not [path for path in files if str(whole.out).encode() in (whole.out / path).read_bytes()]
+    assert (undisturbed.out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in files if str(undisturbed.out).encode() in (undisturbed.out / path).read_bytes()]
 
 
-def test_metrics_have_every_step_once(whole: Run, tiny: tuple[ModelSettings, TrainingSettings]) -> None:
-    metrics, settings = whole.metrics, tiny[1]
+def test_metrics_have_every_step_once(undisturbed: Run, tiny: tuple[ModelSettings, TrainingSettings]) -> None:
+    metrics, settings = undisturbed.metrics, tiny[1]
     assert metrics["step"] == list(range(1, 25))
     assert metrics["tokens"] == [128 * step for step in metrics["step"]]
-    assert metrics["learning_rate"] == [settings.learning_rate * share(step, settings) for step in metrics["step"]]
+    assert metrics["learning_rate"] == [settings.learning_rate * lr_share(step, settings) for step in metrics["step"]]
     validated = [step for step, loss in zip(metrics["step"], metrics["validation_loss"], strict=True) if loss]
     assert validated == [6, 12, 18, 24]
     assert metrics["seconds"] == sorted(metrics["seconds"])
 
 
-def test_loss_falls(whole: Run) -> None:
-    losses = whole.metrics["loss"]
+def test_loss_falls(undisturbed: Run) -> None:
+    losses = undisturbed.metrics["loss"]
     assert losses[0] == pytest.approx(math.log(512), abs=0.1)
     assert sum(losses[-4:]) / 4 < losses[0] - 0.7
 
 
 def test_validation_is_that_of_the_saved_model(
-    whole: Run, corpus: dict[str, Path], tiny: tuple[ModelSettings, TrainingSettings]
+    undisturbed: Run, corpus: dict[str, Path], tiny: tuple[ModelSettings, TrainingSettings]
 ) -> None:
     """Loss by PyTorch's cross-entropy over the same 16 windows; bytes by decoding their text."""
-    model, tokenizer = weights.load(whole.out / "model"), load(whole.out / "model")
+    model, tokenizer = weights.load(undisturbed.out / "model"), load(undisturbed.out / "model")
     split = TokenSplit(corpus["packed"], "validation")
     windows = split.windows(32)
     chosen = split.read(np.linspace(0, windows - 1, 16).round().astype(int), 32)
@@ -116,51 +117,51 @@ def test_validation_is_that_of_the_saved_model(
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).item()
     text_bytes = sum(len(tokenizer.decode(row.tolist()).encode()) for row in targets)
-    assert whole.outcome is not None
-    assert whole.outcome.metrics["validation_loss"] == pytest.approx(loss, rel=1e-5)
+    assert undisturbed.outcome is not None
+    assert undisturbed.outcome.metrics["validation_loss"] == pytest.approx(loss, rel=1e-5)
     bits = loss * targets.numel() / math.log(2) / text_bytes
-    assert whole.outcome.metrics["validation_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    assert undisturbed.outcome.metrics["validation_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
-def test_outcome_and_progress_say_what_happened(whole: Run, corpus: dict[str, Path]) -> None:
-    outcome = whole.outcome
+def test_outcome_and_progress_report_the_run(undisturbed: Run, corpus: dict[str, Path]) -> None:
+    outcome = undisturbed.outcome
     assert outcome is not None
     assert (outcome.rows_in, outcome.rows_out, outcome.unit) == (
         TokenSplit(corpus["packed"], "train").tokens,
         3072,
         "tokens",
     )
-    assert outcome.metrics["parameters"] == sum(p.numel() for p in weights.load(whole.out / "model").parameters())
+    assert outcome.metrics["parameters"] == sum(p.numel() for p in weights.load(undisturbed.out / "model").parameters())
     assert (outcome.metrics["steps"], outcome.metrics["resumed_from"], outcome.metrics["weights"]) == (24, 0, "final")
     figures = outcome.metrics
     assert (figures["skipped_steps"], figures["rolled_back_steps"]) == (0, 0)
-    flops = weights.load(whole.out / "model").config.flops_per_token()
+    flops = weights.load(undisturbed.out / "model").config.flops_per_token()
     peak = flops * figures["tokens_per_second"] / figures["model_flops_utilisation"]
     assert 1e9 < peak < 1e14
     assert 0 < figures["seconds_to_first_step"] < 300
     assert 100 < figures["peak_memory_megabytes"] < 5000
-    last = whole.said[-1]
+    last = undisturbed.said[-1]
     assert last[:2] == (24, 24)
     assert list(last[2])[:4] == ["loss", "validation_bits_per_byte", "tokens_per_second", "model_flops_utilisation"]
     assert last[2]["seconds_left"] == 0
-    assert [done for done, _, _ in whole.said] == sorted(done for done, _, _ in whole.said)
+    assert [done for done, _, _ in undisturbed.said] == sorted(done for done, _, _ in undisturbed.said)
 
 
-def test_samples_are_kept_with_their_step(whole: Run) -> None:
-    samples = pq.read_table(whole.out / "samples.parquet").to_pylist()
+def test_samples_are_kept_with_their_step(undisturbed: Run) -> None:
+    samples = pq.read_table(undisturbed.out / "samples.parquet").to_pylist()
     assert [(row["step"], row["prompt"]) for row in samples] == [(12, "bala"), (12, ""), (24, "bala"), (24, "")]
     assert all(row["text"] for row in samples)
 
 
-def test_a_finished_run_is_not_repeated(whole: Run, train, tiny: tuple[ModelSettings, TrainingSettings]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in whole.out.rglob("*") if path.is_file()}
-    again = train(whole.out, *tiny)
-    assert again.outcome == whole.outcome
-    assert before == {path: path.stat().st_mtime_ns for path in whole.out.rglob("*") if path.is_file()}
+def test_a_finished_run_is_not_repeated(undisturbed: Run, train, tiny: tuple[ModelSettings, TrainingSettings]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.out.rglob("*") if path.is_file()}
+    again = train(undisturbed.out, *tiny)
+    assert again.outcome == undisturbed.outcome
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.out.rglob("*") if path.is_file()}
 
 
 def test_a_run_killed_stopped_and_started_again_ends_with_the_same_bits(
-    whole: Run, corpus, tiny, tmp_path: Path
+    undisturbed: Run, corpus, tiny, tmp_path: Path
 ) -> None:
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny)
 
@@ -169,17 +170,17 @@ def test_a_run_killed_stopped_and_started_again_ends_with_the_same_bits(
     assert code == -signal.SIGKILL
     assert newest_checkpoint(process.out) == 5
 
-    # The worker is told to end, in the step after the samples of step 12; a checkpoint that is damaged it passes over.
+    # A signal stops the worker in the step after the samples of step 12; it skips a damaged checkpoint.
     damaged = process.out / "checkpoints" / "step-00000007"
     damaged.mkdir()
     (damaged / "state.json").write_text("{}")
     run = Run(process.out)
-    sentence = r"^Training was stopped by a signal after step 13; run it again, and it goes on from there\.$"
-    with pytest.raises(UserError, match=sentence):
+    message = r"^A signal stopped training after step 13; run it again to resume there\.$"
+    with pytest.raises(UserError, match=message):
         process.signal_worker_at(
             "out/samples.parquet", 2, tmp_path / "second", number=signal.SIGTERM, progress=run.progress
         )
-    assert run.said[0][2]["note"] == "The checkpoint of step 7 is damaged and was passed over."
+    assert run.said[0][2]["note"] == "The checkpoint of step 7 is damaged and was skipped."
     assert not is_alive(worker_in(tmp_path / "second"))
     assert newest_checkpoint(process.out) == 13
 
@@ -188,7 +189,7 @@ def test_a_run_killed_stopped_and_started_again_ends_with_the_same_bits(
     process.signal_worker_at("model/model.safetensors", 1, tmp_path / "third")
     assert not is_alive(worker_in(tmp_path / "third"))
     assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 24
-    assert_same_but_for_time(Run(process.out), whole)
+    assert_same_but_for_time(Run(process.out), undisturbed)
 
 
 def newest_checkpoint(out: Path) -> int:
@@ -219,8 +220,8 @@ def endless(settings: TrainingSettings) -> TrainingSettings:
     return settings.model_copy(update=changes)
 
 
-def test_workers_go_when_the_process_that_launched_them_is_killed(corpus, tiny, tmp_path: Path) -> None:
-    """They finish their step and write a checkpoint, though nobody is there to wait for them."""
+def test_workers_exit_when_the_launching_process_is_killed(corpus, tiny, tmp_path: Path) -> None:
+    """They finish their step and write a checkpoint first."""
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], tiny[0], endless(tiny[1]))
     _, worker, _ = process.signal_at("out/samples.parquet", 6, "parent", tmp_path / "killer")
     killed_at = 10
@@ -228,8 +229,8 @@ def test_workers_go_when_the_process_that_launched_them_is_killed(corpus, tiny, 
     assert newest_checkpoint(process.out) > killed_at
 
 
-def test_a_process_that_is_told_to_end_leaves_a_checkpoint_of_its_last_step(corpus, tiny, tmp_path: Path) -> None:
-    """SIGTERM, as Prefect's cancelling sends it to the launching process, which waits for its worker."""
+def test_a_stopped_process_leaves_a_checkpoint_of_its_last_step(corpus, tiny, tmp_path: Path) -> None:
+    """Prefect's cancelling sends SIGTERM to the launching process, which waits for its worker."""
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], tiny[0], endless(tiny[1]))
     code, worker, said = process.signal_at(
         "out/samples.parquet", 6, "parent", tmp_path / "killer", number=signal.SIGTERM
@@ -247,17 +248,17 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def test_two_workers_of_which_one_is_killed_compute_what_one_does(whole: Run, corpus, tiny, tmp_path: Path) -> None:
+def test_two_workers_of_which_one_is_killed_train_as_one_does(undisturbed: Run, corpus, tiny, tmp_path: Path) -> None:
     """The second dies while a checkpoint is written; the same batch, one micro-batch for each; dropout is on."""
     process = Process(tmp_path / "out", corpus["packed"], corpus["tokenizer"], *tiny, processes=2)
     process.signal_worker_at("checkpoints/.step-00000010.tmp", 1, tmp_path / "killer", rank=1)
     assert not is_alive(worker_in(tmp_path / "killer"))
     assert json.loads((process.out / "summary.json").read_text())["resumed_from"] == 6
     shared = Run(process.out)
-    assert shared.metrics["step"] == whole.metrics["step"]
+    assert shared.metrics["step"] == undisturbed.metrics["step"]
     for column in ("loss", "gradient_norm"):
-        assert shared.metrics[column] == pytest.approx(whole.metrics[column], rel=1e-3)
-    validations = [[loss for loss in run.metrics["validation_loss"] if loss] for run in (shared, whole)]
+        assert shared.metrics[column] == pytest.approx(undisturbed.metrics[column], rel=1e-3)
+    validations = [[loss for loss in run.metrics["validation_loss"] if loss] for run in (shared, undisturbed)]
     assert validations[0] == pytest.approx(validations[1], rel=1e-3)
 
 
@@ -277,7 +278,7 @@ def test_early_stopping_keeps_the_best_weights(alone: None, corpus, tiny, tmp_pa
     assert summary["validation_loss"] == min(losses)
 
 
-def test_divergence_comes_back_in_one_sentence(train, tiny, tmp_path: Path) -> None:
+def test_divergence_is_an_error_message(train, tiny, tmp_path: Path) -> None:
     """From two workers, who must take the same decision at each step."""
     model, settings = tiny
     settings = settings.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})
@@ -286,13 +287,11 @@ def test_divergence_comes_back_in_one_sentence(train, tiny, tmp_path: Path) -> N
     assert "\n" not in str(refusal.value)
 
 
-def test_another_failure_names_the_log(train, tiny, tmp_path: Path, monkeypatch) -> None:
+def test_another_failure_names_the_log(corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homegrown.training.launcher._RESTARTS", 0)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "checkpoints").write_text("a file where a folder should be")
+    job = Job(**corpus, model=tiny[0], training=tiny[1], seed=1, device="cpu")
     with pytest.raises(RuntimeError, match=r"stderr\.log") as failure:
-        train(out, *tiny)
-    log = Path(str(failure.value).split("; ")[1].removesuffix(" says why"))
-    assert "checkpoints" in log.read_text()
-    assert json.loads((out / "job.json").read_text())["seed"] == 1
+        run_job(job, tmp_path, 1, silent, worker=Broken.__module__)
+    log = Path(str(failure.value).split("; see ")[1])
+    assert Broken.MESSAGE in log.read_text()
+    assert json.loads((tmp_path / "job.json").read_text())["seed"] == 1

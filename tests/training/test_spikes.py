@@ -1,4 +1,4 @@
-"""What spikes or is no number: skipped and rolled back by rule, counted, and the same after an interruption."""
+"""Spikes and losses that are not finite: skipped and rolled back by rule, counted, and the same after a resume."""
 
 import json
 import math
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from homegrown.config.recipe import TrainingSettings
+from homegrown.training.callbacks import standard
 from homegrown.training.objective import NextToken
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
@@ -52,9 +53,7 @@ def plain(values: list[tuple[float, float]], deviations: float | None) -> list[b
     for loss, norm in values:
         windows = (losses[-128:], norms[-128:])
         bounds = [
-            statistics.fmean(window)
-            + deviations
-            * math.sqrt(math.fsum((value - statistics.fmean(window)) ** 2 for value in window) / (len(window) - 1))
+            statistics.fmean(window) + deviations * statistics.stdev(window)
             if deviations is not None and len(window) >= 64
             else math.inf
             for window in windows
@@ -94,7 +93,7 @@ def test_it_decides_as_its_description_says(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_skipped_from_the_first_step_on_and_leaves_no_trace(rule, value: float) -> None:
+def test_values_that_are_not_finite_are_skipped_from_the_first_step_and_enter_no_mean(rule, value: float) -> None:
     ours = rule(spike_deviations=None)
     assert not ours.admits(value, 1.0)
     assert not ours.admits(4.0, value)
@@ -128,13 +127,13 @@ def test_one_huge_norm_does_not_hide_the_next(rule) -> None:
     assert not ours.admits(4.0, 3.0)
 
 
-def test_what_it_remembers_survives_being_written_as_json(rule) -> None:
+def test_its_state_passes_through_json(rule) -> None:
     ours = rule()
     feed(ours, 100)
     ours.admits(math.nan, 1.0)
     again = rule()
-    again.load(json.loads(json.dumps(ours.state())))
-    assert again.state() == ours.state()
+    again.load_state_dict(json.loads(json.dumps(ours.state_dict())))
+    assert again.state_dict() == ours.state_dict()
     values = np.random.default_rng(3).normal(size=(200, 2)) * 0.4 + (4, 1)
     assert [ours.admits(*value) for value in values.tolist()] == [again.admits(*value) for value in values.tolist()]
 
@@ -142,13 +141,13 @@ def test_what_it_remembers_survives_being_written_as_json(rule) -> None:
 def test_going_back_keeps_the_counts_and_the_earlier_memory(rule) -> None:
     ours = rule(rollback_after=2, max_rollbacks=1)
     feed(ours, 100)
-    earlier = ours.state()
+    earlier = ours.state_dict()
     ours.admits(math.nan, 1.0), ours.admits(math.nan, 1.0)
     ours.roll_back(at=102, to=100, earlier=earlier)
     counts = {"skipped_steps": 2, "rolled_back_steps": 2, "rollbacks": 1}
-    assert ours.state() == earlier | counts
+    assert ours.state_dict() == earlier | counts
     with pytest.raises(
-        UserError, match=r"step 104.* training.max_rollbacks \(1\) allows; lower training.learning_rate \(0.005\)"
+        UserError, match=r"training.max_rollbacks \(1\) .* step 104; lower training.learning_rate \(0.005\)"
     ):
         ours.roll_back(at=104, to=100, earlier=earlier)
 
@@ -167,18 +166,18 @@ ALONE = {
 
 
 class Killed(Exception):
-    """Stands for a kill."""
+    """Stands in for a kill."""
 
 
 class StopAt(Stop):
-    """The wish to end after a step."""
+    """Requests a stop after a step."""
 
     def __init__(self, trainer: Trainer, step: int | None):
         super().__init__()
         self._trainer, self._step = trainer, step
 
     @property
-    def wished(self) -> bool:
+    def requested(self) -> bool:
         return self._trainer.state.step == self._step
 
 
@@ -199,7 +198,9 @@ def train(alone: None, corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyP
         changes = {"validate_every": 24, "sample_every": 24, "rollback_after": 3, **changes}
         job = Job(**corpus, model=model, training=settings.model_copy(update=changes), seed=1, device="cpu")
         (tmp_path / name).mkdir(exist_ok=True)
-        trainer = Trainer(job, tmp_path / name, SimpleNamespace(**ALONE, writers=dist.group.WORLD))
+        report = Report(tmp_path / name / "progress.jsonl")
+        worker = SimpleNamespace(**ALONE, writers=dist.group.WORLD)
+        trainer = Trainer(job, tmp_path / name, worker, report, standard())
         read = trainer.batches.batch
         monkeypatch.setattr(trainer.batches, "batch", lambda number: read(order(number)))
         bad = [torch.from_numpy(read(number)[:2]) for number in poisoned]
@@ -222,9 +223,8 @@ def train(alone: None, corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert same == (row.skipped or not math.isfinite(row.gradient_norm))
 
         monkeypatch.setattr(trainer, "_step", watched)
-        report = Report(tmp_path / name / "progress.jsonl")
-        trainer.resumed_from = trainer.start(report)
-        trainer.run(report, StopAt(trainer, stop_at))
+        trainer.resumed_from = trainer.start()
+        trainer.run(StopAt(trainer, stop_at))
         return trainer
 
     return run
@@ -239,7 +239,7 @@ def test_a_poisoned_batch_is_skipped_and_counted(train) -> None:
     assert [row.step for row in trainer.state.metrics] == list(range(1, 25))
     assert [row.step for row in trainer.state.metrics if row.skipped] == [7]
     assert math.isnan(trainer.state.metrics[6].loss)
-    assert trainer.spikes.state()["skipped_steps"] == 1
+    assert trainer.spikes.state_dict()["skipped_steps"] == 1
     assert trainer.spikes.rolled_back_steps == 0
     assert all(math.isfinite(row.loss) for row in trainer.state.metrics if not row.skipped)
 
@@ -252,7 +252,7 @@ def test_too_many_in_a_row_lead_back_to_a_checkpoint_and_past_their_batches(trai
     assert [row.loss for row in trainer.state.metrics] == [row.loss for row in reference.state.metrics]
     assert (trainer.spikes.skipped_steps, trainer.spikes.rolled_back_steps, trainer.spikes.rollbacks) == (3, 3, 1)
     said = (tmp_path / "out" / "progress.jsonl").read_text()
-    assert "went back from step 13 to step 10 and passes over the batches" in said
+    assert "rolled back from step 13 to step 10 and skips the batches" in said
     assert [row.seconds for row in trainer.state.metrics] == sorted(row.seconds for row in trainer.state.metrics)
 
 
@@ -267,16 +267,16 @@ def test_too_many_in_a_row_lead_back_to_a_checkpoint_and_past_their_batches(trai
 def test_a_run_interrupted_around_a_rollback_ends_with_the_same_bits(
     train, interrupted: dict[str, int], resumed_from: int
 ) -> None:
-    whole = train("whole", poisoned=[10, 11, 12])
+    undisturbed = train("undisturbed", poisoned=[10, 11, 12])
     with pytest.raises(Killed) if "kill_at" in interrupted else nullcontext():
         train("out", poisoned=[10, 11, 12], **interrupted)
     resumed = train("out", poisoned=[10, 11, 12])
     assert resumed.resumed_from == resumed_from
-    assert weights(resumed) == weights(whole)
-    assert resumed.spikes.state() == whole.spikes.state()
+    assert weights(resumed) == weights(undisturbed)
+    assert resumed.spikes.state_dict() == undisturbed.spikes.state_dict()
 
 
-def test_a_checkpoint_from_which_nothing_can_be_learnt_gives_way_to_the_one_before(train) -> None:
+def test_a_second_rollback_without_an_update_uses_the_previous_checkpoint(train) -> None:
     """Back from 13 to 10 twice, the second time without one update between: so from 13 to 5, and 8 batches more."""
     trainer = train("out", poisoned=range(10, 16))
     reference = train("reference", order=lambda number: number if number < 5 else number + 11)
@@ -284,10 +284,8 @@ def test_a_checkpoint_from_which_nothing_can_be_learnt_gives_way_to_the_one_befo
     assert (trainer.spikes.skipped_steps, trainer.spikes.rolled_back_steps, trainer.spikes.rollbacks) == (6, 11, 2)
 
 
-def test_without_a_checkpoint_to_go_back_to_a_sentence_ends_the_run(train) -> None:
-    with pytest.raises(
-        UserError, match=r"last 3 steps up to step 3, and no checkpoint is there yet .*; lower"
-    ) as refusal:
+def test_divergence_before_the_first_checkpoint_is_an_error_message(train) -> None:
+    with pytest.raises(UserError, match=r"before a checkpoint: .* the 3 steps up to step 3; lower") as refusal:
         train("out", poisoned=range(10))
     assert "\n" not in str(refusal.value)
 

@@ -1,7 +1,9 @@
-"""Time left, utilisation, memory, and the picture that is drawn meanwhile."""
+"""Time left, MFU and the measured peak, memory, and the curves drawn during training."""
 
 import math
 import warnings
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +12,9 @@ import psutil
 import pytest
 import torch
 from matplotlib.image import imread
+from torch.utils.flop_counter import FlopCounterMode
 
-from homegrown.config.recipe import TrainingSettings
-from homegrown.training import curve, throughput
+from homegrown.training import curve, peak, throughput
 from homegrown.training.curve import LiveCurve, draw_curve
 from homegrown.training.metrics import StepMetrics
 from homegrown.training.throughput import Watch, peak_memory
@@ -34,10 +36,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_time_left_counts_all_work_that_is_still_to_do(clock: Clock, training_settings: TrainingSettings) -> None:
+def test_time_left_counts_all_work_that_is_still_to_do(clock: Clock) -> None:
     """100 steps of 2 s; after 30 of them 7 validations of 5 s, 3 samples of 1 s and no checkpoint known of yet."""
-    changes = {"max_steps": 100, "validate_every": 10, "sample_every": 25, "checkpoint_every": 50}
-    watching = Watch(training_settings.model_copy(update=changes), 128, 1000, 1e6)
+    watching = Watch(100, {"validation": 10, "samples": 25, "checkpoint": 50}, 128, 1000, 1e6)
     assert watching.seconds_left(0) == 0
     for step in range(1, 31):
         with watching.timing("update"):
@@ -51,19 +52,19 @@ def test_time_left_counts_all_work_that_is_still_to_do(clock: Clock, training_se
     assert watching.seconds_left(30) == 70 * 2 + 7 * 5 + 3 * 1
 
 
-def test_utilisation_is_the_share_of_the_peak(clock: Clock, training_settings: TrainingSettings) -> None:
+def test_mfu_is_the_share_of_the_peak(clock: Clock) -> None:
     """128 tokens of 1,000 operations in half a second: 256,000 of the device's 1,000,000 in a second."""
-    watching = Watch(training_settings, 128, 1000, 1e6)
+    watching = Watch(100, {}, 128, 1000, 1e6)
     with watching.timing("update"):
         clock.now += 0.5
     assert watching.tokens_per_second == 256
-    assert watching.model_flops_utilisation == pytest.approx(0.256)
+    assert watching.mfu == pytest.approx(0.256)
 
 
-def test_peak_memory_goes_up_by_what_is_held_and_stays_there() -> None:
-    before, held = peak_memory(torch.device("cpu")), psutil.Process().memory_info().rss
-    assert before >= 0.9 * held
-    size = before - held + 100_000_000
+def test_peak_memory_rises_by_an_allocation_and_stays() -> None:
+    before, resident = peak_memory(torch.device("cpu")), psutil.Process().memory_info().rss
+    assert before >= 0.9 * resident
+    size = before - resident + 100_000_000
     filled = np.ones(size, dtype=np.uint8)
     after = peak_memory(torch.device("cpu"))
     del filled
@@ -83,7 +84,7 @@ def rows(losses: list[float], validate_every: int = 3) -> list[StepMetrics]:
 
 
 @pytest.mark.parametrize(
-    "losses", [[4.0], [math.nan], [4.0, math.nan, math.inf, 3.0], [math.nan] * 5, list(np.linspace(8, 3, 5001))]
+    "losses", [[4.0], [4.0, math.nan, math.inf, 3.0], [math.nan] * 5, list(np.linspace(8, 3, 5001))]
 )
 def test_any_run_can_be_drawn(tmp_path: Path, losses: list[float]) -> None:
     with warnings.catch_warnings(action="error"):
@@ -107,3 +108,52 @@ def test_drawing_takes_at_most_a_hundredth_of_the_time(clock: Clock, tmp_path: P
     pauses = np.diff(drawn)
     assert min(pauses) >= 20
     assert 195 < pauses[-1] < 205
+
+
+# --- the measured peak ------------------------------------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    peak._measure.cache_clear()
+    yield
+    peak._measure.cache_clear()
+
+
+def test_the_peak_is_that_of_the_fastest_size(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own counter says what a product costs; 96 x 96 runs at 3 MFLOP/s here, the other sizes at 2."""
+    clock = {"now": 0.0}
+    multiply = torch.mm
+
+    def slow_mm(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        with FlopCounterMode(display=False) as counter:
+            multiply(left, right, out=out)
+        clock["now"] += counter.get_total_flops() / (3e6 if len(left) == 96 else 2e6)
+
+    monkeypatch.setattr(peak, "_SIZES", {"cpu": (48, 96, 192)})
+    monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: clock["now"]))
+    monkeypatch.setattr(torch, "mm", slow_mm)
+    assert peak.matmul_peak(CPU, torch.float32) == pytest.approx(3e6)
+
+
+def test_the_peak_is_measured_once_for_each_number_of_threads(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = count(1)
+    monkeypatch.setattr(peak, "_SIZES", {"cpu": (48,)})
+    monkeypatch.setattr(peak, "_rate", lambda *_: float(next(rates)))
+    asked = [peak.matmul_peak(CPU, torch.float32) for _ in range(2)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    asked.append(peak.matmul_peak(CPU, torch.float32))
+    torch.set_num_threads(threads)
+    assert asked == [1, 1, 2]
+
+
+def test_random_numbers_drawn_after_it_are_those_without_it(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "_SECONDS", 0.01)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    peak.matmul_peak(CPU, torch.float32)
+    assert torch.equal(torch.rand(3), expected)

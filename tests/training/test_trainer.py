@@ -1,5 +1,6 @@
-"""Settings that do not fit the data, the tokenizer or the workers are refused before training starts."""
+"""The trainer in this process: settings that it refuses before it starts, and callbacks from outside."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +9,11 @@ import pytest
 import torch
 
 from homegrown.data.loader import TokenSplit
+from homegrown.training.callbacks import Validate, standard
 from homegrown.training.objective import NextToken
 from homegrown.training.pretraining import Job
-from homegrown.training.trainer import Trainer
+from homegrown.training.progress_file import Report
+from homegrown.training.trainer import Callback, Step, Trainer
 from homegrown.util.devices import resolve
 from homegrown.util.errors import UserError
 from tests.training.side_by_side import Leg, run_here
@@ -29,7 +32,8 @@ def build(corpus, tiny, tmp_path: Path):
             seed=1,
             device="cpu",
         )
-        return Trainer(job, tmp_path, SimpleNamespace(**{**CPU, "count": workers}))
+        worker = SimpleNamespace(**{**CPU, "count": workers})
+        return Trainer(job, tmp_path, worker, Report(tmp_path / "progress.jsonl"), standard())
 
     return make
 
@@ -43,19 +47,19 @@ def build(corpus, tiny, tmp_path: Path):
         ({"sample_prompts": ["fine", "bala " * 40]}, "training.sample_prompts"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_refused_in_one_sentence(build, wrong: dict[str, Any], message: str) -> None:
+def test_a_setting_that_does_not_fit_is_refused(build, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
         build(**wrong)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused_in_one_sentence() -> None:
+def test_a_missing_gpu_is_refused() -> None:
     with pytest.raises(UserError, match=r"^compute\.device is 'cuda', but PyTorch sees no GPU; .*\.$"):
         resolve("cuda")
 
 
-def test_a_validation_split_shorter_than_the_context_is_measured_whole(build, corpus) -> None:
+def test_a_validation_split_shorter_than_the_context_is_measured_completely(build, corpus) -> None:
     trainer = build(model={"context": 10_000})
     length = TokenSplit(corpus["packed"], "validation").tokens
     assert length <= 10_000
@@ -64,7 +68,8 @@ def test_a_validation_split_shorter_than_the_context_is_measured_whole(build, co
         loss=lambda inputs, *_: seen.append(inputs.shape[1]) or torch.zeros(()), eval=list, train=list
     )
     trainer.worker.sum = lambda values: values
-    trainer.validator(alone, 1)
+    validate = next(callback for callback in trainer.callbacks if isinstance(callback, Validate))
+    validate.validator(alone, 1)
     assert seen == [length - 1]
 
 
@@ -82,7 +87,7 @@ def test_weights_depend_on_the_seed_alone(build) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_a_full_gpu_is_one_sentence_that_names_settings(alone: None, corpus, tiny, tmp_path: Path, monkeypatch) -> None:
+def test_a_full_gpu_is_an_error_that_names_settings(alone: None, corpus, tiny, tmp_path: Path, monkeypatch) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
@@ -91,3 +96,53 @@ def test_a_full_gpu_is_one_sentence_that_names_settings(alone: None, corpus, tin
     with pytest.raises(UserError, match=r"training\.micro_batch_size") as refusal:
         run_here([Leg(str(tmp_path / "out"))], job)
     assert "\n" not in str(refusal.value)
+
+
+class LossSum(Callback):
+    """A callback that the package does not know: it adds up every second loss, and finishes at a sum."""
+
+    every = 2
+
+    def __init__(self, enough: float = math.inf):
+        self.enough, self.total = enough, 0.0
+        self.calls: list[str] = []
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        self.calls.append("begin")
+
+    def on_step_end(self, trainer: Trainer, step: Step) -> None:
+        assert trainer.state.metrics[-1].step == step.number
+        assert (step.validation is None) == (step.number % 6 != 0)
+        self.calls.append(f"step {step.number}")
+        self.total += step.update.loss
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        self.calls.append("end")
+
+    def finished(self, trainer: Trainer) -> bool:
+        return self.total >= self.enough
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.total = state["total"]
+
+
+def test_a_callback_from_outside_resumes_and_changes_no_weights(alone: None, corpus, tiny, tmp_path: Path) -> None:
+    job = Job(**corpus, model=tiny[0], training=tiny[1].model_copy(update={"max_steps": 12}), seed=1, device="cpu")
+    without, outs = run_here([Leg(str(tmp_path / "without"))], job), [tmp_path / "with", tmp_path / "finished"]
+    first, second = LossSum(), LossSum()
+    run_here([Leg(str(outs[0]), until=5)], job, first)
+    (resumed,) = run_here([Leg(str(outs[0]))], job, second)
+    assert first.calls == ["begin", "step 2", "step 4", "end"]
+    assert second.calls == ["begin", "step 6", "step 8", "step 10", "step 12", "end"]
+    losses = [row.loss for row in without[0].state.metrics]
+    assert second.total == sum(losses[1::2], 0.0)
+    assert [row.loss for row in resumed.state.metrics] == losses
+    for ours, theirs in zip(resumed.model.parameters(), without[0].model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+    (ended,) = run_here([Leg(str(outs[1]))], job, LossSum(enough=sum(losses[1:8:2])))
+    assert ended.finished
+    assert ended.state.step == ended.checkpoints.newest() == 8
