@@ -82,7 +82,7 @@ def llama() -> nn.Module:
 
 @dataclass
 class PlainLoop:
-    """AdamW, autocast, gradients clipped at 1; the learning rate warms up over 100 steps, then decays to a tenth as a cosine.
+    """AdamW, autocast, gradients clipped at 1; the rate warms up over 100 steps, then decays to a tenth as a cosine.
 
     These are nanoGPT's published settings (weight decay 0.1, betas 0.9 and 0.99 for small models). Autocast is to bf16
     where the processor has it, as with ours. The cosine follows the share of the time that is gone, so that it ends

@@ -16,6 +16,7 @@ from homegrown.finetuning.job import FinetuneJob
 from homegrown.training.pretrain import pretrain
 from homegrown.training.pretraining import Job
 from homegrown.training.worker import main
+from homegrown.util.errors import UserError
 from homegrown.util.progress import Progress, silent
 
 Victim = Literal["parent", "worker", "both"]
@@ -178,13 +179,15 @@ def _told(name: str, times: int, victim: Victim, folder: Path, number: signal.Si
 
 
 class Broken(Job):
-    """A job whose worker, this module, fails."""
+    """A job whose worker, this module, fails; with the seed `REFUSED` it refuses the job."""
 
-    MESSAGE: ClassVar[str] = "The worker of this job fails."
+    MESSAGE: ClassVar[str] = "The worker of this job fails"
+    REFUSED: ClassVar[int] = 0
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        raise RuntimeError(cls.MESSAGE)
+        refused = super().read(path).seed == cls.REFUSED
+        raise (UserError if refused else RuntimeError)(cls.MESSAGE)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.stopping import Stop, end_process
 from homegrown.training.trainer import Callback, Trainer
+from homegrown.util.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def run_here(legs: list[Leg], job: AnyJob, *more: Callback) -> list[Trainer]:
 
 
 def run_in_two(legs: list[Leg], job: AnyJob) -> None:
-    """Run the legs in two processes that train together."""
+    """Run the legs in two processes that train together; each writes a UserError of its own to `refusal-RANK`."""
     folder = tempfile.mkdtemp()
     together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     argument = json.dumps({"job": job.model_dump_json(), "legs": [asdict(leg) for leg in legs], "folder": folder})
@@ -114,7 +115,10 @@ def main() -> None:
     worker = Worker("cpu")
     worker.join(Path(told["folder"]))
     for leg in told["legs"]:
-        run(Leg(**leg), job, worker)
+        try:
+            run(Leg(**leg), job, worker)
+        except UserError as error:
+            (Path(leg["out"]) / f"refusal-{worker.rank}").write_text(str(error))
     worker.leave()
 
 

@@ -1,6 +1,7 @@
 """Two workers, with replicas or shards of the model, train as one does and resume each other's checkpoints."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def outs(alone: None, tmp_path_factory: pytest.TempPathFactory, job: Job) -> Pat
         leg("mixed", 3, "fsdp"),
         leg("mixed", 4, "ddp"),
         leg("mixed", 5, "fsdp"),
+        leg("diverging", STEPS, "ddp", {"learning_rate": 1e30, "warmup_steps": 0, "rollback_after": 3}),
     ]
     run_in_two(two, job)
     run_here([leg("mixed")], job)
@@ -77,6 +79,13 @@ def test_sharded_models_are_written_in_parts_and_sampled_unsharded(outs: Path) -
     ]
     assert samples[0].num_rows == 4
     assert samples[0].select(["step", "prompt"]).equals(samples[1].select(["step", "prompt"]))
+
+
+def test_two_workers_give_up_together(outs: Path) -> None:
+    refusals = [(outs / "diverging" / f"refusal-{rank}").read_text() for rank in (0, 1)]
+    assert refusals[0] == refusals[1]
+    assert re.search(r"up to step \d; lower training\.learning_rate", refusals[0])
+    assert "\n" not in refusals[0]
 
 
 def test_blocks_computed_again_have_the_same_gradients() -> None:

@@ -278,13 +278,10 @@ def test_early_stopping_keeps_the_best_weights(alone: None, corpus, tiny, tmp_pa
     assert summary["validation_loss"] == min(losses)
 
 
-def test_divergence_is_an_error_message(train, tiny, tmp_path: Path) -> None:
-    """From two workers, who must take the same decision at each step."""
-    model, settings = tiny
-    settings = settings.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})
-    with pytest.raises(UserError, match=r"lower training\.learning_rate") as refusal:
-        train(tmp_path / "out", model, settings, processes=2)
-    assert "\n" not in str(refusal.value)
+def test_a_workers_refusal_is_the_error_message(corpus, tiny, tmp_path: Path) -> None:
+    job = Job(**corpus, model=tiny[0], training=tiny[1], seed=Broken.REFUSED, device="cpu")
+    with pytest.raises(UserError, match=f"^{Broken.MESSAGE}$"):
+        run_job(job, tmp_path, 1, silent, worker=Broken.__module__)
 
 
 def test_another_failure_names_the_log(corpus, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
