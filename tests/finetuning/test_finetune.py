@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from homegrown.config.finetune_recipe import AnswerSettings, FinetuneRecipe, FinetuneSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.data.rows import parts
 from homegrown.export.huggingface import write_huggingface
 from homegrown.finetuning.answers import AFTER, BEFORE, measure
@@ -157,7 +158,7 @@ def test_only_the_adapter_is_trained_and_saved(tmp_path: Path, base: Path, packe
             assert torch.equal(tensor, before[name.replace(".base_layer", "").replace(".layer.", ".")]), name
     merged = merge(tmp_path / "merged", base, tmp_path / "out", None)
     assert merged.metrics["parameters"] == trainer.config.parameter_count()
-    windows = torch.from_numpy(trainer.validator._split.read([0, 1], CONTEXT))
+    windows = torch.from_numpy(TokenSplit(packed, "validation").read([0, 1], CONTEXT))
     with torch.no_grad():
         here = trainer.model.eval().loss(*parts(windows)) / 100
         there = weights.load(tmp_path / "merged" / "model").loss(*parts(windows)) / 100
