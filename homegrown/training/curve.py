@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # Matplotlib is an eighth of what a worker imports, and rarel
 _TRAINING, _VALIDATION, _RATE, _NORM, _SPEED, _INK = "#3b6ea8", "#d1603d", "#5f8a4c", "#8a6bb0", "#c79a2b", "#3a3a3a"
 _POINTS = 2000
 _VIEW, _MARGIN = 0.99, 0.08
-_LEAST_SECONDS = 20.0
-_SHARE = 0.01
+_LEAST_SECONDS, _MOST_SECONDS = 20.0, 60.0
+_SHARE = 0.02
 
 Values = npt.NDArray[np.float64]
 
@@ -26,8 +26,8 @@ Values = npt.NDArray[np.float64]
 class LiveCurve:
     """Draws the curves of a running training, in the process that waits for the workers, not in the loop.
 
-    At most every 20 seconds, and less often if drawing would take more than 1% of the time: on a small machine the two
-    share processors.
+    Every 20 seconds, and less often, down to every 60, if drawing takes more than 2% of a processor. Its CPU time
+    counts: waiting for processors that training keeps busy, or for the first import, must not stop the drawing.
     """
 
     def __init__(self, path: Path, steps: Callable[[], Sequence[StepMetrics]]):
@@ -39,17 +39,20 @@ class LiveCurve:
         began = time.monotonic()
         if began < self._next:
             return
+        import matplotlib.figure  # noqa: F401
+
+        computed = time.thread_time()
         try:
             if len(steps := self._steps()) > 1:
                 draw_curve(self._path, steps)
         except OSError:
             pass  # the workers report a full disk; a picture stops nothing
-        took = time.monotonic() - began
-        self._next = began + max(_LEAST_SECONDS, took / _SHARE)
+        took = time.thread_time() - computed
+        self._next = began + min(max(_LEAST_SECONDS, took / _SHARE), _MOST_SECONDS)
 
 
 def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
-    """Draw loss, learning rate, gradient norm and speed against steps, as a PNG."""
+    """Draw loss, learning rate, gradient norm and speed against steps, as a PNG that names the last step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -68,7 +71,7 @@ def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
         panel.tick_params(colors=_INK, labelsize=9)
         panel.spines[["top", "right"]].set_visible(False)
     for panel in (panels["loss"], panels["speed"]):
-        panel.set_xlabel("step", color=_INK)
+        panel.set_xlabel(f"step (drawn at step {steps[-1]:,.0f})", color=_INK)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
