@@ -24,8 +24,6 @@ def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...
     """
     import json
 
-    from rich.console import Console
-
     from homegrown.config.pipelines import load_recipe, pipeline_names
     from homegrown.planning.doctor import diagnose
     from homegrown.planning.machine import this_machine
@@ -38,5 +36,5 @@ def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
     else:
-        print_diagnosis(Console(), found.checks, found.wants)
+        print_diagnosis(found.checks, found.wants)
     context.exit(0 if found.healthy else 1)

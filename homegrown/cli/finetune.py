@@ -1,17 +1,14 @@
 """`homegrown finetune`: fine-tunes a model in this process."""
 
 import json
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from homegrown.cli.local_run import Flow, run_flow
 from homegrown.store.artifacts import Store
-from homegrown.util.files import read_parquet
 
 if TYPE_CHECKING:
     from tasks.stage import Handle
@@ -63,7 +60,11 @@ def finetune(
         return stages, lambda: finetune(recipe=loaded, force=list(force))
 
     made = run_flow(store, console, prepare)
-    console.print(_before_and_after(made["answers"].path))
+    from homegrown.finetuning.report import before_and_after, read_results
+    from homegrown.reporting.terminal import print_table
+
+    print_table(replace(before_and_after(read_results(made["answers"].path)), title="Held-out questions"))
+    console.print()
     for stage, handle in made.items():
         console.print(f"  {stage:<12} {handle.path}", highlight=False, soft_wrap=True)
     name = made["finetune"].name
@@ -74,17 +75,3 @@ def finetune(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _before_and_after(folder: Path) -> Table:
-    shares = {"ended": "ended", "formatted": "format", "same": "same"}
-    rows = read_parquet(folder / "results", ["model", "loss", "bits_per_byte", *shares]).to_pylist()
-    if all(row["formatted"] is None for row in rows):  # the recipe has no pattern
-        del shares["formatted"]
-    table = Table(title="Held-out questions", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("model", "loss", "bits/byte", *shares.values()):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for row in rows:
-        cells = ["" if row[name] is None else f"{row[name]:.0%}" for name in shares]
-        table.add_row(row["model"], f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", *cells)
-    return table

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from homegrown.cli.local_run import Flow, run_flow
+from homegrown.reporting.blocks import Table
+from homegrown.reporting.terminal import print_table
 from homegrown.store.artifacts import Store
 from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
@@ -76,14 +76,15 @@ def lm_eval(
     from tasks.lm_eval import rows
 
     evaluated = store.resolve(made.name)
-    console.print(_table(rows(evaluated)), soft_wrap=False)
+    console.print()
+    print_table(_table(rows(evaluated)))
     console.print(f"{evaluated.name}: {evaluated.path}")
 
 
 def _table(rows: list[dict[str, str]]) -> Table:
-    table = Table(*rows[0], box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"  # task names stay complete
-    for row in rows:
-        table.add_row(*row.values())
-    return table
+    names = ("task", "metric")
+    return Table(
+        list(rows[0]),
+        [[*row.values()] for row in rows],
+        align="".join("l" if name in names else "r" for name in rows[0]),
+    )

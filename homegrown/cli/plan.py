@@ -47,8 +47,6 @@ def plan(
     import json
     import math
 
-    from rich.console import Console
-
     from homegrown.config.pipelines import load_recipe
     from homegrown.planning import gpus
     from homegrown.planning.machine import this_machine
@@ -70,4 +68,4 @@ def plan(
     if as_json:
         click.echo(json.dumps(made.as_json(), indent=2))
     else:
-        print_plan(Console(), made)
+        print_plan(made)

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from homegrown.cli.local_run import Flow, run_flow
+from homegrown.reporting.blocks import Table
 from homegrown.reporting.numbers import shown
+from homegrown.reporting.terminal import print_table
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.files import read_parquet
@@ -84,15 +84,14 @@ def stage_name(name: str) -> "StageName":
 def report(console: Console, name: str, made: dict[str, Path]) -> None:
     """Print the results of a run of the pipeline `name`: evaluation, artifacts, a sample and the next commands."""
     command = _short(Path(sys.argv[0]).absolute())
-    artifacts = Table("stage", "artifact", title="Artifacts", title_justify="left", box=SIMPLE_HEAD)
-    for stage, path in made.items():
-        artifacts.add_row(stage, _short(path))
     if "evaluate" in made:
-        console.print(_evaluation(made["evaluate"]))
-    console.print(artifacts)
+        print_table(_evaluation(made["evaluate"]))
+        console.print()
+    rows = [[stage, _short(path)] for stage, path in made.items()]
+    print_table(Table(["stage", "artifact"], rows, align="ll", title="Artifacts"))
     if "evaluate" in made:
         sample = (made["evaluate"] / "sample.txt").read_text(encoding="utf-8")
-        console.print("[bold]The model writes:[/bold]")
+        console.print("\n[bold]The model writes:[/bold]")
         console.print(sample, markup=False, highlight=False)
         console.print(
             "\n[bold]Next:[/bold]\n"
@@ -117,13 +116,9 @@ _COLUMNS = {
 
 
 def _evaluation(folder: Path) -> Table:
-    table = Table(title="Evaluation on held-out text", title_justify="left", box=SIMPLE_HEAD)
-    for name, header in _COLUMNS.items():
-        table.add_column(header, justify="left" if name == "variant" else "right", no_wrap=True)
-    for row in read_parquet(folder / "results", list(_COLUMNS)).to_pylist():
-        if row["bits_per_byte"] is not None:
-            table.add_row(*("" if value is None else shown(value) for value in row.values()))
-    return table
+    results = read_parquet(folder / "results", list(_COLUMNS)).to_pylist()
+    rows = [[shown(value) for value in row.values()] for row in results if row["bits_per_byte"] is not None]
+    return Table(list(_COLUMNS.values()), rows, title="Evaluation on held-out text")
 
 
 def _short(path: Path) -> str:

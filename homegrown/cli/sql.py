@@ -7,6 +7,8 @@ import click
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
+_MOST_CHARACTERS = 300  # of a cell in a terminal
+
 
 @click.command()
 @click.argument("statement")
@@ -29,10 +31,13 @@ def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
     """
     if not statement.strip():
         raise UserError("The statement is empty; try 'SHOW ALL TABLES'.")
+    from homegrown.reporting.terminal import print_table
     from homegrown.store import catalog
 
     with catalog.connect(store) as connection:
         if as_csv:
             catalog.write_csv(connection, statement, sys.stdout)
         else:
-            click.echo(catalog.show(connection, statement, rows), nl=False)
+            table = catalog.table_of(connection, statement, rows)
+            if table:
+                print_table(table, most=_MOST_CHARACTERS)

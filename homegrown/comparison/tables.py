@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from homegrown.comparison.compare import Comparison, Row, Stage
-from homegrown.reporting.blocks import Cell, Table
+from homegrown.reporting.blocks import Cell, Table, Verdict
 from homegrown.reporting.numbers import shown
 from homegrown.util.progress import Metric
 
@@ -61,7 +61,7 @@ def headlines(comparison: Comparison, most: int = len(_HEADLINES)) -> list[Row]:
     return chosen[:most]
 
 
-def verdict(row: Row, value: Metric | None) -> Literal["better", "worse", ""]:
+def verdict(row: Row, value: Metric | None) -> Verdict:
     """Say whether a run's value is better or worse than the base's; nothing if the metric has no good side."""
     base = row.values[0]
     if not isinstance(value, int | float) or not isinstance(base, int | float) or value == base:

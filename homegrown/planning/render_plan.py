@@ -1,53 +1,57 @@
 """A plan as tables in the terminal."""
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from homegrown.planning.compute import COMPUTE_OPTIMAL_TOKENS, WORTHWHILE_EPOCHS
 from homegrown.planning.history import Past
 from homegrown.planning.memory import MARGIN
 from homegrown.planning.plan import Plan
+from homegrown.reporting.blocks import Cell, Table
 from homegrown.reporting.numbers import count, duration
+from homegrown.reporting.terminal import print_table
 
 
-def print_plan(console: Console, plan: Plan) -> None:
+def print_plan(plan: Plan) -> None:
     """Print the model, text, memory, time and energy of the recipe, and earlier runs."""
-    console.print(_summary(plan))
-    console.print(_memory(plan))
+    print_table(_summary(plan))
+    print()
+    print_table(_memory(plan))
     if plan.past:
-        console.print(_past(plan))
+        print()
+        print_table(_past(plan))
 
 
 def _summary(plan: Plan) -> Table:
-    table = Table("", "", title=f"Plan of {plan.recipe}", title_justify="left", show_header=False, box=SIMPLE_HEAD)
+    rows: list[list[str | Cell]] = []
     guide = ""
     if plan.guide_parameters:
         guide = f"; the guide's {count(plan.guide_parameters)} does not follow from its own table"
-    table.add_row("model", f"{plan.family}, {plan.parameters:,} parameters{guide}")
-    table.add_row("operations", f"{plan.flops_per_token / 1e9:.3g} GFLOP per token, {plan.flops:.2e} FLOP in total")
-    table.add_row("training", f"{count(plan.tokens)} tokens: {plan.steps:,} steps of {plan.step_tokens:,}")
+    rows.append(["model", f"{plan.family}, {plan.parameters:,} parameters{guide}"])
+    rows.append(["operations", f"{plan.flops_per_token / 1e9:.3g} GFLOP per token, {plan.flops:.2e} FLOP in total"])
+    rows.append(["training", f"{count(plan.tokens)} tokens: {plan.steps:,} steps of {plan.step_tokens:,}"])
     share = plan.tokens / plan.compute_optimal_tokens
-    table.add_row(
-        "compute-optimal",
-        f"{count(plan.compute_optimal_tokens)} tokens, {COMPUTE_OPTIMAL_TOKENS} per parameter (Hoffmann et al. 2022, "
-        f"table 3); this run trains on {share:.2g} times as many",
+    rows.append(
+        [
+            "compute-optimal",
+            f"{count(plan.compute_optimal_tokens)} tokens, {COMPUTE_OPTIMAL_TOKENS} per parameter (Hoffmann et al. "
+            f"2022, table 3); this run trains on {share:.2g} times as many",
+        ]
     )
-    table.add_row("text", _text(plan))
+    rows.append(["text", _text(plan)])
     cost = plan.cost
     where = f"{plan.target.count} x {plan.target.name}" if plan.target.count > 1 else plan.target.name
     if cost is None:
-        table.add_row("time", f"not measured on {where}")
+        rows.append(["time", f"not measured on {where}"])
     else:
-        table.add_row("time", f"{duration(cost.seconds)} on {where}, without startup, samples and checkpoints")
-        table.add_row(
-            "speed",
-            f"{cost.tokens_per_second:,.0f} tokens/s, {duration(cost.step_seconds)} per step, "
-            f"MFU {cost.model_flops_utilisation:.0%} ({cost.source})",
+        rows.append(["time", f"{duration(cost.seconds)} on {where}, without startup, samples and checkpoints"])
+        rows.append(
+            [
+                "speed",
+                f"{cost.tokens_per_second:,.0f} tokens/s, {duration(cost.step_seconds)} per step, "
+                f"MFU {cost.model_flops_utilisation:.0%} ({cost.source})",
+            ]
         )
         energy = f"{cost.kilowatt_hours:.3g} kWh" if cost.kilowatt_hours >= 1 else f"{cost.kilowatt_hours * 1e3:.2g} Wh"
-        table.add_row("energy", f"{energy} at {cost.watts:,.0f} W ({cost.watts_source})")
-    return table
+        rows.append(["energy", f"{energy} at {cost.watts:,.0f} W ({cost.watts_source})"])
+    return Table(["", ""], rows, align="ll", title=f"Plan of {plan.recipe}")
 
 
 def _text(plan: Plan) -> str:
@@ -63,49 +67,42 @@ def _text(plan: Plan) -> str:
 def _memory(plan: Plan) -> Table:
     each = f"each of {plan.target.count} devices" if plan.target.count > 1 else "the device"
     memory = f"{plan.target.memory_bytes / 1e9:.1f} GB"
-    table = Table(
-        title=f"Memory in GB on {each} of {memory}; {MARGIN:.0%} stay free",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    table.add_column("")
+    header = [""]
     # One column per layout: 80 characters do not fit all figures of a layout side by side.
     for number, fit in enumerate(plan.fits):
         layout = fit.layout
         name = {"ddp": "DDP", "fsdp": "FSDP2"}[layout.parallel] if layout.devices > 1 else "one device"
         parts = [name, *(["checkpointing"] if layout.checkpointing else []), *([] if number else ["(the recipe)"])]
-        table.add_column("\n".join(parts), justify="right", no_wrap=True)
-    table.add_row("rows", *(str(fit.layout.rows) for fit in plan.fits))
+        header.append("\n".join(parts))
+    rows: list[list[str | Cell]] = [["rows", *(str(fit.layout.rows) for fit in plan.fits)]]
     for part in ("weights", "gradients", "optimizer", "activations", "working", "peak"):
-        table.add_row(part, *(f"{getattr(fit.memory, part) / 1e9:.3g}" for fit in plan.fits))
-    table.add_row("", *("fits" if fit.fits else "[red]too much[/red]" for fit in plan.fits))
-    return table
+        rows.append([part, *(f"{getattr(fit.memory, part) / 1e9:.3g}" for fit in plan.fits)])
+    rows.append(["", *(Cell("fits") if fit.fits else Cell("too much", verdict="worse") for fit in plan.fits)])
+    return Table(header, rows, title=f"Memory in GB on {each} of {memory}; {MARGIN:.0%} stay free")
 
 
 def _past(plan: Plan) -> Table:
-    table = Table(
-        title="Earlier runs of this training, in brackets relative to the prediction",
-        caption="The predicted memory is that of PyTorch and the steps, without samples and checkpoints.",
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    for name in ("", "tokens/s", "seconds", "memory, GB", "on"):
-        last = name == "on"  # only this column wraps; figures are never cut off
-        table.add_column(name, justify="left" if last or not name else "right", no_wrap=not last, overflow="fold")
+    rows: list[list[str | Cell]] = []
     if plan.cost:
         memory = plan.base_memory_bytes + plan.fits[0].memory.peak
         cost = plan.cost
-        table.add_row(
-            "predicted",
-            f"{cost.tokens_per_second:,.0f}",
-            f"{cost.seconds:,.0f}",
-            f"{memory / 1e9:.2f}",
-            plan.target.name,
+        rows.append(
+            [
+                "predicted",
+                f"{cost.tokens_per_second:,.0f}",
+                f"{cost.seconds:,.0f}",
+                f"{memory / 1e9:.2f}",
+                plan.target.name,
+            ]
         )
-    for run in plan.past:
-        table.add_row(*_run(run, plan))
-    return table
+    rows += [[*_run(run, plan)] for run in plan.past]
+    return Table(
+        ["", "tokens/s", "seconds", "memory, GB", "on"],
+        rows,
+        align="lrrrl",
+        title="Earlier runs of this training, in brackets relative to the prediction",
+        notes=["The predicted memory is that of PyTorch and the steps, without samples and checkpoints."],
+    )
 
 
 def _run(run: Past, plan: Plan) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-MARKS = {"better": "✓", "worse": "✗", "": ""}
+Verdict = Literal["better", "worse", ""]
+MARKS: dict[Verdict, str] = {"better": "✓", "worse": "✗", "": ""}
 """Beside the colors, for those who do not see them."""
 
 
@@ -16,7 +17,7 @@ class Cell:
     text: str
     interval: str = ""
     """The 95% confidence interval."""
-    verdict: Literal["better", "worse", ""] = ""
+    verdict: Verdict = ""
     bar: float | None = None
     """A share that a page shows as a bar."""
     note: str = ""

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -14,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from homegrown.reporting.blocks import Cell, Table
+from homegrown.reporting.numbers import quantity
 
 _GAP = 2
 _LONGEST_WORD = 32
@@ -24,29 +26,47 @@ _STYLES = {"better": "cyan", "worse": "yellow", "": ""}
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table, *, most: int | None = None) -> None:
     """Print a table with its title and notes.
 
     In a terminal, names fold and figures do not; if even so it is too wide, each row becomes a list of its cells.
-    Elsewhere, a row is one line, columns are at least two spaces apart, and nothing is colored.
+    Cells are cut to `most` characters, which a note says. Elsewhere, a row is one complete line, columns are at least
+    two spaces apart, and nothing is colored.
     """
     console = Console(highlight=False)
     in_terminal = console.is_terminal
+    if in_terminal and most:
+        table = _cut(table, most)
     if table.title:
         console.print(Text(table.title, style="bold" if in_terminal else ""), soft_wrap=not in_terminal)
-    if table.rows and not in_terminal:
+    shows_rows = bool(table.rows) or not table.notes  # a note can say why there are none
+    if shows_rows and not in_terminal:
         _print_lines(table)
-    elif table.rows and (widths := _fitting(table, console.width)):
+    elif shows_rows and (widths := _fitting(table, console.width)):
         console.print(_folded(table, widths))
-    elif table.rows:
+    elif shows_rows:
         _print_records(console, table)
     for note in table.notes:
         console.print(Text(note), soft_wrap=not in_terminal)
 
 
+def _cut(table: Table, most: int) -> Table:
+    cut = sum(len(cell.text) > most for row in table.cells for cell in row)
+    if not cut:
+        return table
+    rows = [
+        [replace(cell, text=f"{cell.text[:most]}…") if len(cell.text) > most else cell for cell in row]
+        for row in table.cells
+    ]
+    note = f"{quantity(cut, 'cells')} of more than {most} characters cut; a file or a pipe gets everything."
+    return replace(table, rows=rows, notes=[*table.notes, note])
+
+
 def _folded(table: Table, widths: Sequence[int]) -> RichTable:
-    # The box has a space between columns.
-    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    header = any(table.header)
+    # This box has a space between columns; without a header there is no box.
+    frame, gap = (box.SIMPLE_HEAD, _GAP - 1) if header else (None, _GAP)
+    shown = RichTable(box=frame, show_header=header, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
     for title, side, width in zip(table.header, table.alignment, widths, strict=True):
         shown.add_column(title, justify=_SIDES[side], overflow="fold", width=width)
     for row in table.cells:
@@ -56,7 +76,7 @@ def _folded(table: Table, widths: Sequence[int]) -> RichTable:
 
 def _fitting(table: Table, width: int) -> list[int] | None:
     """Return the width of each column so that all fit; None if words would have to be cut."""
-    columns = [[title, *cells] for title, *cells in zip(table.header, *_lines(table), strict=True)]
+    columns = [[*title.split("\n"), *cells] for title, *cells in zip(table.header, *_lines(table), strict=True)]
     full = [max(map(cell_len, lines)) for lines in columns]
     least = [
         all_of_it if side == "r" else min(all_of_it, max(map(_longest_word, lines)))
@@ -87,9 +107,9 @@ def _longest_word(text: str) -> int:
 
 
 def _print_lines(table: Table) -> None:
-    shown = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    shown = RichTable(box=None, show_header=any(table.header), pad_edge=False, padding=(0, _GAP, 0, 0))
     for title, side in zip(table.header, table.alignment, strict=True):
-        shown.add_column(title, justify=_SIDES[side], no_wrap=True)
+        shown.add_column(title.replace("\n", " "), justify=_SIDES[side], no_wrap=True)
     for row in table.cells:
         shown.add_row(*map(_text, row))
     console = Console(width=sys.maxsize, color_system=None, highlight=False)
@@ -100,13 +120,14 @@ def _print_lines(table: Table) -> None:
 
 
 def _print_records(console: Console, table: Table) -> None:
-    width = max(map(cell_len, table.header[1:]), default=0)
+    header = [title.replace("\n", " ") for title in table.header]
+    width = max(map(cell_len, header[1:]), default=0)
     for first, *others in table.cells:
         console.print(_text(first), style="bold")
         cells = RichTable.grid("", "", padding=(0, _GAP))
         cells.columns[0].min_width = width
         cells.columns[1].overflow = "fold"
-        for title, cell in zip(table.header[1:], others, strict=True):
+        for title, cell in zip(header[1:], others, strict=True):
             if cell.text:
                 cells.add_row(title, _text(cell))
         console.print(Padding.indent(cells, _GAP))

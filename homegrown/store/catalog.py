@@ -1,16 +1,15 @@
 """DuckDB views over every artifact and every Parquet shard."""
 
-import contextlib
 import csv
-import io
 import json
-import shutil
+import re
 from pathlib import Path
 from typing import TextIO
 
 import duckdb
 import pyarrow as pa
 
+from homegrown.reporting.blocks import Table
 from homegrown.store.artifacts import RATINGS, Artifact, Store
 from homegrown.store.runs import recorded
 from homegrown.util.errors import UserError
@@ -19,7 +18,8 @@ from homegrown.util.files import parquet_parts
 _CORPUS = ("shard", "filter", "dedup", "ingest")
 _SPLITS = ("train", "validation", "test")
 _REASONS = ("reason", "rule", "kind")  # columns of `dropped` with the reason, by stage
-_MOST_ROWS = 2**31 - 1  # DuckDB's limit
+_MOST_ROWS = 2**63 - 2  # DuckDB's limit
+_NUMBER = re.compile("U?(TINY|SMALL|BIG|HUGE)?INT|INTEGER|UINTEGER|FLOAT|DOUBLE|DECIMAL")
 _SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
     list_zip(regexp_extract_all(hex(one), '.{8}'), regexp_extract_all(hex(other), '.{8}')),
     lambda pair: (pair[1] = pair[2])::INTEGER))"""
@@ -56,22 +56,26 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def show(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> str:
-    """Return the result of SQL as a text table of at most `rows` rows; empty for a statement without a result.
+def table_of(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> Table | None:
+    """Return the result of SQL as a table of at most `rows` rows; None for a statement without a result.
 
     Raises:
         UserError: DuckDB's message about wrong SQL.
     """
-    width = shutil.get_terminal_size((160, 24)).columns
     try:
         result = connection.sql(sql)
         if result is None:
-            return ""
-        with contextlib.redirect_stdout(io.StringIO()) as text:
-            result.show(max_rows=min(rows, _MOST_ROWS), max_width=width)
+            return None
+        columns, types = result.columns, result.types
+        found = result.limit(min(rows, _MOST_ROWS) + 1).fetchall()
     except duckdb.Error as error:
         raise UserError(str(error)) from error
-    return text.getvalue()
+    cells = [["NULL" if value is None else str(value) for value in row] for row in found[:rows]]
+    align = "".join("r" if _NUMBER.match(str(kind)) else "l" for kind in types)
+    notes = [] if found else ["No rows."]
+    if len(found) > rows:
+        notes = [f"There are more rows; --rows N shows more than {rows:,}, --csv all."]
+    return Table(columns, cells, align=align, notes=notes)
 
 
 def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, file: TextIO) -> None:

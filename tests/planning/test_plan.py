@@ -181,7 +181,7 @@ def test_the_command_prints_a_table_and_json(store: Store) -> None:
     said = " ".join(shown.output.split())
     assert "2,214,729,728 parameters; the guide's 1.3 B does not follow from its own table" in said
     # Nothing of the memory is cut off: each way's name, and whether it fits.
-    head, verdict = shown.output.partition("Memory in GB")[2].split(" rows ")
+    head, verdict = shown.output.partition("Memory in GB")[2].split("\nrows ")
     assert (head.count("DDP"), head.count("FSDP2"), head.count("checkpointing")) == (2, 2, 2)
     assert verdict.count("fits") + verdict.count("too much") == 4
     told = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)

@@ -1,5 +1,7 @@
 """Tables in a terminal of 80 columns and in a pipe."""
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -18,7 +20,9 @@ LONG = Table(
 WIDE = Table(["run", *"ABCDEFGHIJ"], [["loss", *(Cell("1,234,567", verdict="better") for _ in range(10))]])
 
 
-def in_terminal(table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def in_terminal(
+    table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, most: int | None = None
+) -> list[str]:
     """Return the lines on a terminal of 80 columns, without trailing blanks."""
 
     def console(**values: object) -> Console:
@@ -27,7 +31,7 @@ def in_terminal(table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: p
         return Console(**values, width=80, force_terminal=True, color_system=None)
 
     monkeypatch.setattr(terminal, "Console", console)
-    print_table(table)
+    print_table(table, most=most)
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -61,6 +65,24 @@ def test_a_pipe_gets_one_plain_line_for_each_row(capsys: pytest.CaptureFixture[s
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_a_table_without_rows_is_its_header_or_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(Table(["run", "state"], []))
+    print_table(Table(["run", "state"], [], notes=["No run."]))
+    assert capsys.readouterr().out == "run  state\nNo run.\n"
+
+
 def test_text_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(Table(["a"], [["x\x1b[2J\x07\r\n[red]y[/red]\x9b1m"]]))
     assert capsys.readouterr().out == "a\nx [2J [red]y[/red] 1m\n"
+
+
+def test_long_cells_are_cut_only_in_a_terminal_and_only_with_a_note(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(["a", "b"], [["x" * 31, "y"]])
+    print_table(table, most=30)
+    assert capsys.readouterr().out.splitlines()[1] == f"{'x' * 31}  y"
+    lines = in_terminal(replace(table, rows=[["x" * 30, "y"]]), capsys, monkeypatch, most=30)
+    assert lines[-1] == f"{'x' * 30}  y"
+    lines = in_terminal(table, capsys, monkeypatch, most=30)
+    assert lines[-2:] == [f"{'x' * 30}…  y", "1 cell of more than 30 characters cut; a file or a pipe gets everything."]

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from homegrown.cli.main import cli
+from homegrown.reporting.blocks import Table
 from homegrown.store import catalog
 from homegrown.store.artifacts import Order, Store
 from homegrown.util.errors import UserError
@@ -57,12 +58,18 @@ def test_the_store_describes_itself(store: Store) -> None:
 
 def test_shows_a_table_and_wrong_sql_is_one_error(store: Store) -> None:
     with catalog.connect(store) as connection:
-        assert "42" in catalog.show(connection, "SELECT 42 AS answer", 10)
-        assert "42" in catalog.show(connection, "SELECT 42 AS answer", 10**22)
+        for most in (10, 10**22):
+            shown = catalog.table_of(connection, "SELECT 42 AS answer, 'x' AS word, NULL AS nothing", most)
+            assert shown == Table(["answer", "word", "nothing"], [["42", "x", "NULL"]], align="rll", notes=[])
+        part = catalog.table_of(connection, "FROM range(5)", 2)
+        assert part and list(part.rows) == [["0"], ["1"]] and "more rows" in part.notes[0]
+        empty = catalog.table_of(connection, "SELECT 1 WHERE false", 2)
+        assert empty and (empty.rows, empty.notes) == ([], ["No rows."])
+        assert catalog.table_of(connection, "CREATE TABLE new (a INT)", 2) is None
         with pytest.raises(UserError, match="nowhere"):
-            catalog.show(connection, "SELECT * FROM nowhere", 10)
+            catalog.table_of(connection, "SELECT * FROM nowhere", 10)
         with pytest.raises(UserError, match="Conversion"):
-            catalog.show(connection, "SELECT cast('x' AS INT)", 10)
+            catalog.table_of(connection, "SELECT cast('x' AS INT)", 10)
 
 
 def test_no_statement_is_a_mistake(store: Store) -> None:
