@@ -1,4 +1,4 @@
-"""How fast ingest reads each format, how well the main text of web pages is found, and the memory of a big file.
+"""Speed of ingest by format, quality of main texts of web pages, and memory for a big file.
 
     python -m benchmarks.corpus_ingest          MB of text per CPU second, one process; a few minutes
     python -m benchmarks.corpus_ingest --big    also the peak memory of a JSONL and a Parquet file of 2 GB
@@ -41,13 +41,13 @@ from homegrown.util.parallel import process_pool
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 Row = dict[str, str | int | float]
-_TEXT_MB = 20  # to read in each format
+_TEXT_MB = 20  # to read per format
 _PAGES = 300
 _BIG = 2_000_000_000  # bytes
 
 
 def texts(megabytes: float) -> tuple[list[str], str]:
-    """Return documents of so much text in all, and where they are from."""
+    """Return documents with this much text, and their origin."""
     wikipedia = CORPORA / "wikipedia-2015.jsonl.gz"
     found: list[str] = []
     size = 0
@@ -104,7 +104,7 @@ def _sgml(documents: list[str]) -> bytes:
 
 
 def page(text: str, generator: random.Random) -> str:
-    """Return a made-up web page around the paragraphs of a text: menu, links beside it, comments, footer."""
+    """Return a synthetic web page with the paragraphs of a text, a menu, links, comments and a footer."""
 
     def words(count: int) -> str:
         return " ".join(generator.choice(_MENU) for _ in range(count))
@@ -187,7 +187,7 @@ def _tar(members: dict[str, str]) -> bytes:
 
 
 def _files(documents: list[str]) -> dict[str, bytes]:
-    """Return a file for each format by name; slow ones get a part of the documents."""
+    """Return a file per format by name; slow formats get fewer documents."""
     generator = random.Random(1)
     some = [text for text in documents if len(text) > 1000][:_PAGES]
     pages = [page(text, generator) for text in some]
@@ -214,7 +214,7 @@ def _files(documents: list[str]) -> dict[str, bytes]:
 
 
 def read_speeds(folder: Path, documents: list[str]) -> list[Row]:
-    """Return MB of text per CPU second for each format: read only, and with what ingest does besides in one unit."""
+    """Return MB of text per CPU second for each format: reading alone, and a complete unit of ingest."""
     rows: list[Row] = []
     for name, data in _files(documents).items():
         path = folder / name
@@ -230,9 +230,9 @@ def read_speeds(folder: Path, documents: list[str]) -> list[Row]:
         with ThreadPoolExecutor(1) as executor:
             begin = time.process_time()
             ingest(folder / f"{name}.out", settings, executor=executor)
-            whole = time.process_time() - begin
+            total = time.process_time() - begin
         rows.append(
-            {"what": name, "read_mb_s": size / seconds, "ingest_mb_s": size / whole, "file_mb": len(data) / MEGABYTE}
+            {"what": name, "read_mb_s": size / seconds, "ingest_mb_s": size / total, "file_mb": len(data) / MEGABYTE}
         )
     return rows
 
@@ -247,7 +247,7 @@ def clean_speed(documents: list[str]) -> Row:
 
 
 def main_text_quality(documents: list[str]) -> list[Row]:
-    """Return F1 of the words found and pages per CPU second for both extractors, on made-up pages of a fixed seed.
+    """Return F1 of the extracted words and pages per CPU second for both extractors, on seeded synthetic pages.
 
     Such pages are simple: both find all their text and nothing else. They differ on real ones, labelled by hand; the
     figures are in `homegrown.corpus.readers.main_text`.
@@ -281,7 +281,7 @@ def _f1(found: Counter[str], expected: Counter[str]) -> float:
 
 @contextmanager
 def _watched(peaks: dict[str, float]) -> Iterator[None]:
-    """Keep the highest resident memory in MB of this process, of one child, and of all together."""
+    """Record the peak resident memory in MB of this process, of one child, and of all together."""
     ended = threading.Event()
     parent = psutil.Process()
 
@@ -325,7 +325,7 @@ def _big_parquet(path: Path, documents: list[str]) -> None:
 def big_file(folder: Path, name: str, write: Callable[[Path, list[str]], None], documents: list[str]) -> Row:
     """Return the peak memory and the time of ingesting a file of 2 GB of text with two processes."""
     path = folder / name
-    # In a process of its own, so that what writing needs is no part of the parent's memory.
+    # In a process of its own, so that writing does not count as the parent's memory.
     writer = multiprocessing.get_context("spawn").Process(target=write, args=(path, documents))
     writer.start()
     writer.join()
@@ -341,7 +341,7 @@ def big_file(folder: Path, name: str, write: Callable[[Path, list[str]], None], 
 
 
 def rows(*, big: bool = False) -> Iterator[Row]:
-    """Yield all rows: each says `what` was measured, then its figures."""
+    """Yield all rows: `what` was measured, and its figures."""
     documents, origin = texts(_TEXT_MB)
     print(f"\nIngest, MB of text per CPU second. Text: {origin}.")
     with tempfile.TemporaryDirectory() as folder:
@@ -354,7 +354,7 @@ def rows(*, big: bool = False) -> Iterator[Row]:
 
 
 def measure(*, big: bool = True) -> dict[str, float]:
-    """Print all rows; none is among the figures of the benchmark's last line."""
+    """Print all rows; none is in the JSON of the last line."""
     for row in rows(big=big):
         figures = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, int | float))
         print(f"{row['what']:<22}", *figures, sep="  ", flush=True)

@@ -1,4 +1,4 @@
-"""MinHash signatures per CPU second on one core: this project's kernel beside datatrove, datasketch and rensa.
+"""MinHash signatures per CPU second on one core: this project's kernel compared with datatrove, datasketch and rensa.
 
 Each is given Unicode texts and makes 128 permutations of word 5-grams, lower-cased. datatrove is measured as it comes
 (spaCy splits words) and told to split at white space; datasketch and rensa have no splitting of their own and are given
@@ -18,7 +18,7 @@ WORDS = 5
 
 
 def measure(quick: bool = False) -> dict[str, float]:
-    """Print documents per second of each and return this project's ratios to them."""
+    """Print documents per second of each; return the ratios of this project to them."""
     texts, name = real_texts(2000 if quick else 8000)
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     ours = rate(_homegrown(), texts)
@@ -70,7 +70,7 @@ def _datatrove(spacy: bool) -> Callable[[list[str]], object]:
 
 
 class WhiteSpace:
-    """In place of spaCy; datatrove's own WhitespaceTokenizer calls spaCy too."""
+    """A replacement for spaCy; datatrove's own WhitespaceTokenizer calls spaCy too."""
 
     def word_tokenize(self, text: str) -> list[str]:
         """Return the words of a text."""

@@ -1,4 +1,4 @@
-"""Near-duplicates end to end on synthetic documents with known duplicates, beside datatrove's MinHash pipeline.
+"""Near-duplicates end to end on synthetic documents with known duplicates, compared with datatrove's MinHash.
 
 Of the documents seven tenths are random words, three tenths copies of others with some words replaced, so that the true
 Jaccard similarity of each pair of original and copy is known. Found is a pair that ends in one cluster. Right is a drop
@@ -47,21 +47,21 @@ class Truth(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Documents by number: those dropped, and the cluster of each that is in one."""
+    """Documents by number: the dropped ones, and the cluster of each clustered one."""
 
     dropped: list[int]
     clusters: dict[int, int]
 
 
 class Quality(NamedTuple):
-    """Shares: of the pairs at or above the threshold that were found, and of the drops that were right."""
+    """Recall of pairs at or above the threshold, and precision of dropped documents."""
 
     recall: float
     precision: float
 
 
 def synthesize(folder: Path, count: int, seed: int = 1) -> Truth:
-    """Write `count` documents of 60 to 160 words as ingest would, in random order."""
+    """Write `count` documents of 60 to 160 words like ingest, in random order."""
     random = np.random.default_rng(seed)
     vocabulary = random.integers(97, 123, (50_000, _LETTERS + 1), np.uint8)
     vocabulary[:, _LETTERS] = 32
@@ -79,9 +79,9 @@ def synthesize(folder: Path, count: int, seed: int = 1) -> Truth:
             own = words[starts[origin[document]] : starts[origin[document] + 1]].copy()
             replaced = random.random(len(own)) < edits[document]
             own[replaced] = random.integers(0, len(vocabulary), int(replaced.sum()), np.uint16)
-            whole = len(own) - WORDS + 1
-            same = whole - int(np.convolve(replaced, np.ones(WORDS))[WORDS - 1 : len(own)].astype(bool).sum())
-            jaccard[document] = same / (2 * whole - same)
+            total = len(own) - WORDS + 1
+            same = total - int(np.convolve(replaced, np.ones(WORDS))[WORDS - 1 : len(own)].astype(bool).sum())
+            jaccard[document] = same / (2 * total - same)
             texts.append(vocabulary[own].tobytes()[:-1])
             ids.append(f"{document:032x}")
         n = len(texts)
@@ -135,7 +135,7 @@ def datatrove(folder: Path, out: Path, spacy: bool = True) -> Outcome:
             1,
         ),
     ]
-    with contextlib.redirect_stderr(io.StringIO()):  # where each task would log a page
+    with contextlib.redirect_stderr(io.StringIO()):  # each task logs a page
         for number, (pipeline, tasks) in enumerate(stages):
             LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(out / f"logs{number}")).run()
     rows = {name: [_metadata(line) for line in _lines(out / name)] for name in ("dropped", "kept")}
@@ -188,9 +188,9 @@ def _jaccard(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
 
 
 def measure(quick: bool = False) -> dict[str, float]:
-    """Print time, memory, recall and precision by number of documents and beside datatrove; return the figures."""
+    """Print time, memory, recall and precision by number of documents, and those of datatrove; return the figures."""
     sizes = (2_000, 10_000) if quick else (10_000, 100_000, 1_000_000)
-    with tempfile.TemporaryDirectory() as temporary:  # compiles
+    with tempfile.TemporaryDirectory() as temporary:  # compiles the kernels
         synthesize(Path(temporary, "in"), 100)
         measured(homegrown, Path(temporary, "in"), Path(temporary, "out"))
     beside = sizes[0] if quick else sizes[1]
@@ -225,7 +225,7 @@ def _row(name: str, count: int, cost: Measured, found: Quality) -> tuple[str, ..
 
 
 def revisions() -> None:
-    """Print which true pairs of revisions of Wikipedia's articles are candidates, beside 1 - (1 - s^r)^b."""
+    """Print the share of true pairs of Wikipedia revisions that are candidates, and 1 - (1 - s^r)^b."""
     if not CORPORA.is_dir():
         print(f"\nRevisions of Wikipedia's articles: {CORPORA} is missing, so they are left out.")
         return

@@ -1,4 +1,4 @@
-"""The quality chain (Gopher quality and repetition, C4, FineWeb) against datatrove's, and language identification.
+"""The quality chain (Gopher quality and repetition, C4, FineWeb) compared with datatrove's; language identification.
 
     python -m benchmarks.corpus_quality
 
@@ -35,7 +35,7 @@ SETTINGS = FilterSettings(
     c4=C4(),
     fineweb=FineWeb(),
 )
-# ISO 639-3 (of the declarations) to the model's codes, where they differ; of a macrolanguage its main member.
+# ISO 639-3 codes of the declarations to those of the model, if different; a macrolanguage is its main member.
 _CODES = dict(
     pair.split(":")
     for line in (
@@ -81,7 +81,7 @@ def _documents(count: int) -> list[str]:
 
 
 def _passages(count: int) -> list[str]:
-    """Return whole lines of articles, or of documentation, put together to at least 3,000 characters."""
+    """Return lines of articles, or of documentation, joined to at least 3,000 characters."""
     texts = [row["text"] for row in _rows("wikipedia-2015.jsonl.gz")] if CORPORA.is_dir() else _docstrings()
     passages: list[str] = [""]
     for line in "\n".join(texts).split("\n"):
@@ -104,7 +104,7 @@ def _docstrings() -> list[str]:
 
 
 def _ours(texts: list[str]) -> list[tuple[str, str]]:
-    """Return by text the rule that drops it, or none and what is kept of it."""
+    """Return by text the rule that drops it, or none and the kept text."""
     names = [rule.name for rule in rules(SETTINGS)]
     verdicts: list[tuple[str, str]] = []
     ids = [str(number) for number in range(len(texts))]
@@ -118,7 +118,7 @@ def _ours(texts: list[str]) -> list[tuple[str, str]]:
 
 
 def _datatrove(split: Callable[..., list[str]] | None) -> Callable[[list[str]], list[tuple[str, str]]]:
-    """Return datatrove's chain, with its own splitting into words or with `split`."""
+    """Return datatrove's chain, with its own word splitting or with `split`."""
     from datatrove.data import Document
 
     modules = [importlib.import_module(f"{_FILTERS}{name}") for name in _MODULES]
@@ -199,7 +199,7 @@ def _agreement(texts: list[str]) -> dict[str, float]:
 
 
 def _differences(ours: list[tuple[str, str]], theirs: list[tuple[str, str]]) -> Counter[tuple[str, str]]:
-    """Return how often which reasons of datatrove meet which of ours, where only one drops the document."""
+    """Return the counts of pairs of reasons, datatrove's and ours, if only one drops the document."""
     pairs = ((other[0] or "kept", our[0] or "kept") for our, other in zip(ours, theirs, strict=True))
     return Counter(pair for pair in pairs if (pair[0] == "kept") != (pair[1] == "kept"))
 
@@ -212,7 +212,7 @@ def _print_differences(differences: Counter[tuple[str, str]]) -> None:
 
 
 def _explained(reasons: str) -> str:
-    """Return why the two differ, as far as a class of reasons is known."""
+    """Return the known cause of a difference."""
     if "sentences" in reasons:
         return "sentences: spaCy knows abbreviations and emoticons that we do not"
     if "dup_line" in reasons or "max_duplicate_line" in reasons:

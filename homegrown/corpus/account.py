@@ -1,4 +1,4 @@
-"""What became of a corpus, read from the artifacts of its stages: counts, distributions and examples for a report."""
+"""The account of a corpus from the artifacts of its stages: counts, distributions and examples for a report."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ BINS_PER_DECADE = 4
 
 @dataclass(frozen=True)
 class Step:
-    """Documents and UTF-8 bytes of text that a stage left."""
+    """Documents and UTF-8 bytes of text after a stage."""
 
     name: str
     artifact: str
@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Example:
-    """A dropped document: its id, the measured value, the threshold, the beginning of its text."""
+    """A dropped document: its id, the measured value, the threshold, the start of its text."""
 
     id: str
     value: float
@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True)
 class RuleCount:
-    """A rule, how many documents it was the first to drop, how many fail it, and random examples of the dropped."""
+    """A rule: documents that it dropped first, all that fail it, and random examples of the dropped ones."""
 
     name: str
     threshold: float | None
@@ -57,7 +57,7 @@ class RuleCount:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Duplicates: how many documents, the text of the one kept, and of one dropped with its similarity to another."""
+    """A cluster of duplicates: its size, the texts of the kept and of a dropped document, their similarity."""
 
     size: int
     kept: str
@@ -67,7 +67,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something is in quarantine (digits folded), how often, and where."""
+    """A reason of quarantine with its numbers removed, its count, and examples."""
 
     reason: str
     count: int
@@ -76,13 +76,13 @@ class Reason:
 
 @dataclass
 class Account:
-    """Everything that the report shows; a part whose stage was not run is empty."""
+    """The content of the report; a part is empty if its stage was not run."""
 
     steps: list[Step] = field(default_factory=list)
     lengths: dict[str, Counter[int]] = field(default_factory=dict)
-    """By stage, the number of documents of 10^(bin/4) characters and more."""
+    """By stage, the number of documents per bin; bin b starts at 10^(b/4) characters."""
     sources: list[tuple[str, int, int, int, int]] = field(default_factory=list)
-    """Source; documents and bytes at first; documents and bytes at last."""
+    """Source; documents and bytes after the first stage, and after the last."""
     languages: list[tuple[str, int]] = field(default_factory=list)
     sampled: int = 0
     rules: list[RuleCount] = field(default_factory=list)
@@ -93,20 +93,20 @@ class Account:
 
 
 def latest_chain(store: Store) -> dict[str, Artifact]:
-    """Return the newest artifact of the corpus stages and what it was made from, by stage.
+    """Return the newest artifact of the corpus stages and its inputs, by stage.
 
-    Raises UserError when there is none.
+    Raises UserError if there is no such artifact.
     """
     every = [artifact for artifact in store.all() if artifact.manifest.stage in STAGES]
     if not every:
-        raise UserError(f"There is no corpus in {store.root} yet: make one with `homegrown run tiny --until shard`.")
+        raise UserError(f"No corpus in {store.root} yet; make one with `homegrown run tiny --until shard`.")
     newest = max(every, key=lambda artifact: (artifact.manifest.started, STAGES.index(artifact.manifest.stage)))
     chain = {artifact.manifest.stage: artifact for artifact in (newest, *store.lineage(newest))}
     return {stage: chain[stage] for stage in STAGES if stage in chain}
 
 
 def account(chain: dict[str, Artifact], spill: Path, memory_gb: float = 2) -> Account:
-    """Read a chain of artifacts; DuckDB spills to `spill`. The same artifacts give the same account."""
+    """Read a chain of artifacts; DuckDB spills to `spill`. The account depends on the artifacts alone."""
     with duckdb.connect() as connection:
         connection.execute("SET memory_limit = ?", [f"{memory_gb}GB"])
         connection.execute("SET temp_directory = ?", [str(spill)])
@@ -202,7 +202,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection) -> list[Cluster]:
 
 
 def _texts(connection: duckdb.DuckDBPyConnection, view: str, ids: Sequence[str]) -> dict[str, str]:
-    """Return the beginnings of texts by id."""
+    """Return the starts of texts by id."""
     return dict(
         connection.execute(
             f"SELECT id, left(text, {_EXCERPT}) FROM {view} WHERE list_contains(?, id)", [list(ids)]

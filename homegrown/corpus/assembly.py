@@ -1,4 +1,4 @@
-"""From units of ingest to its tables: shards of even size, limits kept, line numbers counted through whole files."""
+"""Units of ingest assembled to its tables: shards of even size, limits applied, positions counted per file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _QUARANTINE_ROWS = 1_000_000  # in one part
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a unit's file; `shift` is added to their positions."""
+    """Rows of a unit's file, and the shift of their positions."""
 
     path: Path
     first: int
@@ -29,7 +29,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to write, and what goes into it, in order."""
+    """A shard to write, and its rows in order."""
 
     path: Path
     rows: tuple[Rows, ...]
@@ -37,7 +37,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Kept:
-    """The first documents of a unit's file that are within the source's limit: UTF-8 bytes of each, int64."""
+    """The leading documents of a unit's file within the limit of the source: UTF-8 bytes of each, int64."""
 
     path: Path
     sizes: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Kept:
 
 
 def shifts(units: list[Unit], summaries: list[Summary]) -> list[int]:
-    """Return how many lines of its file come before each unit, which numbered its lines from 1."""
+    """Return how many lines of its file precede each unit; units number their lines from 1."""
     lines: dict[str, int] = {}
     result = []
     for unit, summary in zip(units, summaries, strict=True):
@@ -57,22 +57,22 @@ def shifts(units: list[Unit], summaries: list[Summary]) -> list[int]:
 
 
 def within_limit(units: list[Unit], shifted: list[int]) -> list[Kept]:
-    """Return the documents of a source's units, in order, up to its limit. Held in memory: 8 bytes a document."""
+    """Return the documents of a source's units, in order, up to its limit. Memory: 8 bytes per document."""
     kept = []
     left = np.iinfo(np.int64).max if units[0].limit_bytes is None else units[0].limit_bytes
     for unit, shift in zip(units, shifted, strict=True):
         for path in documents_of(unit):
             sizes = pq.read_table(path, columns=["bytes"])["bytes"].to_numpy()
-            whole = int(np.searchsorted(np.cumsum(sizes), left, side="right"))
-            kept.append(Kept(path, sizes[:whole], shift))
-            left -= int(sizes[:whole].sum())
-            if whole < len(sizes):
+            count = int(np.searchsorted(np.cumsum(sizes), left, side="right"))
+            kept.append(Kept(path, sizes[:count], shift))
+            left -= int(sizes[:count].sum())
+            if count < len(sizes):
                 return kept
     return kept
 
 
 def shards(folder: Path, kept: list[Kept], shard_bytes: int) -> list[Shard]:
-    """Cut documents into shards of even size, as near to `shard_bytes` of text as that allows."""
+    """Split documents into shards of even size, as close to `shard_bytes` of text as possible."""
     total = sum(int(file.sizes.sum()) for file in kept)
     count = max(1, round(total / shard_bytes))
     rows: dict[int, list[Rows]] = {}
@@ -87,7 +87,7 @@ def shards(folder: Path, kept: list[Kept], shard_bytes: int) -> list[Shard]:
 
 
 def write_shard(shard: Shard) -> None:
-    """Write a shard of documents, unless it is there already."""
+    """Write a shard of documents unless it exists."""
     if not shard.path.exists():
         tables = [
             _shifted(pq.read_table(rows.path, columns=SCHEMA.names).slice(rows.first, rows.count), rows.shift)
@@ -97,17 +97,17 @@ def write_shard(shard: Shard) -> None:
 
 
 def write_quarantine(folder: Path, units: Iterable[tuple[Unit, int]]) -> None:
-    """Write the quarantine rows of units, each with its shift; one part at least, so that the table can be queried."""
+    """Write the quarantine rows of units with their shifts; at least one part, so that the table can be queried."""
     tables = (_shifted(pq.read_table(path), shift) for unit, shift in units for path in quarantine_of(unit))
     number = 0
-    held = [QUARANTINE.empty_table()]
+    batch = [QUARANTINE.empty_table()]
     for table in tables:
-        if sum(map(len, held)) >= _QUARANTINE_ROWS:
-            write_parquet(folder / f"part-{number:05d}.parquet", pa.concat_tables(held))
+        if sum(map(len, batch)) >= _QUARANTINE_ROWS:
+            write_parquet(folder / f"part-{number:05d}.parquet", pa.concat_tables(batch))
             number += 1
-            held = []
-        held.append(table)
-    write_parquet(folder / f"part-{number:05d}.parquet", pa.concat_tables(held))
+            batch = []
+        batch.append(table)
+    write_parquet(folder / f"part-{number:05d}.parquet", pa.concat_tables(batch))
 
 
 def _shifted(table: pa.Table, shift: int) -> pa.Table:

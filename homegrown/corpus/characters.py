@@ -1,4 +1,4 @@
-"""What the compiled kernels know of Unicode: lower case, and which characters make words, letters, lines and so on."""
+"""Unicode tables of the compiled kernels: lower case, and the classes of characters."""
 
 import string
 import unicodedata
@@ -13,15 +13,15 @@ from homegrown.corpus.compiled import compiled
 
 LETTER, WORD, ALONE, SPACE = 1, 2, 4, 8
 BREAK = 16  # ends a line, as in str.splitlines
-MARK = 32  # punctuation as CCNet lists it (below), or a sentence's end: a word of such characters alone is a symbol
+MARK = 32  # punctuation of CCNet (below), or the end of a sentence; a word of only these is a symbol
 STOP = 64  # ends a sentence: Unicode's property Sentence_Terminal
 PUNCTUATION = 128  # general category P
-CODE_POINTS = 0x40000  # planes 0 to 3; beyond them lie only tags, variation selectors and private use
+CODE_POINTS = 0x40000  # planes 0 to 3; later ones have only tags, variation selectors and private use
 
-# Besides ASCII's: the characters that CCNet (Wenzek et al. 2020) takes for punctuation.
+# CCNet's punctuation (Wenzek et al. 2020) beyond ASCII.
 _CCNET = "、。〈〉《》「」【】！％（），．１：；？～«´»–—’“”„…∶━►"
 
-# Scripts written without spaces: each character is taken as a word by itself (Unicode blocks).
+# Scripts without spaces, by Unicode block: each character is a word.
 _UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
@@ -36,7 +36,7 @@ _UNSPACED = (
 
 
 class Characters(NamedTuple):
-    """Two tables by code point: `lower` (uint32) and `kinds` (uint8, an or of the constants above)."""
+    """Two tables by code point: `lower` (uint32) and `kinds` (uint8, bits as above)."""
 
     lower: NDArray[np.uint32]
     kinds: NDArray[np.uint8]
@@ -44,11 +44,10 @@ class Characters(NamedTuple):
 
 @cache
 def characters() -> Characters:
-    """Return the tables, made once per process from Python's own Unicode database.
+    """Return the tables, built once per process from Python's Unicode database.
 
-    A word character is a letter, mark, number or connector (Unicode general categories L, M, N, Pc). Lower case is the
-    simple mapping: the one character whose lower case is two (U+0130) becomes the first of them, and the final sigma is
-    like any other.
+    A word character is a letter, mark, number or connector (general categories L, M, N, Pc). Lower case is the simple
+    mapping: U+0130, whose lower case has two characters, becomes the first of them, and the final sigma is not special.
     """
     lower = np.arange(CODE_POINTS, dtype=np.uint32)
     kinds = np.zeros(CODE_POINTS, dtype=np.uint8)

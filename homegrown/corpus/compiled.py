@@ -1,28 +1,41 @@
-"""How kernels are compiled: once per machine, kept beside the module, without Python's lock."""
+"""Compilation of kernels: once per machine, cached beside the module, without the GIL."""
 
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def compiled(function: Function) -> Function:
-    """Compile a function of arrays and numbers when it is first called with their types (numba, nopython mode).
+class _Index(IndexDataCacheFile):  # type: ignore[misc]
+    """numba's index of compiled versions; one written by other code is ignored, though its classes may be gone."""
 
-    What is kept of an earlier process is used only while no module of this package has changed: numba itself looks at
-    the function's own file, and would go on using what it once inlined from another.
+    def _load_index(self) -> Any:
+        try:
+            return super()._load_index()
+        except Exception:  # whatever unpickling raises
+            return {}
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function of arrays and numbers at its first call with their types (numba, nopython mode).
+
+    The cache is valid only while no module of this package changes: numba itself checks just the function's own file
+    and would keep code inlined from other files.
     """
     dispatcher = numba.njit(cache=True, nogil=True)(function)
-    dispatcher._cache._cache_file._source_stamp = _stamp()
+    own = dispatcher._cache
+    own._cache_file = _Index(own._cache_path, own._impl.filename_base, _stamp())
     return cast("Function", dispatcher)
 
 
 @cache
 def _stamp() -> tuple[tuple[str, int, int], ...]:
-    """Return name, time and size of every module beside this one."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
-    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in modules)
+    """Return path, modification time and size of every module of this package."""
+    root = Path(__file__).parent
+    facts = ((path, path.stat()) for path in sorted(root.rglob("*.py")))
+    return tuple((path.relative_to(root).as_posix(), found.st_mtime_ns, found.st_size) for path, found in facts)

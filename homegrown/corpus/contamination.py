@@ -1,4 +1,4 @@
-"""Files of evaluations as runs of words, and which documents share one (Brown et al. 2020, appendix C)."""
+"""Decontamination: documents that share a run of words with an evaluation file (Brown et al. 2020, appendix C)."""
 
 import csv
 import io
@@ -27,14 +27,14 @@ class Runs(NamedTuple):
 
     hashes: NDArray[np.uint64]
     files: NDArray[np.int64]
-    short: int  # texts that have fewer words
+    short: int  # texts with fewer words
 
 
 def check_files(paths: list[str]) -> list[Path]:
-    """Return the files of `shard.decontaminate`; raise UserError for what is none."""
+    """Return the files of `shard.decontaminate`; raise UserError for a missing one."""
     for path in paths:
         if not Path(path).expanduser().is_file():
-            raise UserError(f"shard.decontaminate: there is no file {path}.")
+            raise UserError(f"shard.decontaminate: file {path} not found.")
     return [Path(path).expanduser() for path in paths]
 
 
@@ -52,10 +52,10 @@ def runs_of_files(paths: list[str]) -> Runs:
 
 
 def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, str]]:
-    """Yield for each text that shares a run: its index, the file's number and the first such run as it is written.
+    """Yield index, file number and the first shared run of words for each text that shares one.
 
-    Two runs are taken for the same when their 64-bit hashes are; words are those of `homegrown.corpus.splitting`, in
-    lower case and without punctuation, as Brown et al. 2020 compare them.
+    Runs are equal if their 64-bit hashes are. Words are those of `homegrown.corpus.splitting`, in lower case and
+    without punctuation, as in Brown et al. 2020.
     """
     starts, hashes = hash_runs(texts, RUN_WORDS)
     if not len(hashes) or not len(runs.hashes):
@@ -70,7 +70,7 @@ def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, 
 
 
 def _words(text: str, first: int, count: int) -> str:
-    """Return the text from its word number `first` (from 0) over `count` words."""
+    """Return the part of a text with `count` words from word `first` (from 0)."""
     kinds = characters().kinds
     start = seen = 0
     inside = False
@@ -89,7 +89,7 @@ def _words(text: str, first: int, count: int) -> str:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """Yield every string in a file: all values of JSON, CSV and Parquet, or the whole of any other text."""
+    """Yield every string in a file: all values of JSON, CSV and Parquet, or any other file as one text."""
     name = path.name.lower()
     try:
         if name.endswith(".parquet"):

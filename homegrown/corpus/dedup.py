@@ -1,4 +1,4 @@
-"""The dedup stage: documents without exact and near duplicates, and a table of what was dropped for which document."""
+"""The dedup stage: documents without exact and near duplicates, and a table of the dropped ones."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from homegrown.util.seeds import derive
 
 @contextmanager
 def spilling(folder: Path, memory_gb: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection to an empty database in `folder`, whatever a killed run has left there; remove it after."""
+    """Yield a connection to an empty database in `folder`, cleared of a killed run's files; remove it afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     connection = duckdb.connect(str(folder / "spill.duckdb"))
@@ -45,14 +45,14 @@ DROPPED = pa.schema(
         ("id", pa.string()),
         ("source", pa.string()),
         ("path", pa.string()),
-        ("position", pa.int64()),  # with source and path, the row itself: a text repeated in a file has one id
-        ("duplicate_of", pa.string()),  # the document it duplicates
+        ("position", pa.int64()),  # identifies the row with source and path: repeated texts of a file share an id
+        ("duplicate_of", pa.string()),  # the document that it duplicates
         ("kind", pa.string()),  # exact or near
-        ("similarity", pa.float64()),  # Jaccard of the two: true, or estimated where signatures decide
-        ("cluster", pa.string()),  # the document that is kept in the end
+        ("similarity", pa.float64()),  # Jaccard of the two: true, or estimated from signatures
+        ("cluster", pa.string()),  # the kept document of the cluster
     ]
 )
-_LARGEST = 1000  # clusters that are reported
+_LARGEST = 1000  # clusters in clusters.parquet
 _SKETCH = [
     ("id", pa.string()),
     ("digest_high", pa.uint64()),
@@ -90,20 +90,20 @@ def dedup(
 ) -> Outcome:
     """Drop duplicates among `ingested/documents`; write `documents`, `dropped`, `clusters.parquet` and `signatures`.
 
-    Exact duplicates have the same text once lower-cased and white space folded. Near duplicates agree in a band of
-    their MinHash signatures (Broder 1997; words as in `homegrown.corpus.minhash`) and, compared whole, have a Jaccard
-    similarity of at least `threshold`: of their sets of shingles, or as signatures estimate it. Clusters are what such
-    pairs connect; `clusters.parquet` has the 1000 largest, each with five of its documents. Of a group stays, with
+    Exact duplicates are equal in lower case with white space folded. Near duplicates agree in a band of their MinHash
+    signatures (Broder 1997; words as in `homegrown.corpus.minhash`) and have a Jaccard similarity of at least
+    `threshold`, of their sets of shingles or as estimated from signatures. Such pairs connect clusters;
+    `clusters.parquet` has the 1000 largest, each with five of its documents. `keep` selects the kept document:
 
-    - `keep` longest: the longest document, of equal ones the first by id;
+    - longest: the longest document, of equal ones the first by id;
     - first: the first in the order of the sources;
-    - best_quality: the one with the highest share of letters among its characters times the share of shingles that do
-      not repeat another one in the text, then the longest. Rae et al. 2021 judge by letters and by duplicate n-grams.
+    - best_quality: the one with the highest product of the share of letters and the share of distinct shingles, then
+      the longest. Rae et al. 2021 judge by letters and by duplicate n-grams.
 
     `signatures` has `id, digest_high, digest_low` (uint64), `length` (characters), `words`, `signature` (bands x rows
-    little-endian uint32) and, where it decides, `quality`; a signature can be read by `datasketch` with scheme affine32
-    and the seed `derive(seed, "dedup") % 2**32`. `id` depends on a text and its file, not on its place in it: rows that
-    repeat a text there have one id, at most one of them stays, and `dropped` tells the others by their positions.
+    little-endian uint32) and, for best_quality, `quality`. datasketch reads a signature with scheme affine32 and the
+    seed `derive(seed, "dedup") % 2**32`. `id` depends on a text and its file, not on its position: repeated rows of a
+    file share an id, at most one of them is kept, and `dropped` identifies the others by position.
     """
     parts = parquet_parts(ingested / "documents")
     bands, rows = effective_banding(settings)
@@ -145,7 +145,7 @@ def dedup(
 
 
 def effective_banding(settings: DedupSettings) -> tuple[int, int]:
-    """Return the bands and rows that are used: as given, or chosen for the similarity `bands_for`."""
+    """Return bands and rows: as set, or chosen for the similarity `bands_for`."""
     if settings.bands_for is None:
         return settings.bands, settings.rows
     return banding(settings.bands_for, settings.bands * settings.rows)
@@ -175,7 +175,7 @@ def _write_sketches(job: _Sketching) -> None:
 
 @contextmanager
 def _set_writer(path: Path | None) -> Iterator[Callable[[Sets], None]]:
-    """Yield what writes the shingles of batches of texts to an Arrow file, if there is one to write."""
+    """Yield a function that writes the shingles of batches of texts to an Arrow file, if there is one."""
     if path is None:
         yield lambda sets: None
         return
@@ -190,7 +190,7 @@ def _set_writer(path: Path | None) -> Iterator[Callable[[Sets], None]]:
 
 
 def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, first: int, out: Path) -> _Keeping:
-    """Write the shard's part of the dropped table and say which of its rows they are."""
+    """Write the shard's part of the dropped table; return the job that writes the kept rows."""
     last = first + row_count(part)
     query = "SELECT * FROM dropped WHERE place >= ? AND place < ? ORDER BY place"
     table = connection.sql(query, params=[first, last]).to_arrow_table()
@@ -203,7 +203,7 @@ def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, first: int
 
 
 def _write_kept(job: _Keeping) -> int:
-    """Write the shard without the dropped rows; return how many are left."""
+    """Write the shard without the dropped rows; return the number of kept rows."""
     if not job.kept.exists():
         table = pq.read_table(job.documents)
         keep = np.ones(len(table), bool)
@@ -213,7 +213,7 @@ def _write_kept(job: _Keeping) -> int:
 
 
 def _clusters(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Return the largest clusters: the id kept, how many documents, their least similarity, ids of up to five."""
+    """Return the largest clusters: kept id, number of documents, lowest similarity, up to five ids."""
     return connection.sql(
         f"""SELECT cluster, count(*) + 1 AS documents, min(similarity) AS least_similarity,
             list(id ORDER BY id)[:5] AS examples
@@ -222,7 +222,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 
 def _firsts(parts: list[Path]) -> list[int]:
-    """Return the place of each shard's first row."""
+    """Return the place of the first row of each shard."""
     return list(accumulate((row_count(part) for part in parts), initial=0))[:-1]
 
 

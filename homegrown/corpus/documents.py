@@ -1,4 +1,4 @@
-"""The tables of documents and of what went to quarantine: their columns, and a document's id."""
+"""The tables of documents and of quarantine: their columns, and the id of a document."""
 
 from pathlib import Path
 
@@ -20,16 +20,16 @@ QUARANTINE = pa.schema(
     [
         ("source", pa.string()),
         ("path", pa.string()),
-        ("position", pa.int64()),  # 0: the whole file
+        ("position", pa.int64()),  # 0: the file itself
         ("reason", pa.string()),
     ]
 )
 
 
 def document_id(source: str, path: str, text: str) -> str:
-    """Return 32 hexadecimal digits (XXH3, 128 bits) that depend on source, locator and text, not on the position.
+    """Return 32 hexadecimal digits (XXH3, 128 bits) from source, locator and text, independent of the position.
 
-    A row that a file repeats therefore has one id however the file is ordered; deduplication keeps one of them.
+    So repeated rows of a file share an id in any order of the file; deduplication keeps one of them.
     """
     return xxhash.xxh3_128_hexdigest("\0".join((source, path, text)).encode())
 

@@ -1,8 +1,8 @@
-"""Which documents duplicate which, from their sketches: exact groups, near-duplicate clusters, the one that is kept.
+"""Duplicates found from sketches: exact groups, near-duplicate clusters, and the kept document of each.
 
-Documents are numbered in two ways: `place` is the order of the shards, `node` the order of ids, so that no result
-depends on how documents are ordered or cut into shards. Held in memory: some 30 bytes a document. Signatures and band
-keys lie in memory-mapped files; what is sorted is sorted by DuckDB, which spills.
+Documents have two numbers: `place` in the order of the shards, `node` in the order of ids. So no result depends on the
+order of documents or on the shards. Memory: about 30 bytes per document. Signatures and band keys are in memory-mapped
+files; DuckDB sorts and spills.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ from homegrown.corpus.lsh import Documents, band_keys, link, roots, similarities
 
 Nodes = NDArray[np.uint32]
 
-# Which document of a group is kept: the first in this order.
+# The kept document of a group is the first in this order.
 _ORDERS = {
     "longest": "length DESC, node",
     "first": "place",
@@ -30,14 +30,14 @@ _ORDERS = {
 
 
 class Part(NamedTuple):
-    """A shard's sketches (see `homegrown.corpus.dedup`), and its sets of shingles where these are compared."""
+    """The sketches of a shard (see `homegrown.corpus.dedup`), and its sets of shingles if they are compared."""
 
     sketches: Path
     shingles: Path | None
 
 
 class Index(NamedTuple):
-    """All documents by node: place, the one kept of its exact group, rank in the order of keeping, words."""
+    """All documents by node: place, kept document of the exact group, rank in the order of keeping, words."""
 
     places: Nodes
     keepers: Nodes
@@ -46,7 +46,7 @@ class Index(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """The s documents to compare: `nodes` (s,), what they are compared by, `keys` (bands, s); `slots` by node."""
+    """The s documents to compare: `nodes` (s,), their sketches, band keys (bands, s); `slots` by node."""
 
     nodes: Nodes
     slots: Nodes
@@ -55,7 +55,7 @@ class Compared(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Pairs of nodes (k, 2) that are alike, a spanning forest of the clusters, and their Jaccard similarities."""
+    """Pairs of similar nodes (k, 2), a spanning forest of the clusters, and their Jaccard similarities."""
 
     pairs: Nodes
     similarities: NDArray[np.float64]
@@ -69,10 +69,10 @@ def find_duplicates(
     bands: int,
     advance: Callable[[], None],
 ) -> None:
-    """Leave in `connection` a table `dropped` of every duplicate, from what `parts` hold.
+    """Create the table `dropped` of every duplicate among `parts` in `connection`.
 
-    Its columns: `place, id, duplicate_of, kind, similarity, cluster`. `folder` takes the memory-mapped files; `advance`
-    is called after each band.
+    Its columns: `place, id, duplicate_of, kind, similarity, cluster`. `folder` is for memory-mapped files; `advance` is
+    called after each band.
     """
     index = _index(connection, [part.sketches for part in parts], settings.keep)
     compared = _spread(folder, parts, index, bands)
@@ -93,7 +93,7 @@ def find_duplicates(
 
 
 def _index(connection: duckdb.DuckDBPyConnection, sketches: list[Path], keep: str) -> Index:
-    """Make the table `documents` (place, node, id) and return the arrays by node."""
+    """Create the table `documents` (place, node, id) and return the arrays by node."""
     connection.execute(
         "CREATE TABLE sketches (place UINTEGER, id VARCHAR, high UBIGINT, low UBIGINT, length INTEGER, words INTEGER, "
         "quality DOUBLE)"
@@ -121,7 +121,7 @@ def _index(connection: duckdb.DuckDBPyConnection, sketches: list[Path], keep: st
 
 
 def _spread(folder: Path, parts: list[Part], index: Index, bands: int) -> Compared:
-    """Write what is compared to memory-mapped files, exact duplicates and texts without words left out."""
+    """Write sketches to memory-mapped files, except those of exact duplicates and of texts without words."""
     everyone = np.arange(len(index.places), dtype=np.uint32)
     nodes = everyone[(index.keepers == everyone) & (index.words > 0)]
     nodes = nodes[np.argsort(index.places[nodes])]
@@ -157,7 +157,7 @@ def _signature_size(parts: list[Part]) -> int:
 
 
 def _append_sets(file: BinaryIO, path: Path, rows: Nodes) -> NDArray[np.int64]:
-    """Append the shingles of some rows of a shard, ascending, to a file; return how many each has."""
+    """Append the shingles of some rows of a shard, ascending, to a file; return the number of each."""
     with pa.memory_map(str(path)) as mapped:
         column = pa.ipc.open_file(mapped).read_all()["shingles"].combine_chunks().take(pa.array(rows))
         file.write(np.asarray(column.flatten()).tobytes())
@@ -165,7 +165,7 @@ def _append_sets(file: BinaryIO, path: Path, rows: Nodes) -> NDArray[np.int64]:
 
 
 def _mapped(path: Path, kind: type[np.unsignedinteger[Any]], shape: tuple[int, int]) -> NDArray[Any]:
-    """Return an array in a file of its own, which the system pages in and out; an empty one needs no file."""
+    """Return an array in a memory-mapped file; an empty one needs no file."""
     return np.memmap(path, kind, "w+", shape=shape) if all(shape) else np.empty(shape, kind)
 
 
@@ -176,12 +176,12 @@ def _link(
     parents: Nodes,
     advance: Callable[[], None],
 ) -> Links:
-    """Join in `parents` what agrees in a band and is alike when compared whole, band by band."""
+    """Join in `parents` documents that agree in a band and are similar, band by band."""
     pairs, alike = [np.empty((0, 2), np.uint32)], [np.empty(0, np.float64)]
     for keys in compared.keys:
         connection.register("band", pa.table({"key": np.asarray(keys), "node": compared.nodes}))
         batches = connection.sql("SELECT key, node FROM band ORDER BY key, node").to_arrow_reader(1_000_000)
-        for bucket_keys, nodes in _whole_buckets(batches):
+        for bucket_keys, nodes in _complete_buckets(batches):
             linked, own = link(bucket_keys, nodes, compared.slots, compared.documents, threshold, parents)
             pairs.append(linked)
             alike.append(own)
@@ -190,43 +190,43 @@ def _link(
     return Links(np.concatenate(pairs), np.concatenate(alike))
 
 
-def _whole_buckets(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[NDArray[np.uint64], Nodes]]:
-    """Yield keys and nodes of sorted batches such that no bucket is cut in two."""
+def _complete_buckets(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[NDArray[np.uint64], Nodes]]:
+    """Yield keys and nodes of sorted batches without splitting a bucket."""
     keys, nodes = np.empty(0, np.uint64), np.empty(0, np.uint32)
     for batch in batches:
         keys = np.concatenate([keys, batch["key"].to_numpy()])
         nodes = np.concatenate([nodes, batch["node"].to_numpy()])
-        whole = int(np.searchsorted(keys, keys[-1]))
-        yield keys[:whole], nodes[:whole]
-        keys, nodes = keys[whole:], nodes[whole:]
+        complete = int(np.searchsorted(keys, keys[-1]))
+        yield keys[:complete], nodes[:complete]
+        keys, nodes = keys[complete:], nodes[complete:]
     yield keys, nodes
 
 
 def _near(index: Index, compared: Compared, threshold: float, links: Links, tree: Nodes) -> pa.Table:
-    """Return the drops of every cluster but the document that comes first in the order of keeping.
+    """Return the dropped documents of every cluster: all but the first in the order of keeping.
 
-    A document's `original` is the one kept if the two are alike themselves, else its most similar neighbour among the
-    links that brought it into the cluster.
+    The `original` of a document is the kept one if the two are similar themselves, else its most similar neighbor among
+    the links of the cluster.
     """
     pairs = np.concatenate([links.pairs, links.pairs[:, ::-1]])
     alike = np.concatenate([links.similarities, links.similarities])
     order = np.lexsort((pairs[:, 1], -alike, pairs[:, 0]))
-    nodes, best = np.unique(pairs[order, 0], return_index=True)  # each with its most similar neighbour
-    neighbours, alike = pairs[order[best], 1], alike[order[best]]
+    nodes, best = np.unique(pairs[order, 0], return_index=True)  # each with its most similar neighbor
+    neighbors, alike = pairs[order[best], 1], alike[order[best]]
 
     order = np.lexsort((index.ranks[nodes], tree[nodes]))
     clusters, first = np.unique(tree[nodes][order], return_index=True)
     kept = nodes[order[first]][np.searchsorted(clusters, tree[nodes])]
     dropped = nodes != kept
-    nodes, neighbours, alike, kept = nodes[dropped], neighbours[dropped], alike[dropped], kept[dropped]
+    nodes, neighbors, alike, kept = nodes[dropped], neighbors[dropped], alike[dropped], kept[dropped]
 
     direct = similarities(compared.documents, compared.slots[nodes], compared.slots[kept], threshold)
-    originals = np.where(direct >= threshold, kept, neighbours)
+    originals = np.where(direct >= threshold, kept, neighbors)
     return _drops(nodes, originals, "near", np.where(direct >= threshold, direct, alike), kept)
 
 
 def _exact(index: Index, near: pa.Table) -> pa.Table:
-    """Return the drops of exact groups; what is kept of the cluster may be a near-duplicate of the original."""
+    """Return the dropped documents of exact groups; the kept one may be a near-duplicate of the original."""
     kept = np.arange(len(index.keepers), dtype=np.uint32)
     kept[near["node"].to_numpy()] = near["kept"].to_numpy()
     nodes = np.flatnonzero(index.keepers != np.arange(len(kept))).astype(np.uint32)

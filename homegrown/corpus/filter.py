@@ -1,4 +1,4 @@
-"""The filter stage: documents that pass every rule, the others with rule and value, and what was measured of all."""
+"""The filter stage: documents that pass every rule, dropped ones with rule and value, and the signals of all."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from homegrown.util.progress import Metric, Outcome, Progress, silent
 DROPPED = pa.schema(
     [
         ("id", pa.string()),
-        ("rule", pa.string()),  # the first one that the document fails, by the path of its setting
+        ("rule", pa.string()),  # the first failed rule, by the path of its setting
         ("value", pa.float64()),
         ("threshold", pa.float64()),
         ("text_start", pa.string()),  # 200 characters
@@ -32,12 +32,12 @@ DROPPED = pa.schema(
 RULES = pa.schema(
     [
         ("rule", pa.string()),
-        ("threshold", pa.float64()),  # null for languages: there it differs from document to document
-        ("dropped", pa.int64()),  # documents for which it is the first that they fail
-        ("failed", pa.int64()),  # documents that fail it; languages are asked only of those that pass the rest
+        ("threshold", pa.float64()),  # null for languages: it differs per document
+        ("dropped", pa.int64()),  # documents that fail this rule first
+        ("failed", pa.int64()),  # documents that fail it; languages are identified only for those that pass all others
     ]
 )
-SIGNALS = signals.SCHEMA.append(pa.field("redacted", pa.int32()))  # how many data were replaced
+SIGNALS = signals.SCHEMA.append(pa.field("redacted", pa.int32()))  # number of replacements
 _TEXT = SCHEMA.get_field_index("text")
 _BATCH = 4096  # rows whose texts are in memory at once
 
@@ -62,13 +62,12 @@ class _Judged:
 def filter_documents(
     out: Path, deduplicated: Path, settings: FilterSettings, *, executor: Executor, progress: Progress = silent
 ) -> Outcome:
-    """Apply the rules to `deduplicated/documents`; write four tables under `out`, all but the last shard by shard.
+    """Apply the rules to `deduplicated/documents`; write four tables to `out`, all but the last shard by shard.
 
-    `documents` are those that pass, as C4's lines and redaction leave them; `dropped` the others, with the first rule
-    that they fail; `signals` what was measured of each, in the order of the input; `rules` a summary. A value equal to
-    its threshold passes. For `languages` the value is the probability of the likeliest language asked for, the
-    threshold that of the likeliest of all. Raises UserError for an unknown language
-    and for a word list that cannot be read.
+    `documents` are those that pass, after C4's removal of lines and redaction; `dropped` are the others, with the first
+    failed rule; `signals` has the measured values of each, in the order of the input; `rules` is a summary. A value
+    equal to its threshold passes. For `languages` the value is the probability of the most likely wanted language, the
+    threshold that of the most likely language. Raises UserError for an unknown language and an unreadable word list.
     """
     check_languages(settings.languages)
     if settings.word_list:
@@ -100,7 +99,7 @@ def filter_documents(
 
 
 def _filter_shard(job: _Job) -> _Job:
-    """Filter a shard, unless that is done."""
+    """Filter a shard unless its output exists."""
     if not job.part("documents").exists():  # written last
         judged = _Judged()
         for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH):
@@ -113,16 +112,16 @@ def _filter_shard(job: _Job) -> _Job:
 
 
 def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged) -> None:
-    """Measure documents and add each to those that are kept or to those that are dropped."""
+    """Measure documents and add each to the kept or the dropped ones."""
     measured, texts = signals.measure(documents["id"], documents["text"], settings)
     active = rules(settings)
-    first = np.full(len(documents), -1)  # by document, the first rule that it fails
+    first = np.full(len(documents), -1)  # by document, the first failed rule
     value, threshold = np.zeros(len(documents)), np.zeros(len(documents))
     for number, (rule, fails) in enumerate(zip(active, failures(measured, settings), strict=True)):
         rows = fails & (first < 0)
         first[rows], value[rows], threshold[rows] = number, values(measured, rule)[rows], rule.threshold
     if settings.languages:
-        asked = np.flatnonzero(first < 0)  # only now: it costs more than all the rest
+        asked = np.flatnonzero(first < 0)  # last, because it costs more than all other rules
         found = identify(texts.take(pa.array(asked)), settings.languages)
         measured = _with_languages(measured, asked, found)
         foreign = found.asked < found.probabilities

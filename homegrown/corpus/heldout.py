@@ -1,4 +1,4 @@
-"""Which documents are like those held out for validation and test, though less than a duplicate is."""
+"""Documents similar to those held out for validation and test, below the threshold of duplicates."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ PERMUTATIONS = 126
 
 
 class HeldOut(NamedTuple):
-    """The h documents held out: signatures (h, permutations), band keys (bands, h), ascending, and their owners."""
+    """The h held-out documents: signatures (h, permutations), band keys (bands, h), ascending, and their owners."""
 
     permuted: NDArray[np.uint32]
     bands: int
@@ -24,7 +24,7 @@ class HeldOut(NamedTuple):
 
 
 class Signer:
-    """Takes the held-out documents, batch by batch; some 800 bytes of memory for each."""
+    """Collects the held-out documents batch by batch; about 800 bytes of memory each."""
 
     def __init__(self, threshold: float, seed: int) -> None:
         self._bands, rows = banding(threshold, PERMUTATIONS)
@@ -32,13 +32,13 @@ class Signer:
         self._signatures = [np.empty((0, self._bands * rows), np.uint32)]
 
     def add(self, texts: pa.StringArray) -> None:
-        """Take texts; their numbers count from 0 over all calls."""
+        """Add texts; their numbers continue from 0 over all calls."""
         sketches = sketch(texts, SHINGLE_WORDS, self._permuted)
-        # Texts without words are like nothing; no text has their signature.
+        # Texts without words are similar to none; no text has their signature.
         self._signatures.append(sketches.signatures)
 
     def finish(self) -> HeldOut:
-        """Return the index of all that was taken."""
+        """Return the index of all added texts."""
         signatures = np.concatenate(self._signatures)
         keys = band_keys(signatures, self._bands)
         owners = np.argsort(keys, axis=1, kind="stable")
@@ -48,10 +48,10 @@ class Signer:
 def most_similar(
     texts: pa.StringArray, held_out: HeldOut, threshold: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return for each text the number of the held-out document it is most like, or -1, and their estimated Jaccard.
+    """Return for each text the number of the most similar held-out document, or -1, and their estimated Jaccard.
 
-    Only documents that agree in a band are compared, and only what is at least `threshold` counts; bands are chosen so
-    that a pair of just this similarity is compared with a probability of at least 0.9 (`homegrown.corpus.lsh`).
+    Only documents that agree in a band are compared, and only similarities of at least `threshold` count. The bands
+    compare a pair of just this similarity with a probability of at least 0.9 (`homegrown.corpus.lsh`).
     """
     sketches = sketch(texts, SHINGLE_WORDS, held_out.permuted)
     keys = band_keys(sketches.signatures, held_out.bands)

@@ -15,19 +15,19 @@ _SHARD_BYTES = 64_000_000  # of a dataset on disk, the unit of parallel work and
 
 
 def local_folder(source: HubSource) -> Path | None:
-    """Return the folder that the source names, if it is one on this machine."""
+    """Return the local folder of the source, None for a repository."""
     folder = Path(source.dataset).expanduser()
     return folder.resolve() if folder.is_dir() else None
 
 
 def pieces(source: HubSource) -> list[Piece]:
-    """Return one piece for each file of the dataset's split, as `datasets` counts them; raise UserError."""
+    """Return one piece per file of the dataset's split, as `datasets` counts them; raise UserError."""
     count = _open(source).num_shards
     return [Piece(source.dataset, f"{source.split}/{number:05d}", number, count) for number in range(count)]
 
 
 def read(source: HubSource, piece: Piece) -> Iterator[Document | Fault]:
-    """Yield the rows of one piece; raise UserError when the column is missing or the hub stops answering."""
+    """Yield the rows of one piece; raise UserError if the column is missing or the hub stops answering."""
     dataset = _open(source).shard(num_shards=piece.stop, index=piece.start)
     number = 0
     try:
@@ -47,17 +47,17 @@ def read(source: HubSource, piece: Piece) -> Iterator[Document | Fault]:
 
 
 def commit(source: HubSource) -> str:
-    """Return the commit that the revision means now, or the revision as given when the hub does not answer."""
+    """Return the commit of the revision, or the revision as set if the hub does not answer."""
     from huggingface_hub import HfApi
 
     try:
         return HfApi().dataset_info(source.dataset, revision=source.revision, timeout=10).sha or ""
-    except Exception:  # offline, or any of its HTTP client's errors: reading says more
+    except Exception:  # offline, or any error of its HTTP client; reading reports more
         return source.revision or ""
 
 
 def _open(source: HubSource) -> Any:
-    """Return the dataset's split as an iterable one; what `save_to_disk` wrote of a single split is that split."""
+    """Return the dataset's split as an iterable dataset; a single split saved by `save_to_disk` is that split."""
     import datasets
 
     folder = local_folder(source)
@@ -76,7 +76,7 @@ def _open(source: HubSource) -> Any:
 
 
 def _is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` of a dataset or of a dictionary of splits wrote the folder."""
+    """Return whether `save_to_disk` of a dataset or of a dictionary of splits wrote the folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 

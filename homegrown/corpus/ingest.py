@@ -1,4 +1,4 @@
-"""The ingest stage: from sources of text to Parquet shards of documents, and a quarantine of what could not be read."""
+"""The ingest stage: sources of text to Parquet shards of documents, and a quarantine of unreadable input."""
 
 import shutil
 from collections import deque
@@ -23,9 +23,9 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
     """Read all sources in order; write `documents` and `quarantine` under `out`.
 
     `documents` has the columns of `homegrown.corpus.documents.SCHEMA`, in shards of about `shard_mb` of text;
-    `quarantine` has `source, path, position, reason`. Units of work lie in `out/units` until all are read, so a killed
-    run goes on with the first one that is missing. A source's `limit_mb` takes its first documents up to that much
-    text. Raises UserError for a missing path or column, and when there is no document at all.
+    `quarantine` has `source, path, position, reason`. Units of work stay in `out/units` until all are read, so a killed
+    run resumes at the first missing one. `limit_mb` of a source keeps its first documents up to that much text. Raises
+    UserError for a missing path or column, and for a corpus without documents.
     """
     spent = out / ".spent"
     shutil.rmtree(spent, ignore_errors=True)
@@ -64,10 +64,7 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
 
 
 def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]) -> list[Summary]:
-    """Read units in order until their source's limit is met; wait for those under way, which still write.
-
-    As many as are in flight at most are read in vain then.
-    """
+    """Read units in order up to the limit of their source; wait for those in flight, which still write."""
     summaries: list[Summary] = []
     waiting: deque[Future[Summary]] = deque()
     columns = _Columns()
@@ -92,13 +89,13 @@ def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]
 
 
 class _Columns:
-    """Watches that some row or table of a source has the text's column."""
+    """Checks that some row or table of a source has the text column."""
 
     def __init__(self) -> None:
         self._texts = 0
 
     def check(self, summary: Summary) -> None:
-        """Raise UserError after the first unit in which there were only rows without it; other such rows are faults."""
+        """Raise UserError if the first unit with rows has no such column; later rows without it are faults."""
         self._texts += sum(tally.texts for tally in summary.tallies)
         mismatches = [tally.mismatch for tally in summary.tallies if tally.mismatch]
         if mismatches and not self._texts:
@@ -106,9 +103,9 @@ class _Columns:
 
 
 def _nothing(quarantined: list[tuple[Unit, int]]) -> str:
-    """Return the message for a run without a document, with the first reason in quarantine."""
+    """Return the message for a corpus without documents, with the first reason in quarantine."""
     for unit, _ in quarantined:
         for path in quarantine_of(unit)[:1]:
             row = pq.read_table(path).slice(0, 1).to_pylist()[0]
-            return f"No document could be read: {row['path']} is in quarantine because: {row['reason']}."
-    return "The sources hold no document within their limit_mb."
+            return f"No document could be read; {row['path']} is in quarantine: {row['reason']}."
+    return "The sources have no document within their limit_mb; raise it or add text."

@@ -1,4 +1,4 @@
-"""Locality-sensitive hashing: which signatures agree in a band, are alike when compared whole, and form a cluster.
+"""Locality-sensitive hashing: signatures that agree in a band, their similarity, and clusters.
 
 Banding follows Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.
 """
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
 
-WINDOW = 32  # documents before it in a bucket with which one is compared; in smaller buckets that is every pair
+WINDOW = 32  # preceding documents of a bucket to compare with; smaller buckets compare every pair
 
 
-CERTAINTY = 0.9  # probability with which a pair of just the wanted similarity is a candidate
-_EPSILON = 1e-9  # so that 7 places of 10 are 0.7
+CERTAINTY = 0.9  # probability that a pair of just the wanted similarity is a candidate
+_EPSILON = 1e-9  # so that 7 of 10 equals 0.7
 
 
 class Documents(NamedTuple):
-    """What s documents are compared by.
+    """The signatures and shingles of s documents.
 
-    `signatures` (s, permutations) uint32. `shingles` (uint32) holds each document's distinct shingles in ascending
-    order, from `starts[i]` to `starts[i + 1]` (int64); with an empty `starts`, signatures alone decide.
+    `signatures` (s, permutations) uint32. `shingles` (uint32) has the distinct shingles of document i in ascending
+    order from `starts[i]` to `starts[i + 1]` (int64); with an empty `starts`, only signatures are compared.
     """
 
     signatures: NDArray[np.uint32]
@@ -30,16 +30,16 @@ class Documents(NamedTuple):
 
 
 def probability(similarity: float, bands: int, rows: int) -> float:
-    """Return how likely a pair of this Jaccard similarity agrees in a band: 1 - (1 - s^rows)^bands."""
+    """Return the probability that a pair of this Jaccard similarity agrees in a band: 1 - (1 - s^rows)^bands."""
     return float(1 - (1 - similarity**rows) ** bands)
 
 
 def banding(similarity: float, permutations: int) -> tuple[int, int]:
     """Return bands and rows within `permutations` that fit a similarity.
 
-    The most rows, so the fewest candidates in vain, with which a pair of just this similarity is a candidate with a
-    probability of at least 0.9; pairs above it are more likely to be. Candidates are verified, so that nothing is
-    gained by weighing false ones as `datasketch` does. One row where no number of rows is enough.
+    As many rows, for as few false candidates, as make a pair of just this similarity a candidate with a probability of
+    at least 0.9; more similar pairs are more likely candidates. Candidates are verified, so weighing false positives as
+    `datasketch` does gains nothing. One row if no number of rows is enough.
     """
     for rows in range(permutations, 1, -1):
         if probability(similarity, permutations // rows, rows) >= CERTAINTY:
@@ -49,7 +49,7 @@ def banding(similarity: float, permutations: int) -> tuple[int, int]:
 
 @compiled
 def band_keys(signatures: NDArray[np.uint32], bands: int) -> NDArray[np.uint64]:
-    """Return one 64-bit key for each band of each signature: (bands, n) from (n, bands x rows)."""
+    """Return a 64-bit key for each band of each signature: (bands, n) from (n, bands x rows)."""
     n, size = signatures.shape
     rows = size // bands
     keys = np.empty((bands, n), np.uint64)
@@ -72,11 +72,11 @@ def link(
     threshold: float,
     parents: NDArray[np.uint32],
 ) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
-    """Join what is alike among documents with equal keys of one band; return the links that were made.
+    """Join similar documents among those with equal keys of one band; return the new links.
 
-    `keys` (m,) and `nodes` (m,) are sorted by key, then node; `slots[node]` is a node's place in `documents`. Two are
-    alike when their `similarity` is at least `threshold`. `parents` (all nodes) is the union-find forest, changed in
-    place; nodes that it has joined already are not compared. Returns pairs of nodes (k, 2) and their similarities.
+    `keys` (m,) and `nodes` (m,) are sorted by key, then node; `slots[node]` is a node's index in `documents`. Two are
+    similar if their `similarity` is at least `threshold`. `parents` (all nodes) is the union-find forest, modified in
+    place; nodes already joined are not compared. Returns pairs of nodes (k, 2) and their similarities.
     """
     pairs = np.empty((nodes.size, 2), np.uint32)
     similarities_ = np.empty(nodes.size, np.float64)
@@ -113,9 +113,9 @@ def similarities(
 
 @compiled
 def similarity(documents: Documents, left: int, right: int, threshold: float) -> float:
-    """Return the Jaccard similarity of two documents: true where their shingles are known, else as signatures say.
+    """Return the Jaccard similarity of two documents: true if their shingles are known, else estimated.
 
-    Shingles are not read when signatures put the pair more than four standard errors below `threshold`.
+    Shingles are not compared if the estimate is more than four standard errors below `threshold`.
     """
     size = documents.signatures.shape[1]
     estimate: float = agreement(documents.signatures[left], documents.signatures[right]) / size
@@ -128,7 +128,7 @@ def similarity(documents: Documents, left: int, right: int, threshold: float) ->
 
 @compiled
 def agreement(left: NDArray[np.uint32], right: NDArray[np.uint32]) -> int:
-    """Return in how many places two signatures agree."""
+    """Return the number of equal entries of two signatures."""
     count = 0
     for k in range(left.size):
         count += left[k] == right[k]

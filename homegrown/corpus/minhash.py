@@ -1,9 +1,8 @@
 """MinHash signatures of texts: words, shingles and permutations in one compiled pass over Arrow's buffers.
 
-A text is lower-cased and cut into words, each with its hash (`homegrown.corpus.splitting`). A shingle is the polynomial
-of its words' hashes, mixed by MurmurHash3's finalizer, the upper 32 bits. That is the `hashfunc`; what follows
-(pre-mix, permutations, minimum) is, bit for bit, `datasketch.MinHash(num_perm, seed, scheme="affine32")` with the same
-shingles.
+A text is lower-cased and split into words with their hashes (`homegrown.corpus.splitting`). A shingle is the upper 32
+bits of the polynomial of its words' hashes, mixed by MurmurHash3's finalizer. This is the `hashfunc`; pre-mix,
+permutations and minimum are bit for bit those of `datasketch.MinHash(num_perm, seed, scheme="affine32")`.
 """
 
 from typing import NamedTuple
@@ -14,20 +13,20 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.characters import Characters, characters
 from homegrown.corpus.compiled import compiled
-from homegrown.corpus.splitting import Room, room, split
+from homegrown.corpus.splitting import Scratch, scratch, split
 
-LONGEST = 500_000  # characters that are shingled: longer texts saturate signatures and join what is unrelated (Marin)
+LONGEST = 500_000  # characters to shingle; longer texts saturate signatures and join unrelated ones (Marin)
 
 SHINGLE_WORDS = 5
 SHINGLE_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio
 
 
 class Sets(NamedTuple):
-    """The distinct shingles of n texts, and shares by which texts can be ranked.
+    """The distinct shingles of n texts, and shares to rank texts by.
 
-    `starts` (n + 1,) int64: where each text's shingles begin in `shingles` (uint32, ascending within a text);
+    `starts` (n + 1,) int64: start of each text's shingles in `shingles` (uint32, ascending within a text);
     `letters` (n,) float64: share of letters among the characters;
-    `distinct` (n,) float64: share of shingles that are no repetition of another one in the text, 1 without any.
+    `distinct` (n,) float64: share of distinct shingles, 1 without shingles.
     """
 
     starts: NDArray[np.int64]
@@ -37,9 +36,9 @@ class Sets(NamedTuple):
 
 
 class Sketches(NamedTuple):
-    """What is measured of n texts.
+    """Measurements of n texts.
 
-    `digests` (n, 2) uint64: 128-bit hash of the text, lower-cased and its white space folded;
+    `digests` (n, 2) uint64: 128-bit hash of the text in lower case with white space folded;
     `lengths` (n,) int32: characters; `words` (n,) int32: words within the first 500,000 characters;
     `signatures` (n, permutations) uint32.
     """
@@ -73,25 +72,25 @@ def sketch(texts: pa.StringArray, shingle_words: int, permuted: NDArray[np.uint3
 
 
 def shingle_sets(texts: pa.StringArray, shingle_words: int) -> Sets:
-    """Return the shingles (32-bit hashes, those that are permuted) of every text of an Arrow array without nulls."""
+    """Return the shingles (32-bit hashes before permutation) of every text of an Arrow array without nulls."""
     data, offsets, space = _buffers(texts)
     return Sets(*_shingle_sets(data, offsets, shingle_words, characters(), space))
 
 
 def hash_runs(texts: pa.StringArray, size: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Return 64-bit hashes of all runs of `size` words of n texts, in order, and where each text's begin, (n + 1,).
+    """Return 64-bit hashes of all runs of `size` words of n texts, in order, and their starts by text, (n + 1,).
 
-    A text of fewer words has none; a long one has all of its own.
+    Texts with fewer words have no run; long texts are not cut.
     """
     data, offsets, space = _buffers(texts, 2**31)
     return _hash_runs(data, offsets, size, characters(), space)
 
 
-def _buffers(texts: pa.StringArray, limit: int = LONGEST) -> tuple[NDArray[np.uint8], NDArray[np.int32], Room]:
-    """Return the texts' bytes, offsets into them, and room for the longest."""
+def _buffers(texts: pa.StringArray, limit: int = LONGEST) -> tuple[NDArray[np.uint8], NDArray[np.int32], Scratch]:
+    """Return the texts' bytes, their offsets, and scratch space for the longest."""
     offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
     data = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
-    return data, offsets, room(int(np.diff(offsets).max(initial=0)), limit)
+    return data, offsets, scratch(int(np.diff(offsets).max(initial=0)), limit)
 
 
 @compiled
@@ -102,7 +101,7 @@ def _sketch(
     multipliers: NDArray[np.uint32],
     addends: NDArray[np.uint32],
     tables: Characters,
-    space: Room,
+    space: Scratch,
     digests: NDArray[np.uint64],
     lengths: NDArray[np.int32],
     words: NDArray[np.int32],
@@ -128,7 +127,7 @@ def _shingle_sets(
     offsets: NDArray[np.int32],
     shingle_words: int,
     tables: Characters,
-    space: Room,
+    space: Scratch,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]:
     n = offsets.size - 1
     starts = np.zeros(n + 1, np.int64)
@@ -157,7 +156,7 @@ def _hash_runs(
     offsets: NDArray[np.int32],
     size: int,
     tables: Characters,
-    space: Room,
+    space: Scratch,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     n = offsets.size - 1
     starts = np.zeros(n + 1, np.int64)
@@ -174,7 +173,7 @@ def _hash_runs(
 def _shingles(
     words: NDArray[np.uint64], count: int, size: int, sums: NDArray[np.uint64], shingles: NDArray[np.uint32]
 ) -> int:
-    """Fill `shingles` with the 32-bit hashes of all runs of `size` words, pre-mixed; fewer words are one shingle."""
+    """Fill `shingles` with the pre-mixed 32-bit hashes of all runs of `size` words; fewer words make one shingle."""
     if count == 0:
         return 0
     size = min(size, count)
@@ -189,8 +188,8 @@ def _shingles(
 def _polynomials(words: NDArray[np.uint64], total: int, size: int, sums: NDArray[np.uint64]) -> None:
     """Fill `sums` with the polynomials of all runs of `size` words.
 
-    Step by step for all runs, which the processor does side by side: rolling from each to the next is slower. `sums` is
-    no part of `words`.
+    It handles one place of all runs at a time, which vectorizes; rolling hashes are slower. `sums` must not overlap
+    `words`.
     """
     for i in range(total):
         sums[i] = words[i]

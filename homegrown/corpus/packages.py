@@ -1,6 +1,6 @@
-"""The documentation of the installed Python packages: what is there, and a text made of a module's docstrings.
+"""The documentation of the installed Python packages: their modules, and a text from the docstrings of each.
 
-Nothing is imported: modules are parsed. What a distribution consists of is read from its RECORD (PEP 376, PEP 627).
+Modules are parsed, not imported. The RECORD of a distribution lists its files (PEP 376, PEP 627).
 """
 
 import ast
@@ -23,16 +23,16 @@ from homegrown.store.digests import Digests
 
 _OURS = frozenset({"homegrown", "tasks", "flows"})
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
-_SHORTEST = 200  # characters of docstrings in a module worth a document
-# One module at a time in a process (ingest's workers are processes): `catch_warnings` changes the filters of every
-# thread, and for good when two overlap; Python 3.11 and 3.12 also count the depth of all their syntax trees together.
+_SHORTEST = 200  # minimum characters of docstrings in a module for a document
+# One module at a time per process (ingest's workers are processes): `catch_warnings` changes the filters of every
+# thread, permanently if two overlap. Python 3.11 and 3.12 also count the depth of all their syntax trees together.
 _PARSING = threading.Lock()
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """An installed distribution: where it is, and its modules, with digest and size as RECORD has them."""
+    """An installed distribution: its root and its modules with digest and size from RECORD."""
 
     name: str
     version: str
@@ -41,13 +41,13 @@ class Distribution:
 
 
 def distributions() -> list[Distribution]:
-    """Return the distributions in site-packages by name, without editable ones and ourselves."""
+    """Return the distributions in site-packages by name, without editable ones and homegrown."""
     found = map(_distribution, _records())
     return sorted(found, key=lambda distribution: (distribution.name, distribution.version))
 
 
 def identity(digests: Digests) -> list[str]:
-    """Return what identifies the distributions: a SHA-256 for each, over its name, version and modules."""
+    """Return the identity of the distributions: a SHA-256 of name, version and modules for each."""
     return sorted(digests.of(record, "distribution", _digest) for record in _records())
 
 
@@ -57,14 +57,14 @@ def _digest(record: Path) -> str:
 
 
 def _records() -> list[Path]:
-    """Return the RECORDs in site-packages, which have the digest of METADATA too: with them, all stays as it is."""
+    """Return the RECORDs in site-packages; they include the digest of METADATA."""
     folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     found = (record for folder in folders for record in Path(folder).glob("*.dist-info/RECORD"))
     return [record for record in found if not _editable(record)]
 
 
 def _distribution(record: Path) -> Distribution:
-    # Of METADATA only the head: all of it, with the long text, takes importlib.metadata ten times as long.
+    # Only the head of METADATA: importlib.metadata parses all of it, which takes ten times as long.
     head, _, _ = record.with_name("METADATA").read_text(encoding="utf-8").partition("\n\n")
     fields = HeaderParser().parsestr(head)
     rows = csv.reader(record.read_text(encoding="utf-8").splitlines())
@@ -95,7 +95,7 @@ def library() -> list[Piece]:
 
 
 def modules() -> list[Piece]:
-    """Return all modules in the order of a hash of their paths, so that any first part is a fair mix of packages."""
+    """Return all modules in the order of a hash of their paths, so that any prefix is a fair mix of packages."""
     pieces = library()
     for distribution in distributions():
         pieces += [Piece(str(distribution.root / path), path, size=size) for path, _, size in distribution.modules]
@@ -103,9 +103,9 @@ def modules() -> list[Piece]:
 
 
 def read(pieces: tuple[Piece, ...]) -> Iterator[Document | Fault]:
-    """Yield a document for each module that is documented, a fault for each that does not parse."""
+    """Yield a document for each documented module, and a fault for each that does not parse."""
     collecting = gc.isenabled()
-    gc.disable()  # syntax trees have no cycles, and a fifth of the time would go into looking for them
+    gc.disable()  # syntax trees have no cycles, and searching for them takes a fifth of the time
     try:
         for piece in pieces:
             yield from _read_module(piece)
@@ -128,18 +128,18 @@ def _read_module(piece: Piece) -> Iterator[Document | Fault]:
 
 
 def _may_be_documented(source: bytes) -> bool:
-    """Whether enough of the module is in triple quotes; telling so is a hundred times faster than parsing."""
+    """Return whether triple quotes enclose enough of the module; a hundred times faster than parsing."""
     return any(sum(map(len, source.split(quotes)[1::2])) >= _SHORTEST for quotes in (b'"""', b"'''"))
 
 
 def documentation(source: bytes) -> str:
     """Return a module's docstring, then signature and docstring of each documented class and function.
 
-    Empty where the docstrings have fewer than 200 characters. Raises SyntaxError or ValueError for what does
-    not parse, RecursionError or MemoryError (the parser's word for it) for what is nested too deeply.
+    Empty if the docstrings have fewer than 200 characters. Raises SyntaxError or ValueError for a module that does not
+    parse, RecursionError or MemoryError for one nested too deeply.
     """
     with _PARSING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's code
+        warnings.simplefilter("ignore")  # invalid escapes in other projects' code
         tree = ast.parse(source)
     own = inspect.cleandoc(ast.get_docstring(tree, clean=False) or "")
     blocks = [own] if own else []
@@ -153,7 +153,7 @@ def documentation(source: bytes) -> str:
 
 
 def _definitions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, _Scope]]:
-    """Yield the classes and functions of a body with the names they lie in, those under if and try too."""
+    """Yield the classes and functions of a body with the prefix of their names, also those under if and try."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix, node

@@ -1,4 +1,4 @@
-"""How the work of ingest is cut into units: from names, sizes and footers, before any text is read."""
+"""The units of ingest's work, from names, sizes and footers before any text is read."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,11 +15,11 @@ from homegrown.corpus.streams import Unreachable, opened
 from homegrown.corpus.text import Undecodable, encoding_of
 from homegrown.corpus.units import Unit
 
-_MODULES_BYTES = 1_000_000  # of source in one unit of packages; an eighth or so of it is documentation
+_MODULES_BYTES = 1_000_000  # of source per unit of packages; about an eighth of it is documentation
 
 
 def plan(source: AnySource, pieces: list[Piece], folder: Path, settings: IngestSettings) -> list[Unit]:
-    """Return units of about a shard of input each, with folders in `folder`; large files are cut where they can be."""
+    """Return units of about a shard of input each, with folders in `folder`; large files are split if possible."""
     shard_bytes = int(settings.shard_mb * MEGABYTE)
     if isinstance(source, FilesSource):
         pieces = [part for piece in pieces for part in _cut(piece, shard_bytes, source.separator)]
@@ -40,7 +40,7 @@ def plan(source: AnySource, pieces: list[Piece], folder: Path, settings: IngestS
 
 
 def _groups(pieces: list[Piece], size: int) -> list[tuple[Piece, ...]]:
-    """Put whole files together until they reach `size` bytes; a part of a file stays alone."""
+    """Group complete files up to `size` bytes; a part of a file is a group of its own."""
     groups: list[tuple[Piece, ...]] = []
     group: tuple[Piece, ...] = ()
     taken = 0
@@ -71,7 +71,7 @@ def _cut(piece: Piece, size: int, separator: str | None) -> Iterator[Piece]:
 
 
 def _is_utf8(piece: Piece) -> bool:
-    """Whether the file begins so; False also when it cannot be read, which its reader says better."""
+    """Return whether the file starts as UTF-8; False also if it is unreadable, which its reader reports."""
     try:
         with opened(piece.address) as file:
             return encoding_of(file.read(65_536)) in ("utf-8", "utf-8-sig")
@@ -80,7 +80,7 @@ def _is_utf8(piece: Piece) -> bool:
 
 
 def _row_group_bounds(piece: Piece, size: int) -> list[int]:
-    """Return the first row group of each run, and the number of groups; nothing for a damaged file."""
+    """Return the first row group of each part, and the number of groups; nothing for a damaged file."""
     try:
         with opened(piece.address) as file:
             metadata = pq.read_metadata(file)

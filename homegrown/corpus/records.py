@@ -1,4 +1,4 @@
-"""What a reader yields: a document, or a fault that goes to quarantine with its reason."""
+"""Records of readers: documents, and faults that go to quarantine with their reasons."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Document:
-    """A text as it was read, not yet cleaned; `position` counts rows, lines or documents of the file from 1."""
+    """A text as read, not yet cleaned; `position` counts rows, lines or documents of the file from 1."""
 
     path: str
     position: int
@@ -16,7 +16,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that could not be read; position 0 means the whole file."""
+    """Unreadable input; position 0 means the file itself."""
 
     path: str
     position: int
@@ -27,7 +27,7 @@ class Fault:
 class Piece:
     """A file, or a part of one: bytes `start` to `stop` of text, row groups of Parquet, a shard of a dataset.
 
-    `address` is a path on this machine or what `fsspec` opens; `size` is in bytes, of the whole file.
+    `address` is a local path or an fsspec address; `size` is that of the file, in bytes.
     """
 
     address: str
@@ -39,15 +39,15 @@ class Piece:
 
 @dataclass
 class Tally:
-    """What a reader counted on the way, to be put together over all pieces of a source."""
+    """Counts of a reader, to be added over all pieces of a source."""
 
     lines: int = 0
-    texts: int = 0  # rows or objects that had the text's column
-    mismatch: str = ""  # a sentence about the first that had not
-    skipped: int = 0  # members of archives in no format that is read
+    texts: int = 0  # rows or objects with the text column
+    mismatch: str = ""  # a message about the first one without it
+    skipped: int = 0  # members of archives in unsupported formats
 
     def include(self, other: "Tally") -> None:
-        """Take in what was counted in a member of an archive."""
+        """Add the counts of a member of an archive."""
         self.texts += other.texts
         self.mismatch = self.mismatch or other.mismatch
         self.skipped += other.skipped

@@ -1,7 +1,7 @@
-"""Personal data replaced by placeholders: e-mail addresses, public IP addresses, telephone numbers.
+"""Redaction of personal data: e-mail addresses, public IP addresses, telephone numbers become placeholders.
 
-The first two and their placeholders are FineWeb's (Penedo et al. 2024, section 3.7). Patterns run only over texts that
-pass a cheap test of their bytes; most hold neither an @ nor three full stops between digits.
+The first two and their placeholders are FineWeb's (Penedo et al. 2024, section 3.7). Patterns run only on texts that
+pass a cheap test of their bytes; most have neither an @ nor three full stops between digits.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class _Kind(NamedTuple):
-    gate: str  # RE2; every text that the pattern is found in has it
+    gate: str  # RE2; matches every text that the pattern matches
     pattern: re.Pattern[str]
     placeholder: str
     is_personal: Callable[[str], bool]
@@ -38,8 +38,8 @@ def _is_phone(number: str) -> bool:
 
 
 _KINDS = {
-    # RFC 5322's dot-atom before the @, a domain name with a dot behind it; of 64 characters at most (RFC 5321),
-    # for from each of a million exclamation marks a search would go on to the last
+    # RFC 5322's dot-atom before the @, a domain name with a dot behind it; at most 64 characters (RFC 5321), so
+    # that the search is linear in a million exclamation marks
     "email": _Kind(
         "@",
         re.compile(
@@ -49,28 +49,28 @@ _KINDS = {
         "email@example.com",
         _always,
     ),
-    # private, loopback and documentation addresses are nobody's and stay
+    # private, loopback and documentation addresses identify nobody and stay
     "ip": _Kind(
         r"\d\.\d{1,3}\.\d{1,3}\.\d",
         re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"),
         "22.214.171.124",
         _is_public,
     ),
-    # with a country's code, or an area in brackets, or as 202-555-0100; bare digits could be anything
+    # with a country code, an area code in brackets, or as 202-555-0100; bare digits could be anything
     "phone": _Kind(
         r"\+\d|\(\d{3}\)|\d{3}[-.]\d{3}[-.]\d{4}",
         re.compile(
             r"(?<![\w+.-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){1,4}|"
             r"\(\d{3}\)[ .-]?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4})(?![\w]|[.-]\d)"
         ),
-        "+1 202-555-0100",  # kept free of subscribers for use in fiction
+        "+1 202-555-0100",  # reserved for fiction
         _is_phone,
     ),
 }
 
 
 def redact(texts: pa.StringArray, kinds: Sequence[str]) -> tuple[pa.StringArray, NDArray[np.int32]]:
-    """Return texts with every found datum of the `kinds` replaced, and how many there were in each: (n,) int32."""
+    """Return texts with every match of the `kinds` replaced, and the number of matches in each: (n,) int32."""
     counts = np.zeros(len(texts), np.int32)
     for kind in kinds:
         gate, pattern, placeholder, is_personal = _KINDS[kind]

@@ -1,6 +1,6 @@
-"""Files at addresses that `fsspec` knows (s3://, https://, memory://): which there are, and what identifies them.
+"""Files at fsspec addresses (s3://, https://, memory://): listing and identity.
 
-Credentials and options are fsspec's own: its configuration files and the environment variables of each file system.
+Credentials and options are those of fsspec: its configuration files and environment variables.
 """
 
 import glob
@@ -13,12 +13,12 @@ from homegrown.corpus.records import Piece
 from homegrown.corpus.streams import first_line, is_remote
 from homegrown.util.errors import UserError
 
-# Where file systems keep a checksum of a file's bytes: S3 and HTTP, Google, Azure, the Hugging Face hub, WebDAV.
+# Names of checksums of a file's bytes: S3 and HTTP, Google, Azure, the Hugging Face hub, WebDAV.
 _CHECKSUMS = ("ETag", "etag", "md5Hash", "crc32c", "content_settings", "content_md5", "blob_id", "sha256", "checksum")
 
 
 def local_path(path: str) -> str | None:
-    """Return the path on this machine that an address (a plain path, file:// or local://) stands for, if it does."""
+    """Return the local path of an address (a plain path, file:// or local://), None for a remote one."""
     if not is_remote(path):
         return path
     scheme, _, rest = path.partition("://")
@@ -26,9 +26,9 @@ def local_path(path: str) -> str | None:
 
 
 def find(address: str, setting: str) -> list[Piece]:
-    """Return the files of a remote file, folder or glob, hidden ones left out.
+    """Return the files of a remote file, folder or glob, without hidden ones.
 
-    Raises UserError when there is none or the file system does not answer; its message begins with the `setting`.
+    Raises UserError if no file is found or the file system does not answer; the message starts with the `setting`.
     """
     from fsspec.core import url_to_fs
 
@@ -48,7 +48,7 @@ def find(address: str, setting: str) -> list[Piece]:
     except Exception as error:  # of an HTTP, S3, ... client; ImportError names the package of the file system
         raise UserError(f"{setting}: {address} cannot be listed: {first_line(error)}.") from error
     if not pieces:
-        raise UserError(f"{setting}: there is no file or folder {address}.")
+        raise UserError(f"{setting}: no file or folder {address}.")
     return [piece for piece in pieces if not any(part.startswith(".") for part in piece.locator.split("/"))]
 
 
@@ -60,10 +60,10 @@ def _locator(name: str, root: str) -> str:
 
 
 def identity(address: str) -> list[Any]:
-    """Return what stands for a file's bytes: size, and the checksum or ETag that the file system keeps of it.
+    """Return the identity of a file's bytes: its size, and its checksum or ETag in the file system.
 
-    Where there is none, the time of the last change; where there is none either (a plain web server), the size alone,
-    so that a change of equal length needs `--force`. Raises UserError when the file system does not answer.
+    Without a checksum, the time of the last change; without that (a plain web server), the size alone, so that a change
+    of equal length needs `--force`. Raises UserError if the file system does not answer.
     """
     from fsspec.core import url_to_fs
 
@@ -73,7 +73,7 @@ def identity(address: str) -> list[Any]:
         known = [[name, str(info[name])] for name in _CHECKSUMS if info.get(name)]
         return [info.get("size"), known or _modified(files, path)]
     except Exception as error:  # of an HTTP, S3, ... client
-        raise UserError(f"{address} cannot be read: {first_line(error)}.") from error
+        raise UserError(f"Cannot read {address}: {first_line(error)}.") from error
 
 
 def _modified(files: Any, path: str) -> str | None:

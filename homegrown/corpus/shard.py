@@ -1,4 +1,4 @@
-"""The shard stage: documents shuffled and split into train, validation and test shards of even size, out of core."""
+"""The shard stage: documents shuffled out of core and split into train, validation and test shards of even size."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from homegrown.util.progress import Metric, Outcome, Progress, silent
 from homegrown.util.seeds import derive
 
 REASONS = ("near_validation", "near_test", "contaminated")
-_DROPPED = 3  # in place of a split
+_DROPPED = 3  # instead of a split
 DROPPED = pa.schema(
     [
         ("id", pa.string()),
@@ -35,18 +35,18 @@ DROPPED = pa.schema(
         ("similar_to", pa.string()),  # the held-out document
         ("similarity", pa.float64()),  # estimated Jaccard of the two
         ("file", pa.string()),  # the evaluation's
-        ("words", pa.string()),  # the run that the document shares with it
+        ("words", pa.string()),  # the shared run of words
     ]
 )
 _RANKED = SCHEMA.append(pa.field("rank", pa.int64()))
 _BATCH = 4096  # rows whose texts are in memory at once
 _BUCKETS = 500  # files open at once
-_SHARE = 8  # a bucket may be this part of the memory: it is held twice while it is sorted, beside Parquet's buffers
+_SHARE = 8  # maximum share of a bucket in memory: sorting needs it twice, beside Parquet's buffers
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A shard to write: documents `first` to `last` of the shuffled order."""
+    """A shard to write: documents `first` to `last` in the shuffled order."""
 
     path: Path
     first: int
@@ -65,17 +65,17 @@ def shard(
 ) -> Outcome:
     """Shuffle and split `filtered/documents` into `train`, `validation` and `test` under `out`.
 
-    A seeded hash of the id chooses the split and the place in it, so a document stays in its split whatever else is in
-    the corpus; only where a held-out split would be empty, what comes nearest is held out. Texts go through files of at
-    most an eighth of `memory_gb`, each sorted on its own; held in memory besides: some 40 bytes a document, 800 for a
-    held-out one.
+    A seeded hash of the id chooses the split and the place in it, so a document's split does not depend on the rest of
+    the corpus. Only if a held-out split would be empty, the documents with the nearest hashes are held out. Texts pass
+    through files of at most an eighth of `memory_gb`, each sorted on its own. Memory besides: about 40 bytes per
+    document, 800 per held-out one.
 
     Deduplication leaves pairs below its threshold, and filters may have changed a text since. So a training document
-    whose signature has an estimated Jaccard of `max_similarity` or more with that of a held-out one goes to `dropped`;
-    so does one that shares a run of 13 words with a file of `decontaminate`. Both stand here
-    because only here is a training document known as one, in its last form, and because a new evaluation then leaves
-    deduplication as it is. Validation and test are not compared with each other. (Brown et al. 2020 cut 200 characters
-    around a run out; here the document goes.) Raises UserError when a split would be empty.
+    with an estimated Jaccard similarity of `max_similarity` or more to a held-out one goes to `dropped`. So does one
+    that shares a run of 13 words with a file of `decontaminate`. Both happen here because training documents are known
+    only here, in their final form, and so a new evaluation does not repeat deduplication. Validation and test are not
+    compared with each other. (Brown et al. 2020 remove 200 characters around a run; here the document is dropped.)
+    Raises UserError if a split would be empty.
     """
     inputs = parquet_parts(filtered / "documents")
     steps = 4 * len(inputs)
@@ -109,7 +109,7 @@ def shard(
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """Index of the held-out documents, and the id and split of each."""
+    """Index of the held-out documents, and their ids and splits."""
 
     index: HeldOut
     ids: pa.Array
@@ -119,7 +119,7 @@ class _HeldOut:
 def _index(
     inputs: list[Path], settings: ShardSettings, seed: int, report: Callable[[int], None]
 ) -> tuple[NDArray[np.int8], NDArray[np.uint64], NDArray[np.int64], _HeldOut]:
-    """Return split, shuffling key and bytes of text of every document in order, and what is held out."""
+    """Return split, shuffling key and text bytes of every document in order, and the held-out documents."""
     ends = bounds(inputs, settings, seed)
     splits, keys, sizes = [np.empty(0, np.int8)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     signer = Signer(settings.max_similarity, seed % 2**32)
@@ -130,9 +130,9 @@ def _index(
             splits.append(np.array([ends.split(chosen_by) for chosen_by, _ in hashed], np.int8))
             keys.append(np.array([key for _, key in hashed], np.uint64))
             sizes.append(pc.binary_length(batch["text"]).to_numpy().astype(np.int64))
-            held = batch.filter(pa.array(splits[-1] > 0))
-            signer.add(held["text"])
-            held_ids.append(held["id"])
+            own = batch.filter(pa.array(splits[-1] > 0))
+            signer.add(own["text"])
+            held_ids.append(own["id"])
             held_splits.append(splits[-1][splits[-1] > 0])
         report(done)
     held_out = _HeldOut(signer.finish(), pa.concat_arrays(held_ids), np.concatenate(held_splits))
@@ -148,7 +148,7 @@ def _drop(
     settings: ShardSettings,
     report: Callable[[int], None],
 ) -> dict[str, int]:
-    """Write the dropped training documents, take them out of `splits`; return how many went for each reason."""
+    """Write the dropped training documents and remove them from `splits`; return the number by reason."""
     reasons = dict.fromkeys(REASONS, 0)
     place = 0
     for done, path in enumerate(inputs, 1):
@@ -190,11 +190,11 @@ def _check(counts: NDArray[np.int64], settings: ShardSettings) -> None:
     total = int(counts.sum())
     name = SPLITS[int(np.argmin(counts))]
     share = "" if name == "train" else f", or raise shard.{name}_share ({getattr(settings, f'{name}_share')})"
-    raise UserError(f"The corpus is too small: of {total} documents none is left for {name}; add text{share}.")
+    raise UserError(f"The corpus is too small: {total} documents leave none for {name}; add text{share}.")
 
 
 def _parts(out: Path, counts: NDArray[np.int64], sizes: NDArray[np.int64], shard_bytes: int) -> Iterator[_Part]:
-    """Yield the shards of every split, of even size, as near to `shard_bytes` as that allows; `sizes` are in order."""
+    """Yield the shards of every split, of even size, as close to `shard_bytes` as possible; `sizes` are in order."""
     first = 0
     for name, count in zip(SPLITS, counts, strict=True):
         ends = np.cumsum(sizes[first : first + count])
@@ -208,16 +208,16 @@ def _parts(out: Path, counts: NDArray[np.int64], sizes: NDArray[np.int64], shard
 
 
 def _buckets(parts: list[_Part], most: int) -> list[list[_Part]]:
-    """Put neighbouring shards together up to `most` bytes of text, or more where there would be too many buckets."""
+    """Group neighboring shards up to `most` bytes of text, or more to limit the number of buckets."""
     most = max(most, sum(part.text_bytes for part in parts) // (_BUCKETS // 2))
     buckets: list[list[_Part]] = []
-    held = most + 1
+    taken = most + 1
     for part in parts:
-        if held + part.text_bytes > most:
+        if taken + part.text_bytes > most:
             buckets.append([])
-            held = 0
+            taken = 0
         buckets[-1].append(part)
-        held += part.text_bytes
+        taken += part.text_bytes
     return buckets
 
 
@@ -232,7 +232,7 @@ def _spread(
     folder: Path,
     report: Callable[[int], None],
 ) -> None:
-    """Write every document, with its rank in the shuffled order, to the file of its bucket."""
+    """Write every document with its rank in the shuffled order to the file of its bucket."""
     firsts = np.array([bucket[0].first for bucket in buckets])
     place = 0
     with ExitStack() as stack:
@@ -251,7 +251,7 @@ def _spread(
 
 
 def _write_bucket(spilled: Path, parts: list[_Part]) -> None:
-    """Sort one bucket and write its shards, those that are not there already."""
+    """Sort one bucket and write its missing shards."""
     if not all(part.path.exists() for part in parts):
         with pa.ipc.open_stream(spilled) as reader:
             table = reader.read_all()

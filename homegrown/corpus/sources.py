@@ -1,4 +1,4 @@
-"""Sources of text: which files they consist of, in what order, and what identifies their content."""
+"""Sources of text: their files in order, and the identity of their content."""
 
 import glob
 import hashlib
@@ -19,19 +19,18 @@ from homegrown.util.errors import UserError
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a source in the order of their locators, and how many others lie beside them."""
+    """The files of a source in the order of their locators, and the number of unsupported files."""
 
     files: list[Piece]
     skipped: int
 
 
 def content(settings: IngestSettings, digests: Digests) -> dict[str, str]:
-    """Return, by the source's name, a SHA-256 over what identifies the content of each source.
+    """Return a SHA-256 of the identity of each source's content by name.
 
-    Files and the standard library enter by the SHA-256 of their bytes, remote files by what their file system says of
-    them (`homegrown.corpus.remote.identity`), distributions by the digests in their RECORD, a hub dataset by its commit
-    (as given when the hub does not answer).
-    Raises UserError for paths that are missing or hold nothing readable.
+    The identity is the SHA-256 of local files and the standard library, that of the file system for remote files
+    (`homegrown.corpus.remote.identity`), the digests in RECORD for distributions, and the commit of a hub dataset (the
+    revision as set if the hub does not answer). Raises UserError for missing paths and those without readable files.
     """
     return {source.name: _digest_of(_identity(source, digests)) for source in settings.sources}
 
@@ -64,17 +63,17 @@ def _identity(source: AnySource, digests: Digests) -> Any:
 
 
 def find(source: AnySource) -> Found:
-    """Return what a source of any kind consists of, in the order in which it is read; raise UserError."""
+    """Return the files of a source of any kind in reading order; raise UserError."""
     if isinstance(source, FilesSource):
         return find_files(source)
     return Found(packages.modules() if isinstance(source, PackagesSource) else hub.pieces(source), 0)
 
 
 def find_files(source: FilesSource) -> Found:
-    """Return the files that a path, folder, glob or address stands for.
+    """Return the files of a path, folder, glob or address.
 
-    Hidden files and folders are left out. A locator is relative to the folder, or to what of a glob has no wildcard.
-    Raises UserError when none is readable, and when a library is missing that one of them needs.
+    Hidden files and folders are ignored. A locator is relative to the folder, or to the part of a glob without
+    wildcards. Raises UserError if no file is readable, or a library for one of them is missing.
     """
     local = remote.local_path(source.path)
     if local is None:
@@ -83,7 +82,9 @@ def find_files(source: FilesSource) -> Found:
         pieces = _find_here(source, Path(local).expanduser())
     readable = sorted((piece for piece in pieces if form(piece.locator)), key=lambda piece: piece.locator)
     if not readable:
-        raise UserError(f"Source {source.name}: {source.path} holds no file that can be read ({', '.join(FORMATS)}).")
+        raise UserError(
+            f"Source {source.name}: {source.path} has no file in a supported format ({', '.join(FORMATS)})."
+        )
     check_installed((piece.locator for piece in readable), source)
     return Found(readable, len(pieces) - len(readable))
 
@@ -97,11 +98,11 @@ def _find_here(source: FilesSource, path: Path) -> list[Piece]:
         root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
         paths = [found for found in root.glob(path.relative_to(root).as_posix()) if _is_visible_file(found, root)]
     else:
-        raise UserError(f"Source {source.name}: there is no file or folder {source.path}.")
+        raise UserError(f"Source {source.name}: no file or folder {source.path}.")
     return [
         Piece(str(found.resolve()), found.relative_to(root).as_posix(), size=found.stat().st_size)
         for found in paths
-        if found.is_file()  # not so for a link to nowhere, or to a device, which never ends
+        if found.is_file()  # not a broken link or a device, which never ends
     ]
 
 

@@ -1,4 +1,4 @@
-"""Which split a document belongs to: a seeded hash of its id decides, whatever else is in the corpus."""
+"""The split of a document: a seeded hash of its id decides, independent of the rest of the corpus."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ from homegrown.config.recipe import ShardSettings
 SPLITS = ("train", "validation", "test")
 _HASH_BITS = 64
 _SURE = 50
-"""Documents expected in a split from which it is never empty: that happens once in exp(50) corpora."""
+"""Expected documents with which a split is practically never empty: once in exp(50) corpora."""
 
 
 def hashes(ids: pa.Array, seed: int) -> list[tuple[int, int]]:
-    """Return two numbers of 64 bits for each id (XXH3, 128 bits): what chooses its split, and its place in it."""
+    """Return two 64-bit numbers for each id (XXH3, 128 bits): one for its split, one for its place in it."""
     every = (xxhash.xxh3_128_intdigest(key, seed) for key in ids.cast(pa.binary()).to_pylist())
     return [divmod(value, 2**_HASH_BITS) for value in every]
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """A document is for test below `test`, for validation from there to below `validation`, and else for training."""
+    """Hashes below `test` are for test, others below `validation` for validation, the rest for training."""
 
     test: int
     validation: int
 
     def split(self, chosen_by: int) -> int:
-        """Return the number, in `SPLITS`, of a document's split."""
+        """Return the index in `SPLITS` of a document's split."""
         return 2 if chosen_by < self.test else 1 if chosen_by < self.validation else 0
 
 
 def bounds(inputs: Sequence[Path], settings: ShardSettings, seed: int) -> Bounds:
-    """Return where the splits of these documents end: by their shares, with one document at least for each.
+    """Return the bounds of the splits of these documents: by their shares, with at least one document each.
 
-    A few files of one's own are fewer documents than the shares ask for; then the documents that come nearest are held
-    out. Two documents or fewer cannot be split.
+    A few files may be too few documents for the shares; then those with the nearest hashes are held out. Two documents
+    or fewer cannot be split.
     """
     test = int(settings.test_share * 2**_HASH_BITS)
     validation = test + int(settings.validation_share * 2**_HASH_BITS)

@@ -1,8 +1,8 @@
-"""A text cut into words in one compiled pass: lower case, where each word lies, and a hash of each and of the text.
+"""A text split into words in one compiled pass: lower case, place of each word, and hashes of words and text.
 
-Sixty-four bytes of ASCII are taken at once: their classes are computed side by side and gathered into the bits of one
-integer, whose edges are where words begin and end. Other characters go one by one through the tables of
-`homegrown.corpus.characters`. Both write the same: the text in lower case, as UTF-8, every white space a space.
+ASCII is handled in blocks of 64 bytes: vectorized classes become the bits of one integer, whose edges are the starts
+and ends of words. Other characters go one by one through the tables of `homegrown.corpus.characters`. Both write the
+text in lower case as UTF-8 with every white space as a space.
 """
 
 from typing import NamedTuple
@@ -20,16 +20,16 @@ _FIRST_PRIME = np.uint64(0x100000001B3)  # Fowler, Noll, Vo: FNV-1a, 64 bits
 _SECOND_PRIME = np.uint64(0xC2B2AE3D27D4EB4F)  # odd; a second hash of the text, for 128 bits in all
 _BETWEEN = np.uint64(0xD6E8FEB86659FD93)  # odd
 
-_BLOCK = 64  # bytes of ASCII at once: as many as an integer has bits
+_BLOCK = 64  # bytes of ASCII per block: the bits of an integer
 _ONES = np.uint64(0x0102040810204080)  # gathers the lowest bits of eight bytes in the highest byte
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-class Room(NamedTuple):
-    """Arrays that take what is found in a text; made once for many texts by `room`.
+class Scratch(NamedTuple):
+    """Arrays for the parts of a text, allocated once for many texts by `scratch`.
 
-    `lower` (uint64 and, the same memory, uint8): the text in lower case; `words` (uint64): the words' hashes;
-    `starts`, `ends` (uint32): where each word lies in `lower`; `flags` (as uint8 and uint64): of one block.
+    `lower` (uint64 and, in the same memory, uint8): the text in lower case; `words` (uint64): the words' hashes;
+    `starts`, `ends` (uint32): place of each word in `lower`; `flags` (as uint8 and uint64): of one block.
     """
 
     lower_eights: NDArray[np.uint64]
@@ -44,7 +44,7 @@ class Room(NamedTuple):
 class Found(NamedTuple):
     """Counts of characters, letters and words of a text, and its 128-bit hash in two halves.
 
-    The hash is of the text in lower case with white space folded: removed at both ends, elsewhere one space.
+    The hash is of the text in lower case with white space folded: none at both ends, elsewhere one space.
     """
 
     length: int
@@ -54,31 +54,32 @@ class Found(NamedTuple):
     low: np.uint64
 
 
-def room(longest: int, limit: int) -> Room:
-    """Return room for texts of at most `longest` bytes, of which the first `limit` characters have words."""
+def scratch(longest: int, limit: int) -> Scratch:
+    """Return arrays for texts of at most `longest` bytes; only the first `limit` characters are split into words."""
     eights = np.zeros((longest * 3 // 2 + 2 * _BLOCK) // 8, np.uint64)  # lower case may take three bytes for two
     words = min(longest, limit) + 2
     flags = np.zeros(_BLOCK // 8, np.uint64)
     starts, ends = np.empty(words, np.uint32), np.empty(words, np.uint32)
-    return Room(eights, eights.view(np.uint8), np.empty(words, np.uint64), starts, ends, flags.view(np.uint8), flags)
+    return Scratch(eights, eights.view(np.uint8), np.empty(words, np.uint64), starts, ends, flags.view(np.uint8), flags)
 
 
 @compiled
-def split(data: NDArray[np.uint8], start: int, end: int, tables: Characters, room: Room, limit: int) -> Found:
-    """Cut the UTF-8 text in bytes `start` to `end` of `data` into words; fill `room`.
+def split(data: NDArray[np.uint8], start: int, end: int, tables: Characters, space: Scratch, limit: int) -> Found:
+    """Split the UTF-8 text in bytes `start` to `end` of `data` into words; fill `space`.
 
-    Only the first `limit` characters have words."""
-    size, length, letters, count = _cut(data, start, end, tables, room, limit)
-    high, low = _hash(room, size, count)
+    Only the first `limit` characters are split into words.
+    """
+    size, length, letters, count = _cut(data, start, end, tables, space, limit)
+    high, low = _hash(space, size, count)
     return Found(length, letters, count, high, low)
 
 
 @compiled
 def _cut(
-    data: NDArray[np.uint8], start: int, end: int, tables: Characters, room: Room, limit: int
+    data: NDArray[np.uint8], start: int, end: int, tables: Characters, space: Scratch, limit: int
 ) -> tuple[int, int, int, int]:
     """Fill `lower`, `starts` and `ends`; return counts of bytes in `lower`, characters, letters and words."""
-    lower, starts, ends, flags, eights = room.lower, room.starts, room.ends, room.flags, room.flag_eights
+    lower, starts, ends, flags, eights = space.lower, space.starts, space.ends, space.flags, space.flag_eights
     size = length = letters = count = 0
     inside = False
     i = start
@@ -89,7 +90,7 @@ def _cut(
                 bits = np.uint64(0)
                 for eight in range(_BLOCK // 8):
                     bits |= ((eights[eight] * _ONES) >> np.uint64(56)) << np.uint64(8 * eight)
-                edges = bits ^ (bits << np.uint64(1) | np.uint64(inside))  # where words begin and end, in turn
+                edges = bits ^ (bits << np.uint64(1) | np.uint64(inside))  # starts and ends of words, alternating
                 if inside and edges:
                     ends[count] = size + trailing_zeros(edges)
                     count += 1
@@ -140,10 +141,10 @@ def _cut(
 def _classify(
     data: NDArray[np.uint8], i: np.uint64, lower: NDArray[np.uint8], size: np.uint64, flags: NDArray[np.uint8]
 ) -> int:
-    """Write a block in lower case, and for each byte whether it is of a word; return how many are letters.
+    """Write a block in lower case, and for each byte whether it belongs to a word; return the number of letters.
 
-    Without indices that could be negative and without branches, so that the bytes are handled side by side. Returns -1
-    if the block is not all ASCII; what was written is void then.
+    It has neither possibly negative indices nor branches, so that it vectorizes. Returns -1 if the block is not all
+    ASCII; the written bytes are then invalid.
     """
     letters = np.uint8(0)
     every = np.uint8(0)
@@ -163,7 +164,7 @@ def _classify(
 
 @compiled
 def _encode(code: np.int64, lower: NDArray[np.uint8], size: int) -> int:
-    """Write a character as UTF-8; return where the next one goes."""
+    """Write a character as UTF-8; return the place of the next one."""
     if code < 0x80:
         lower[size] = code
         return size + 1
@@ -184,9 +185,9 @@ def _encode(code: np.int64, lower: NDArray[np.uint8], size: int) -> int:
 
 
 @compiled
-def _hash(room: Room, size: int, count: int) -> tuple[np.uint64, np.uint64]:
-    """Fill `words`; return the text's hash, made of the words' and of what lies between them, in turn."""
-    lower, eights, starts, ends, words = room.lower, room.lower_eights, room.starts, room.ends, room.words
+def _hash(space: Scratch, size: int, count: int) -> tuple[np.uint64, np.uint64]:
+    """Fill `words`; return the text's hash, made of the words' hashes and the bytes between them."""
+    lower, eights, starts, ends, words = space.lower, space.lower_eights, space.starts, space.ends, space.words
     for word in range(count):
         words[word] = _hash_word(eights, np.uint64(starts[word]), np.uint64(ends[word]))
     high, low = SEED, SEED
@@ -195,7 +196,7 @@ def _hash(room: Room, size: int, count: int) -> tuple[np.uint64, np.uint64]:
         start = starts[word]
         value = words[word]
         if word and (start == place + np.uint32(1) or _is_blank(lower, place, start)):
-            value ^= np.uint64(lower[place]) * _BETWEEN  # the usual single space or hyphen, in one step with the word
+            value ^= np.uint64(lower[place]) * _BETWEEN  # the usual single space or hyphen, hashed with the word
         else:
             high, low = _hash_between(lower, place, start, high, low, word == 0, False)
         place = ends[word]
@@ -205,7 +206,7 @@ def _hash(room: Room, size: int, count: int) -> tuple[np.uint64, np.uint64]:
 
 @compiled
 def _hash_word(eights: NDArray[np.uint64], start: np.uint64, end: np.uint64) -> np.uint64:
-    """Return the hash of a word: of its bytes, filled up with zeros to a multiple of 16, eight after eight."""
+    """Return the hash of a word: of its bytes, padded with zeros to a multiple of 16, eight at a time."""
     value = SEED
     while start < end:
         value = (value ^ _eight(eights, start, end)) * WORD_PRIME
@@ -218,19 +219,17 @@ def _hash_word(eights: NDArray[np.uint64], start: np.uint64, end: np.uint64) -> 
 
 @compiled
 def _eight(eights: NDArray[np.uint64], start: np.uint64, end: np.uint64) -> np.uint64:
-    """Return the eight bytes from `start` as a little-endian integer, those from `end` on as zeros."""
+    """Return the eight bytes from `start` as a little-endian integer, with zeros from `end` on."""
     index, shift = start >> np.uint64(3), (start & np.uint64(7)) << np.uint64(3)
     value = eights[index] >> shift | (eights[index + np.uint64(1)] << np.uint64(1)) << (np.uint64(63) - shift)
     valid = min(max(np.int64(end) - np.int64(start), np.int64(0)), np.int64(8))
-    spare = np.uint64(
-        np.int64(32) - np.int64(4) * valid
-    )  # half the bits to leave out: 64 cannot be shifted in one step
+    spare = np.uint64(np.int64(32) - np.int64(4) * valid)  # half the bits to clear: a shift by 64 is undefined
     return np.uint64(value & (_ALL >> spare) >> spare)
 
 
 @compiled
 def _is_blank(lower: NDArray[np.uint8], start: np.uint32, end: np.uint32) -> bool:
-    """Say whether some bytes, at least one, are all white space."""
+    """Return whether some bytes, at least one, are all white space."""
     for i in range(start, end):
         if lower[i] != 32:
             return False
@@ -241,7 +240,7 @@ def _is_blank(lower: NDArray[np.uint8], start: np.uint32, end: np.uint32) -> boo
 def _hash_between(
     lower: NDArray[np.uint8], start: np.uint32, end: np.uint32, high: np.uint64, low: np.uint64, first: bool, last: bool
 ) -> tuple[np.uint64, np.uint64]:
-    """Hash what lies between two words, white space folded; at the ends of the text, removed."""
+    """Hash the bytes between two words with white space folded, or without it at the ends of the text."""
     gap = False
     for i in range(start, end):
         byte = np.uint64(lower[i])

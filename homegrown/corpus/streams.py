@@ -1,4 +1,4 @@
-"""Streams of bytes: opened on this machine or by `fsspec`, unpacked, bounded, cut into lines or at a separator."""
+"""Streams of bytes: local or remote, decompressed, bounded, split into lines or at a separator."""
 
 import bz2
 import gzip
@@ -14,22 +14,22 @@ import zstandard
 from homegrown.corpus.records import MEGABYTE
 
 Stream: TypeAlias = "io.BufferedReader[Any]"
-Lines = Iterator[tuple[int, bytes | None]]  # of each its length and, unless it is too long, its bytes
+Lines = Iterator[tuple[int, bytes | None]]  # length and bytes of each, None if too long
 
 BUFFER = 1 << 20
-MOST_DENSELY = 200  # bytes from one packed byte; text packs 3 to 20 times, a bomb 1,000 times and more
+MOST_DENSELY = 200  # bytes per compressed byte; text compresses 3 to 20 times, a bomb 1,000 times and more
 
 
 class Unreachable(Exception):
-    """A file system that stopped answering; the message says which file and why."""
+    """A file system stopped answering; the message names the file and the cause."""
 
 
 class TooMuch(Exception):
-    """More bytes than a stream may give; the message is the reason."""
+    """A stream exceeds its limit of bytes; the message is the reason."""
 
 
 class _Reader(io.RawIOBase):
-    """Something to read from."""
+    """A readable raw stream."""
 
     def readable(self) -> bool:
         """Return True."""
@@ -37,7 +37,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Remote(_Reader):
-    """A file of `fsspec`, whose clients raise errors of their own: all of them become Unreachable."""
+    """A file of `fsspec`; all errors of its clients become Unreachable."""
 
     def __init__(self, address: str) -> None:
         import fsspec
@@ -49,7 +49,7 @@ class _Remote(_Reader):
         try:
             return ask()
         except Exception as error:  # of an HTTP, S3, ... client
-            raise Unreachable(f"{self._address} cannot be read: {first_line(error)}") from error
+            raise Unreachable(f"cannot read {self._address}: {first_line(error)}") from error
 
     def seekable(self) -> bool:
         return True
@@ -71,14 +71,14 @@ class _Remote(_Reader):
 
 
 class Bounded(_Reader):
-    """A stream that raises TooMuch once more than `most` bytes were read since it was last `renewed`."""
+    """A stream that raises TooMuch after more than `most` bytes since the last `renew`."""
 
     def __init__(self, stream: IO[bytes], most: int, reason: str) -> None:
         self._stream, self._most, self._reason = stream, most, reason
         self._left = most
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Read at most as many bytes as the buffer takes."""
+        """Read into the buffer."""
         data = self._stream.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
@@ -87,12 +87,12 @@ class Bounded(_Reader):
         return len(data)
 
     def renew(self) -> None:
-        """Count from here on."""
+        """Restart the count."""
         self._left = self._most
 
 
 class _Chained(_Reader):
-    """Bytes that were read already, then the rest of their stream."""
+    """Bytes already read, then the rest of their stream."""
 
     def __init__(self, head: bytes, stream: Stream) -> None:
         self._head, self._stream = head, stream
@@ -106,25 +106,25 @@ class _Chained(_Reader):
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is for `fsspec`."""
+    """Return whether an address is for `fsspec`."""
     return "://" in address
 
 
 @contextmanager
 def opened(address: str) -> Iterator[Stream]:
-    """Open a file for reading; raise OSError here, Unreachable elsewhere."""
+    """Open a file for reading; raise OSError for a local one, Unreachable for a remote one."""
     raw = _Remote(address) if is_remote(address) else io.FileIO(address)
     with buffered(raw) as stream:
         yield stream
 
 
 def buffered(raw: io.RawIOBase | BinaryIO) -> Stream:
-    """Return a stream with a buffer large enough to look ahead in."""
+    """Return a stream with a buffer for looking ahead."""
     return io.BufferedReader(cast(io.RawIOBase, raw), BUFFER)
 
 
 def pushed_back(head: bytes, stream: Stream) -> Stream:
-    """Return the stream as it was before `head` was read from it."""
+    """Return the stream with `head` before its remaining bytes."""
     return buffered(_Chained(head, stream))
 
 
@@ -138,15 +138,15 @@ COMPRESSIONS = tuple(_UNPACK)
 
 
 def unpacked(stream: Stream, compression: str) -> Stream:
-    """Return the stream unpacked, for one of COMPRESSIONS; as it is for an empty string."""
+    """Return the stream decompressed by one of COMPRESSIONS; unchanged for an empty string."""
     return buffered(_UNPACK[compression](stream)) if compression else stream
 
 
 @contextmanager
 def seekable(stream: Stream, most: int) -> Iterator[Stream]:
-    """Yield a stream with the same bytes in which one can go back: a temporary file of at most `most` bytes.
+    """Yield a seekable stream with the same bytes: a temporary file of at most `most` bytes.
 
-    Raises TooMuch for more. What lies on a disk or a server is given as it is.
+    Raises TooMuch for more. Files on a disk or a server are yielded unchanged.
     """
     if isinstance(stream.raw, io.FileIO | _Remote):
         yield stream
@@ -154,19 +154,19 @@ def seekable(stream: Stream, most: int) -> Iterator[Stream]:
     with tempfile.TemporaryFile() as file:
         while chunk := stream.read(BUFFER):
             if file.tell() + len(chunk) > most:
-                raise TooMuch(f"more than {most / MEGABYTE:.0f} MB when unpacked")
+                raise TooMuch(f"more than {most / MEGABYTE:.0f} MB decompressed")
             file.write(chunk)
         file.seek(0)
         yield cast(Stream, file)
 
 
 def most_unpacked(size: int) -> int:
-    """Return how many bytes a file of `size` packed bytes may unpack to; small ones have no bound below 200 MB."""
+    """Return the limit of decompressed bytes for a file of `size` bytes, at least 200 MB."""
     return MOST_DENSELY * (size + MEGABYTE)
 
 
-def whole(stream: Stream, longest: int) -> bytes:
-    """Return all bytes of a stream; raise TooMuch when they are more than `longest`."""
+def read_all(stream: Stream, longest: int) -> bytes:
+    """Return all bytes of a stream; raise TooMuch for more than `longest`."""
     data = stream.read(longest + 1)
     if len(data) > longest:
         raise TooMuch(f"longer than {longest / MEGABYTE:g} MB (max_document_mb)")
@@ -174,7 +174,7 @@ def whole(stream: Stream, longest: int) -> bytes:
 
 
 def lines(stream: Stream, longest: int) -> Lines:
-    """Yield each line's length and bytes; a line over `longest` bytes is passed over in pieces and yields None."""
+    """Yield length and bytes of each line; None instead of the bytes for a line over `longest` bytes."""
     while line := stream.readline(longest):
         if len(line) < longest or line.endswith(b"\n"):
             yield len(line), line
@@ -188,14 +188,14 @@ def lines(stream: Stream, longest: int) -> Lines:
 def separated(stream: Stream, separator: bytes, longest: int, start: int = 0) -> Iterator[tuple[int, bytes | None]]:
     """Yield byte offset and bytes of each part between separators; None for one of more than `longest` bytes.
 
-    Every occurrence of the separator ends a part, also one that overlaps another (three newlines are two blank lines),
-    so that a file has the same parts from wherever one begins to read. With `start`, the stream has to stand
-    `len(separator)` bytes before it, and the first part is the first that begins at `start` or later.
+    Every occurrence of the separator ends a part, even one that overlaps another (three newlines are two blank lines).
+    So a file has the same parts from any starting point. With `start`, the stream must be `len(separator)` bytes before
+    it, and the first part is the first one that starts at `start` or later.
     """
     width = len(separator)
-    buffer, base = b"", max(0, start - width)  # bytes in hand, and the offset of the first of them
-    begin, scanned = (width - 1 if start else 0), 0  # in the buffer: where the part begins, where to search from
-    origin = None if start else 0  # the part's offset; none before the first that counts
+    buffer, base = b"", max(0, start - width)  # buffered bytes, and the offset of the first one
+    begin, scanned = (width - 1 if start else 0), 0  # in the buffer: start of the part, start of the search
+    origin = None if start else 0  # offset of the part; None before the first one
     lost = False
     while True:
         at = buffer.find(separator, max(scanned, begin - width + 1))
@@ -218,7 +218,7 @@ def separated(stream: Stream, separator: bytes, longest: int, start: int = 0) ->
 
 
 def first_line(error: Exception) -> str:
-    """Return an error's message, one line, without the path of a file, which is no part of what is read."""
+    """Return the first line of an error's message, without the path of a file."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).strip() or error.__class__.__name__).split("\n")[0]

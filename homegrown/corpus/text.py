@@ -1,4 +1,4 @@
-"""Bytes to clean text: which encoding they are in, and Unicode normal form without control characters."""
+"""Bytes to clean text: encoding, Unicode normal form, no control characters."""
 
 import codecs
 import io
@@ -11,17 +11,17 @@ _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _C0 = bytes({*range(32), 127} - {9, 10})
 _C1 = re.compile(b"\xc2[\x80-\x9f]")
-# What the first bytes of a UTF-8 sequence look like in Windows-1252 or Latin-1: a letter from \xc2 to \xf4, then one of
-# the characters that bytes \x80 to \xbf stand for. Hardly any language writes them side by side.
+# The first bytes of a UTF-8 sequence in Windows-1252 or Latin-1: a letter from \xc2 to \xf4, then a character of the
+# bytes \x80 to \xbf. Few languages write them next to each other.
 _MOJIBAKE = re.compile(
     "[\xc2-\xf4][\x80-\xbf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
     "\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]"
 )
-_SAMPLE = 65_536  # bytes from which an encoding is told
+_SAMPLE = 65_536  # bytes to detect an encoding from
 _BINARY = "binary data: it contains NUL bytes"
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, a prefix of it
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -29,17 +29,17 @@ _BOMS = (
 
 
 class Undecodable(Exception):
-    """Bytes that are not text in any encoding we can tell; the message is the reason."""
+    """Bytes that are not text in any detectable encoding; the message is the reason."""
 
 
 def clean(text: str) -> str:
     """Return `text` in NFC, all line ends as \\n, without control characters other than tab and newline.
 
-    Form feed, vertical tab and NEL end a line, as in Unicode's annex 14. Lone surrogates go too: UTF-8 has none.
-    UTF-8 that was once taken for another encoding is put right by ftfy (Speer 2019) in the lines that look like it.
+    Form feed, vertical tab and NEL end a line (Unicode annex 14). Lone surrogates are removed. ftfy (Speer 2019)
+    repairs UTF-8 that was decoded as another encoding, in the lines that look like it.
     """
     cleaned = _normal(text)
-    # The text as it came is repaired first: some bytes of UTF-8 look like control characters, gone from `cleaned`.
+    # Repair the original text first: some bytes of UTF-8 look like control characters, which `cleaned` lacks.
     while _is_suspect(text) or (text != cleaned and _is_suspect(cleaned)):
         repaired = _normal(_repaired(text))
         if repaired == cleaned == text:
@@ -59,7 +59,7 @@ def _normal(text: str) -> str:
 
 
 def _may_have_controls(text: str) -> bool:
-    """Whether the slow patterns have anything to find; telling so from the bytes is five times as fast as they are."""
+    """Return whether the slow patterns can match; this test of the bytes is five times as fast."""
     try:
         data = text.encode()
     except UnicodeEncodeError:  # lone surrogates
@@ -75,7 +75,7 @@ def _repaired(text: str) -> str:
 
 
 def decode(data: bytes, declared: str | None = None) -> str:
-    """Decode a whole file: UTF-8, else as it is `declared`, else what its marks or a sample of foreign bytes show.
+    """Decode a file: as UTF-8, else as `declared`, else by its byte order mark or a sample of its bytes.
 
     Raises Undecodable.
     """
@@ -96,11 +96,11 @@ def decode(data: bytes, declared: str | None = None) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise Undecodable(f"not {encoding} from byte {error.start} on, although it began so") from None
+        raise Undecodable(f"not {encoding} from byte {error.start} on, although it starts so") from None
 
 
 def _as_declared(data: bytes, declared: str) -> str:
-    """Decode as an HTTP header or a page says, if that is so; empty otherwise. Latin-1 means Windows-1252 (WHATWG)."""
+    """Decode as an HTTP header or a page declares; empty if impossible. Latin-1 means Windows-1252 (WHATWG)."""
     try:
         codec = codecs.lookup(declared.strip()).name
         return data.decode("cp1252" if codec in ("iso8859-1", "ascii") else codec)
@@ -109,7 +109,7 @@ def _as_declared(data: bytes, declared: str) -> str:
 
 
 def encoding_of(sample: bytes) -> str:
-    """Return the encoding of a file from its first bytes: UTF-8 also when it is broken here and there.
+    """Return the encoding of a file from its first bytes: UTF-8 also if some bytes are invalid.
 
     Raises Undecodable for binary data.
     """
@@ -126,7 +126,7 @@ def encoding_of(sample: bytes) -> str:
 
 
 def _mostly_utf8(sample: bytes) -> bool:
-    """Whether there are more sequences of several bytes that are UTF-8 than ones that are not."""
+    """Return whether valid UTF-8 sequences of several bytes outnumber invalid ones."""
     text = sample.decode(errors="replace")
     wrong = text.count("\ufffd")
     return sum(not character.isascii() for character in text) - wrong > wrong
@@ -135,17 +135,17 @@ def _mostly_utf8(sample: bytes) -> bool:
 def _detected(sample: bytes) -> str:
     import charset_normalizer
 
-    whole_lines = sample[: sample.rfind(b"\n") + 1] or sample
-    matches = charset_normalizer.from_bytes(whole_lines)
+    complete_lines = sample[: sample.rfind(b"\n") + 1] or sample
+    matches = charset_normalizer.from_bytes(complete_lines)
     best = matches.best()
     if best is None or len(_CONTROLS.findall(str(best))) > len(str(best)) / 100:
         raise Undecodable("binary data or an unknown encoding")
     equal = [match.encoding for match in matches if (match.chaos, match.coherence) == (best.chaos, best.coherence)]
-    return "cp1252" if "cp1252" in equal else best.encoding  # by far the commonest of those that look alike
+    return "cp1252" if "cp1252" in equal else best.encoding  # by far the most common of these
 
 
 class _Recoded(io.RawIOBase):
-    """A stream in any encoding, as UTF-8. Bytes that the encoding does not know pass unchanged, so they stay wrong."""
+    """A stream in any encoding as UTF-8. Undecodable bytes pass unchanged, so they stay invalid."""
 
     def __init__(self, stream: Stream, encoding: str) -> None:
         self._stream = stream
@@ -167,7 +167,7 @@ class _Recoded(io.RawIOBase):
 
 
 def as_utf8(stream: Stream) -> Stream:
-    """Return the stream, at its start, as UTF-8 without a byte order mark; raise Undecodable."""
+    """Return a stream at its start as UTF-8 without a byte order mark; raise Undecodable."""
     sample = stream.peek(_SAMPLE)[:_SAMPLE]
     encoding = encoding_of(sample)
     if encoding == "utf-8-sig":

@@ -1,4 +1,4 @@
-"""A unit of ingest's work: pieces of a source that one worker reads, cleans and writes, whole or not at all."""
+"""A unit of ingest's work: pieces of a source that one worker reads, cleans and writes atomically."""
 
 import json
 import platform
@@ -19,13 +19,13 @@ from homegrown.corpus.text import clean
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet
 
-SIZED = SCHEMA.append(pa.field("bytes", pa.int64()))  # documents, with the UTF-8 bytes of their texts
-_MOST_ROWS = 100_000  # in memory at once, however short
+SIZED = SCHEMA.append(pa.field("bytes", pa.int64()))  # documents with the UTF-8 bytes of their texts
+_MOST_ROWS = 100_000  # in memory at once
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What to read, and the folder that takes it; `limit_bytes` of text are enough."""
+    """Pieces to read, and the output folder; reading stops after `limit_bytes` of text."""
 
     folder: Path
     source: AnySource
@@ -37,7 +37,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was read of a unit: counts, and a tally for each of its pieces."""
+    """Counts of a unit, and a tally for each of its pieces."""
 
     documents: int
     text_bytes: int
@@ -57,7 +57,7 @@ def quarantine_of(unit: Unit) -> list[Path]:
 
 
 def read_unit(unit: Unit) -> Summary:
-    """Read and write a unit, unless it is there already; its summary is written last."""
+    """Read and write a unit unless it exists; its summary is written last."""
     path = unit.folder / "summary.json"
     if path.exists():
         loaded = json.loads(path.read_text())
@@ -69,10 +69,9 @@ def read_unit(unit: Unit) -> Summary:
 
 
 def _check_here(unit: Unit) -> None:
-    """Raise UserError when a file of this machine is not there as it was found.
+    """Raise UserError if a local file is not as it was found.
 
-    Then it has changed since, or this is a machine of a cluster that does not see it: what was made without it would
-    be taken for the whole.
+    It has changed since, or this machine of a cluster does not see it: the output would lack it silently.
     """
     if isinstance(unit.source, HubSource):
         return
@@ -80,8 +79,8 @@ def _check_here(unit: Unit) -> None:
         path = Path(piece.address)
         if not is_remote(piece.address) and not (path.is_file() and path.stat().st_size == piece.size):
             raise UserError(
-                f"Source {unit.source.name}: {path} is not there on {platform.node()} as it was found at the start; "
-                "put it where every worker sees it (a shared folder, s3://), or run with compute.executor=processes."
+                f"Source {unit.source.name}: {path} on {platform.node()} is not as it was at the start; put it where "
+                "every worker sees it (a shared folder, s3://), or set compute.executor=processes."
             )
 
 
@@ -119,7 +118,7 @@ def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Faul
 
 
 def _row(unit: Unit, record: Document | Fault) -> tuple[str, str, str, str, int, int] | Fault:
-    """Return a document's row of SIZED, or why it has none."""
+    """Return a document's row of SIZED, or the fault that prevents it."""
     if isinstance(record, Fault):
         return record
     text = clean(record.text)
@@ -133,10 +132,10 @@ def _row(unit: Unit, record: Document | Fault) -> tuple[str, str, str, str, int,
 
 
 def _is_drawn(identity: str, weight: float) -> bool:
-    """Whether a source's weight keeps the document.
+    """Return whether the weight of the source keeps the document.
 
-    By a hash of the id and nothing else, so that a larger weight keeps the same documents and more, copies of a
-    document stay or go together, and another seed changes what is made of a corpus but not which documents it has.
+    Only a hash of the id decides. So a larger weight keeps the same documents and more, copies of a document stay or go
+    together, and another seed does not change which documents a corpus has.
     """
     return weight == 1 or xxhash.xxh3_64_intdigest(f"weight\0{identity}".encode()) < weight * 2**64
 
@@ -147,21 +146,21 @@ class _Rows:
     def __init__(self, stem: Path, schema: pa.Schema, file_bytes: int) -> None:
         self._stem, self._schema, self._file_bytes = stem, schema, file_bytes
         self._rows: list[tuple[str | int, ...]] = []
-        self._held = 0
+        self._buffered = 0
         self._files = 0
         self.count = 0
         self.total = 0
 
     def add(self, row: tuple[str | int, ...], size: int) -> None:
-        """Take a row of about `size` bytes."""
+        """Add a row of about `size` bytes."""
         self._rows.append(row)
-        self._held += size
+        self._buffered += size
         self.total += size
-        if self._held >= self._file_bytes or len(self._rows) >= _MOST_ROWS:
+        if self._buffered >= self._file_bytes or len(self._rows) >= _MOST_ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the buffered rows."""
         if not self._rows:
             return
         columns = zip(*self._rows, strict=True)
@@ -170,4 +169,4 @@ class _Rows:
         write_parquet(path, pa.table(arrays, schema=self._schema))
         self.count += len(self._rows)
         self._files += 1
-        self._rows, self._held = [], 0
+        self._rows, self._buffered = [], 0

@@ -210,7 +210,7 @@ def test_bands_for_a_similarity(similarity: float, expected: tuple[int, int]) ->
     assert 1 - (1 - similarity ** (rows + 1)) ** (126 // (rows + 1)) < 0.9
 
 
-def test_rows_that_repeat_a_text_in_a_file_are_told_by_their_positions(tmp_path: Path) -> None:
+def test_repeated_rows_of_a_file_are_identified_by_position(tmp_path: Path) -> None:
     out = run(tmp_path, ["the same text"] * 4)
     kept, dropped = rows_of(out / "documents"), rows_of(out / "dropped")
     assert {row["id"] for row in dropped} == {kept[0]["id"]}

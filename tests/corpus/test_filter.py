@@ -139,13 +139,13 @@ def test_words_of_a_list_drop_a_document(tmp_path: Path, executor: Executor) -> 
     assert {row["rule"] for row in dropped} == {"word_list.max_listed_words"}
     assert [row["value"] for row in dropped] == [1 / 6, 1 / 5, 1 / 7]
     words.with_name("none.txt").write_text("\n!\n")
-    for name, message in (("none.txt", "holds no word"), ("absent.txt", "cannot be read")):
+    for name, message in (("none.txt", "has no words"), ("absent.txt", "cannot be read")):
         wrong = FilterSettings.model_validate(LAX | {"word_list": {"path": str(tmp_path / name)}})
         with pytest.raises(UserError, match=message):
             filter_documents(tmp_path / "wrong", tmp_path / "in", wrong, executor=executor)
 
 
-def test_languages_are_told_apart_and_unknown_ones_refused(tmp_path: Path, executor: Executor) -> None:
+def test_languages_are_identified_and_unknown_codes_refused(tmp_path: Path, executor: Executor) -> None:
     texts = [
         "All human beings are born free and equal in dignity and rights, and should act in a spirit of brotherhood.",
         "Alle Menschen sind frei und gleich an Würde und Rechten geboren; sie sind mit Vernunft und Gewissen begabt.",

@@ -150,8 +150,8 @@ def test_foreign_encodings_of_tables_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.parquet", None, "a.parquet has no column 'text'; it has: body, n"),
-        ("a.csv", b"body,n\nx,1\n", "a.csv has no column 'text'; it has: body, n"),
+        ("a.parquet", None, "a.parquet has no column 'text'; set text_column to one of: body, n"),
+        ("a.csv", b"body,n\nx,1\n", "a.csv has no column 'text'; set text_column to one of: body, n"),
         (
             "a.jsonl",
             b'{"body": "x", "n": 1}\n' * 3,
@@ -173,20 +173,20 @@ def test_a_missing_column_is_named_with_those_that_are_there(
 
 def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"'text' of a\.parquet holds int64"):
+    with pytest.raises(UserError, match=r"'text' of a\.parquet has type int64"):
         run(tmp_path / "out", files(tmp_path / "a.parquet"))
 
 
-def test_nothing_to_read_is_a_mistake(tmp_path: Path) -> None:
+def test_a_source_without_readable_files_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.png").touch()
     (tmp_path / "empty.txt").touch()
     for path, message in [
         ("missing", "no file or folder"),
-        ("folder", "no file that can be read"),
-        ("*.csv", "no file that can be read"),
-        ("folder/a.png", "no file that can be read"),
-        ("empty.txt", "empty.txt is in quarantine because: no text"),
+        ("folder", "no file in a supported format"),
+        ("*.csv", "no file in a supported format"),
+        ("folder/a.png", "no file in a supported format"),
+        ("empty.txt", "empty.txt is in quarantine: no text"),
     ]:
         with pytest.raises(UserError, match=message):
             run(tmp_path / "out", files(tmp_path / path))
@@ -235,7 +235,7 @@ def test_hub_reads_a_local_folder_and_says_what_is_wrong(tmp_path: Path, monkeyp
         (TEXTS[1], "train/00000", 2),
         (TEXTS[2], "train/00001", 1),
     ]
-    with pytest.raises(UserError, match="no column 'body'; it has: text"):
+    with pytest.raises(UserError, match="no column 'body'; set text_column to one of: text"):
         run(tmp_path / "out2", settings(text_column="body"))
     with pytest.raises(UserError, match="cannot be opened"):
         run(tmp_path / "out3", settings(split="nowhere"))
@@ -266,7 +266,7 @@ def test_folders_of_save_to_disk_are_read(tmp_path: Path, monkeypatch: pytest.Mo
         texts("splits", "dev")
 
 
-def test_a_wrong_column_is_told_after_the_first_unit(tmp_path: Path) -> None:
+def test_a_wrong_column_is_an_error_after_the_first_unit(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"{number:02d}.jsonl").write_bytes(b'{"body": "x"}\n' * 1000)
     with pytest.raises(UserError, match=r"No object of 00\.jsonl has the key 'text'"):

@@ -46,7 +46,7 @@ def inodes(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("one_file", [True, False])
-def test_ingest_goes_on_after_a_kill(tmp_path: Path, executor: Executor, one_file: bool) -> None:
+def test_ingest_resumes_after_a_kill(tmp_path: Path, executor: Executor, one_file: bool) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     parts = ["\n".join([*(json.dumps({"text": text}) for text in corpus(number)), "broken"]) for number in range(6)]
@@ -72,7 +72,7 @@ def _inodes(paths: dict[Path, int]) -> dict[Path, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [3, 15, 35])  # while sketching, while linking, while writing
-def test_dedup_goes_on_after_a_kill(tmp_path: Path, executor: Executor, calls: int) -> None:
+def test_dedup_resumes_after_a_kill(tmp_path: Path, executor: Executor, calls: int) -> None:
     write_documents(tmp_path / "in", corpus(8), rows=12)
     dedup(tmp_path / "whole", tmp_path / "in", DedupSettings(), seed=1, memory_gb=0.5, executor=executor)
     out = tmp_path / "out"

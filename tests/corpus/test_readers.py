@@ -1,4 +1,4 @@
-"""Every format that ingest reads: whole, packed, in archives, at addresses, damaged."""
+"""Every format that ingest reads: plain, compressed, in archives, at addresses, damaged."""
 
 import io
 import json
@@ -130,7 +130,7 @@ def test_a_part_beyond_the_limit_is_left_out_and_the_rest_read(tmp_path: Path) -
     ]
 
 
-def test_sgml_takes_the_text_element_or_the_whole_document(tmp_path: Path) -> None:
+def test_sgml_takes_the_text_element_or_the_document(tmp_path: Path) -> None:
     reuters = (
         '<!DOCTYPE lewis SYSTEM "lewis.dtd">\n<REUTERS TOPICS="YES"><DATE>26-FEB-1987</DATE><TEXT TYPE="NORM">&#2;'
         "<TITLE>COCOA & COFFEE</TITLE><BODY>Prices of AT&T rose &lt;XYZ.O>.\n\n\n\nEnd.</BODY></TEXT></REUTERS>\n" * 2
@@ -184,7 +184,7 @@ def _records_of(data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("ending", [".warc", ".warc.gz"])
-def test_a_truncated_web_archive_keeps_its_whole_records(tmp_path: Path, ending: str) -> None:
+def test_a_truncated_web_archive_keeps_its_complete_records(tmp_path: Path, ending: str) -> None:
     data = samples.warc(PAGES * 3, packed=ending.endswith("gz"))
     texts, faults = read(tmp_path / f"a{ending}", data[: len(data) // 2])
     assert 2 <= len(texts) < 9 and len(faults) == 1
@@ -303,7 +303,7 @@ def test_a_checksum_of_the_file_system_stands_for_the_bytes(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("path", ["memory://nowhere", "hdfs://127.0.0.1:1/x", "http://127.0.0.1:1/a.txt"])
-def test_an_address_that_does_not_answer_is_a_mistake(path: str) -> None:
+def test_an_address_that_does_not_answer_is_an_error(path: str) -> None:
     with pytest.raises(UserError, match="Source raw: "):
         find_files(FilesSource(name="raw", path=path))
 
@@ -325,7 +325,7 @@ def test_a_file_system_that_stops_answering_ends_the_run_and_is_no_quarantine(
 
 
 @pytest.mark.parametrize(("name", "library"), [("a.pdf", "pypdf"), ("a.htm", "trafilatura"), ("a.warc.gz", "fastwarc")])
-def test_a_missing_library_is_one_sentence_with_its_extra(
+def test_a_missing_library_is_one_message_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str
 ) -> None:
     (tmp_path / name).touch()

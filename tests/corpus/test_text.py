@@ -28,7 +28,7 @@ def test_line_ends_become_newlines_and_words_stay_apart() -> None:
     ("text", "encoding"),
     [(FRENCH, "cp1252"), (RUSSIAN, "cp1251"), (RUSSIAN, "utf-16"), (FRENCH, "utf-8-sig"), (RUSSIAN, "utf-8")],
 )
-def test_an_encoding_is_told_and_decoded(text: str, encoding: str) -> None:
+def test_an_encoding_is_detected_and_decoded(text: str, encoding: str) -> None:
     assert decode(text.encode(encoding)) == text
 
 

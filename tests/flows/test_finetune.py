@@ -141,7 +141,7 @@ def test_conversations_of_a_store_are_learned_by_the_command_and_its_secret_is_k
     # What is not there is told before a run begins.
     nothing = learn(f"{bucket}/nothing.jsonl")
     assert (nothing.exit_code, nothing.output.count("\n")) == (1, 1)
-    assert f"there is no file or folder {bucket}/nothing.jsonl." in nothing.output
+    assert f"no file or folder {bucket}/nothing.jsonl." in nothing.output
     assert len(runs.recorded(in_prefect)) == 1
 
 

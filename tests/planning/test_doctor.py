@@ -56,12 +56,12 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-def test_this_environment_is_whole_and_tiny_runs(look: Callable[..., dict[str, Check]]) -> None:
+def test_this_environment_is_complete_and_tiny_runs(look: Callable[..., dict[str, Check]]) -> None:
     found = look(MACHINE, "tiny")
     assert {check.verdict for check in found.values()} == {"ok"}
 
 
-def test_a_variant_whose_library_is_missing_is_told_before_a_run(
+def test_a_variant_without_its_library_is_reported_before_a_run(
     look: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda _: None)

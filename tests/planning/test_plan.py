@@ -199,7 +199,7 @@ def test_the_command_prints_a_table_and_json(store: Store) -> None:
         (["--gpu", "h100", "--count", "7"], "must divide training.batch_size"),
     ],
 )
-def test_mistakes_are_one_sentence(store: Store, arguments: list[str], message: str) -> None:
+def test_mistakes_are_one_message(store: Store, arguments: list[str], message: str) -> None:
     shown = CliRunner().invoke(cli, ["--artifacts", str(store.root), "plan", "small", *arguments])
     assert shown.exit_code == 1
     assert message in shown.output

@@ -221,7 +221,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         runs_of_files(["/dev/zero"])
     with pytest.raises(UserError, match=r"tokenizer\.path"):
         take(Path("/dev/zero"))
-    with pytest.raises(UserError, match="there is no file or folder"):
+    with pytest.raises(UserError, match="no file or folder"):
         sources.find_files(FilesSource(name="x", path="/dev/zero"))
 
 

@@ -1,1 +1,1 @@
-"""Measures of a text's quality, a module for each published set of rules, and what the rules make of them."""
+"""Measures of text quality, one module per published set of rules, and the decisions of the rules."""

@@ -1,4 +1,4 @@
-"""Measures of our own: length, and how much of a text is letters."""
+"""Measures of our own: length and share of letters."""
 
 from homegrown.corpus.quality.texts import Texts, Values, share
 
@@ -9,8 +9,8 @@ def characters(texts: Texts) -> Values:
 
 
 def alphabetic_share(texts: Texts) -> Values:
-    """Return the share of letters (Unicode category L) among the characters that are not white space.
+    """Return the share of letters (Unicode category L) among the characters other than white space.
 
-    Rae et al. 2021 ask for a letter in 80% of the words; by character the share is lower.
+    Rae et al. 2021 require a letter in 80% of the words; by character the share is lower.
     """
     return share(texts.counts.letters, texts.counts.visible)

@@ -1,6 +1,6 @@
-"""C4's rules (Raffel et al. 2020, section 2.2, and its published code): lines taken out, and measures of the rest.
+"""C4's rules (Raffel et al. 2020, section 2.2, and its published code): removed lines, and measures of the rest.
 
-The order is that of the published code: a line that is taken out for its words is not searched for braces.
+The order is that of the published code: a line removed for its words is not searched for braces.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from homegrown.corpus.quality.sentences import count_sentences
 from homegrown.corpus.quality.texts import Pieces, Values, buffers, kind_of
 
 _EDIT, _CITATION_NEEDED = np.frombuffer(b"edit]", np.uint8), np.frombuffer(b"citation needed]", np.uint8)
-# What a line is searched for, each at one of its rarer letters: j, p (the second), k, v, f.
+# Phrases to search a line for, each by one of its rarer letters: j, p (the second), k, v, f.
 _JAVASCRIPT, _LOREM_IPSUM = np.frombuffer(b"javascript", np.uint8), np.frombuffer(b"lorem ipsum", np.uint8)
 _COOKIE, _USE = np.frombuffer(b"cookie policy", np.uint8), np.frombuffer(b"use cookies", np.uint8)
 _USES, _USE_OF = np.frombuffer(b"uses cookies", np.uint8), np.frombuffer(b"use of cookies", np.uint8)
@@ -29,7 +29,7 @@ _ENDS = np.frombuffer(b".?!\"'", np.uint8)
 
 
 class _Switches(NamedTuple):
-    """Which lines to take out: the settings of `C4`, numbers 0 where they are null."""
+    """The lines to remove: the settings of `C4`, with 0 for null."""
 
     longest_word: int
     fewest_words: int
@@ -49,16 +49,16 @@ class _Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Cleaned:
-    """n texts without the lines that C4 takes out, and what was counted on the way."""
+    """n texts without the lines that C4 removes, and the counts."""
 
     texts: pa.StringArray
     counts: _Counts
 
 
 def clean(texts: pa.StringArray, settings: C4) -> Cleaned:
-    """Take the lines out of every text of an Arrow array without nulls, and citations out of what is left.
+    """Remove lines, and citations in other lines, from every text of an Arrow array without nulls.
 
-    Lines are what `str.splitlines` makes of a text; those left lose the white space around them.
+    Lines are those of `str.splitlines`; kept lines lose the white space around them.
     """
     data, offsets = buffers(texts)
     n = len(texts)
@@ -131,9 +131,9 @@ def _clean(
 def _next_line(
     data: NDArray[np.uint8], i: int, end: int, kinds: NDArray[np.uint8]
 ) -> tuple[int, int, int, int, int, bool]:
-    """Return a line's visible bytes (first, and behind the last), the next line's first, and what is in it.
+    """Return the start and end of a line's visible bytes, the start of the next line, and its content.
 
-    That is its number of words, the length of the longest, and whether it has a bracket.
+    The content is the number of words, the length of the longest one, and whether the line has a bracket.
     """
     start = stop = i
     words = longest = length = 0
@@ -164,7 +164,7 @@ def _next_line(
 def _copy_without_citations(
     data: NDArray[np.uint8], start: int, stop: int, written: NDArray[np.uint8], place: int
 ) -> int:
-    """Copy a line without marks such as [1], [edit] and [citation needed]; return where it ends."""
+    """Copy a line without marks such as [1], [edit] and [citation needed]; return its end."""
     i = start
     while i < stop:
         if data[i] == _OPEN:
@@ -190,7 +190,7 @@ def _copy_without_citations(
 def _is_removed(
     written: NDArray[np.uint8], start: int, end: int, words: int, switches: _Switches, counts: _Counts, text: int
 ) -> bool:
-    """Whether a line goes; counts what concerns the whole text, if nothing before it takes the line out."""
+    """Return whether a line is removed; add to the counts of the text unless an earlier rule removes the line."""
     if switches.unpunctuated and not _is_punctuated(written, start, end):
         return True
     if words < switches.fewest_words:
@@ -229,7 +229,7 @@ def _is_removed(
 
 @compiled
 def _is_punctuated(written: NDArray[np.uint8], start: int, end: int) -> bool:
-    """Whether a line ends in . ? ! or a quote, and not in an ellipsis."""
+    """Return whether a line ends in . ? ! or a quote, and not in an ellipsis."""
     if end == start:
         return False
     if end - start >= 3 and written[end - 1] == _DOT and written[end - 2] == _DOT and written[end - 3] == _DOT:
@@ -242,7 +242,7 @@ def _is_punctuated(written: NDArray[np.uint8], start: int, end: int) -> bool:
 
 @compiled
 def _is_at(data: NDArray[np.uint8], i: int, start: int, end: int, pattern: NDArray[np.uint8]) -> bool:
-    """Whether `pattern` stands at byte `i` of the line `start` to `end`, ASCII capitals taken as small."""
+    """Return whether byte `i` of the line `start` to `end` starts `pattern`, regardless of ASCII case."""
     if i < start or i + pattern.size > end:
         return False
     for k in range(pattern.size):
@@ -254,7 +254,7 @@ def _is_at(data: NDArray[np.uint8], i: int, start: int, end: int, pattern: NDArr
 
 @compiled
 def _strip(written: NDArray[np.uint8], first: int, end: int, kinds: NDArray[np.uint8]) -> int:
-    """Move a text so that it begins with a visible character; return where its last one ends."""
+    """Move a text so that it starts with a visible character; return the end of its last one."""
     start = -1
     stop = i = first
     while i < end:

@@ -1,6 +1,6 @@
 """FineWeb's own rules (Penedo et al. 2024, section 3.6), as measures by text: (n,) float64 each.
 
-Lines are what newlines separate; blank ones do not count.
+Newlines separate lines; blank ones do not count.
 """
 
 import numpy as np
@@ -24,12 +24,12 @@ def short_lines(texts: Texts) -> Values:
 
 
 def duplicate_line_characters(texts: Texts) -> Values:
-    """Return the share of characters, newlines apart, in lines that have occurred before. Published: at most 0.01."""
+    """Return the share of characters, without newlines, in lines that occurred before. Published: at most 0.01."""
     lines = texts.lines
     characters = repeated(lines.starts, lines.hashes, lines.lengths * ~lines.blank)
     return share(characters, texts.counts.characters - texts.counts.newlines)
 
 
 def newlines_per_word(texts: Texts) -> Values:
-    """Return the number of newlines by that of words. Published: at most 0.3."""
+    """Return the number of newlines per word. Published: at most 0.3."""
     return share(texts.counts.newlines, np.diff(texts.words.starts))

@@ -1,6 +1,6 @@
 """Gopher's quality rules (Rae et al. 2021, section A1.1), as measures by text: (n,) float64 each.
 
-Words that are nothing but punctuation (CCNet's list) count neither for their number nor for their mean length, as in
+Words of only punctuation (CCNet's list) count neither for the number of words nor for their mean length, as in
 datatrove; the other shares are of all words.
 """
 
@@ -25,17 +25,17 @@ def mean_word_length(texts: Texts) -> Values:
 
 
 def hashes_per_word(texts: Texts) -> Values:
-    """Return the number of # by that of words. Published: at most 0.1."""
+    """Return the number of # per word. Published: at most 0.1."""
     return share(texts.counts.hashes, np.diff(texts.words.starts))
 
 
 def ellipses_per_word(texts: Texts) -> Values:
-    """Return the number of ... and … by that of words. Published: at most 0.1."""
+    """Return the number of ... and … per word. Published: at most 0.1."""
     return share(texts.counts.ellipses, np.diff(texts.words.starts))
 
 
 def bullet_lines(texts: Texts) -> Values:
-    """Return the share of lines that begin with a bullet (• or -). Published: at most 0.9."""
+    """Return the share of lines that start with a bullet (• or -). Published: at most 0.9."""
     return share(total(texts.rows.starts, texts.rows.bullets), np.diff(texts.rows.starts))
 
 
@@ -50,14 +50,14 @@ def alphabetic_words(texts: Texts) -> Values:
 
 
 def stop_words(texts: Texts) -> Values:
-    """Return how many of the eight stop words occur, as they are written here. Published: at least 2."""
+    """Return how many of the eight stop words occur in lower case. Published: at least 2."""
     wanted = np.array([hash_of(word) for word in STOP_WORDS], np.uint64)
     return _different(texts.words.starts, texts.words.hashes, wanted).astype(float)
 
 
 @compiled
 def _different(starts: Pieces, hashes: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> Pieces:
-    """Return by text how many of the `wanted` (at most 63) are among its hashes."""
+    """Return by text how many of the `wanted` hashes (at most 63) it has."""
     result = np.zeros(starts.size - 1, np.int64)
     for text in range(result.size):
         found = 0

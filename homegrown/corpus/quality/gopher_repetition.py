@@ -1,6 +1,6 @@
 """Gopher's repetition rules (Rae et al. 2021, table A1), as measures by text: (n,) float64 each.
 
-Shares of characters are of all characters of the text. n-grams are of words that white space separates.
+Shares of characters are of all characters of the text. White space separates the words of n-grams.
 """
 
 import numpy as np
@@ -11,67 +11,67 @@ from homegrown.corpus.quality.texts import Lines, Paragraphs, Texts, Values, sha
 
 
 def duplicate_paragraphs(texts: Texts) -> Values:
-    """Return the share of paragraphs that have occurred before. Published: at most 0.30."""
+    """Return the share of paragraphs that occurred before. Published: at most 0.30."""
     return _repeated_share(texts.paragraphs)
 
 
 def duplicate_paragraph_characters(texts: Texts) -> Values:
-    """Return the share of characters in paragraphs that have occurred before. Published: at most 0.20."""
+    """Return the share of characters in paragraphs that occurred before. Published: at most 0.20."""
     return _repeated_characters(texts, texts.paragraphs)
 
 
 def duplicate_lines(texts: Texts) -> Values:
-    """Return the share of lines, empty ones left out, that have occurred before. Published: at most 0.30."""
+    """Return the share of lines, without empty ones, that occurred before. Published: at most 0.30."""
     return _repeated_share(texts.lines)
 
 
 def duplicate_line_characters(texts: Texts) -> Values:
-    """Return the share of characters in lines that have occurred before. Published: at most 0.20."""
+    """Return the share of characters in lines that occurred before. Published: at most 0.20."""
     return _repeated_characters(texts, texts.lines)
 
 
 def top_2gram(texts: Texts) -> Values:
-    """Return the share of characters in the commonest 2-gram. Published: at most 0.20."""
+    """Return the share of characters in the most common 2-gram. Published: at most 0.20."""
     return _top(texts, 2)
 
 
 def top_3gram(texts: Texts) -> Values:
-    """Return the share of characters in the commonest 3-gram. Published: at most 0.18."""
+    """Return the share of characters in the most common 3-gram. Published: at most 0.18."""
     return _top(texts, 3)
 
 
 def top_4gram(texts: Texts) -> Values:
-    """Return the share of characters in the commonest 4-gram. Published: at most 0.16."""
+    """Return the share of characters in the most common 4-gram. Published: at most 0.16."""
     return _top(texts, 4)
 
 
 def duplicate_5grams(texts: Texts) -> Values:
-    """Return the share of characters in 5-grams that have occurred before. Published: at most 0.15."""
+    """Return the share of characters in 5-grams that occurred before. Published: at most 0.15."""
     return _duplicate(texts, 5)
 
 
 def duplicate_6grams(texts: Texts) -> Values:
-    """Return the share of characters in 6-grams that have occurred before. Published: at most 0.14."""
+    """Return the share of characters in 6-grams that occurred before. Published: at most 0.14."""
     return _duplicate(texts, 6)
 
 
 def duplicate_7grams(texts: Texts) -> Values:
-    """Return the share of characters in 7-grams that have occurred before. Published: at most 0.13."""
+    """Return the share of characters in 7-grams that occurred before. Published: at most 0.13."""
     return _duplicate(texts, 7)
 
 
 def duplicate_8grams(texts: Texts) -> Values:
-    """Return the share of characters in 8-grams that have occurred before. Published: at most 0.12."""
+    """Return the share of characters in 8-grams that occurred before. Published: at most 0.12."""
     return _duplicate(texts, 8)
 
 
 def duplicate_9grams(texts: Texts) -> Values:
-    """Return the share of characters in 9-grams that have occurred before. Published: at most 0.11."""
+    """Return the share of characters in 9-grams that occurred before. Published: at most 0.11."""
     return _duplicate(texts, 9)
 
 
 def duplicate_10grams(texts: Texts) -> Values:
-    """Return the share of characters in 10-grams that have occurred before. Published: at most 0.10."""
+    """Return the share of characters in 10-grams that occurred before. Published: at most 0.10."""
     return _duplicate(texts, 10)
 
 

@@ -1,4 +1,4 @@
-"""Repeated things, counted by their hashes: lines, paragraphs and n-grams of words."""
+"""Repetitions, counted by hash: lines, paragraphs and n-grams of words."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: an n-gram's hash is the polynomial
 
 @compiled
 def repeated(starts: Pieces, hashes: NDArray[np.uint64], values: NDArray[np.int32]) -> Pieces:
-    """Return by text the sum of the `values` of what has occurred before in it: (n,) int64."""
+    """Return by text the sum of the `values` of repeated pieces: (n,) int64."""
     result = np.zeros(starts.size - 1, np.int64)
     table = np.empty(_slots(_longest(starts)), np.uint64)
     for text in range(result.size):
@@ -28,9 +28,9 @@ def repeated(starts: Pieces, hashes: NDArray[np.uint64], values: NDArray[np.int3
 
 @compiled
 def top_ngram(starts: Pieces, hashes: NDArray[np.uint64], lengths: NDArray[np.int32], n: int) -> Pieces:
-    """Return by text the length of its commonest n-gram, a space between words, times its count: (n,) int64.
+    """Return by text the length of its most common n-gram, with spaces between words, times its count: (n,) int64.
 
-    Of several equally common ones the first counts.
+    Of equally common ones, the first counts.
     """
     result = np.zeros(starts.size - 1, np.int64)
     most = _slots(_longest(starts))
@@ -68,9 +68,9 @@ def top_ngram(starts: Pieces, hashes: NDArray[np.uint64], lengths: NDArray[np.in
 
 @compiled
 def duplicate_ngrams(starts: Pieces, hashes: NDArray[np.uint64], lengths: NDArray[np.int32], n: int) -> Pieces:
-    """Return by text the characters, spaces not counted, of n-grams that have occurred before: (n,) int64.
+    """Return by text the characters, without spaces, of n-grams that occurred before: (n,) int64.
 
-    No character counts twice: after a repeated n-gram the next one begins behind it.
+    No character counts twice: after a repeated n-gram the next one starts behind it.
     """
     result = np.zeros(starts.size - 1, np.int64)
     longest = _longest(starts)
@@ -117,7 +117,7 @@ def _longest(starts: Pieces) -> int:
 
 @compiled
 def _slots(keys: int) -> int:
-    """Return a power of two, the size of a hash table that `keys` fill to half at most."""
+    """Return the size of a hash table for `keys`: a power of two, at most half full."""
     size = 4
     while size < 2 * keys:
         size *= 2
@@ -126,7 +126,7 @@ def _slots(keys: int) -> int:
 
 @compiled
 def _find(table: NDArray[np.uint64], key: np.uint64) -> int:
-    """Return the slot of `key`, or the empty one (0) where it belongs, by linear probing."""
+    """Return the slot of `key`, or the empty slot (0) for it, by linear probing."""
     slot = (key ^ key >> np.uint64(32)) & np.uint64(table.size - 1)
     while table[slot] != key and table[slot] != 0:
         slot = (slot + np.uint64(1)) & np.uint64(table.size - 1)

@@ -1,7 +1,7 @@
-"""The rules of a recipe, by name, and which documents fail them: decided from measured signals, without the text.
+"""The rules of a recipe by name, and the documents that fail them, from measured signals without the text.
 
-A setting `min_NAME` or `max_NAME` of a set is a rule: it bounds the measure NAME, the function of that name in the
-set's module. So a new rule is a function there and its line in the settings.
+A setting `min_NAME` or `max_NAME` of a set is a rule: a bound of the measure NAME, the function of that name in the
+module of the set. So a new rule is a function there and a line in the settings.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,27 +38,27 @@ LANGUAGES = "languages"
 
 @dataclass(frozen=True)
 class Rule:
-    """A bound of one measure; `name` is the path of the setting. A value at the threshold passes."""
+    """A bound of one measure; `name` is the path of the setting. A value equal to the threshold passes."""
 
     name: str
-    signal: tuple[str, ...]  # column, and field in it, of the signals
+    signal: tuple[str, ...]  # column of the signals, and its field
     threshold: float
     least: bool
 
 
 def measures(name: str) -> dict[str, Callable[[Any], Values]]:
-    """Return a set's measures: those that its settings bound."""
+    """Return the measures of a set that have a setting."""
     module, settings = SETS[name]
     return {_measure(field): getattr(module, _measure(field)) for field in settings.model_fields if _is_rule(field)}
 
 
 def rules(settings: FilterSettings) -> list[Rule]:
-    """Return the rules that are on, in order; the one for languages, which has no threshold, is not among them."""
+    """Return the enabled rules in order, without languages, which has no threshold."""
     return [rule for name in SETS for rule in _rules(name, getattr(settings, name) if name else settings)]
 
 
 def failures(signals: pa.Table, settings: FilterSettings) -> NDArray[np.bool_]:
-    """Return which of n documents fail which of the rules that are on: (rules, n)."""
+    """Return which of n documents fail which of the enabled rules: (rules, n)."""
     active = rules(settings)
     fails = np.zeros((len(active), len(signals)), bool)
     for number, rule in enumerate(active):
@@ -68,7 +68,7 @@ def failures(signals: pa.Table, settings: FilterSettings) -> NDArray[np.bool_]:
 
 
 def values(signals: pa.Table, rule: Rule) -> Values:
-    """Return the measured values that a rule bounds: (n,) float64."""
+    """Return the measured values of a rule: (n,) float64."""
     column = signals[rule.signal[0]].combine_chunks()
     for field in rule.signal[1:]:
         column = column.field(field)

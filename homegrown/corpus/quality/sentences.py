@@ -1,8 +1,8 @@
-"""Sentences of a line, counted: where a word ends in a stop and another word follows.
+"""The number of sentences of a line: a word ends in a stop and another word follows.
 
-The stop may have quotes and brackets behind it. A full stop ends no sentence after one capital (an initial), after a
-common abbreviation, and within an ellipsis. That is what spaCy's `sentencizer` makes of its English tokens, which
-datatrove counts, but for the rarer abbreviations and emoticons that spaCy knows.
+Quotes and brackets may follow the stop. A full stop ends no sentence after one capital (an initial), after a common
+abbreviation, and in an ellipsis. These are the sentences of spaCy's `sentencizer` for English tokens, which datatrove
+counts, except for rarer abbreviations and emoticons.
 """
 
 import string
@@ -24,15 +24,15 @@ _ABBREVIATIONS = (
 _KNOWN = np.array(sorted(hash_of(word) for word in _ABBREVIATIONS), np.uint64)
 _OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # as in texts.Words
 _DOT, _DEGREE = 46, 0xB0
-_LONGEST = 16  # bytes before a full stop that are looked at
-_CANDIDATES = np.array([byte in b".!?" or byte >= 0xC0 for byte in range(256)])  # first bytes of what may be a stop
+_LONGEST = 16  # bytes before a full stop to check
+_CANDIDATES = np.array([byte in b".!?" or byte >= 0xC0 for byte in range(256)])  # first bytes of possible stops
 
 
 @compiled
 def count_sentences(
     data: NDArray[np.uint8], start: int, end: int, kinds: NDArray[np.uint8], lower: NDArray[np.uint32]
 ) -> int:
-    """Return the number of sentences in the bytes `start` to `end` of a line; a line that is not empty has one."""
+    """Return the number of sentences in the bytes `start` to `end` of a line, at least one unless it is empty."""
     sentences = int(end > start)
     i = start
     while i < end:
@@ -60,7 +60,7 @@ def count_sentences(
 def _before(
     data: NDArray[np.uint8], start: int, at: int, kinds: NDArray[np.uint8], lower: NDArray[np.uint32]
 ) -> tuple[np.int64, bool]:
-    """Return the character before a stop (0: none in its word), and whether a full stop after it ends a sentence."""
+    """Return the character before a stop (0: none in its word), and whether a full stop ends a sentence there."""
     i = at
     while i > max(start, at - _LONGEST) and data[i - 1] > 32:
         i -= 1
@@ -92,9 +92,9 @@ def _begins(
     kinds: NDArray[np.uint8],
     lower: NDArray[np.uint32],
 ) -> tuple[bool, int]:
-    """Return whether a sentence begins after the stop that ends at byte `i`, and where to go on.
+    """Return whether a sentence starts after the stop that ends at byte `i`, and where to continue.
 
-    It begins with the next word, or at once: a capital after a small letter and its full stop, or a stop before a word.
+    It starts at the next word, or at once: a capital after a small letter and its full stop, or a stop before a word.
     """
     first = i
     spaced = False

@@ -1,4 +1,4 @@
-"""Signals: one row of measured values for each document, apart from the documents."""
+"""Signals: one row of measured values per document, separate from the documents."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from homegrown.corpus.quality.rules import SETS, measures
 from homegrown.corpus.quality.texts import Values, take_apart
 from homegrown.corpus.quality.word_list import look_up
 
-_SLICE = 2_000_000  # bytes of text taken apart at once: their words and lines stay in the processor's cache
+_SLICE = 2_000_000  # bytes of text to split at once: their words and lines stay in the processor's cache
 
 
 def _schema() -> pa.Schema:
@@ -22,19 +22,19 @@ def _schema() -> pa.Schema:
         measured = [pa.field(measure, pa.float64()) for measure in measures(name)]
         fields += [pa.field(name, pa.struct(measured))] if name else measured
     fields += [
-        pa.field("language", pa.string()),  # the likeliest; null where it was not asked for
+        pa.field("language", pa.string()),  # the most likely; null if not identified
         pa.field("language_probability", pa.float64()),
-        pa.field("languages_probability", pa.float64()),  # of the likeliest among those to keep
+        pa.field("languages_probability", pa.float64()),  # of the most likely wanted one
     ]
     return pa.schema(fields)
 
 
 SCHEMA = _schema()
-"""`id`, the basic measures, a struct of measures for each set (c4, word_list: null where off), the language."""
+"""`id`, the basic measures, a struct of measures per set (c4, word_list: null if disabled), the language."""
 
 
 def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Yield a batch of documents in slices that are small enough to be taken apart at once."""
+    """Yield a batch of documents in slices small enough to split at once."""
     sizes = pc.binary_length(batch["text"]).to_numpy()
     first = 0
     while first < len(batch):
@@ -44,22 +44,22 @@ def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def measure(ids: pa.StringArray, texts: pa.StringArray, settings: FilterSettings) -> tuple[pa.Table, pa.StringArray]:
-    """Measure texts without nulls; return their rows of SCHEMA, languages unknown, and the texts to keep of them.
+    """Measure texts without nulls; return their rows of SCHEMA without languages, and the texts to keep.
 
-    The texts to keep are what C4's rules leave, where that set is on; FineWeb's measures are of those.
+    The texts to keep are those that C4's rules leave, if enabled; FineWeb's measures are of these.
     """
     raw = kept = take_apart(texts)
-    subjects: dict[str, Any] = {"": raw, "gopher_quality": raw, "gopher_repetition": raw}
+    inputs: dict[str, Any] = {"": raw, "gopher_quality": raw, "gopher_repetition": raw}
     if settings.c4:
         cleaned = c4.clean(texts, settings.c4)
-        subjects["c4"] = cleaned
+        inputs["c4"] = cleaned
         kept, texts = take_apart(cleaned.texts), cleaned.texts
-    subjects["fineweb"] = kept
+    inputs["fineweb"] = kept
     if settings.word_list:
-        subjects["word_list"] = look_up(texts, settings.word_list.path)
+        inputs["word_list"] = look_up(texts, settings.word_list.path)
     columns: dict[str, pa.Array] = {"id": ids}
-    for name, subject in subjects.items():
-        found: dict[str, Values] = {each: function(subject) for each, function in measures(name).items()}
+    for name, measured in inputs.items():
+        found: dict[str, Values] = {each: function(measured) for each, function in measures(name).items()}
         if name:
             columns[name] = pa.StructArray.from_arrays([pa.array(value) for value in found.values()], list(found))
         else:

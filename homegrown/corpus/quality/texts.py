@@ -1,6 +1,6 @@
-"""Texts taken apart for measuring: their words, lines and paragraphs as flat arrays, in one compiled pass.
+"""Texts split for measuring: words, lines and paragraphs as flat arrays, in one compiled pass.
 
-Words are what white space separates, as in Python's `str.split`, punctuation included. Characters are code points.
+White space separates words as in `str.split`, punctuation included. Characters are code points.
 """
 
 from dataclasses import dataclass
@@ -22,36 +22,36 @@ _NEWLINE, _RETURN, _HASH, _DASH, _DOT, _BULLET, _ELLIPSIS = 10, 13, 35, 45, 46, 
 
 
 class Words(NamedTuple):
-    """Words of all texts, in order; those of text i are `starts[i]` to `starts[i + 1]`."""
+    """Words of all texts in order; those of text i are `starts[i]` to `starts[i + 1]`."""
 
     starts: Pieces
     hashes: NDArray[np.uint64]
     lengths: NDArray[np.int32]  # characters
     letters: NDArray[np.bool_]  # has a letter
-    symbols: NDArray[np.bool_]  # is nothing but punctuation
+    symbols: NDArray[np.bool_]  # has only punctuation
 
 
 class Lines(NamedTuple):
-    """Lines that are not empty, split at newlines only, white space around them kept."""
+    """Nonempty lines, split at newlines only, with the white space around them."""
 
     starts: Pieces
     hashes: NDArray[np.uint64]
     lengths: NDArray[np.int32]
     blank: NDArray[np.bool_]  # white space alone
     punctuated: NDArray[np.bool_]  # the last character ends a sentence
-    follows: NDArray[np.bool_]  # directly, without an empty line between
+    follows: NDArray[np.bool_]  # follows the previous line without an empty line
 
 
 class Rows(NamedTuple):
-    """Lines as `str.splitlines` gives them, empty ones too."""
+    """Lines of `str.splitlines`, including empty ones."""
 
     starts: Pieces
-    bullets: NDArray[np.bool_]  # begins with • or -, white space not counted
-    ellipses: NDArray[np.bool_]  # ends in ... or …, white space not counted
+    bullets: NDArray[np.bool_]  # starts with • or -, ignoring white space
+    ellipses: NDArray[np.bool_]  # ends in ... or …, ignoring white space
 
 
 class Paragraphs(NamedTuple):
-    """What two newlines or more separate, unless it is white space alone."""
+    """Paragraphs, separated by two newlines or more, except blank ones."""
 
     starts: Pieces
     hashes: NDArray[np.uint64]
@@ -59,7 +59,7 @@ class Paragraphs(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """By text, int64: `visible` are the characters other than white space; `ellipses` counts ... and … ."""
+    """By text, int64: `visible` counts characters other than white space, `ellipses` counts ... and … ."""
 
     characters: Pieces
     letters: Pieces
@@ -71,7 +71,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Texts:
-    """n texts taken apart."""
+    """n split texts."""
 
     counts: Counts
     words: Words
@@ -81,7 +81,7 @@ class Texts:
 
 
 def take_apart(texts: pa.StringArray) -> Texts:
-    """Take every text of an Arrow array without nulls apart. Memory: about three times the texts'."""
+    """Split every text of an Arrow array without nulls. Memory: about three times the texts."""
     data, offsets = buffers(texts)
     n = len(texts)
     text_bytes = int(offsets[-1] - offsets[0])
@@ -103,22 +103,22 @@ def buffers(texts: pa.StringArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]
 
 
 def hash_of(word: str) -> int:
-    """Return the hash that a word has in `Words.hashes`."""
+    """Return the hash of a word in `Words.hashes`."""
     value = int(_OFFSET)
     for character in word:
         value = (value ^ ord(character)) * int(_PRIME) % 2**64
     return value
 
 
-def share(part: Pieces, whole: Pieces) -> Values:
-    """Return part / whole by text; 0 where the whole is nothing."""
-    result: Values = part / np.maximum(whole, 1)
+def share(part: Pieces, total: Pieces) -> Values:
+    """Return part / total by text; 0 for a total of 0."""
+    result: Values = part / np.maximum(total, 1)
     return result
 
 
 @compiled
 def total(starts: Pieces, values: NDArray[Any]) -> Pieces:
-    """Return the sum of `values`, one for each word or line, by text: (n,) int64."""
+    """Return the sum of `values`, one per word or line, by text: (n,) int64."""
     result = np.zeros(starts.size - 1, np.int64)
     for text in range(result.size):
         for i in range(starts[text], starts[text + 1]):
@@ -127,7 +127,7 @@ def total(starts: Pieces, values: NDArray[Any]) -> Pieces:
 
 
 def _columns(n: int, most: int, table: type[NamedTuple]) -> list[NDArray[Any]]:
-    """Return the columns of a table of pieces of n texts, `most` of them at most."""
+    """Return the columns of a table of at most `most` pieces of n texts."""
     kinds = {"hashes": np.uint64, "lengths": np.int32}
     pieces = (np.empty(most, kinds.get(name, np.bool_)) for name in table._fields[1:])
     return [np.zeros(n + 1, np.int64), *pieces]
@@ -135,7 +135,7 @@ def _columns(n: int, most: int, table: type[NamedTuple]) -> list[NDArray[Any]]:
 
 @compiled
 def _bounds(data: NDArray[np.uint8], offsets: NDArray[np.int32]) -> tuple[int, int]:
-    """Return how many newlines there are, and how many line breaks at most, by the first bytes of their UTF-8."""
+    """Return the number of newlines, and an upper bound of line breaks by the first bytes of their UTF-8."""
     newlines = breaks = 0
     for i in range(offsets[0], offsets[-1]):
         newlines += data[i] == _NEWLINE
@@ -145,7 +145,7 @@ def _bounds(data: NDArray[np.uint8], offsets: NDArray[np.int32]) -> tuple[int, i
 
 @compiled
 def kind_of(kinds: NDArray[np.uint8], code: np.int64) -> np.uint8:
-    """Return what a code point is."""
+    """Return the class of a code point."""
     return kinds[code] if code < CODE_POINTS else np.uint8(0)
 
 
@@ -159,7 +159,7 @@ def _take_apart(
     lines: Lines,
     rows: Rows,
 ) -> None:
-    """Fill the tables. A line's hash is made of its words' and of the white space between them."""
+    """Fill the tables. The hash of a line is made of its words' hashes and the white space between them."""
     word_place = line_place = row_place = 0
     for text in range(offsets.size - 1):
         i, end = int(offsets[text]), int(offsets[text + 1])
@@ -240,7 +240,7 @@ def _take_apart(
 
 @compiled
 def _join_lines(lines: Lines, paragraphs: Paragraphs) -> None:
-    """Put lines together that one newline separates; blank paragraphs are none."""
+    """Join lines separated by one newline to paragraphs; blank ones do not count."""
     place = 0
     for text in range(lines.starts.size - 1):
         first = place

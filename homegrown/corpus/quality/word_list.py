@@ -1,7 +1,7 @@
-"""Unwanted words and phrases, from a list of the user's own: how much of a text they are.
+"""Unwanted words and phrases of the user's own list: their share of a text.
 
-C4 (Raffel et al. 2020) drops every page with a word of the "List of Dirty, Naughty, Obscene or Otherwise Bad Words"; no
-list comes with this project, for which words are unwanted depends on the language and on the purpose.
+C4 (Raffel et al. 2020) drops every page with a word of the "List of Dirty, Naughty, Obscene or Otherwise Bad Words".
+This project has no list, because unwanted words depend on the language and the purpose.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: a phrase's hash is the polynomial 
 
 
 class Listed(NamedTuple):
-    """By text: words (runs of letters, marks and digits; lower-cased) that end a listed word or phrase, and all."""
+    """By text: words (runs of letters, marks and digits in lower case) that end a listed phrase, and all words."""
 
     listed: Pieces
     words: Pieces
@@ -34,7 +34,7 @@ def listed_words(found: Listed) -> Values:
 
 
 def look_up(texts: pa.StringArray, path: str) -> Listed:
-    """Look every word of n texts up in the list at `path`; raise UserError for a list that cannot be read."""
+    """Look up every word of n texts in the list at `path`; raise UserError for an unreadable list."""
     entries, longest = _entries(path)
     data, offsets = buffers(texts)
     found = Listed(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64))
@@ -43,16 +43,16 @@ def look_up(texts: pa.StringArray, path: str) -> Listed:
 
 
 def check(path: str) -> None:
-    """Raise UserError for a list that cannot be read."""
+    """Raise UserError for an unreadable list."""
     _entries(path)
 
 
 @cache
 def _entries(path: str) -> tuple[NDArray[np.uint64], int]:
-    """Return the sorted hashes of a list's words and phrases, and how many words the longest phrase has."""
+    """Return the sorted hashes of a list's words and phrases, and the number of words of the longest phrase."""
     try:
         if not Path(path).is_file():
-            raise FileNotFoundError("it is no file")
+            raise FileNotFoundError("not a file")
         lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"filter.word_list.path: {path} cannot be read as UTF-8 text ({error}).") from error
@@ -65,7 +65,7 @@ def _entries(path: str) -> tuple[NDArray[np.uint64], int]:
             hashes.append(_phrase(words, 0, count))
             longest = max(longest, count)
     if not hashes:
-        raise UserError(f"filter.word_list.path: {path} holds no word; write one word or phrase to a line.")
+        raise UserError(f"filter.word_list.path: {path} has no words; write one word or phrase per line.")
     return np.unique(np.array(hashes, np.uint64)), longest
 
 
@@ -94,7 +94,7 @@ def _look_up(
 
 @compiled
 def _words(data: NDArray[np.uint8], start: int, end: int, tables: Characters, words: NDArray[np.uint64]) -> int:
-    """Fill `words` with the hashes of the words in bytes `start` to `end`; return how many there are."""
+    """Fill `words` with the hashes of the words in bytes `start` to `end`; return their number."""
     count = 0
     word = _OFFSET
     i = start

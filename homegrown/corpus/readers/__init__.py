@@ -1,1 +1,1 @@
-"""Readers of files by format: bounded memory whatever the size of a file, a line or a row; what fails is a fault."""
+"""Readers by format: memory is bounded for any size of file, line or row; unreadable input is a fault."""

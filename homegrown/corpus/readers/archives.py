@@ -1,4 +1,4 @@
-"""Zip and tar archives: their members one after the other, bounded in what they may unpack to."""
+"""Zip and tar archives: their members one after the other, with limits on decompressed bytes."""
 
 import tarfile
 import zipfile
@@ -11,7 +11,7 @@ from homegrown.corpus.streams import Bounded, Stream, buffered, first_line, most
 
 _SPOOLED = 4_000 * MEGABYTE  # of a zip inside another archive
 
-Member: TypeAlias = "tuple[str, int, Stream | str]"  # name, size in bytes, and its bytes or what is wrong with it
+Member: TypeAlias = "tuple[str, int, Stream | str]"  # name, size in bytes, and its bytes or what is wrong
 
 
 def zip_members(file: File) -> Iterator[Member]:
@@ -21,7 +21,7 @@ def zip_members(file: File) -> Iterator[Member]:
             if member.is_dir():
                 continue
             if member.file_size > most_unpacked(member.compress_size):
-                yield member.filename, 0, "it would unpack to hundreds of times its size"
+                yield member.filename, 0, "it would decompress to hundreds of times its size"
                 continue
             try:
                 with archive.open(member) as data:
@@ -37,7 +37,7 @@ def tar_members(file: File) -> Iterator[Member]:
         for member in archive:
             data = archive.extractfile(member) if member.isfile() else None
             if data and member.issparse():
-                yield member.name, 0, "a sparse file: it may unpack to any size"
+                yield member.name, 0, "a sparse file, which may decompress to any size"
             elif data:
                 yield member.name, member.size, buffered(cast(BinaryIO, data))
-            cast(Any, archive).members = []  # it would remember them all
+            cast(Any, archive).members = []  # tarfile would keep them all

@@ -1,4 +1,4 @@
-"""Books: EPUB in reading order, and PDF page by page; each is one document."""
+"""Books: EPUB in reading order and PDF page by page, one document each."""
 
 import logging
 import posixpath
@@ -14,13 +14,13 @@ from homegrown.corpus.records import MEGABYTE, Document, Fault
 from homegrown.corpus.streams import TooMuch, first_line, seekable
 from homegrown.corpus.text import Undecodable, decode
 
-_SPOOLED = 20  # times max_document_mb: pictures make a book that much larger than its text
+_SPOOLED = 20  # times max_document_mb: pictures make a book larger than its text
 
 
 def read_epub(file: File) -> Iterator[Document | Fault]:
-    """Yield the chapters of the spine, one after the other (EPUB 3.3: container.xml names the package, that the spine).
+    """Yield the chapters of the spine as one document (EPUB 3.3: container.xml names the package, that the spine).
 
-    A chapter that cannot be read is a fault; its book goes on without it.
+    An unreadable chapter is a fault; the document lacks it.
     """
     chapters = []
     left = file.longest
@@ -33,7 +33,7 @@ def read_epub(file: File) -> Iterator[Document | Fault]:
                 chapters.append(text_of_page(decode(data)))
             except (KeyError, Undecodable, TooMuch, zipfile.BadZipFile, OSError, EOFError) as error:
                 yield file.fault(f"chapter {name} cannot be read: {first_line(error)}")
-            except Exception as error:  # zlib.error, NotImplementedError, RuntimeError: as zipfile meets damage
+            except Exception as error:  # zlib.error, NotImplementedError, RuntimeError: from damaged input
                 yield file.fault(f"chapter {name} cannot be read: {error.__class__.__name__}: {first_line(error)}")
     yield file.document("\n\n".join(filter(None, chapters)))
 
@@ -47,7 +47,7 @@ def _member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 
 def _spine(book: zipfile.ZipFile, most: int) -> list[str]:
-    """Return the names of the chapters' files in reading order."""
+    """Return the file names of the chapters in reading order."""
     container = ElementTree.fromstring(_member(book, "META-INF/container.xml", most))
     place = container.find(".//{*}rootfile")
     if place is None or "full-path" not in place.attrib:
@@ -62,13 +62,13 @@ def _spine(book: zipfile.ZipFile, most: int) -> list[str]:
 
 
 def read_pdf(file: File) -> Iterator[Document | Fault]:
-    """Yield the text of a PDF's pages, an empty line between two; a page that cannot be read is a fault.
+    """Yield the text of a PDF's pages, separated by empty lines; an unreadable page is a fault.
 
-    A scan has no text; it goes to quarantine, for there is no character recognition here.
+    A scan has no text and goes to quarantine; OCR is not supported.
     """
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it mends on the way
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its repairs
     pages: list[str] = []
     length = 0
     with seekable(file.stream, _SPOOLED * file.longest) as stream:
@@ -79,7 +79,7 @@ def read_pdf(file: File) -> Iterator[Document | Fault]:
             try:
                 pages.append(book.pages[number].extract_text().strip())
                 length += len(pages[-1])
-            except Exception as error:  # of many kinds, as the parser meets damage
+            except Exception as error:  # of many kinds, from damaged input
                 yield file.fault(f"page {number + 1} cannot be read: {error.__class__.__name__}: {first_line(error)}")
             if length > file.longest:
                 raise TooMuch(f"longer than {file.longest / MEGABYTE:g} MB (max_document_mb)")

@@ -1,4 +1,4 @@
-"""A file as the reader of its format gets it."""
+"""A file as input of a reader."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from homegrown.corpus.streams import Stream
 
 @dataclass(frozen=True)
 class File:
-    """A file, a part of one or a member of an archive: its unpacked bytes, and how they are to be read.
+    """A file, a part of one or a member of an archive: its decompressed bytes, and how to read them.
 
-    `longest` bounds a document in bytes. A reader counts what it reads in `tally.lines`, and that is the position of
-    its next record.
+    `longest` limits a document in bytes. A reader counts its records in `tally.lines`, the position of the current
+    one.
     """
 
     piece: Piece
@@ -27,14 +27,14 @@ class File:
         return self.tally.lines
 
     def document(self, text: str) -> Document:
-        """Return a document at the present position."""
+        """Return a document at the current position."""
         return Document(self.piece.locator, self.tally.lines, text)
 
     def fault(self, reason: str) -> Fault:
-        """Return a fault at the present position: 0 before the first record, which means the whole file."""
+        """Return a fault at the current position: 0 before the first record, which means the file itself."""
         return Fault(self.piece.locator, self.tally.lines, reason)
 
-    def has_no_text(self, reason: str, sentence: str) -> Fault:
-        """Return a fault for a row or table without the text's column; `sentence` says so when there is no other."""
-        self.tally.mismatch = self.tally.mismatch or sentence
+    def has_no_text(self, reason: str, message: str) -> Fault:
+        """Return a fault for a row or table without the text column; `message` is for a source without it."""
+        self.tally.mismatch = self.tally.mismatch or message
         return self.fault(reason)

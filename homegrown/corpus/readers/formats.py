@@ -1,4 +1,4 @@
-"""The formats that are read, told by a file's name, and the reader of each."""
+"""The supported formats by file name, and their readers."""
 
 import importlib.util
 import math
@@ -51,11 +51,11 @@ READERS: dict[str, Reader] = {
 _MEMBERS = {".zip": archives.zip_members, ".tar": archives.tar_members}
 FORMATS = (*READERS, *_MEMBERS)
 
-_UNPACKS_ITSELF = frozenset({".warc", ".wet", ".arc"})  # each record is a gzip of its own, by which damage is passed
+_UNPACKS_ITSELF = frozenset({".warc", ".wet", ".arc"})  # each record is a gzip of its own, which allows skipping damage
 
 
 def form(name: str) -> tuple[str, str] | None:
-    """Return a file's format and compression (empty: none) by its name's endings; None when it cannot be read."""
+    """Return the format and compression (empty: none) of a file by the suffixes of its name; None if unsupported."""
     name = name.lower()
     if name.endswith(".tgz"):
         return ".tar", ".gz"
@@ -66,7 +66,7 @@ def form(name: str) -> tuple[str, str] | None:
 
 
 def check_installed(names: Iterable[str], source: FilesSource) -> None:
-    """Raise UserError when a library is missing that one of the files needs."""
+    """Raise UserError if a library for one of the files is missing."""
     for ending in sorted({found[0] for name in names if (found := form(name))}):
         for library in _libraries(ending, source):
             if importlib.util.find_spec(library) is None:
@@ -89,11 +89,11 @@ def _missing(source: FilesSource, ending: str, library: str | None) -> str:
 
 
 def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Iterator[Document | Fault]:
-    """Yield what is in a file, or in a part of one; `longest` bounds a document in bytes.
+    """Yield the records of a file, or of a part of one; `longest` limits a document in bytes.
 
-    A damaged file yields what was read before the damage, then a fault, and so does one that gives hundreds of times
-    its size: rows of a table may all stand for the same text. Raises UserError when a library is missing or a remote
-    file system does not answer: nothing is lost by running again.
+    A damaged file yields the records before the damage, then a fault. So does a file that yields hundreds of times its
+    size: rows of a table may share a text. Raises UserError if a library is missing or a remote file system does not
+    answer; a new run then resumes.
     """
     left = most_unpacked(piece.size) if piece.size else math.inf
     try:
@@ -101,21 +101,21 @@ def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Itera
             for record in _read(File(piece, stream, source, longest, tally), ""):
                 left -= len(record.text) if isinstance(record, Document) else 0
                 if left < 0:
-                    yield Fault(record.path, record.position, "gives hundreds of times its size")
+                    yield Fault(record.path, record.position, "yields hundreds of times its size")
                     return
                 yield record
     except OSError as error:
         yield Fault(piece.locator, 0, f"cannot be opened: {first_line(error)}")
     except Unreachable as error:
-        raise UserError(f"Source {source.name}: {error}; run again to go on from here.") from error
+        raise UserError(f"Source {source.name}: {error}; run again to resume.") from error
 
 
 def _read(file: File, archive: str) -> Iterator[Document | Fault]:
-    """Yield what is in a file; `archive` is the format of the one that it lies in, empty for none."""
+    """Yield the records of a file; `archive` is the format of its archive, empty for none."""
     ending, compression = form(file.piece.locator) or ("", "")
     try:
         if compression and ending not in _UNPACKS_ITSELF:
-            most, reason = most_unpacked(file.piece.size), "unpacks to hundreds of times its size"
+            most, reason = most_unpacked(file.piece.size), "decompresses to hundreds of times its size"
             file = replace(file, stream=buffered(Bounded(unpacked(file.stream, compression), most, reason)))
         if ending in READERS:
             yield from READERS[ending](file)
@@ -127,13 +127,13 @@ def _read(file: File, archive: str) -> Iterator[Document | Fault]:
         raise UserError(_missing(file.source, ending, error.name)) from error
     except (Undecodable, TooMuch) as error:
         yield file.fault(str(error))
-    except Exception as error:  # each format's library has errors of its own for damaged input, and some have any
+    except Exception as error:  # libraries raise errors of their own, or any, for damaged input
         reason = f"cannot be read from here on: {first_line(error)} ({error.__class__.__name__})"
         yield Fault(file.piece.locator, file.tally.lines + 1, reason)
 
 
 def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | Fault]:
-    """Yield what is in the members of an archive, and in those of an archive in it, but no deeper."""
+    """Yield the records of the members of an archive, and of archives in it, but no deeper."""
     for name, size, member in _MEMBERS[ending](file):
         locator = f"{file.piece.locator}/{name}"
         found = form(name)
@@ -142,7 +142,7 @@ def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | 
         elif isinstance(member, str):
             yield Fault(locator, 0, member)
         elif found[0] in _MEMBERS and archive:
-            yield Fault(locator, 0, "an archive in an archive in an archive is not opened")
+            yield Fault(locator, 0, "archives are opened at most two levels deep")
         else:
             inner = Tally()
             yield from _read(
@@ -152,6 +152,6 @@ def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | 
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a member is a hidden file or one of those that macOS puts beside each file."""
+    """Return whether a member is a hidden file or a resource file of macOS."""
     parts = [part for part in name.split("/") if part not in (".", "..")]
     return any(part.startswith((".", "__MACOSX")) for part in parts)

@@ -1,4 +1,4 @@
-"""SGML and XML: the text inside elements, read with the standard library's lenient parser: few such files are valid."""
+"""SGML and XML: the text of elements, by the lenient parser of the standard library, since few files are valid."""
 
 import html
 import re
@@ -12,18 +12,18 @@ from homegrown.corpus.text import Undecodable, as_utf8, decode
 
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _DECLARATIONS = ((_CDATA, _CDATA_END), ("<!--", "-->"), ("<!", ">"), ("<?", ">"))
-_BLANK = re.compile(r"(?<![ \t])[ \t]*\n\s*\n")  # from where spaces begin, or it would search them from each one
+_BLANK = re.compile(r"(?<![ \t])[ \t]*\n\s*\n")  # from the first space, or the search would restart at each one
 _SPACES = re.compile(r"\s+")
 _INLINE = frozenset("a abbr b cite code em font i kbd mark q s small span strong sub sup tt u var wbr".split())  # noqa: SIM905
 _UNSEEN = frozenset({"script", "style", "title"})
 
 
 class _Text(HTMLParser):
-    """Collects text, a new line at each element that is not inline; what is inside `wanted` elements also apart."""
+    """Collects text, with a line break at each block element; separately for `wanted` elements."""
 
     def __init__(self, wanted: str = "", unseen: frozenset[str] = frozenset(), *, folds: bool = False) -> None:
         super().__init__(convert_charrefs=True)
-        if not folds:  # outside HTML its names mean nothing
+        if not folds:  # HTML names have no meaning in other markup
             self.CDATA_CONTENT_ELEMENTS = self.RCDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]
         self._wanted, self._unseen, self._folds = wanted, unseen, folds
         self._inside = self._hidden = self._kept = 0
@@ -47,7 +47,7 @@ class _Text(HTMLParser):
         self._kept = max(0, self._kept - (tag == "pre"))
 
     def handle_data(self, data: str) -> None:
-        """Take text."""
+        """Add text."""
         if not self._hidden:
             self._take(_SPACES.sub(" ", data) if self._folds and not self._kept else data)
 
@@ -57,12 +57,12 @@ class _Text(HTMLParser):
             self._within.append(text)
 
     def text(self) -> str:
-        """Return the text in wanted elements, or all of it when there is none."""
+        """Return the text in wanted elements, or all text without such elements."""
         return _BLANK.sub("\n\n", "".join(self._within or self._all)).strip()
 
 
 def text_of_page(page: str) -> str:
-    """Return all text of an HTML page that is shown, a line for each block, white space folded outside <pre>."""
+    """Return all visible text of an HTML page, a line per block, with white space folded outside <pre>."""
     return _parsed(_Text(unseen=_UNSEEN, folds=True), page)
 
 
@@ -70,13 +70,13 @@ def _parsed(parser: _Text, markup: str) -> str:
     try:
         parser.feed(_without_unclosed(_without_cdata(markup)))
         parser.close()
-    except AssertionError as error:  # the parser's word for a declaration that it cannot make out
+    except AssertionError as error:  # the parser's error for an invalid declaration
         raise Undecodable(f"malformed markup: {error}") from None
     return parser.text()
 
 
 def _without_cdata(markup: str) -> str:
-    """Return markup with its CDATA sections as ordinary text; in linear time, also where many begin and none ends."""
+    """Return markup with its CDATA sections as plain text; in linear time, even if many start and none ends."""
     parts, place = [], 0
     while (start := markup.find(_CDATA, place)) >= 0 and (end := markup.find(_CDATA_END, start)) >= 0:
         parts += [markup[place:start], html.escape(markup[start + len(_CDATA) : end])]
@@ -85,9 +85,9 @@ def _without_cdata(markup: str) -> str:
 
 
 def _without_unclosed(markup: str) -> str:
-    """Return markup in which what begins like a declaration and never ends is text.
+    """Return markup with declarations that never end as text.
 
-    Python's parser takes it for text too, but before 3.11.14 it searches for each such end through all that follows.
+    Python's parser treats them as text too, but before 3.11.14 it searches for each end through all that follows.
     """
     for opening, closing in _DECLARATIONS:
         end = markup.rfind(closing) + len(closing) if closing in markup else 0
@@ -97,10 +97,10 @@ def _without_unclosed(markup: str) -> str:
 
 
 def read(file: File) -> Iterator[Document | Fault]:
-    """Yield the text of each `document_element`, or of the whole file when it has none.
+    """Yield the text of each `document_element`, or of the file without such elements.
 
-    Of a document that has elements named `text_column` (as TREC's <TEXT>) only what is in them is taken. Names are the
-    same in upper and lower case.
+    A document with elements named `text_column` (such as TREC's <TEXT>) consists of their text alone. Names are not
+    case-sensitive.
     """
     stream = as_utf8(file.stream)
     for offset, data in _documents(stream, file.source.document_element.encode(), file.longest):
@@ -115,13 +115,13 @@ def read(file: File) -> Iterator[Document | Fault]:
 
 
 def _documents(stream: Stream, element: bytes, longest: int) -> Iterator[tuple[int, bytes | str]]:
-    """Yield offset and bytes of each element with its tags, of the whole stream if there is none, or what is wrong."""
+    """Yield offset and bytes of each element with its tags, or of the stream without one, or what is wrong."""
     opening = re.compile(rb"<" + re.escape(element) + rb"(?=[\s>])", re.IGNORECASE)
     closing = re.compile(rb"</" + re.escape(element) + rb"\s*>", re.IGNORECASE)
-    margin = len(element) + 64  # a tag may lie across two reads
+    margin = len(element) + 64  # a tag may span two reads
     too_long = f"longer than {longest / MEGABYTE:g} MB (max_document_mb)"
-    buffer, base = b"", 0  # bytes in hand, and the offset of the first of them
-    begin = scanned = origin = 0  # in the buffer: where the document begins, where to search from; its offset
+    buffer, base = b"", 0  # buffered bytes, and the offset of the first one
+    begin = scanned = origin = 0  # in the buffer: start of the document, start of the search; its offset
     inside = found = lost = ended = False
     while True:
         match = (closing if inside else opening).search(buffer, scanned)

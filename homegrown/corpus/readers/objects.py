@@ -15,13 +15,13 @@ _VALUES = frozenset({"string", "number", "boolean", "null", "start_map", "start_
 
 
 def read_lines(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of the lines that begin in the piece's bytes; their numbers count from the piece's first."""
+    """Yield the texts of the lines that start in the piece's bytes; positions count from the piece's first line."""
     piece = file.piece
     stream = as_utf8(file.stream)
     if piece.start:
-        stream.seek(piece.start - 1)  # the byte before shows whether a line begins here
+        stream.seek(piece.start - 1)  # the previous byte shows whether a line starts here
     offset = stream.tell() if piece.stop else 0
-    found = lines(stream, _room(file))
+    found = lines(stream, _longest(file))
     if piece.start:
         offset += next(found, (0, None))[0]
     for length, line in _until(found, offset, piece.stop):
@@ -32,13 +32,13 @@ def read_lines(file: File) -> Iterator[Document | Fault]:
             yield _line(file, line)
 
 
-def _room(file: File) -> int:
-    """Return how many bytes one object may have: escapes make a text up to twice as long, rarely more."""
+def _longest(file: File) -> int:
+    """Return the limit of bytes per object: escapes make a text up to twice as long, rarely more."""
     return 2 * file.longest + BUFFER
 
 
 def _until(found: Lines, offset: int, stop: int | None) -> Lines:
-    """Yield the lines that begin before byte `stop`, the first of them at byte `offset`."""
+    """Yield the lines that start before byte `stop`; the first one starts at byte `offset`."""
     while stop is None or offset < stop:
         line = next(found, None)
         if line is None:
@@ -78,18 +78,18 @@ def _no_key(file: File, keys: list[str]) -> Fault:
 
 
 def read(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of a JSON file, streamed; one whose first line is a whole object is read as JSON lines.
+    """Yield the texts of a JSON file, streamed; a file whose first line is an object is read as JSON lines.
 
-    Positions count the items of the array. After malformed JSON nothing more is read. Raises TooMuch for an item that
-    is longer than a document may be.
+    Positions count the items of the array. Reading stops at malformed JSON. Raises TooMuch for an item longer than a
+    document may be.
     """
     stream = as_utf8(file.stream)
-    head = stream.readline(_room(file))
+    head = stream.readline(_longest(file))
     while head.isspace():
-        head = stream.readline(_room(file))
+        head = stream.readline(_longest(file))
     stream = pushed_back(head, stream)
-    if _is_whole_object(head, file.source.text_column):
-        for length, line in lines(stream, _room(file)):
+    if _is_object(head, file.source.text_column):
+        for length, line in lines(stream, _longest(file)):
             file.next()
             if line is None:
                 yield file.fault(f"line of {length / MEGABYTE:.1f} MB, longer than max_document_mb")
@@ -103,7 +103,7 @@ def read(file: File) -> Iterator[Document | Fault]:
         yield file.fault(f"malformed JSON, cannot be read from here on: {' '.join(str(error).split())[:100]}")
 
 
-def _is_whole_object(line: bytes, column: str) -> bool:
+def _is_object(line: bytes, column: str) -> bool:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -112,7 +112,7 @@ def _is_whole_object(line: bytes, column: str) -> bool:
 
 
 def _bounded(file: File, stream: Stream) -> Bounded:
-    return Bounded(stream, _room(file), "an item is longer than max_document_mb")
+    return Bounded(stream, _longest(file), "an item is longer than max_document_mb")
 
 
 def _items(file: File, stream: Stream) -> Iterator[Document | Fault]:

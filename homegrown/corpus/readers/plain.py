@@ -1,28 +1,28 @@
-"""Plain text: a file is a document, or what lies between separators."""
+"""Plain text: one document per file, or documents between separators."""
 
 from collections.abc import Iterator
 
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import MEGABYTE, Document, Fault
-from homegrown.corpus.streams import separated, whole
+from homegrown.corpus.streams import read_all, separated
 from homegrown.corpus.text import as_utf8, decode
 
 
 def read(file: File) -> Iterator[Document | Fault]:
-    """Yield the file's text, or with a `separator` each part that is not empty; raise TooMuch or Undecodable."""
+    """Yield the file's text, or with a `separator` each nonempty part; raise TooMuch or Undecodable."""
     if file.source.separator:
         yield from _parts(file, file.source.separator.encode())
     else:
-        text = decode(whole(file.stream, file.longest))
+        text = decode(read_all(file.stream, file.longest))
         file.next()
         yield file.document(text)
 
 
 def _parts(file: File, separator: bytes) -> Iterator[Document | Fault]:
-    """Yield the parts that begin in bytes `start` to `stop`; positions count from the piece's first."""
+    """Yield the parts that start in bytes `start` to `stop`; positions count from the piece's first part."""
     piece = file.piece
     stream = as_utf8(file.stream)
-    mark = stream.tell() if piece.stop and not piece.start else 0  # a byte order mark was read already
+    mark = stream.tell() if piece.stop and not piece.start else 0  # a byte order mark has been read
     if piece.start:
         stream.seek(max(0, piece.start - len(separator)))
     for place, part in separated(stream, separator, file.longest, piece.start):

@@ -13,13 +13,13 @@ from homegrown.corpus.text import as_utf8
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SPOOLED = 20  # times max_document_mb: the most of a packed table that is unpacked to a temporary file
+_SPOOLED = 20  # times max_document_mb: limit of a compressed table in a temporary file
 
 
 class _CsvLines:
-    """The lines of a CSV file for `csv.reader`, one of which `skip` can leave out when a field is too long.
+    """The lines of a CSV file for `csv.reader`; `skip` leaves out a row whose field is too long.
 
-    Bytes that are not UTF-8 become lone surrogates, by which the row is known later.
+    Invalid UTF-8 becomes lone surrogates, which identify the row later.
     """
 
     def __init__(self, stream: Stream, longest: int) -> None:
@@ -37,22 +37,22 @@ class _CsvLines:
         return line.decode("utf-8", "surrogateescape")
 
     def begin_row(self) -> None:
-        """Say that the next line is outside quotes."""
+        """Mark the next line as outside quotes."""
         self._quoted = False
 
     def skip(self) -> None:
-        """Pass over the rest of a row: to the line that closes the open quotes."""
+        """Skip the rest of a row, up to the line that closes the open quotes."""
         while self._quoted and (line := next(self._lines, None)):
             self._quoted ^= (line[1] or b"").count(b'"') % 2 == 1
 
 
 def read_csv(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of a file with commas."""
+    """Yield the texts of a comma-separated file."""
     return _csv(file, ",")
 
 
 def read_tsv(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of a file with tabs, quoted as Excel and pandas do it."""
+    """Yield the texts of a tab-separated file, quoted as in Excel and pandas."""
     return _csv(file, "\t")
 
 
@@ -98,8 +98,8 @@ def _csv_row(file: File, header: list[str], row: list[str]) -> Document | Fault:
 
 
 def read_parquet(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of the piece's row groups; after damage nothing more is read of its group."""
-    import pyarrow as pa  # here: which formats there are is asked in every run, also where nothing is read
+    """Yield the texts of the piece's row groups; damage ends its group."""
+    import pyarrow as pa  # here: every run imports this module, even if nothing is read
     import pyarrow.parquet as pq
 
     column = file.source.text_column
@@ -110,7 +110,7 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
         if problem:
             yield file.has_no_text(problem, problem)
             return
-        # A dictionary stays one: a text that a file holds once could fill a thousand rows with it.
+        # Keep dictionaries: one text of a file could fill a thousand rows.
         table = open_files.enter_context(
             pq.ParquetFile(stream, metadata=metadata, buffer_size=BUFFER, pre_buffer=False, read_dictionary=[column])
         )
@@ -138,7 +138,7 @@ def read_arrow(file: File) -> Iterator[Document | Fault]:
             yield file.has_no_text(problem, problem)
             return
         for batch in batches:
-            batch.validate(full=True)  # offsets out of bounds would be read without a question
+            batch.validate(full=True)  # else offsets out of bounds would be read
             yield from _texts(file, batch[column])
 
 
@@ -162,7 +162,7 @@ def _texts(file: File, values: "pa.Array") -> Iterator[Document | Fault]:
 
 
 def text_row(locator: str, text: bytes | None, column: str, number: int) -> Document | Fault:
-    """Return what a value of a table's column is, one of those that `texts` returns."""
+    """Return the document or fault of one value that `texts` returns."""
     if text is None:
         return Fault(locator, number, f"{column!r} is null")
     try:
@@ -172,7 +172,7 @@ def text_row(locator: str, text: bytes | None, column: str, number: int) -> Docu
 
 
 def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
-    """Return a sentence unless `schema` has `column` and it holds text; else an empty string."""
+    """Return an error message unless `schema` has a text `column`; else an empty string."""
     import pyarrow as pa
 
     if column not in schema.names:
@@ -180,18 +180,18 @@ def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
     kind = schema.field(column).type
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)):
-        return f"Column {column!r} of {where} holds {kind}, not text; name another text_column."
+        return f"Column {column!r} of {where} has type {kind}, not text; set another text_column."
     return ""
 
 
 def _no_column(where: str, names: list[str], column: str) -> str:
-    return f"{where} has no column {column!r}; it has: {', '.join(names)[:300]}."
+    return f"{where} has no column {column!r}; set text_column to one of: {', '.join(names)[:300]}."
 
 
 def texts(column: "pa.Array") -> list[bytes | None]:
-    """Return the values of a column without a problem, as bytes, for not every writer makes UTF-8.
+    """Return the values of a text column as bytes, since not every writer makes UTF-8.
 
-    Equal values of a dictionary are one object, however often it is there.
+    Equal values of a dictionary share one object.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Web pages, one by one and in WARC, WET and ARC archives."""
+"""Web pages, single and in WARC, WET and ARC archives."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, cast
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.readers.main_text import main_text
 from homegrown.corpus.records import MEGABYTE, Document, Fault
-from homegrown.corpus.streams import Stream, first_line, seekable, whole
+from homegrown.corpus.streams import Stream, first_line, read_all, seekable
 from homegrown.corpus.text import Undecodable, decode
 
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
@@ -17,14 +17,14 @@ _NO_TEXT = "no main text"
 
 def read_html(file: File) -> Iterator[Document | Fault]:
     """Yield the main text of a page; raise TooMuch or Undecodable."""
-    text = main_text(whole(file.stream, file.longest), file.source.html_extractor)
+    text = main_text(read_all(file.stream, file.longest), file.source.html_extractor)
     file.next()
     yield file.document(text) if text else file.fault(_NO_TEXT)
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What a web archive says of one page: its media type, its encoding if known, its bytes or what is wrong."""
+    """A page of a web archive: media type, encoding if known, bytes or what is wrong."""
 
     kind: str
     charset: str | None
@@ -35,9 +35,9 @@ class _Record:
 def read_warc(file: File) -> Iterator[Document | Fault]:
     """Yield the main text of each HTML page and the plain texts; positions count responses, conversions, resources.
 
-    Other media types and answers other than 2xx are skipped and counted. Read with fastwarc; where that fails, as on
-    the older ARC format and on some damage, warcio goes on at the record where it stopped. After damage that neither
-    can pass there is one fault, and what was read before stays.
+    Other media types and statuses other than 2xx are skipped and counted. fastwarc reads the archive; where it fails,
+    as on the older ARC format and on some damage, warcio resumes at the same record. Damage that stops both is one
+    fault; earlier records stay.
     """
     with seekable(file.stream, _SPOOLED) as stream:
         problem = ""
@@ -50,7 +50,7 @@ def read_warc(file: File) -> Iterator[Document | Fault]:
                         file.next()
                         yield from _texts(file, record)
                 return
-            except Exception as error:  # of a parser: OSError, but also AttributeError and others on damaged input
+            except Exception as error:  # of a parser: OSError, but also others on damaged input
                 problem = problem or first_line(error)
         file.next()
         yield file.fault(f"the archive cannot be read from here on: {problem}")
@@ -78,7 +78,7 @@ def _texts(file: File, record: _Record | None) -> Iterator[Document | Fault]:
 
 
 def _record(kind: str | None, charset: str | None, status: str | None, data: bytes, longest: int) -> _Record | None:
-    """Return a record worth reading; none for other media types and for error pages and redirections."""
+    """Return a readable record; None for other media types, error pages and redirects."""
     kind = (kind or "").split(";")[0].strip().lower()
     if (kind not in _PAGES and kind != "text/plain") or (status and not status.startswith("2")):
         return None
@@ -128,6 +128,6 @@ def _warcio(stream: Stream, longest: int) -> Iterator[_Record | None]:
 
 
 def _charset(kind: str | None) -> str | None:
-    """Return what follows `charset=` in a Content-Type."""
+    """Return the charset of a Content-Type."""
     _, found, charset = (kind or "").lower().partition("charset=")
     return charset.split(";")[0].strip("\"' ") if found else None
