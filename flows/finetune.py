@@ -1,7 +1,6 @@
 """The flow `finetune`: from a model and conversations to a model that answers, evaluated before and after."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -10,6 +9,7 @@ from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import Change, recipe_run_name
 from homegrown.config.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe
 from homegrown.config.pipelines import change_recipe
+from homegrown.config.starter import is_external
 from homegrown.finetuning.finetune import check
 from homegrown.model.weights import load_config
 from homegrown.quantization.requirements import check_requirements
@@ -29,17 +29,12 @@ from tasks.ui.summary import summarized
 def stages_of(recipe: FinetuneRecipe) -> list[str]:
     """Return the stages of a run of the recipe, in order."""
     return [
-        *(["base"] if is_folder(recipe.base) else []),
+        *(["base"] if is_external(recipe.base) else []),
         *("instructions", "finetune"),
         *(["merge"] if recipe.finetuning.method != "full" else []),
         *(["quantize"] if recipe.quantization.variants else []),
         "answers",
     ]
-
-
-def is_folder(base: str) -> bool:
-    """Return whether a base is the folder of a Hugging Face model, not the name of an artifact."""
-    return "/" in base or Path(base).is_dir()
 
 
 def check_base(recipe: FinetuneRecipe) -> None:
@@ -48,10 +43,10 @@ def check_base(recipe: FinetuneRecipe) -> None:
     Raises:
         UserError: it does not, or a library is not installed.
     """
-    if is_folder(recipe.base):
-        from homegrown.export.huggingface_reader import shape_of
+    if is_external(recipe.base):
+        from homegrown.export.bases import config_of
 
-        config = shape_of(Path(recipe.base))
+        config = config_of(recipe.base)
     else:
         config = load_config(find_model(store(), recipe.base).path / "model" / "config.json")
     check(config, recipe.finetuning)
@@ -78,7 +73,7 @@ def finetune(
     Args:
         changes: Settings to change for this run, each as SETTING=VALUE, such as training.max_steps=200; checked before
             the first stage.
-        base: Base model instead of the recipe's: pretrain@3, finetune@1, a key or a folder.
+        base: Base model instead of the recipe's: pretrain@3, finetune@1, a key, a folder, a GGUF file or starter.
         force: Cached stages to run again.
         recipe: All settings of the run.
     """
@@ -109,8 +104,8 @@ def _run(recipe: FinetuneRecipe, run: Run, log: runs.Ongoing) -> dict[str, Handl
         log.made(handle.stage, handle.key, handle.folder)
         return handle
 
-    if is_folder(recipe.base):
-        begin = add(read_base(run, settings=BaseSettings(folder=recipe.base)))
+    if is_external(recipe.base):
+        begin = add(read_base(run, settings=BaseSettings(base=recipe.base)))
     else:
         begin = handle_of(find_model(store(), recipe.base))
         run.reach(begin.key)

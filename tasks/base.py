@@ -1,23 +1,19 @@
-"""base: a model in a local Hugging Face folder."""
-
-from pathlib import Path
+"""base: a model from elsewhere."""
 
 from homegrown.config.finetune_recipe import BaseSettings
-from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Work, stage, store
 
 
 def _content(settings: BaseSettings) -> dict[str, str]:
-    from homegrown.export.huggingface_reader import files_of
+    from homegrown.export.bases import digests_of
 
-    with Digests(store().root / ".state" / "raw.sqlite") as digests:
-        return {file.name: digests.file(file) for file in files_of(Path(settings.folder))}
+    return digests_of(settings.base, store())
 
 
-@stage("base", engine=["homegrown.export.huggingface_reader"], raw=_content)
+@stage("base", engine=["homegrown.export.bases"], raw=_content)
 def base(work: Work, settings: BaseSettings) -> Outcome:
-    """Import a Hugging Face model."""
-    from homegrown.export.huggingface_reader import read_huggingface
+    """Import a base model: a Hugging Face folder, a GGUF file, or the starter."""
+    from homegrown.export.bases import read_base
 
-    return read_huggingface(Path(settings.folder), work.out / "model")
+    return read_base(settings.base, work.out / "model")

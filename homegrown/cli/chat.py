@@ -32,7 +32,10 @@ def chat(
     seed: int,
     **options: Any,
 ) -> None:
-    """Chat with a model in the terminal."""
+    """Chat with a model in the terminal.
+
+    MODEL: pretrain@3, quantize@2:int8 or starter; by default the latest of pretrain.
+    """
     parameters = sampling(options)
     model, tokenizer, folder = load(store, name, precision)
 

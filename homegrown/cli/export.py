@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 
 from homegrown.cli.local_run import Flow, run_flow
+from homegrown.cli.options.model import stored_name
 from homegrown.cli.options.output import Out
 from homegrown.store.artifacts import Store
 from homegrown.store.lookup import check_free, copy_out, find_model
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def export(store: Store, artifact: str, to: "Target", type: "WeightType | None", out: Path | None) -> None:
     """Export a model for other programs.
 
-    ARTIFACT is a stage, a version such as pretrain@3, or a key.
+    ARTIFACT is a stage, a version such as pretrain@3, a key, or starter.
 
     \b
     hf      transformers, vLLM, MLX; f32, bf16, f16
@@ -36,6 +37,7 @@ def export(store: Store, artifact: str, to: "Target", type: "WeightType | None",
     """
     if out:
         check_free(out)
+    artifact = stored_name(store, artifact)
     find_model(store, artifact)
     console = Console(highlight=False, soft_wrap=True)
 

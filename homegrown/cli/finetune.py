@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", metavar="NAME")
-@click.option("--base", metavar="MODEL", help="Base model: pretrain@3, finetune@1, key or folder.")
+@click.option("--base", metavar="MODEL", help="Base model: pretrain@3, starter, folder, GGUF file.")
 @click.option("--data", "files", multiple=True, metavar="PATH", help="Path or address of conversations; repeatable.")
 @click.option(
     "--set",
@@ -37,8 +37,8 @@ def finetune(
 ) -> None:
     """Fine-tune a model on conversations.
 
-    NAME is the name of a deployment finetune/NAME in pipelines.yaml. The base is a model of the store or a local folder
-    of a Hugging Face model with the layout of Qwen3 or Llama.
+    NAME is the name of a deployment finetune/NAME in pipelines.yaml. The base is a model of the store, starter
+    (SmolLM2-135M-Instruct), or the folder of a Hugging Face model or the GGUF file of a Llama, Mistral, Qwen2 or Qwen3.
     """
     from homegrown.config.pipelines import load_finetuning
 

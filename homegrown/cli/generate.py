@@ -46,7 +46,10 @@ def generate(
     top_logprobs: int | None,
     **options: Any,
 ) -> None:
-    """Generate text from a prompt."""
+    """Generate text from a prompt.
+
+    MODEL: pretrain@3, quantize@2:int8 or starter; by default the latest of pretrain.
+    """
     if beams and (stop or top_logprobs is not None):
         raise UserError("--beams does not support --stop and --logprobs; remove them.")
     parameters = sampling(options)

@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 
 from homegrown.cli.local_run import Flow, run_flow
+from homegrown.cli.options.model import stored_name
 from homegrown.reporting.blocks import Table
 from homegrown.reporting.terminal import print_table
 from homegrown.store.artifacts import Store
@@ -57,6 +58,7 @@ def lm_eval(
     names = None if tasks is None else [name for name in map(str.strip, tasks.split(",")) if name]
     if names == []:
         raise UserError("--tasks names no task; leave it out for the two tasks of held-out text.")
+    artifact = stored_name(store, artifact)
     model = find_model(store, artifact)
     console = Console(highlight=False, soft_wrap=True)
 

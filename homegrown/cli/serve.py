@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homegrown.cli.options.model import MODEL, model_folder, precision_option
+from homegrown.cli.options.model import model_folder, precision_option, stored_name
+from homegrown.config.starter import STARTER
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar=f"{MODEL}...")
+@click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option(
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **options: Any) -> None:
     """Serve models over OpenAI's API and a page.
 
-    Names such as pretrain@3, quantize@2:nf4 or pretrain:q8_0; by default the latest of pretrain.
+    MODEL: pretrain@3, quantize@2:nf4, pretrain:q8_0 or starter; by default the latest of pretrain.
     """
     import torch
 
@@ -88,7 +89,7 @@ def _find(store: Store, name: str) -> "Source":
     from homegrown.serving.loading import source
 
     stage, colon, variant = name.partition(":")
-    artifact = store.resolve(stage)
+    artifact = store.resolve(stored_name(store, stage))
     # Unless the artifact has it as a variant, a kind of GGUF file is made from the weights.
     converted = variant in KINDS and not (artifact.path / variant).is_dir()
     folder = model_folder(store, f"{artifact.name}:{variant}" if colon and not converted else artifact.name)
@@ -96,4 +97,4 @@ def _find(store: Store, name: str) -> "Source":
     owner = next(one for one in store.all() if one.path in folder.parents)
     if problem := store.damage(owner):
         raise UserError(f"{owner.name} is damaged ({problem}); run its pipeline again.")
-    return source(artifact.name, owner, folder, variant or None)
+    return source(STARTER if stage == STARTER else artifact.name, owner, folder, variant or None)

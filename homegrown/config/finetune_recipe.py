@@ -53,9 +53,9 @@ class ConversationRows(Settings):
 
 
 class BaseSettings(Settings):
-    """A model trained elsewhere."""
+    """A model trained elsewhere: the folder of a Hugging Face model, a GGUF file, or starter."""
 
-    folder: LocalPath
+    base: LocalPath
 
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -105,8 +105,8 @@ class FinetuneRecipe(Settings):
     name: Name
     seed: Count = Field(description="Random seed.")
     base: LocalPath = Field(
-        description="Base model: an artifact, such as pretrain, pretrain@3, finetune@1 or a key, or the folder of a "
-        "Hugging Face model.",
+        description="Base model: an artifact, such as pretrain, pretrain@3, finetune@1 or a key, the folder of a "
+        "Hugging Face model, a GGUF file, or starter (SmolLM2-135M-Instruct).",
         min_length=1,
     )
     instructions: InstructionSettings

@@ -27,7 +27,11 @@ class Server(uvicorn.Server):
     """Serves an application until Ctrl-C or SIGTERM."""
 
     def __init__(self, app: ASGIApp, service: Service):
-        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE, lifespan="on"))
+        # Without uvicorn's own logging, whose set-up closes the handlers of other libraries.
+        config = uvicorn.Config(
+            app, log_level="warning", log_config=None, timeout_graceful_shutdown=_GRACE, lifespan="on"
+        )
+        super().__init__(config)
         self._service, self._error = service, None
 
     _error: BaseException | None

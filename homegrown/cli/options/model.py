@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from homegrown.config.starter import STARTER
 from homegrown.store.artifacts import Store
 from homegrown.store.lookup import with_model
 from homegrown.util.errors import UserError
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from homegrown.inference.sampling import Sampling
     from homegrown.model.transformer import Transformer
 
-
-MODEL = "[STAGE[@VERSION][:VARIANT]]"
-"""How help texts show the name of a model."""
 
 precision_option = click.option(
     "--precision", type=click.Choice(["float32", "bf16"]), help="Type of unquantized weights; default as stored."
@@ -36,7 +34,7 @@ max_tokens_option = click.option(
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument and the option that `load` takes."""
-    return click.argument("name", required=False, metavar=MODEL)(precision_option(command))
+    return click.argument("name", required=False, metavar="[MODEL]")(precision_option(command))
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,14 +90,31 @@ def load(store: Store, name: str | None, precision: str | None) -> tuple["Transf
     return model, tokens.load(folder), folder
 
 
+def stored_name(store: Store, name: str) -> str:
+    """Return the name of an artifact: that of the starter is known once it is imported, and any other as it is.
+
+    Raises:
+        UserError: the starter is not installed.
+    """
+    if name != STARTER:
+        return name
+
+    from rich.console import Console
+
+    from homegrown.export.bases import import_base
+
+    with Console(stderr=True).status("Importing the starter"):
+        return import_base(STARTER, store).name
+
+
 def model_folder(store: Store, name: str | None) -> Path:
-    """Return the folder of a model, such as `pretrain@3` or `quantize@2:int8`; by default the latest of pretrain.
+    """Return the folder of a model: `pretrain@3`, `quantize@2:int8` or `starter`; by default the latest of pretrain.
 
     Raises:
         UserError: there is no such model.
     """
     stage, colon, variant = ("pretrain" if name is None else name).partition(":")
-    path = with_model(store, store.resolve(stage)).path
+    path = with_model(store, store.resolve(stored_name(store, stage))).path
     variants = sorted(folder.parent.name for folder in path.glob("*/quantization.json"))
     if not colon and (path / "model").is_dir():
         return path / "model"

@@ -1,0 +1,61 @@
+"""Import of base models: a Hugging Face folder, a GGUF file, or the starter."""
+
+from pathlib import Path
+
+from homegrown.config.starter import STARTER, starter_file
+from homegrown.export import gguf_reader, huggingface_reader
+from homegrown.model.config import ModelConfig
+from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.digests import Digests
+from homegrown.store.fingerprint import code_fingerprint
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome
+
+
+def config_of(base: str) -> ModelConfig:
+    """Return the configuration of a base.
+
+    Raises:
+        UserError: it is missing, damaged or not supported.
+    """
+    file = _gguf_file(base)
+    return huggingface_reader.shape_of(Path(base)) if file is None else gguf_reader.gguf_config(file)
+
+
+def read_base(base: str, out: Path) -> Outcome:
+    """Write a base as one of our models to `out`. Raises UserError as `config_of`."""
+    file = _gguf_file(base)
+    if file is None:
+        return huggingface_reader.read_huggingface(Path(base), out)
+    return gguf_reader.read_gguf_model(file, out)
+
+
+def digests_of(base: str, store: Store) -> dict[str, str]:
+    """Return the SHA-256 of each file of a base, by its name. Raises UserError as `config_of`."""
+    file = _gguf_file(base)
+    files = huggingface_reader.files_of(Path(base)) if file is None else [file]
+    with Digests(store.root / ".state" / "raw.sqlite") as digests:
+        return {file.name: digests.file(file) for file in files}
+
+
+def import_base(base: str, store: Store) -> Artifact:
+    """Return the artifact of a base, which the stage `base` would make too; a missing one is made now.
+
+    Raises:
+        UserError: as `config_of`.
+    """
+    code = code_fingerprint([__name__], store.root / ".state" / "code.sqlite")
+    order = Order("base", code, {"settings": {"base": base}, "raw": digests_of(base, store)}, {})
+    artifact, _ = store.make(order, store.slot(order.stage, order.key), lambda out: read_base(base, out / "model"))
+    return artifact
+
+
+def _gguf_file(base: str) -> Path | None:
+    """Return the GGUF file of a base, None for a folder. Raises UserError if it is missing."""
+    if base == STARTER:
+        return starter_file()
+    if not base.endswith(".gguf"):
+        return None
+    if not Path(base).is_file():
+        raise UserError(f"{base} is missing; name a GGUF file.")
+    return Path(base)
