@@ -97,7 +97,8 @@ def report(console: Console, name: str, made: dict[str, Path]) -> None:
             "\n[bold]Next:[/bold]\n"
             f"  {command} generate --prompt 'Return the'\n"
             f"  {command} sql 'select rule, count(*) from filter.dropped group by rule'\n"
-            f"  {command} run {name} --set evaluation.samples=64",
+            f"  {command} run {name} --set evaluation.samples=64\n"
+            f"  {command} chat starter",
             highlight=False,
             soft_wrap=True,
         )
