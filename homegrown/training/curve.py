@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from homegrown.reporting import charts
 from homegrown.training.metrics import StepMetrics
 from homegrown.util.files import replacing
 
 if TYPE_CHECKING:  # Matplotlib is an eighth of what a worker imports, and rarely needed
     from matplotlib.axes import Axes
 
-_TRAINING, _VALIDATION, _RATE, _NORM, _SPEED, _INK = "#3b6ea8", "#d1603d", "#5f8a4c", "#8a6bb0", "#c79a2b", "#3a3a3a"
+_TRAINING, _VALIDATION, _RATE, _NORM, _SPEED = charts.BLUE, charts.VERMILION, charts.GREEN, charts.PURPLE, charts.INK
+_INK = charts.INK
 _POINTS = 2000
 _VIEW, _MARGIN = 0.99, 0.08
 _LEAST_SECONDS, _MOST_SECONDS = 20.0, 60.0
@@ -90,7 +92,7 @@ def _draw_loss(panel: "Axes", steps: Values, metrics: Sequence[StepMetrics]) -> 
             xytext=(-6, 26),
             textcoords="offset points",
             ha="right",
-            color=_VALIDATION,
+            color=_INK,
             fontweight="bold",
         )
     skipped = [row.step for row in metrics if row.skipped]

@@ -235,10 +235,8 @@ def test_before_and_after_measure_the_two_models(tmp_path: Path, base: Path, pac
     page = html(tmp_path / "out", tmp_path / "curve.png")
     assert f"{before.loss:.4f}" in page and "box" in page
     unasked = [dataclasses.replace(one, formatted=None) for one in (before, after)]
-    with_format, without = (
-        [group.header for group in before_and_after(rows).groups] for rows in ((before, after), unasked)
-    )
-    assert "format" in with_format[0] and "format" not in without[0]
+    with_format, without = (before_and_after(rows).header for rows in ((before, after), unasked))
+    assert "format" in with_format and "format" not in without
 
 
 CONFIG = ModelConfig(
