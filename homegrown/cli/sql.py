@@ -7,16 +7,17 @@ import click
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
-_MOST_CHARACTERS = 300  # of a cell in a terminal
+_MOST_ROWS, _MOST_CHARACTERS = 40, 300  # in a terminal, the latter of a cell
 
 
 @click.command()
 @click.argument("statement")
-@click.option("--rows", default=40, show_default=True, type=click.IntRange(min=1), help="Maximum rows to print.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV output of all rows.")
 @click.pass_obj
-def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
+def sql(store: Store, statement: str, as_csv: bool) -> None:
     """Query the artifacts in SQL (DuckDB).
+
+    A terminal shows the first 40 rows, a file or a pipe gets all.
 
     `dedup.dropped` is a table of the latest dedup, `"dedup@3".dropped` of its version 3; `artifacts`, `files`, `runs`
     and `SHOW ALL TABLES` list what exists. `documents`, `dropped` (of every stage, with `stage` and `reason`),
@@ -38,6 +39,6 @@ def sql(store: Store, statement: str, rows: int, as_csv: bool) -> None:
         if as_csv:
             catalog.write_csv(connection, statement, sys.stdout)
         else:
-            table = catalog.table_of(connection, statement, rows)
+            table = catalog.table_of(connection, statement, _MOST_ROWS if sys.stdout.isatty() else None)
             if table:
                 print_table(table, most=_MOST_CHARACTERS)

@@ -18,7 +18,6 @@ from homegrown.util.files import parquet_parts
 _CORPUS = ("shard", "filter", "dedup", "ingest")
 _SPLITS = ("train", "validation", "test")
 _REASONS = ("reason", "rule", "kind")  # columns of `dropped` with the reason, by stage
-_MOST_ROWS = 2**63 - 2  # DuckDB's limit
 _NUMBER = re.compile("U?(TINY|SMALL|BIG|HUGE)?INT|INTEGER|UINTEGER|FLOAT|DOUBLE|DECIMAL")
 _SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
     list_zip(regexp_extract_all(hex(one), '.{8}'), regexp_extract_all(hex(other), '.{8}')),
@@ -56,8 +55,8 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def table_of(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> Table | None:
-    """Return the result of SQL as a table of at most `rows` rows; None for a statement without a result.
+def table_of(connection: duckdb.DuckDBPyConnection, sql: str, most: int | None) -> Table | None:
+    """Return the result of SQL as a table of at most `most` rows; None for a statement without a result.
 
     Raises:
         UserError: DuckDB's message about wrong SQL.
@@ -67,14 +66,14 @@ def table_of(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> Tabl
         if result is None:
             return None
         columns, types = result.columns, result.types
-        found = result.limit(min(rows, _MOST_ROWS) + 1).fetchall()
+        found = (result if most is None else result.limit(most + 1)).fetchall()
     except duckdb.Error as error:
         raise UserError(str(error)) from error
-    cells = [["NULL" if value is None else str(value) for value in row] for row in found[:rows]]
+    cells = [["NULL" if value is None else str(value) for value in row] for row in found[:most]]
     align = "".join("r" if _NUMBER.match(str(kind)) else "l" for kind in types)
     notes = [] if found else ["No rows."]
-    if len(found) > rows:
-        notes = [f"There are more rows; --rows N shows more than {rows:,}, --csv all."]
+    if most is not None and len(found) > most:
+        notes = [f"Only the first {most:,} rows; a file or a pipe gets all."]
     return Table(columns, cells, align=align, notes=notes)
 
 

@@ -58,14 +58,18 @@ def test_the_store_describes_itself(store: Store) -> None:
 
 def test_shows_a_table_and_wrong_sql_is_one_error(store: Store) -> None:
     with catalog.connect(store) as connection:
-        for most in (10, 10**22):
+        for most in (10, None):
             shown = catalog.table_of(connection, "SELECT 42 AS answer, 'x' AS word, NULL AS nothing", most)
             assert shown == Table(["answer", "word", "nothing"], [["42", "x", "NULL"]], align="rll", notes=[])
         part = catalog.table_of(connection, "FROM range(5)", 2)
-        assert part and list(part.rows) == [["0"], ["1"]] and "more rows" in part.notes[0]
+        assert (
+            part
+            and list(part.rows) == [["0"], ["1"]]
+            and part.notes == ["Only the first 2 rows; a file or a pipe gets all."]
+        )
         empty = catalog.table_of(connection, "SELECT 1 WHERE false", 2)
         assert empty and (empty.rows, empty.notes) == ([], ["No rows."])
-        assert catalog.table_of(connection, "CREATE TABLE new (a INT)", 2) is None
+        assert catalog.table_of(connection, "-- nothing", 2) is None
         with pytest.raises(UserError, match="nowhere"):
             catalog.table_of(connection, "SELECT * FROM nowhere", 10)
         with pytest.raises(UserError, match="Conversion"):
