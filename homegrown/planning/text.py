@@ -1,6 +1,7 @@
 """The training tokens of a recipe: counted if its text is packed, else estimated from its sources."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -81,13 +82,19 @@ def _size(source: AnySource) -> int | None:
     return kept if limit is None else min(kept, limit)
 
 
+@cache
+def _documentation_bytes() -> int:
+    from homegrown.corpus import packages
+
+    return int(_DOCUMENTED_SHARE * sum(piece.size for piece in packages.modules()))
+
+
 def _found(source: AnySource) -> int | None:
     # The readers' libraries are slow to import, and most commands do not need them.
-    from homegrown.corpus import packages
     from homegrown.corpus.sources import find_files
 
     if isinstance(source, PackagesSource):
-        return int(_DOCUMENTED_SHARE * sum(piece.size for piece in packages.modules()))
+        return _documentation_bytes()
     if not isinstance(source, FilesSource):
         return None
     try:

@@ -1,6 +1,7 @@
 """Made-up documents, and the stages' folders as bytes to compare."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -51,6 +52,19 @@ def write_documents(folder: Path, texts: list[str], rows: int = 50) -> Path:
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         write_parquet(folder / "documents" / f"part-{number:05d}.parquet", pa.table(arrays, schema=SCHEMA))
     return folder
+
+
+@cache
+def _shingles(text: str) -> frozenset[tuple[str, ...]]:
+    words = text.split()
+    return frozenset(tuple(words[i : i + 5]) for i in range(len(words) - 4))
+
+
+def jaccard(one: str, other: str) -> float:
+    """Return the Jaccard similarity of two texts' sets of 5-grams."""
+    left, right = _shingles(one), _shingles(other)
+    both = len(left & right)
+    return both / (len(left) + len(right) - both)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

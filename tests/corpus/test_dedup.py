@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.lsh import WINDOW, Documents, banding, link, roots
-from homegrown.util.parallel import process_pool
 from homegrown.util.seeds import derive
-from tests.corpus.made_up import corpus, digests, rows_of, write_documents
+from tests.corpus.made_up import corpus, digests, jaccard, rows_of, write_documents
 
 SETTINGS = DedupSettings(verification="signature")
 
@@ -116,10 +115,9 @@ def test_order_and_shard_size_do_not_change_what_is_kept(seed: int, rows: int) -
             assert found[0] == found[1]
 
 
-def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
+def test_workers_do_not_change_a_byte(tmp_path: Path, processes: Executor) -> None:
     out = run(tmp_path / "threads", corpus(3), rows=20)
-    with process_pool(2) as pool:
-        dedup(tmp_path / "processes", tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=pool)
+    dedup(tmp_path / "processes", tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=processes)
     assert digests(tmp_path / "processes") == digests(out)
     assert {path.name for path in out.iterdir()} == {"documents", "dropped", "signatures", "clusters.parquet"}
     outcome_again = dedup(
@@ -154,11 +152,6 @@ def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
     (out / "spill" / "spill.duckdb").write_bytes(b"torn")
     run(tmp_path, corpus(4))
     assert digests(out) == expected
-
-
-def jaccard(one: str, other: str) -> float:
-    sets = [{tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (one.split(), other.split())]
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def test_verification_by_jaccard_reports_the_true_one(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import zstandard
 from homegrown.config.recipe import IngestSettings
 from homegrown.corpus.ingest import ingest
 from homegrown.util.errors import UserError
-from homegrown.util.parallel import process_pool
 from homegrown.util.progress import Outcome
 from tests.corpus.made_up import digests, files, rows_of
 
@@ -204,16 +203,15 @@ def test_parts_of_large_files_make_the_same_table(tmp_path: Path) -> None:
     assert [row["position"] for row in found[1]] == [1502]
 
 
-def test_a_limit_takes_the_first_documents_whatever_the_workers(tmp_path: Path) -> None:
+def test_a_limit_takes_the_first_documents_whatever_the_workers(tmp_path: Path, processes: Executor) -> None:
     (tmp_path / "raw").mkdir()
     for number in range(40):
         (tmp_path / "raw" / f"{number:02d}.jsonl").write_bytes(lines([f"{number} {i} " + "x" * 990 for i in range(20)]))
     settings = files(tmp_path / "raw", limit_mb=0.25, shard_mb=0.03)
-    with process_pool(3) as pool:
-        ingest(tmp_path / "three", settings, executor=pool)
+    ingest(tmp_path / "two", settings, executor=processes)
     with ThreadPoolExecutor(1) as pool:
         ingest(tmp_path / "one", settings, executor=pool)
-    assert digests(tmp_path / "one") == digests(tmp_path / "three")
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
     texts = [row["text"] for row in rows_of(tmp_path / "one" / "documents")]
     assert texts == [f"{n // 20} {n % 20} " + "x" * 990 for n in range(len(texts))]
     assert 249_000 < sum(map(len, texts)) <= 250_000

@@ -11,7 +11,7 @@ from homegrown.corpus.shard import shard
 from homegrown.corpus.split_choice import SPLITS
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
-from tests.corpus.made_up import corpus, digests, edited, rows_of, sentence, write_documents
+from tests.corpus.made_up import corpus, digests, edited, jaccard, rows_of, sentence, write_documents
 
 SETTINGS = ShardSettings(validation_share=0.1, test_share=0.2, shard_mb=0.05, max_similarity=1.0)
 
@@ -99,11 +99,6 @@ def test_a_run_that_was_cut_short_is_finished(tmp_path: Path) -> None:
     (tmp_path / "out" / "spill" / "000.arrow").write_bytes(b"torn")
     run(tmp_path, corpus(1, 300))
     assert digests(tmp_path / "out") == expected
-
-
-def jaccard(one: str, other: str) -> float:
-    sets = [{tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (one.split(), other.split())]
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def test_no_training_text_is_like_a_held_out_one(tmp_path: Path) -> None:
