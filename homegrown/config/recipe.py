@@ -342,8 +342,7 @@ class TrainingSettings(Settings):
     decay_share: float = Field(default=0.5, gt=0, le=1, description="Share of the steps in the decay of wsd.")
     warmup_steps: Count
     weight_decay: float = Field(ge=0, description="Decoupled weight decay of matrices; gains and biases have none.")
-    beta1: Share = 0.9
-    beta2: Share = 0.95
+    beta2: Share = Field(default=0.95, description="Second beta of AdamW; the first is 0.9.")
     clip_norm: float = Field(default=1.0, gt=0, description="Maximum norm of the gradient.")
     spike_deviations: float | None = Field(
         default=6,

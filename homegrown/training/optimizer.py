@@ -30,7 +30,7 @@ def optimizers(model: nn.Module, settings: TrainingSettings, embedding_lr_share:
     ]
     if settings.optimizer == "adamw":
         groups.append({"params": hidden, "weight_decay": weight_decay, "peak_lr": lr})
-    made: list[Optimizer] = [AdamW(groups, lr=lr, betas=(settings.beta1, settings.beta2), fused=True)]
+    made: list[Optimizer] = [AdamW(groups, lr=lr, betas=(0.9, settings.beta2), fused=True)]
     if settings.optimizer == "muon":
         group = {"params": hidden, "peak_lr": settings.matrix_learning_rate}
         made.append(

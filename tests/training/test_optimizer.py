@@ -36,7 +36,7 @@ def test_two_steps_are_those_of_the_paper(training_settings: TrainingSettings) -
     """Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the learning rate."""
     module = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.constant_(module.weight, 0.5)
-    changes = {"optimizer": "adamw", "learning_rate": 0.1, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.95}
+    changes = {"optimizer": "adamw", "learning_rate": 0.1, "weight_decay": 0.2, "beta2": 0.95}
     (optimizer,) = optimizers(module, training_settings.model_copy(update=changes))
     weight, first, second = 0.5, 0.0, 0.0
     for step, gradient in enumerate([1.0, -0.25], start=1):
