@@ -1,4 +1,4 @@
-"""The automations by which the server marks a silent run as crashed, and starts a killed one again."""
+"""The automations that mark a silent run as crashed and start a killed run again."""
 
 from datetime import timedelta
 
@@ -14,17 +14,17 @@ SILENCE = timedelta(seconds=90)
 """Three heartbeats (setting flows.heartbeat_frequency, 30 s, the shortest that Prefect allows)."""
 
 ATTEMPTS = 3
-"""How often a run of a deployment is started in all, when its process is killed again and again."""
+"""Maximum attempts at a run of a deployment whose process is repeatedly killed."""
 
-_SILENT = "Nothing was heard of this run for 90 s"
-# What a worker says of a run whose process was killed or broke down: by SIGABRT, SIGBUS, SIGKILL or SIGSEGV.
+_SILENT = "No heartbeat for 90 s"
+# A worker's messages about a run that SIGABRT, SIGBUS, SIGKILL or SIGSEGV ended.
 _KILLED = [f"Process exited with status code: {code}.*" for code in (-6, -7, -9, -11)]
 _EXPECTED = ("Running", "Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
 CRASH_SILENT_RUNS = AutomationCore(
     name="homegrown: crash silent runs",
-    description="A run that has sent no heartbeat for 90 s, and has not ended, is marked as crashed.",
+    description="Marks a run in progress without a heartbeat for 90 s as crashed.",
     trigger=EventTrigger(
         after={_HEARTBEAT},
         expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _EXPECTED)},
@@ -38,16 +38,16 @@ CRASH_SILENT_RUNS = AutomationCore(
         ChangeFlowRunState(
             name="Crashed",
             state=StateType.CRASHED,
-            message=f"{_SILENT}; run it again and it goes on where it was.",
+            message=f"{_SILENT}; run it again to resume.",
             force=False,
         )
     ],
 )
 
-# A run that was stopped by a signal says so itself, and is left alone: somebody wanted it to end.
+# A run that a signal stopped reports that itself and is not retried.
 RETRY_KILLED_RUNS = AutomationCore(
     name="homegrown: retry killed runs",
-    description=f"A run of a deployment that was killed is started again, until it has been started {ATTEMPTS} times.",
+    description=f"Starts a killed run of a deployment again, up to {ATTEMPTS} attempts.",
     trigger=EventTrigger(
         expect={"prefect.flow-run.Crashed"},
         match={
@@ -64,7 +64,7 @@ RETRY_KILLED_RUNS = AutomationCore(
         ChangeFlowRunState(
             name="AwaitingRetry",
             state=StateType.SCHEDULED,
-            message="Its process was killed; it goes on where it was.",
+            message="Its process was killed; the run resumes.",
             force=False,
         )
     ],
@@ -72,20 +72,20 @@ RETRY_KILLED_RUNS = AutomationCore(
 
 
 def ensure(client: SyncPrefectClient) -> None:
-    """Create the automations, or bring those of their names up to date; one that a person has paused stays so."""
-    for wanted in (CRASH_SILENT_RUNS, RETRY_KILLED_RUNS):
-        found = client.read_automations_by_name(wanted.name)
+    """Create or update the automations; a paused one stays paused."""
+    for automation in (CRASH_SILENT_RUNS, RETRY_KILLED_RUNS):
+        found = client.read_automations_by_name(automation.name)
         if not found:
-            client.create_automation(wanted)
-        elif not _is_same(found[0], wanted):
-            client.update_automation(found[0].id, wanted.model_copy(update={"enabled": found[0].enabled}))
+            client.create_automation(automation)
+        elif not _is_same(found[0], automation):
+            client.update_automation(found[0].id, automation.model_copy(update={"enabled": found[0].enabled}))
 
 
 def watch_runs_in_progress(client: SyncPrefectClient) -> None:
-    """Have the automation mark those runs as crashed that ended with an earlier server or worker, unheard.
+    """Let the automation mark runs as crashed that died with an earlier server or worker.
 
-    It counts from the last heartbeat that this server has seen itself, and soon forgets the old ones. So one is sent
-    for every run that is said to be in progress; those that are alive send the next themselves.
+    The automation counts from the last heartbeat that this server received. So this sends one heartbeat for every run
+    in progress; live runs send the next ones themselves.
     """
     in_progress = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     state = FlowRunFilterState(type=FlowRunFilterStateType(any_=in_progress))
@@ -94,7 +94,7 @@ def watch_runs_in_progress(client: SyncPrefectClient) -> None:
     EventsWorker.drain_all(timeout=30)
 
 
-def _is_same(found: Automation, wanted: AutomationCore) -> bool:
+def _is_same(found: Automation, other: AutomationCore) -> bool:
     ignored = {"id", "enabled"}
-    sent = AutomationCore.model_validate(wanted.model_dump(mode="json"))
+    sent = AutomationCore.model_validate(other.model_dump(mode="json"))
     return found.model_dump(exclude=ignored) == sent.model_dump(exclude=ignored)

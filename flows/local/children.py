@@ -1,4 +1,4 @@
-"""Child processes that never outlive this one, however it ends."""
+"""Child processes that end with this one, however it ends."""
 
 import ctypes
 import os
@@ -18,11 +18,11 @@ _KILLED_SECONDS = 5.0
 
 
 def start(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
-    """Start `python arguments…` with its output at the end of the file `log`.
+    """Start `python arguments…` with its output appended to the file `log`.
 
-    It gets a session of its own, so that Ctrl-C in the terminal reaches this process only, which then stops it in good
-    order. On Linux the kernel ends it (SIGTERM) when this process dies, even by `kill -9`. Call it in the main thread:
-    to the kernel the thread that starts a process is its parent.
+    The child gets its own session, so that Ctrl-C reaches only this process, which then stops the child. On Linux the
+    kernel ends it (SIGTERM) when this process dies, even by `kill -9`. Call this in the main thread, because the kernel
+    regards the starting thread as the parent.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -37,7 +37,7 @@ def start(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Ask a child to end, and kill it after `seconds`."""
+    """Send SIGTERM to a child, and kill it after `seconds`."""
     process.terminate()
     try:
         process.wait(seconds)
@@ -47,29 +47,29 @@ def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 def end_with_worker() -> None:
-    """In the process of a flow run: have the kernel end it (SIGTERM) when the worker that started it dies.
+    """Make the kernel end (SIGTERM) this flow run's process when its worker dies.
 
-    Without it a run would go on unseen by the worker that takes the place of a killed one: nobody could cancel it. Does
-    nothing in a run that no worker started.
+    Otherwise the run would continue unknown to the next worker, and could not be cancelled. A run without a worker is
+    not affected.
     """
     if sys.platform == "linux" and "PREFECT__FLOW_RUN_ID" in os.environ:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every process below this one whose own parent dies."""
+    """Become the parent of all descendants whose own parent dies."""
     if sys.platform == "linux":
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_children(parent: int, seconds: float, *, besides: Collection[int] = (), wait: float = 0.0) -> bool:
-    """End the children of a process, all but those in `besides`, until none is left; say whether there were any.
+    """End all children of a process except those in `besides`; return whether there were any.
 
     Each child gets SIGTERM after `wait` seconds, once: a second one would disturb its shutdown. It is killed after
     `seconds`. Children that a living parent starts later are left to it.
     """
     begin = time.monotonic()
-    asked: set[int] = set()
+    terminated: set[int] = set()
     found = False
     while left := [child for child in _children(parent) if child.pid not in besides]:
         found = True
@@ -80,9 +80,9 @@ def end_children(parent: int, seconds: float, *, besides: Collection[int] = (), 
             with suppress(psutil.NoSuchProcess):
                 if passed > seconds:
                     child.kill()
-                elif passed >= wait and child.pid not in asked:
+                elif passed >= wait and child.pid not in terminated:
                     child.terminate()
-                    asked.add(child.pid)
+                    terminated.add(child.pid)
             _reap(child.pid)
         time.sleep(0.05)
     return found
@@ -107,7 +107,7 @@ def _reap(pid: int) -> None:
 def _end_with(parent: int) -> Callable[[], None]:
     def prepare() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the kernel was told
+        if os.getppid() != parent:  # the parent died before the prctl call
             os._exit(1)
 
     return prepare

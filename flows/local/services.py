@@ -1,4 +1,4 @@
-"""What a single machine needs to run pipelines (server, worker, deployments): what `homegrown up` starts and stops."""
+"""The server, workers and deployments of one machine, which `homegrown up` starts and stops."""
 
 import os
 import platform
@@ -29,19 +29,19 @@ _FACTS = "up.json"
 _RESTARTS = 3
 _RESTARTS_SECONDS = 600.0
 _RUN_STOP_SECONDS = 40.0
-"""How long runs that are stopped may take: they finish a step and write a checkpoint."""
+"""Time for runs to stop: they finish a step and write a checkpoint."""
 _OWN_END_SECONDS = 15.0
-"""How long processes whose parent has died may take to end by themselves."""
+"""Time for processes whose parent died to end by themselves."""
 _REPORT_SECONDS = 1.0
-"""Time for a worker to tell the server how its runs ended."""
+"""Time for a worker to report the end of its runs to the server."""
 _WORKER_STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.5
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class UpFacts(BaseModel):
-    """What a running `homegrown up` says of itself, in `<store>/.state/up.json`."""
+    """Facts of a running `homegrown up`, in `<store>/.state/up.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     process: int
@@ -51,13 +51,13 @@ class UpFacts(BaseModel):
 
 @dataclass
 class Service:
-    """A child process that is started again when it dies, a few times."""
+    """A child process that is restarted a few times when it dies."""
 
     name: str
     arguments: Sequence[str]
     log: Path
     process: "subprocess.Popen[bytes]" = field(init=False)
-    _revived: list[float] = field(init=False, default_factory=list)
+    _restarts: list[float] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.start()
@@ -67,44 +67,44 @@ class Service:
         self.process = children.start(self.arguments, self.log)
 
     def died(self) -> str | None:
-        """Say in a sentence that the process has ended, if it has; count it.
+        """Return a message if the process has ended, and count it; return None if it runs.
 
         Raises:
-            UserError: it has ended too often of late.
+            UserError: it has ended too often in the last minutes.
         """
         code = self.process.poll()
         if code is None:
             return None
         now = time.monotonic()
-        self._revived = [*(at for at in self._revived if now - at < _RESTARTS_SECONDS), now]
+        self._restarts = [*(at for at in self._restarts if now - at < _RESTARTS_SECONDS), now]
         ended, log = f"The {self.name} ended ({_ending(code)})", _short(self.log)
-        if len(self._revived) > _RESTARTS:
-            raise UserError(f"{ended}, for the {_RESTARTS + 1}th time within ten minutes: see the end of {log}.")
-        return f"{ended}; it is started again (see {log})."
+        if len(self._restarts) > _RESTARTS:
+            raise UserError(f"{ended} {_RESTARTS + 1} times within ten minutes; see the end of {log}.")
+        return f"{ended}; restarting it (see {log})."
 
 
 class Machine:
-    """The services of one project folder, while they run."""
+    """The running services of one project folder."""
 
-    def __init__(self, state: Path, pools: Sequence[str], file: Path, say: Say) -> None:
+    def __init__(self, state: Path, pools: Sequence[str], file: Path, report: Report) -> None:
         self.api = server.address()
         self._state = state
         self._pools = pools
         self._file = file
-        self._say = say
+        self._report = report
         self._server: Service | None = None
         self._workers: list[Service] = []
 
     @property
     def own_server(self) -> bool:
-        """Whether the server was started here, and ends with this."""
+        """Whether the server was started here and ends with this."""
         return self._server is not None
 
     def start(self) -> None:
-        """Start what is missing, and deploy every pipeline of the file.
+        """Start the missing services and deploy every pipeline of the file.
 
         Raises:
-            UserError: something could not be started.
+            UserError: a service did not start.
         """
         if not server.answers(self.api):
             log = self._state / "server.log"
@@ -127,30 +127,30 @@ class Machine:
                 arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", _POOL_TYPE, "--name", name]
                 self._workers.append(Service("worker", arguments, self._state / f"worker-{pool}.log"))
             if deploying.wait() != 0:
-                raise UserError(f"{self._file} could not be deployed: see the end of {_short(self._deploy_log)}.")
+                raise UserError(f"{self._file} could not be deployed; see the end of {_short(self._deploy_log)}.")
         finally:
             children.stop(deploying, 0)
 
     def watch(self) -> None:
-        """Look after the services for ever; start again what dies.
+        """Restart services that die, forever.
 
         Raises:
-            UserError: a service dies again and again.
+            UserError: a service dies repeatedly.
         """
         while True:
             time.sleep(_POLL_SECONDS)
             for service in self._services:
-                if sentence := service.died():
-                    self._say(sentence)
-                    self._revive(service)
+                if message := service.died():
+                    self._report(message)
+                    self._restart(service)
 
     def stop(self, patience: float = 1.0) -> None:
-        """End the runs in progress, then the workers, then the server; with a `patience` of 0 kill them all.
+        """End the runs in progress, then the workers, then the server; `patience` 0 kills them.
 
-        The runs come first because a worker that is told to stop kills its own, before they can say so to the server.
+        The runs come first because a stopping worker kills its runs before they can report their end to the server.
         """
         if self._workers and patience:
-            self._say("Stopping: runs in progress are told to write a checkpoint; Ctrl-C again kills them.")
+            self._report("Stopping; runs in progress write a checkpoint. Ctrl-C again kills them.")
         for worker in self._workers:
             if children.end_children(worker.process.pid, _RUN_STOP_SECONDS * patience):
                 time.sleep(_REPORT_SECONDS * patience)
@@ -160,12 +160,12 @@ class Machine:
             children.stop(self._server.process, server.STOP_SECONDS * patience)
             self._end_orphans(server.STOP_SECONDS * patience)
 
-    def _revive(self, service: Service) -> None:
+    def _restart(self, service: Service) -> None:
         if service not in self._workers:
             self._end_orphans(server.STOP_SECONDS)
             service.start()
             return
-        # Its runs have been told by the kernel to end (`children.end_with_worker`), and are at it.
+        # The kernel has sent SIGTERM to its runs (`children.end_with_worker`), which now stop.
         self._end_orphans(_RUN_STOP_SECONDS, wait=_OWN_END_SECONDS)
         service.start()
         with get_client(sync_client=True) as client, suppress(httpx.HTTPError):
@@ -185,22 +185,22 @@ class Machine:
 
 
 @contextmanager
-def running(state: Path, pools: Sequence[str], file: Path, say: Say) -> Iterator[Machine]:
-    """Have everything run for the block, and nothing of it afterwards; call it in the main thread.
+def running(state: Path, pools: Sequence[str], file: Path, report: Report) -> Iterator[Machine]:
+    """Run all services for the block; call this in the main thread.
 
     Args:
-        state: Folder for logs, and for what says that this runs.
+        state: Folder for logs and for the facts of this process.
         pools: Names of the work pools.
         file: The deployment file.
-        say: Called with a sentence for the user.
+        report: Called with messages for the user.
 
     Raises:
-        UserError: this folder's services run already, or something could not be started.
-        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came; a second one kills what still takes its time to stop.
+        UserError: this folder's services run already, or a service did not start.
+        KeyboardInterrupt: on SIGINT, SIGTERM or SIGHUP; a second signal kills what is still stopping.
     """
     with _alone(state), _interruptible():
         children.adopt_orphans()
-        machine = Machine(state, pools, file, say)
+        machine = Machine(state, pools, file, report)
         try:
             machine.start()
             facts = UpFacts(process=os.getpid(), api=machine.api, own_server=machine.own_server)
@@ -215,12 +215,12 @@ def running(state: Path, pools: Sequence[str], file: Path, say: Say) -> Iterator
 
 
 def up_facts(state: Path) -> UpFacts | None:
-    """Return what a `homegrown up` of this folder says of itself; None where none runs."""
+    """Return the facts of this folder's `homegrown up`, or None if it does not run."""
     if locks.is_free(_lock(state)):
         return None
     try:
         return UpFacts.model_validate_json((state / _FACTS).read_bytes())
-    except (OSError, ValidationError):  # it is just starting
+    except (OSError, ValidationError):  # still starting
         return None
 
 
@@ -228,8 +228,8 @@ def up_facts(state: Path) -> UpFacts | None:
 def _alone(state: Path) -> Iterator[None]:
     if not locks.try_acquire(_lock(state)):
         raise UserError(
-            f"`homegrown up` runs already for this folder: {state.parent} (see `homegrown status`; Ctrl-C in its "
-            "terminal stops it)."
+            f"`homegrown up` already runs for {state.parent}; see `homegrown status`, and stop it by Ctrl-C in its "
+            "terminal."
         )
     try:
         (state / _FACTS).unlink(missing_ok=True)
@@ -241,13 +241,13 @@ def _alone(state: Path) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have the signals that ask a process to end raise KeyboardInterrupt, as SIGINT does."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    previous = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
 
 
@@ -263,8 +263,8 @@ def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
         found = client.read_work_pool(name)
         if found.type != _POOL_TYPE:
             raise UserError(
-                f"The work pool {name!r} of {server.address()} is of type {found.type}, and a worker of this machine "
-                f"serves {_POOL_TYPE}: name another in {PIPELINES}, or `prefect work-pool delete {name}`."
+                f"The work pool {name!r} of {server.address()} has the type {found.type}, not {_POOL_TYPE}; name "
+                f"another in {PIPELINES}, or run `prefect work-pool delete {name}`."
             ) from None
 
 

@@ -195,7 +195,7 @@ def test_a_pipeline_file_fills_in_no_secret(tmp_path: Path) -> None:
         file.write_text(
             yaml.safe_dump({"deployments": [deployment | {"parameters": {"recipe": recipe, "until": "ingest"}}]})
         )
-        with pytest.raises(UserError, match="Prefect would fill in"):
+        with pytest.raises(UserError, match="Prefect would expand"):
             check(file)
 
 

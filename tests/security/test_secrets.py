@@ -177,7 +177,7 @@ def _the_server_asks_for_it(project: Project) -> None:  # noqa: F811
         asked = Command(project.folder, unknowing, command)
         printed, _ = asked.communicate()
         assert asked.returncode == 1
-        assert printed.strip().endswith("asks for a password: set PREFECT_API_AUTH_STRING in the environment."), printed
+        assert printed.strip().endswith("requires a password; set PREFECT_API_AUTH_STRING in the environment."), printed
     printed, _ = Command(project.folder, knowing, ("status",)).communicate()
     assert "deployments  pretrain/tiny" in printed
 

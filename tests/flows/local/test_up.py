@@ -163,7 +163,7 @@ def test_up_serves_the_ui_and_leaves_nothing(project: Project) -> None:
     _the_settings_are_closed(ui, project.origin)
     _a_run_from_the_deployment(ui, project)
     _what_the_pages_ask(ui)
-    refusal = f"Error: `homegrown up` runs already for this folder: {project.folder}/artifacts (see"
+    refusal = f"Error: `homegrown up` already runs for {project.folder}/artifacts;"
     assert _answer("up").startswith(refusal)
 
     # Both runs wait for their turn to make something, however fast the machine is.
@@ -255,7 +255,7 @@ def test_up_refuses_what_cannot_work(project: Project) -> None:
         output, _ = up.communicate()
         other.shutdown()
     assert (up.returncode, output.count("\n")) == (1, 1)
-    assert "is taken by something that is no Prefect server" in output
+    assert "is taken by a program that is not a Prefect server" in output
 
     write_deployments(Path(), discription="misspelt")
     assert "did you mean 'description'?\n" in _answer("up")
