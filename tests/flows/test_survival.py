@@ -225,7 +225,7 @@ def assert_stopped_in_a_sentence(process: Command) -> str:
     return output
 
 
-def test_a_killed_deployed_run_is_started_again_and_goes_on_from_its_checkpoints(project: Project) -> None:
+def test_a_killed_deployed_run_is_started_again_and_resumes_from_its_checkpoints(project: Project) -> None:
     recipe = small_recipe(Path("data"), *LONG).model_dump(mode="json")
     deployment = project.deploy()
     with project.worker(), killed_runs_are_retried():
@@ -297,7 +297,7 @@ def test_runs_of_the_terminal_are_killed_stopped_and_cancelled(project: Project)
     wait_for(lambda: no_task_is_left(cancelled_run))
 
 
-def test_a_run_whose_server_is_killed_goes_on_and_keeps_what_it_makes(project: Project, prefect_database: Path) -> None:
+def test_a_run_whose_server_is_killed_keeps_what_it_makes(project: Project, prefect_database: Path) -> None:
     (project.folder / "home").mkdir()
     shutil.copy(prefect_database, project.folder / "home" / "prefect.db")
     with socket.create_server(("127.0.0.1", 0)) as free:
