@@ -309,7 +309,7 @@ def test_a_run_whose_server_is_killed_keeps_what_it_makes(project: Project, pref
     }
     process = project.homegrown("run", "tiny", "--until", "dedup", variables=server)  # it starts this server
     said(process, "ingest: started")
-    (pid,) = processes(f"127.0.0.1\0{port}\0")
+    (pid,) = processes(f"guarded_server 127.0.0.1 {port}")
     os.kill(pid, signal.SIGKILL)
     output, _ = process.communicate()
     assert "dedup: made in" in output

@@ -133,7 +133,7 @@ def test_a_password_and_the_secrets_of_stores_are_asked_for_and_kept_nowhere(
     log = project.folder / "up.log"
     with log.open("w") as output:
         up = project.homegrown("up", stdout=output, stderr=subprocess.STDOUT)
-    until(lambda: "Ctrl-C here stops" in log.read_text() or up.poll() is not None, "up is ready")
+    until(lambda: "Ctrl-C stops everything" in log.read_text() or up.poll() is not None, "up is ready")
     assert up.poll() is None, log.read_text()
 
     _the_server_asks_for_it(project)
