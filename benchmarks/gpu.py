@@ -30,9 +30,11 @@ from homegrown.planning.machine import Machine, this_machine
 from homegrown.planning.memory import Layout, training_memory
 from homegrown.planning.probe import Probed, probe
 from homegrown.planning.target import this_machine_as_target
+from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
+STORE = Store(Path("artifacts"))
 GOALS = {"small": 0.50, "medium": 0.55, "large": 0.55}
 """MFU on an H100."""
 
@@ -95,18 +97,18 @@ def main() -> None:
 
 def measure(recipe: Recipe, machine: Machine, seconds: float) -> Row:
     """Train a preset for some seconds."""
-    target, config = this_machine_as_target(machine, recipe, None), config_of(recipe)
+    target, config = this_machine_as_target(machine, recipe, None), config_of(recipe, STORE)
     ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
     if not ways[0].fits:
         training = recipe.training.model_copy(update={"activation_checkpointing": True})
         recipe = recipe.model_copy(update={"training": training})
     probed = probe(
         recipe,
-        config.vocabulary_size,
+        config,
         target.device,
         seconds=seconds,
         step_seconds=STEP_SECONDS,
-        layers=recipe.model.layers,
+        layers=recipe.new_model.layers,
     )
     known = recognized(probed.device, target.memory_bytes) if target.device == "cuda" else None
     flops = probed.tokens_per_second * config.flops_per_token()
@@ -131,7 +133,7 @@ def measure(recipe: Recipe, machine: Machine, seconds: float) -> Row:
 
 def predicted(recipe: Recipe, probed: Probed) -> int:
     """Return the plan's memory for the measured run, plus the process's memory before it."""
-    config, devices = config_of(recipe), recipe.compute.processes
+    config, devices = config_of(recipe, STORE), recipe.compute.processes
     layout = Layout(
         device=probed.kind,
         value_bytes=4 if probed.precision == "float32" else 2,

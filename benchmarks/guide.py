@@ -52,9 +52,16 @@ def parameters() -> dict[str, dict[str, float]]:
         counts: dict[str, float] = {"stated": stated}
         for name in (f"classic-{size}", size):
             recipe = load_recipe(name)
-            config = ModelConfig.from_settings(recipe.model, recipe.tokenizer.vocabulary_size, recipe.training.dropout)
-            counts[recipe.model.family] = round(config.parameter_count() / 1e6, 1)
-            shape = recipe.model.hidden, recipe.model.layers, recipe.model.heads, recipe.model.feed_forward
+            config = ModelConfig.from_settings(
+                recipe.new_model, recipe.tokenizer.vocabulary_size, recipe.training.dropout
+            )
+            counts[recipe.new_model.family] = round(config.parameter_count() / 1e6, 1)
+            shape = (
+                recipe.new_model.hidden,
+                recipe.new_model.layers,
+                recipe.new_model.heads,
+                recipe.new_model.feed_forward,
+            )
             counts["guide"] = round(guide_parameters(*shape) / 1e6, 1)
         found[size] = counts
     return found

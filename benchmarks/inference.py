@@ -96,7 +96,7 @@ def config_of(name: str) -> ModelConfig:
     """Return a model's shape: `tiny` of pipelines.yaml, or one of 100 million parameters."""
     if name == "tiny":
         recipe = load_recipe("tiny")
-        return ModelConfig.from_settings(recipe.model, recipe.tokenizer.vocabulary_size, 0.0)
+        return ModelConfig.from_settings(recipe.new_model, recipe.tokenizer.vocabulary_size, 0.0)
     return ModelConfig(
         family="modern",
         vocabulary_size=32_000,

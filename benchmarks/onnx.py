@@ -26,6 +26,7 @@ from homegrown.inference.generation import generate
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.planning.compute import config_of
+from homegrown.store.artifacts import Store
 
 _PROMPT = 64
 
@@ -89,7 +90,7 @@ def timed(write: Callable[[int], object], new: int) -> float:
 
 def random_model(preset: str) -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(config_of(load_recipe(preset)))
+    model = Transformer(config_of(load_recipe(preset), Store(Path("artifacts"))))
     model.initialize()
     return model.eval()
 

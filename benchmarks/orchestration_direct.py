@@ -45,7 +45,7 @@ def run_directly(root: Path, changes: tuple[str, ...]) -> None:
         weights,
         tokens,
         tokenizer,
-        recipe.model,
+        recipe.new_model,
         recipe.training,
         seed=seed,
         device=device,

@@ -73,7 +73,7 @@ def encoding(work: Path, name: str) -> dict[str, float]:
 def reading(work: Path, tokens_per_second: float | None) -> dict[str, float]:
     """Print the windows per second that one thread reads, and that `tiny` trains on."""
     recipe = load_recipe("tiny")
-    context = recipe.model.context
+    context = recipe.context
     rates = {settings.layout: measured(_read, work, settings, recipe).result for settings in LAYOUTS}
     trained = (tokens_per_second or measured(_training_rate, work, recipe).result) / context
     rows = [(f"{layout}, one thread", f"{rate:,.0f}", f"{rate / trained:,.0f}") for layout, rate in rates.items()]
@@ -194,7 +194,7 @@ def _packed(work: Path, settings: PackSettings, context: int) -> Path:
 def _read(work: Path, settings: PackSettings, recipe: Recipe) -> float:
     from homegrown.data.loader import Batches, TokenSplit
 
-    context, size = recipe.model.context, recipe.training.batch_size
+    context, size = recipe.context, recipe.training.batch_size
     batches = Batches(TokenSplit(_packed(work, settings, context), "train"), context, size, seed=1)
     start, step = time.perf_counter(), 0
     while time.perf_counter() - start < READ_SECONDS:
@@ -215,9 +215,9 @@ def _training_rate(work: Path, recipe: Recipe) -> float:
     from homegrown.model.transformer import Transformer
     from homegrown.training.precision import choose_precision
 
-    context, settings = recipe.model.context, recipe.training
+    context, settings = recipe.context, recipe.training
     split = TokenSplit(_packed(work, LAYOUTS[0], context), "train")
-    model = Transformer(ModelConfig.from_settings(recipe.model, recipe.tokenizer.vocabulary_size, 0.0))
+    model = Transformer(ModelConfig.from_settings(recipe.new_model, recipe.tokenizer.vocabulary_size, 0.0))
     model.initialize()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     batches, precision = Batches(split, context, settings.batch_size, seed=1), choose_precision("auto", "cpu")

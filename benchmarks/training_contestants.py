@@ -149,7 +149,7 @@ class Ours:
         }
         settings = {**tiny.training.model_dump(), **training, **changes}
         settings["micro_batch_size"] = settings["batch_size"]
-        shape = ModelSettings.model_validate({**tiny.model.model_dump(), **model})
+        shape = ModelSettings.model_validate({**tiny.new_model.model_dump(), **model})
         if by_clock:
             batch_tokens = settings["batch_size"] * shape.context
             steps = max(1, round(seconds * _tokens_per_second(shape, settings["batch_size"]) / batch_tokens))

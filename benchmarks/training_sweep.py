@@ -47,7 +47,7 @@ def run(data: Path, tokens: int, changes: dict[str, Any]) -> tuple[float, float]
     model = {name: value for name, value in changes.items() if name in ModelSettings.model_fields}
     training = {name: value for name, value in changes.items() if name not in model}
     tiny = load_recipe("tiny")
-    batch_tokens = training.get("batch_size", tiny.training.batch_size) * model.get("context", tiny.model.context)
+    batch_tokens = training.get("batch_size", tiny.training.batch_size) * model.get("context", tiny.context)
     contestant = Ours(data, model, training, steps=tokens // batch_tokens)
     torch.set_num_threads(1)
     speeds, began = [], time.thread_time()

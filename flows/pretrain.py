@@ -11,20 +11,25 @@ from pydantic import Field
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from homegrown.config.addresses import CREDENTIAL
+from homegrown.config.finetune_recipe import BaseSettings
 from homegrown.config.pipelines import change_recipe
-from homegrown.config.recipe import Recipe
+from homegrown.config.recipe import Recipe, RowSettings
+from homegrown.config.starter import is_external
 from homegrown.quantization.requirements import check_recipe
 from homegrown.store import runs
+from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
+from tasks.base import base as import_base
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.filter import filter_documents
 from tasks.ingest import ingest
 from tasks.pack import pack
+from tasks.pretrain import continue_pretraining
 from tasks.pretrain import pretrain as train
 from tasks.quantize import quantize
 from tasks.shard import shard
-from tasks.stage import Handle, Run, forget_flow_exception, store
+from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
 from tasks.tokenizer import tokenizer
 from tasks.ui.summary import summarized
 
@@ -53,6 +58,7 @@ Change = Annotated[
     ),
 ]
 Made = dict[str, Handle]
+BASE = "base"
 SWEEP_TAG = "sweep:"
 """Prefix of the tag of a sweep's flow runs; the sweep's name follows."""
 
@@ -61,13 +67,13 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
     "dedup": lambda run, recipe, made: dedup(run, settings=recipe.dedup, ingest=made["ingest"]),
     "filter": lambda run, recipe, made: filter_documents(run, settings=recipe.filter, dedup=made["dedup"]),
     "shard": lambda run, recipe, made: shard(run, settings=recipe.shard, filter=made["filter"]),
-    "tokenizer": lambda run, recipe, made: tokenizer(run, settings=recipe.tokenizer, shard=made["shard"]),
+    "tokenizer": lambda run, recipe, made: tokenizer(
+        run, settings=recipe.tokenizer, shard=made["shard"], **_base(made)
+    ),
     "pack": lambda run, recipe, made: pack(
         run, settings=recipe.pack, rows=recipe.rows, shard=made["shard"], tokenizer=made["tokenizer"]
     ),
-    "pretrain": lambda run, recipe, made: train(
-        run, settings=recipe.training, model=recipe.model, pack=made["pack"], tokenizer=made["tokenizer"]
-    ),
+    "pretrain": lambda run, recipe, made: _train(run, recipe, made),
     "quantize": lambda run, recipe, made: quantize(
         run, settings=recipe.quantization, pretrain=made["pretrain"], pack=made["pack"]
     ),
@@ -79,15 +85,57 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
         pack=made["pack"],
         shard=made["shard"],
         tokenizer=made["tokenizer"],
+        **_base(made),
+        **({"rows": RowSettings(context=recipe.context)} if recipe.base is not None else {}),
     ),
 }
 """The stages in order, each with its inputs."""
+
+
+def _base(made: Made) -> Made:
+    return {"base": made[BASE]} if BASE in made else {}
+
+
+def _train(run: Run, recipe: Recipe, made: Made) -> Handle:
+    if recipe.adaptation is None:
+        return train(
+            run, settings=recipe.training, model=recipe.new_model, pack=made["pack"], tokenizer=made["tokenizer"]
+        )
+    return continue_pretraining(
+        run, settings=recipe.training, adaptation=recipe.adaptation, pack=made["pack"], base=made[BASE]
+    )
+
+
+def _find_base(run: Run, base: str) -> Handle:
+    """Return the base: an artifact of the store, or a model from elsewhere, imported."""
+    if is_external(base):
+        return import_base(run, settings=BaseSettings(base=base))
+    found = handle_of(find_model(store(), base))
+    run.reach(found.key)
+    return found
 
 
 def stages_until(last: StageName) -> list[StageName]:
     """Return the stages up to `last`."""
     stages = list(CHAIN)
     return stages[: stages.index(last) + 1]
+
+
+def shown_stages(recipe: Recipe, last: StageName) -> list[str]:
+    """Return the stages that a run of the recipe up to `last` shows: those of the chain, after an imported base."""
+    return [*([BASE] if recipe.base is not None and is_external(recipe.base) else []), *stages_until(last)]
+
+
+def check_base(recipe: Recipe) -> None:
+    """Raise UserError if the base of the recipe is missing, not supported, or does not fit its settings."""
+    if recipe.base is None or recipe.adaptation is None:
+        return
+
+    from homegrown.export.bases import base_config
+    from homegrown.finetuning.adaptation import check_context
+
+    config = base_config(recipe.base, store())
+    check_context(config.context, recipe.adaptation)
 
 
 def forced_stages(until: StageName, from_stage: StageName | None, force: list[StageName]) -> frozenset[StageName]:
@@ -139,13 +187,17 @@ def pretrain(
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
     stages = stages_until(until)
+    check_base(recipe)
     if "quantize" in stages:
-        check_recipe(recipe)
+        check_recipe(recipe, store())
     with (
-        summarized(stages),
+        summarized(shown_stages(recipe, until)),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
     ):
         run = Run(recipe.seed, recipe.compute, forced, log.reach)
+        if recipe.base is not None:
+            made[BASE] = _find_base(run, recipe.base)
+            log.made(BASE, made[BASE].key, made[BASE].folder)
         for name in stages:
             made[name] = CHAIN[name](run, recipe, made)
             log.made(name, made[name].key, made[name].folder)

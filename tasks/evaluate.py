@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from homegrown.config.recipe import EvaluationSettings
+from homegrown.config.recipe import EvaluationSettings, RowSettings
 from homegrown.reporting import charts
 from homegrown.store.artifacts import Artifact
 from homegrown.util import devices
@@ -84,6 +84,8 @@ def evaluate(
     pack: Handle,
     shard: Handle,
     tokenizer: Handle,
+    base: Handle | None = None,
+    rows: RowSettings | None = None,
 ) -> Outcome:
     """Evaluate every variant and the baselines on held-out text."""
     from homegrown.evaluation import evaluate as engine
@@ -98,6 +100,8 @@ def evaluate(
             shard.path,
             tokenizer.path,
             settings,
+            base=base.path if base else None,
+            context=rows.context if rows else None,
             seed=work.seed,
             device=device,
             progress=work.progress,

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.recipe import AdaptationSettings, ModelSettings, TrainingSettings
 from homegrown.reporting import charts
 from homegrown.store.artifacts import Artifact
 from homegrown.training.job import CURVE, SAMPLES
@@ -92,6 +92,34 @@ def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack:
             pack.path,
             tokenizer.path,
             model,
+            settings,
+            seed=work.seed,
+            device=device,
+            processes=work.compute.processes,
+            parallel=work.compute.parallel,
+            progress=work.progress,
+        )
+
+
+@stage(
+    "pretrain",
+    engine=["homegrown.finetuning.adaptation", "homegrown.training.worker"],
+    seeded=True,
+    panel=TRAINING_PANEL,
+)
+def continue_pretraining(
+    work: Work, settings: TrainingSettings, adaptation: AdaptationSettings, pack: Handle, base: Handle
+) -> Outcome:
+    """Train the base on; resumes from the last checkpoint."""
+    from homegrown.finetuning import adaptation as engine
+
+    device = devices.resolve(work.compute.device)
+    with computing_on(device, work.compute.processes):
+        return engine.adapt(
+            work.out,
+            base.path / "model",
+            pack.path,
+            adaptation,
             settings,
             seed=work.seed,
             device=device,

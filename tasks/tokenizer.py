@@ -59,8 +59,10 @@ def _excerpt(artifact: Artifact) -> str:
 
 
 @stage("tokenizer", engine=["homegrown.tokenizer.train"], raw=_content, panel=Panel(_report, _excerpt))
-def tokenizer(work: Work, settings: TokenizerSettings, shard: Handle) -> Outcome:
-    """Train the tokenizer or import the existing one, and count its tokens in the text."""
+def tokenizer(work: Work, settings: TokenizerSettings, shard: Handle, base: Handle | None = None) -> Outcome:
+    """Train the tokenizer, import an existing one, or take that of the base; count its tokens in the text."""
     from homegrown.tokenizer import train as engine
 
-    return engine.train_tokenizer(work.out, shard.path, settings, progress=work.progress)
+    return engine.train_tokenizer(
+        work.out, shard.path, settings, base=base.path / "model" if base else None, progress=work.progress
+    )

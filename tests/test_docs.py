@@ -17,8 +17,9 @@ from benchmarks import guide
 from homegrown.cli.generate import generate
 from homegrown.cli.main import cli
 from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe, pipeline_names, read
-from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import config_of
 from homegrown.reporting.numbers import count
+from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -198,11 +199,9 @@ def test_the_table_of_pipelines_has_every_recipe_with_its_shape() -> None:
     table = {name: cells.split(" | ") for name, cells in rows if name in pipeline_names()}
     assert list(table) == pipeline_names()
     for name, cells in table.items():
-        recipe = load_recipe(name)
-        model = recipe.model
-        config = ModelConfig.from_settings(model, recipe.tokenizer.vocabulary_size, recipe.training.dropout)
-        sizes = (model.hidden, model.layers, model.heads, model.feed_forward, model.context)
-        assert cells[:7] == [model.family, *map(str, sizes), count(config.parameter_count())]
+        config = config_of(load_recipe(name), Store(ROOT / "artifacts"))
+        sizes = (config.hidden, config.layers, config.heads, config.feed_forward, config.context)
+        assert cells[:7] == [config.family, *map(str, sizes), count(config.parameter_count())]
 
 
 def test_generate_has_the_defaults_that_the_page_on_the_guide_gives() -> None:

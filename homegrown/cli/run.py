@@ -59,13 +59,13 @@ def run(
     console = Console()
 
     def prepare() -> "Flow[dict[str, Handle]]":
-        from flows.pretrain import forced_stages, pretrain, stages_until
+        from flows.pretrain import forced_stages, pretrain, shown_stages
 
         last = stage_name(end)
         first = None if from_stage is None else stage_name(from_stage)
         forced = [stage_name(name) for name in again]
         forced_stages(last, first, forced)
-        return stages_until(last), lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
+        return shown_stages(recipe, last), lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
 
     made = run_flow(store, console, prepare)
     report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})

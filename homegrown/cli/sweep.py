@@ -135,10 +135,10 @@ def _run_point(console: Console, point: Point, last: "StageName", tag: str) -> s
     """Run one point; return its error message, or None."""
     from prefect import tags
 
-    from flows.pretrain import pretrain, stages_until
+    from flows.pretrain import pretrain, shown_stages
 
     try:
-        with tags(tag), live_display(console, stages_until(last)):
+        with tags(tag), live_display(console, shown_stages(point.recipe, last)):
             pretrain.with_options(flow_run_name=lambda: point.run)(recipe=point.recipe, until=last)
     except UserError as error:
         return str(error)

@@ -309,6 +309,30 @@ class ModelSettings(Settings):
         return self
 
 
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class AdaptationSettings(Settings):
+    """Continued pretraining: what is trained of a base model."""
+
+    method: Literal["lora", "qlora", "full"] = Field(
+        description="lora: an adapter on a frozen base, merged into it at the end; qlora: an adapter on a base in 4 "
+        "bits (nf4), for less memory; full: all weights."
+    )
+    rank: Positive = Field(default=16, description="Rank of the adapter's matrices.")
+    alpha: float = Field(default=32, gt=0, description="Scale of the adapter: alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's inputs.")
+    targets: list[Projection] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        min_length=1,
+        description="Projections of each block that get an adapter.",
+    )
+    embeddings: bool = Field(
+        default=False, description="Train embedding and output projection too, beside the adapter."
+    )
+    context: Positive = Field(description="Tokens per training sequence, at most the base's context.")
+
+
 class TrainingSettings(Settings):
     """The pretraining loop."""
 
@@ -453,33 +477,78 @@ class Recipe(Settings):
 
     name: Name
     seed: Count = Field(description="Seed of all randomness.")
+    base: LocalPath | None = Field(
+        default=None,
+        min_length=1,
+        description="Model to continue from: an artifact, such as pretrain@3 or a key, the folder of a Hugging Face "
+        "model, or a GGUF file; its tokenizer and its shape are used. null: a new model.",
+    )
+    adaptation: AdaptationSettings | None = Field(
+        default=None, description="What is trained of the base; null: no base."
+    )
     ingest: IngestSettings
     dedup: DedupSettings
     filter: FilterSettings
     shard: ShardSettings
     tokenizer: TokenizerSettings
     pack: PackSettings
-    model: ModelSettings
+    model: ModelSettings | None = Field(default=None, description="Shape of a new model; null: that of the base.")
     training: TrainingSettings
     quantization: QuantizationSettings
     evaluation: EvaluationSettings
     compute: ComputeSettings
 
     @property
+    def context(self) -> int:
+        """Tokens per training sequence."""
+        if self.adaptation is not None:
+            return self.adaptation.context
+        return self.new_model.context
+
+    @property
+    def new_model(self) -> ModelSettings:
+        """The shape of the new model of a recipe without a base."""
+        if self.model is None:
+            raise ValueError("the recipe has a base")
+        return self.model
+
+    @property
     def rows(self) -> RowSettings:
         """Settings of `model` for `pack`: contiguous tokens do not depend on the context."""
-        return RowSettings(context=self.model.context if self.pack.layout == "best_fit" else None)
+        return RowSettings(context=self.context if self.pack.layout == "best_fit" else None)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.base is None and (self.model is None or self.adaptation is not None):
+            raise ValueError("a recipe without a base needs model, and adaptation null")
+        if self.base is not None and (self.adaptation is None or self.model is not None):
+            raise ValueError("a recipe with a base needs adaptation, and model null: the shape is the base's")
+        if self.base is not None and self.tokenizer.path is not None:
+            raise ValueError("tokenizer.path must be null with a base: the tokenizer is the base's")
+        if self.base is not None and self.training.initialisation != "auto":
+            raise ValueError("training.initialisation must be auto with a base, whose weights training starts from")
+        if self.adaptation and self.adaptation.method != "full" and self.training.optimizer != "adamw":
+            raise ValueError("training.optimizer must be adamw with an adapter (adaptation.method lora or qlora)")
+        if (
+            self.adaptation
+            and self.adaptation.method == "qlora"
+            and self.compute.parallel == "fsdp"
+            and self.compute.processes > 1
+        ):
+            raise ValueError("adaptation.method 'qlora' is not supported with compute.parallel fsdp; choose ddp")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.evaluation.prompt_tokens + self.evaluation.continuation_tokens > self.model.context:
-            raise ValueError(
-                f"prompt_tokens + continuation_tokens of evaluation must fit model.context ({self.model.context})"
-            )
-        if (self.evaluation.stride or 0) > self.model.context:
-            raise ValueError(f"evaluation.stride must be at most model.context ({self.model.context})")
+        setting = "model.context" if self.base is None else "adaptation.context"
+        if self.evaluation.prompt_tokens + self.evaluation.continuation_tokens > self.context:
+            raise ValueError(f"prompt_tokens + continuation_tokens of evaluation must fit {setting} ({self.context})")
+        if (self.evaluation.stride or 0) > self.context:
+            raise ValueError(f"evaluation.stride must be at most {setting} ({self.context})")
         if self.shard.validation_share + self.shard.test_share >= 0.5:
             raise ValueError("shard.validation_share + shard.test_share must be below 0.5")
+        if self.model is None:
+            return self
         if self.training.initialisation == "bigrams" and (self.model.tied or self.model.family == "classic"):
             raise ValueError(
                 "training.initialisation 'bigrams' needs model.family 'modern' and model.tied false; choose 'auto'"

@@ -28,6 +28,9 @@ from homegrown.util.files import replacing, write_parquet
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 from homegrown.util.seeds import derive
 
+BASE = "base"
+"""The row of the model that training continued from."""
+
 TEXT = "held-out text"
 """The row of the references themselves: their repetition, and what of them is in the training data."""
 
@@ -41,20 +44,25 @@ def evaluate(
     tokenizer: Path,
     settings: EvaluationSettings,
     *,
+    base: Path | None = None,
+    context: int | None = None,
     seed: int,
     device: str,
     progress: Progress = silent,
 ) -> Outcome:
     """Measure the original weights, every quantized variant and the baselines on the test split.
 
-    The paths are the stages' folders. Writes the tables of `results.Report`; `documents`, the cost of each document
-    for each model, to compare evaluations; `report.md` and `report.html`.
+    The paths are the stages' folders; `base` is that of the model that training continued from, which is measured too.
+    Models read at most `context` tokens, by default their own context. Writes the tables of `results.Report`;
+    `documents`, the cost of each document for each model, to compare evaluations; `report.md` and `report.html`.
 
     Raises:
         UserError: an input is missing or damaged, or the test split is too small for the settings.
     """
     folders = variants_of(pretrained, quantized)
-    context = load_config(folders[ORIGINAL] / "config.json").context
+    if base is not None:
+        folders[BASE] = base / "model"
+    context = context or load_config(folders[ORIGINAL] / "config.json").context
     examination = prepare(packed, shards, tokenizer, context, settings, seed)
     steps = len(folders) + 2  # the rest takes about as long as two variants
     sample, measured = "", dict[str, _Measured]()

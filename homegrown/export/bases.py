@@ -2,18 +2,31 @@
 
 from pathlib import Path
 
-from homegrown.config.starter import STARTER, starter_file
+from homegrown.config.starter import STARTER, is_external, starter_file
 from homegrown.export import gguf_reader, huggingface_reader
 from homegrown.model.config import ModelConfig
+from homegrown.model.weights import load_config
 from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.store.digests import Digests
 from homegrown.store.fingerprint import code_fingerprint
+from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 
 
+def base_config(base: str, store: Store) -> ModelConfig:
+    """Return the configuration of a base: an artifact of `store`, a folder, a GGUF file or the starter.
+
+    Raises:
+        UserError: it is missing, damaged or not supported.
+    """
+    if is_external(base):
+        return config_of(base)
+    return load_config(find_model(store, base).path / "model" / "config.json")
+
+
 def config_of(base: str) -> ModelConfig:
-    """Return the configuration of a base.
+    """Return the configuration of a base from elsewhere.
 
     Raises:
         UserError: it is missing, damaged or not supported.

@@ -70,7 +70,7 @@ class TunedModel:
         model, settings = self._weights(), self._job.finetuning
         if settings.method != "full":
             if settings.method == "qlora":
-                _in_four_bits(model)
+                in_four_bits(model)
             torch.manual_seed(derive(self._job.seed, "adapter"))
             lora.attach(model, settings, self._marks, four_bit=settings.method == "qlora")
         return model
@@ -122,7 +122,7 @@ class TunedModel:
         return prompts
 
 
-def _in_four_bits(model: "Transformer") -> None:
+def in_four_bits(model: "Transformer") -> None:
     """Replace the matrices of all blocks by nf4 weights (QLoRA, Dettmers et al. 2023)."""
     from homegrown.quantization.linear import METHODS
     from homegrown.quantization.variants import matrices

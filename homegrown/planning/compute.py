@@ -1,9 +1,14 @@
 """The arithmetic of a training run: operations, bytes moved, and the compute-optimal number of tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from homegrown.config.recipe import Recipe, TrainingSettings
+from pydantic import ValidationError
+
+from homegrown.config.recipe import ModelSettings, Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
+from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
 
 COMPUTE_OPTIMAL_TOKENS = 20
 """Tokens per parameter at which a compute budget gives the lowest loss: Hoffmann et al. 2022, table 3, the first of
@@ -13,18 +18,47 @@ WORTHWHILE_EPOCHS = 4
 """Epochs of the same text that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
 
 
-def config_of(recipe: Recipe) -> ModelConfig:
-    """Return the configuration of the recipe's model, with the vocabulary of its tokenizer.
+def config_of(recipe: Recipe, store: Store) -> ModelConfig:
+    """Return the configuration of the recipe's model: a new one, or its base with the recipe's context.
 
     Raises:
-        UserError: the tokenizer at `tokenizer.path` cannot be used.
+        UserError: the base or the tokenizer at `tokenizer.path` cannot be used.
     """
+    if recipe.base is not None:
+        from homegrown.export.bases import base_config
+
+        return replace(base_config(recipe.base, store), context=recipe.context, dropout=recipe.training.dropout)
     vocabulary_size = recipe.tokenizer.vocabulary_size
     if recipe.tokenizer.path is not None:
         from homegrown.tokenizer.existing import take
 
         vocabulary_size = take(Path(recipe.tokenizer.path)).get_vocab_size()
-    return ModelConfig.from_settings(recipe.model, vocabulary_size, recipe.training.dropout)
+    return ModelConfig.from_settings(recipe.new_model, vocabulary_size, recipe.training.dropout)
+
+
+def shape_of(recipe: Recipe, config: ModelConfig) -> ModelSettings:
+    """Return the shape of the recipe's model as settings of a new one, to measure its speed.
+
+    Raises:
+        UserError: a base has sizes that no new model has.
+    """
+    if recipe.model is not None:
+        return recipe.model
+    try:
+        return ModelSettings(
+            family=config.family,
+            hidden=config.hidden,
+            layers=config.layers,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            feed_forward=config.feed_forward,
+            context=config.context,
+            tied=config.tied,
+        )
+    except ValidationError as error:
+        raise UserError(
+            f"The speed of a model like {recipe.base} cannot be measured here; estimate it with --gpu."
+        ) from error
 
 
 def block_matrices(config: ModelConfig) -> list[tuple[int, int]]:

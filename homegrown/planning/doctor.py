@@ -12,6 +12,7 @@ from homegrown.planning.machine import Machine
 from homegrown.planning.presets import Wants, wants
 from homegrown.planning.recipe_checks import recipe_checks
 from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,14 @@ def diagnose(machine: Machine, store: Store, recipes: list[Recipe], recipe: Reci
     """
     checks = [*machine_checks(machine), *_gpus(machine, recipe), _writable(store.root)]
     if recipe is not None:
-        checks += recipe_checks(recipe, machine, wants(recipe, store), store.root)
-    return Diagnosis(checks, [wants(one, store) for one in recipes])
+        checks += recipe_checks(recipe, machine, wants(recipe, store), store)
+    found = []
+    for one in recipes:
+        try:
+            found.append(wants(one, store))
+        except UserError as error:  # its base or its tokenizer is not here
+            checks.append(Check(f"recipe {one.name}", "not ready", "", "warn", str(error)))
+    return Diagnosis(checks, found)
 
 
 def _gpus(machine: Machine, recipe: Recipe | None) -> Iterator[Check]:

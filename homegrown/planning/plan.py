@@ -71,7 +71,7 @@ def make_plan(
         UserError: the devices cannot share the batch of the recipe.
     """
     settings = recipe.training
-    config = config_of(recipe)
+    config = config_of(recipe, store)
     ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
     probed = None
     cost = None
@@ -83,11 +83,10 @@ def make_plan(
         probed = _probe(recipe, config, target)
         cost = measured_cost(recipe, config, target, probed)
     text, tokens = text_of(store, recipe, config.vocabulary_size), step_tokens(config, settings) * settings.max_steps
-    model = recipe.model
-    shape = (model.hidden, model.layers, model.heads, model.feed_forward, model.context)
+    shape = (config.hidden, config.layers, config.heads, config.feed_forward, config.context)
     return Plan(
         recipe=recipe.name,
-        family=model.family,
+        family=config.family,
         parameters=config.parameter_count(),
         guide_parameters=GUIDE.get(shape),
         flops_per_token=config.flops_per_token(),
@@ -125,7 +124,7 @@ def _probe(recipe: Recipe, config: ModelConfig, target: Target) -> Probed:
         layers //= 2
     return probe(
         recipe,
-        config.vocabulary_size,
+        config,
         target.device,
         seconds=_PROBE_SECONDS,
         step_seconds=_STEP_SECONDS,

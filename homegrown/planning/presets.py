@@ -39,7 +39,7 @@ class Wants:
 
 def wants(recipe: Recipe, store: Store) -> Wants:
     """Return the hardware that a recipe needs."""
-    config, settings = config_of(recipe), recipe.training
+    config, settings = config_of(recipe, store), recipe.training
     comfortable = min(settings.batch_size, max(1, _COMFORTABLE_TOKENS // config.context))
     size = value_bytes(settings.precision, narrow=True)
     least, recommended = (

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from homegrown.config.recipe import ModelSettings, Recipe, Settings, TrainingSettings
 from homegrown.model.config import ModelConfig
-from homegrown.planning.compute import optimizer_flops, recomputed_flops_per_token, step_tokens
+from homegrown.planning.compute import optimizer_flops, recomputed_flops_per_token, shape_of, step_tokens
 from homegrown.planning.synthetic import write_synthetic
 from homegrown.training.job import LOGS, NO_TCP_STORE, PARENT_LOCK, REFUSAL, STORE
 from homegrown.training.pretraining import Job
@@ -71,7 +71,7 @@ class Probed(BaseModel):
 
 def probe(
     recipe: Recipe,
-    vocabulary_size: int,
+    config: ModelConfig,
     kind: Literal["cpu", "cuda"],
     *,
     seconds: float,
@@ -88,16 +88,17 @@ def probe(
     """
     with tempfile.TemporaryDirectory(prefix="homegrown-probe-") as name:
         folder = Path(name)
+        model = shape_of(recipe, config)
         job = Job(
             packed=folder / "packed",
             tokenizer=folder / "tokenizer",
-            model=recipe.model,
+            model=model,
             training=recipe.training,
             seed=recipe.seed,
             device=kind,
             parallel=recipe.compute.parallel,
         )
-        write_synthetic(folder, vocabulary_size, recipe.model.context, _WINDOWS)
+        write_synthetic(folder, config.vocabulary_size, model.context, _WINDOWS)
         order = ProbeJob(job=job, seconds=seconds, step_seconds=step_seconds, layers=layers)
         path = folder / "job.json"
         with replacing(path) as temporary:

@@ -14,6 +14,7 @@ from homegrown.planning.presets import PROCESS_BYTES, Wants
 from homegrown.planning.target import Target, this_machine_as_target
 from homegrown.quantization.requirements import check_recipe
 from homegrown.reporting.numbers import duration
+from homegrown.store.artifacts import Store
 from homegrown.training.compilation import compiles
 from homegrown.util.errors import UserError
 
@@ -22,32 +23,32 @@ _USUAL_SHARE = 0.3
 """Share of the measured peak of matrix products at which training on a CPU usually runs."""
 
 
-def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, root: Path) -> Iterator[Check]:
-    """Yield the checks of this machine for the recipe, and of the disk with the artifacts.
+def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store) -> Iterator[Check]:
+    """Yield the checks of this machine for the recipe, and of the disk with the artifacts `store`.
 
     Raises:
         UserError: the processes cannot share the batch of the recipe.
     """
-    yield _variants(recipe)
+    yield _variants(recipe, store)
     device = machine.device(recipe.compute.device)
     if device == "cuda" and len(machine.gpus) < recipe.compute.processes:
         yield _too_few_gpus(recipe, machine)
         return
     target = this_machine_as_target(machine, recipe, None)
-    yield _training_memory(recipe, target)
+    yield _training_memory(recipe, target, store)
     yield _corpus_memory(recipe, machine)
-    yield _disk(wants, root)
+    yield _disk(wants, store.root)
     if device == "cuda":
         yield _pytorch_sees(machine)
     else:
-        yield _compiler(recipe)
-        yield _time(recipe)
+        yield _compiler(recipe, store)
+        yield _time(recipe, store)
 
 
-def _variants(recipe: Recipe) -> Check:
+def _variants(recipe: Recipe, store: Store) -> Check:
     wanted = ", ".join(recipe.quantization.variants) or "none"
     try:
-        check_recipe(recipe)
+        check_recipe(recipe, store)
     except UserError as error:
         return Check("quantized variants", "a missing library or unsuitable size", wanted, "bad", str(error))
     return Check("quantized variants", "all supported here", wanted, "ok")
@@ -61,8 +62,9 @@ def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:
     return Check("GPU", found, str(needed), "bad", advice)
 
 
-def _training_memory(recipe: Recipe, target: Target) -> Check:
-    ways = layouts(recipe, config_of(recipe), target.device, target.value_bytes, target.count, target.memory_bytes)
+def _training_memory(recipe: Recipe, target: Target, store: Store) -> Check:
+    config = config_of(recipe, store)
+    ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
     base = PROCESS_BYTES if target.device == "cpu" else 0
     available = (1 - MARGIN) * target.memory_bytes - base
     what = "GPU memory" if target.device == "cuda" else "memory to train"
@@ -119,9 +121,9 @@ def _pytorch_sees(machine: Machine) -> Check:
     return Check("CUDA", f"{found} sees no GPU", "a GPU visible to PyTorch", "bad", advice)
 
 
-def _compiler(recipe: Recipe) -> Check:
+def _compiler(recipe: Recipe, store: Store) -> Check:
     compiler = next((found for found in map(shutil.which, ("g++", "clang++", "cl")) if found), None)
-    config, setting = config_of(recipe), recipe.training.compile
+    config, setting = config_of(recipe, store), recipe.training.compile
     tokens = step_tokens(config, recipe.training) * recipe.training.max_steps
     needed = "one, for torch.compile" if setting == "always" else "none"
     if compiler:
@@ -133,14 +135,14 @@ def _compiler(recipe: Recipe) -> Check:
     return Check("C++ compiler", "none", needed, "ok", advice)
 
 
-def _time(recipe: Recipe) -> Check:
+def _time(recipe: Recipe, store: Store) -> Check:
     """Estimate the training time on the CPU from the peak of its matrix products."""
     import torch
 
     from homegrown.training.peak import matmul_peak
     from homegrown.training.precision import choose_precision
 
-    config, settings = config_of(recipe), recipe.training
+    config, settings = config_of(recipe, store), recipe.training
     flops = config.flops_per_token() * step_tokens(config, settings) + optimizer_flops(config, settings)
     peak = matmul_peak(torch.device("cpu"), choose_precision(settings.precision, "cpu").dtype)
     seconds = settings.max_steps * flops / (peak * _USUAL_SHARE)

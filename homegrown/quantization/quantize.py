@@ -153,21 +153,22 @@ def _logits(model: Transformer) -> Tensor:
 
 
 _BATCH_TOKENS = 4096
+_LONGEST_WINDOW = 2048
 _RUNS = 3
 _WRITTEN = 48
 
 
 @torch.inference_mode()
 def bits_per_byte(model: Transformer, split: TokenSplit, token_bytes: npt.NDArray[np.int32], most_tokens: int) -> float:
-    """Return bits per byte over evenly spaced windows of a split, each as long as the model's context.
+    """Return bits per byte over evenly spaced windows of a split: its rows, or as long as the model's context.
 
-    Windows are independent, so one pass compares all variants on the same tokens. Quote the figure of the stage
-    `evaluate` instead, which gives each token more context.
+    A window has at most 2,048 tokens. Windows are independent, so one pass compares all variants on the same tokens.
+    Quote the figure of the stage `evaluate` instead, which gives each token more context.
 
     Raises:
         UserError: the split is empty.
     """
-    context = split.fitting(model.config.context)
+    context = split.context or split.fitting(min(model.config.context, _LONGEST_WINDOW))
     windows = split.windows(context)
     if not windows:
         raise UserError("The validation split is empty; add text or raise shard.validation_share.")

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from homegrown.config.recipe import Recipe, Variant
 from homegrown.model.config import ModelConfig
+from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
 
@@ -47,13 +48,18 @@ REQUIREMENTS: dict[Variant, Requirement] = {
 }
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Check the requirements of a recipe's variants.
+def check_recipe(recipe: Recipe, store: Store) -> None:
+    """Check the requirements of a recipe's variants; `store` has the base of a recipe that continues from an artifact.
 
     Raises:
         UserError: one is not met.
     """
-    config = ModelConfig.from_settings(recipe.model, recipe.tokenizer.vocabulary_size, recipe.training.dropout)
+    if recipe.base is not None:
+        from homegrown.export.bases import base_config
+
+        config = base_config(recipe.base, store)
+    else:
+        config = ModelConfig.from_settings(recipe.new_model, recipe.tokenizer.vocabulary_size, recipe.training.dropout)
     check_requirements(recipe.quantization.variants, config)
 
 

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from homegrown.config.recipe import TokenizerSettings
 from homegrown.tokenizer.encoding import SPLIT_PATTERN
 from homegrown.tokenizer.existing import take
-from homegrown.tokenizer.loading import TOKENIZER_FILE, token_bytes
+from homegrown.tokenizer.loading import TOKENIZER_FILE, load, token_bytes
 from homegrown.tokenizer.sample import read_sample, text_bytes
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from homegrown.tokenizer.usage import by_name, measure_usage
@@ -21,18 +21,21 @@ _LEAST_FREQUENCY = 2
 """A pair that occurs once is not merged: it belongs to one document, not to the language."""
 
 
-def train_tokenizer(out: Path, shards: Path, settings: TokenizerSettings, *, progress: Progress = silent) -> Outcome:
+def train_tokenizer(
+    out: Path, shards: Path, settings: TokenizerSettings, *, base: Path | None = None, progress: Progress = silent
+) -> Outcome:
     """Train or import the tokenizer, and measure it on the first documents of the shuffled training split.
 
     A byte-level BPE is trained on these documents; its ids are the special tokens, the 256 bytes, then the merges in
-    the order of learning. With `settings.path`, that tokenizer is imported (`homegrown.tokenizer.existing`). Writes
-    `tokenizer.json` and the tables `vocabulary` (count of each token), `sources` and `languages` (bytes per token).
+    the order of learning. With `settings.path`, that tokenizer is imported (`homegrown.tokenizer.existing`); the one
+    in the folder `base` is copied as it is. Writes `tokenizer.json` and the tables `vocabulary` (count of each
+    token), `sources` and `languages` (bytes per token).
 
     Raises:
         UserError: the text has too few pairs to fill the vocabulary, or the given tokenizer is not supported.
     """
     parts = parquet_parts(shards / "train")
-    passes, seen = 1 if settings.path else 2, 0
+    passes, seen = 1 if settings.path or base else 2, 0
 
     def sample() -> Iterator[pa.RecordBatch]:
         nonlocal seen
@@ -41,9 +44,14 @@ def train_tokenizer(out: Path, shards: Path, settings: TokenizerSettings, *, pro
             seen += int(text_bytes(batch).sum())
             progress(seen / 1e6, passes * settings.sample_mb)
 
-    tokenizer = take(Path(settings.path)) if settings.path else _train(sample(), settings)
-    with replacing(out / TOKENIZER_FILE) as temporary:
-        tokenizer.save(str(temporary))
+    if base is not None:
+        tokenizer = load(base)
+        with replacing(out / TOKENIZER_FILE) as temporary:
+            temporary.write_bytes((base / TOKENIZER_FILE).read_bytes())
+    else:
+        tokenizer = take(Path(settings.path)) if settings.path else _train(sample(), settings)
+        with replacing(out / TOKENIZER_FILE) as temporary:
+            tokenizer.save(str(temporary))
     usage, sizes = measure_usage(tokenizer, sample()), token_bytes(tokenizer)
     write_parquet(out / "vocabulary" / "part-00000.parquet", usage.by_token(tokenizer, sizes))
     write_parquet(out / "sources" / "part-00000.parquet", by_name("source", usage.sources))

@@ -128,7 +128,7 @@ def test_a_wrong_change_is_one_message(change: str, message: str) -> None:
 
 
 def test_wrong_files_are_one_message(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose one of tiny, small, medium, large"):
+    with pytest.raises(UserError, match="choose one of tiny, starter, small, medium, large"):
         load_recipe("huge")
     with pytest.raises(UserError, match=r"No .*absent\.yaml"):
         load_recipe("tiny", file=tmp_path / "absent.yaml")

@@ -1,6 +1,7 @@
 """How the rows of a forward pass are chosen: as the trainer chooses them, and so that they fit."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +12,16 @@ from homegrown.planning import layouts as module
 from homegrown.planning.compute import config_of
 from homegrown.planning.layouts import Fit, fits, layouts
 from homegrown.planning.memory import training_memory
+from homegrown.store.artifacts import Store
 from homegrown.training import microbatch
 from homegrown.util.errors import UserError
 
+STORE = Store(Path("artifacts"))
 GIB = 2**30
 
 
 def ways(recipe: Recipe, device: Any, devices: int, memory: int) -> list[Fit]:
-    return layouts(recipe, config_of(recipe), device, 2, devices, memory)
+    return layouts(recipe, config_of(recipe, STORE), device, 2, devices, memory)
 
 
 def test_on_a_processor_the_rows_are_the_trainers() -> None:
@@ -35,7 +38,7 @@ def test_on_a_gpu_the_rows_are_the_most_that_fit() -> None:
     for fit in ways(recipe, "cuda", 1, memory):
         larger = replace(fit.layout, rows=2 * fit.layout.rows, passes=fit.layout.passes // 2)
         assert fit.fits
-        assert not fits(training_memory(config_of(recipe), recipe.training, larger).peak, memory)
+        assert not fits(training_memory(config_of(recipe, STORE), recipe.training, larger).peak, memory)
 
 
 def test_a_model_that_fits_no_gpu_alone_fits_several_in_parts() -> None:

@@ -25,6 +25,7 @@ from homegrown.store.artifacts import Order, Store
 from homegrown.training.pretrain import pretrain
 from homegrown.util.progress import Outcome
 
+STORE = Store(Path("artifacts"))
 LAPTOP = Machine("a processor", 4, ("AVX2",), 8 * 2**30, ())
 
 
@@ -106,7 +107,7 @@ def test_a_slice_is_scaled_by_its_operations(store: Store, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["tiny", "small", "large"])
 def test_a_slice_is_as_small_as_it_must_be(name: str) -> None:
     recipe = load_recipe(name)
-    config = config_of(recipe)
+    config = config_of(recipe, STORE)
 
     def cut(flops_per_second: float) -> tuple[Any, Any]:
         return slice_of(

@@ -9,7 +9,10 @@ from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import ModelSettings
 from homegrown.model.config import ModelConfig
 from homegrown.quantization.requirements import REQUIREMENTS, check_recipe, check_requirements
+from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
+
+STORE = Store(Path("artifacts"))
 
 
 def config(**sizes: object) -> ModelConfig:
@@ -47,6 +50,6 @@ def test_the_pipelines_need_no_extra(pipeline: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(Path(__file__).parents[2])
     for library in ("torchao", "xllamacpp"):
         monkeypatch.setitem(sys.modules, library, None)
-    check_recipe(load_recipe(pipeline, []))
+    check_recipe(load_recipe(pipeline, []), STORE)
     with pytest.raises(UserError, match="torchao"):
-        check_recipe(load_recipe(pipeline, ["quantization.variants=[torchao-int8]"]))
+        check_recipe(load_recipe(pipeline, ["quantization.variants=[torchao-int8]"]), STORE)

@@ -26,7 +26,7 @@ from tests.flows.small import small_recipe, write_corpus
 def test_no_key_is_misspelt() -> None:
     checked = deployment_file.check(PIPELINES)
     assert checked.deployments == [
-        *("pretrain/tiny", "pretrain/small", "pretrain/medium", "pretrain/large"),
+        *("pretrain/tiny", "pretrain/starter", "pretrain/small", "pretrain/medium", "pretrain/large"),
         *("pretrain/classic-small", "pretrain/classic-medium", "pretrain/classic-large"),
         *("export/hf", "export/gguf", "export/onnx", "export/ollama", "lm-eval/held-out"),
         *("finetune/tiny", "finetune/small", "finetune/medium", "finetune/large"),
@@ -74,8 +74,8 @@ SET_DIRECTORY = "prefect.deployments.steps.set_working_directory"
         ),
         (set_in(*FIRST, "parameters", "recipe", "training", "max_step"), "did you mean 'max_steps'"),
         (set_in(*FIRST, "parameters", "recipe", "ingest", "sources", 0, "limit"), "did you mean 'limit_mb'"),
-        (set_in("deployments", 7, "parameters", "type", to="f23"), "'hf', parameters, type: .*'f32'.*'f23'"),
-        (set_in("deployments", 7, "parameters", "too"), "'hf', parameters: .*did you mean 'to'"),
+        (set_in("deployments", 8, "parameters", "type", to="f23"), "'hf', parameters, type: .*'f32'.*'f23'"),
+        (set_in("deployments", 8, "parameters", "too"), "'hf', parameters: .*did you mean 'to'"),
         (set_in(*FIRST, "entrypoint", to="flows.pretrain.pretrian"), "no flow exists at the entrypoint"),
         (set_in(*FIRST, "name", to="small"), "two deployments 'pretrain/small'"),
         (set_in("deployments", to=[]), "no list of deployments"),

@@ -1,0 +1,230 @@
+"""Continued pretraining: a base model trained on plain text, by an adapter that is merged at the end or by all weights.
+
+Also the process of each worker: `python -m homegrown.finetuning.adaptation JOB`.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from homegrown.config.finetune_recipe import FinetuneSettings
+from homegrown.config.recipe import AdaptationSettings, Parallel, TrainingSettings
+from homegrown.training.job import TrainingJob
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome, Progress, silent
+
+if TYPE_CHECKING:  # writing a job needs no PyTorch
+    import torch
+    from tokenizers import Tokenizer
+
+    from homegrown.data.loader import TokenSplit
+    from homegrown.model.transformer import Transformer
+    from homegrown.training.checkpoints import Checkpoints
+    from homegrown.training.task import Prompt
+
+ADAPTER, MODEL = "adapter", "model"
+
+
+class AdaptationJob(TrainingJob):
+    """A job of continued pretraining; `base`: folder of the base model, which has the tokenizer too."""
+
+    base: Path
+    adaptation: AdaptationSettings
+
+    def task(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "AdaptedModel":
+        """See `TrainingJob`."""
+        return AdaptedModel(self, tokenizer)
+
+
+class AdaptedModel:
+    """A base model trained on plain text; a `TrainingTask`."""
+
+    def __init__(self, job: AdaptationJob, tokenizer: "Tokenizer"):
+        """Check the base.
+
+        Raises:
+            UserError: it is damaged or its context is too short, or a prompt is too long.
+        """
+        from homegrown.model import weights
+        from homegrown.tokenizer.chat import stop_ids
+
+        self._job = job
+        self._base = weights.load_config(job.base / "config.json")
+        check_context(self._base.context, job.adaptation)
+        self.config = dataclasses.replace(self._base, context=job.adaptation.context, dropout=job.training.dropout)
+        self.embedding_lr_share = 1.0
+        self.flops_per_token = self._flops()
+        self.stop_ids = stop_ids(tokenizer)
+        self.prompts: Sequence[Prompt] = _prompts(tokenizer, job.training.sample_prompts, self.config.context)
+
+    def begin(self) -> "Transformer":
+        """See `TrainingTask`: the frozen weights are in the type of the products, the trained ones in float32."""
+        import torch
+
+        from homegrown.model import lora
+        from homegrown.util.seeds import derive
+
+        settings = self._job.adaptation
+        if settings.method == "full":
+            return self._weights(torch.float32)
+        if settings.method == "qlora":
+            from homegrown.finetuning.job import in_four_bits
+
+            model = self._weights(torch.float32)
+            in_four_bits(model)
+        else:
+            model = self._weights(self._frozen_dtype())
+        torch.manual_seed(derive(self._job.seed, "adapter"))
+        lora.attach(model, _adapter(settings), (), four_bit=settings.method == "qlora")
+        if settings.embeddings:
+            for parameter in _vocabulary_weights(model):
+                parameter.requires_grad_(True)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        return model
+
+    def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
+        """See `TrainingTask`: `model/`, and with an adapter also `adapter/` in peft's format."""
+        import torch
+
+        from homegrown.model import lora
+        from homegrown.model.transformer import Transformer
+        from homegrown.training.task import keep_model
+
+        settings = self._job.adaptation
+        if settings.method == "full":
+            model = checkpoints.fill(step, Transformer(self._base))
+        else:
+            trained = checkpoints.fill(step, self.begin())
+            lora.save(trained, _adapter(settings), out / ADAPTER)
+            model = Transformer(self._base)
+            model.load_state_dict(self._weights(torch.float32).state_dict())
+            if settings.embeddings:
+                for weight, learned in zip(_vocabulary_weights(model), _vocabulary_weights(trained), strict=True):
+                    weight.data.copy_(learned)
+            lora.merge(model, out / ADAPTER)
+        keep_model(model, self._job.tokenizer, out / MODEL)
+
+    def _weights(self, dtype: "torch.dtype") -> "Transformer":
+        """Return the base in `dtype`, its context that of the training sequences."""
+        from homegrown.model import weights
+        from homegrown.model.transformer import Transformer
+
+        model = Transformer(self.config)
+        model.load_state_dict(weights.load(self._job.base).state_dict())
+        return model.to(dtype)
+
+    def _frozen_dtype(self) -> "torch.dtype":
+        import torch
+
+        from homegrown.training.precision import choose_precision
+
+        kind: Literal["cpu", "cuda"] = "cuda" if self._job.device == "cuda" else "cpu"
+        dtype = choose_precision(self._job.training.precision, kind).dtype
+        return dtype if dtype == torch.bfloat16 else torch.float32
+
+    def _flops(self) -> int:
+        """Return 6 operations per weight and token; 4 with an adapter, as the base needs no weight gradients."""
+        every = self.config.flops_per_token()
+        if self._job.adaptation.method == "full":
+            return every
+        attention = 12 * self.config.layers * self.config.heads * self.config.head_size * self.config.context
+        return attention + (every - attention) * 2 // 3
+
+
+def adapt(
+    out: Path,
+    base: Path,
+    packed: Path,
+    settings: AdaptationSettings,
+    training: TrainingSettings,
+    *,
+    seed: int,
+    device: str,
+    processes: int,
+    parallel: Parallel = "ddp",
+    progress: Progress = silent,
+) -> Outcome:
+    """Continue the pretraining of the model in the folder `base` on the tokens that `pack` made with its tokenizer.
+
+    Writes `model/`, the base with what it learned, with an adapter also `adapter/` in peft's format, and beside them
+    metrics, samples, curve, event files, summary and the last checkpoint, as pretraining does. A checkpoint has the
+    trained weights only. A second call with the same `out` resumes from the newest checkpoint.
+
+    Raises:
+        UserError: a library is missing, a setting does not fit the base or the machine, or training diverges.
+        RuntimeError: a worker failed for another reason; the message names its log file.
+    """
+    from homegrown.data.loader import TokenSplit
+    from homegrown.model import weights
+    from homegrown.training.run import run_job
+
+    config = weights.load_config(base / "config.json")
+    check_context(config.context, settings)
+    if settings.method != "full":
+        from homegrown.finetuning.finetune import check
+
+        check(config, _adapter(settings))
+    out.mkdir(parents=True, exist_ok=True)
+    train = TokenSplit(packed, "train")
+    job = AdaptationJob(
+        packed=packed.resolve(),
+        tokenizer=base.resolve(),
+        base=base.resolve(),
+        training=training,
+        adaptation=settings,
+        seed=seed,
+        device=device,
+        parallel=parallel,
+    )
+    summary = run_job(job, out, processes, progress, "homegrown.finetuning.adaptation")
+    return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)
+
+
+def check_context(context: int, settings: AdaptationSettings) -> None:
+    """Raise UserError if the training sequences are longer than the `context` of the base."""
+    if settings.context > context:
+        raise UserError(f"adaptation.context is {settings.context}, but the base has a context of {context}; lower it.")
+
+
+def _adapter(settings: AdaptationSettings) -> FinetuneSettings:
+    return FinetuneSettings(
+        method=settings.method,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        targets=settings.targets,
+    )
+
+
+def _vocabulary_weights(model: "Transformer") -> "list[torch.Tensor]":
+    """Return the embedding and, if it is not the same, the output projection."""
+    embedding = model.model.embed_tokens.weight
+    output = model.output_weight
+    return [embedding] if output is embedding else [embedding, output]
+
+
+def _prompts(tokenizer: "Tokenizer", prompts: Sequence[str], context: int) -> "list[Prompt]":
+    from homegrown.tokenizer.special import special_ids
+    from homegrown.training.task import Prompt
+
+    start = special_ids(tokenizer).bos
+    encoded = [Prompt(prompt, [start, *tokenizer.encode(prompt, add_special_tokens=False).ids]) for prompt in prompts]
+    for prompt in encoded:
+        if len(prompt.tokens) > context:
+            raise UserError(
+                f"training.sample_prompts: {prompt.text[:40]!r} has {len(prompt.tokens)} tokens, more than "
+                f"adaptation.context ({context}); shorten it."
+            )
+    return encoded
+
+
+if __name__ == "__main__":
+    from homegrown.training.stopping import end_process
+    from homegrown.training.worker import main
+
+    main(Path(sys.argv[1]), AdaptationJob)
+    end_process()
