@@ -18,7 +18,7 @@ from typing import Any
 from homegrown.config.finetune_recipe import FinetuneSettings, InstructionSettings
 from homegrown.config.pipelines import load_finetuning
 from homegrown.data.instructions import prepare
-from homegrown.finetuning.finetune import finetune
+from homegrown.finetuning.tuning import finetune
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.model.weights import load_config

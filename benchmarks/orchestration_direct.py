@@ -16,7 +16,7 @@ def run_directly(root: Path, changes: tuple[str, ...]) -> None:
     from homegrown.evaluation.evaluate import evaluate
     from homegrown.quantization.quantize import quantize
     from homegrown.tokenizer.train import train_tokenizer
-    from homegrown.training.pretrain import pretrain
+    from homegrown.training.pretraining import pretrain
     from homegrown.util import devices, parallel
     from homegrown.util.progress import silent
 

@@ -10,7 +10,7 @@ from flows.pretrain import Change, recipe_run_name
 from homegrown.config.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.starter import is_external
-from homegrown.finetuning.finetune import check
+from homegrown.finetuning.tuning import check
 from homegrown.model.weights import load_config
 from homegrown.quantization.requirements import check_requirements
 from homegrown.store import runs

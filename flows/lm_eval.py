@@ -27,8 +27,8 @@ def harness_settings(tasks: list[str] | None, **others: Any) -> HarnessSettings:
     Raises:
         UserError: a value is wrong, or lm-evaluation-harness is not installed.
     """
-    from homegrown.harness.heldout import TASKS
-    from homegrown.harness.run import require
+    from homegrown.harness.heldout_tasks import TASKS
+    from homegrown.harness.measure import require
 
     require()
     names = list(TASKS) if tasks is None else list(dict.fromkeys(tasks))
@@ -44,7 +44,7 @@ def shards_of(place: Store, model: Artifact, settings: HarnessSettings) -> Artif
     Raises:
         UserError: a task needs them and they are not in the store.
     """
-    from homegrown.harness.heldout import TASKS
+    from homegrown.harness.heldout_tasks import TASKS
 
     if not set(settings.tasks) & set(TASKS):
         return None

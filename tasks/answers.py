@@ -27,7 +27,7 @@ def _report(artifact: Artifact) -> str:
 
 def _excerpt(artifact: Artifact) -> str:
     """Show the table; the run summary has the curve from the stage finetune."""
-    from homegrown.finetuning.report import before_and_after, read_results
+    from homegrown.finetuning.answers_report import before_and_after, read_results
     from homegrown.reporting.blocks import Section, as_markdown
 
     return as_markdown([Section("Before and after", [before_and_after(read_results(artifact.path))])], level=3)
@@ -51,7 +51,7 @@ def _samples(artifact: Artifact) -> str:
 
 def _rows(artifact: Artifact) -> list[dict[str, str]]:
     """Return the table for the UI, which sorts and searches it."""
-    from homegrown.finetuning.report import before_and_after, read_results
+    from homegrown.finetuning.answers_report import before_and_after, read_results
     from homegrown.reporting import blocks
 
     return blocks.rows_of(before_and_after(read_results(artifact.path)))
@@ -59,7 +59,7 @@ def _rows(artifact: Artifact) -> list[dict[str, str]]:
 
 @stage(
     "answers",
-    engine=["homegrown.finetuning.answers", "homegrown.finetuning.report"],
+    engine=["homegrown.finetuning.answers", "homegrown.finetuning.answers_report"],
     panel=Panel(_report, _excerpt, rows=_rows),
 )
 def answers(
@@ -67,7 +67,7 @@ def answers(
 ) -> Outcome:
     """Evaluate the base and the fine-tuned model on held-out questions and write the report."""
     from homegrown.finetuning.answers import AFTER, BEFORE, measure
-    from homegrown.finetuning.report import html
+    from homegrown.finetuning.answers_report import html
 
     device = devices.resolve(work.compute.device)
     with computing_on(device, 1):

@@ -26,8 +26,8 @@ _TITLES = ["model", "bits per byte", "perplexity", "BLEU", "ROUGE-L", "tokens/s"
 
 def _report(artifact: Artifact) -> str:
     """Show all figures of all models, those of the previous version, and the method."""
+    from homegrown.evaluation.evaluation_report import sections
     from homegrown.evaluation.previous import beside_previous
-    from homegrown.evaluation.report import sections
     from homegrown.reporting.blocks import Picture, as_markdown
 
     def drawn(one: Picture) -> str:
@@ -37,8 +37,8 @@ def _report(artifact: Artifact) -> str:
 
 
 def _excerpt(artifact: Artifact) -> str:
+    from homegrown.evaluation.evaluation_report import models_picture
     from homegrown.evaluation.previous import beside_previous
-    from homegrown.evaluation.report import models_picture
 
     report, news = beside_previous(store(), artifact)
     predicting = [row for row in report.results if row.bits_per_byte is not None]
@@ -62,8 +62,8 @@ def _cell(value: Any, form: str) -> str:
 
 def _rows(artifact: Artifact) -> list[dict[str, str]]:
     """Return the table of all models for the UI, which sorts and searches it."""
+    from homegrown.evaluation.evaluation_report import models_table
     from homegrown.evaluation.previous import beside_previous
-    from homegrown.evaluation.report import models_table
     from homegrown.reporting.blocks import rows_of
 
     report, _ = beside_previous(store(), artifact)

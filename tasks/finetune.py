@@ -11,7 +11,7 @@ from tasks.stage import Handle, Work, artifact_of, stage
 
 @stage(
     "finetune",
-    engine=["homegrown.finetuning.finetune", "homegrown.finetuning.worker"],
+    engine=["homegrown.finetuning.tuning", "homegrown.finetuning.worker"],
     seeded=True,
     panel=TRAINING_PANEL,
 )
@@ -19,7 +19,7 @@ def finetune(
     work: Work, settings: FinetuneSettings, training: TrainingSettings, base: Handle, instructions: Handle
 ) -> Outcome:
     """Train the base on the answers of the conversations; resumes from the last checkpoint."""
-    from homegrown.finetuning import finetune as engine
+    from homegrown.finetuning import tuning as engine
 
     device = devices.resolve(work.compute.device)
     with computing_on(device, work.compute.processes):

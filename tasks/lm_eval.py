@@ -56,10 +56,10 @@ def _excerpt(artifact: Artifact) -> str:
     return f"### Tasks of lm-evaluation-harness\n\n{table(_COLUMNS, cells, left=2)}"
 
 
-@stage("lm-eval", engine=["homegrown.harness.run"], raw=_content, panel=Panel(_report, _excerpt, rows=rows))
+@stage("lm-eval", engine=["homegrown.harness.measure"], raw=_content, panel=Panel(_report, _excerpt, rows=rows))
 def lm_eval(work: Work, settings: HarnessSettings, pretrain: Handle, shard: Handle | None = None) -> Outcome:
     """Measure a model on tasks of lm-evaluation-harness; two of them are made of held-out text."""
-    from homegrown.harness.run import measure
+    from homegrown.harness.measure import measure
 
     device = devices.resolve(work.compute.device)
     with computing_on(device, 1):

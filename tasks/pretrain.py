@@ -77,13 +77,13 @@ TRAINING_PANEL = Panel(_report, _excerpt, live=_live)
 
 @stage(
     "pretrain",
-    engine=["homegrown.training.pretrain", "homegrown.training.worker"],
+    engine=["homegrown.training.pretraining", "homegrown.training.worker"],
     seeded=True,
     panel=TRAINING_PANEL,
 )
 def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack: Handle, tokenizer: Handle) -> Outcome:
     """Train the model; resumes from the last checkpoint."""
-    from homegrown.training import pretrain as engine
+    from homegrown.training import pretraining as engine
 
     device = devices.resolve(work.compute.device)
     with computing_on(device, work.compute.processes):

@@ -23,7 +23,7 @@ PHRASES = (
     r"likeliest",
     r"(?<!-)\broom\b(?!s)",
     r"\bheld(?! ?-| out)\b",
-    r"\bwhole\b",
+    r"\bwhole\b(?! number)",
     r"\bmend(s|ed|ing)?\b",
     r"\bwish(es|ed)?\b",
     r"\b(have|has|having) (a|an|the|it|them|its|each) (\w+ ){1,2}(learn|continue|write|run|say|send|end|begin)\b",

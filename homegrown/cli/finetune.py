@@ -60,7 +60,7 @@ def finetune(
         return stages, lambda: finetune(recipe=loaded, force=list(force))
 
     made = run_flow(store, console, prepare)
-    from homegrown.finetuning.report import before_and_after, read_results
+    from homegrown.finetuning.answers_report import before_and_after, read_results
     from homegrown.reporting.terminal import print_table
 
     print_table(replace(before_and_after(read_results(made["answers"].path)), title="Held-out questions"))

@@ -11,8 +11,8 @@ from homegrown.store.artifacts import Store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from homegrown.rating.answers import Answers
     from homegrown.rating.items import Item
+    from homegrown.rating.ratings import Answers
 
 _DOCUMENTS = 8  # held-out documents or questions of each evaluation
 _HOST = "127.0.0.1"
@@ -29,8 +29,8 @@ def rate(store: Store, names: tuple[str, ...], rater: str, terminal: bool) -> No
     Completions and references of 8 documents come from the latest evaluation or from the ones you name: evaluate@3, or
     finetune@1 for answers to held-out questions. Several are mixed. `homegrown report ratings` shows the result.
     """
-    from homegrown.rating.answers import Answers
     from homegrown.rating.items import items_of, shuffled, with_completions
+    from homegrown.rating.ratings import Answers
     from homegrown.store.artifacts import RATINGS
 
     found = [with_completions(store, name) for name in names or ("evaluate",)]

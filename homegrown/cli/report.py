@@ -22,7 +22,7 @@ def report_corpus(store: Store, out: Path) -> None:
     Shows what was read, dropped and kept, with the reason and examples of dropped documents.
     """
     from homegrown.corpus.account import account, latest_chain
-    from homegrown.corpus.report import html
+    from homegrown.corpus.corpus_report import html
 
     chain = latest_chain(store)
     page = html(account(chain, store.root / ".state" / "duckdb"))
@@ -40,8 +40,8 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
 
     Shows every variant of the model, the previous version, baselines, results of lm-eval, and ratings.
     """
+    from homegrown.evaluation.evaluation_report import TITLE
     from homegrown.evaluation.joined import everything
-    from homegrown.evaluation.report import TITLE
     from homegrown.reporting.blocks import as_markdown
     from homegrown.reporting.html import as_html
     from homegrown.util.errors import UserError
@@ -74,8 +74,8 @@ def report_ratings(store: Store, out: Path | None) -> None:
 
     Shows mean scores with intervals, and the agreement between raters.
     """
-    from homegrown.rating.answers import all_answers
-    from homegrown.rating.report import html, method, table
+    from homegrown.rating.ratings import all_answers
+    from homegrown.rating.ratings_report import html, method, table
     from homegrown.rating.summary import summarize
     from homegrown.reporting.terminal import print_table
     from homegrown.store.artifacts import RATINGS

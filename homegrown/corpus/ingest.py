@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from homegrown.config.recipe import IngestSettings
 from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_quarantine, write_shard
-from homegrown.corpus.plan import plan
+from homegrown.corpus.ingest_plan import plan
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.sources import find
 from homegrown.corpus.units import Summary, Unit, quarantine_of, read_unit

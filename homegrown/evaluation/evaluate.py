@@ -12,11 +12,11 @@ from homegrown.evaluation.baselines import counting_models
 from homegrown.evaluation.compressors import compressed_bits_per_byte
 from homegrown.evaluation.continuations import continue_all, tokens_per_second
 from homegrown.evaluation.costs import Costs
+from homegrown.evaluation.evaluation_report import html, markdown
 from homegrown.evaluation.examination import Examination, prepare
 from homegrown.evaluation.heldout import HeldOut
 from homegrown.evaluation.memorization import Match, longest_matches, origin
 from homegrown.evaluation.perplexity import predict
-from homegrown.evaluation.report import html, markdown
 from homegrown.evaluation.results import Memory, OfSource, Report, Result
 from homegrown.evaluation.sample import write_sample
 from homegrown.evaluation.scores import compare, of_continuations, of_costs, of_text

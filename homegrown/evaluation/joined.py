@@ -5,12 +5,12 @@ Not part of an artifact, because these can come later than the evaluation.
 
 from collections.abc import Mapping, Sequence
 
+from homegrown.evaluation.evaluation_report import sections
 from homegrown.evaluation.previous import beside_previous
-from homegrown.evaluation.report import sections
 from homegrown.evaluation.results import Result
 from homegrown.quantization.variants import ORIGINAL
-from homegrown.rating.answers import CRITERIA, all_answers
 from homegrown.rating.items import HUMAN
+from homegrown.rating.ratings import CRITERIA, all_answers
 from homegrown.rating.summary import Mean, summarize
 from homegrown.reporting.blocks import Cell, Group, Section
 from homegrown.store.artifacts import RATINGS, Artifact, Store

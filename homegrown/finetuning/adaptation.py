@@ -165,7 +165,7 @@ def adapt(
     config = weights.load_config(base / "config.json")
     check_context(config.context, settings)
     if settings.method != "full":
-        from homegrown.finetuning.finetune import check
+        from homegrown.finetuning.tuning import check
 
         check(config, _adapter(settings))
     out.mkdir(parents=True, exist_ok=True)

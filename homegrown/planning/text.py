@@ -20,7 +20,7 @@ _KEPT_SHARE = 0.92
 """Share of the text that the corpus stages keep, measured with `tiny`; filters of web text drop far more."""
 
 _DOCUMENTED_SHARE = 1 / 8
-"""Share of documentation in Python source (`homegrown.corpus.plan`)."""
+"""Share of documentation in Python source (`homegrown.corpus.ingest_plan`)."""
 
 _COMPRESSION = 3.0
 """Ratio for English text with gzip; other formats differ."""

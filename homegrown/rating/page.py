@@ -8,8 +8,8 @@ from fastapi import FastAPI, Form, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from homegrown.rating.answers import CRITERIA, HIGHEST, LOWEST, Answers
 from homegrown.rating.items import Item
+from homegrown.rating.ratings import CRITERIA, HIGHEST, LOWEST, Answers
 from homegrown.reporting.html import environment
 
 _HEADERS = {

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from nltk.metrics.agreement import AnnotationTask
 
-from homegrown.rating.answers import CRITERIA, HIGHEST
 from homegrown.rating.items import AUTHOR, HUMAN
+from homegrown.rating.ratings import CRITERIA, HIGHEST
 from homegrown.util.seeds import derive
 
 RESAMPLES = 2_000

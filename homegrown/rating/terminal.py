@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import click
 
-from homegrown.rating.answers import CRITERIA, HIGHEST, LOWEST, Answers
 from homegrown.rating.items import Item
+from homegrown.rating.ratings import CRITERIA, HIGHEST, LOWEST, Answers
 
 
 def ask(items: Sequence[Item], answers: Answers) -> int:

@@ -39,7 +39,7 @@ def print_table(table: Table, *, most: int | None = None) -> None:
         table = _cut(table, most)
     if table.title:
         console.print(Text(table.title, style="bold" if in_terminal else ""), soft_wrap=not in_terminal)
-    shows_rows = bool(table.rows) or not table.notes  # a note can say why there are none
+    shows_rows = bool(table.rows) or not table.notes  # a note can explain the missing rows
     if shows_rows and not in_terminal:
         _print_lines(table)
     elif shows_rows and (widths := _fitting(table, console.width)):

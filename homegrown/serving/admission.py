@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from homegrown.serving.answers import error_object
 from homegrown.serving.metrics import Metrics
+from homegrown.serving.responses import error_object
 
 MAX_BYTES = 4_000_000
 """Of a request's body."""

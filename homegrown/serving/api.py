@@ -20,10 +20,10 @@ from starlette.types import Receive, Scope, Send
 from homegrown.inference.engine import Request
 from homegrown.inference.streaming import Chunk
 from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit
-from homegrown.serving.answers import Choice, ResponseObjects, error_object, model_object
 from homegrown.serving.page.deferred import DeferredPage
 from homegrown.serving.page.policy import PagePolicy
 from homegrown.serving.refusal import Reason, Refused
+from homegrown.serving.responses import Choice, ResponseObjects, error_object, model_object
 from homegrown.serving.service import Generation, Service
 from homegrown.serving.wire import ChatCompletionBody, CompletionBody
 from homegrown.util.errors import UserError

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homegrown.config.recipe import ModelSettings
+from homegrown.config.recipe import ModelSettings, Parallel, TrainingSettings
+from homegrown.data.loader import TokenSplit
 from homegrown.training.job import TrainingJob
+from homegrown.training.run import run_job
 from homegrown.util.errors import UserError
+from homegrown.util.progress import Outcome, Progress, silent
 
 if TYPE_CHECKING:  # writing a job needs no PyTorch
     from tokenizers import Tokenizer
 
-    from homegrown.data.loader import TokenSplit
     from homegrown.model.transformer import Transformer
     from homegrown.training.checkpoints import Checkpoints
     from homegrown.training.task import Prompt
@@ -80,3 +82,42 @@ def _prompts(tokenizer: "Tokenizer", start: int, prompts: Sequence[str], context
                 f"than model.context ({context}); shorten it."
             )
     return encoded
+
+
+def pretrain(
+    out: Path,
+    packed: Path,
+    tokenizer: Path,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    device: str,
+    processes: int,
+    parallel: Parallel = "ddp",
+    progress: Progress = silent,
+) -> Outcome:
+    """Train a model from the folders of packed tokens and of their tokenizer, with `processes` workers.
+
+    Writes `model/` (config.json, model.safetensors, tokenizer.json), `metrics.parquet`, `samples.parquet`, `curve.png`,
+    `tensorboard/`, `summary.json` and the last checkpoint. During training, curve, samples and event file are those so
+    far, and `steps.jsonl` has a line for each step. Called again on the same `out`, it resumes from the newest
+    checkpoint; on a CPU the weights are then the same, bit for bit, as without the interruption.
+
+    Raises:
+        UserError: a setting does not fit the data or the machine, or training diverges repeatedly.
+        RuntimeError: a worker failed for another reason; the message names its log.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    train = TokenSplit(packed, "train")
+    job = Job(
+        packed=packed.resolve(),
+        tokenizer=tokenizer.resolve(),
+        model=model,
+        training=settings,
+        seed=seed,
+        device=device,
+        parallel=parallel,
+    )
+    summary = run_job(job, out, processes, progress)
+    return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)

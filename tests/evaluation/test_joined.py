@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from homegrown.cli.main import cli
 from homegrown.evaluation.results import Report
-from homegrown.rating.answers import Answers
 from homegrown.rating.items import HUMAN, Item
+from homegrown.rating.ratings import Answers
 from homegrown.store.artifacts import RATINGS, Artifact, Order, Store
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homegrown.evaluation.report import html, markdown, models_table, sections
+from homegrown.evaluation.evaluation_report import html, markdown, models_table, sections
 from homegrown.evaluation.results import Continuation, Facts, Memory, OfSource, Report, Result
 from homegrown.reporting.blocks import as_markdown, rows_of
 from tests.reporting.page import Page

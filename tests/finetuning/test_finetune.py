@@ -17,10 +17,10 @@ from homegrown.data.loader import TokenSplit
 from homegrown.data.rows import parts
 from homegrown.export.huggingface import write_huggingface
 from homegrown.finetuning.answers import AFTER, BEFORE, measure
-from homegrown.finetuning.finetune import check
+from homegrown.finetuning.answers_report import before_and_after, html, read_results
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.finetuning.merge import merge
-from homegrown.finetuning.report import before_and_after, html, read_results
+from homegrown.finetuning.tuning import check
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer

@@ -22,7 +22,7 @@ from homegrown.planning.probe import Probed, slice_of, work
 from homegrown.planning.target import gpus_as_target, this_machine_as_target
 from homegrown.store import runs
 from homegrown.store.artifacts import Order, Store
-from homegrown.training.pretrain import pretrain
+from homegrown.training.pretraining import pretrain
 from homegrown.util.progress import Outcome
 
 STORE = Store(Path("artifacts"))

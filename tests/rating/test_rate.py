@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from fastapi.testclient import TestClient
 
 from homegrown.cli.main import cli
-from homegrown.rating.answers import CRITERIA, Answers, all_answers
 from homegrown.rating.items import AUTHOR, HUMAN, Item, items_of, shuffled, with_completions
 from homegrown.rating.page import application
+from homegrown.rating.ratings import CRITERIA, Answers, all_answers
 from homegrown.store.artifacts import RATINGS, Store
 from homegrown.util.errors import UserError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from homegrown.rating.answers import CRITERIA, SCHEMA
-from homegrown.rating.report import draw, html, table
+from homegrown.rating.ratings import CRITERIA, SCHEMA
+from homegrown.rating.ratings_report import draw, html, table
 from homegrown.rating.summary import ordinal_alpha, summarize
 
 

@@ -13,8 +13,7 @@ from unittest import mock
 
 from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.finetuning.job import FinetuneJob
-from homegrown.training.pretrain import pretrain
-from homegrown.training.pretraining import Job
+from homegrown.training.pretraining import Job, pretrain
 from homegrown.training.worker import main
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Progress, silent
@@ -26,7 +25,7 @@ _PRETRAIN = """
 import json, signal, sys
 from pathlib import Path
 from homegrown.config.recipe import ModelSettings, TrainingSettings
-from homegrown.training.pretrain import pretrain
+from homegrown.training.pretraining import pretrain
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 job = json.loads(sys.argv[1])
 pretrain(Path(job["out"]), Path(job["packed"]), Path(job["tokenizer"]), ModelSettings(**job["model"]),
@@ -36,7 +35,7 @@ pretrain(Path(job["out"]), Path(job["packed"]), Path(job["tokenizer"]), ModelSet
 _FINETUNE = """
 import sys
 from pathlib import Path
-from homegrown.finetuning.finetune import finetune
+from homegrown.finetuning.tuning import finetune
 from homegrown.finetuning.job import FinetuneJob
 job = FinetuneJob.model_validate_json(sys.argv[2])
 finetune(Path(sys.argv[1]), job.base, job.packed, job.finetuning, job.training, system=None, seed=job.seed,

@@ -13,10 +13,10 @@ import torch
 
 from homegrown.config.recipe import ModelSettings, PackSettings, TrainingSettings
 from homegrown.data.packing import pack
-from homegrown.finetuning.finetune import finetune
+from homegrown.finetuning.tuning import finetune
 from homegrown.model.loss import linear_cross_entropy
 from homegrown.training.muon import orthogonal
-from homegrown.training.pretrain import pretrain
+from homegrown.training.pretraining import pretrain
 from tests.finetuning.conversations import pack_conversations, training, tuning, write_base
 from tests.training.processes import Process
 

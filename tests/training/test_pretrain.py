@@ -19,8 +19,7 @@ from homegrown.data.loader import TokenSplit
 from homegrown.model import weights
 from homegrown.tokenizer.loading import load
 from homegrown.training.optimizer import lr_share
-from homegrown.training.pretrain import pretrain
-from homegrown.training.pretraining import Job
+from homegrown.training.pretraining import Job, pretrain
 from homegrown.training.results import finish
 from homegrown.training.run import run_job
 from homegrown.util.errors import UserError

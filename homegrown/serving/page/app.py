@@ -13,7 +13,7 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
-from homegrown.serving.page.chat import chat_tab
+from homegrown.serving.page.chat_tab import chat_tab
 from homegrown.serving.page.completion import completion_tab
 from homegrown.serving.page.controls import Controls
 from homegrown.serving.page.script import ON_LOAD, SWITCH_THEME

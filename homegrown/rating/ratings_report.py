@@ -2,7 +2,7 @@
 
 import math
 
-from homegrown.rating.answers import CRITERIA, HIGHEST, LOWEST
+from homegrown.rating.ratings import CRITERIA, HIGHEST, LOWEST
 from homegrown.rating.summary import RESAMPLES, Mean, Summary
 from homegrown.reporting import charts
 from homegrown.reporting.blocks import Block, Cell, Paragraph, Picture, Section, Table

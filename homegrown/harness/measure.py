@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from homegrown.config.recipe import HarnessSettings
 from homegrown.export.huggingface import write_huggingface
-from homegrown.harness.heldout import TASKS, write_tasks
+from homegrown.harness.heldout_tasks import TASKS, write_tasks
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet
 from homegrown.util.progress import Metric, Outcome, Progress
