@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, CODE_POINTS, WORD, characters
 from homegrown.corpus.minhash import hash_runs
-from homegrown.corpus.streams import Bounded, TooMuch, buffered, most_unpacked, opened, unpacked
+from homegrown.corpus.streams import Bounded, TooMuch, buffered, check_end, most_unpacked, opened, unpacked
 from homegrown.util.errors import UserError
 
 RUN_WORDS = 13  # Brown et al. 2020
@@ -99,7 +99,9 @@ def _texts(path: Path) -> Iterator[str]:
         with opened(str(path)) as stream:
             compression = ".gz" if name.endswith(".gz") else ""
             most, reason = most_unpacked(path.stat().st_size), "it unpacks to hundreds of times its size"
-            data = buffered(Bounded(unpacked(stream, compression), most, reason)).read()
+            unpacked_stream = buffered(Bounded(unpacked(stream, compression), most, reason))
+            data = unpacked_stream.read()
+            check_end(unpacked_stream)
         name = name.removesuffix(".gz")
         if name.endswith(".jsonl"):
             for line in data.splitlines():
@@ -111,13 +113,7 @@ def _texts(path: Path) -> Iterator[str]:
             yield from _strings(list(csv.reader(io.StringIO(data.decode("utf-8-sig")), delimiter=delimiter)))
         else:
             yield data.decode("utf-8-sig")
-    except (
-        ValueError,
-        csv.Error,
-        OSError,
-        EOFError,
-        TooMuch,
-    ) as error:  # Arrow's, JSON's and Unicode's are ValueErrors
+    except (ValueError, csv.Error, OSError, TooMuch) as error:  # Arrow's, JSON's and Unicode's are ValueErrors
         raise UserError(f"shard.decontaminate: {path} cannot be read: {str(error).splitlines()[0]}.") from error
 
 

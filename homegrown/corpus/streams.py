@@ -1,16 +1,12 @@
 """Streams of bytes: local or remote, decompressed, bounded, split into lines or at a separator."""
 
-import bz2
-import gzip
 import io
-import lzma
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, BinaryIO, TypeAlias, cast
 
-import zstandard
-
+from homegrown.corpus.compression import Decompressed, Ending
 from homegrown.corpus.records import MEGABYTE
 
 Stream: TypeAlias = "io.BufferedReader[Any]"
@@ -28,15 +24,7 @@ class TooMuch(Exception):
     """A stream exceeds its limit of bytes; the message is the reason."""
 
 
-class _Reader(io.RawIOBase):
-    """A readable raw stream."""
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-
-class _Remote(_Reader):
+class _Remote(io.RawIOBase):
     """A file of `fsspec`; all errors of its clients become Unreachable."""
 
     def __init__(self, address: str) -> None:
@@ -49,7 +37,10 @@ class _Remote(_Reader):
         try:
             return ask()
         except Exception as error:  # of an HTTP, S3, ... client
-            raise Unreachable(f"cannot read {self._address}: {first_line(error)}") from error
+            raise Unreachable(f"{self._address} cannot be read: {first_line(error)}") from error
+
+    def readable(self) -> bool:
+        return True
 
     def seekable(self) -> bool:
         return True
@@ -70,15 +61,15 @@ class _Remote(_Reader):
         super().close()
 
 
-class Bounded(_Reader):
+class Bounded(Ending):
     """A stream that raises TooMuch after more than `most` bytes since the last `renew`."""
 
     def __init__(self, stream: IO[bytes], most: int, reason: str) -> None:
+        super().__init__()
         self._stream, self._most, self._reason = stream, most, reason
         self._left = most
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Read into the buffer."""
+    def _fill(self, buffer: memoryview) -> int:
         data = self._stream.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
@@ -91,13 +82,14 @@ class Bounded(_Reader):
         self._left = self._most
 
 
-class _Chained(_Reader):
+class _Chained(Ending):
     """Bytes already read, then the rest of their stream."""
 
     def __init__(self, head: bytes, stream: Stream) -> None:
+        super().__init__()
         self._head, self._stream = head, stream
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+    def _fill(self, buffer: memoryview) -> int:
         if not self._head:
             return self._stream.readinto(buffer)
         size = min(len(buffer), len(self._head))
@@ -128,18 +120,17 @@ def pushed_back(head: bytes, stream: Stream) -> Stream:
     return buffered(_Chained(head, stream))
 
 
-_UNPACK: dict[str, Callable[[Stream], Any]] = {
-    ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
-    ".zst": lambda stream: zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True),
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
-}
-COMPRESSIONS = tuple(_UNPACK)
-
-
 def unpacked(stream: Stream, compression: str) -> Stream:
-    """Return the stream decompressed by one of COMPRESSIONS; unchanged for an empty string."""
-    return buffered(_UNPACK[compression](stream)) if compression else stream
+    """Return the stream decompressed by one of COMPRESSIONS; unchanged for an empty string.
+
+    At damage it ends; a further read raises Damaged.
+    """
+    return buffered(Decompressed(stream, compression)) if compression else stream
+
+
+def check_end(stream: Stream) -> None:
+    """Raise Damaged if a stream has ended by damage."""
+    stream.read(1)
 
 
 @contextmanager
@@ -166,7 +157,7 @@ def most_unpacked(size: int) -> int:
 
 
 def read_all(stream: Stream, longest: int) -> bytes:
-    """Return all bytes of a stream; raise TooMuch for more than `longest`."""
+    """Return all bytes of a stream, up to damage; raise TooMuch for more than `longest`."""
     data = stream.read(longest + 1)
     if len(data) > longest:
         raise TooMuch(f"longer than {longest / MEGABYTE:g} MB (max_document_mb)")
@@ -174,9 +165,14 @@ def read_all(stream: Stream, longest: int) -> bytes:
 
 
 def lines(stream: Stream, longest: int) -> Lines:
-    """Yield length and bytes of each line; None instead of the bytes for a line over `longest` bytes."""
+    """Yield length and bytes of each line; None instead of the bytes for a line over `longest` bytes.
+
+    Raises Damaged at damage, without the line that it cuts.
+    """
     while line := stream.readline(longest):
         if len(line) < longest or line.endswith(b"\n"):
+            if not line.endswith(b"\n"):
+                check_end(stream)  # part of a line before damage is not a line
             yield len(line), line
             continue
         length = len(line)
@@ -212,6 +208,7 @@ def separated(stream: Stream, separator: bytes, longest: int, start: int = 0) ->
         chunk = stream.read(BUFFER)
         buffer, begin, base = buffer[kept:] + chunk, begin - kept, base + kept
         if not chunk:
+            check_end(stream)
             if origin is not None and (lost or begin < len(buffer)):
                 yield origin, None if lost or len(buffer) - begin > longest else buffer[begin:]
             return

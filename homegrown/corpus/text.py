@@ -1,10 +1,10 @@
 """Bytes to clean text: encoding, Unicode normal form, no control characters."""
 
 import codecs
-import io
 import re
 import unicodedata
 
+from homegrown.corpus.compression import Ending
 from homegrown.corpus.streams import Stream, buffered
 
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85]")
@@ -144,18 +144,16 @@ def _detected(sample: bytes) -> str:
     return "cp1252" if "cp1252" in equal else best.encoding  # by far the most common of these
 
 
-class _Recoded(io.RawIOBase):
+class _Recoded(Ending):
     """A stream in any encoding as UTF-8. Undecodable bytes pass unchanged, so they stay invalid."""
 
     def __init__(self, stream: Stream, encoding: str) -> None:
+        super().__init__()
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
         self._ready = b""
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+    def _fill(self, buffer: memoryview) -> int:
         while not self._ready:
             chunk = self._stream.read(_SAMPLE)
             self._ready = self._decoder.decode(chunk, final=not chunk).encode("utf-8", "surrogateescape")

@@ -2,9 +2,7 @@
 
 import glob
 import json
-import lzma
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -12,16 +10,16 @@ from urllib.parse import urlsplit
 
 import ijson
 import orjson
-import zstandard
 
 from homegrown.corpus import remote
+from homegrown.corpus.compression import COMPRESSIONS
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.streams import (
-    COMPRESSIONS,
     Bounded,
     Stream,
     TooMuch,
     Unreachable,
+    check_end,
     first_line,
     is_remote,
     lines,
@@ -41,7 +39,6 @@ LONGEST = 10 * MEGABYTE
 _SETTING = "instructions.files"
 _HEAD = 65_536  # bytes searched for the first character other than white space
 _BOM = b"\xef\xbb\xbf"
-_UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
 def find(named: Sequence[str]) -> list[str]:
@@ -125,9 +122,10 @@ def read(path: str) -> Iterator[Record]:
             for record in _records(path, stream):
                 position = record.position
                 yield record
+            check_end(stream)
     except Unreachable as error:
         raise UserError(f"{error}; run again when it answers.") from error
-    except _UNPACKING as error:
+    except OSError as error:
         raise UserError(
             f"{path} cannot be read after line {position} ({first_line(error)}); restore the file."
         ) from error

@@ -79,9 +79,9 @@ def test_bad_lines_go_to_quarantine_one_by_one(tmp_path: Path) -> None:
         ("a.jsonl", b"\0\1\2" * 50, "NUL"),
         ("a.csv", b"text\n\0\0\0", "NUL"),
         ("a.parquet", b"not parquet", "cannot be read"),
-        ("a.jsonl.gz", b"not gzip", "cannot be read"),
-        ("a.jsonl.gz", gzip.compress(lines(TEXTS * 50))[:-20], "cannot be read"),
-        ("a.jsonl.zst", b"not zstandard", "cannot be read"),
+        ("a.jsonl.gz", b"not gzip", "invalid after 0 bytes"),
+        ("a.jsonl.gz", gzip.compress(lines(TEXTS * 50))[:-20], "ends early"),
+        ("a.jsonl.zst", b"not zstandard", "invalid after 0 bytes"),
     ],
 )
 def test_damaged_files_go_to_quarantine_and_the_rest_is_read(

@@ -20,6 +20,7 @@ class File:
     source: FilesSource
     longest: int
     tally: Tally
+    is_decompressed: bool = False
 
     def next(self) -> int:
         """Count one more record and return its position."""

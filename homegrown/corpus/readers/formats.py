@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from homegrown.config.recipe import FilesSource
+from homegrown.corpus.compression import COMPRESSIONS, Damaged
 from homegrown.corpus.readers import archives, books, markup, objects, plain, tables, web
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import (
-    COMPRESSIONS,
     Bounded,
     TooMuch,
     Unreachable,
     buffered,
+    check_end,
     first_line,
     most_unpacked,
     opened,
@@ -116,11 +117,14 @@ def _read(file: File, archive: str) -> Iterator[Document | Fault]:
     try:
         if compression and ending not in _UNPACKS_ITSELF:
             most, reason = most_unpacked(file.piece.size), "decompresses to hundreds of times its size"
-            file = replace(file, stream=buffered(Bounded(unpacked(file.stream, compression), most, reason)))
+            stream = buffered(Bounded(unpacked(file.stream, compression), most, reason))
+            file = replace(file, stream=stream, is_decompressed=True)
         if ending in READERS:
             yield from READERS[ending](file)
         else:
             yield from _read_members(file, ending, archive)
+        if file.is_decompressed:
+            check_end(file.stream)
     except (UserError, Unreachable):
         raise
     except ImportError as error:
@@ -128,8 +132,19 @@ def _read(file: File, archive: str) -> Iterator[Document | Fault]:
     except (Undecodable, TooMuch) as error:
         yield file.fault(str(error))
     except Exception as error:  # libraries raise errors of their own, or any, for damaged input
-        reason = f"cannot be read from here on: {first_line(error)} ({error.__class__.__name__})"
-        yield Fault(file.piece.locator, file.tally.lines + 1, reason)
+        yield Fault(file.piece.locator, file.tally.lines + 1, _reason(file, error))
+
+
+def _reason(file: File, error: Exception) -> str:
+    """Return why a file cannot be read from here on: damage of its compressed data explains any error of its reader."""
+    if file.is_decompressed:
+        try:
+            check_end(file.stream)
+        except Damaged as damage:
+            return str(damage)
+        except (OSError, ValueError, TooMuch):  # closed, or too long
+            pass
+    return f"cannot be read from here on: {first_line(error)} ({error.__class__.__name__})"
 
 
 def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | Fault]:

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import MEGABYTE, Document, Fault
-from homegrown.corpus.streams import BUFFER, Stream
+from homegrown.corpus.streams import BUFFER, Stream, check_end
 from homegrown.corpus.text import Undecodable, as_utf8, decode
 
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
@@ -132,6 +132,8 @@ def _documents(stream: Stream, element: bytes, longest: int) -> Iterator[tuple[i
             begin, scanned, origin = match.start(), match.end(), base + match.start()
             inside, found, lost = True, True, False
         elif ended:
+            if inside:
+                check_end(stream)
             if inside or not found:
                 reason = too_long if lost or len(buffer) - begin > longest else ""
                 reason = reason or (f"<{element.decode()}> is not closed" if inside else "")

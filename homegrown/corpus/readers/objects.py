@@ -8,7 +8,7 @@ import orjson
 
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import MEGABYTE, Document, Fault
-from homegrown.corpus.streams import BUFFER, Bounded, Lines, Stream, lines, pushed_back
+from homegrown.corpus.streams import BUFFER, Bounded, Lines, Stream, check_end, lines, pushed_back
 from homegrown.corpus.text import as_utf8
 
 _VALUES = frozenset({"string", "number", "boolean", "null", "start_map", "start_array"})
@@ -99,6 +99,7 @@ def read(file: File) -> Iterator[Document | Fault]:
     try:
         yield from _items(file, stream) if head.lstrip().startswith(b"[") else _values(file, stream)
     except ijson.JSONError as error:
+        check_end(stream)
         file.next()
         yield file.fault(f"malformed JSON, cannot be read from here on: {' '.join(str(error).split())[:100]}")
 
