@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.finetune_recipe import FinetuneSettings, InstructionSettings
+from homegrown.config.finetune_recipe import ConversationRows, FinetuneSettings, InstructionSettings
 from homegrown.config.pipelines import load_finetuning
 from homegrown.data.instructions import prepare
 from homegrown.finetuning.tuning import finetune
@@ -51,7 +51,8 @@ def main(model: Path, conversations: Path, wide: bool) -> None:
         if wide:
             model = _wide(model, Path(folder) / "wide")
         settings = InstructionSettings(files=[str(conversations)])
-        prepare(packed, model, settings, context=load_config(model / "config.json").context)
+        rows = ConversationRows(context=load_config(model / "config.json").context)
+        prepare(packed, model, settings, rows=rows)
         for number, (name, (changes, rate)) in enumerate(CONTESTANTS.items()):
             if wide and name not in _WIDE:
                 continue

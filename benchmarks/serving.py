@@ -36,7 +36,7 @@ from homegrown.serving.api import application
 from homegrown.serving.llama_engine import LlamaEngine
 from homegrown.serving.own_engine import OwnEngine
 from homegrown.serving.service import Engine, Model, Service
-from homegrown.tokenizer import loading as tokens_of
+from homegrown.tokenizer.chat import load_chat
 from homegrown.tokenizer.loading import TOKENIZER_FILE
 from homegrown.util.guard import listen
 
@@ -114,8 +114,7 @@ Q = (0.5, 0.95)
 
 
 def own(folder: Path, arguments: argparse.Namespace) -> Engine:
-    model, tokenizer = weights.load(folder), tokens_of.load(folder)
-    return OwnEngine(model, tokenizer, rows=arguments.rows, context=CONTEXT, fail=print)
+    return OwnEngine(weights.load(folder), load_chat(folder), rows=arguments.rows, context=CONTEXT, fail=print)
 
 
 def llama(file: Path, kind: str, arguments: argparse.Namespace) -> Engine:
@@ -132,15 +131,15 @@ def llama(file: Path, kind: str, arguments: argparse.Namespace) -> Engine:
 def under(engine: Engine, folder: Path, arguments: argparse.Namespace) -> list[Load]:
     """Serve a model with an engine of ours, and measure it."""
     service = Service([Model("model", 0)], queue=max(arguments.clients))
-    tokenizer = tokens_of.load(folder)
-    service.ready("model", engine, tokenizer)
+    chat = load_chat(folder)
+    service.ready("model", engine, chat)
     listening = listen("127.0.0.1", 0)
     app = application(service, key=None, hosts=["127.0.0.1"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    loads = from_outside(url, arguments, tokenizer.get_vocab_size())
+    loads = from_outside(url, arguments, chat.tokenizer.get_vocab_size())
     server.should_exit = True
     thread.join()
     service.close()

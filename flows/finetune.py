@@ -109,7 +109,8 @@ def _run(recipe: FinetuneRecipe, run: Run, log: runs.Ongoing) -> dict[str, Handl
     else:
         begin = handle_of(find_model(store(), recipe.base))
         run.reach(begin.key)
-    rows = ConversationRows(context=load_config(begin.path / "model" / "config.json").context)
+    context = load_config(begin.path / "model" / "config.json").context
+    rows = ConversationRows(context=context, sequence_length=recipe.training.sequence_length)
     learned = add(instructions(run, settings=recipe.instructions, rows=rows, tokenizer=begin))
     tuned = add(train(run, settings=recipe.finetuning, training=recipe.training, base=begin, instructions=learned))
     model = tuned

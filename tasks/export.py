@@ -65,11 +65,11 @@ def to_gguf(work: Work, settings: ExportSettings, pretrain: Handle) -> Outcome:
     """Export the model as a GGUF file with an Ollama Modelfile."""
     from homegrown.export.gguf import write_gguf
     from homegrown.export.ollama import write_modelfile
-    from homegrown.tokenizer.system import load_system
+    from homegrown.tokenizer.chat import load_chat
 
     model, file = pretrain.path / "model", work.out / f"model-{settings.type}.gguf"
     note = write_gguf(model, file, settings.type)
-    write_modelfile(file, work.out / "Modelfile", load_system(model))
+    write_modelfile(file, work.out / "Modelfile", load_chat(model))
     return _outcome(work.out, note)
 
 

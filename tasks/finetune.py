@@ -1,7 +1,6 @@
 """finetune: an adapter or all weights, trained on answers."""
 
-from homegrown.config.finetune_recipe import FinetuneSettings
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.finetune_recipe import FinetuneSettings, FinetuneTraining
 from homegrown.util import devices
 from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
@@ -16,7 +15,7 @@ from tasks.stage import Handle, Work, artifact_of, stage
     panel=TRAINING_PANEL,
 )
 def finetune(
-    work: Work, settings: FinetuneSettings, training: TrainingSettings, base: Handle, instructions: Handle
+    work: Work, settings: FinetuneSettings, training: FinetuneTraining, base: Handle, instructions: Handle
 ) -> Outcome:
     """Train the base on the answers of the conversations; resumes from the last checkpoint."""
     from homegrown.finetuning import tuning as engine

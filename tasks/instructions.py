@@ -78,4 +78,4 @@ def instructions(work: Work, settings: InstructionSettings, rows: ConversationRo
 
     own = tokenizer.path / "model"
     folder = own if own.is_dir() else tokenizer.path
-    return engine.prepare(work.out, folder, settings, context=rows.context, progress=work.progress)
+    return engine.prepare(work.out, folder, settings, rows=rows, progress=work.progress)

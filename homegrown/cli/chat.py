@@ -40,10 +40,11 @@ def chat(
     model, tokenizer, folder = load(store, name, precision)
 
     from homegrown.inference.conversation import Conversation
-    from homegrown.tokenizer.system import load_system
+    from homegrown.tokenizer.chat import load_chat
 
-    system = load_system(folder) if system is None else system
-    conversation = Conversation(model, tokenizer, parameters, system=system, max_tokens=max_tokens, seed=seed)
+    chat_format = load_chat(folder, tokenizer)
+    system = chat_format.system if system is None else system
+    conversation = Conversation(model, chat_format, parameters, system=system, max_tokens=max_tokens, seed=seed)
     if sys.stdin.isatty():
         import readline  # noqa: F401 (gives `input` line editing and history)
 

@@ -57,16 +57,15 @@ def generate(
     model, tokenizer, _ = load(store, name, precision)
 
     from homegrown.inference.engine import Request
-    from homegrown.tokenizer.special import special_ids
+    from homegrown.tokenizer.special import special_ids, text_prompt
 
-    marks = special_ids(tokenizer)
     request = Request(
-        prompt_ids=[marks.bos, *tokenizer.encode(text, add_special_tokens=False).ids],
+        prompt_ids=text_prompt(tokenizer, text),
         max_tokens=max_tokens,
         sampling=parameters,
         seed=seed,
         stop=stop,
-        stop_ids=frozenset({marks.eos}),
+        stop_ids=frozenset({special_ids(tokenizer).eos}),
         top_logprobs=top_logprobs,
     )
     if beams:

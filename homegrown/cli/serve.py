@@ -49,7 +49,6 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
     from homegrown.serving.api import application
     from homegrown.serving.server import Server
     from homegrown.serving.service import Model, Service
-    from homegrown.tokenizer.system import load_system
     from homegrown.util import devices
     from homegrown.util.guard import allowed_hosts, is_loopback, listen
     from homegrown.util.parallel import cpu_count
@@ -72,8 +71,8 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
     def load() -> None:
         torch.set_num_threads(threads)
         for name, source in sources.items():
-            ready, tokenizer = loading.load(store, source, engines[name], device, limits, partial(service.failed, name))
-            service.ready(name, ready, tokenizer, load_system(source.folder))
+            ready, chat = loading.load(store, source, engines[name], device, limits, partial(service.failed, name))
+            service.ready(name, ready, chat)
             click.echo(f"{name} is ready ({ready.name}, context {ready.context}, {ready.rows} requests at once).")
 
     def answering() -> None:

@@ -1,5 +1,6 @@
 """The recipe of fine-tuning: the settings that the recipe of pretraining (`homegrown.config.recipe`) lacks."""
 
+import math
 import re
 from typing import Annotated, Literal, Self
 
@@ -14,6 +15,7 @@ from homegrown.config.recipe import (
     Positive,
     QuantizationSettings,
     Settings,
+    Share,
     TrainingSettings,
 )
 
@@ -32,6 +34,9 @@ class InstructionSettings(Settings):
         default="auto", description="Shape of the records; auto: from the keys of each file's first record."
     )
     held_out: float = Field(default=0.05, gt=0, lt=0.5, description="Share of the questions held out for validation.")
+    max_skipped: Share = Field(
+        default=0.1, description="Maximum share of malformed records; they are skipped, more are an error."
+    )
     system: str | None = Field(
         default=None,
         min_length=1,
@@ -47,15 +52,46 @@ class InstructionSettings(Settings):
 
 
 class ConversationRows(Settings):
-    """The properties of the model that packing conversations depends on."""
+    """The properties of model and training that packing conversations depends on.
+
+    `context` is the model's, `sequence_length` that of a row; None: what the conversations need.
+    """
 
     context: Positive
+    sequence_length: Positive | None = None
 
 
 class BaseSettings(Settings):
     """A model trained elsewhere: the folder of a Hugging Face model, a GGUF file, or starter."""
 
     base: LocalPath
+
+
+class FinetuneTraining(TrainingSettings):
+    """The training loop of fine-tuning: that of pretraining, with the length of rows and passes over the data."""
+
+    sequence_length: Positive | None = Field(
+        default=None,
+        description="Tokens of a row of conversations; null: those of the longest conversation, within 256 to 2048 and "
+        "the base's context.",
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        description="Passes over the conversations, instead of max_steps; warm-up is then at most a tenth of them.",
+    )
+
+    def steps(self, rows: int) -> int:
+        """Return the steps of a training on so many rows."""
+        return self.max_steps if self.epochs is None else max(1, math.ceil(self.epochs * rows / self.batch_size))
+
+    def resolved(self, rows: int) -> TrainingSettings:
+        """Return the settings of the training loop for so many rows."""
+        values = self.model_dump(exclude={"sequence_length", "epochs"})
+        if self.epochs is not None:
+            steps = self.steps(rows)
+            values |= {"max_steps": steps, "warmup_steps": min(self.warmup_steps, steps // 10)}
+        return TrainingSettings(**values)
 
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -111,7 +147,7 @@ class FinetuneRecipe(Settings):
     )
     instructions: InstructionSettings
     finetuning: FinetuneSettings
-    training: TrainingSettings
+    training: FinetuneTraining
     quantization: QuantizationSettings
     evaluation: AnswerSettings
     compute: ComputeSettings

@@ -1,20 +1,51 @@
-"""The shapes of instruction data: their required keys, and reading a record as a conversation."""
+"""The shapes of instruction data: their keys, and reading a record as a conversation."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from homegrown.config.finetune_recipe import Shape
-from homegrown.tokenizer.chat import Message
-
-Role = Literal["system", "user", "assistant"]
+from homegrown.tokenizer.chat import Message, Role, Tools
 
 
 class Malformed(Exception):
     """A record is not a conversation; the message follows the name of its place."""
 
 
-_ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-_SHAREGPT_ROLES: Mapping[str, Role] = {**_ROLES, "human": "user", "gpt": "assistant"}
+@dataclass(frozen=True)
+class Conversation:
+    """A record: its messages, the functions that the model may call, and the keys that were not read."""
+
+    messages: list[Message]
+    tools: Tools | None = None
+    ignored: tuple[str, ...] = ()
+
+
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+_SHAREGPT_ROLES: Mapping[str, Role] = {
+    **_ROLES,
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_TRAINED = ("weight", "train", "label", "loss")
+_ALWAYS_FLAGS = ("weight", "train")  # the others may be metadata of a record
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+_TOOLS = ("tools", "functions")
 
 
 def shape_of(record: object) -> Shape:
@@ -23,22 +54,83 @@ def shape_of(record: object) -> Shape:
     for shape, (keys, _) in _SHAPES.items():
         if fields.keys() >= set(keys):
             return shape
+    if fields.keys() >= {"chosen", "rejected"}:
+        raise Malformed("is a preference (chosen, rejected); train on it with `homegrown dpo`")
+    if isinstance(fields.get("text"), str):
+        raise Malformed("is plain text (text); train on it with `homegrown adapt`")
     known = "; ".join(" and ".join(keys) for keys, _ in _SHAPES.values())
     raise Malformed(f"has the keys {_listed(fields)}, which match no known shape ({known})")
 
 
-def conversation(record: object, shape: Shape) -> list[Message]:
-    """Return the messages of a record: an optional system message, then alternating questions and answers.
+def conversation(record: object, shape: Shape) -> Conversation:
+    """Return the conversation of a record: system messages, questions, answers and the results of tools.
 
     Raises Malformed.
     """
-    fields = _fields(record)
+    fields = _Fields(_fields(record))
     keys, read = _SHAPES[shape]
-    if missing := [key for key in keys if key not in fields]:
-        raise Malformed(f"has no key {missing[0]!r}; its keys are {_listed(fields)}")
-    messages = read(fields)
-    _check(messages)
-    return messages
+    if missing := [key for key in keys if key not in fields.values]:
+        raise Malformed(f"has no key {missing[0]!r}; its keys are {_listed(fields.values)}")
+    messages, tools = read(fields), _tools(fields)
+    if not fields.trained():
+        messages = [replace(message, trained=False) for message in messages]
+    _refuse_media(fields)
+    check_order(messages)
+    if not any(message.trained for message in messages if message.role == "assistant"):
+        raise Malformed("has no answer to train on (weight, train or label)")
+    return Conversation(messages, tools, fields.ignored())
+
+
+def prompt_messages(value: object, key: str) -> tuple[list[Message], list[str]]:
+    """Return the messages of a prompt, a text or a list of messages, and the keys that were not read.
+
+    Raises Malformed.
+    """
+    if isinstance(value, list):
+        ignored: list[str] = []
+        return _turns(value, key, ("role", "content"), _ROLES, ignored), ignored
+    return [Message("user", _text({key: value}, key))], []
+
+
+def answer_messages(value: object, key: str) -> tuple[list[Message], list[str]]:
+    """Return the messages of an answer, a text or a list of messages, and the keys that were not read.
+
+    Raises Malformed.
+    """
+    if isinstance(value, list):
+        return prompt_messages(value, key)
+    return [Message("assistant", _text({key: value}, key))], []
+
+
+class _Fields:
+    """The keys of a record or message, and which of them are read."""
+
+    def __init__(self, values: Mapping[str, Any], place: str = ""):
+        self.values, self._place = values, place
+        self._read: set[str] = set()
+        self.nested: list[str] = []
+
+    def get(self, key: str) -> Any:
+        """Return a value, None without one, and mark its key as read."""
+        self._read.add(key)
+        return self.values.get(key)
+
+    def trained(self) -> bool:
+        """Return whether the loss covers the answers: no flag says otherwise."""
+        kept = True
+        for key in _TRAINED:
+            value = self.values.get(key)
+            if isinstance(value, (bool, int, float)) and value in (0, 1):
+                self._read.add(key)
+                kept = kept and bool(value)
+            elif value is not None and (self._place or key in _ALWAYS_FLAGS):
+                raise Malformed(f"has {json.dumps(value)[:40]} as {key!r}{self._place}; only 0 and 1 are supported")
+        return kept
+
+    def ignored(self) -> tuple[str, ...]:
+        """Return the keys with a value that were not read, those of messages as `messages.KEY`."""
+        own = [key for key, value in self.values.items() if key not in self._read and value is not None]
+        return (*own, *self.nested)
 
 
 def _fields(record: object) -> dict[str, Any]:
@@ -47,28 +139,43 @@ def _fields(record: object) -> dict[str, Any]:
     return record
 
 
-def _from_messages(record: Mapping[str, Any]) -> list[Message]:
-    return _turns(record["messages"], "messages", ("role", "content"), _ROLES)
+def _from_messages(record: _Fields) -> list[Message]:
+    turns = record.get("messages")
+    return [*_system(record), *_turns(turns, "messages", ("role", "content"), _ROLES, record.nested)]
 
 
-def _from_sharegpt(record: Mapping[str, Any]) -> list[Message]:
-    return _turns(record["conversations"], "conversations", ("from", "value"), _SHAREGPT_ROLES)
+def _from_sharegpt(record: _Fields) -> list[Message]:
+    turns = record.get("conversations")
+    names = ("from", "value")
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "role" in turns[0]:
+        names = ("role", "content")
+    messages = _turns(turns, "conversations", names, _SHAREGPT_ROLES, record.nested)
+    return [*_system(record), *messages]
 
 
-def _from_pair(question: str, answer: str) -> Callable[[Mapping[str, Any]], list[Message]]:
-    def read(record: Mapping[str, Any]) -> list[Message]:
-        return [Message("user", _text(record, question)), Message("assistant", _text(record, answer))]
+def _from_pair(question: str, answer: str) -> Callable[[_Fields], list[Message]]:
+    def read(record: _Fields) -> list[Message]:
+        asked, ignored = prompt_messages(record.get(question), question)
+        answered, more = answer_messages(record.get(answer), answer)
+        record.nested += [*ignored, *more]
+        return [*_system(record), *_history(record), *asked, *answered]
 
     return read
 
 
-def _from_alpaca(record: Mapping[str, Any]) -> list[Message]:
-    given = _text(record, "input") if record.get("input") is not None else ""
-    question = _text(record, "instruction") + (f"\n\n{given}" if given else "")
-    return [Message("user", question), Message("assistant", _text(record, "output"))]
+def _from_alpaca(record: _Fields) -> list[Message]:
+    given = "" if record.get("input") is None else _text(record.values, "input")
+    record.get("instruction"), record.get("output")
+    question = _text(record.values, "instruction") + (f"\n\n{given}" if given else "")
+    return [
+        *_system(record),
+        *_history(record),
+        Message("user", question),
+        Message("assistant", _text(record.values, "output")),
+    ]
 
 
-_SHAPES: dict[Shape, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Message]]]] = {
+_SHAPES: dict[Shape, tuple[tuple[str, ...], Callable[[_Fields], list[Message]]]] = {
     "messages": (("messages",), _from_messages),
     "sharegpt": (("conversations",), _from_sharegpt),
     "prompt_completion": (("prompt", "completion"), _from_pair("prompt", "completion")),
@@ -77,37 +184,160 @@ _SHAPES: dict[Shape, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[M
 }
 
 
-def _turns(turns: object, key: str, names: tuple[str, str], roles: Mapping[str, Role]) -> list[Message]:
+def _system(record: _Fields) -> list[Message]:
+    return [Message("system", _text(record.values, "system"))] if record.get("system") else []
+
+
+def _history(record: _Fields) -> list[Message]:
+    """Return the earlier exchanges of a record, [[question, answer], ...]; the loss does not cover them."""
+    turns = record.get("history") or []
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise Malformed("has no list of [question, answer] under 'history'")
+    return [
+        message
+        for question, answer in turns
+        for message in (
+            Message("user", _text({"history": question}, "history")),
+            Message("assistant", _text({"history": answer}, "history"), trained=False),
+        )
+    ]
+
+
+def _tools(record: _Fields) -> Tools | None:
+    found = [value for key in _TOOLS if (value := record.get(key))]
+    if not found:
+        return None
+    tools = _json(found[0])
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise Malformed("has no list of functions under 'tools'")
+    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+
+
+def _turns(
+    turns: object, key: str, names: tuple[str, str], roles: Mapping[str, Role], ignored: list[str]
+) -> list[Message]:
     if not isinstance(turns, list):
         raise Malformed(f"has {_kind(turns)} under {key!r} instead of a list of messages")
-    return [_turn(turn, f"message {number}", names, roles) for number, turn in enumerate(turns, start=1)]
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        which = f"message {number}"
+        if not isinstance(turn, dict):
+            raise Malformed(f"has {_kind(turn)} as {which} instead of an object")
+        fields = _Fields(turn, f" of {which}")
+        messages.append(_turn(fields, which, names, roles))
+        _refuse_media(fields)
+        ignored += [f"{key}.{name}" for name in fields.ignored()]
+    return messages
 
 
-def _turn(turn: object, which: str, names: tuple[str, str], roles: Mapping[str, Role]) -> Message:
-    if not isinstance(turn, dict):
-        raise Malformed(f"has {_kind(turn)} as {which} instead of an object")
-    for name in names:
-        if name not in turn:
-            raise Malformed(f"has no {name!r} in {which}; its keys are {_listed(turn)}")
-        if not isinstance(turn[name], str):
-            raise Malformed(f"has {_kind(turn[name])} as {name!r} of {which} instead of text")
-    role, content = (turn[name] for name in names)
+def _turn(turn: _Fields, which: str, names: tuple[str, str], roles: Mapping[str, Role]) -> Message:
+    role, content = (turn.get(name) for name in names)
+    if names[0] not in turn.values:
+        raise Malformed(f"has no {names[0]!r} in {which}; its keys are {_listed(turn.values)}")
+    if not isinstance(role, str):
+        raise Malformed(f"has {_kind(role)} as {names[0]!r} of {which} instead of text")
     if role not in roles:
         raise Malformed(f"has {role[:40]!r} as {names[0]!r} of {which}, which is not one of {', '.join(roles)}")
-    return Message(roles[role], _encodable(content, which))
+    calls = _calls(turn, which)
+    if content is None and not calls and names[1] not in turn.values:
+        raise Malformed(f"has no {names[1]!r} in {which}; its keys are {_listed(turn.values)}")
+    given = [value for key in _REASONING if (value := turn.get(key))]
+    message = Message(
+        roles[role],
+        "" if content is None and calls else _content(content, names[1], which),
+        reasoning=_content(given[0], "reasoning", which) if given else None,
+        tool_calls=calls,
+        name=turn.get("name") if isinstance(turn.values.get("name"), str) else None,
+        tool_call_id=turn.get("tool_call_id") if isinstance(turn.values.get("tool_call_id"), str) else None,
+        trained=turn.trained(),
+    )
+    if message.role != "assistant" and (message.reasoning or message.tool_calls):
+        raise Malformed(f"has reasoning or tool calls in {which}, which is not an answer")
+    return message
 
 
-def _check(messages: Sequence[Message]) -> None:
-    """Raise Malformed unless questions and answers alternate, after at most one system message."""
-    before = 1 if messages and messages[0].role == "system" else 0
-    for number, message in enumerate(messages[before:]):
-        which, expected = f"message {before + number + 1}", "assistant" if number % 2 else "user"
-        if message.role != expected:
-            raise Malformed(f"has {which} from {message.role!r} where {expected!r} is expected")
-        if not message.content.strip():
-            raise Malformed(f"has an empty {'answer' if number % 2 else 'question'} in {which}")
-    if len(messages) == before or (len(messages) - before) % 2:
+def _content(value: object, name: str, which: str) -> str:
+    """Return a text, or the text of a list of parts."""
+    if isinstance(value, list):
+        parts = list(_parts(value, name, which))
+        return _encodable("".join(parts), which)
+    if not isinstance(value, str):
+        raise Malformed(f"has {_kind(value)} as {name!r} of {which} instead of text")
+    return _encodable(value, which)
+
+
+def _parts(parts: Sequence[object], name: str, which: str) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text":
+            yield part["text"]
+        else:
+            kind = part.get("type") if isinstance(part, dict) else None
+            raise Malformed(f"has a part of the type {kind!r} in {name!r} of {which}; only text is supported")
+
+
+def _calls(turn: _Fields, which: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the tool calls of a message, their arguments as objects; OpenAI's older `function_call` is one."""
+    calls, older = turn.get("tool_calls"), turn.get("function_call")
+    if older:
+        calls = [{"type": "function", "function": older}]
+    if not calls:
+        return ()
+    calls = _json(calls)
+    found = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise Malformed(f"has a tool call without the name of a function in {which}")
+        function = function | {"arguments": _json(function.get("arguments", {}))}
+        found.append({"type": "function"} | ({"id": call["id"]} if "id" in call else {}) | {"function": function})
+    return tuple(found)
+
+
+def _json(value: Any) -> Any:
+    """Return a value that may be written as JSON text."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _refuse_media(fields: _Fields) -> None:
+    for key in _MEDIA:
+        if fields.get(key):
+            raise Malformed(f"has {key!r}; only text is supported")
+
+
+def check_order(messages: Sequence[Message]) -> None:
+    """Raise Malformed unless questions, results of tools and answers alternate, and an answer is last."""
+    before: Message | None = None
+    for number, message in enumerate(messages, start=1):
+        which = f"message {number}"
+        if message.role != "system":
+            expected = _next(before)
+            if message.role not in expected:
+                raise Malformed(
+                    f"has {which} from {message.role!r} where {' or '.join(map(repr, expected))} is expected"
+                )
+            if message.role != "tool" and not (message.content.strip() or message.tool_calls):
+                raise Malformed(f"has an empty {'answer' if message.role == 'assistant' else 'question'} in {which}")
+            before = message
+        elif before is not None and before.role != "assistant":
+            raise Malformed(f"has {which} from 'system' between a question and its answer")
+    if before is None or before.role != "assistant" or messages[-1].role == "system":
         raise Malformed("ends without an answer")
+
+
+def _next(before: Message | None) -> tuple[str, ...]:
+    """Return the roles that may follow a message."""
+    if before is None:
+        return ("user",)
+    if before.role == "assistant":
+        return ("tool",) if before.tool_calls else ("user",)
+    return ("assistant", "tool") if before.role == "tool" else ("assistant",)
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:

@@ -52,11 +52,15 @@ class TokenFile(_Strict):
 
 
 class Index(_Strict):
-    """All shards of all splits, in order; `context`: length of their rows, None in the contiguous layout."""
+    """All shards of all splits, in order; `context`: length of their rows, None in the contiguous layout.
+
+    `start`: the token before each document if the shards omit it, as without a start token; it ends the previous one.
+    """
 
     dtype: TokenType
     vocabulary_size: int
     context: int | None = None
+    start: int | None = None
     splits: dict[Split, list[TokenFile]]
 
 

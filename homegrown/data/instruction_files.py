@@ -102,6 +102,8 @@ class Record(NamedTuple):
     unit: Literal["line", "item"]
     position: int
     value: Any
+    problem: str | None = None
+    """Why the value is missing, in words that follow the place."""
 
     @property
     def place(self) -> str:
@@ -112,8 +114,10 @@ class Record(NamedTuple):
 def read(path: str) -> Iterator[Record]:
     """Yield the JSON values of a file: one per line that is not blank, or the items of one array.
 
+    A line that is not JSON in UTF-8, or longer than `LONGEST`, is a record with a problem.
+
     Raises:
-        UserError: the file cannot be read or unpacked, a line is not JSON in UTF-8, or is longer than `LONGEST`.
+        UserError: the file cannot be read or unpacked, or an item of an array is not JSON, or too long.
     """
     packed = next((ending for ending in COMPRESSIONS if _name(path).endswith(ending)), "")
     position = 0
@@ -146,20 +150,22 @@ def _records(path: str, stream: Stream) -> Iterator[Record]:
         return
     for position, (_, line) in enumerate(lines(stream, LONGEST), start=1):
         if line is None or not line.isspace():
-            yield Record(path, "line", position, _value(f"{path}, line {position}", line))
+            value, problem = _value(line)
+            yield Record(path, "line", position, value, problem)
 
 
-def _value(where: str, line: bytes | None) -> Any:
+def _value(line: bytes | None) -> tuple[Any, str | None]:
+    """Return the value of a line, and what prevents it."""
     if line is None:
-        raise UserError(f"{where}: longer than {LONGEST / MEGABYTE:.0f} MB; split the conversation or remove it.")
+        return None, f"is longer than {LONGEST / MEGABYTE:.0f} MB"
     if b"\0" in line:
-        raise UserError(f"{where}: binary data; name files of JSON lines.")
+        return None, "is binary data instead of JSON"
     try:
-        return orjson.loads(line.decode())
+        return orjson.loads(line.decode()), None
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: invalid UTF-8 at byte {error.start + 1}; save the file as UTF-8.") from None
+        return None, f"is invalid UTF-8 at byte {error.start + 1}"
     except orjson.JSONDecodeError as error:
-        raise UserError(f"{where}: invalid JSON ({error.msg}, column {error.colno}); fix or remove it.") from None
+        return None, f"is invalid JSON ({error.msg}, column {error.colno})"
 
 
 def _items(path: str, stream: Stream) -> Iterator[Record]:

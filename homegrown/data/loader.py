@@ -37,6 +37,7 @@ class TokenSplit:
         files = index.splits.get(split, [])
         self.vocabulary_size = index.vocabulary_size
         self.context = index.context
+        self._start = index.start
         self.tokens = sum(file.tokens for file in files)
         self.documents = sum(file.documents for file in files)
         self.bytes = sum(file.bytes for file in files)
@@ -105,7 +106,8 @@ class TokenSplit:
         shard = bisect_right(self._first_document, index) - 1
         within, starts = index - self._first_document[shard], self._starts[shard]
         end = starts[within + 1] if within + 1 < len(starts) else len(self._shards[shard])
-        return self._shards[shard][starts[within] : end].astype(np.int64)
+        tokens = self._shards[shard][starts[within] : end].astype(np.int64)
+        return tokens if self._start is None else np.concatenate([[self._start], tokens])
 
     def _copy(self, start: int, row: Tokens) -> None:
         if not 0 <= start <= self.tokens - len(row):

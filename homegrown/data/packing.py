@@ -1,4 +1,4 @@
-"""Packing: documents, each between `<s>` and `</s>`, as memory-mapped token shards."""
+"""Packing: documents, each between its special tokens, as memory-mapped token shards."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -83,7 +83,8 @@ def pack(
     """
     if (settings.layout == "best_fit") != (context is not None):
         raise ValueError("the layout best_fit needs a context, and no other takes one")
-    size = load(tokenizer).get_vocab_size()
+    loaded = load(tokenizer)
+    size, start = loaded.get_vocab_size(), _implied_start(special_ids(loaded), context is not None)
     parts = [
         _Part(out, split, number, shard, tokenizer, shard_tokens, context)
         for split in SPLITS
@@ -95,8 +96,9 @@ def pack(
         progress(done, len(parts), tokens=sum(file.tokens for files in splits.values() for file in files))
     if not splits["train"]:
         raise UserError(f"{shards / 'train'} has no documents; add text, or filter less.")
-    write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=context, splits=splits))
+    write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=context, start=start, splits=splits))
     everything = [file for files in splits.values() for file in files]
+    marks = 2 if start is None else 1
     documents, tokens = sum(file.documents for file in everything), sum(file.tokens for file in everything)
     return Outcome(
         rows_in=documents,
@@ -104,7 +106,7 @@ def pack(
         metrics={
             "tokens": tokens,
             **{f"{split}_tokens": sum(file.tokens for file in files) for split, files in splits.items()},
-            "bytes_per_token": sum(file.bytes for file in everything) / max(1, tokens - 2 * documents),
+            "bytes_per_token": sum(file.bytes for file in everything) / max(1, tokens - marks * documents),
             **_row_metrics([file.layout for file in everything if file.layout], tokens - documents, context),
         },
     )
@@ -130,7 +132,7 @@ def _pack_part(part: _Part) -> list[TokenFile]:
     tokens = size = 0
     for batch in read_shard(part.shard, ["text"]):
         for text, text_size in zip(batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
-            documents.append(_document(encoder, text, marks, dtype))
+            documents.append(_document(encoder, text, marks, dtype, part.context is not None))
             tokens += len(documents[-1])
             size += text_size
             if tokens >= part.shard_tokens:
@@ -150,11 +152,18 @@ def _encoder(tokenizer: Path) -> tuple[Encoder, SpecialIds, TokenType]:
     return Encoder(loaded), special_ids(loaded), token_type(loaded.get_vocab_size())
 
 
-def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType) -> Document:
-    ids = encoder.encode(text)
-    tokens: Document = np.empty(len(ids) + 2, dtype=dtype)
-    tokens[0], tokens[1:-1], tokens[-1] = marks.bos, ids, marks.eos
-    return tokens
+def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType, rows: bool) -> Document:
+    start = [] if _implied_start(marks, rows) is not None else [marks.start]
+    document: Document = np.concatenate([start, encoder.encode(text), [marks.eos]]).astype(dtype)
+    return document
+
+
+def _implied_start(marks: SpecialIds, rows: bool) -> int | None:
+    """Return the token before a document that the shard does not repeat: the end of the document before it.
+
+    That is so in the contiguous layout where the tokenizer has no start token; else None.
+    """
+    return marks.start if marks.bos is None and not rows else None
 
 
 def _write(part: _Part, number: int, documents: list[Document], size: int) -> TokenFile:

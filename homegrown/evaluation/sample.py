@@ -30,7 +30,7 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
     marks = special_ids(tokenizer)
     attempts = generate(
         model,
-        [[marks.bos]] * _ATTEMPTS,
+        [[marks.start]] * _ATTEMPTS,
         max_tokens=most,
         sampling=Sampling(temperature=0.8, top_k=40),
         seed=derive(seed, "sample"),
@@ -40,7 +40,7 @@ def write_sample(model: Transformer, tokenizer: Tokenizer, seed: int) -> str:
     sizes = [int(bytes_of[tokens].sum()) for tokens in attempts]
     least = min(_LEAST_BYTES, max(sizes))
     _, tokens = min(
-        (nats(model, [marks.bos, *tokens]) / max(size, 1), tokens)
+        (nats(model, [marks.start, *tokens]) / max(size, 1), tokens)
         for tokens, size in zip(attempts, sizes, strict=True)
         if size >= least
     )

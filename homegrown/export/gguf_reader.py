@@ -1,9 +1,9 @@
 """Reading a GGUF file: its model, dequantized, its tokenizer and its chat template."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from gguf import GGUFReader
@@ -27,15 +27,6 @@ from homegrown.model.layers import frequency_divisors, rotary_frequencies
 from homegrown.model.transformer import Transformer
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
-
-
-@dataclass(frozen=True)
-class Description:
-    """The configuration of a file's model, and the tokens that end a document and a message."""
-
-    config: ModelConfig
-    document_end: str
-    message_end: str
 
 
 def read_gguf(path: Path) -> Transformer:
@@ -88,15 +79,15 @@ def gguf_config(path: Path) -> ModelConfig:
         raise refuse(path, reason) from None
 
 
-def describe(path: Path) -> Description:
-    """Return the description of a file.
+def context_of(path: Path) -> int:
+    """Return the context of a file's model.
 
     Raises:
         UserError: as `read_gguf`.
     """
     reader = _open(path)
     try:
-        return Description(_config(reader), _token(reader, "eos"), _token(reader, "eot"))
+        return _config(reader).context
     except Unsupported as reason:
         raise refuse(path, reason) from None
 
@@ -202,7 +193,3 @@ def _tensors(reader: GGUFReader, config: ModelConfig) -> Iterator[tuple[str, Ten
             raise Unsupported(f"its tensor {tensor.name} has the type {tensor.tensor_type.name}") from error
         values = values.reshape(tuple(reversed(tensor.shape.tolist())))
         yield names[tensor.name], reordered(names[tensor.name], values, config, to_gguf=False)
-
-
-def _token(reader: GGUFReader, role: Literal["eos", "eot"]) -> str:
-    return str(metadata(reader, "tokenizer.ggml.tokens")[metadata(reader, f"tokenizer.ggml.{role}_token_id")])

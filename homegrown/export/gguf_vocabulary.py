@@ -9,7 +9,7 @@ from gguf import GGUFReader, GGUFWriter, TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from homegrown.export.imported import Unsupported, Usage
-from homegrown.tokenizer import chat
+from homegrown.tokenizer.chat import load_chat
 from homegrown.tokenizer.encoding import (
     GPT2_PATTERN,
     LLAMA3_PATTERN,
@@ -20,9 +20,8 @@ from homegrown.tokenizer.encoding import (
     TEKKEN_PATTERN,
     split_pattern,
 )
-from homegrown.tokenizer.loading import TOKENIZER_FILE, load
+from homegrown.tokenizer.loading import TOKENIZER_FILE
 from homegrown.tokenizer.special import special_ids
-from homegrown.tokenizer.system import load_system
 from homegrown.util.errors import UserError
 
 
@@ -56,7 +55,8 @@ class Vocabulary:
         Raises:
             UserError: a file is missing or damaged, or llama.cpp has no pre-tokenizer that splits text the same way.
         """
-        self._tokenizer, self._system = load(folder), load_system(folder)
+        self._chat = load_chat(folder)
+        self._tokenizer = self._chat.tokenizer
         description = json.loads(self._tokenizer.to_str())
         self._merges: list[list[str]] = description["model"]["merges"]
         built_in = _SPLITS.get(split_pattern(description["pre_tokenizer"]) or "")
@@ -78,21 +78,26 @@ class Vocabulary:
         Documents start with `bos`, as in training. Generation stops at `eos` (document) and at `eot` (message).
         """
         tokenizer = self._tokenizer
-        special, marks = tokenizer.get_added_tokens_decoder(), special_ids(tokenizer)
-        kinds = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in range(len(self))]
+        added, marks = tokenizer.get_added_tokens_decoder(), special_ids(tokenizer)
+        kinds = [TokenType.NORMAL] * len(self)
+        for number, token in added.items():
+            kinds[number] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self._split)
         writer.add_token_list([str(tokenizer.id_to_token(token)) for token in range(len(self))])
         writer.add_token_types(kinds)
         writer.add_token_merges([f"{first} {second}" for first, second in self._merges])
-        writer.add_bos_token_id(marks.bos)
+        if marks.bos is not None:
+            writer.add_bos_token_id(marks.bos)
         writer.add_eos_token_id(marks.eos)
-        writer.add_eot_token_id(marks.message_end)
-        if (padding := tokenizer.token_to_id("<pad>")) is not None:
+        if self._chat.turn_end is not None:
+            writer.add_eot_token_id(self._chat.turn_end)
+        if (padding := tokenizer.token_to_id(self._chat.files.tokens.get("pad_token", "<pad>"))) is not None:
             writer.add_pad_token_id(padding)
-        writer.add_add_bos_token(True)
+        writer.add_add_bos_token(marks.bos is not None)
         writer.add_add_eos_token(False)
-        writer.add_chat_template(chat.template(tokenizer, self._system))
+        if self._chat.supported:
+            writer.add_chat_template(self._chat.export_template)
 
 
 _PRE = {

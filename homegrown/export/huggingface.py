@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from homegrown.export.huggingface_tokenizer import boundaries, write_json, write_text, write_tokenizer
 from homegrown.export.opt import opt_config, opt_tensors
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
-from homegrown.tokenizer import loading
+from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.util.files import replacing
 from homegrown.util.progress import Progress, silent
 
@@ -48,20 +47,20 @@ def write_huggingface(
     Raises:
         UserError: the weights or the tokenizer are missing or damaged.
     """
-    text = loading.load(model_folder)
+    chat = load_chat(model_folder)
     model = weights.load(model_folder)
     tensors = opt_tensors(model) if model.config.family == "classic" else model.state_dict()
     _write_weights(tensors, out, DTYPES[dtype], progress)
-    write_json(out / "config.json", model_config(model.config, text) | {"dtype": dtype, "torch_dtype": dtype})
+    write_json(out / "config.json", model_config(model.config, chat) | {"dtype": dtype, "torch_dtype": dtype})
     write_tokenizer(model_folder, out, model.config.context)
     if card is not None:
         write_text(out / "README.md", card)
 
 
-def model_config(config: ModelConfig, text: Tokenizer) -> dict[str, Any]:
+def model_config(config: ModelConfig, chat: Chat) -> dict[str, Any]:
     """Return the values of `config.json`, without the type of the weights."""
     shape = opt_config(config) if config.family == "classic" else _modern_config(config)
-    return {**shape, "vocab_size": config.vocabulary_size, "use_cache": True, **boundaries(text)}
+    return {**shape, "vocab_size": config.vocabulary_size, "use_cache": True, **boundaries(chat)}
 
 
 def _modern_config(config: ModelConfig) -> dict[str, Any]:

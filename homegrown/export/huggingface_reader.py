@@ -14,25 +14,18 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from homegrown.export.imported import (
-    GENERATION_FILE,
-    TEMPLATE_FILE,
-    USAGE_FILE,
-    Unsupported,
-    Usage,
-    refuse,
-    write_imported,
-)
+from homegrown.export.imported import Unsupported, Usage, refuse, write_imported
 from homegrown.export.opt import from_opt_tensors
 from homegrown.model.config import ModelConfig, RopeScaling, yarn_attention_factor
 from homegrown.model.layers import sinusoidal_table
+from homegrown.tokenizer.chat_files import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
 from homegrown.tokenizer.existing import take
 from homegrown.tokenizer.loading import TOKENIZER_FILE
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-_OUTPUT, _FREQUENCIES = "lm_head.weight", "rotary_emb.inv_freq"
+_OUTPUT, _FREQUENCIES, _SHARD = "lm_head.weight", "rotary_emb.inv_freq", ".safetensors"
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -51,19 +44,18 @@ def files_of(folder: Path) -> list[Path]:
         shards = [folder / Path(name).name for name in sorted(named)]
     else:
         raise UserError(f"{folder} has no {_WEIGHTS}; save the model as safetensors.")
-    return [folder / _CONFIG, folder / TOKENIZER_FILE, *shards]
+    formats = [folder / name for name in (CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE) if (folder / name).is_file()]
+    return [folder / _CONFIG, folder / TOKENIZER_FILE, *formats, *shards]
 
 
 def read_huggingface(folder: Path, out: Path) -> Outcome:
     """Write the model of `folder` to `out` as `write_imported` does.
 
-    Special tokens that its tokenizer lacks take unused rows of the embedding.
-
     Raises:
-        UserError: a file is missing or damaged, the architecture is not supported, the tokenizer is not a byte-level
-            BPE, or it lacks a special token and the embedding has no unused row.
+        UserError: a file is missing or damaged, the architecture is not supported, or the tokenizer is not a
+            byte-level BPE.
     """
-    _, _, *shards = files_of(folder)
+    shards = [file for file in files_of(folder) if file.suffix == _SHARD]
     config, tokenizer = shape_of(folder), take(folder)
     try:
         tensors = {name: tensor for file in shards for name, tensor in load_file(file).items()}
@@ -261,7 +253,7 @@ def _ours(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _usage(folder: Path, tokenizer: Tokenizer) -> Usage:
     """Return how the model in a folder uses its tokenizer, from whichever of the usual files there are."""
     settings, generation, config = (
-        _json(folder / name) if (folder / name).is_file() else {} for name in (USAGE_FILE, GENERATION_FILE, _CONFIG)
+        _json(folder / name) if (folder / name).is_file() else {} for name in (CONFIG_FILE, GENERATION_FILE, _CONFIG)
     )
 
     def token(role: str) -> int | None:

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
+from tokenizers.processors import ByteLevel, TemplateProcessing
 
-from homegrown.tokenizer import chat, loading
+from homegrown.tokenizer import loading
+from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.tokenizer.special import special_ids
-from homegrown.tokenizer.system import load_system
 from homegrown.util.files import replacing
 
 
@@ -22,22 +21,22 @@ def write_tokenizer(model_folder: Path, out: Path, context: int) -> None:
     Raises:
         UserError: a file of the model is missing or damaged.
     """
-    text = loading.load(model_folder)
-    marks = special_ids(text)
-    bos, eos = text.id_to_token(marks.bos), text.id_to_token(marks.eos)
-    # Training has this token before every document; runtimes add it if they add special tokens.
-    text.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, marks.bos)]
-    )
+    chat = load_chat(model_folder)
+    text, marks = chat.tokenizer, special_ids(chat.tokenizer)
+    # Training has the start token before every document; runtimes add it if they add special tokens.
+    text.post_processor = ByteLevel(trim_offsets=False)
+    if marks.bos is not None:
+        bos = text.id_to_token(marks.bos)
+        text.post_processor = TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, marks.bos)]
+        )
     with replacing(out / loading.TOKENIZER_FILE) as temporary:
         text.save(str(temporary))
     added = text.get_added_tokens_decoder()
-    names: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "pad_token": text.id_to_token(_padding(text))}
-    if text.token_to_id("<unk>") is not None:
-        names["unk_token"] = "<unk>"
-    others = [token.content for token in added.values() if token.content not in names.values()]
+    names = _names(chat)
+    others = [token.content for token in added.values() if token.special and token.content not in names.values()]
     names["additional_special_tokens"] = others
-    template = chat.template(text, load_system(model_folder))
+    template = {"chat_template": chat.export_template} if chat.supported else {}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 4 knows it too
         "model_max_length": context,
@@ -54,25 +53,34 @@ def write_tokenizer(model_folder: Path, out: Path, context: int) -> None:
             }
             for number, token in sorted(added.items())
         },
-        "chat_template": template,
+        **template,
     }
     write_json(out / "tokenizer_config.json", settings)
     write_json(out / "special_tokens_map.json", names)
-    write_text(out / "chat_template.jinja", template)
-    write_json(out / "generation_config.json", boundaries(text))
+    for text_of in template.values():
+        write_text(out / "chat_template.jinja", text_of)
+    write_json(out / "generation_config.json", boundaries(chat))
 
 
-def boundaries(text: Tokenizer) -> dict[str, Any]:
+def boundaries(chat: Chat) -> dict[str, Any]:
     """Return the tokens that begin, end and pad text; all end tokens, so that generation stops."""
-    marks = special_ids(text)
-    ends = [marks.eos, *sorted(chat.stop_ids(text) - {marks.eos})]
-    return {"bos_token_id": marks.bos, "eos_token_id": ends, "pad_token_id": _padding(text)}
+    marks, text = special_ids(chat.tokenizer), chat.tokenizer
+    ends = [marks.eos, *sorted(chat.stop_ids - {marks.eos})]
+    begin = {} if marks.bos is None else {"bos_token_id": marks.bos}
+    return begin | {"eos_token_id": ends, "pad_token_id": text.token_to_id(_names(chat)["pad_token"])}
 
 
-def _padding(text: Tokenizer) -> int:
-    """Return the padding token, or else the end of a document."""
-    own: int | None = text.token_to_id("<pad>")
-    return special_ids(text).eos if own is None else own
+def _names(chat: Chat) -> dict[str, Any]:
+    """Return the named special tokens: those of the base, or else those of the tokenizer."""
+    if chat.files.tokens:
+        eos = chat.tokenizer.id_to_token(special_ids(chat.tokenizer).eos)
+        return {"eos_token": eos, "pad_token": eos} | chat.files.tokens
+    text, marks = chat.tokenizer, special_ids(chat.tokenizer)
+    begin = {} if marks.bos is None else {"bos_token": text.id_to_token(marks.bos)}
+    end = text.id_to_token(marks.eos)
+    found = next((name for name in ("<pad>", "<PAD>") if text.token_to_id(name) is not None), end)
+    unknown = next((name for name in ("<unk>", "<UNK>") if text.token_to_id(name) is not None), None)
+    return begin | {"eos_token": end, "pad_token": found} | ({} if unknown is None else {"unk_token": unknown})
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

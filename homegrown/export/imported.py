@@ -11,18 +11,15 @@ from torch import Tensor
 from homegrown.export.huggingface_tokenizer import write_json, write_text
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
+from homegrown.model.trained_rows import VOCABULARY, with_rows
 from homegrown.model.transformer import Transformer
+from homegrown.tokenizer.chat_files import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
+from homegrown.tokenizer.existing import mark_documents
 from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.tokenizer.template import renders_messages
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
-from homegrown.util.progress import Outcome
-
-TEMPLATE_FILE, GENERATION_FILE, USAGE_FILE = "chat_template.jinja", "generation_config.json", "tokenizer_config.json"
-"""Files beside the tokenizer, with the names and keys of Hugging Face."""
-
-_EMBEDDING = "model.embed_tokens.weight"
-_VOCABULARY = (_EMBEDDING, "lm_head.weight", "lm_head.bias")
-"""Tensors with a row for each token."""
+from homegrown.util.progress import Metric, Outcome
 
 
 class Unsupported(Exception):
@@ -53,15 +50,11 @@ def write_imported(
     in bfloat16 if that represents all of them exactly, and otherwise in float32.
 
     Raises:
-        Unsupported: a tensor does not match the configuration, or the tokenizer has more tokens than the embedding has
-            rows.
+        Unsupported: a tensor does not match the configuration.
     """
+    mark_documents(tokenizer, usage.bos if usage.add_bos else None, usage.stop[0] if usage.stop else None)
     size = tokenizer.get_vocab_size()
-    if size > config.vocabulary_size:
-        last = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-        missing = ", ".join(last[config.vocabulary_size - size :])
-        raise Unsupported(f"its tokenizer lacks {missing}, and its embedding has no unused rows")
-    tensors = {name: tensor[:size] if name in _VOCABULARY else tensor for name, tensor in tensors.items()}
+    tensors = {name: with_rows(tensor, size) if name in VOCABULARY else tensor for name, tensor in tensors.items()}
     with torch.device("meta"):
         model = Transformer(replace(config, vocabulary_size=size))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -74,12 +67,14 @@ def write_imported(
     weights.save(model, out)
     with replacing(out / TOKENIZER_FILE) as temporary:
         tokenizer.save(str(temporary))
-    _write_usage(tokenizer, usage, out)
+    template = _write_usage(tokenizer, usage, out)
     parameters = model.config.parameter_count()
-    return Outcome(1, 1, "model", {"parameters": parameters, "weights": str(dtype).removeprefix("torch.")})
+    metrics: dict[str, Metric] = {"parameters": parameters, "weights": str(dtype).removeprefix("torch.")}
+    return Outcome(1, 1, "model", metrics | {"chat_template": template})
 
 
-def _write_usage(tokenizer: Tokenizer, usage: Usage, out: Path) -> None:
+def _write_usage(tokenizer: Tokenizer, usage: Usage, out: Path) -> str:
+    """Write the files, and return which chat template the model has."""
     settings: dict[str, object] = {"add_bos_token": usage.add_bos}
     if usage.bos is not None:
         settings["bos_token"] = tokenizer.id_to_token(usage.bos)
@@ -87,11 +82,13 @@ def _write_usage(tokenizer: Tokenizer, usage: Usage, out: Path) -> None:
         settings["eos_token"] = tokenizer.id_to_token(usage.stop[0])
     if usage.pad is not None:
         settings["pad_token"] = tokenizer.id_to_token(usage.pad)
-    write_json(out / USAGE_FILE, settings)
+    write_json(out / CONFIG_FILE, settings)
     ids = {"bos_token_id": usage.bos, "eos_token_id": list(usage.stop), "pad_token_id": usage.pad}
     write_json(out / GENERATION_FILE, ids)
-    if usage.template is not None:
+    if usage.template is not None and renders_messages(usage.template, settings):
         write_text(out / TEMPLATE_FILE, usage.template)
+        return "that of the model"
+    return "none" if usage.template is None else "none: that of the model renders no message"
 
 
 def _fits_bfloat16(tensor: Tensor) -> bool:

@@ -18,7 +18,7 @@ from homegrown.model import weights
 from homegrown.model.cache import KVCache, Span
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.tokenizer.loading import load
+from homegrown.tokenizer.chat import load_chat
 from homegrown.util.errors import UserError
 from homegrown.util.files import sync
 
@@ -71,7 +71,7 @@ def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
                 file.replace(out / file.name)
     write_tokenizer(model_folder, out, model.config.context)
     # optimum and transformers.js read the shape of the cache from it.
-    write_json(out / "config.json", model_config(model.config, load(model_folder)) | {"dtype": "float32"})
+    write_json(out / "config.json", model_config(model.config, load_chat(model_folder)) | {"dtype": "float32"})
     return out / name
 
 

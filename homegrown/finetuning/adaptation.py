@@ -48,7 +48,7 @@ class AdaptedModel:
             UserError: it is damaged or its context is too short, or a prompt is too long.
         """
         from homegrown.model import weights
-        from homegrown.tokenizer.chat import stop_ids
+        from homegrown.tokenizer.special import special_ids
 
         self._job = job
         self._base = weights.load_config(job.base / "config.json")
@@ -56,7 +56,7 @@ class AdaptedModel:
         self.config = dataclasses.replace(self._base, context=job.adaptation.context, dropout=job.training.dropout)
         self.embedding_lr_share = 1.0
         self.flops_per_token = self._flops()
-        self.stop_ids = stop_ids(tokenizer)
+        self.stop_ids = frozenset({special_ids(tokenizer).eos})
         self.prompts: Sequence[Prompt] = _prompts(tokenizer, job.training.sample_prompts, self.config.context)
 
     def begin(self) -> "Transformer":
@@ -208,11 +208,10 @@ def _vocabulary_weights(model: "Transformer") -> "list[torch.Tensor]":
 
 
 def _prompts(tokenizer: "Tokenizer", prompts: Sequence[str], context: int) -> "list[Prompt]":
-    from homegrown.tokenizer.special import special_ids
+    from homegrown.tokenizer.special import text_prompt
     from homegrown.training.task import Prompt
 
-    start = special_ids(tokenizer).bos
-    encoded = [Prompt(prompt, [start, *tokenizer.encode(prompt, add_special_tokens=False).ids]) for prompt in prompts]
+    encoded = [Prompt(prompt, text_prompt(tokenizer, prompt)) for prompt in prompts]
     for prompt in encoded:
         if len(prompt.tokens) > context:
             raise UserError(

@@ -18,8 +18,7 @@ from homegrown.inference.generation import generate
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.tokenizer import loading as tokens
-from homegrown.tokenizer.chat import encode
-from homegrown.tokenizer.special import special_ids
+from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
@@ -79,8 +78,10 @@ def measure(
         model = weights.load(folder, device)
         loss, bits = _loss(model, folder, instructions, settings.loss_tokens)
         progress(done := done + 1, steps, model=name)
-        answers[name] = _answers(model, folder, questions, settings.answer_tokens)
-        results.append(_result(name, loss, bits, answers[name], questions, settings.pattern))
+        chat = load_chat(folder)
+        references = [chat.written([*one.messages, one.reference], tools=one.tools) for one in questions]
+        answers[name] = _answers(model, chat, questions, settings.answer_tokens)
+        results.append(_result(name, loss, bits, answers[name], references, settings.pattern))
         progress(done := done + 1, steps, model=name)
     write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in results]))
     write_parquet(out / "samples" / "part-00000.parquet", pa.Table.from_pylist(_samples(questions, answers)))
@@ -112,18 +113,18 @@ def _loss(model: Transformer, folder: Path, instructions: Path, most: int | None
     return nats / max(1, count), nats / math.log(2) / max(1, text_bytes)
 
 
-def _answers(model: Transformer, folder: Path, questions: Sequence[Question], most: int) -> list[Answer]:
+def _answers(model: Transformer, chat: Chat, questions: Sequence[Question], most: int) -> list[Answer]:
     """Return the model's greedy answers; one that uses all its tokens did not end."""
-    tokenizer = tokens.load(folder)
-    end, context = special_ids(tokenizer).message_end, model.config.context
     answers = []
+    # Only the end of a turn ends an answer: a model that ends the document has not learned the format.
+    stops = chat.stop_ids if chat.turn_end is None else frozenset({chat.turn_end})
     for start in range(0, len(questions), _ROWS):
-        prompts = [encode(tokenizer, one.messages, reply=True) for one in questions[start : start + _ROWS]]
-        # Only the end-of-turn token ends an answer: a model that ends the document has not learned the format.
-        written = generate(model, prompts, max_tokens=most, stop_ids=frozenset({end}))
+        batch = questions[start : start + _ROWS]
+        prompts = [chat.encode(one.messages, reply=True, tools=one.tools) for one in batch]
+        written = generate(model, prompts, max_tokens=most, stop_ids=stops)
         for prompt, new in zip(prompts, written, strict=True):
-            ended = len(new) < min(most, context - len(prompt))
-            answers.append(Answer(tokenizer.decode(new), len(new), ended))
+            ended = len(new) < min(most, model.config.context - len(prompt))
+            answers.append(Answer(chat.tokenizer.decode(new), len(new), ended))
     return answers
 
 
@@ -132,7 +133,7 @@ def _result(
     loss: float,
     bits: float,
     answers: Sequence[Answer],
-    questions: Sequence[Question],
+    references: Sequence[str],
     pattern: str | None,
 ) -> Result:
     def share(values: Sequence[bool]) -> float:
@@ -144,7 +145,7 @@ def _result(
         bits_per_byte=bits,
         ended=share([answer.ended for answer in answers]),
         formatted=None if pattern is None else share([bool(re.search(pattern, answer.text)) for answer in answers]),
-        same=share([one.text == other.answer for one, other in zip(answers, questions, strict=True)]),
+        same=share([one.text == other for one, other in zip(answers, references, strict=True)]),
         tokens=sum(answer.tokens for answer in answers) / max(1, len(answers)),
     )
 
@@ -154,7 +155,7 @@ def _samples(questions: Sequence[Question], answers: dict[str, list[Answer]]) ->
     return [
         {
             "question": question.text,
-            "author": question.answer,
+            "author": question.reference.content,
             "before": one.text,
             "before_ended": one.ended,
             "after": other.text,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # writing a job needs no PyTorch
 
     from homegrown.data.loader import TokenSplit
     from homegrown.model.transformer import Transformer
+    from homegrown.tokenizer.chat import Chat
     from homegrown.training.checkpoints import Checkpoints
     from homegrown.training.task import Prompt
 
@@ -42,8 +43,7 @@ class TunedModel:
             UserError: it is damaged, or does not match the conversations or the settings.
         """
         from homegrown.model import weights
-        from homegrown.tokenizer.chat import stop_ids
-        from homegrown.tokenizer.special import special_ids
+        from homegrown.tokenizer.chat import load_chat
 
         self._job = job
         self._base = weights.load_config(job.base / "config.json")
@@ -55,10 +55,10 @@ class TunedModel:
         self.config = dataclasses.replace(self._base, context=train.context, dropout=job.training.dropout)
         self.embedding_lr_share = 1.0
         self.flops_per_token = self._flops()
-        self.stop_ids = stop_ids(tokenizer)
-        marks = special_ids(tokenizer)
-        self._marks = (marks.message_start, marks.message_end)
-        self.prompts: Sequence[Prompt] = self._prompts(tokenizer)
+        chat = load_chat(job.base, tokenizer)
+        self.stop_ids = chat.stop_ids
+        self._new_tokens = chat.new_tokens
+        self.prompts: Sequence[Prompt] = self._prompts(chat)
 
     def begin(self) -> "Transformer":
         """See `TrainingTask`."""
@@ -72,7 +72,7 @@ class TunedModel:
             if settings.method == "qlora":
                 in_four_bits(model)
             torch.manual_seed(derive(self._job.seed, "adapter"))
-            lora.attach(model, settings, self._marks, four_bit=settings.method == "qlora")
+            lora.attach(model, settings, self._new_tokens, four_bit=settings.method == "qlora")
         return model
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
@@ -105,14 +105,15 @@ class TunedModel:
         attention = 12 * self.config.layers * self.config.heads * self.config.head_size * self.config.context
         return attention + (every - attention) * 2 // 3
 
-    def _prompts(self, tokenizer: "Tokenizer") -> "list[Prompt]":
+    def _prompts(self, chat: "Chat") -> "list[Prompt]":
         from homegrown.finetuning.questions import held_out
-        from homegrown.tokenizer.chat import Message, encode
+        from homegrown.tokenizer.chat import Message
         from homegrown.training.task import Prompt
 
-        questions = [(one.text, one.messages) for one in held_out(self._job.packed, _HELD_OUT_PROMPTS)]
-        questions += [(text, [Message("user", text)]) for text in self._job.training.sample_prompts]
-        prompts = [Prompt(text, encode(tokenizer, messages, reply=True)) for text, messages in questions]
+        questions = held_out(self._job.packed, _HELD_OUT_PROMPTS)
+        prompts = [Prompt(one.text, chat.encode(one.messages, reply=True, tools=one.tools)) for one in questions]
+        for text in self._job.training.sample_prompts:
+            prompts.append(Prompt(text, chat.encode([Message("user", text)], reply=True)))
         for prompt in prompts:
             if len(prompt.tokens) > self.config.context:
                 raise UserError(

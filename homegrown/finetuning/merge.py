@@ -6,7 +6,7 @@ import torch
 
 from homegrown.finetuning.job import ADAPTER, MODEL
 from homegrown.model import lora, weights
-from homegrown.tokenizer.system import save_system
+from homegrown.tokenizer.chat_files import save_system
 from homegrown.training.task import keep_model
 from homegrown.util.progress import Outcome
 

@@ -1,11 +1,13 @@
 """Held-out questions from the stage `instructions`."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from homegrown.tokenizer.chat import Message
+from homegrown.data.instructions import held_out_message
+from homegrown.tokenizer.chat import Message, Tools
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Question:
     """A conversation up to its first answer, and that reference answer."""
 
     messages: list[Message]
-    answer: str
+    reference: Message
+    tools: Tools | None = None
 
     @property
     def text(self) -> str:
@@ -26,16 +29,16 @@ def held_out(instructions: Path, most: int) -> list[Question]:
     found = [
         question
         for path in sorted((instructions / "held_out").glob("*.parquet"))
-        for messages in pq.read_table(path, columns=["messages"])["messages"].to_pylist()
-        if (question := _question([Message(**message) for message in messages]))
+        for row in pq.read_table(path).to_pylist()
+        if (question := _question([held_out_message(message) for message in row["messages"]], row.get("tools")))
     ]
     most = min(most, len(found))
     return [found[place * len(found) // most] for place in range(most)]
 
 
-def _question(messages: list[Message]) -> Question | None:
+def _question(messages: list[Message], tools: str | None) -> Question | None:
     roles = [message.role for message in messages]
     if "assistant" not in roles[1:]:
         return None
     first = roles.index("assistant")
-    return Question(messages[:first], messages[first].content) if first else None
+    return Question(messages[:first], messages[first], json.loads(tools) if tools else None) if first else None

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from homegrown.config.finetune_recipe import FinetuneSettings
-from homegrown.config.recipe import Parallel, TrainingSettings
+from homegrown.config.finetune_recipe import FinetuneSettings, FinetuneTraining
+from homegrown.config.recipe import Parallel
 from homegrown.data.loader import TokenSplit
 from homegrown.finetuning.job import MODEL, FinetuneJob
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.quantization.requirements import check_installed, misfit
-from homegrown.tokenizer.system import save_system
+from homegrown.tokenizer.chat_files import save_system
 from homegrown.training.run import run_job
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, Progress, silent
@@ -22,7 +22,7 @@ def finetune(
     base: Path,
     instructions: Path,
     settings: FinetuneSettings,
-    training: TrainingSettings,
+    training: FinetuneTraining,
     *,
     system: str | None,
     seed: int,
@@ -48,7 +48,7 @@ def finetune(
         packed=instructions.resolve(),
         tokenizer=base.resolve(),
         base=base.resolve(),
-        training=training,
+        training=training.resolved(train.windows(train.context or 0)),
         finetuning=settings,
         seed=seed,
         device=device,

@@ -2,13 +2,11 @@
 
 from collections.abc import Generator, Iterator, Sequence
 
-from tokenizers import Tokenizer
-
 from homegrown.inference.engine import Engine, FinishReason, Request
 from homegrown.inference.sampling import Sampling
 from homegrown.inference.streaming import Chunk, stream
 from homegrown.model.transformer import Transformer
-from homegrown.tokenizer.chat import Message, encode, stop_ids
+from homegrown.tokenizer.chat import Chat, Message
 from homegrown.tokenizer.detokenizer import vocabulary_bytes
 from homegrown.util.errors import UserError
 from homegrown.util.seeds import derive
@@ -48,7 +46,7 @@ class Conversation:
     def __init__(
         self,
         model: Transformer,
-        tokenizer: Tokenizer,
+        chat: Chat,
         sampling: Sampling,
         *,
         system: str | None,
@@ -61,12 +59,12 @@ class Conversation:
             UserError: the system message fills the context.
         """
         self.context = model.config.context
-        self._engine, self._tokenizer, self._sampling = Engine(model, rows=1), tokenizer, sampling
-        self._table, self._stop_ids = vocabulary_bytes(tokenizer), stop_ids(tokenizer)
+        self._engine, self._chat, self._sampling = Engine(model, rows=1), chat, sampling
+        self._table = vocabulary_bytes(chat.tokenizer)
         self._max_tokens, self._seed = max_tokens, seed
         self._system = [] if system is None else [Message("system", system)]
         self._messages: list[Message] = []
-        if not self._fits(self._system):
+        if self._system and not self._fits(self._system):
             raise UserError(f"The system message fills the context of {self.context} tokens; shorten it.")
 
     def reset(self) -> None:
@@ -88,16 +86,16 @@ class Conversation:
             raise UserError(f"The message and its answer exceed the context of {self.context} tokens; shorten it.")
         dropped = len(self._messages) + 1 - len(kept)
         self._messages = kept
-        prompt_ids = encode(self._tokenizer, [*self._system, *kept], reply=True)
+        prompt_ids = self._chat.encode([*self._system, *kept], reply=True)
         request = Request(
             prompt_ids=prompt_ids,
             max_tokens=self._max_tokens,
             sampling=self._sampling,
             seed=derive(self._seed, "chat", *prompt_ids),
-            stop_ids=self._stop_ids,
+            stop_ids=self._chat.stop_ids,
         )
         return Answer(stream(self._engine, request, self._table), self._messages, dropped)
 
     def _fits(self, messages: Sequence[Message]) -> bool:
-        remaining = self.context - len(encode(self._tokenizer, messages, reply=True))
+        remaining = self.context - len(self._chat.encode(messages, reply=True))
         return remaining >= min(self._max_tokens, max(1, self.context // self._ANSWER_SHARE))

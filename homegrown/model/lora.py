@@ -66,7 +66,7 @@ def attach(model: Transformer, settings: FinetuneSettings, marks: Sequence[int],
     # peft reads this attribute to choose its wrapper of a bitsandbytes layer.
     setattr(model, "is_loaded_in_4bit", four_bit)  # noqa: B010 (no part of a Transformer)
     inject_adapter_in_model(_config(settings), model, adapter_name=_NAME)
-    for name, layer in _with_a_vocabulary(model).items():
+    for name, layer in _with_a_vocabulary(model).items() if marks else ():
         model.set_submodule(name, TrainedRows(cast(nn.Embedding | nn.Linear, layer), marks))
 
 
@@ -101,12 +101,14 @@ def save(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
         if ".lora_A." in name or ".lora_B." in name
     }
     marks = {}
-    for name, layer in _with_a_vocabulary(model).items():
+    layers = {name: layer for name, layer in _with_a_vocabulary(model).items() if isinstance(layer, TrainedRows)}
+    for name, layer in layers.items():
         tensors[f"{_OUTSIDE}{name}{_ROWS}"] = layer.get_parameter("rows").detach().cpu().contiguous()
         marks[name.removeprefix(_INSIDE)] = layer.get_buffer("tokens").tolist()
     values = _config(settings).to_dict()  # type: ignore[no-untyped-call]
     # As in peft's own files. Sorted, because the order of a set differs from run to run.
-    values |= {"inference_mode": True, "target_modules": sorted(settings.targets), "trainable_token_indices": marks}
+    values |= {"inference_mode": True, "target_modules": sorted(settings.targets)}
+    values |= {"trainable_token_indices": marks or None}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with replacing(folder / CONFIG) as temporary:
@@ -122,7 +124,7 @@ def merge(model: Transformer, folder: Path) -> Transformer:
     """
     try:
         values = json.loads((folder / CONFIG).read_bytes())
-        scale, marks = values["lora_alpha"] / values["r"], dict(values["trainable_token_indices"])
+        scale, marks = values["lora_alpha"] / values["r"], dict(values["trainable_token_indices"] or {})
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
         raise UserError(f"The adapter in {folder} is missing or damaged; fine-tune again or restore it.") from error

@@ -1,10 +1,20 @@
-"""An embedding or output projection that is frozen except for the rows of a few tokens."""
+"""Rows of a vocabulary: another number of them, and a layer of which a few rows are trained."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+"""Tensors with a row for each token."""
+
+
+def with_rows(tensor: Tensor, size: int) -> Tensor:
+    """Return a tensor with `size` rows: the first ones; a new one is the mean of all."""
+    if size <= len(tensor):
+        return tensor[:size]
+    return torch.cat([tensor, tensor.mean(0, keepdim=True).expand(size - len(tensor), *tensor.shape[1:])])
 
 
 class TrainedRows(nn.Module):

@@ -30,9 +30,9 @@ def config_of(recipe: Recipe, store: Store) -> ModelConfig:
         return replace(base_config(recipe.base, store), context=recipe.context, dropout=recipe.training.dropout)
     vocabulary_size = recipe.tokenizer.vocabulary_size
     if recipe.tokenizer.path is not None:
-        from homegrown.tokenizer.existing import take
+        from homegrown.tokenizer.existing import completed, take
 
-        vocabulary_size = take(Path(recipe.tokenizer.path)).get_vocab_size()
+        vocabulary_size = completed(take(Path(recipe.tokenizer.path))).get_vocab_size()
     return ModelConfig.from_settings(recipe.new_model, vocabulary_size, recipe.training.dropout)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.quantization.linear import METHODS, try_out
 from homegrown.quantization.requirements import REQUIREMENTS
-from homegrown.tokenizer.system import load_system, save_system
+from homegrown.tokenizer.loading import copy_tokenizer
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
@@ -32,7 +31,6 @@ DESCRIPTION = "quantization.json"
 GGUF_WEIGHTS = "model.gguf"
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
-_TOKENIZER = "tokenizer.json"
 
 
 class _Description(BaseModel):
@@ -83,9 +81,7 @@ def save_variant(source: Path, variant: Variant, folder: Path) -> None:
         _save_matrices(weights.load(source, dtype=torch.float32), variant, folder)
     else:
         write_gguf(source, folder / GGUF_WEIGHTS, variant)
-    with replacing(folder / _TOKENIZER) as temporary:
-        shutil.copyfile(source / _TOKENIZER, temporary)
-    save_system(folder, load_system(source))
+    copy_tokenizer(source, folder)
     with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(_Description(variant=variant).model_dump_json() + "\n")
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tokenizers import Tokenizer
-
 from homegrown.export.gguf import KINDS, write_gguf
 from homegrown.export.gguf_reader import read_gguf
 from homegrown.export.gguf_vocabulary import Vocabulary
@@ -17,7 +15,7 @@ from homegrown.serving.llama_engine import LlamaEngine
 from homegrown.serving.own_engine import OwnEngine
 from homegrown.serving.service import Engine
 from homegrown.store.artifacts import Artifact, Store
-from homegrown.tokenizer import loading as tokens
+from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.util.errors import UserError
 
 Choice = Literal["auto", "homegrown", "llama.cpp"]
@@ -115,13 +113,13 @@ def load(
     device: str,
     limits: Limits,
     fail: Callable[[str], None],
-) -> tuple[Engine, Tokenizer]:
-    """Load a model and return its engine and tokenizer; `fail` is called if the engine fails later.
+) -> tuple[Engine, Chat]:
+    """Load a model and return its engine and chat format; `fail` is called if the engine fails later.
 
     Raises:
         UserError: a file is damaged, a library is missing, or `limits.context` exceeds the model's context.
     """
-    tokenizer = tokens.load(source.folder)
+    chat = load_chat(source.folder)
     if engine == "homegrown":
         if source.kind and not (source.folder / variants.DESCRIPTION).is_file():
             model = read_gguf(gguf_file(store, source)).to(device)
@@ -129,7 +127,7 @@ def load(
             model = variants.load_variant(source.folder, variants.device_of(source.folder, device))
         if limits.precision:
             model = weights.in_precision(model, limits.precision)
-        return OwnEngine(model, tokenizer, rows=limits.rows, context=limits.context, fail=fail), tokenizer
+        return OwnEngine(model, chat, rows=limits.rows, context=limits.context, fail=fail), chat
     file = gguf_file(store, source)
     longest = _context(source, file)
     if limits.context is not None and limits.context > longest:
@@ -142,7 +140,7 @@ def load(
         threads=limits.threads,
         fail=fail,
     )
-    return llama, tokenizer
+    return llama, chat
 
 
 def gguf_file(store: Store, source: Source) -> Path:

@@ -7,14 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tokenizers import Tokenizer
-
 from homegrown.inference import engine
 from homegrown.inference.engine import GeneratedToken, Request, Running
 from homegrown.inference.streaming import Chunk, decode_token
 from homegrown.model.transformer import Transformer
 from homegrown.serving.service import Deliver
-from homegrown.tokenizer.chat import stop_ids
+from homegrown.tokenizer.chat import Chat
 from homegrown.tokenizer.detokenizer import TextStream, vocabulary_bytes
 from homegrown.util.errors import UserError
 
@@ -44,16 +42,14 @@ class OwnEngine:
 
     name = "homegrown"
 
-    def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, *, rows: int, context: int | None, fail: Callable[[str], None]
-    ):
+    def __init__(self, model: Transformer, chat: Chat, *, rows: int, context: int | None, fail: Callable[[str], None]):
         """Allocate the cache and start the thread; `fail` is called once if the engine fails, with the reason."""
         longest = model.config.context
         if context is not None and context > longest:
             raise UserError(f"--ctx-size is {context}, but the model's context is {longest}; reduce it.")
         self.rows, self.context = rows, context or longest
         self._engine = engine.Engine(model, rows=rows, capacity=self.context, prefill_chunk=_PREFILL_CHUNK)
-        self._table, self._stop_ids, self._fail = vocabulary_bytes(tokenizer), stop_ids(tokenizer), fail
+        self._table, self._stop_ids, self._fail = vocabulary_bytes(chat.tokenizer), chat.stop_ids, fail
         self._waiting: deque[_Job] = deque()
         self._jobs: dict[Running, _Job] = {}
         self._change, self._closed = threading.Condition(), False

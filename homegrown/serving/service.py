@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, cast
 
-from tokenizers import Tokenizer
-
 from homegrown.inference.engine import Request
 from homegrown.inference.streaming import Chunk
 from homegrown.serving.metrics import Metrics
 from homegrown.serving.refusal import Refused
-from homegrown.tokenizer import chat
-from homegrown.tokenizer.chat import Message
+from homegrown.tokenizer.chat import Chat, Message, with_system
 from homegrown.tokenizer.detokenizer import vocabulary_bytes
-from homegrown.tokenizer.special import special_ids
+from homegrown.tokenizer.special import text_prompt
+from homegrown.util.errors import UserError
 
 Prompt = str | Sequence[int] | Sequence[Message]
 """Text, which starts a document; tokens as they are; or the messages of a conversation."""
@@ -53,12 +51,10 @@ class Model:
     name: str
     created: int
     """Time of its creation, in seconds since 1970."""
-    tokenizer: Tokenizer | None = None
+    chat: Chat | None = None
     table: Sequence[bytes] = ()
     engine: Engine | None = None
     """None while the model is loading."""
-    system: str | None = None
-    """The default system message."""
     failure: str | None = None
     """Why the model no longer answers."""
     active: "set[Generation]" = field(default_factory=set)
@@ -155,10 +151,10 @@ class Service:
             )
         return self._models[name]
 
-    def ready(self, name: str, engine: Engine, tokenizer: Tokenizer, system: str | None = None) -> None:
-        """Start to serve a loaded model; `system` is its default system message."""
+    def ready(self, name: str, engine: Engine, chat: Chat) -> None:
+        """Start to serve a loaded model."""
         model = self._models[name]
-        model.tokenizer, model.table, model.system = tokenizer, vocabulary_bytes(tokenizer), system
+        model.chat, model.table = chat, vocabulary_bytes(chat.tokenizer)
         # Last: the engine makes the model ready.
         model.engine = engine
 
@@ -182,26 +178,29 @@ class Service:
     def encode(self, name: str, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt; raises Refused if the model cannot take it."""
         model = self._loaded(name)
-        tokenizer = cast(Tokenizer, model.tokenizer)
+        chat = cast(Chat, model.chat)
         if isinstance(prompt, str):
             _check_text(prompt)
-            return [special_ids(tokenizer).bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+            return text_prompt(chat.tokenizer, prompt)
         if prompt and isinstance(prompt[0], Message):
             messages = [cast(Message, message) for message in prompt]
             _check_text(*(message.content for message in messages))
-            system = model.system if self._system is None else self._system
-            return chat.encode(tokenizer, chat.with_system(messages, system), reply=True)
+            system = chat.system if self._system is None else self._system
+            try:
+                return chat.encode(with_system(messages, system), reply=True)
+            except UserError as error:
+                raise Refused(str(error), "invalid", "messages") from None
         ids = [cast(int, token) for token in prompt]
         if not ids:
             raise Refused("The prompt is empty; give at least one token.", "invalid", "prompt")
-        size = tokenizer.get_vocab_size()
+        size = chat.tokenizer.get_vocab_size()
         if not all(0 <= token < size for token in ids):
             raise Refused(f"The prompt has unknown tokens; those of {name} are 0 to {size - 1}.", "invalid", "prompt")
         return ids
 
     def decode(self, name: str, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
-        decoded: str = cast(Tokenizer, self._loaded(name).tokenizer).decode(list(tokens))
+        decoded: str = cast(Chat, self._loaded(name).chat).tokenizer.decode(list(tokens))
         return decoded
 
     def submit(self, name: str, request: Request, prompt_field: str = "prompt") -> Generation:

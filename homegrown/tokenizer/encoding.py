@@ -49,21 +49,25 @@ _LONG_BLANK = re.compile(rf"\s{{{_LONG_BLANK_CHARACTERS}}}")
 
 
 class Encoder:
-    """Encodes plain text: the text of a special token (`</s>`) in it is ordinary text.
+    """Encodes plain text: the text of a special token (`</s>`) in it is ordinary text, other added tokens are tokens.
 
     tiktoken joins the neighbors whose union has the smallest id, `tokenizers` the pair with the earliest merge. They
-    agree where ids follow the merges and a token's own text merges into that token. If this cannot be shown,
-    `tokenizers` encodes. `fast` reports the engine.
+    agree where ids follow the merges and a token's own text merges into that token. If this cannot be shown, and for a
+    text with an added token, `tokenizers` encodes. `fast` reports the engine. NFC of the tokenizer is applied first.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         """Take a byte-level BPE from `homegrown.tokenizer.train` or `homegrown.tokenizer.existing`."""
         description = json.loads(tokenizer.to_str())
         self._exact = Tokenizer.from_str(tokenizer.to_str())
+        added = [re.escape(token["content"]) for token in description["added_tokens"] if not token["special"]]
+        self._added = re.compile("|".join(added)) if added else None
         self._exact.encode_special_tokens = True
         pattern, ranks = split_pattern(description["pre_tokenizer"]), _ranks(description)
         self._tiktoken: tiktoken.Encoding | None = None
-        if pattern and ranks and not description["normalizer"] and _merges_by_rank(description["model"], ranks):
+        self._normalizer = tokenizer.normalizer
+        form = (description["normalizer"] or {"type": "none"})["type"]
+        if pattern and ranks and form in ("none", "NFC") and _merges_by_rank(description["model"], ranks):
             self._tiktoken = tiktoken.Encoding(
                 "homegrown",
                 pat_str=pattern,
@@ -82,8 +86,14 @@ class Encoder:
         Raises:
             UserError: the split pattern of a given tokenizer takes too long on this text.
         """
-        if self._tiktoken is None or (len(text) >= _LONG_BLANK_CHARACTERS and _LONG_BLANK.search(text)):
+        if (
+            self._tiktoken is None
+            or (len(text) >= _LONG_BLANK_CHARACTERS and _LONG_BLANK.search(text))
+            or (self._added and self._added.search(text))
+        ):
             return np.array(self._encode_exactly(text), dtype=np.uint32)
+        if self._normalizer is not None and not text.isascii():
+            text = self._normalizer.normalize_str(text)
         # A list first: tiktoken's own conversion to an array checks for special tokens and takes 1.7 times as long.
         return np.array(self._tiktoken.encode_ordinary(text), dtype=np.uint32)
 

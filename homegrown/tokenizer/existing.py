@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer, decoders, processors
 
 from homegrown.tokenizer.encoding import BYTES
-from homegrown.tokenizer.special import add_missing
+from homegrown.tokenizer.special import add_missing, document_end, token_text
 from homegrown.util.errors import UserError
 
 _FILE = "tokenizer.json"
@@ -31,10 +31,10 @@ def tokenizer_file(path: Path) -> Path:
 
 
 def take(path: Path) -> Tokenizer:
-    """Return the tokenizer in `path` as packing and training need it: the same ids, missing special tokens added.
+    """Return the tokenizer in `path` as packing and training need it: the same ids, flags and visibility of tokens.
 
-    Everything but encoding is removed: the post-processor (packing adds special tokens), truncation, padding, and NFC,
-    which `ingest` applies to all text. The text of an added token is encoded as ordinary text.
+    Post-processor, truncation and padding are removed. The text of a special token is encoded as ordinary text; an
+    added token that is not special stays a token.
 
     Raises:
         UserError: it is not a lossless byte-level BPE.
@@ -49,20 +49,36 @@ def take(path: Path) -> Tokenizer:
         raise UserError(
             f"tokenizer.path: {file} {reason}; name a byte-level BPE, such as GPT-2's, Llama 3's or Qwen's."
         )
-    plain = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
-    changes = {
-        "normalizer": None,
-        "post_processor": None,
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [token | plain for token in description["added_tokens"]],
-    }
+    changes = {"post_processor": None, "truncation": None, "padding": None}
     tokenizer = Tokenizer.from_str(json.dumps(description | changes))
     tokenizer.decoder = decoders.ByteLevel()
-    add_missing(tokenizer)
     tokenizer.encode_special_tokens = True
-    if tokenizer.decode(tokenizer.encode(_PROBE).ids) != _PROBE:
+    probe = _PROBE if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(_PROBE)
+    if tokenizer.decode(tokenizer.encode(probe).ids) != probe:
         raise UserError(f"tokenizer.path: {file} does not decode a text to the same text; name another tokenizer.")
+    return tokenizer
+
+
+def mark_documents(tokenizer: Tokenizer, start: int | None, end: int | None) -> None:
+    """Make a base's tokenizer mark documents: with `start` before one, if not None, and a token after it.
+
+    That token has one of the names of `homegrown.tokenizer.special`, otherwise it is `end`; `</s>` is added if the
+    vocabulary has neither.
+    """
+    if document_end(tokenizer) is None and end is None:
+        add_missing(tokenizer, ["eos"])
+    last = document_end(tokenizer)
+    marks = [mark for mark in (start, end if last is None else last) if mark is not None]
+    names = [token_text(tokenizer, mark) for mark in marks]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*names[:-1], "$A", names[-1]], pair=None, special_tokens=[*{*zip(names, marks, strict=True)}]
+    )
+
+
+def completed(tokenizer: Tokenizer) -> Tokenizer:
+    """Append the special tokens that a new model needs and a published vocabulary lacks, such as a start token."""
+    tokenizer.post_processor = None  # special tokens by their names
+    add_missing(tokenizer)
     return tokenizer
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from homegrown.tokenizer.chat_files import FILES
 from homegrown.tokenizer.encoding import to_bytes
 from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -32,8 +34,18 @@ def load(folder: Path) -> Tokenizer:
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
     """Return the number of bytes of UTF-8 text of each token, int32 [vocabulary]; 0 for special tokens."""
     sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int32)
-    special = tokenizer.get_added_tokens_decoder()
+    added = tokenizer.get_added_tokens_decoder()
     for token, number in tokenizer.get_vocab().items():
-        if number not in special:
+        if number not in added:
             sizes[number] = len(to_bytes(token))
+        elif not added[number].special:
+            sizes[number] = len(token.encode())
     return sizes
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer with its chat format from one model's folder to another's; each file atomically."""
+    for name in (TOKENIZER_FILE, *FILES):
+        if (source / name).exists():
+            with replacing(target / name) as temporary:
+                temporary.write_bytes((source / name).read_bytes())

@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from homegrown.config.recipe import TokenizerSettings
 from homegrown.tokenizer.encoding import SPLIT_PATTERN
-from homegrown.tokenizer.existing import take
+from homegrown.tokenizer.existing import completed, take
 from homegrown.tokenizer.loading import TOKENIZER_FILE, load, token_bytes
 from homegrown.tokenizer.sample import read_sample, text_bytes
 from homegrown.tokenizer.special import SPECIAL_TOKENS
@@ -49,7 +49,7 @@ def train_tokenizer(
         with replacing(out / TOKENIZER_FILE) as temporary:
             temporary.write_bytes((base / TOKENIZER_FILE).read_bytes())
     else:
-        tokenizer = take(Path(settings.path)) if settings.path else _train(sample(), settings)
+        tokenizer = completed(take(Path(settings.path))) if settings.path else _train(sample(), settings)
         with replacing(out / TOKENIZER_FILE) as temporary:
             tokenizer.save(str(temporary))
     usage, sizes = measure_usage(tokenizer, sample()), token_bytes(tokenizer)

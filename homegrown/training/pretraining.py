@@ -39,7 +39,7 @@ class NewModel:
             UserError: a prompt is longer than the context.
         """
         from homegrown.model.config import ModelConfig
-        from homegrown.tokenizer.special import special_ids
+        from homegrown.tokenizer.special import special_ids, text_prompt
         from homegrown.training.initialisation import BIGRAM_LR_SHARE, choose
 
         self._job, self._train, settings = job, train, job.training
@@ -47,9 +47,9 @@ class NewModel:
         self.initialisation = choose(settings, self.config, train.tokens)
         self.embedding_lr_share = BIGRAM_LR_SHARE if self.initialisation == "bigrams" else 1.0
         self.flops_per_token = self.config.flops_per_token()
-        marks = special_ids(tokenizer)
-        self.stop_ids = frozenset({marks.eos})
-        self.prompts: Sequence[Prompt] = _prompts(tokenizer, marks.bos, settings.sample_prompts, self.config.context)
+        self.stop_ids = frozenset({special_ids(tokenizer).eos})
+        encoded = [(prompt, text_prompt(tokenizer, prompt)) for prompt in settings.sample_prompts]
+        self.prompts: Sequence[Prompt] = _prompts(encoded, self.config.context)
 
     def begin(self) -> "Transformer":
         """See `TrainingTask`."""
@@ -71,10 +71,10 @@ class NewModel:
         keep_model(checkpoints.model(step, self.config), self._job.tokenizer, out / "model")
 
 
-def _prompts(tokenizer: "Tokenizer", start: int, prompts: Sequence[str], context: int) -> "list[Prompt]":
+def _prompts(prompts: Sequence[tuple[str, list[int]]], context: int) -> "list[Prompt]":
     from homegrown.training.task import Prompt
 
-    encoded = [Prompt(prompt, [start, *tokenizer.encode(prompt, add_special_tokens=False).ids]) for prompt in prompts]
+    encoded = [Prompt(text, tokens) for text, tokens in prompts]
     for prompt in encoded:
         if len(prompt.tokens) > context:
             raise UserError(

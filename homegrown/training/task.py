@@ -8,9 +8,8 @@ from typing import Protocol
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.tokenizer.loading import copy_tokenizer
 from homegrown.training.checkpoints import Checkpoints
-from homegrown.util.files import replacing
 
 
 @dataclass(frozen=True)
@@ -44,5 +43,4 @@ class TrainingTask(Protocol):
 def keep_model(model: Transformer, tokenizer: Path, folder: Path) -> None:
     """Write a complete model, with the tokenizer of the folder `tokenizer`."""
     weights.save(model, folder)
-    with replacing(folder / TOKENIZER_FILE) as temporary:
-        temporary.write_bytes((tokenizer / TOKENIZER_FILE).read_bytes())
+    copy_tokenizer(tokenizer, folder)

@@ -20,8 +20,7 @@ from homegrown.export.gguf_types import kind_named, wanted_type
 from homegrown.inference.generation import generate
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
-from homegrown.tokenizer import chat
-from homegrown.tokenizer.chat import Message
+from homegrown.tokenizer.chat import Chat, Message
 from homegrown.tokenizer.encoding import LLAMA3_PATTERN, QWEN2_PATTERN
 from homegrown.tokenizer.loading import load
 from homegrown.util.errors import UserError
@@ -116,7 +115,7 @@ def test_greedy_continuations_are_the_same(which: str, request: pytest.FixtureRe
     model, tokenizer = weights.load(source), load(source)
     prompts = [[0, *tokenizer.encode(text).ids] for text in ("Return the", "def encode(", "日本")]
     # With ignore_eos, llama.cpp never chooses a stop token, so both agree until ours does.
-    expected = generate(model, prompts, max_tokens=40, stop_ids=chat.stop_ids(tokenizer))
+    expected = generate(model, prompts, max_tokens=40, stop_ids=Chat(tokenizer).stop_ids)
     assert sum(map(len, expected)) > 60
     write_gguf(source, tmp_path / "file.gguf", "f32")
     with serving(tmp_path / "file.gguf") as server:
@@ -138,7 +137,7 @@ def test_perplexity_is_the_same(llama: LlamaServer, folder: Path, tokenizer: Tok
 
 
 def test_a_chat_has_the_same_ids(llama: LlamaServer, tokenizer: Tokenizer) -> None:
-    expected = chat.encode(tokenizer, TALK, reply=True)
+    expected = Chat(tokenizer).encode(TALK, reply=True)
     assert llama.prompt(llama.chat_text(TALK), parse_special=True) == expected
     assert llama.chat_tokens(TALK) == len(expected)
 
@@ -148,7 +147,7 @@ def test_generation_ends_at_every_stop_token_and_no_other(llama: LlamaServer, to
     for token in range(7):
         answer = llama.complete([0, 20, 30], 3, logit_bias=[[token, 1000.0]])
         stops[token] = answer["stop_type"] == "eos" and answer["tokens_predicted"] == 1
-    assert {token for token, stopped in stops.items() if stopped} == chat.stop_ids(tokenizer)
+    assert {token for token, stopped in stops.items() if stopped} == Chat(tokenizer).stop_ids
 
 
 @pytest.mark.parametrize("kind", KINDS)

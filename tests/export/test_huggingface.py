@@ -21,8 +21,8 @@ from homegrown.export.huggingface import write_huggingface
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
-from homegrown.tokenizer import chat, loading, special
-from homegrown.tokenizer.chat import Message
+from homegrown.tokenizer import loading, special
+from homegrown.tokenizer.chat import Chat, Message, load_chat
 from homegrown.tokenizer.train import train_tokenizer
 
 VOCABULARY = 600
@@ -177,14 +177,14 @@ def test_the_chat_template_gives_our_ids(exported: tuple[Path, Path]) -> None:
         tokenizer_file=str(out / "tokenizer.json"), chat_template=values(out, "tokenizer_config.json")["chat_template"]
     )
     for reply in (False, True):
-        expected = chat.encode(text, talk, reply=reply)
+        expected = Chat(text).encode(talk, reply=reply)
         for other in (theirs, in_json):
             assert other.apply_chat_template(given, add_generation_prompt=reply, return_dict=False) == expected
 
 
 def test_every_stop_token_is_named(exported: tuple[Path, Path]) -> None:
     folder, out = exported
-    stops = chat.stop_ids(loading.load(folder))
+    stops = load_chat(folder).stop_ids
     assert set(values(out, "generation_config.json")["eos_token_id"]) == stops
     assert set(values(out)["eos_token_id"]) == stops
     assert set(load(out).generation_config.eos_token_id) == stops

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from homegrown.export.huggingface import write_huggingface
 from homegrown.export.huggingface_reader import read_huggingface
 from homegrown.model import weights
+from homegrown.tokenizer.chat import load_chat
 from homegrown.util.errors import UserError
 from tests.finetuning.conversations import write_base
 
@@ -88,13 +90,17 @@ def test_what_is_not_supported_is_one_message(tmp_path: Path, change: dict[str, 
     assert "\n" not in str(refusal.value)
 
 
-def test_a_tokenizer_without_message_tokens_needs_unused_rows(tmp_path: Path) -> None:
+def test_nothing_is_added_to_a_vocabulary_without_message_tokens(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     write_huggingface(base, tmp_path / "hf", "float32")
     path = tmp_path / "hf" / "tokenizer.json"
     path.write_text(path.read_text().replace('"<|im_end|>"', '"<|other|>"'))
-    with pytest.raises(UserError, match=r"its tokenizer lacks <\|im_end\|>, and its embedding has no unused rows"):
-        read_huggingface(tmp_path / "hf", tmp_path / "out")
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "hf" / name).unlink()
+    read_huggingface(tmp_path / "hf", tmp_path / "out")
+    theirs = Tokenizer.from_file(str(path))
+    assert load_chat(tmp_path / "out").tokenizer.get_vocab() == theirs.get_vocab()
+    assert not load_chat(tmp_path / "out").supported
 
 
 def test_a_folder_without_a_model_is_one_message(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from homegrown.export.gguf import write_gguf
 from homegrown.export.ollama import write_modelfile
 from homegrown.model import weights
-from homegrown.tokenizer import chat
-from homegrown.tokenizer.chat import Message
+from homegrown.tokenizer.chat import Chat, Message, load_chat
+from homegrown.tokenizer.chat_files import ChatFiles
 from homegrown.tokenizer.loading import load
 from homegrown.util.errors import UserError
 from tests.export.exportable import trained_tokenizer, write_model
@@ -61,12 +61,12 @@ def gguf_file(folder: Path) -> Path:
 
 def test_it_has_the_expected_instructions(folder: Path, gguf_file: Path) -> None:
     target = folder / "Modelfile"
-    write_modelfile(gguf_file, target)
+    write_modelfile(gguf_file, target, load_chat(folder))
     instructions = parse(target.read_text())
     assert instructions[0] == ("FROM", None, "./weights/my model-q8_0.gguf")
     parameters = [(parameter, value) for name, parameter, value in instructions if name == "PARAMETER"]
     stops = {value for parameter, value in parameters if parameter == "stop"}
-    assert stops == {load(folder).id_to_token(stop) for stop in chat.stop_ids(load(folder))}
+    assert stops == {load(folder).id_to_token(stop) for stop in load_chat(folder).stop_ids}
     assert ("num_ctx", str(weights.load_config(folder / "config.json").context)) in parameters
     assert ("temperature", "0.8") in parameters
     assert {name for name, *_ in instructions} == {"FROM", "TEMPLATE", "PARAMETER"}
@@ -74,26 +74,26 @@ def test_it_has_the_expected_instructions(folder: Path, gguf_file: Path) -> None
 
 @pytest.mark.parametrize("system", ["Be brief.", ' You\'re "brief",\n\n# {{ 日本 }} \\n "'])
 def test_it_holds_the_system_prompt(folder: Path, gguf_file: Path, system: str) -> None:
-    write_modelfile(gguf_file, folder / "Modelfile", system)
+    write_modelfile(gguf_file, folder / "Modelfile", Chat(load(folder), ChatFiles(system=system)))
     told = [value for name, _, value in parse((folder / "Modelfile").read_text()) if name == "SYSTEM"]
     assert told == [system]
 
 
 def test_the_template_makes_the_ids_of_a_chat(folder: Path, gguf_file: Path) -> None:
-    write_modelfile(gguf_file, folder / "Modelfile")
+    write_modelfile(gguf_file, folder / "Modelfile", load_chat(folder))
     [template] = [value for name, _, value in parse((folder / "Modelfile").read_text()) if name == "TEMPLATE"]
     talk = [Message("system", "Be brief.\n"), Message("user", "naïve 日本?"), Message("assistant", "\n\n no")]
     with_marks = Tokenizer.from_file(str(folder / "tokenizer.json"))
     found = [with_marks.token_to_id("<s>"), *with_marks.encode(render(template, talk)).ids]
-    assert found == chat.encode(load(folder), talk, reply=True)
+    assert found == load_chat(folder).encode(talk, reply=True)
 
 
 def test_a_file_in_the_same_folder_is_named_without_a_folder(folder: Path, gguf_file: Path) -> None:
-    write_modelfile(gguf_file, gguf_file.parent / "Modelfile")
+    write_modelfile(gguf_file, gguf_file.parent / "Modelfile", load_chat(folder))
     assert "\nFROM ./my model-q8_0.gguf\n" in (gguf_file.parent / "Modelfile").read_text()
 
 
-def test_a_missing_file_is_one_message(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_message(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
-        write_modelfile(tmp_path / "none.gguf", tmp_path / "Modelfile")
+        write_modelfile(tmp_path / "none.gguf", tmp_path / "Modelfile", load_chat(folder))
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from homegrown.config.finetune_recipe import FinetuneSettings, InstructionSettings
+from homegrown.config.finetune_recipe import ConversationRows, FinetuneSettings, FinetuneTraining, InstructionSettings
 from homegrown.config.recipe import TrainingSettings
 from homegrown.data.instructions import prepare
 from homegrown.model import weights
@@ -62,7 +62,7 @@ def pack_conversations(folder: Path, base: Path) -> Path:
     folder.mkdir(parents=True)
     write_conversations(folder / "data.jsonl")
     settings = InstructionSettings(files=[str(folder / "data.jsonl")], held_out=0.1)
-    prepare(folder / "packed", base, settings, context=CONTEXT)
+    prepare(folder / "packed", base, settings, rows=ConversationRows(context=64, sequence_length=CONTEXT))
     return folder / "packed"
 
 
@@ -73,8 +73,8 @@ def tuning(method: str = "lora", **changes: object) -> FinetuneSettings:
     )
 
 
-def training(**changes: object) -> TrainingSettings:
-    return TrainingSettings.model_validate(
+def training(**changes: object) -> FinetuneTraining:
+    return FinetuneTraining.model_validate(
         {
             "max_steps": 24,
             "batch_size": 4,
@@ -95,3 +95,8 @@ def training(**changes: object) -> TrainingSettings:
         }
         | changes
     )
+
+
+def loop(**changes: object) -> TrainingSettings:
+    """The settings of the loop that `training` leads to."""
+    return training(**changes).resolved(rows=1)

@@ -32,7 +32,7 @@ from homegrown.training.results import finish
 from homegrown.training.trainer import Trainer
 from homegrown.util.errors import UserError
 from homegrown.util.parallel import cpu_count
-from tests.finetuning.conversations import CONTEXT, pack_conversations, training, tuning, write_base
+from tests.finetuning.conversations import CONTEXT, loop, pack_conversations, tuning, write_base
 from tests.training.processes import Tuning
 from tests.training.side_by_side import StopAt
 
@@ -83,7 +83,7 @@ def train(
         packed=packed,
         tokenizer=base,
         base=base,
-        training=training(sample_prompts=[], sample_tokens=2, **changes),
+        training=loop(sample_prompts=[], sample_tokens=2, **changes),
         finetuning=settings,
         seed=1,
         device="cpu",
@@ -192,7 +192,7 @@ def test_a_killed_run_that_is_started_again_ends_with_the_same_adapter(tmp_path:
         packed=packed,
         tokenizer=base,
         base=base,
-        training=training(sample_prompts=[], sample_tokens=2, **steps),
+        training=loop(sample_prompts=[], sample_tokens=2, **steps),
         finetuning=tuning(dropout=0.1),
         seed=1,
         device="cpu",

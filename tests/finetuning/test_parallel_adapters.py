@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.model import lora
-from tests.finetuning.conversations import pack_conversations, training, tuning, write_base
+from tests.finetuning.conversations import loop, pack_conversations, tuning, write_base
 from tests.training.side_by_side import Leg, run_here, run_in_two
 
 pytest.importorskip("peft")
@@ -28,7 +28,7 @@ def outs(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer=base,
         base=base,
         # A bound that gradients exceed, so that clipping decides what is learned.
-        training=training(max_steps=STEPS, micro_batch_size=2, validate_every=3, sample_every=3, clip_norm=0.1),
+        training=loop(max_steps=STEPS, micro_batch_size=2, validate_every=3, sample_every=3, clip_norm=0.1),
         finetuning=tuning(dropout=0.1),
         seed=1,
         device="cpu",

@@ -7,19 +7,19 @@ from homegrown.inference.conversation import Answer, Conversation
 from homegrown.inference.generation import generate
 from homegrown.inference.sampling import GREEDY
 from homegrown.model.transformer import Transformer
-from homegrown.tokenizer.chat import Message, encode, stop_ids
+from homegrown.tokenizer.chat import Chat, Message
 from homegrown.util.errors import UserError
 from tests.serving.conftest import CONTEXT
 
 
 @pytest.fixture
 def conversation(model: Transformer, tokenizer: Tokenizer) -> Conversation:
-    return Conversation(model, tokenizer, GREEDY, system="Be brief.", max_tokens=10, seed=0)
+    return Conversation(model, Chat(tokenizer), GREEDY, system="Be brief.", max_tokens=10, seed=0)
 
 
 def expected(model: Transformer, tokenizer: Tokenizer, messages: list[Message]) -> str:
-    prompt = encode(tokenizer, messages, reply=True)
-    (tokens,) = generate(model, [prompt], max_tokens=10, stop_ids=stop_ids(tokenizer))
+    prompt = Chat(tokenizer).encode(messages, reply=True)
+    (tokens,) = generate(model, [prompt], max_tokens=10, stop_ids=Chat(tokenizer).stop_ids)
     return tokenizer.decode(tokens)
 
 
@@ -57,7 +57,7 @@ def test_the_oldest_messages_are_dropped_and_counted(
         said.append(Message("user", f"Question {number}?"))
         answer = conversation.say(said[-1].content)
         said = said[answer.dropped :]
-        assert len(encode(tokenizer, [*system, *said], reply=True)) + 10 <= CONTEXT
+        assert len(Chat(tokenizer).encode([*system, *said], reply=True)) + 10 <= CONTEXT
         said.append(Message("assistant", read(answer)))
         assert said[-1].content == expected(model, tokenizer, [*system, *said[:-1]])
     assert len(said) < 16
@@ -78,4 +78,4 @@ def test_the_finish_reason_is_that_of_the_last_token(conversation: Conversation)
 
 def test_a_system_message_too_long_is_refused(model: Transformer, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="system message fills the context"):
-        Conversation(model, tokenizer, GREEDY, system="x" * 130, max_tokens=10, seed=0)
+        Conversation(model, Chat(tokenizer), GREEDY, system="x" * 130, max_tokens=10, seed=0)

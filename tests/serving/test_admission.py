@@ -18,6 +18,7 @@ from homegrown.serving import own_engine
 from homegrown.serving.api import application
 from homegrown.serving.own_engine import OwnEngine
 from homegrown.serving.service import Model, Service
+from homegrown.tokenizer.chat import Chat
 from tests.serving.running import Silent, running, soon
 
 KEY = "a-long-secret"
@@ -28,7 +29,7 @@ BODY = {"model": "silent", "prompt": "x", "max_tokens": 5}
 def silent(tokenizer: Tokenizer) -> Iterator[tuple[Silent, Service, str]]:
     """A server with a key, a queue of 1, and an engine that generates only what a test delivers."""
     service, engine = Service([Model("silent", 0), Model("late", 0)], queue=1, system="Be brief."), Silent()
-    service.ready("silent", engine, tokenizer)
+    service.ready("silent", engine, Chat(tokenizer))
     with running(application(service, key=KEY, hosts=["127.0.0.1"])) as url:
         yield engine, service, url
 
@@ -104,7 +105,7 @@ def test_a_loading_model_is_a_503(silent: tuple[Silent, Service, str], tokenizer
         client(url).completions.create(model="late", prompt="x")
     assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "1"
     assert httpx.get(f"{url}/health").json() == {"status": "loading", "models": {"silent": "ready", "late": "loading"}}
-    service.ready("late", Silent(), tokenizer)
+    service.ready("late", Silent(), Chat(tokenizer))
     assert httpx.get(f"{url}/health").json()["status"] == "ok"
 
 
@@ -125,8 +126,8 @@ def test_a_failed_engine_is_reported(model: Transformer, tokenizer: Tokenizer, m
 
     monkeypatch.setattr(engine.Engine, "step", out_of_memory)
     service = Service([Model("silent", 0)], queue=1)
-    own = OwnEngine(model, tokenizer, rows=1, context=None, fail=lambda why: service.failed("silent", why))
-    service.ready("silent", own, tokenizer)
+    own = OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=lambda why: service.failed("silent", why))
+    service.ready("silent", own, Chat(tokenizer))
     with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
         with pytest.raises(openai.InternalServerError, match="see its log"):
             client(url).completions.create(**BODY)  # type: ignore[call-overload]
@@ -142,7 +143,8 @@ def test_others_continue_while_a_long_prompt_is_prefilled(
 ) -> None:
     """A prompt of 100 tokens comes with the first token of another request; in chunks of 8, it takes 13 steps."""
     monkeypatch.setattr(own_engine, "_PREFILL_CHUNK", 8)
-    own, long = OwnEngine(model, tokenizer, rows=2, context=None, fail=print), [token + 20 for token in range(100)]
+    own = OwnEngine(model, Chat(tokenizer), rows=2, context=None, fail=print)
+    long = [token + 20 for token in range(100)]
     generated, at_first, done = [0], list[int](), threading.Event()
 
     def late(chunk: object) -> None:
@@ -166,7 +168,7 @@ def test_the_time_of_another_model_does_not_count(
     """On a clock that only steps advance: 3 seconds per step of one model, 1 of the other."""
     now, done = [0.0], [threading.Event(), threading.Event()]
     monkeypatch.setattr(own_engine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    engines = [OwnEngine(model, tokenizer, rows=1, context=None, fail=print) for _ in done]
+    engines = [OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=print) for _ in done]
     chunks: list[list[Chunk]] = [[], []]
     for number, (own, seconds) in enumerate(zip(engines, (3, 1), strict=True)):
 

@@ -22,7 +22,7 @@ from homegrown.serving.api import application
 from homegrown.serving.loading import Limits, load, source
 from homegrown.serving.service import Model, Service
 from homegrown.store.artifacts import Store
-from homegrown.tokenizer.chat import Message, encode, stop_ids
+from homegrown.tokenizer.chat import Chat, Message
 from tests.serving.conftest import CONTEXT, published, random_model
 from tests.serving.running import running, soon
 
@@ -52,7 +52,7 @@ class Served:
         return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
 
     def expected(self, prompt: list[int], tokens: int) -> str:
-        (ids,) = generate(self.model, [prompt], max_tokens=tokens, stop_ids=stop_ids(self.tokenizer))
+        (ids,) = generate(self.model, [prompt], max_tokens=tokens, stop_ids=Chat(self.tokenizer).stop_ids)
         text: str = self.tokenizer.decode(ids)
         return text
 
@@ -125,7 +125,7 @@ def test_a_completion_is_that_of_transformers(served: Served, name: str, tmp_pat
 
 @both
 def test_a_chat_follows_the_template(served: Served, name: str) -> None:
-    prompt = encode(served.tokenizer, SAID, reply=True)
+    prompt = Chat(served.tokenizer).encode(SAID, reply=True)
     answer = served.client.chat.completions.create(
         model=name, messages=TALK, max_completion_tokens=30, temperature=0, user="me", store=False, tool_choice="none"
     )
@@ -157,7 +157,7 @@ def test_a_stream_is_the_same_in_chunks(served: Served, name: str) -> None:
         served.client.chat.completions.create(model=name, messages=TALK, max_tokens=30, temperature=0, stream=True)
     )
     assert talk[0].choices[0].delta.role == "assistant"
-    expected = served.expected(encode(served.tokenizer, SAID, reply=True), 30)
+    expected = served.expected(Chat(served.tokenizer).encode(SAID, reply=True), 30)
     assert "".join(piece.choices[0].delta.content or "" for piece in talk) == expected
     assert talk[-1].choices[0].finish_reason == "length" and talk[-1].usage is None
     body = {"model": name, "prompt": PROMPT, "stream": True}

@@ -13,7 +13,7 @@ from homegrown.inference.conversation import Conversation
 from homegrown.inference.generation import generate
 from homegrown.model.transformer import Transformer
 from homegrown.store.artifacts import Store
-from homegrown.tokenizer.system import save_system
+from homegrown.tokenizer.chat_files import save_system
 
 
 def call(store: Store, *arguments: str, typed: str | bytes = "") -> Result:

@@ -15,9 +15,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from homegrown.config.recipe import PackSettings, TokenizerSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.data.packing import pack
-from homegrown.tokenizer.existing import take
+from homegrown.tokenizer.encoding import Encoder
+from homegrown.tokenizer.existing import completed, mark_documents, take
 from homegrown.tokenizer.loading import load, token_bytes
-from homegrown.tokenizer.special import special_ids
+from homegrown.tokenizer.special import special_ids, text_prompt
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.errors import UserError
 from tests.tokenizer.published import FORMS, digits_form, gpt2_form
@@ -35,37 +36,65 @@ def theirs(request: pytest.FixtureRequest) -> Tokenizer:
 def taken(theirs: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("theirs")
     theirs.save(str(folder / "tokenizer.json"))
-    return take(folder)
+    taken = take(folder)
+    mark_documents(taken, taken.token_to_id("<|begin_of_text|>"), taken.token_to_id("<|im_end|>"))
+    return taken
 
 
 def test_ids_equal_the_original(theirs: Tokenizer, taken: Tokenizer) -> None:
     theirs.no_truncation()
     for text in make_texts(3, 50):
-        plain = unicodedata.normalize("NFC", text).replace("<s>", "").replace("</s>", "")
-        assert taken.encode(plain).ids == theirs.encode(plain, add_special_tokens=False).ids
+        ids = taken.encode(text, add_special_tokens=False).ids
+        assert ids == theirs.encode(text, add_special_tokens=False).ids == Encoder(taken).encode(text).tolist()
 
 
-def test_any_text_round_trips(taken: Tokenizer) -> None:
+def test_any_text_round_trips_in_its_normal_form(taken: Tokenizer) -> None:
     @given(text=TEXT)
     def check(text: str) -> None:
-        ids = taken.encode(text).ids
+        ids = taken.encode(text, add_special_tokens=False).ids
+        text = text if taken.normalizer is None else unicodedata.normalize("NFC", text)
         assert taken.decode(ids) == text
         assert token_bytes(taken)[ids].sum() == len(text.encode())
 
     check()
 
 
-def test_special_tokens_are_found_or_added_at_the_end(theirs: Tokenizer, taken: Tokenizer) -> None:
-    ids = special_ids(taken)
+def test_a_base_keeps_its_vocabulary_and_its_flags(theirs: Tokenizer, taken: Tokenizer) -> None:
+    assert taken.get_vocab() == theirs.get_vocab()
+    flags = {number: repr(token) for number, token in theirs.get_added_tokens_decoder().items()}
+    assert {number: repr(token) for number, token in taken.get_added_tokens_decoder().items()} == flags
+    ids, named = special_ids(taken), theirs.token_to_id
+    assert ids.bos == named("<|begin_of_text|>")
+    assert ids.eos == (named("<|end_of_text|>") or named("<|endoftext|>"))
+    assert ids.start == (ids.eos if ids.bos is None else ids.bos)
+    assert (ids.message_start, ids.message_end) == (named("<|im_start|>"), named("<|im_end|>"))
+    assert text_prompt(taken, "") == [ids.start]
+    assert text_prompt(taken, "ka") == [
+        *([] if ids.bos is None else [ids.bos]),
+        *taken.encode("ka", add_special_tokens=False).ids,
+    ]
+
+
+def test_a_new_model_gets_the_special_tokens_that_a_vocabulary_lacks(theirs: Tokenizer, tmp_path: Path) -> None:
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    new = completed(take(tmp_path))
+    ids, size = special_ids(new), theirs.get_vocab_size()
     numbers = [ids.bos, ids.eos, ids.message_start, ids.message_end]
     assert len(set(numbers)) == 4
-    sizes = token_bytes(taken)
-    assert sizes[numbers].tolist() == [0] * 4
-    size = theirs.get_vocab_size()
-    assert set(range(size, taken.get_vocab_size())) == {number for number in numbers if number >= size}
-    end = theirs.token_to_id("<|end_of_text|>") or theirs.token_to_id("<|endoftext|>")
-    assert ids.eos == end
+    assert token_bytes(new)[[number for number in numbers if number is not None]].tolist() == [0] * 4
+    assert set(range(size, new.get_vocab_size())) == {
+        number for number in numbers if number is not None and number >= size
+    }
     assert ids.bos == (theirs.token_to_id("<|begin_of_text|>") or size)
+
+
+def test_a_vocabulary_without_an_end_token_gets_one(tmp_path: Path) -> None:
+    description = json.loads(gpt2_form().to_str())
+    del description["added_tokens"][0]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    taken = take(tmp_path)
+    mark_documents(taken, None, None)
+    assert special_ids(taken).eos == taken.token_to_id("</s>") == taken.get_vocab_size() - 1
 
 
 def test_the_stages_use_it(shards: Path, tmp_path: Path) -> None:
@@ -141,6 +170,6 @@ def test_a_missing_or_damaged_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_name_in_the_ordinary_vocabulary_is_not_special() -> None:
-    with pytest.raises(ValueError, match="bos, eos, message_end, message_start"):
+    with pytest.raises(ValueError, match="no special token that ends a document"):
         special_ids(_few_bytes())
     assert digits_form().token_to_id("<|endoftext|>") is not None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from homegrown.tokenizer.system import load_system, save_system
+from homegrown.tokenizer.chat_files import load_system, save_system
 from homegrown.util.errors import UserError
 
 

@@ -35,11 +35,12 @@ pretrain(Path(job["out"]), Path(job["packed"]), Path(job["tokenizer"]), ModelSet
 _FINETUNE = """
 import sys
 from pathlib import Path
+from homegrown.config.finetune_recipe import FinetuneTraining
 from homegrown.finetuning.tuning import finetune
 from homegrown.finetuning.job import FinetuneJob
 job = FinetuneJob.model_validate_json(sys.argv[2])
-finetune(Path(sys.argv[1]), job.base, job.packed, job.finetuning, job.training, system=None, seed=job.seed,
-         device=job.device, processes=1)
+finetune(Path(sys.argv[1]), job.base, job.packed, job.finetuning, FinetuneTraining(**job.training.model_dump()),
+         system=None, seed=job.seed, device=job.device, processes=1)
 """
 
 # Imported by every Python process on whose path it lies. Once, when the worker of the given rank is about to make a

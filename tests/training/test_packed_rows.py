@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
-from homegrown.config.finetune_recipe import InstructionSettings
+from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
 from homegrown.config.recipe import ModelSettings, PackSettings, TrainingSettings
 from homegrown.data.instructions import prepare
 from homegrown.data.loader import Batches, TokenSplit
@@ -37,11 +37,12 @@ def rows(
         file = tmp_path_factory.mktemp("talks") / "talks.jsonl"
         pairs = [{"question": str(number), "answer": f"bala {number % 7} deno"} for number in range(300)]
         file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-        prepare(out, corpus["tokenizer"], InstructionSettings(files=[str(file)], held_out=0.2), context=32)
+        settings = InstructionSettings(files=[str(file)], held_out=0.2)
+        prepare(out, corpus["tokenizer"], settings, rows=ConversationRows(context=32))
         return corpus | {"packed": out}
-    shards, settings = corpus["tokenizer"].parent / "shards", PackSettings(layout="best_fit")
+    shards, packing = corpus["tokenizer"].parent / "shards", PackSettings(layout="best_fit")
     with ThreadPoolExecutor(1) as executor:
-        pack(out, shards, corpus["tokenizer"], settings, context=32, executor=executor)
+        pack(out, shards, corpus["tokenizer"], packing, context=32, executor=executor)
     return corpus | {"packed": out}
 
 

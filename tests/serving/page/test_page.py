@@ -13,6 +13,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from homegrown.serving.service import Model, Service
+from homegrown.tokenizer.chat import Chat
 from tests.serving.running import running
 from tests.serving.scripted import OTHERS, SPEED, ScriptedEngine
 from tests.waiting import wait_for
@@ -81,7 +82,7 @@ def address(engines: dict[str, ScriptedEngine], tokenizer: Tokenizer, contacted_
 
     service = Service([Model(name, 0) for name in engines], queue=0)
     for name, engine in engines.items():
-        service.ready(name, engine, tokenizer)
+        service.ready(name, engine, Chat(tokenizer))
     with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
         yield url
         service.stop()  # as Ctrl-C does; an open page does not delay the shutdown
