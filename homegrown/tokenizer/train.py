@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from homegrown.config.recipe import TokenizerSettings
 from homegrown.tokenizer.encoding import SPLIT_PATTERN
 from homegrown.tokenizer.existing import completed, take
-from homegrown.tokenizer.loading import TOKENIZER_FILE, load, token_bytes
+from homegrown.tokenizer.loading import TOKENIZER_FILE, copy_tokenizer, load, token_bytes
 from homegrown.tokenizer.sample import read_sample, text_bytes
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from homegrown.tokenizer.usage import by_name, measure_usage
@@ -46,8 +46,7 @@ def train_tokenizer(
 
     if base is not None:
         tokenizer = load(base)
-        with replacing(out / TOKENIZER_FILE) as temporary:
-            temporary.write_bytes((base / TOKENIZER_FILE).read_bytes())
+        copy_tokenizer(base, out)
     else:
         tokenizer = completed(take(Path(settings.path))) if settings.path else _train(sample(), settings)
         with replacing(out / TOKENIZER_FILE) as temporary:
