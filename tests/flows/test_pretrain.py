@@ -84,22 +84,26 @@ def engine_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def fingerprints() -> dict[str, str]:
+def fingerprints(cache: Path) -> dict[str, str]:
     from tasks import dedup, evaluate, filter, ingest, pack, pretrain, quantize, shard, tokenizer
 
     stages = [ingest.ingest, dedup.dedup, filter.filter_documents, shard.shard, tokenizer.tokenizer, pack.pack]
     stages += [pretrain.pretrain, quantize.quantize, evaluate.evaluate]
-    return {stage.name: fingerprint.code_fingerprint(stage.engine) for stage in stages}
+    return {stage.name: fingerprint.code_fingerprint(stage.engine, cache) for stage in stages}
 
 
-def test_a_comment_runs_nothing_again_and_an_edit_of_the_packer_from_pack_on(engine_copy: Path) -> None:
-    before = fingerprints()
+def test_a_comment_runs_nothing_again_and_an_edit_of_the_packer_from_pack_on(engine_copy: Path, tmp_path: Path) -> None:
+    def append(file: Path, text: str) -> None:
+        file.write_text(file.read_text() + text)
+        os.utime(file, (0, 0))  # old enough for the cache, so that each version of a file is parsed once
+
+    cache = tmp_path / "code.sqlite"
+    before = fingerprints(cache)
     for file in engine_copy.rglob("*.py"):
-        file.write_text(file.read_text() + "\n# a comment\n")
-    assert fingerprints() == before
-    packer = engine_copy / "data" / "packing.py"
-    packer.write_text(packer.read_text() + "\nEDITED = True\n")
-    after = fingerprints()
+        append(file, "\n# a comment\n")
+    assert fingerprints(cache) == before
+    append(engine_copy / "data" / "packing.py", "\nEDITED = True\n")
+    after = fingerprints(cache)
     # Stages after it follow through the keys of their inputs; none before it may change.
     assert next(stage for stage in STAGES if before[stage] != after[stage]) == "pack"
 
