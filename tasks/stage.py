@@ -126,16 +126,16 @@ class Stage:
 
     def order(self, run: Run, **arguments: Settings | Handle) -> Order:
         """Return the order of the artifact of these arguments."""
-        settings: dict[str, Any] = {
-            name: value.model_dump(mode="json") for name, value in arguments.items() if isinstance(value, Settings)
-        }
+        groups = {name: value for name, value in arguments.items() if isinstance(value, Settings)}
+        settings: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in groups.items()}
         if self._seeded:
             settings["seed"] = run.seed
         if self._raw:
             settings["raw"] = self._raw(arguments["settings"])
         inputs = {name: value.key for name, value in arguments.items() if isinstance(value, Handle)}
         code = code_fingerprint(self.engine, store().root / ".state" / "code.sqlite")
-        return Order(self.name, code, settings, inputs)
+        unkeyed = {name: names for name, value in groups.items() if (names := value.unkeyed())}
+        return Order(self.name, code, settings, inputs, unkeyed)
 
     def __call__(self, run: Run, **arguments: Settings | Handle) -> Handle:
         """Return the artifact of these settings and inputs, by a Prefect task run that makes it or is cached."""

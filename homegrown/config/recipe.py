@@ -29,6 +29,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
+    def unkeyed(self) -> frozenset[str]:
+        """Return the names of settings that do not change the result; an artifact's key leaves them out."""
+        return frozenset()
+
 
 # --- corpus -----------------------------------------------------------------------------------------------------------
 
@@ -391,13 +395,20 @@ class TrainingSettings(Settings):
     validate_every: Positive = Field(description="Steps between validations.")
     validation_tokens: Positive = Field(description="Maximum tokens per validation.")
     patience: Positive | None = Field(
-        default=None, description="Validations without improvement before early stopping; null: never."
+        default=None,
+        description="Validations without improvement before early stopping, which keeps the best step; null: train to "
+        "max_steps and keep the last.",
     )
     checkpoint_every: Positive = Field(description="Steps between checkpoints; a crash loses at most these.")
     keep_checkpoints: Positive = Field(default=2, description="Latest checkpoints to keep, besides the best one.")
     sample_every: Positive = Field(description="Steps between samples.")
     sample_prompts: list[str] = Field(description="Prompts of the samples; an empty one starts a document.")
     sample_tokens: Positive = 64
+
+    def unkeyed(self) -> frozenset[str]:
+        """See `Settings`: those that change no weights; `validate_every` does only where `patience` counts."""
+        names = {"keep_checkpoints", "checkpoint_every", "sample_every", "sample_prompts", "sample_tokens"}
+        return frozenset(names if self.patience is not None else {*names, "validate_every"})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

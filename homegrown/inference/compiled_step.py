@@ -79,7 +79,9 @@ class CompiledStep:
         if extent > cache.capacity:
             raise ValueError(f"{extent} tokens do not fit a cache of {cache.capacity}")
         logits = np.zeros((len(tokens), len(self._output)), dtype=np.float32)
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        torch.set_num_threads(threads)  # the first call of numba's sets OpenMP's number, which is PyTorch's too
         _step(
             np.array(tokens, dtype=np.int64),
             cache.lengths,

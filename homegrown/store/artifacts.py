@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -63,12 +63,23 @@ class Order:
     """The stage's settings as plain JSON values, with its seed and the digests of raw input."""
     inputs: Mapping[str, str]
     """Keys of the input artifacts by their role, which is mostly the name of their stage."""
+    unkeyed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Names, by the group in `settings`, of those that do not change the content: the key leaves them out."""
 
     @property
     def key(self) -> str:
         """SHA-256 of the order, as 64 hex digits."""
-        text = json.dumps([self.stage, self.code, dict(self.settings), dict(self.inputs)], sort_keys=True)
+        text = json.dumps([self.stage, self.code, self.keyed(), dict(self.inputs)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def keyed(self) -> dict[str, Any]:
+        """Return the settings that enter the key."""
+        return {
+            group: {name: value for name, value in values.items() if name not in self.unkeyed[group]}
+            if group in self.unkeyed
+            else values
+            for group, values in self.settings.items()
+        }
 
 
 class FileFacts(BaseModel):

@@ -63,14 +63,17 @@ class Validate(Callback):
 
 
 class StopEarly(Callback):
-    """Remembers the best validation, and finishes after `patience` validations without a better one."""
+    """Finishes after `patience` validations without a better one; the run's result is then the best.
+
+    Without `patience` it does nothing, and the result is the last step. A loss that is not finite is never the best.
+    """
 
     def __init__(self) -> None:
         self._validations_since_best = 0
 
     def is_due(self, trainer: Trainer, step: Step) -> bool:
         """After a validation, unless the last update was skipped."""
-        return step.validation is not None and trainer.spikes.calm
+        return trainer.settings.patience is not None and step.validation is not None and trainer.spikes.calm
 
     def on_step_end(self, trainer: Trainer, step: Step) -> None:
         """Compare with the best loss so far, and write `step.improved`."""

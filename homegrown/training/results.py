@@ -19,7 +19,7 @@ _LOSS_STEPS = 50
 def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     """Write model, tables, curve and, last, the summary, which marks the run as finished.
 
-    The model has the weights of the best validation: the final ones, unless the validation loss rose again.
+    The model has the last weights or, with `patience`, those of the best validation.
     """
     state = trainer.state
     last = state.metrics[-1]

@@ -13,6 +13,8 @@ from homegrown.util.errors import UserError
 WINDOW = 128
 """Steps to compare with, as in OLMo-core's `SkipStepOptimizer`."""
 _ENOUGH = WINDOW // 2
+RAISE = 2.0
+"""Factor of the threshold after a skipped update whose batch, not the weights, was unusual."""
 
 
 @dataclass
@@ -21,6 +23,8 @@ class _Memory:
 
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
+    threshold: float = 1.0
+    unusual: bool = False
     in_a_row: int = 0
     skipped_steps: int = 0
     rolled_back_steps: int = 0
@@ -35,6 +39,9 @@ class SpikeRule:
     the last 128). Values that are not finite never enter a mean. A loss enters only if its update is taken: a loss that
     stays high remains a spike. A norm enters at most twice as far from the mean as the bound: gradients of a new size
     are usual after a few steps, and one huge norm does not hide the next.
+
+    If the next update is usual again, the skipped batch was unusual and not the weights: `threshold`, which multiplies
+    `spike_deviations`, grows by `RAISE`. So rare examples are trained on after a few skips, however rare they are.
 
     After `rollback_after` skipped updates in a row training returns to a checkpoint and continues with the batches
     after them (Chowdhery et al. 2022, PaLM, section 5.1: from a checkpoint before the spike, skipping 200 to 500
@@ -88,8 +95,11 @@ class SpikeRule:
             memory.grad_norms = [*memory.grad_norms, capped][-WINDOW:]
         if taken:
             memory.losses = [*memory.losses, loss][-WINDOW:]
-            memory.in_a_row, self._fruitless = 0, False
+            if memory.unusual:
+                memory.threshold *= RAISE
+            memory.unusual, memory.in_a_row, self._fruitless = False, 0, False
         else:
+            memory.unusual = memory.unusual or finite
             memory.in_a_row += 1
             memory.skipped_steps += 1
         return taken
@@ -125,7 +135,8 @@ class SpikeRule:
 
     def _usual(self, values: Sequence[float]) -> tuple[float, float]:
         """Return the mean and the highest value that is not a spike: infinity before there are enough values."""
-        if self._settings.spike_deviations is None or len(values) < _ENOUGH:
+        deviations = self._settings.spike_deviations
+        if deviations is None or len(values) < _ENOUGH:
             return 0.0, math.inf
         mean = float(np.mean(values))
-        return mean, mean + self._settings.spike_deviations * float(np.std(values, ddof=1))
+        return mean, mean + self._memory.threshold * deviations * float(np.std(values, ddof=1))

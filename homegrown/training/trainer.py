@@ -189,12 +189,15 @@ class Trainer:
         A checkpoint is then on disk: of the last step, or, after a stop, of the last step before skipped ones.
 
         Raises:
-            UserError: loss or gradients are not finite or spike repeatedly; the GPU's memory is full.
+            UserError: loss or gradients are not finite or spike repeatedly, or the last validation is not finite; the
+                GPU's memory is full.
             OSError: the disk was too full for the last checkpoint of a finished training (ENOSPC).
         """
         for _ in self.steps(stop):
             pass
         self.checkpoints.settle(self.state, required=self.finished)
+        if self.finished:
+            self._check_result()
 
     def steps(self, stop: Stop) -> Iterator[None]:
         """Do what `run` does but for its end, one step for each value."""
@@ -210,6 +213,17 @@ class Trainer:
     def finished(self) -> bool:
         """Whether nothing is left to train."""
         return self.state.step >= self.settings.max_steps or any(callback.finished(self) for callback in self.callbacks)
+
+    def _check_result(self) -> None:
+        """Raise UserError if training ended with weights that compute no finite loss, also after a resume."""
+        validated = (row for row in reversed(self.state.metrics) if row.validation_loss is not None)
+        last = next(validated, None)
+        if last is not None and not math.isfinite(last.validation_loss or 0.0):
+            raise UserError(
+                f"Training diverged: the validation loss of step {last.step} is not finite; lower "
+                f"training.learning_rate ({self.settings.learning_rate}) or raise training.warmup_steps "
+                f"({self.settings.warmup_steps})."
+            )
 
     def save(self) -> None:
         """Begin to write a checkpoint of the last step."""

@@ -44,6 +44,9 @@ def test_key_depends_on_stage_code_settings_and_inputs_only() -> None:
         Order("dedup", "c", {"a": 1, "b": [1]}, {"ingest": "l"}),
     ]
     assert len({base.key, *(other.key for other in others)}) == 5
+    ignored = [Order("pretrain", "c", {"t": {"steps": 9, "keep": n}, "seed": 1}, {}, {"t": {"keep"}}) for n in (1, 2)]
+    changed = Order("pretrain", "c", {"t": {"steps": 8, "keep": 1}, "seed": 1}, {}, {"t": {"keep"}})
+    assert ignored[0].key == ignored[1].key != changed.key
 
 
 def test_manifest_states_what_was_made(store: Store) -> None:

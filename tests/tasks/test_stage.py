@@ -8,10 +8,12 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter
 
+from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import ComputeSettings, Settings
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
+from tasks.pretrain import pretrain
 from tasks.stage import Handle, Run, Work, forget_flow_exception, stage
 from tasks.ui.events import Event, listening
 from tests.waiting import ended_tasks
@@ -53,6 +55,34 @@ def chain(value: int = 1, factor: int = 1, seed: int = 1, force: tuple[str, ...]
     run = Run(seed, ComputeSettings(), frozenset(force))
     one = first(run, settings=Number(value=value, fails=fails))
     return second(run, settings=Number(value=factor), first=one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        (["keep_checkpoints=3", "checkpoint_every=7", "sample_every=9", "sample_prompts=[a]", "sample_tokens=5"], True),
+        (["validate_every=7"], True),
+        (["validate_every=7", "patience=3"], False),
+        (["patience=3"], False),
+        (["batch_size=16"], False),
+    ],
+)
+def test_settings_that_change_no_weights_leave_the_key(
+    changes: list[str], same: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.stage.store", lambda: store)
+    orders = [
+        pretrain.order(
+            Run(recipe.seed, recipe.compute),
+            settings=recipe.training,
+            model=recipe.new_model,
+            pack=Handle(stage="pack", folder="1-a", key="a"),
+            tokenizer=Handle(stage="tokenizer", folder="1-b", key="b"),
+        )
+        for recipe in (load_recipe("tiny"), load_recipe("tiny", [f"training.{change}" for change in changes]))
+    ]
+    assert (orders[0].key == orders[1].key) == same
+    assert orders[0].settings != orders[1].settings
 
 
 @pytest.fixture(autouse=True)

@@ -49,11 +49,12 @@ def plain(values: list[tuple[float, float]], deviations: float | None) -> list[b
     """Say of each (loss, norm) whether its update is taken; written from the rule's description alone."""
     losses: list[float] = []
     norms: list[float] = []
-    decisions = []
+    decisions: list[bool] = []
+    threshold, unusual = 1.0, False
     for loss, norm in values:
         windows = (losses[-128:], norms[-128:])
         bounds = [
-            statistics.fmean(window) + deviations * statistics.stdev(window)
+            statistics.fmean(window) + threshold * deviations * statistics.stdev(window)
             if deviations is not None and len(window) >= 64
             else math.inf
             for window in windows
@@ -62,6 +63,8 @@ def plain(values: list[tuple[float, float]], deviations: float | None) -> list[b
         taken = numbers and not loss > bounds[0] and not norm > bounds[1]
         if taken:
             losses.append(loss)
+            threshold *= 2 if unusual else 1
+        unusual = not taken and (unusual or numbers)
         if math.isfinite(norm):
             norms.append(min(norm, 2 * bounds[1] - statistics.fmean(norms[-128:])) if norms else norm)
         decisions.append(taken)
@@ -109,6 +112,20 @@ def test_a_loss_that_stays_high_remains_a_spike_until_training_goes_back(rule) -
         assert not ours.admits(5.0, 1.0), step
     assert ours.must_roll_back
     assert not ours.calm
+
+
+@pytest.mark.parametrize("every", [40, 300])
+def test_rare_examples_are_trained_on_after_some_skips(rule, every: int) -> None:
+    """A loss of six times the usual one, as two conversations of 584 had, which a fixed threshold skips each time."""
+    ours, taken = rule(), []
+    for step in range(1, 12 * every):
+        loss = 15.9 if step % every == 0 and step > 100 else 2.5 + 0.3 * math.sin(step)
+        admitted = ours.admits(loss, 1.0 + 0.1 * math.cos(step))
+        if loss > 10:
+            taken.append(admitted)
+    assert taken == sorted(taken)
+    assert not taken[0]
+    assert all(taken[4:])
 
 
 def test_gradients_of_twice_the_size_are_soon_the_usual_ones(rule) -> None:
@@ -288,6 +305,19 @@ def test_divergence_before_the_first_checkpoint_is_an_error_message(train) -> No
     with pytest.raises(UserError, match=r"before a checkpoint: .* the 3 steps up to step 3; lower") as refusal:
         train("out", poisoned=range(10))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_run_that_ends_with_nan_fails_and_fails_again_when_resumed(train, tmp_path: Path) -> None:
+    """A learning rate of 1e5: training loss and gradients are finite until the weights are not."""
+    changes = {"learning_rate": 1e5, "matrix_learning_rate": 1e5, "warmup_steps": 0, "max_steps": 5}
+    changes |= {"final_learning_rate_share": 1.0, "validate_every": 1, "rollback_after": 8, "patience": 3}
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"validation loss of step [45] is not finite; lower training"
+        ):
+            train("out", **changes)
+    state = json.loads(next((tmp_path / "out" / "checkpoints").glob("step-*/state.json")).read_text())
+    assert math.isfinite(state["best_loss"] or 0.0)
 
 
 def test_the_scalers_search_for_a_scale_is_no_spike(train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,10 +133,12 @@ def test_a_callback_from_outside_resumes_and_changes_no_weights(alone: None, cor
     job = Job(**corpus, model=tiny[0], training=tiny[1].model_copy(update={"max_steps": 12}), seed=1, device="cpu")
     without, outs = run_here([Leg(str(tmp_path / "without"))], job), [tmp_path / "with", tmp_path / "finished"]
     first, second = LossSum(), LossSum()
+    threads = torch.get_num_threads()
     run_here([Leg(str(outs[0]), until=5)], job, first)
     (resumed,) = run_here([Leg(str(outs[0]))], job, second)
     assert first.calls == ["begin", "step 2", "step 4", "end"]
     assert second.calls == ["begin", "step 6", "step 8", "step 10", "step 12", "end"]
+    assert torch.get_num_threads() == threads
     losses = [row.loss for row in without[0].state.metrics]
     assert second.total == sum(losses[1::2], 0.0)
     assert [row.loss for row in resumed.state.metrics] == losses
