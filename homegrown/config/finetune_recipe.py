@@ -80,6 +80,12 @@ class FinetuneTraining(TrainingSettings):
         gt=0,
         description="Passes over the conversations, instead of max_steps; warm-up is then at most a tenth of them.",
     )
+    spike_deviations: float | None = Field(
+        default=None,
+        gt=0,
+        description="Standard deviations above the mean of the last 128 steps at which an update is skipped for its "
+        "loss or gradient norm; null: only values that are not finite, so that rare conversations are learned.",
+    )
 
     def steps(self, rows: int) -> int:
         """Return the steps of a training on so many rows."""

@@ -312,9 +312,7 @@ def test_a_run_that_ends_with_nan_fails_and_fails_again_when_resumed(train, tmp_
     changes = {"learning_rate": 1e5, "matrix_learning_rate": 1e5, "warmup_steps": 0, "max_steps": 5}
     changes |= {"final_learning_rate_share": 1.0, "validate_every": 1, "rollback_after": 8, "patience": 3}
     for _ in range(2):
-        with pytest.raises(
-            UserError, match=r"validation loss of step [45] is not finite; lower training"
-        ):
+        with pytest.raises(UserError, match=r"validation loss of step [45] is not finite; lower training"):
             train("out", **changes)
     state = json.loads(next((tmp_path / "out" / "checkpoints").glob("step-*/state.json")).read_text())
     assert math.isfinite(state["best_loss"] or 0.0)
