@@ -37,7 +37,7 @@ def _report(artifact: Artifact) -> str:
 
 
 def _excerpt(artifact: Artifact) -> str:
-    from homegrown.evaluation.evaluation_report import models_picture
+    from homegrown.evaluation.evaluation_report import gains, models_picture
     from homegrown.evaluation.previous import beside_previous
 
     report, news = beside_previous(store(), artifact)
@@ -48,6 +48,7 @@ def _excerpt(artifact: Artifact) -> str:
         [
             "### Evaluation",
             table(_TITLES, rows),
+            *gains(report),
             *news,
             picture(charts.smaller(drawn.png), drawn.title),
             "The model writes:",

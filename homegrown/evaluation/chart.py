@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from homegrown.evaluation.results import Result
 from homegrown.reporting import charts
 
-_COLORS = {"weights": charts.BLUE, "previous": charts.VERMILION, "baseline": charts.GREY}
+_COLORS = {"weights": charts.BLUE, "base": charts.PURPLE, "previous": charts.VERMILION, "baseline": charts.GREY}
 
 
 def draw_models(results: Sequence[Result]) -> bytes:

@@ -54,6 +54,16 @@ class Costs:
         return Costs(self.nats[chosen], self.tokens[chosen], self.bytes[chosen])
 
 
+def in_words(subject: str, other: str, difference: float, interval: Interval | None) -> str:
+    """Return a sentence about a difference in bits per byte between two models, and whether it is significant."""
+    how = "fewer" if difference < 0 else "more"
+    sentence = f"{subject} need {abs(difference):.4f} bits per byte {how} than {other}"
+    if interval is None:
+        return f"{sentence} (1 document: no interval)."
+    meaning = "significant" if interval.excludes_zero else "not significant"
+    return f"{sentence} (95%: {interval.low:+.4f} to {interval.high:+.4f}, paired by document): {meaning}."
+
+
 def by_document(
     nats: npt.NDArray[np.float64],
     targets: npt.NDArray[np.int64],

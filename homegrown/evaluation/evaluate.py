@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from homegrown.config.recipe import EvaluationSettings
 from homegrown.evaluation.baselines import counting_models
@@ -14,13 +15,14 @@ from homegrown.evaluation.continuations import continue_all, tokens_per_second
 from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.evaluation_report import html, markdown
 from homegrown.evaluation.examination import Examination, prepare
+from homegrown.evaluation.general import prepare_general
 from homegrown.evaluation.heldout import HeldOut
 from homegrown.evaluation.memorization import Match, longest_matches, origin
 from homegrown.evaluation.perplexity import predict
-from homegrown.evaluation.results import Memory, OfSource, Report, Result
+from homegrown.evaluation.results import Memory, OfGeneral, OfSource, Report, Result
 from homegrown.evaluation.sample import write_sample
 from homegrown.evaluation.scores import compare, of_continuations, of_costs, of_text
-from homegrown.model.weights import load_config
+from homegrown.model.weights import in_precision, load_config
 from homegrown.quantization.memory import loaded_megabytes
 from homegrown.quantization.variants import ORIGINAL, device_of, disk_megabytes, load_variant, variants_of
 from homegrown.tokenizer.special import special_ids
@@ -50,11 +52,14 @@ def evaluate(
     device: str,
     progress: Progress = silent,
 ) -> Outcome:
-    """Measure the original weights, every quantized variant and the baselines on the test split.
+    """Measure the original weights, every quantized variant, their base and the baselines on the test split.
 
-    The paths are the stages' folders; `base` is that of the model that training continued from, which is measured too.
-    Models read at most `context` tokens, by default their own context. Writes the tables of `results.Report`;
-    `documents`, the cost of each document for each model, to compare evaluations; `report.md` and `report.html`.
+    The paths are the stages' folders; `base` is that of the model that training continued from. With it, the base and
+    the original weights are measured on the general text too. Models read at most `context` tokens, by default their
+    own context.
+
+    Writes the tables of `results.Report`; `documents`, the cost of each document for each model, to compare
+    evaluations; `report.md` and `report.html`.
 
     Raises:
         UserError: an input is missing or damaged, or the test split is too small for the settings.
@@ -64,17 +69,26 @@ def evaluate(
         folders[BASE] = base / "model"
     context = context or load_config(folders[ORIGINAL] / "config.json").context
     examination = prepare(packed, shards, tokenizer, context, settings, seed)
+    stride = examination.facts.stride
+    general = None if base is None else prepare_general(examination.encoding, packed, context, stride)
+    precision, of_general = "float32", dict[str, Costs]()
     steps = len(folders) + 2  # the rest takes about as long as two variants
     sample, measured = "", dict[str, _Measured]()
     for name, folder in folders.items():
         progress(len(measured), steps, variant=name)
         model = load_variant(folder, device_of(folder, device))
         if name == ORIGINAL:
+            precision = "bf16" if next(model.parameters()).dtype == torch.bfloat16 else "float32"
             sample = write_sample(model, examination.encoding, seed)
+        elif name == BASE:
+            model = in_precision(model, precision)  # a base can be saved in another one
+        if general and name in (ORIGINAL, BASE):
+            of_general[name] = general.costs(model)
         costs = examination.costs(predict(model, examination.held_out.split, examination.windows))
         written = continue_all(model, examination.tasks, special_ids(examination.encoding).eos)
         row = Result(
             variant=name,
+            kind="base" if name == BASE else "weights",
             tokens_per_second=tokens_per_second(model, examination.tasks[0]),
             disk_megabytes=disk_megabytes(folder),
             memory_megabytes=loaded_megabytes(model),
@@ -86,7 +100,12 @@ def evaluate(
     costs_of = {name: one.costs for name, one in measured.items()} | counting_models(packed, examination)
     packers = compressed_bits_per_byte(shards)
     progress(len(folders) + 1, steps, step="memorization")
-    report = _report(examination, measured, costs_of, packers, sample, derive(seed, "bootstrap"))
+    draws = derive(seed, "bootstrap")
+    report = replace(
+        _report(examination, measured, costs_of, packers, sample, draws),
+        general=_general(of_general, draws),
+        facts=replace(examination.facts, general_left_out=general.left_out if general else 0),
+    )
     report.write(out)
     write_parquet(out / "documents" / "part-00000.parquet", _documents(costs_of, examination.held_out))
     for file, content in (("report.md", markdown(report)), ("report.html", html(report))):
@@ -187,6 +206,26 @@ def _sources(costs_of: Mapping[str, Costs], held_out: HeldOut, draws: int) -> li
     return rows
 
 
+def _general(costs_of: Mapping[str, Costs], draws: int) -> list[OfGeneral]:
+    """Return the rows of the general text, the base first."""
+    rows = []
+    for variant in (BASE, ORIGINAL):
+        if variant in costs_of:
+            costs = costs_of[variant]
+            figures = of_costs(costs, costs_of[BASE] if variant == ORIGINAL else None, draws)
+            del figures["perplexity"]
+            rows.append(
+                OfGeneral(
+                    variant=variant,
+                    passages=len(costs.bytes),
+                    tokens=int(costs.tokens.sum()),
+                    bytes=int(costs.bytes.sum()),
+                    **figures,  # type: ignore[arg-type]
+                )
+            )
+    return rows
+
+
 def _documents(costs_of: Mapping[str, Costs], held_out: HeldOut) -> pa.Table:
     """Return the cost of each document for each model, without documents of which nothing is predicted."""
     tables = [
@@ -208,6 +247,7 @@ def _documents(costs_of: Mapping[str, Costs], held_out: HeldOut) -> pa.Table:
 
 def _metrics(report: Report) -> dict[str, Metric]:
     original, facts = report.original, report.facts
+    general = {row.variant: row.bits_per_byte for row in report.general}
     asked = {"documents_asked": facts.documents_asked} if facts.documents < facts.documents_asked else {}
     figures = {
         "perplexity": original.perplexity,
@@ -217,6 +257,8 @@ def _metrics(report: Report) -> dict[str, Metric]:
         "memorised_longest": original.memorised_longest,
         "documents_continued": facts.documents,
         **asked,
+        "general_bits_per_byte": general.get(ORIGINAL),
+        "base_general_bits_per_byte": general.get(BASE),
         **{f"{row.variant}_bits_per_byte": row.bits_per_byte for row in report.results[1:]},
     }
     return {name.replace(" ", "_"): value for name, value in figures.items() if value is not None}

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from homegrown.evaluation.bootstrap import RESAMPLES
+from homegrown.evaluation.bootstrap import RESAMPLES, Interval
 from homegrown.evaluation.chart import draw_memorization, draw_models
 from homegrown.evaluation.compressors import GZIP_LEVEL, PRIMER_BYTES, XZ_PRESET
+from homegrown.evaluation.costs import in_words
 from homegrown.evaluation.diversity import MOST_TEXTS
 from homegrown.evaluation.overlap import BLEU_METHOD, ROUGE_METHOD
-from homegrown.evaluation.results import OfSource, Report, Result
+from homegrown.evaluation.results import Facts, OfGeneral, OfSource, Report, Result
 from homegrown.reporting.blocks import (
     Cell,
     Group,
@@ -40,6 +41,21 @@ def html(report: Report) -> str:
     return as_html(TITLE, sections(report))
 
 
+def gains(report: Report) -> list[str]:
+    """Return sentences about what a model learned beyond its base, and what it forgot; none without a base."""
+    base = next((row for row in report.results if row.kind == "base"), None)
+    found = []
+    if base and base.difference is not None:
+        interval = _interval(base.difference_low, base.difference_high)
+        above = Interval(-interval.high, -interval.low) if interval else None
+        found.append(in_words("The trained weights", "the base", -base.difference, above))
+    for row in report.general:
+        if row.difference is not None:
+            interval = _interval(row.difference_low, row.difference_high)
+            found.append(in_words("On general text, the trained weights", "the base", row.difference, interval))
+    return found
+
+
 def sections(report: Report, news: Sequence[str] = (), groups: Sequence[Group] = ()) -> list[Section]:
     """Return all sections of an evaluation.
 
@@ -50,11 +66,12 @@ def sections(report: Report, news: Sequence[str] = (), groups: Sequence[Group] =
             "Models",
             [
                 models_table(report.results, groups),
-                *([Lines(news)] if news else []),
+                *([Lines(sentences)] if (sentences := [*gains(report), *news]) else []),
                 models_picture(report.results),
             ],
         ),
         *([_by_source(report)] if len({row.source for row in report.sources}) > 1 else []),
+        *([_general(report)] if report.general else []),
         _memorised(report),
         Section("Sample without a prompt", [Passage(report.sample)]),
         Section(
@@ -108,7 +125,7 @@ def _measured(name: str, form: str) -> _Show:
     return show
 
 
-def _difference(row: Result) -> Cell:
+def _difference(row: Result | OfGeneral) -> Cell:
     if row.difference is None:
         return Cell("")
     if row.difference_low is None or row.difference_high is None:
@@ -187,7 +204,27 @@ def _by_source(report: Report) -> Section:
     return Section("By source", [Table.grouped("source", shown, groups), *more])
 
 
-def _ends(row: OfSource) -> str:
+def _general(report: Report) -> Section:
+    """Return the table of the general text."""
+    rows = [
+        [
+            Cell(row.variant),
+            Cell(f"{row.bits_per_byte:.4f}", _ends(row)),
+            _difference(row),
+            Cell(f"{row.passages}"),
+            Cell(file_size(row.bytes)),
+        ]
+        for row in report.general
+    ]
+    header = ["model", "bits per byte", "vs. base", "passages", "text"]
+    return Section("General text", [Table(header, rows)])
+
+
+def _interval(low: float | None, high: float | None) -> Interval | None:
+    return None if low is None or high is None else Interval(low, high)
+
+
+def _ends(row: OfSource | OfGeneral) -> str:
     if row.bits_per_byte_low is None:
         return "1 document: no interval"
     return f"{row.bits_per_byte_low:.4f} to {row.bits_per_byte_high:.4f}"
@@ -254,5 +291,14 @@ def _method(report: Report) -> list[str]:
         f"{facts.counted_tokens:,} tokens of the training split, measured on the same test tokens as the models.",
         f'gzip (level {GZIP_LEVEL}), xz (preset {XZ_PRESET}): all test documents as one stream; "after '
         f'{file_size(PRIMER_BYTES)}": bytes that they add to so much training text.',
+        *([_method_of_general(facts)] if report.general else []),
         "Tokens/s: one sequence at a time, with a KV cache. Memory: the loaded weights.",
     ]
+
+
+def _method_of_general(facts: Facts) -> str:
+    left_out = f"; {facts.general_left_out} more are left out as training data" if facts.general_left_out else ""
+    return (
+        "General text: fixed passages, about 1,000 bytes each, of everyday prose and of literature in the public domain"
+        f"{left_out}. Each passage is predicted on its own; intervals and differences are over passages, as above."
+    )

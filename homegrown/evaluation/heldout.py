@@ -13,6 +13,7 @@ from homegrown.data.loader import TokenSplit
 from homegrown.data.rows import map_array
 from homegrown.tokenizer.encoding import Encoder
 from homegrown.tokenizer.sample import read_shard
+from homegrown.tokenizer.special import SpecialIds, special_ids
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts
 
@@ -55,16 +56,22 @@ def open_held_out(packed: Path, shards: Path, tokenizer: Tokenizer) -> HeldOut:
         map_array(packed / file.documents_file, (file.documents,)) + first
         for file, first in zip(files, firsts[:-1], strict=True)
     ]
-    known = _known(shards / "test", tokenizer)
+    known, marks = _known(shards / "test", tokenizer), special_ids(tokenizer)
     ids, sources = [], []
     for number in range(split.documents):
-        same = known.get(_digest(split.document(number)[1:-1]))
+        same = known.get(_digest(without_marks(split.document(number), marks)))
         if not same:
             raise UserError(f"Document {number} of the test tokens is not in {shards / 'test'}; run pack again.")
         document_id, source = same.pop(0)
         ids.append(document_id)
         sources.append(source)
     return HeldOut(split, np.concatenate([np.empty(0, np.int64), *starts]), ids, sources)
+
+
+def without_marks(document: npt.NDArray[np.int64], marks: SpecialIds) -> npt.NDArray[np.int64]:
+    """Return the tokens of a document's text, without those that mark its start and end; plain text has neither."""
+    text: npt.NDArray[np.int64] = document[(document != marks.bos) & (document != marks.eos)]
+    return text
 
 
 def _known(shards: Path, tokenizer: Tokenizer) -> dict[int, list[tuple[str, str]]]:

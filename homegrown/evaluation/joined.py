@@ -28,17 +28,20 @@ def everything(store: Store, artifact: Artifact) -> list[Section]:
 
 
 def _tasks(store: Store, artifact: Artifact, results: Sequence[Result]) -> Group | None:
-    """Return the newest result of each lm-eval task, for the original weights."""
-    key, found = artifact.manifest.inputs.get("pretrain"), dict[str, Cell]()
+    """Return the newest result of each lm-eval task, for the original weights and their base."""
+    inputs = artifact.manifest.inputs
+    variants = {inputs.get("base"): "base", inputs.get("pretrain"): ORIGINAL}
+    found = dict[str, dict[str, Cell]]()
     for one in store.all():
-        if one.manifest.stage == HARNESS and one.manifest.inputs.get("pretrain") == key:
+        variant = variants.get(one.manifest.inputs.get("pretrain", "")) if one.manifest.stage == HARNESS else None
+        if variant:
             for row in read_parquet(one.path / "results").to_pylist():
                 error = row["standard_error"]
                 note = "" if error is None else f"± {error:.4f}, {row['documents']} documents"
-                found[f"{row['task']} {row['metric']}"] = Cell(f"{row['value']:.4f}", note)
+                found.setdefault(f"{row['task']} {row['metric']}", {})[variant] = Cell(f"{row['value']:.4f}", note)
     if not found:
         return None
-    cells = [[*found.values()] if row.variant == ORIGINAL else [Cell("")] * len(found) for row in results]
+    cells = [[of_task.get(row.variant, Cell("")) for of_task in found.values()] for row in results]
     return Group("lm-evaluation-harness (± standard error)", list(found), cells)
 
 

@@ -13,7 +13,9 @@ from homegrown.data.index import read_index
 from homegrown.data.loader import TokenSplit
 from homegrown.data.rows import map_array
 from homegrown.evaluation.automaton import Automaton
+from homegrown.evaluation.heldout import without_marks
 from homegrown.tokenizer.sample import read_shard
+from homegrown.tokenizer.special import special_ids
 
 _AT_ONCE = 4_000_000
 """Training tokens in memory at the same time."""
@@ -89,7 +91,7 @@ def origin(packed: Path, shards: Path, tokenizer: Tokenizer, place: int) -> Orig
             stop = starts[number + 1] if number + 1 < len(starts) else file.tokens
             start = int(starts[number])
             tokens = split.read_at([first + start], int(stop) - start)[0]
-            text = tokenizer.decode(tokens[1:-1].tolist(), skip_special_tokens=False)
+            text = tokenizer.decode(without_marks(tokens, special_ids(tokenizer)).tolist(), skip_special_tokens=False)
             return _document(shards / "train" / f"part-{_part(file.tokens_file)}.parquet", text)
         first += file.tokens
     raise ValueError(f"position {place} is beyond the {first} tokens of the training split")

@@ -1,20 +1,28 @@
 """Costs of a model's predictions of held-out tokens."""
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from homegrown.data.loader import TokenSplit
-from homegrown.evaluation.windows import Windows
+from homegrown.evaluation.windows import Numbers, Windows
 from homegrown.model.loss import CHUNK_TOKENS
 from homegrown.model.transformer import Transformer
 
 _BATCH_TOKENS = 4096
 
 
+class Text(Protocol):
+    """Tokens to predict: a split of a packed corpus, or a text in memory."""
+
+    def read_at(self, starts: list[int], length: int) -> Numbers:
+        """Return `length` tokens from each of `starts` on, as int64 [len(starts), length]."""
+
+
 @torch.inference_mode()
-def predict(model: Transformer, split: TokenSplit, windows: Windows) -> npt.NDArray[np.float64]:
+def predict(model: Transformer, text: Text, windows: Windows) -> npt.NDArray[np.float64]:
     """Return -log p of each target of the windows, in nats, float64 [targets], in the order of `windows.targets`.
 
     Windows of similar length are computed together. The shorter ones are padded on the right, after all targets, so
@@ -27,19 +35,19 @@ def predict(model: Transformer, split: TokenSplit, windows: Windows) -> npt.NDAr
     while place < len(order):
         rows = max(1, _BATCH_TOKENS // int(windows.inputs[order[place]]))
         batch = order[place : place + rows]
-        found = _batch(model, split, windows.take(batch))
+        found = _batch(model, text, windows.take(batch))
         for first, row in zip(firsts[batch], np.split(found, np.cumsum(windows.counted[batch])[:-1]), strict=True):
             costs[first : first + len(row)] = row
         place += rows
     return costs
 
 
-def _batch(model: Transformer, split: TokenSplit, windows: Windows) -> npt.NDArray[np.float32]:
+def _batch(model: Transformer, text: Text, windows: Windows) -> npt.NDArray[np.float32]:
     """Return the costs of the targets of some windows, the longest first, float32 [targets]."""
     longest = int(windows.inputs[0])
     tokens = np.zeros((len(windows.starts), longest + 1), dtype=np.int64)
     for row, start, inputs in zip(tokens, windows.starts.tolist(), windows.inputs.tolist(), strict=True):
-        row[: inputs + 1] = split.read_at([start], inputs + 1)[0]
+        row[: inputs + 1] = text.read_at([start], inputs + 1)[0]
     places, ends = np.arange(longest), windows.inputs[:, None]
     counted = torch.from_numpy((places >= ends - windows.counted[:, None]) & (places < ends)).to(model.device)
     given = torch.from_numpy(tokens).to(model.device)

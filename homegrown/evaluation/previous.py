@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from homegrown.evaluation.costs import Costs
+from homegrown.evaluation.bootstrap import Interval
+from homegrown.evaluation.costs import Costs, in_words
 from homegrown.evaluation.results import Report, Result
 from homegrown.quantization.variants import ORIGINAL
 from homegrown.store import runs
@@ -44,9 +45,9 @@ def beside_previous(store: Store, artifact: Artifact) -> tuple[Report, list[str]
     measured = {name: value for name, value in found.items() if name in known}
     row = Result(variant=f"{previous.name} (previous)", kind="previous", **measured)
     row, news = _compared(row, previous.name, artifact.path, previous.path)
-    weights = [one for one in report.results if one.kind == "weights"]
-    others = [one for one in report.results if one.kind != "weights"]
-    return replace(report, results=[*weights, row, *others]), [news]
+    own = [one for one in report.results if one.kind in ("weights", "base")]
+    others = [one for one in report.results if one.kind not in ("weights", "base")]
+    return replace(report, results=[*own, row, *others]), [news]
 
 
 def _compared(row: Result, name: str, now: Path, before: Path) -> tuple[Result, str]:
@@ -57,14 +58,11 @@ def _compared(row: Result, name: str, now: Path, before: Path) -> tuple[Result, 
     if costs[0] != earlier[0] or not np.array_equal(costs[1].bytes, earlier[1].bytes):
         return row, f"{name}, the previous version, has another test split, so the two cannot be compared."
     difference, interval = earlier[1].above(costs[1], _SEED)
-    how = "fewer" if difference > 0 else "more"
-    sentence = f"The original weights need {abs(difference):.4f} bits per byte {how} than {name}, the previous version"
-    if interval is None:
-        return replace(row, difference=difference), f"{sentence} (1 document: no interval)."
-    row = replace(row, difference=difference, difference_low=interval.low, difference_high=interval.high)
-    meaning = "significant" if interval.excludes_zero else "not significant"
-    paired = f"95%: {-interval.high:+.4f} to {-interval.low:+.4f}, paired by document"
-    return row, f"{sentence} ({paired}): {meaning}."
+    above = Interval(-interval.high, -interval.low) if interval else None
+    row = replace(row, difference=difference)
+    if interval:
+        row = replace(row, difference_low=interval.low, difference_high=interval.high)
+    return row, in_words("The trained weights", f"{name}, the previous version", -difference, above)
 
 
 def _costs(folder: Path) -> tuple[list[str], Costs]:

@@ -8,16 +8,16 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from homegrown.util.files import read_parquet, replacing, write_parquet
+from homegrown.util.files import parquet_parts, read_parquet, replacing, write_parquet
 
-Kind = Literal["weights", "previous", "baseline", "text"]
+Kind = Literal["weights", "base", "previous", "baseline", "text"]
 FACTS = "facts.json"
 SAMPLE = "sample.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The metrics of a variant of the weights, a baseline, or the held-out text itself; a row of `results`.
+    """The metrics of a variant of the weights, their base, a baseline, or the held-out text; a row of `results`.
 
     BLEU, ROUGE and Self-BLEU are from 0 to 100, shares from 0 to 1; megabytes are 10^6 bytes; memorised are tokens.
     `…_low` and `…_high` are the ends of the 95% interval, None for a single document. `difference` is in bits per byte
@@ -80,6 +80,25 @@ class OfSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfGeneral:
+    """The metrics of one model on the general text (`general.py`); a row of `general`.
+
+    `difference` is in bits per byte to the base, with the paired interval.
+    """
+
+    variant: str
+    passages: int
+    tokens: int
+    bytes: int
+    bits_per_byte: float
+    bits_per_byte_low: float | None = None
+    bits_per_byte_high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Continuation:
     """One completion of one document; a row of `continuations`.
 
@@ -129,6 +148,8 @@ class Facts:
     continuation_tokens: int
     train_tokens: int
     counted_tokens: int
+    general_left_out: int = 0
+    """Passages of the general text that are in the training data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +162,8 @@ class Report:
     memorised: Sequence[Memory]
     facts: Facts
     sample: str
+    general: Sequence[OfGeneral] = ()
+    """The base first, then the original weights; empty for a model without a base."""
 
     @property
     def original(self) -> Result:
@@ -148,9 +171,11 @@ class Report:
         return self.results[0]
 
     def write(self, out: Path) -> None:
-        """Write the tables `results`, `sources`, `continuations` and `memorised`, the facts and the sample."""
+        """Write the tables, the facts and the sample; `general` only with rows."""
         for name in _TABLES:
             rows = [asdict(row) for row in getattr(self, name)]
+            if name == "general" and not rows:
+                continue
             write_parquet(out / name / "part-00000.parquet", pa.Table.from_pylist(rows, _schema(_TABLES[name])))
         for file, text in ((FACTS, json.dumps(asdict(self.facts), indent=2)), (SAMPLE, self.sample)):
             with replacing(out / file) as temporary:
@@ -160,7 +185,9 @@ class Report:
     def read(cls, folder: Path) -> Self:
         """Read what `write` wrote."""
         rows: dict[str, list[Any]] = {
-            name: [kind(**row) for row in read_parquet(folder / name).to_pylist()] for name, kind in _TABLES.items()
+            name: [kind(**row) for row in read_parquet(folder / name).to_pylist()]
+            for name, kind in _TABLES.items()
+            if name != "general" or parquet_parts(folder / name)
         }
         facts = Facts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
         return cls(**rows, facts=facts, sample=(folder / SAMPLE).read_text(encoding="utf-8").removesuffix("\n"))
@@ -171,6 +198,7 @@ _TABLES: dict[str, type[Any]] = {
     "sources": OfSource,
     "continuations": Continuation,
     "memorised": Memory,
+    "general": OfGeneral,
 }
 _TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64()}
 

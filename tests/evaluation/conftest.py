@@ -1,6 +1,7 @@
 """A small test split and its tokenizer."""
 
 import random
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,11 +26,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def write_stages(folder: Path, lengths: dict[str, list[int]]) -> Path:
-    """Write `shard`, `tokenizer` and `pack` for documents of so many words in each split."""
+def write_stages(folder: Path, lengths: dict[str, list[int]], more: Mapping[str, Sequence[str]] = {}) -> Path:
+    """Write `shard`, `tokenizer` and `pack` for documents of so many words in each split, and for the texts `more`."""
     dice = random.Random(2)
     for split, counts in lengths.items():
-        texts = [" ".join(dice.choices(WORDS, k=length)) for length in counts]
+        texts = [*(" ".join(dice.choices(WORDS, k=length)) for length in counts), *more.get(split, ())]
         (folder / "shard" / split).mkdir(parents=True)
         ids = [f"{split}-{number}" for number in range(len(texts))]
         sources = ["even" if number % 2 == 0 else "odd" for number in range(len(texts))]
