@@ -70,7 +70,7 @@ def open_held_out(packed: Path, shards: Path, tokenizer: Tokenizer) -> HeldOut:
 
 def without_marks(document: npt.NDArray[np.int64], marks: SpecialIds) -> npt.NDArray[np.int64]:
     """Return the tokens of a document's text, without those that mark its start and end; plain text has neither."""
-    text: npt.NDArray[np.int64] = document[(document != marks.bos) & (document != marks.eos)]
+    text: npt.NDArray[np.int64] = document[(document != marks.start) & (document != marks.eos)]
     return text
 
 
