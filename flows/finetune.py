@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import Change, recipe_run_name
-from homegrown.config.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe
+from homegrown.config.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe, VocabularySettings
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.starter import is_external
 from homegrown.finetuning.tuning import check
@@ -24,17 +24,27 @@ from tasks.merge import merge
 from tasks.quantize import quantize
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
 from tasks.ui.summary import summarized
+from tasks.vocabulary import vocabulary
 
 
 def stages_of(recipe: FinetuneRecipe) -> list[str]:
     """Return the stages of a run of the recipe, in order."""
     return [
         *(["base"] if is_external(recipe.base) else []),
+        *(["vocabulary"] if _missing(recipe) else []),
         *("instructions", "finetune"),
         *(["merge"] if recipe.finetuning.method != "full" else []),
         *(["quantize"] if recipe.quantization.variants else []),
         "answers",
     ]
+
+
+def _missing(recipe: FinetuneRecipe) -> VocabularySettings | None:
+    """Return the tokens that the base lacks, None if it lacks none."""
+    from homegrown.export.bases import has_chat_format
+
+    tokens, chat = recipe.tokenizer.special_tokens, not has_chat_format(recipe.base, store())
+    return VocabularySettings(special_tokens=tokens, chat=chat) if tokens or chat else None
 
 
 def check_base(recipe: FinetuneRecipe) -> None:
@@ -109,6 +119,8 @@ def _run(recipe: FinetuneRecipe, run: Run, log: runs.Ongoing) -> dict[str, Handl
     else:
         begin = handle_of(find_model(store(), recipe.base))
         run.reach(begin.key)
+    if missing := _missing(recipe):
+        begin = add(vocabulary(run, settings=missing, base=begin))
     context = load_config(begin.path / "model" / "config.json").context
     rows = ConversationRows(context=context, sequence_length=recipe.training.sequence_length)
     learned = add(instructions(run, settings=recipe.instructions, rows=rows, tokenizer=begin))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from homegrown.config.addresses import CREDENTIAL
-from homegrown.config.finetune_recipe import BaseSettings
+from homegrown.config.finetune_recipe import BaseSettings, VocabularySettings
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe, RowSettings
 from homegrown.config.starter import is_external
@@ -32,6 +32,7 @@ from tasks.shard import shard
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
 from tasks.tokenizer import tokenizer
 from tasks.ui.summary import summarized
+from tasks.vocabulary import vocabulary
 
 
 def run_name(what: str) -> str:
@@ -58,7 +59,7 @@ Change = Annotated[
     ),
 ]
 Made = dict[str, Handle]
-BASE = "base"
+BASE, EXTENDED = "base", "vocabulary"
 SWEEP_TAG = "sweep:"
 """Prefix of the tag of a sweep's flow runs; the sweep's name follows."""
 
@@ -115,6 +116,11 @@ def _find_base(run: Run, base: str) -> Handle:
     return found
 
 
+def _extended(run: Run, base: Handle, tokens: list[str]) -> Handle:
+    """Return the base with tokens of the user's own."""
+    return vocabulary(run, settings=VocabularySettings(special_tokens=tokens, chat=False), base=base)
+
+
 def stages_until(last: StageName) -> list[StageName]:
     """Return the stages up to `last`."""
     stages = list(CHAIN)
@@ -123,7 +129,9 @@ def stages_until(last: StageName) -> list[StageName]:
 
 def shown_stages(recipe: Recipe, last: StageName) -> list[str]:
     """Return the stages that a run of the recipe up to `last` shows: those of the chain, after an imported base."""
-    return [*([BASE] if recipe.base is not None and is_external(recipe.base) else []), *stages_until(last)]
+    before = [BASE] if recipe.base is not None and is_external(recipe.base) else []
+    before += [EXTENDED] if recipe.base is not None and recipe.tokenizer.special_tokens else []
+    return [*before, *stages_until(last)]
 
 
 def check_base(recipe: Recipe) -> None:
@@ -198,6 +206,9 @@ def pretrain(
         if recipe.base is not None:
             made[BASE] = _find_base(run, recipe.base)
             log.made(BASE, made[BASE].key, made[BASE].folder)
+            if recipe.tokenizer.special_tokens:
+                made[BASE] = _extended(run, made[BASE], recipe.tokenizer.special_tokens)
+                log.made(EXTENDED, made[BASE].key, made[BASE].folder)
         for name in stages:
             made[name] = CHAIN[name](run, recipe, made)
             log.made(name, made[name].key, made[name].folder)

@@ -16,6 +16,7 @@ from homegrown.config.recipe import (
     QuantizationSettings,
     Settings,
     Share,
+    SpecialTokens,
     TrainingSettings,
 )
 
@@ -65,6 +66,22 @@ class BaseSettings(Settings):
     """A model trained elsewhere: the folder of a Hugging Face model, a GGUF file, or starter."""
 
     base: LocalPath
+
+
+class AddedTokens(Settings):
+    """Tokens added to the vocabulary of the base."""
+
+    special_tokens: SpecialTokens = Field(
+        default=[],
+        description="Tokens of your own, such as <|de|>, added to the vocabulary of the base; text is searched for "
+        "them, and their rows are trained.",
+    )
+
+
+class VocabularySettings(AddedTokens):
+    """What a base lacks: tokens of your own, and those of our chat template (`chat`)."""
+
+    chat: bool
 
 
 class FinetuneTraining(TrainingSettings):
@@ -151,6 +168,7 @@ class FinetuneRecipe(Settings):
         "Hugging Face model, a GGUF file, or starter (SmolLM2-135M-Instruct).",
         min_length=1,
     )
+    tokenizer: AddedTokens = AddedTokens()
     instructions: InstructionSettings
     finetuning: FinetuneSettings
     training: FinetuneTraining

@@ -250,6 +250,17 @@ class ShardSettings(Settings):
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
+def _distinct_tokens(tokens: list[str]) -> list[str]:
+    if len(set(tokens)) < len(tokens):
+        raise ValueError("the same token is listed twice")
+    return tokens
+
+
+SpecialTokens = Annotated[
+    list[Annotated[str, Field(min_length=2, max_length=100, pattern=r"^\S(.*\S)?$")]], AfterValidator(_distinct_tokens)
+]
+
+
 class TokenizerSettings(Settings):
     """Byte-level BPE."""
 
@@ -264,6 +275,22 @@ class TokenizerSettings(Settings):
         description="Vocabulary size, with 7 special tokens and 256 bytes; ignored with `path`.",
     )
     sample_mb: float = Field(gt=0, description="Maximum text to train and count on, in megabytes; it bounds memory.")
+    special: Literal["chat", "guide"] = Field(
+        default="chat",
+        description="Special tokens of a new vocabulary; chat: those of documents and messages; guide: the guide's "
+        "seven, <PAD> <UNK> <CLS> <SEP> <MASK> <BOS> <EOS>.",
+    )
+    special_tokens: SpecialTokens = Field(
+        default=[],
+        description="Tokens of your own, such as <|de|>, that text is searched for; after the special ones, or added "
+        "to the vocabulary of a base.",
+    )
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> Self:
+        if self.path is None and self.vocabulary_size < 263 + len(self.special_tokens):
+            raise ValueError("vocabulary_size must cover 7 special tokens, special_tokens and 256 bytes")
+        return self
 
 
 class PackSettings(Settings):

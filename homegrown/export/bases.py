@@ -10,6 +10,7 @@ from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.store.digests import Digests
 from homegrown.store.fingerprint import code_fingerprint
 from homegrown.store.lookup import find_model
+from homegrown.tokenizer.chat import load_chat
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 
@@ -33,6 +34,14 @@ def config_of(base: str) -> ModelConfig:
     """
     file = _gguf_file(base)
     return huggingface_reader.shape_of(Path(base)) if file is None else gguf_reader.gguf_config(file)
+
+
+def has_chat_format(base: str, store: Store) -> bool:
+    """Return whether a base has a chat template, or the message tokens of ours. Raises UserError as `base_config`."""
+    if not is_external(base):
+        return load_chat(find_model(store, base).path / "model").supported
+    file = _gguf_file(base)
+    return huggingface_reader.has_chat_format(Path(base)) if file is None else gguf_reader.has_chat_format(file)
 
 
 def read_base(base: str, out: Path) -> Outcome:

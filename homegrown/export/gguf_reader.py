@@ -10,6 +10,7 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from torch import Tensor
 
+from homegrown.export import imported
 from homegrown.export.gguf_layout import (
     ARCHITECTURES,
     FLOATS,
@@ -62,6 +63,15 @@ def read_gguf_model(path: Path, out: Path) -> Outcome:
         config = _config(reader)
         tokenizer = read_tokenizer(reader)
         return write_imported(config, dict(_tensors(reader, config)), tokenizer, read_usage(reader), out)
+    except Unsupported as reason:
+        raise refuse(path, reason) from None
+
+
+def has_chat_format(path: Path) -> bool:
+    """Return whether the model of a file has a chat template, or the message tokens of ours. Raises UserError."""
+    reader = _open(path)
+    try:
+        return imported.has_chat_format(read_tokenizer(reader), read_usage(reader))
     except Unsupported as reason:
         raise refuse(path, reason) from None
 

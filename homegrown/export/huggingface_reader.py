@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from homegrown.export import imported
 from homegrown.export.imported import Unsupported, Usage, refuse, write_imported
 from homegrown.export.opt import from_opt_tensors
 from homegrown.model.config import ModelConfig, RopeScaling, yarn_attention_factor
@@ -65,6 +66,12 @@ def read_huggingface(folder: Path, out: Path) -> Outcome:
     except Unsupported as reason:
         raise refuse(folder, reason) from None
     return replace(outcome, rows_in=len(shards))
+
+
+def has_chat_format(folder: Path) -> bool:
+    """Return whether the model in `folder` has a chat template, or the message tokens of ours. Raises UserError."""
+    tokenizer = take(folder)
+    return imported.has_chat_format(tokenizer, _usage(folder, tokenizer))
 
 
 def shape_of(folder: Path) -> ModelConfig:

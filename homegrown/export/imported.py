@@ -16,6 +16,7 @@ from homegrown.model.transformer import Transformer
 from homegrown.tokenizer.chat_files import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
 from homegrown.tokenizer.existing import mark_documents
 from homegrown.tokenizer.loading import TOKENIZER_FILE
+from homegrown.tokenizer.special import MESSAGE_TOKENS, token_text
 from homegrown.tokenizer.template import renders_messages
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
@@ -73,19 +74,25 @@ def write_imported(
     return Outcome(1, 1, "model", metrics | {"chat_template": template})
 
 
+def has_chat_format(tokenizer: Tokenizer, usage: Usage) -> bool:
+    """Return whether a base has a chat template, or the message tokens of ours."""
+    own = {token.content for token in tokenizer.get_added_tokens_decoder().values()} >= set(MESSAGE_TOKENS)
+    return own or (usage.template is not None and renders_messages(usage.template, _names(tokenizer, usage)))
+
+
+def _names(tokenizer: Tokenizer, usage: Usage) -> dict[str, str]:
+    """Return the special tokens by the names of a tokenizer's configuration."""
+    ids = {"bos": usage.bos, "eos": usage.stop[0] if usage.stop else None, "pad": usage.pad}
+    return {f"{role}_token": token_text(tokenizer, token) for role, token in ids.items() if token is not None}
+
+
 def _write_usage(tokenizer: Tokenizer, usage: Usage, out: Path) -> str:
     """Write the files, and return which chat template the model has."""
-    settings: dict[str, object] = {"add_bos_token": usage.add_bos}
-    if usage.bos is not None:
-        settings["bos_token"] = tokenizer.id_to_token(usage.bos)
-    if usage.stop:
-        settings["eos_token"] = tokenizer.id_to_token(usage.stop[0])
-    if usage.pad is not None:
-        settings["pad_token"] = tokenizer.id_to_token(usage.pad)
-    write_json(out / CONFIG_FILE, settings)
+    names = _names(tokenizer, usage)
+    write_json(out / CONFIG_FILE, {"add_bos_token": usage.add_bos, **names})
     ids = {"bos_token_id": usage.bos, "eos_token_id": list(usage.stop), "pad_token_id": usage.pad}
     write_json(out / GENERATION_FILE, ids)
-    if usage.template is not None and renders_messages(usage.template, settings):
+    if usage.template is not None and renders_messages(usage.template, names):
         write_text(out / TEMPLATE_FILE, usage.template)
         return "that of the model"
     return "none" if usage.template is None else "none: that of the model renders no message"

@@ -48,6 +48,7 @@ class AdaptedModel:
             UserError: it is damaged or its context is too short, or a prompt is too long.
         """
         from homegrown.model import weights
+        from homegrown.tokenizer.chat import load_chat
         from homegrown.tokenizer.special import special_ids
 
         self._job = job
@@ -57,6 +58,7 @@ class AdaptedModel:
         self.embedding_lr_share = 1.0
         self.flops_per_token = self._flops()
         self.stop_ids = frozenset({special_ids(tokenizer).eos})
+        self._added = () if job.adaptation.embeddings else load_chat(job.base, tokenizer).added_tokens
         self.prompts: Sequence[Prompt] = _prompts(tokenizer, job.training.sample_prompts, self.config.context)
 
     def begin(self) -> "Transformer":
@@ -77,7 +79,7 @@ class AdaptedModel:
         else:
             model = self._weights(self._frozen_dtype())
         torch.manual_seed(derive(self._job.seed, "adapter"))
-        lora.attach(model, _adapter(settings), (), four_bit=settings.method == "qlora")
+        lora.attach(model, _adapter(settings), self._added, four_bit=settings.method == "qlora")
         if settings.embeddings:
             for parameter in _vocabulary_weights(model):
                 parameter.requires_grad_(True)

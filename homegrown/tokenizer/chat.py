@@ -123,12 +123,18 @@ class Chat:
     @cached_property
     def new_tokens(self) -> list[int]:
         """The tokens that the model has not learned yet: those of our template, and those added to the vocabulary."""
-        added = [self.tokenizer.token_to_id(token) for token in self.files.added]
         if self.borrowed:
-            return [token for token in added if token is not None]
+            return self.added_tokens
         marks = special_ids(self.tokenizer)
         own = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if not token.special]
-        return sorted({one for one in (marks.message_start, marks.message_end, *own, *added) if one is not None})
+        found = (marks.message_start, marks.message_end, *own, *self.added_tokens)
+        return sorted({token for token in found if token is not None})
+
+    @property
+    def added_tokens(self) -> list[int]:
+        """The tokens that were added to the vocabulary of a base."""
+        found = [self.tokenizer.token_to_id(token) for token in self.files.added]
+        return [token for token in found if token is not None]
 
     @cached_property
     def export_template(self) -> str:

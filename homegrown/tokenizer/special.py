@@ -5,15 +5,23 @@ from dataclasses import dataclass
 
 from tokenizers import AddedToken, Tokenizer
 
+from homegrown.util.errors import UserError
+
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|im_start|>", "<|im_end|>")
 """Those of a new tokenizer, in the order of their ids. The last two belong to the chat template."""
 
+GUIDE_TOKENS = ("<PAD>", "<UNK>", "<CLS>", "<SEP>", "<MASK>", "<BOS>", "<EOS>")
+"""Those of the guide's tokenizer."""
+
+MESSAGE_TOKENS = SPECIAL_TOKENS[-2:]
+"""Those of ChatML."""
+
 # Their names in published tokenizers; the first is added to a new vocabulary that has none of them.
 _NAMES = {
-    "bos": ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<｜begin▁of▁sentence｜>"),
-    "eos": ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<｜end▁of▁sentence｜>"),
-    "message_start": ("<|im_start|>",),
-    "message_end": ("<|im_end|>",),
+    "bos": ("<s>", "<|begin_of_text|>", "<bos>", "<BOS>", "<|startoftext|>", "<｜begin▁of▁sentence｜>"),
+    "eos": ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<EOS>", "<｜end▁of▁sentence｜>"),
+    "message_start": MESSAGE_TOKENS[:1],
+    "message_end": MESSAGE_TOKENS[1:],
 }
 
 
@@ -71,6 +79,21 @@ def add_missing(tokenizer: Tokenizer, roles: Sequence[str] = tuple(_NAMES)) -> N
     found = _find(tokenizer)
     names = [names[0] for role, names in _NAMES.items() if role in roles and found[role] is None]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+
+
+def add_own(tokenizer: Tokenizer, names: Sequence[str]) -> list[str]:
+    """Append tokens that text is searched for, and that stay visible; return those that were not there yet.
+
+    Raises:
+        UserError: a name is an ordinary token of the vocabulary.
+    """
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    new = [name for name in names if name not in added]
+    for name in new:
+        if tokenizer.token_to_id(name) is not None:
+            raise UserError(f"tokenizer.special_tokens: {name!r} is an ordinary token of the vocabulary; remove it.")
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in new])
+    return new
 
 
 def _find(tokenizer: Tokenizer) -> dict[str, int | None]:

@@ -1,6 +1,8 @@
 """The stage `tokenizer`: a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), trained or imported."""
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from homegrown.tokenizer.encoding import SPLIT_PATTERN
 from homegrown.tokenizer.existing import completed, take
 from homegrown.tokenizer.loading import TOKENIZER_FILE, copy_tokenizer, load, token_bytes
 from homegrown.tokenizer.sample import read_sample, text_bytes
-from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.tokenizer.special import GUIDE_TOKENS, SPECIAL_TOKENS, add_own
 from homegrown.tokenizer.usage import by_name, measure_usage
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts, replacing, write_parquet
@@ -26,10 +28,10 @@ def train_tokenizer(
 ) -> Outcome:
     """Train or import the tokenizer, and measure it on the first documents of the shuffled training split.
 
-    A byte-level BPE is trained on these documents; its ids are the special tokens, the 256 bytes, then the merges in
-    the order of learning. With `settings.path`, that tokenizer is imported (`homegrown.tokenizer.existing`); the one
-    in the folder `base` is copied as it is. Writes `tokenizer.json` and the tables `vocabulary` (count of each
-    token), `sources` and `languages` (bytes per token).
+    A byte-level BPE is trained on these documents; its ids are the special tokens, `special_tokens`, the 256 bytes,
+    then the merges in the order of learning. With `settings.path`, that tokenizer is imported
+    (`homegrown.tokenizer.existing`); the one in the folder `base` is copied as it is. Writes `tokenizer.json` and the
+    tables `vocabulary` (count of each token), `sources` and `languages` (bytes per token).
 
     Raises:
         UserError: the text has too few pairs to fill the vocabulary, or the given tokenizer is not supported.
@@ -49,6 +51,7 @@ def train_tokenizer(
         copy_tokenizer(base, out)
     else:
         tokenizer = completed(take(Path(settings.path))) if settings.path else _train(sample(), settings)
+        add_own(tokenizer, settings.special_tokens)
         with replacing(out / TOKENIZER_FILE) as temporary:
             tokenizer.save(str(temporary))
     usage, sizes = measure_usage(tokenizer, sample()), token_bytes(tokenizer)
@@ -72,14 +75,17 @@ def train_tokenizer(
 
 def _train(sample: Iterator[pa.RecordBatch], settings: TokenizerSettings) -> Tokenizer:
     tokenizer, seen = _untrained(), 0
+    own = re.compile("|".join(map(re.escape, settings.special_tokens))) if settings.special_tokens else None
 
     def texts() -> Iterator[list[str]]:
         nonlocal seen
         for batch in sample:
             seen += int(text_bytes(batch).sum())
-            yield batch["text"].to_pylist()
+            texts: list[str] = batch["text"].to_pylist()
+            yield texts if own is None else [piece for text in texts for piece in own.split(text)]
 
     tokenizer.train_from_iterator(texts(), _trainer(settings))
+    tokenizer = _with_visible(tokenizer, settings.special_tokens)
     size = tokenizer.get_vocab_size()
     if size < settings.vocabulary_size:
         raise UserError(
@@ -87,6 +93,16 @@ def _train(sample: Iterator[pa.RecordBatch], settings: TokenizerSettings) -> Tok
             f"{size} tokens only; lower it to {size} or less, or add text."
         )
     return tokenizer
+
+
+def _with_visible(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
+    """Return the tokenizer with these added tokens not special: text is searched for them, and they stay visible."""
+    if not names:
+        return tokenizer
+    description = json.loads(tokenizer.to_str())
+    for token in description["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in names
+    return Tokenizer.from_str(json.dumps(description))
 
 
 def _untrained() -> Tokenizer:
@@ -105,7 +121,7 @@ def _trainer(settings: TokenizerSettings) -> trainers.BpeTrainer:
     return trainers.BpeTrainer(
         vocab_size=settings.vocabulary_size,
         min_frequency=_LEAST_FREQUENCY,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*(SPECIAL_TOKENS if settings.special == "chat" else GUIDE_TOKENS), *settings.special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

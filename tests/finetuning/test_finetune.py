@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from homegrown.config.finetune_recipe import AnswerSettings, FinetuneRecipe, FinetuneSettings
+from homegrown.config.finetune_recipe import (
+    AnswerSettings,
+    ConversationRows,
+    FinetuneRecipe,
+    FinetuneSettings,
+    InstructionSettings,
+    VocabularySettings,
+)
+from homegrown.data.instructions import prepare
 from homegrown.data.loader import TokenSplit
 from homegrown.data.rows import parts
 from homegrown.export.huggingface import write_huggingface
@@ -21,9 +30,11 @@ from homegrown.finetuning.answers_report import before_and_after, html, read_res
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.finetuning.merge import merge
 from homegrown.finetuning.tuning import check
+from homegrown.finetuning.vocabulary import extend
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.tokenizer.chat import load_chat
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
@@ -164,6 +175,39 @@ def test_only_the_adapter_is_trained_and_saved(tmp_path: Path, base: Path, packe
         there = weights.load(tmp_path / "merged" / "model").loss(*parts(windows)) / 100
     # An adapter trained on 4-bit weights is merged into the unquantized ones, which differ slightly.
     assert abs(here - there) < (1e-4 if method == "lora" else 0.05)
+
+
+@pytest.mark.slow
+@torch_group
+def test_tokens_added_to_a_base_are_trained(tmp_path: Path, base: Path) -> None:
+    """Own tokens, and the message tokens of a base without chat format; rows of all other tokens stay as they are."""
+    bare, size = tmp_path / "bare", weights.load_config(base / "config.json").vocabulary_size
+    shutil.copytree(base, bare)
+    path = bare / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|im_start|>", "<|a|>").replace("<|im_end|>", "<|b|>"))
+    assert not load_chat(bare).supported
+    settings = VocabularySettings(special_tokens=["<|de|>", "red"], chat=True)
+    outcome = extend(tmp_path / "more", bare, settings)
+    model, chat = weights.load(tmp_path / "more" / "model"), load_chat(tmp_path / "more" / "model")
+    assert (outcome.rows_in, model.config.vocabulary_size) == (size, size + 4)
+    assert chat.new_tokens == chat.added_tokens == list(range(size, size + 4))
+    old, new = (one.model.embed_tokens.weight.detach() for one in (weights.load(bare), model))
+    assert torch.equal(new[:size], old)
+    assert torch.allclose(new[size:], old.mean(0), atol=1e-6)
+    with pytest.raises(UserError, match="'Ġred' is an ordinary token"):
+        extend(tmp_path / "no", bare, VocabularySettings(special_tokens=["Ġred"], chat=False))
+    rows = [{"question": f"<|de|>box {n}?", "answer": "it is red"} for n in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    instructions = InstructionSettings(files=[str(tmp_path / "a.jsonl")])
+    prepare(tmp_path / "packed", tmp_path / "more" / "model", instructions, rows=ConversationRows(context=64))
+    document = TokenSplit(tmp_path / "packed", "train").document(0).tolist()
+    assert [document.count(token) for token in chat.added_tokens] == [2, 2, 1, 1]
+    train(tmp_path / "out", tmp_path / "more" / "model", tmp_path / "packed", tuning(), max_steps=4)
+    merge(tmp_path / "merged", tmp_path / "more" / "model", tmp_path / "out", None)
+    merged = weights.load(tmp_path / "merged" / "model").model.embed_tokens.weight
+    assert torch.equal(merged[:size], old)
+    assert ((merged[size:] - new[size:]).abs().amax(1) > 0).all()
+    assert load_chat(tmp_path / "merged" / "model").added_tokens == chat.added_tokens
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from homegrown.config.recipe import TokenizerSettings
 from homegrown.tokenizer import usage
-from homegrown.tokenizer.encoding import to_bytes
+from homegrown.tokenizer.encoding import Encoder, to_bytes
 from homegrown.tokenizer.loading import load, token_bytes
-from homegrown.tokenizer.special import SPECIAL_TOKENS
+from homegrown.tokenizer.special import SPECIAL_TOKENS, special_ids
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.errors import UserError
 from tests.tokenizer.texts import VOCABULARY, make_texts, split_texts, write_shard
@@ -75,6 +76,43 @@ def test_the_text_of_a_special_token_is_text(tokenizer: Tokenizer, pieces: list[
 )
 def test_text_is_split_as_by_qwen2(tokenizer: Tokenizer, text: str, pieces: list[str]) -> None:
     assert [text[start:end] for _, (start, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+def test_tokens_of_ones_own_follow_the_special_ones_and_are_found_in_text(tmp_path: Path) -> None:
+    texts = [text + "<|de|>ka" for text in make_texts(0, 60)]
+    write_shard(tmp_path / "train" / "part-00000.parquet", texts)
+    own = ["<|de|>", "[task]"]
+    settings = TokenizerSettings(vocabulary_size=560, sample_mb=1, special_tokens=own)
+    train_tokenizer(tmp_path, tmp_path, settings)
+    tokenizer = load(tmp_path)
+    assert [tokenizer.token_to_id(name) for name in own] == [7, 8]
+    assert tokenizer.get_vocab_size() == 560
+    plain = TokenizerSettings(vocabulary_size=558, sample_mb=1)
+    write_shard(tmp_path / "other" / "train" / "part-00000.parquet", [text + "ka" for text in make_texts(0, 60)])
+    train_tokenizer(tmp_path / "other", tmp_path / "other", plain)
+    assert set(tokenizer.get_vocab()) == {*load(tmp_path / "other").get_vocab(), *own}
+    text = "lo<|de|> mi[task]</s>"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert (ids.count(7), ids.count(8), ids.count(tokenizer.token_to_id("</s>"))) == (1, 1, 0)
+    assert tokenizer.decode(ids) == text
+    assert Encoder(tokenizer).encode(text).tolist() == ids
+    assert token_bytes(tokenizer)[ids].sum() == len(text)
+
+
+def test_the_guides_special_tokens(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train" / "part-00000.parquet", make_texts(0, 60))
+    train_tokenizer(tmp_path, tmp_path, TokenizerSettings(vocabulary_size=500, sample_mb=1, special="guide"))
+    tokenizer = load(tmp_path)
+    names = ["<PAD>", "<UNK>", "<CLS>", "<SEP>", "<MASK>", "<BOS>", "<EOS>"]
+    assert [tokenizer.token_to_id(name) for name in names] == list(range(7))
+    ids = special_ids(tokenizer)
+    assert (ids.bos, ids.eos, ids.message_start, ids.message_end) == (5, 6, None, None)
+
+
+@pytest.mark.parametrize("tokens", [["<|de|>", "<|de|>"], [" x"], ["x"], ["a b "]])
+def test_tokens_that_cannot_be_added_are_an_error(tokens: list[str]) -> None:
+    with pytest.raises(ValidationError, match="special_tokens"):
+        TokenizerSettings(vocabulary_size=500, sample_mb=1, special_tokens=tokens)
 
 
 @pytest.mark.slow
