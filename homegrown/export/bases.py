@@ -40,6 +40,7 @@ def has_chat_format(base: str, store: Store) -> bool:
     """Return whether a base has a chat template, or the message tokens of ours. Raises UserError as `base_config`."""
     if not is_external(base):
         return load_chat(find_model(store, base).path / "model").supported
+    config_of(base)
     file = _gguf_file(base)
     return huggingface_reader.has_chat_format(Path(base)) if file is None else gguf_reader.has_chat_format(file)
 

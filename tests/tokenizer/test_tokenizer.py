@@ -88,7 +88,10 @@ def test_tokens_of_ones_own_follow_the_special_ones_and_are_found_in_text(tmp_pa
     assert [tokenizer.token_to_id(name) for name in own] == [7, 8]
     assert tokenizer.get_vocab_size() == 560
     plain = TokenizerSettings(vocabulary_size=558, sample_mb=1)
-    write_shard(tmp_path / "other" / "train" / "part-00000.parquet", [text + "ka" for text in make_texts(0, 60)])
+    write_shard(
+        tmp_path / "other" / "train" / "part-00000.parquet",
+        [piece for text in make_texts(0, 60) for piece in (text, "ka")],
+    )
     train_tokenizer(tmp_path / "other", tmp_path / "other", plain)
     assert set(tokenizer.get_vocab()) == {*load(tmp_path / "other").get_vocab(), *own}
     text = "lo<|de|> mi[task]</s>"
