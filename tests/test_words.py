@@ -37,7 +37,7 @@ PHRASES = (
     r"what is asked( of)?\b",
     r"\bwho waits\b",
     r"made by hand|by_hand",
-    r"\bgone on\b|\bconduct\b|\bSubject\b",
+    r"\bgone on\b|\bconduct\b|(?-i:\bSubject\b)",
 )
 """The left column of the glossary: what each stands for is said plainly instead."""
 
