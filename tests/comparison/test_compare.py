@@ -1,4 +1,4 @@
-"""Runs side by side: settings, stages, metrics; as tables, JSON, page and picture; also when artifacts are gone."""
+"""Comparisons of runs as tables, JSON, report and chart, also after garbage collection."""
 
 import json
 from dataclasses import replace
@@ -129,7 +129,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(two: Store, tmp_path
     assert page.sources[0].startswith("data:image/png;base64,")
 
 
-def test_the_picture_is_a_png_and_nothing_to_draw_is_one_sentence(two: Store, tmp_path: Path) -> None:
+def test_the_picture_is_a_png_and_nothing_to_draw_is_an_error(two: Store, tmp_path: Path) -> None:
     out = tmp_path / "picture.png"
     assert homegrown(two, "compare", "one", "two", "--out", str(out)).exit_code == 0
     assert out.read_bytes().startswith(b"\x89PNG")
@@ -149,13 +149,13 @@ def test_the_picture_is_a_png_and_nothing_to_draw_is_one_sentence(two: Store, tm
         (("one", "three"), "There is no run 'three'"),
     ],
 )
-def test_mistakes_are_one_sentence(two: Store, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_are_errors_of_one_line(two: Store, arguments: tuple[str, ...], message: str) -> None:
     printed = homegrown(two, "compare", *arguments)
     assert printed.exit_code == 1
     assert message in printed.output
 
 
-def test_where_nothing_can_be_written_is_told_before_anything_is_compared(two: Store, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused_before_the_comparison(two: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out, message in {"": "it is empty", str(tmp_path / "file" / "x.html"): "file is not a folder"}.items():
         printed = homegrown(two, "compare", "one", "three", "--out", out)

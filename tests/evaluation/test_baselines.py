@@ -1,4 +1,4 @@
-"""Counting models against the published formulas, and compressors against whole files."""
+"""Counting models against the published formulas, and compressors against complete files."""
 
 import gzip
 import lzma

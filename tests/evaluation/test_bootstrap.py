@@ -1,4 +1,4 @@
-"""Intervals against scipy's bootstrap, and against what is known of them."""
+"""Intervals against scipy's bootstrap and against known ones."""
 
 import numpy as np
 import pytest

@@ -40,7 +40,7 @@ def test_only_documents_with_text_to_the_end_are_taken(split: TokenSplit) -> Non
     assert len(choose_tasks(split, settings(samples=100, prompt_tokens=shortest - 12), seed=1)) < 8
 
 
-def test_no_document_long_enough_is_one_sentence(split: TokenSplit) -> None:
+def test_no_document_long_enough_is_an_error(split: TokenSplit) -> None:
     with pytest.raises(UserError, match=r"evaluation\.prompt_tokens \+ evaluation\.continuation_tokens"):
         choose_tasks(split, settings(prompt_tokens=10_000), seed=1)
 

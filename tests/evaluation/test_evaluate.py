@@ -101,7 +101,7 @@ def test_all_but_the_speed_is_the_same_again(stages: Path, trained: Path, tmp_pa
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_documents_too_short_is_one_sentence(stages: Path, trained: Path, tmp_path: Path) -> None:
+def test_documents_too_short_is_an_error(stages: Path, trained: Path, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"prompt_tokens": 5000})
     with pytest.raises(UserError, match=r"evaluation\.prompt_tokens"):
         run(tmp_path, stages, trained, settings)

@@ -44,14 +44,14 @@ def _harness(store: Store, model: str, value: float) -> None:
 def _rows(store: Store, tmp_path: Path) -> dict[str, str]:
     """Return the first table's rows of the page by their first cell."""
     out = tmp_path / "page.html"
-    said = CliRunner().invoke(cli, ["--artifacts", str(store.root), "report", "evaluation", "--out", str(out)])
-    assert said.exit_code == 0, said.output
+    printed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "report", "evaluation", "--out", str(out)])
+    assert printed.exit_code == 0, printed.output
     table = out.read_text().partition("</table>")[0]
     rows = [re.sub(r"<[^>]+>", " ", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
     return {row.split()[0]: " ".join(row.split()) for row in rows if row.split()}
 
 
-def test_figures_stand_beside_the_model_they_are_of(report: Report, tmp_path: Path) -> None:  # noqa: F811
+def test_results_are_in_the_row_of_their_model(report: Report, tmp_path: Path) -> None:  # noqa: F811
     store = Store(tmp_path / "store")
     _evaluation(store, report, "a" * 64)
     _harness(store, "b" * 64, 0.9)
@@ -68,6 +68,6 @@ def test_figures_stand_beside_the_model_they_are_of(report: Report, tmp_path: Pa
 
 
 def test_a_page_has_to_be_html_or_markdown(tmp_path: Path) -> None:
-    said = CliRunner().invoke(cli, ["--artifacts", str(tmp_path), "report", "evaluation", "--out", "page.pdf"])
-    assert (said.exit_code, said.output.count("\n")) == (1, 1)
-    assert "neither HTML nor Markdown" in said.output
+    printed = CliRunner().invoke(cli, ["--artifacts", str(tmp_path), "report", "evaluation", "--out", "page.pdf"])
+    assert (printed.exit_code, printed.output.count("\n")) == (1, 1)
+    assert "neither HTML nor Markdown" in printed.output

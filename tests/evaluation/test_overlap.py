@@ -1,4 +1,4 @@
-"""BLEU against sacrebleu, ROUGE and repetition against values worked out by hand."""
+"""BLEU against sacrebleu, ROUGE and repetition against values from the definitions."""
 
 import random
 
@@ -57,7 +57,7 @@ def test_bleu_at_its_ends() -> None:
     assert bleu(["one two three four"], [""]) == 0
 
 
-def test_rouge_by_hand() -> None:
+def test_rouge_is_that_of_its_definition() -> None:
     found = rouge("The cat sat on the mat.", "the cat on the mat")
     assert found.rouge_1 == pytest.approx(100 * 2 * (5 / 5) * (5 / 6) / (5 / 5 + 5 / 6))
     assert found.rouge_2 == pytest.approx(100 * 2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5))
@@ -90,7 +90,7 @@ def test_words() -> None:
     assert words("Don't GROẞ_x1, हिन्दी 語言ab") == ["don", "t", "gross", "x1", "हिन्दी", "語", "言", "ab"]
 
 
-def test_repetition_by_hand() -> None:
+def test_repetition_is_that_of_its_definition() -> None:
     assert repeated_share([[1, 2, 3, 4, 1, 2, 3, 4, 1]], 4) == pytest.approx(1 - 4 / 6)
     assert repeated_share([[7] * 7, [1, 2, 3, 4], [1, 2]], 4) == pytest.approx((3 / 4 + 0) / 2)
     assert repeated_share([[]], 4) == 0

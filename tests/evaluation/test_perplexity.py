@@ -138,7 +138,7 @@ def test_rows_of_whole_documents_are_predicted_document_by_document(stages: Path
     assert found.tokens.sum() == asked.held_out.split.tokens - 10
 
 
-def test_documents_are_told_apart_in_any_layout(stages: Path, fitted: Path) -> None:
+def test_documents_are_found_in_any_layout(stages: Path, fitted: Path) -> None:
     end_to_end, rows = examination(stages).held_out, examination(stages, fitted).held_out
     assert end_to_end.ids == [f"test-{number}" for number in range(10)]
     assert end_to_end.sources == ["even", "odd"] * 5
@@ -156,13 +156,13 @@ def test_a_limit_takes_windows_spread_over_the_split(stages: Path) -> None:
     assert not asked.facts.whole_split and examination(stages).facts.whole_split
 
 
-def test_rows_for_another_context_are_one_sentence(stages: Path, fitted: Path) -> None:
+def test_rows_for_another_context_are_an_error(stages: Path, fitted: Path) -> None:
     settings = EvaluationSettings(perplexity_tokens=None, samples=4, prompt_tokens=20, continuation_tokens=12)
     with pytest.raises(UserError, match=r"pack\.layout"):
         prepare(fitted, stages / "shard", stages / "tokenizer", 2 * CONTEXT, settings, seed=1)
 
 
-def test_shards_that_were_not_packed_are_one_sentence(stages: Path, split: TokenSplit, tmp_path: Path) -> None:
+def test_shards_that_were_not_packed_are_an_error(stages: Path, split: TokenSplit, tmp_path: Path) -> None:
     settings = EvaluationSettings(perplexity_tokens=None, samples=4, prompt_tokens=20, continuation_tokens=12)
     (tmp_path / "test").symlink_to(stages / "shard" / "validation")
     with pytest.raises(UserError, match="run pack again"):

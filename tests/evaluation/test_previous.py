@@ -1,4 +1,4 @@
-"""An evaluation beside the one before it: found through the runs, compared document by document."""
+"""An evaluation beside the previous one: found through the runs, compared document by document."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -60,7 +60,7 @@ def evaluated(
     return artifact
 
 
-def test_the_evaluation_before_is_that_of_the_same_recipe(store: Store) -> None:
+def test_the_previous_evaluation_is_that_of_the_same_recipe(store: Store) -> None:
     first = evaluated(store, 1, 2.0)
     other = evaluated(store, 2, 1.9, recipe="small")
     second = evaluated(store, 3, 1.8)
@@ -68,7 +68,7 @@ def test_the_evaluation_before_is_that_of_the_same_recipe(store: Store) -> None:
     assert [find_previous(store, one) for one in (first, other, second, third)] == [None, None, first, second]
 
 
-def test_a_difference_is_told_with_whether_it_is_significant(store: Store) -> None:
+def test_a_difference_has_its_significance(store: Store) -> None:
     evaluated(store, 1, 2.0)
     report, news = beside_previous(store, evaluated(store, 2, 1.9))
     assert [row.variant for row in report.results] == ["original", "int8", "evaluate@1 (previous)", "xz"]
@@ -82,7 +82,7 @@ def test_a_difference_is_told_with_whether_it_is_significant(store: Store) -> No
     assert "bits per byte more than evaluate@3" in news[0] and "95%: +0." in news[0]
 
 
-def test_what_cannot_be_compared_is_said(store: Store) -> None:
+def test_a_report_says_why_two_evaluations_cannot_be_compared(store: Store) -> None:
     assert beside_previous(store, evaluated(store, 1, 2.0, kept=False))[1] == []
     report, news = beside_previous(store, evaluated(store, 2, 1.9))
     assert news == ["evaluate@1, the previous version, has no costs per document, so the two cannot be compared."]

@@ -1,4 +1,4 @@
-"""The pages: everything in them is escaped, nothing comes from elsewhere, and the numbers are those measured."""
+"""The reports: all text is escaped, nothing is loaded, and the numbers are the measured ones."""
 
 import base64
 import re
@@ -125,8 +125,8 @@ def test_both_pages_show_the_figures(report: Report) -> None:
 
 
 def test_rows_of_markdown_are_no_longer_than_asked_for(report: Report) -> None:
-    whole, narrow = (as_markdown(sections(report, ["What is new."]), width=width) for width in (10_000, 30))
-    assert "3.21 (1.50 to 4.50)" in whole and "(1.50 to 4.50)" not in narrow
+    full, narrow = (as_markdown(sections(report, ["What is new."]), width=width) for width in (10_000, 30))
+    assert "3.21 (1.50 to 4.50)" in full and "(1.50 to 4.50)" not in narrow
     assert "| 3.21 |" in narrow and "- What is new." in narrow
     for line in narrow.splitlines():
         if line.startswith("| xz"):

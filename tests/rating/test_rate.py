@@ -85,8 +85,8 @@ def test_a_page_from_elsewhere_cannot_answer(rated_store: Store, items: list[Ite
     assert not (rated_store.root / RATINGS).exists()
 
 
-def test_the_terminal_keeps_each_answer_and_goes_on_later(rated_store: Store) -> None:
-    # Nonsense is asked again; an open criterion and the end are said with Enter and q.
+def test_the_terminal_keeps_each_answer_and_continues_later(rated_store: Store) -> None:
+    # Invalid input is asked again; Enter skips a criterion, and q exits.
     first = _homegrown(rated_store, "rate", "--terminal", "--rater", "ben", typed="9\n3\n4\n\n2\n1\nq\n")
     assert first.exit_code == 0, first.output
     assert "Ratings saved: 1." in first.output
@@ -107,7 +107,7 @@ def test_a_fine_tuning_has_no_evaluation_but_a_page_of_its_answers(rated_store: 
         assert (str(rated_store.resolve("answers").path / "report.html") in refused.output) is has_page
 
 
-def test_what_cannot_be_rated_is_one_sentence(rated_store: Store, tmp_path: Path) -> None:
+def test_mistakes_are_errors_of_one_line(rated_store: Store, tmp_path: Path) -> None:
     # The model that was fine-tuned has answers only as the base of another, and no evaluation.
     wrong = (("rate", "--rater", "../x"), ("report", "ratings"), ("rate", "pretrain@1"), ("rate", "finetune@2"))
     for arguments in wrong:

@@ -1,4 +1,4 @@
-"""What ratings come to, beside published figures."""
+"""Summaries of ratings against published figures."""
 
 import math
 
@@ -53,14 +53,14 @@ def test_a_text_counts_once_however_many_rated_it() -> None:
     assert (summary.raters, summary.completions, summary.shared) == (2, 2, 1)
 
 
-def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
-    dice, held = np.random.default_rng(7), 0
+def test_the_interval_contains_the_true_mean_about_as_often_as_it_says() -> None:
+    dice, inside = np.random.default_rng(7), 0
     for trial in range(200):
         drawn = dice.integers(1, 6, 40)
         scores = {("a", f"{trial}-{text}"): int(score) for text, score in enumerate(drawn)}
         mean = summarize(_answers(scores, {item: ["one"] for _, item in scores})).means["one"]["coherence"]
-        held += mean.low <= 3 <= mean.high
-    assert 0.89 <= held / 200 <= 0.99
+        inside += mean.low <= 3 <= mean.high
+    assert 0.89 <= inside / 200 <= 0.99
 
 
 def test_the_report_shows_every_system_and_escapes_its_name() -> None:
