@@ -1,6 +1,7 @@
 """GGUF export for llama.cpp, Ollama and LM Studio: weights, tokenizer and chat template in one file."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, RopeScalingType
 from safetensors import SafetensorError, safe_open
 
-from homegrown.export.gguf_layout import FLOATS, INTEGERS, ROPE_DIVISORS, architecture, reordered, tensor_names
+from homegrown.export.gguf_layout import CONTEXT, FLOATS, INTEGERS, ROPE_DIVISORS, architecture, reordered, tensor_names
 from homegrown.export.gguf_types import (
     KINDS,
     Kind,
@@ -35,7 +36,7 @@ def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
     """Write the model of a folder as one GGUF file, atomically, with one tensor in memory at a time.
 
     `kind` is one of `KINDS`. Returns a warning about matrices of a larger type than that kind's, because their rows do
-    not fill its blocks, or None.
+    not fill its blocks, and about a context that ends at the sliding window, or None.
 
     Raises:
         UserError: before anything is written: the model is `classic`, llama.cpp cannot split text as the tokenizer
@@ -78,7 +79,10 @@ def write_gguf(model_folder: Path, target: Path, kind: str) -> str | None:
             _write_tensors(writer, model_folder / "model.safetensors", config, shapes, types)
         finally:
             writer.close()
-    return _fallbacks(kind, wanted, types)
+    notes = [_fallbacks(kind, wanted, types)]
+    if config.sliding_window is not None and config.sliding_window < config.context:
+        notes.append(f"llama.cpp has no sliding window here, so the file's context is {config.sliding_window} tokens.")
+    return " ".join(note for note in notes if note is not None) or None
 
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -92,10 +96,16 @@ def _add_metadata(writer: GGUFWriter, config: ModelConfig, kind: Kind) -> None:
     writer.add_file_type(kind.file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)
     prefix = architecture(config)
+    # llama.cpp has no sliding window in these architectures, so there the context ends where the window does.
+    shortened = replace(config, context=min(config.context, config.sliding_window or config.context))
     for key, field in INTEGERS.items():
-        writer.add_uint32(f"{prefix}.{key}", getattr(config, field))
+        writer.add_uint32(f"{prefix}.{key}", getattr(shortened, field))
     for key, field in FLOATS.items():
         writer.add_float32(f"{prefix}.{key}", getattr(config, field))
+    if config.sliding_window is not None:
+        writer.add_uint32(CONTEXT, config.context)
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern([config.window(layer) is not None for layer in range(config.layers)])
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind != "llama3":
         writer.add_rope_scaling_type(RopeScalingType(scaling.kind))

@@ -48,6 +48,9 @@ INTEGERS = {
 FLOATS = {"rope.freq_base": "rope_theta", "attention.layer_norm_rms_epsilon": "norm_eps"}
 """Keys of the float32 metadata, with their fields."""
 
+CONTEXT = "homegrown.context_length"
+"""Our key of the context, where llama.cpp's is shorter because it has no sliding window."""
+
 
 def architecture(config: ModelConfig) -> str:
     """Return llama.cpp's architecture for a `modern` model."""

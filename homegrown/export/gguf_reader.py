@@ -13,6 +13,7 @@ from torch import Tensor
 from homegrown.export import imported
 from homegrown.export.gguf_layout import (
     ARCHITECTURES,
+    CONTEXT,
     FLOATS,
     INTEGERS,
     OUTPUT,
@@ -135,13 +136,18 @@ def _config(reader: GGUFReader) -> ModelConfig:
         value = metadata(reader, f"{kind}.{key}", usual.get(key))
         if isinstance(value, list) or found.setdefault(field, value) != value:
             raise Unsupported(f"it has an unusual value of {kind}.{key}: {value}")
+    window = metadata(reader, f"{kind}.attention.sliding_window", 0) or None
+    windowed = metadata(reader, f"{kind}.attention.sliding_window_pattern", [])
+    full = [layer for layer, within in enumerate(windowed) if not within] if isinstance(windowed, list) else []
+    found["context"] = metadata(reader, CONTEXT, found["context"])
     config = ModelConfig(
         family="modern",
         dropout=0.0,
         tied=OUTPUT not in tensors,
         qk_norm=kind == "qwen3",
         qkv_bias=kind == "qwen2",
-        sliding_window=metadata(reader, f"{kind}.attention.sliding_window", None) or None,
+        sliding_window=window,
+        full_attention_layers=() if window is None else tuple(full),
         **found,
     )
     return replace(config, rope_scaling=_scaling(reader, kind, config))
@@ -169,22 +175,21 @@ def _scaling(reader: GGUFReader, kind: str, config: ModelConfig) -> RopeScaling 
 def _llama3(divisors: Tensor, config: ModelConfig) -> RopeScaling:
     """Return Llama 3's scaling with these divisors, float32 [head_size / 2].
 
-    A file holds the divisors only. The limits between the frequencies that stay and that are divided are at 1 and 4
-    turns within the original context in all of Llama 3; a divisor between them determines the context.
+    A file holds the divisors only. In all of Llama 3, frequencies stay from 4 turns within the original context on, and
+    are divided by the factor up to 1 turn; divisors between, or else the highest divided frequency, tell the context.
     """
     factor = float(divisors.max())
     frequencies = rotary_frequencies(config.head_size, config.rope_theta)
-    usual = RopeScaling(kind="llama3", factor=factor, original_context=8192)
     between = (divisors > 1) & (divisors < factor)
-    if between.any():
-        kept = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
-        turns = kept * (usual.high_freq_factor - usual.low_freq_factor) + usual.low_freq_factor
-        original = round(float((turns * 2 * torch.pi / frequencies[between]).median()))
-        usual = replace(usual, original_context=original)
-    expected = frequency_divisors(frequencies, config.rope_theta, usual)
-    if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):
-        raise Unsupported(f"its rotary positions have divisors ({ROPE_DIVISORS}) that are not those of llama3")
-    return usual
+    kept = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+    contexts = 2 * torch.pi * (1 + 3 * kept[between]) / frequencies[between]
+    if len(divisors) == len(frequencies):
+        limit = 2 * torch.pi / frequencies[divisors == factor].max()
+        for original in [8192, *contexts.round().int().tolist(), int(limit)]:
+            scaling = RopeScaling(kind="llama3", factor=factor, original_context=original)
+            if torch.allclose(divisors, frequency_divisors(frequencies, config.rope_theta, scaling), rtol=1e-3):
+                return scaling
+    raise Unsupported(f"its rotary positions have divisors ({ROPE_DIVISORS}) that are not those of llama3")
 
 
 def _tensors(reader: GGUFReader, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import GGUFReader, GGUFWriter, TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -195,4 +196,6 @@ def metadata(reader: GGUFReader, key: str, default: Any = _REQUIRED) -> Any:
         if default is _REQUIRED:
             raise Unsupported(f"it lacks {key}")
         return default
-    return field.contents()
+    value = field.contents()
+    # The shortest number of this float32: 1e-06, not 9.999999974752427e-07.
+    return float(str(np.float32(value))) if isinstance(value, float) else value

@@ -1,7 +1,7 @@
 """Hugging Face export for transformers, vLLM and MLX, without custom code.
 
-The modern family becomes Qwen3, or Llama if it has no QK-norm; tensors keep their names. The classic family becomes OPT
-(`homegrown.export.opt`).
+The modern family becomes Qwen3, Qwen2, Mistral or Llama, whichever computes the same; tensors keep their names. The
+classic family becomes OPT (`homegrown.export.opt`).
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from homegrown.export.huggingface_tokenizer import boundaries, write_json, write_text, write_tokenizer
 from homegrown.export.opt import opt_config, opt_tensors
 from homegrown.model import weights
-from homegrown.model.config import ModelConfig
+from homegrown.model.config import ModelConfig, RopeScaling, yarn_attention_factor
 from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.util.files import replacing
 from homegrown.util.progress import Progress, silent
@@ -64,10 +64,12 @@ def model_config(config: ModelConfig, chat: Chat) -> dict[str, Any]:
 
 
 def _modern_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the values of Qwen3's file, of which Llama's are a subset."""
-    architecture, kind = ("Qwen3ForCausalLM", "qwen3") if config.qk_norm else ("LlamaForCausalLM", "llama")
+    """Return the values of Qwen3's file, of which those of Qwen2, Mistral and Llama are a subset."""
+    kind = modern_type(config)
+    windows = [config.window(layer) for layer in range(config.layers)]
+    types = ["full_attention" if window is None else "sliding_attention" for window in windows]
     return {
-        "architectures": [architecture],
+        "architectures": [f"{kind.capitalize()}ForCausalLM"],
         "model_type": kind,
         "hidden_size": config.hidden,
         "num_hidden_layers": config.layers,
@@ -78,17 +80,46 @@ def _modern_config(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_eps,
-        # transformers 5 reads rope_parameters; transformers 4 and MLX read rope_theta and otherwise assume a default.
+        # transformers 5 reads rope_parameters; transformers 4 and MLX read the others and otherwise assume a default.
         "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_scaling": None if config.rope_scaling is None else _scaling(config.rope_scaling),
+        "rope_parameters": {
+            "rope_theta": config.rope_theta,
+            **({"rope_type": "default"} if config.rope_scaling is None else _scaling(config.rope_scaling)),
+        },
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "sliding_window": None,
-        "max_window_layers": config.layers,
+        "use_sliding_window": config.sliding_window is not None,
+        "sliding_window": config.sliding_window,
+        "max_window_layers": config.layers if config.sliding_window is None else len(config.full_attention_layers),
         "initializer_range": 0.02,
         "tie_word_embeddings": config.tied,
+        **({"layer_types": types} if kind.startswith("qwen") else {}),  # with them, Mistral would be a Ministral
     }
+
+
+def modern_type(config: ModelConfig) -> str:
+    """Return the `model_type` of a model of the modern family."""
+    if config.qk_norm:
+        return "qwen3"
+    if config.qkv_bias:
+        return "qwen2"
+    return "llama" if config.sliding_window is None else "mistral"
+
+
+def _scaling(scaling: RopeScaling) -> dict[str, Any]:
+    """Return the values of `rope_scaling`."""
+    values: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind == "linear":
+        return values
+    values["original_max_position_embeddings"] = scaling.original_context
+    if scaling.kind == "llama3":
+        return values | {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+    values |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
+    # Some runtimes do not know it, so it is left out where they would compute the same.
+    if scaling.attention_factor != yarn_attention_factor(scaling.factor):
+        values["attention_factor"] = scaling.attention_factor
+    return values
 
 
 def _write_weights(tensors: dict[str, Tensor], out: Path, dtype: torch.dtype, progress: Progress) -> None:

@@ -91,8 +91,10 @@ def serving(file: Path, context: int = 128) -> Iterator[LlamaServer]:
     params.warmup = False
     params.verbosity = -1
     server = xllamacpp.Server(params)
-    yield LlamaServer(server.listening_address)
-    del server
+    try:
+        yield LlamaServer(server.listening_address)
+    finally:
+        del server
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
