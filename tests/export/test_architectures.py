@@ -18,7 +18,7 @@ from homegrown.inference.generation import generate
 from homegrown.model import weights
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
-from homegrown.tokenizer import chat
+from homegrown.tokenizer.chat import load_chat
 from homegrown.tokenizer.loading import load
 from homegrown.util.errors import UserError
 from tests.export.architectures import BASES, CONTEXT, ORIGINAL, WINDOW, save_base
@@ -139,7 +139,7 @@ def test_the_hugging_face_export_round_trips(base: Base) -> None:
 
 
 def test_llama_cpp_generates_the_same_greedy_tokens(base: Base, llama: LlamaServer) -> None:
-    prompt, stops = base.prompt, chat.stop_ids(load(base.model))
+    prompt, stops = base.prompt, load_chat(base.model).stop_ids
     count = (CONTEXT if base.ours.config.sliding_window is None else WINDOW) - len(prompt)
     (ours,) = generate(base.ours, [prompt], max_tokens=count, stop_ids=stops)
     assert len(ours) > 5
@@ -155,7 +155,8 @@ def test_llama_cpp_gives_text_the_same_ids(base: Base, gguf: Path, llama: LlamaS
     read_gguf_model(gguf, base.folder / "from gguf")
     texts, separator = random_texts(500, seed=3), load(base.model).token_to_id("<|im_start|>")
     expected = llama.tokenize(texts, separator)
-    assert [load(base.folder / "from gguf").encode(text).ids for text in texts] == expected
+    tokenizer = load(base.folder / "from gguf")
+    assert [tokenizer.encode(text, add_special_tokens=False).ids for text in texts] == expected
 
 
 def test_a_gguf_file_is_read_back(base: Base, gguf: Path) -> None:
