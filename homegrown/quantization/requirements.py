@@ -6,11 +6,14 @@ It does not import PyTorch, so a run can check them before its first stage.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from homegrown.config.recipe import Recipe, Variant
 from homegrown.model.config import ModelConfig
-from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
+
+if TYPE_CHECKING:
+    from homegrown.store.artifacts import Store
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ REQUIREMENTS: dict[Variant, Requirement] = {
 }
 
 
-def check_recipe(recipe: Recipe, store: Store) -> None:
+def check_recipe(recipe: Recipe, store: "Store") -> None:
     """Check the requirements of a recipe's variants; `store` has the base of a recipe that continues from an artifact.
 
     Raises:
