@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from homegrown.export.huggingface import modern_type
 from homegrown.model.config import ModelConfig
 from homegrown.model.weights import load_config
 from homegrown.store.artifacts import KEY_DIGITS, Artifact
@@ -22,9 +23,10 @@ _COLUMNS = {
     "disk_megabytes": "MB on disk",
 }
 _TRAINING = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+_ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 _IMPLEMENTATIONS = {
-    "modern": "Its architecture is Qwen3, which transformers, vLLM, MLX and (as a GGUF export) llama.cpp run.",
-    "classic": "Its architecture is OPT, which transformers and vLLM run; MLX and llama.cpp have no equivalent.",
+    "modern": "which transformers, vLLM, MLX and (as a GGUF export) llama.cpp run",
+    "classic": "which transformers and vLLM run; MLX and llama.cpp have no equivalent",
 }
 
 
@@ -63,9 +65,8 @@ def model_card(model: Artifact, lineage: Sequence[Artifact], evaluation: Artifac
 
 def _kind(config: ModelConfig, chain: Sequence[Artifact]) -> str:
     """Return a paragraph on what runs the model and how it was trained."""
-    runs = _IMPLEMENTATIONS[config.family]
-    if config.family == "modern" and not config.qk_norm:
-        runs = "Its architecture is Llama."
+    name = _ARCHITECTURES[modern_type(config)] if config.family == "modern" else "OPT"
+    runs = f"Its architecture is {name}, {_IMPLEMENTATIONS[config.family]}."
     stages = {one.manifest.stage for one in chain}
     origin = "It starts from a published model" if "base" in stages else "It was pretrained on the text below only"
     if "finetune" in stages:
