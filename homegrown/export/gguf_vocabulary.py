@@ -1,6 +1,7 @@
 """A tokenizer as GGUF metadata, written and read: tokens, merges, pre-tokenizer, stop tokens, chat template."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from homegrown.export.imported import Unsupported, Usage
 from homegrown.tokenizer.chat import load_chat
 from homegrown.tokenizer.encoding import (
+    BYTES,
     GPT2_PATTERN,
     LLAMA3_PATTERN,
     LLAMA3_SPLIT_PATTERN,
@@ -60,7 +62,11 @@ class Vocabulary:
         self._tokenizer = self._chat.tokenizer
         description = json.loads(self._tokenizer.to_str())
         self._merges: list[list[str]] = description["model"]["merges"]
-        built_in = _SPLITS.get(split_pattern(description["pre_tokenizer"]) or "")
+        split, apart = description["pre_tokenizer"], missing_bytes(description["model"]["vocab"])
+        if apart is not None and split["type"] == "Sequence":
+            steps = [step for step in split["pretokenizers"] if step.get("pattern") != {"Regex": apart}]
+            split = split | {"pretokenizers": steps}
+        built_in = _SPLITS.get(split_pattern(split) or "")
         if built_in is None or built_in.ignore_merges != description["model"]["ignore_merges"]:
             raise UserError(
                 f"{folder / TOKENIZER_FILE} splits text in a way that llama.cpp does not support, so a GGUF file would "
@@ -148,6 +154,8 @@ def read_tokenizer(reader: GGUFReader) -> Tokenizer:
     if pattern != SMOLLM_PATTERN:
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         split = [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), byte_level]
+    if (apart := missing_bytes(vocabulary)) is not None:
+        split.append(pre_tokenizers.Split(Regex(apart), behavior="isolated"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
     tokenizer.decoder = decoders.ByteLevel()
     added = {number: kind for number, kind in enumerate(kinds) if kind in _ADDED}
@@ -159,6 +167,15 @@ def read_tokenizer(reader: GGUFReader) -> Tokenizer:
     )
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def missing_bytes(vocabulary: Mapping[str, int]) -> str | None:
+    """Return the pattern of the bytes without a token, such as 21 of SmolLM2's, or None.
+
+    llama.cpp drops them after merging; split off, they are dropped here without a merge across them.
+    """
+    missing = [f"\\x{{{ord(character):X}}}" for character in sorted(BYTES.keys() - vocabulary.keys())]
+    return f"[{''.join(missing)}]" if missing else None
 
 
 _ADDED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)

@@ -15,7 +15,22 @@ _FILE = "tokenizer.json"
 # Pre-tokenizers that only split. `ByteLevel` then maps bytes to characters, the form of every token.
 _SPLITTING = {"Split", "Digits", "Punctuation", "ByteLevel"}
 
-_PROBE = "".join(map(chr, [*range(0x250), *range(0x400, 0x420), *range(0x2000, 0x2030), 0x301, 0x4E00, 0x1F642]))
+# Without control characters, which some published vocabularies lack, such as SmolLM2's.
+_PROBE = "".join(
+    map(
+        chr,
+        [
+            *b"\t\n\r",
+            *range(0x20, 0x7F),
+            *range(0xA0, 0x250),
+            *range(0x400, 0x420),
+            *range(0x2000, 0x2030),
+            0x301,
+            0x4E00,
+            0x1F642,
+        ],
+    )
+)
 
 
 def tokenizer_file(path: Path) -> Path:
@@ -87,8 +102,6 @@ def _unusable(description: dict[str, Any]) -> str | None:
     model, added = description["model"], {token["content"]: token["id"] for token in description["added_tokens"]}
     if model["type"] != "BPE":
         return f"is a {model['type']} tokenizer"
-    if not BYTES.keys() <= model["vocab"].keys():
-        return "lacks tokens for some bytes"
     if model["dropout"] or model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
         return "has BPE dropout or marks word ends"
     foreign = [token for token in model["vocab"] if token not in added and not BYTES.keys() >= set(token)]
@@ -102,7 +115,7 @@ def _unusable(description: dict[str, Any]) -> str | None:
         return f"changes the text before encoding ({normalizer['type']})"
     step = description["pre_tokenizer"] or {"type": "none"}
     steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
-    if steps[-1]["type"] != "ByteLevel":
+    if all(step["type"] != "ByteLevel" for step in steps):
         return "is not byte-level"
     for step in steps:
         if step["type"] not in _SPLITTING or step.get("behavior") == "Removed" or step.get("add_prefix_space"):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from homegrown.tokenizer.encoding import LLAMA3_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN
+from homegrown.tokenizer.encoding import BYTES, LLAMA3_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from tests.export.exportable import real_text, trained_tokenizer
 
@@ -71,6 +71,10 @@ def base_tokenizer(name: str) -> Tokenizer:
     return tokenizer
 
 
+_MISSING = {0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)}
+"""The bytes without a token in SmolLM2's vocabulary."""
+
+
 def _with_digits() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -79,7 +83,7 @@ def _with_digits() -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=700,
         special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=[character for character, byte in BYTES.items() if byte not in _MISSING],
         show_progress=False,
     )
     tokenizer.train_from_iterator([real_text()], trainer)

@@ -146,7 +146,7 @@ def _removed() -> pre_tokenizers.PreTokenizer:
     ("make", "reason"),
     [
         (_unigram, "is a Unigram tokenizer"),
-        (_few_bytes, "lacks tokens for some bytes"),
+        (_few_bytes, "does not decode a text to the same text"),
         (lambda: _with("normalizer", normalizers.Lowercase()), "changes the text .*Lowercase"),
         (lambda: _with("pre_tokenizer", pre_tokenizers.Metaspace()), "is not byte-level"),
         (lambda: _with("pre_tokenizer", None), "is not byte-level"),
