@@ -11,11 +11,11 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from homegrown.export import gguf_types
 from homegrown.export.gguf import KINDS, write_gguf
-from homegrown.export.gguf_reader import read_gguf
+from homegrown.export.gguf_reader import read_gguf, read_gguf_model
 from homegrown.export.gguf_types import kind_named, wanted_type
 from homegrown.inference.generation import generate
 from homegrown.model import weights
@@ -264,3 +264,48 @@ def test_damaged_gguf_files_are_one_message(folder: Path, tmp_path: Path) -> Non
     file.write_bytes(content.replace(b"qwen3", b"qwen9"))
     with pytest.raises(UserError, match="architecture is qwen9"):
         read_gguf(file)
+
+
+def gguf_of(folder: Path, tmp_path: Path, *changes: tuple[bytes, bytes]) -> Path:
+    """Return a GGUF file of a model with bytes of its metadata replaced by as many."""
+    write_gguf(folder, tmp_path / "file.gguf", "f32")
+    content = (tmp_path / "file.gguf").read_bytes()
+    for old, new in changes:
+        assert len(old) == len(new)
+        assert old in content
+        content = content.replace(old, new)
+    (tmp_path / "file.gguf").write_bytes(content)
+    return tmp_path / "file.gguf"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((b"qwen3", b"mamba"), "its architecture is mamba; supported are llama, qwen2, qwen3; name another"),
+        ((b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0t5__"), "the kind 't5__', not a byte-level BPE"),
+        ((b"\x05\0\0\0\0\0\0\0qwen2", b"\x05\0\0\0\0\0\0\0viki_"), "its pre-tokenizer is 'viki_'; supported are qwen2"),
+    ],
+)
+def test_a_gguf_file_that_is_not_supported_is_one_message(
+    folder: Path, tmp_path: Path, change: tuple[bytes, bytes], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        read_gguf_model(gguf_of(folder, tmp_path, change), tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_added_tokens_that_are_not_special_stay_tokens_of_text(tmp_path: Path) -> None:
+    tokenizer = trained_tokenizer()
+    tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    file = tmp_path / "file.gguf"
+    write_gguf(write_model(tmp_path / "model", tokenizer), file, "f32")
+    read_gguf_model(file, tmp_path / "again")
+    again = load(tmp_path / "again")
+    flags = {token.content: token.special for token in again.get_added_tokens_decoder().values()}
+    assert not flags["<think>"]
+    assert flags["<|im_end|>"]
+    texts = ["a<think>b", "<|im_end|><think>\n<think>", *[f"{text}<think>{text}" for text in random_texts(200, seed=5)]]
+    with serving(file) as server:
+        expected = server.tokenize(texts, tokenizer.token_to_id("<|im_start|>"))
+    assert [again.encode(text, add_special_tokens=False).ids for text in texts] == expected
