@@ -7,11 +7,15 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Document:
-    """A text as read, not yet cleaned; `position` counts rows, lines or documents of the file from 1."""
+    """A text as read, not yet cleaned; `position` counts rows, lines or documents of the file from 1.
+
+    `replaced` counts the places with invalid bytes, each of which became U+FFFD.
+    """
 
     path: str
     position: int
     text: str
+    replaced: int = 0
 
 
 @dataclass(frozen=True)

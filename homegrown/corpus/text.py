@@ -17,6 +17,8 @@ _MOJIBAKE = re.compile(
     "[\xc2-\xf4][\x80-\xbf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
     "\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]"
 )
+MOST_REPLACED = 0.02
+"""Share of a text's characters with invalid bytes, beyond which it is not a document."""
 _SAMPLE = 65_536  # bytes to detect an encoding from
 _BINARY = "binary data: it contains NUL bytes"
 _BOMS = (
@@ -72,6 +74,15 @@ def _repaired(text: str) -> str:
 
     lines = text.split("\n")
     return "\n".join(ftfy.fix_encoding(line) if _is_suspect(line) else line for line in lines)
+
+
+def decode_utf8(data: bytes) -> tuple[str, int]:
+    """Return UTF-8 as text, and the number of places with invalid bytes, each of which becomes U+FFFD."""
+    try:
+        return data.decode(), 0
+    except UnicodeDecodeError:
+        text = data.decode(errors="replace")
+        return text, text.count("\ufffd") - data.count("\ufffd".encode())
 
 
 def decode(data: bytes, declared: str | None = None) -> str:

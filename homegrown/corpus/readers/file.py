@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from homegrown.config.recipe import FilesSource
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import Stream
+from homegrown.corpus.text import MOST_REPLACED
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class File:
         self.tally.lines += 1
         return self.tally.lines
 
-    def document(self, text: str) -> Document:
-        """Return a document at the current position."""
-        return Document(self.piece.locator, self.tally.lines, text)
+    def document(self, text: str, replaced: int = 0) -> Document | Fault:
+        """Return a document at the current position; a fault if too much of it had invalid bytes."""
+        return document(self.piece.locator, self.tally.lines, text, replaced)
 
     def fault(self, reason: str) -> Fault:
         """Return a fault at the current position: 0 before the first record, which means the file itself."""
@@ -39,3 +40,10 @@ class File:
         """Return a fault for a row or table without the text column; `message` is for a source without it."""
         self.tally.mismatch = self.tally.mismatch or message
         return self.fault(reason)
+
+
+def document(locator: str, position: int, text: str, replaced: int) -> Document | Fault:
+    """Return a document, or a fault if invalid bytes were replaced in too much of its text."""
+    if replaced > MOST_REPLACED * len(text):
+        return Fault(locator, position, f"invalid bytes at {replaced} of {len(text):,} characters")
+    return Document(locator, position, text, replaced)

@@ -1,35 +1,57 @@
-"""JSON: lines of objects, an array of objects, an object of arrays, or a single object."""
+"""JSON: objects in lines, in an array or one after the other, an object of arrays, an array in an object."""
 
+import io
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
-import ijson
 import orjson
 
+from homegrown.corpus.compression import Damaged
 from homegrown.corpus.readers.file import File
+from homegrown.corpus.readers.json_scanner import Group, Malformed, Replaced, Scanner, TooLong, Unclosed
 from homegrown.corpus.records import MEGABYTE, Document, Fault
-from homegrown.corpus.streams import BUFFER, Bounded, Lines, Stream, check_end, lines, pushed_back
+from homegrown.corpus.streams import BUFFER, Lines, Stream, lines
 from homegrown.corpus.text import as_utf8
 
-_VALUES = frozenset({"string", "number", "boolean", "null", "start_map", "start_array"})
+_HEAD = 65_536  # bytes
 
 
 def read_lines(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of the lines that start in the piece's bytes; positions count from the piece's first line."""
+    """Yield the texts of the objects that start in the piece's bytes; positions are lines from the piece's first one.
+
+    An object may take several lines, and a line may have several objects. A file that starts as an array is one.
+    """
     piece = file.piece
     stream = as_utf8(file.stream)
+    if piece.stop is None and _starts_an_array(stream):
+        yield from _values(file, stream)
+        return
     if piece.start:
         stream.seek(piece.start - 1)  # the previous byte shows whether a line starts here
     offset = stream.tell() if piece.stop else 0
     found = lines(stream, _longest(file))
     if piece.start:
         offset += next(found, (0, None))[0]
-    for length, line in _until(found, offset, piece.stop):
+    following = _Following(_until(found, offset, piece.stop))
+    while (found_line := following.next()) is not None:
+        length, line = found_line
         file.next()
         if line is None:
             yield file.fault(f"line of {length / MEGABYTE:.1f} MB, longer than max_document_mb")
         elif line.strip():
-            yield _line(file, line)
+            yield from _line(file, line, following)
+
+
+def _starts_an_array(stream: Stream) -> bool:
+    head = stream.peek(_HEAD)[:_HEAD].lstrip()
+    first, _, rest = head.partition(b"\n")
+    if not first.startswith(b"[") or not rest:
+        return False
+    try:
+        orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return True
+    return False
 
 
 def _longest(file: File) -> int:
@@ -47,11 +69,101 @@ def _until(found: Lines, offset: int, stop: int | None) -> Lines:
         offset += line[0]
 
 
-def _line(file: File, line: bytes) -> Document | Fault:
+class _Following:
+    """Lines, with a look at the next one; damage is their end."""
+
+    def __init__(self, found: Lines) -> None:
+        self._found = found
+        self._ahead: list[tuple[int, bytes | None] | None] = []
+
+    def peek(self) -> tuple[int, bytes | None] | None:
+        """Return the next line, None at the end."""
+        if not self._ahead:
+            try:
+                self._ahead.append(next(self._found, None))
+            except Damaged:  # raised again by whoever reads on
+                self._ahead.append(None)
+        return self._ahead[0]
+
+    def next(self) -> tuple[int, bytes | None] | None:
+        """Return the next line and go behind it."""
+        self.peek()
+        return self._ahead.pop()
+
+
+def _line(file: File, line: bytes, following: _Following) -> Iterator[Document | Fault]:
     try:
-        return _row(file, orjson.loads(line), "line")
-    except orjson.JSONDecodeError as error:
-        return file.fault(f"malformed JSON: {error.msg}")
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        yield from _slowly(file, line, following)
+    else:
+        for value in _rows(file, row) or [row]:
+            yield _row(file, value, "line")
+
+
+def _rows(file: File, value: Any) -> list[Any]:
+    """Return the objects of a line: its own, or those of its array that have the text."""
+    if isinstance(value, list):
+        return value if any(_has(item, file.source.text_column) for item in value) else []
+    return [value] if isinstance(value, dict) else []
+
+
+def _scanner(file: File, stream: Any) -> Scanner:
+    return Scanner(stream, _longest(file), lambda value: _has(value, file.source.text_column))
+
+
+def _slowly(file: File, line: bytes, following: _Following) -> Iterator[Document | Fault]:
+    """Yield the texts of a line with several values, or with a part of one that the following lines complete.
+
+    If they are malformed, there is a fault for each line that starts like an object.
+    """
+    number = file.tally.lines
+    starts, group = [number], Group()
+    closed = group.add(line)
+    while not closed and (ahead := following.peek()) is not None:
+        _, more = ahead
+        if more is None or len(group.data) + len(more) > _longest(file) or _is_object(more):
+            break  # the next line is an object: this one is malformed
+        following.next()
+        if more.startswith((b"{", b"[")):
+            starts.append(file.next())
+        else:
+            file.next()
+        closed = group.add(more)
+    last, rows, reasons = file.tally.lines, 0, []
+    for value in _all(_scanner(file, io.BytesIO(group.data))):
+        found = list(_rows(file, value))
+        if found:
+            file.tally.lines = starts[min(rows, len(starts) - 1)]
+            rows += 1
+            for row in found:
+                yield _row(file, row, "line")
+        else:
+            reasons.append(str(value) if isinstance(value, Malformed) else "the line is not a JSON object")
+    if reasons:
+        for start in starts[rows:] or starts[-1:]:
+            file.tally.lines = start
+            yield file.fault(reasons[0])
+    file.tally.lines = last
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return line.startswith(b"{") and isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _all(scanner: Scanner) -> Iterator[Any]:
+    """Yield all values, Malformed in place of one."""
+    while scanner.peek() is not None:
+        try:
+            yield scanner.value()
+        except Unclosed as error:
+            yield error
+            return
+        except Malformed as error:
+            yield error
 
 
 def _row(file: File, row: Any, what: str) -> Document | Fault:
@@ -61,11 +173,31 @@ def _row(file: File, row: Any, what: str) -> Document | Fault:
     if not isinstance(row, dict):
         return file.fault(f"the {what} is not a JSON object")
     column = file.source.text_column
-    if column not in row:
+    text = find(row, column)
+    if text is None and not _has(row, column):
         return _no_key(file, list(row))
     file.tally.texts += 1
-    text = row[column]
-    return file.document(text) if isinstance(text, str) else file.fault(f"the value of {column!r} is not a string")
+    if not isinstance(text, str):
+        return file.fault(f"the value of {column!r} is not a string")
+    replaced = min(row.replaced, text.count("\ufffd")) if isinstance(row, Replaced) else 0
+    return file.document(text, replaced)
+
+
+def find(row: Any, column: str) -> Any:
+    """Return the value of a key, or of a path such as `a.b`; None without it."""
+    if not isinstance(row, dict) or column in row:
+        return row.get(column) if isinstance(row, dict) else None
+    first, dot, rest = column.partition(".")
+    return find(row.get(first), rest) if dot else None
+
+
+def _has(row: Any, column: str) -> bool:
+    """Return whether a value is an object with a key, or with a path such as `a.b`."""
+    if not isinstance(row, dict) or column in row:
+        return isinstance(row, dict)
+    *parents, last = column.split(".")
+    inner = find(row, ".".join(parents)) if parents else row
+    return isinstance(inner, dict) and last in inner
 
 
 def _no_key(file: File, keys: list[str]) -> Fault:
@@ -78,65 +210,133 @@ def _no_key(file: File, keys: list[str]) -> Fault:
 
 
 def read(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of a JSON file, streamed; a file whose first line is an object is read as JSON lines.
+    """Yield the texts of a JSON file, streamed: an array, or values one after the other; positions count them.
 
-    Positions count the items of the array. Reading stops at malformed JSON. Raises TooMuch for an item longer than a
-    document may be.
+    An object has the text under the column's key, an array of texts, or, under another key, an array of objects.
     """
-    stream = as_utf8(file.stream)
-    head = stream.readline(_longest(file))
-    while head.isspace():
-        head = stream.readline(_longest(file))
-    stream = pushed_back(head, stream)
-    if _is_object(head, file.source.text_column):
-        for length, line in lines(stream, _longest(file)):
-            file.next()
-            if line is None:
-                yield file.fault(f"line of {length / MEGABYTE:.1f} MB, longer than max_document_mb")
-            elif line.strip():
-                yield _line(file, line)
-        return
-    try:
-        yield from _items(file, stream) if head.lstrip().startswith(b"[") else _values(file, stream)
-    except ijson.JSONError as error:
-        check_end(stream)
-        file.next()
-        yield file.fault(f"malformed JSON, cannot be read from here on: {' '.join(str(error).split())[:100]}")
-
-
-def _is_object(line: bytes, column: str) -> bool:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(row, dict) and not isinstance(row.get(column), list)
-
-
-def _bounded(file: File, stream: Stream) -> Bounded:
-    return Bounded(stream, _longest(file), "an item is longer than max_document_mb")
-
-
-def _items(file: File, stream: Stream) -> Iterator[Document | Fault]:
-    bounded = _bounded(file, stream)
-    for item in ijson.items(cast(Any, bounded), "item", use_float=True):
-        bounded.renew()
-        file.next()
-        yield _row(file, item, "item")
+    yield from _values(file, as_utf8(file.stream))
 
 
 def _values(file: File, stream: Stream) -> Iterator[Document | Fault]:
-    """Yield the text under the column's key, or the texts of the array there."""
-    column = file.source.text_column
-    bounded = _bounded(file, stream)
-    keys: list[str] = []
-    for place, event, value in ijson.parse(cast(Any, bounded), use_float=True):
-        bounded.renew()
-        if event == "map_key" and not place:
-            keys.append(value)
-        elif place in (column, f"{column}.item") and event in _VALUES - {"start_array" if place == column else ""}:
+    scanner = _scanner(file, stream)
+    while (first := scanner.peek()) is not None:
+        if first == ord("["):
+            for item in scanner.items():
+                yield _item(file, item)
+        else:
+            yield from _value(file, scanner, first)
+
+
+def _item(file: File, item: Any) -> Document | Fault:
+    file.next()
+    return file.fault(str(item)) if isinstance(item, Malformed | TooLong) else _row(file, item, "item")
+
+
+def _value(file: File, scanner: Scanner, first: int) -> Iterator[Document | Fault]:
+    try:
+        value = scanner.value()
+    except (TooLong, Unclosed, Damaged) as error:
+        if first == ord("{"):
+            yield from _members(file, scanner)
+        elif isinstance(error, Damaged):
+            raise
+        else:
             file.next()
-            file.tally.texts += 1
-            yield file.document(value) if event == "string" else file.fault(f"a value of {column!r} is not a string")
-    if column not in keys:
+            yield file.fault(_too_long("a value", scanner) if isinstance(error, TooLong) else str(error))
+    except Malformed as error:
         file.next()
-        yield _no_key(file, keys)
+        yield file.fault(str(error))
+    else:
+        rows = _inner_rows(value, file.source.text_column)
+        if rows is None:
+            file.next()
+            yield _row(file, value, "value")
+        else:
+            for row in rows:
+                yield _item(file, row)
+
+
+def _inner_rows(value: Any, column: str) -> list[Any] | None:
+    """Return the texts or objects in an object: an array at the column's path, within it, or under any key.
+
+    None if the object has the text itself.
+    """
+    if not isinstance(value, dict):
+        return None
+    found = find(value, column)
+    if found is not None:
+        return found if isinstance(found, list) else None
+    parts = column.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        inner = find(value, ".".join(parts[:depth]))
+        if isinstance(inner, list):
+            rest = ".".join(parts[depth:])
+            return [_as_row(item, rest, column) for item in inner]
+    for inner in value.values():
+        if isinstance(inner, list) and any(_has(item, column) for item in inner):
+            return inner
+    return None
+
+
+def _as_row(item: Any, path: str, column: str) -> Any:
+    """Return an item as an object with the value of `path` as the column's."""
+    return {column: find(item, path)} if _has(item, path) else item
+
+
+def _members(file: File, scanner: Scanner) -> Iterator[Document | Fault]:
+    """Yield the texts of the arrays of an object, streamed: it is too long for memory, or not closed."""
+    scanner.step()
+    column = file.source.text_column
+    keys: list[str] = []
+    texts = file.tally.texts
+    try:
+        while (first := scanner.peek()) not in (None, ord("}")):
+            keys.append(str(scanner.value()))
+            if scanner.peek() == ord(":"):
+                scanner.step()
+            first = scanner.peek()
+            if first == ord("["):
+                yield from _member_items(file, scanner, keys[-1])
+            elif first is not None:
+                yield from _member(file, scanner, keys[-1] == column)
+        if first is None:
+            raise Unclosed("malformed JSON: an object is not closed")
+        scanner.step()
+    except Malformed as error:
+        scanner.end()
+        file.next()
+        yield file.fault(str(error))
+    else:
+        if file.tally.texts == texts:
+            file.next()
+            yield _no_key(file, keys)
+
+
+def _member_items(file: File, scanner: Scanner, key: str) -> Iterator[Document | Fault]:
+    """Yield the texts of an array in an object: it is the column's, or one of objects with the column."""
+    column = file.source.text_column
+    first_key, _, rest = column.partition(".")
+    for item in scanner.items():
+        if isinstance(item, Unclosed):
+            raise item
+        if key == first_key and rest:
+            yield _item(file, _as_row(item, rest, column))
+        elif key == column or isinstance(item, Malformed | TooLong) or _has(item, column):
+            yield _item(file, item)
+
+
+def _member(file: File, scanner: Scanner, is_text: bool) -> Iterator[Document | Fault]:
+    try:
+        value = scanner.value()
+    except TooLong:
+        reason = _too_long("a value", scanner)
+        if is_text:
+            file.next()
+            yield file.fault(reason)
+    else:
+        if is_text:
+            yield _item(file, value)
+
+
+def _too_long(what: str, scanner: Scanner) -> str:
+    return f"{what} of {scanner.skip() / MEGABYTE:.1f} MB, longer than max_document_mb"
