@@ -28,6 +28,7 @@ from tasks.pack import pack
 from tasks.pretrain import continue_pretraining
 from tasks.pretrain import pretrain as train
 from tasks.quantize import quantize
+from tasks.replay import replay
 from tasks.shard import shard
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store
 from tasks.tokenizer import tokenizer
@@ -59,7 +60,7 @@ Change = Annotated[
     ),
 ]
 Made = dict[str, Handle]
-BASE, EXTENDED = "base", "vocabulary"
+BASE, EXTENDED, REPLAY = "base", "vocabulary", "replay"
 SWEEP_TAG = "sweep:"
 """Prefix of the tag of a sweep's flow runs; the sweep's name follows."""
 
@@ -72,7 +73,7 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
         run, settings=recipe.tokenizer, shard=made["shard"], **_base(made)
     ),
     "pack": lambda run, recipe, made: pack(
-        run, settings=recipe.pack, rows=recipe.rows, shard=made["shard"], tokenizer=made["tokenizer"]
+        run, settings=recipe.pack, rows=recipe.rows, shard=_documents(made), tokenizer=made["tokenizer"]
     ),
     "pretrain": lambda run, recipe, made: _train(run, recipe, made),
     "quantize": lambda run, recipe, made: quantize(
@@ -84,13 +85,18 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
         pretrain=made["pretrain"],
         quantize=made["quantize"],
         pack=made["pack"],
-        shard=made["shard"],
+        shard=_documents(made),
         tokenizer=made["tokenizer"],
         **_base(made),
         **({"rows": RowSettings(context=recipe.context)} if recipe.base is not None else {}),
     ),
 }
 """The stages in order, each with its inputs."""
+
+
+def _documents(made: Made) -> Handle:
+    """Return the documents to train on and to evaluate with."""
+    return made.get(REPLAY, made["shard"])
 
 
 def _base(made: Made) -> Made:
@@ -128,10 +134,27 @@ def stages_until(last: StageName) -> list[StageName]:
 
 
 def shown_stages(recipe: Recipe, last: StageName) -> list[str]:
-    """Return the stages that a run of the recipe up to `last` shows: those of the chain, after an imported base."""
+    """Return the stages of a run of the recipe up to `last`: the chain, the stages of its base, and replay."""
     before = [BASE] if recipe.base is not None and is_external(recipe.base) else []
     before += [EXTENDED] if recipe.base is not None and recipe.tokenizer.special_tokens else []
-    return [*before, *stages_until(last)]
+    stages: list[str] = list(stages_until(last))
+    if recipe.replay is not None and "pack" in stages:
+        stages.insert(stages.index("pack"), REPLAY)
+    return [*before, *stages]
+
+
+def _make(name: str, run: Run, recipe: Recipe, made: Made) -> Handle:
+    """Run a stage of the chain, or replay."""
+    if name == REPLAY and recipe.replay is not None:
+        return replay(
+            run,
+            settings=recipe.replay,
+            reading=recipe.ingest,
+            splitting=recipe.shard,
+            shard=made["shard"],
+            base=made[BASE],
+        )
+    return next(make for stage, make in CHAIN.items() if stage == name)(run, recipe, made)
 
 
 def check_base(recipe: Recipe) -> None:
@@ -190,16 +213,22 @@ def pretrain(
         recipe: All settings of the run.
     """
     begin()
-    recipe = change_recipe(recipe, changes)
+    return run_chain(change_recipe(recipe, changes), until, from_stage, force)
+
+
+def run_chain(
+    recipe: Recipe, until: StageName, from_stage: StageName | None, force: list[StageName]
+) -> dict[str, Handle]:
+    """Run the stages of a recipe; the body of the flows that take one."""
     forced = forced_stages(until, from_stage, force)
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
-    stages = stages_until(until)
+    stages = shown_stages(recipe, until)
     check_base(recipe)
     if "quantize" in stages:
         check_recipe(recipe, store())
     with (
-        summarized(shown_stages(recipe, until)),
+        summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
     ):
         run = Run(recipe.seed, recipe.compute, forced, log.reach)
@@ -210,6 +239,8 @@ def pretrain(
                 made[BASE] = _extended(run, made[BASE], recipe.tokenizer.special_tokens)
                 log.made(EXTENDED, made[BASE].key, made[BASE].folder)
         for name in stages:
-            made[name] = CHAIN[name](run, recipe, made)
+            if name in (BASE, EXTENDED):
+                continue
+            made[name] = _make(name, run, recipe, made)
             log.made(name, made[name].key, made[name].folder)
     return made

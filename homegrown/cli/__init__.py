@@ -13,6 +13,7 @@ class Lazy(NamedTuple):
 
 
 COMMANDS = {
+    "adapt": Lazy("homegrown.cli.adapt:adapt", "Continue pretraining a model on your own text."),
     "artifacts": Lazy("homegrown.cli.artifacts:artifacts", "List all artifacts, with their runs and sizes."),
     "chat": Lazy("homegrown.cli.chat:chat", "Chat with a model in the terminal."),
     "compare": Lazy("homegrown.cli.compare:compare", "Compare runs: settings, stages and metrics."),

@@ -1,6 +1,7 @@
 """`homegrown run`: runs a pipeline in this process."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,17 @@ def run(
         forced_stages(last, first, forced)
         return shown_stages(recipe, last), lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
 
-    made = run_flow(store, console, prepare)
-    report(console, recipe.name, {stage: handle.path for stage, handle in made.items()})
+    made = {stage: handle.path for stage, handle in run_flow(store, console, prepare).items()}
+    report(
+        console,
+        made,
+        [
+            "generate --prompt 'Return the'",
+            "sql 'select rule, count(*) from filter.dropped group by rule'",
+            f"run {recipe.name} --set evaluation.samples=64",
+            "chat starter",
+        ],
+    )
 
 
 def stage_name(name: str) -> "StageName":
@@ -81,8 +91,8 @@ def stage_name(name: str) -> "StageName":
     raise UserError(f"Stage {name!r} does not exist; the stages are: {', '.join(CHAIN)}.")
 
 
-def report(console: Console, name: str, made: dict[str, Path]) -> None:
-    """Print the results of a run of the pipeline `name`: evaluation, artifacts, a sample and the next commands."""
+def report(console: Console, made: Mapping[str, Path], commands: Sequence[str]) -> None:
+    """Print the results of a run: evaluation, artifacts, a sample and the next commands."""
     command = _short(Path(sys.argv[0]).absolute())
     if "evaluate" in made:
         print_table(_evaluation(made["evaluate"]))
@@ -93,15 +103,9 @@ def report(console: Console, name: str, made: dict[str, Path]) -> None:
         sample = (made["evaluate"] / "sample.txt").read_text(encoding="utf-8")
         console.print("\n[bold]The model writes:[/bold]")
         console.print(sample, markup=False, highlight=False)
-        console.print(
-            "\n[bold]Next:[/bold]\n"
-            f"  {command} generate --prompt 'Return the'\n"
-            f"  {command} sql 'select rule, count(*) from filter.dropped group by rule'\n"
-            f"  {command} run {name} --set evaluation.samples=64\n"
-            f"  {command} chat starter",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print("\n[bold]Next:[/bold]")
+        for line in commands:
+            console.print(f"  {command} {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 # The columns of the evaluation's results that fit a terminal; `evaluate.results` has all.

@@ -16,8 +16,8 @@ from homegrown.util.errors import UserError
 PIPELINES = Path("pipelines.yaml")
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
-_PRETRAIN, _FINETUNE = "flows.pretrain.pretrain", "flows.finetune.finetune"
-"""Entry points of the flows with a recipe; their deployments share names."""
+_PRETRAIN, _ADAPT, _FINETUNE = "flows.pretrain.pretrain", "flows.adapt.adapt", "flows.finetune.finetune"
+"""Entry points of the flows with a recipe; deployments of fine-tuning have the names of others."""
 
 
 def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
@@ -26,7 +26,7 @@ def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) 
     Raises:
         UserError: the file, the pipeline or a changed setting does not exist, or a value has the wrong type.
     """
-    values = _recipes(file)
+    values = _recipes(file, _PRETRAIN, _ADAPT)
     if name not in values:
         raise UserError(f"{file} has no pipeline {name!r}; choose one of {', '.join(values)}.")
     return _changed(Recipe, values[name], changes, f"The recipe {name!r} of {file}")
@@ -71,7 +71,7 @@ def change_recipe(recipe: AnyRecipe, changes: Iterable[str]) -> AnyRecipe:
 
 def pipeline_names(file: Path = PIPELINES) -> list[str]:
     """Return the names of all pretraining recipes in `file`, in its order; raise UserError like `load_recipe`."""
-    return list(_recipes(file))
+    return list(_recipes(file, _PRETRAIN, _ADAPT))
 
 
 def explain(error: ValidationError) -> str:
@@ -100,10 +100,11 @@ def read(file: Path) -> Any:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 
-def _recipes(file: Path, entrypoint: str = _PRETRAIN) -> dict[str, Any]:
+def _recipes(file: Path, *entrypoints: str) -> dict[str, Any]:
+    """Return the recipes of the deployments with one of these entry points, by the name of the deployment."""
     content = read(file)
     try:
-        deployments = [one for one in content["deployments"] if one.get("entrypoint", _PRETRAIN) == entrypoint]
+        deployments = [one for one in content["deployments"] if one.get("entrypoint", _PRETRAIN) in entrypoints]
         return {one["name"]: one["parameters"]["recipe"] for one in deployments if "recipe" in one["parameters"]}
     except (KeyError, TypeError) as error:
         raise UserError(

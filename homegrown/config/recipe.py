@@ -364,6 +364,29 @@ class AdaptationSettings(Settings):
     context: Positive = Field(description="Tokens per training sequence, at most the base's context.")
 
 
+class ReplaySettings(Settings):
+    """Other text mixed into the training text of continued pretraining, against forgetting."""
+
+    sources: list[AnySource] = Field(default=[], description="Other text.")
+    conversations: list[Address] = Field(
+        default=[],
+        description="Files, folders or globs of conversations, rendered in the base's chat template.",
+    )
+    share: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="Share of the training text in bytes; 0.05 after Ibrahim et al. 2024, more for a text unlike the "
+        "base's.",
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.sources and not self.conversations:
+            raise ValueError("replay needs sources or conversations; add some, or set replay to null")
+        return self
+
+
 class TrainingSettings(Settings):
     """The pretraining loop."""
 
@@ -524,6 +547,9 @@ class Recipe(Settings):
     adaptation: AdaptationSettings | None = Field(
         default=None, description="What is trained of the base; null: no base."
     )
+    replay: ReplaySettings | None = Field(
+        default=None, description="Other text mixed into the training text; null: none."
+    )
     ingest: IngestSettings
     dedup: DedupSettings
     filter: FilterSettings
@@ -561,6 +587,8 @@ class Recipe(Settings):
             raise ValueError("a recipe without a base needs model, and adaptation null")
         if self.base is not None and (self.adaptation is None or self.model is not None):
             raise ValueError("a recipe with a base needs adaptation, and model null: the shape is the base's")
+        if self.base is None and self.replay is not None:
+            raise ValueError("replay needs a base; set base, or replay to null")
         if self.base is not None and self.tokenizer.path is not None:
             raise ValueError("tokenizer.path must be null with a base: the tokenizer is the base's")
         if self.base is not None and self.training.initialisation != "auto":

@@ -36,15 +36,15 @@ ENDINGS = tuple(f"{ending}{packed}" for ending in (".jsonl", ".json") for packed
 LONGEST = 10 * MEGABYTE
 """Maximum bytes of one conversation as JSON; bounds memory."""
 
-_SETTING = "instructions.files"
 _HEAD = 65_536  # bytes searched for the first character other than white space
 _BOM = b"\xef\xbb\xbf"
 
 
-def find(named: Sequence[str]) -> list[str]:
+def find(named: Sequence[str], setting: str = "instructions.files") -> list[str]:
     """Return the files that paths, folders, globs and addresses refer to, as paths or addresses.
 
     They keep the order of `named`; those of each are sorted; none occurs twice. Hidden files and folders are skipped.
+    `setting` names them in error messages.
 
     Raises:
         UserError: a file is not found, a folder has none, or a file system does not answer.
@@ -52,9 +52,9 @@ def find(named: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for name in named:
         local = remote.local_path(name)
-        files = _there(name) if local is None else [str(path) for path in _here(local)]
+        files = _there(name, setting) if local is None else [str(path) for path in _here(local, setting)]
         if not files:
-            raise UserError(f"{_SETTING}: {name} has no file that ends in {', '.join(ENDINGS)}.")
+            raise UserError(f"{setting}: {name} has no file that ends in {', '.join(ENDINGS)}.")
         found.update(dict.fromkeys(files))
     return list(found)
 
@@ -68,14 +68,14 @@ def identity(file: str, digests: Digests) -> str:
     return json.dumps(remote.identity(file)) if is_remote(file) else digests.file(Path(file))
 
 
-def _there(name: str) -> list[str]:
-    pieces = remote.find(name, _SETTING)
+def _there(name: str, setting: str) -> list[str]:
+    pieces = remote.find(name, setting)
     # A file named by itself counts whatever its ending, as a local one does.
     readable = [one for one in pieces if one.locator.lower().endswith(ENDINGS) or name.endswith(f"/{one.locator}")]
     return sorted(one.address for one in readable)
 
 
-def _here(name: str) -> list[Path]:
+def _here(name: str, setting: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_file():
         return [path]
@@ -90,7 +90,7 @@ def _here(name: str) -> list[Path]:
         root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
         inside = list(root.glob(path.relative_to(root).as_posix()))
     else:
-        raise UserError(f"{_SETTING}: {name} is not found; name an existing file, folder or glob.")
+        raise UserError(f"{setting}: {name} is not found; name an existing file, folder or glob.")
     readable = [file for file in inside if file.name.lower().endswith(ENDINGS) and not file.name.startswith(".")]
     return sorted(file for file in readable if file.is_file())
 

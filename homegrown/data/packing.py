@@ -1,11 +1,15 @@
 """Packing: documents, each between its special tokens, as memory-mapped token shards."""
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from homegrown.config.recipe import PackSettings
@@ -29,6 +33,9 @@ from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts, replacing
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
+
+TEMPLATED = b"templated"
+"""Key in the Parquet metadata of a shard of conversations, in whose text special tokens are tokens."""
 
 SHARD_TOKENS = 50_000_000
 """Tokens in one memory-mapped file."""
@@ -127,12 +134,13 @@ def _pack_part(part: _Part) -> list[TokenFile]:
     if part.record.exists():
         return _FILES.validate_json(part.record.read_bytes())
     encoder, marks, dtype = _encoder(part.tokenizer)
+    encode = special_tokens_encoder(part.tokenizer) if _is_templated(part.shard) else encoder.encode
     files: list[TokenFile] = []
     documents: list[Document] = []
     tokens = size = 0
     for batch in read_shard(part.shard, ["text"]):
         for text, text_size in zip(batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
-            documents.append(_document(encoder, text, marks, dtype, part.context is not None))
+            documents.append(_document(encode(text), marks, dtype, part.context is not None))
             tokens += len(documents[-1])
             size += text_size
             if tokens >= part.shard_tokens:
@@ -152,9 +160,27 @@ def _encoder(tokenizer: Path) -> tuple[Encoder, SpecialIds, TokenType]:
     return Encoder(loaded), special_ids(loaded), token_type(loaded.get_vocab_size())
 
 
-def _document(encoder: Encoder, text: str, marks: SpecialIds, dtype: TokenType, rows: bool) -> Document:
+def _is_templated(shard: Path) -> bool:
+    try:
+        return TEMPLATED in (pq.read_schema(shard).metadata or {})
+    except (pa.ArrowInvalid, OSError):  # `read_shard` reports it
+        return False
+
+
+def special_tokens_encoder(tokenizer: Path) -> Callable[[str], npt.NDArray[np.uint32]]:
+    """Return a function that encodes text in which the text of a special token is that token."""
+    loaded = load(tokenizer)
+    loaded.encode_special_tokens = False
+
+    def encode(text: str) -> npt.NDArray[np.uint32]:
+        return np.array(loaded.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+
+    return encode
+
+
+def _document(tokens: npt.NDArray[np.uint32], marks: SpecialIds, dtype: TokenType, rows: bool) -> Document:
     start = [] if _implied_start(marks, rows) is not None else [marks.start]
-    document: Document = np.concatenate([start, encoder.encode(text), [marks.eos]]).astype(dtype)
+    document: Document = np.concatenate([start, tokens, [marks.eos]]).astype(dtype)
     return document
 
 

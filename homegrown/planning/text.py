@@ -11,7 +11,7 @@ from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.runs import recorded
 from homegrown.util.errors import UserError
 
-_UP_TO_PACK = ("seed", "ingest", "dedup", "filter", "shard", "tokenizer", "pack")
+_UP_TO_PACK = ("seed", "base", "replay", "ingest", "dedup", "filter", "shard", "tokenizer", "pack")
 
 _BYTES_PER_TOKEN = {1024: 2.4, 4096: 3.25, 16384: 3.95, 32768: 4.2}
 """By vocabulary size: the mean of English Wikipedia and Python documentation, held out from 14 and 18 MB."""
@@ -51,6 +51,8 @@ def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
         return Text(None, False, "unknown until ingest has read the sources", None)
     held_out = recipe.shard.validation_share + recipe.shard.test_share
     kept = sum(known) * _KEPT_SHARE * (1 - held_out)
+    if recipe.replay is not None:
+        kept /= 1 - recipe.replay.share
     tokens = int(kept / bytes_per_token(vocabulary_size))
     return Text(tokens, False, "estimated from the size of the sources", sum(known))
 

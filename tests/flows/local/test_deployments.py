@@ -26,7 +26,7 @@ from tests.flows.small import small_recipe, write_corpus
 def test_no_key_is_misspelt() -> None:
     checked = deployment_file.check(PIPELINES)
     assert checked.deployments == [
-        *("pretrain/tiny", "pretrain/starter", "pretrain/small", "pretrain/medium", "pretrain/large"),
+        *("pretrain/tiny", "adapt/starter", "pretrain/small", "pretrain/medium", "pretrain/large"),
         *("pretrain/classic-small", "pretrain/classic-medium", "pretrain/classic-large"),
         *("export/hf", "export/gguf", "export/onnx", "export/ollama", "lm-eval/held-out"),
         *("finetune/tiny", "finetune/small", "finetune/medium", "finetune/large"),

@@ -1,0 +1,85 @@
+"""The flow `adapt`: continued pretraining of a base model on one's own text."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from prefect import flow
+from pydantic import ValidationError
+
+from flows.lifetime import after_cancellation, after_crash, begin
+from flows.pretrain import Change, StageName, recipe_run_name, run_chain
+from homegrown.config.pipelines import change_recipe, explain
+from homegrown.config.recipe import Address, AnySource, FilesSource, LocalPath, Recipe, ReplaySettings
+from homegrown.util.errors import UserError
+from tasks.stage import Handle, forget_flow_exception
+
+
+def adaptation_changes(base: str | None, data: Sequence[str], replay: Sequence[str]) -> list[str]:
+    """Return the changes of a recipe for another base, other text, and other text to mix in.
+
+    Raises:
+        UserError: a path is wrong.
+    """
+    return [
+        *([f"base={json.dumps(base)}"] if base is not None else []),
+        *([f"ingest.sources={json.dumps([one.model_dump() for one in _sources(data)])}"] if data else []),
+        *([f"replay={ReplaySettings(sources=_sources(replay)).model_dump_json()}"] if replay else []),
+    ]
+
+
+def _sources(paths: Sequence[str]) -> list[AnySource]:
+    """Return a source for each path or address, with a name of its own after the last part of the path.
+
+    Raises:
+        UserError: one is empty, holds a credential, or is of an unsupported kind.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        name = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(path).stem.lower()).strip("-")[:50] or "text"
+        number = 1
+        while (unique := name if number == 1 else f"{name}-{number}") in found:
+            number += 1
+        found[unique] = path
+    try:
+        return [FilesSource(kind="files", name=name, path=path) for name, path in found.items()]
+    except ValidationError as error:
+        raise UserError(f"A path of --data or --replay is wrong: {explain(error)}.") from error
+
+
+@flow(
+    name="adapt",
+    flow_run_name=recipe_run_name,
+    persist_result=False,
+    on_failure=[forget_flow_exception],
+    on_crashed=[after_crash],
+    on_cancellation=[after_cancellation],
+)
+def adapt(
+    *,
+    changes: list[Change] = [],  # noqa: B006
+    base: LocalPath | None = None,
+    data: list[Address] = [],  # noqa: B006
+    replay: list[Address] = [],  # noqa: B006
+    until: StageName = "evaluate",
+    from_stage: StageName | None = None,
+    force: list[StageName] = [],  # noqa: B006
+    recipe: Recipe,
+) -> dict[str, Handle]:  # the arguments are in the order of the UI's form
+    """Continue the pretraining of a base model up to the stage `until`; cached stages are reused.
+
+    Args:
+        changes: Settings to change for this run, each as SETTING=VALUE, such as training.max_steps=200; checked before
+            the first stage.
+        base: Base model instead of the recipe's: starter, pretrain@3, a key, a folder or a GGUF file.
+        data: Paths or addresses of text instead of the recipe's sources.
+        replay: Paths or addresses of other text to mix in, against forgetting.
+        until: Last stage to run.
+        from_stage: First stage to run again; all later ones follow, up to `until`.
+        force: Cached stages to run again.
+        recipe: All settings of the run.
+    """
+    begin()
+    changes = [*adaptation_changes(base, data, replay), *changes]
+    return run_chain(change_recipe(recipe, changes), until, from_stage, force)
