@@ -108,6 +108,9 @@ def _rows(file: File, value: Any) -> list[Any]:
     return [value] if isinstance(value, dict) else []
 
 
+_NOT_AN_OBJECT = "the line is not a JSON object"
+
+
 def _scanner(file: File, stream: Any) -> Scanner:
     return Scanner(stream, _longest(file), lambda value: _has(value, file.source.text_column))
 
@@ -118,7 +121,7 @@ def _slowly(file: File, line: bytes, following: _Following) -> Iterator[Document
     If they are malformed, there is a fault for each line that starts like an object.
     """
     number = file.tally.lines
-    starts, group = [number], Group()
+    starts, group = {number: line}, Group()
     closed = group.add(line)
     while not closed and (ahead := following.peek()) is not None:
         _, more = ahead
@@ -126,25 +129,34 @@ def _slowly(file: File, line: bytes, following: _Following) -> Iterator[Document
             break  # the next line is an object: this one is malformed
         following.next()
         if more.startswith((b"{", b"[")):
-            starts.append(file.next())
+            starts[file.next()] = more
         else:
             file.next()
         closed = group.add(more)
+    places = list(starts)
     last, rows, reasons = file.tally.lines, 0, []
     for value in _all(_scanner(file, io.BytesIO(group.data))):
         found = list(_rows(file, value))
         if found:
-            file.tally.lines = starts[min(rows, len(starts) - 1)]
+            file.tally.lines = places[min(rows, len(places) - 1)]
             rows += 1
             for row in found:
                 yield _row(file, row, "line")
         else:
-            reasons.append(str(value) if isinstance(value, Malformed) else "the line is not a JSON object")
+            reasons.append(str(value) if isinstance(value, Malformed) else _NOT_AN_OBJECT)
     if reasons:
-        for start in starts[rows:] or starts[-1:]:
+        for start in places[rows:] or places[-1:]:
             file.tally.lines = start
-            yield file.fault(reasons[0])
+            yield file.fault(_NOT_AN_OBJECT if _is_json(starts[start]) else reasons[0])
     file.tally.lines = last
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+        return True
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _is_object(line: bytes) -> bool:
