@@ -55,7 +55,7 @@ def shape_of(record: object) -> Shape:
         if fields.keys() >= set(keys):
             return shape
     if fields.keys() >= {"chosen", "rejected"}:
-        raise Malformed("is a preference (chosen, rejected), which is not supported; write the chosen answer as a conversation")
+        raise Malformed("is a preference (chosen, rejected), which is not supported; keep its chosen answer only")
     if isinstance(fields.get("text"), str):
         raise Malformed("is plain text (text); train on it with `homegrown adapt`")
     known = "; ".join(" and ".join(keys) for keys, _ in _SHAPES.values())
