@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from homegrown.config.finetune_recipe import FinetuneSettings
 from homegrown.config.recipe import AdaptationSettings, Parallel, TrainingSettings
@@ -16,7 +16,6 @@ from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, Progress, silent
 
 if TYPE_CHECKING:  # writing a job needs no PyTorch
-    import torch
     from tokenizers import Tokenizer
 
     from homegrown.data.loader import TokenSplit
@@ -47,6 +46,7 @@ class AdaptedModel:
         Raises:
             UserError: it is damaged or its context is too short, or a prompt is too long.
         """
+        from homegrown.finetuning.base_model import flops_per_token
         from homegrown.model import weights
         from homegrown.tokenizer.chat import load_chat
         from homegrown.tokenizer.special import special_ids
@@ -56,43 +56,33 @@ class AdaptedModel:
         check_context(self._base.context, job.adaptation)
         self.config = dataclasses.replace(self._base, context=job.adaptation.context, dropout=job.training.dropout)
         self.embedding_lr_share = 1.0
-        self.flops_per_token = self._flops()
+        self.flops_per_token = flops_per_token(self.config, _adapter(job.adaptation))
         self.stop_ids = frozenset({special_ids(tokenizer).eos})
         self._added = () if job.adaptation.embeddings else load_chat(job.base, tokenizer).added_tokens
         self.prompts: Sequence[Prompt] = _prompts(tokenizer, job.training.sample_prompts, self.config.context)
 
     def begin(self) -> "Transformer":
-        """See `TrainingTask`: the frozen weights are in the type of the products, the trained ones in float32."""
-        import torch
-
-        from homegrown.model import lora
+        """See `TrainingTask`."""
+        from homegrown.finetuning.base_model import load_base
         from homegrown.util.seeds import derive
 
-        settings = self._job.adaptation
-        if settings.method == "full":
-            return self._weights(torch.float32)
-        if settings.method == "qlora":
-            from homegrown.finetuning.job import in_four_bits
-
-            model = self._weights(torch.float32)
-            in_four_bits(model)
-        else:
-            model = self._weights(self._frozen_dtype())
-        torch.manual_seed(derive(self._job.seed, "adapter"))
-        lora.attach(model, _adapter(settings), self._added, four_bit=settings.method == "qlora")
-        if settings.embeddings:
-            for parameter in _vocabulary_weights(model):
-                parameter.requires_grad_(True)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        return model
+        job = self._job
+        return load_base(
+            job.base,
+            self.config,
+            _adapter(job.adaptation),
+            job.training,
+            device=job.device,
+            seed=derive(job.seed, "adapter"),
+            tokens=self._added,
+            embeddings=job.adaptation.embeddings,
+        )
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
         """See `TrainingTask`: `model/`, and with an adapter also `adapter/` in peft's format."""
         import torch
 
-        from homegrown.model import lora
+        from homegrown.model import lora, weights
         from homegrown.model.transformer import Transformer
         from homegrown.training.task import keep_model
 
@@ -100,41 +90,9 @@ class AdaptedModel:
         if settings.method == "full":
             model = checkpoints.fill(step, Transformer(self._base))
         else:
-            trained = checkpoints.fill(step, self.begin())
-            lora.save(trained, _adapter(settings), out / ADAPTER)
-            model = Transformer(self._base)
-            model.load_state_dict(self._weights(torch.float32).state_dict())
-            if settings.embeddings:
-                for weight, learned in zip(_vocabulary_weights(model), _vocabulary_weights(trained), strict=True):
-                    weight.data.copy_(learned)
-            lora.merge(model, out / ADAPTER)
+            lora.save(checkpoints.fill(step, self.begin()), _adapter(settings), out / ADAPTER)
+            model = lora.merge(weights.load(self._job.base, dtype=torch.float32), out / ADAPTER)
         keep_model(model, self._job.tokenizer, out / MODEL)
-
-    def _weights(self, dtype: "torch.dtype") -> "Transformer":
-        """Return the base in `dtype`, its context that of the training sequences."""
-        from homegrown.model import weights
-        from homegrown.model.transformer import Transformer
-
-        model = Transformer(self.config)
-        model.load_state_dict(weights.load(self._job.base).state_dict())
-        return model.to(dtype)
-
-    def _frozen_dtype(self) -> "torch.dtype":
-        import torch
-
-        from homegrown.training.precision import choose_precision
-
-        kind: Literal["cpu", "cuda"] = "cuda" if self._job.device == "cuda" else "cpu"
-        dtype = choose_precision(self._job.training.precision, kind).dtype
-        return dtype if dtype == torch.bfloat16 else torch.float32
-
-    def _flops(self) -> int:
-        """Return 6 operations per weight and token; 4 with an adapter, as the base needs no weight gradients."""
-        every = self.config.flops_per_token()
-        if self._job.adaptation.method == "full":
-            return every
-        attention = 12 * self.config.layers * self.config.heads * self.config.head_size * self.config.context
-        return attention + (every - attention) * 2 // 3
 
 
 def adapt(
@@ -200,13 +158,6 @@ def _adapter(settings: AdaptationSettings) -> FinetuneSettings:
         dropout=settings.dropout,
         targets=settings.targets,
     )
-
-
-def _vocabulary_weights(model: "Transformer") -> "list[torch.Tensor]":
-    """Return the embedding and, if it is not the same, the output projection."""
-    embedding = model.model.embed_tokens.weight
-    output = model.output_weight
-    return [embedding] if output is embedding else [embedding, output]
 
 
 def _prompts(tokenizer: "Tokenizer", prompts: Sequence[str], context: int) -> "list[Prompt]":

@@ -42,6 +42,7 @@ class TunedModel:
         Raises:
             UserError: it is damaged, or does not match the conversations or the settings.
         """
+        from homegrown.finetuning.base_model import flops_per_token
         from homegrown.model import weights
         from homegrown.tokenizer.chat import load_chat
 
@@ -54,7 +55,7 @@ class TunedModel:
             )
         self.config = dataclasses.replace(self._base, context=train.context, dropout=job.training.dropout)
         self.embedding_lr_share = 1.0
-        self.flops_per_token = self._flops()
+        self.flops_per_token = flops_per_token(self.config, job.finetuning)
         chat = load_chat(job.base, tokenizer)
         self.stop_ids = chat.stop_ids
         self._new_tokens = chat.new_tokens
@@ -62,18 +63,19 @@ class TunedModel:
 
     def begin(self) -> "Transformer":
         """See `TrainingTask`."""
-        import torch
-
-        from homegrown.model import lora
+        from homegrown.finetuning.base_model import load_base
         from homegrown.util.seeds import derive
 
-        model, settings = self._weights(), self._job.finetuning
-        if settings.method != "full":
-            if settings.method == "qlora":
-                in_four_bits(model)
-            torch.manual_seed(derive(self._job.seed, "adapter"))
-            lora.attach(model, settings, self._new_tokens, four_bit=settings.method == "qlora")
-        return model
+        job = self._job
+        return load_base(
+            job.base,
+            self.config,
+            job.finetuning,
+            job.training,
+            device=job.device,
+            seed=derive(job.seed, "adapter"),
+            tokens=self._new_tokens,
+        )
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
         """See `TrainingTask`: writes `adapter/` in peft's format, or `model/` with the method `full`."""
@@ -85,25 +87,6 @@ class TunedModel:
             keep_model(checkpoints.fill(step, Transformer(self._base)), self._job.tokenizer, out / MODEL)
         else:
             lora.save(checkpoints.fill(step, self.begin()), self._job.finetuning, out / ADAPTER)
-
-    def _weights(self) -> "Transformer":
-        """Return the base in float32, its context that of the rows."""
-        import torch
-
-        from homegrown.model import weights
-        from homegrown.model.transformer import Transformer
-
-        model = Transformer(self.config)
-        model.load_state_dict(weights.load(self._job.base, dtype=torch.float32).state_dict())
-        return model
-
-    def _flops(self) -> int:
-        """Return 6 operations per weight and token; 4 with an adapter, as the base needs no weight gradients."""
-        every = self.config.flops_per_token()
-        if self._job.finetuning.method == "full":
-            return every
-        attention = 12 * self.config.layers * self.config.heads * self.config.head_size * self.config.context
-        return attention + (every - attention) * 2 // 3
 
     def _prompts(self, chat: "Chat") -> "list[Prompt]":
         from homegrown.finetuning.questions import held_out
@@ -121,16 +104,3 @@ class TunedModel:
                     f"context of {self.config.context}; shorten it."
                 )
         return prompts
-
-
-def in_four_bits(model: "Transformer") -> None:
-    """Replace the matrices of all blocks by nf4 weights (QLoRA, Dettmers et al. 2023)."""
-    from homegrown.quantization.linear import METHODS
-    from homegrown.quantization.variants import matrices
-
-    for name, layer in matrices(model).items():
-        small = METHODS["nf4"].layer(METHODS["nf4"].pack(layer.weight.detach()), layer.bias, layer.weight.shape)
-        # Otherwise, on processors with AVX512-BF16, an evaluation forward pass repacks the weights, and gradients
-        # silently stop passing through them.
-        setattr(small, "support_avx512bf16_for_cpu", False)  # noqa: B010 (name of bitsandbytes)
-        model.set_submodule(name, small)

@@ -68,7 +68,6 @@ def check(config: ModelConfig, settings: FinetuneSettings) -> None:
     """
     if settings.method == "full":
         return
-    lora.require()
     lora.check_targets(config, settings)
     if settings.method == "qlora":
         check_installed("nf4", "choose finetuning.method lora")

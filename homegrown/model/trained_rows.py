@@ -25,12 +25,13 @@ class TrainedRows(nn.Module):
         super().__init__()
         self.layer = layer.requires_grad_(False)
         self.register_buffer("tokens", torch.tensor(tokens), persistent=False)
-        self.rows = nn.Parameter(layer.weight.detach()[list(tokens)].clone())
+        self.rows = nn.Parameter(layer.weight.detach()[list(tokens)].float())
 
     @property
     def weight(self) -> Tensor:
         """All rows [vocabulary, hidden]; gradients reach only the trained ones."""
-        return self.layer.weight.index_copy(0, self.get_buffer("tokens"), self.rows)
+        frozen = self.layer.weight
+        return frozen.index_copy(0, self.get_buffer("tokens"), self.rows.to(frozen.dtype))
 
     @property
     def bias(self) -> Tensor | None:

@@ -59,6 +59,8 @@ class Decoder(nn.Module):
         ones need not, because only distances matter (Su et al. 2021).
         """
         x = self.embed_tokens(tokens)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.float()  # the residual stream, also above a frozen embedding in 16 bits
         if self.config.family == "classic":
             x = x * math.sqrt(self.config.hidden) + self.positions[self._absolute(tokens, cache, starts)]
         windows = [self.config.window(layer) for layer in range(self.config.layers)]

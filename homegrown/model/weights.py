@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,12 +25,20 @@ def save(model: Transformer, folder: Path) -> None:
         save_file(tensors, temporary, metadata={"format": "pt"})
 
 
-def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+def load(
+    folder: Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | Callable[[str, torch.Tensor], torch.dtype] | None = None,
+    config: ModelConfig | None = None,
+) -> Transformer:
     """Return the model of `folder` in evaluation mode, in `dtype` or by default as saved.
+
+    `dtype` may choose the type of each tensor by its name; the weights are then copies, to train. `config` replaces
+    that of the folder, where another context or dropout is wanted.
 
     Raises UserError if a file is missing, damaged, or from another program.
     """
-    config = load_config(folder / "config.json")
+    config = config or load_config(folder / "config.json")
     with torch.device("meta"):
         model = Transformer(config)
     tensors = _load_tensors(folder / "model.safetensors", torch.device(device), dtype)
@@ -67,10 +76,17 @@ def load_config(path: Path) -> ModelConfig:
     return config
 
 
-def _load_tensors(path: Path, device: torch.device, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+def _load_tensors(
+    path: Path, device: torch.device, dtype: torch.dtype | Callable[[str, torch.Tensor], torch.dtype] | None
+) -> dict[str, torch.Tensor]:
+    tensors = {}
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                tensor = file.get_tensor(name)
+                # Without a copy a tensor is the mapped file, all of which stays in memory then.
+                tensors[name] = tensor.to(dtype(name, tensor), copy=True) if callable(dtype) else tensor.to(dtype)
+        return tensors
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; name the folder of a trained model.") from error
     except SafetensorError as error:

@@ -109,7 +109,6 @@ def test_the_result_is_the_adapter_merged_as_peft_merges_it(
     embedding = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(result.model.embed_tokens.weight, embedding) is not embeddings
     with torch.no_grad():
-        theirs.get_input_embeddings().weight.copy_(result.model.embed_tokens.weight)
         merged = PeftModel.from_pretrained(theirs, out / "adapter").merge_and_unload().eval()
         ids = torch.randint(8, 500, (2, CONTEXT), generator=torch.Generator().manual_seed(2))
         assert torch.allclose(result.eval()(ids), merged(ids).logits, atol=1e-4)
@@ -128,8 +127,9 @@ def test_a_frozen_base_is_in_16_bits_where_its_products_are(
         device="cpu",
     )
     model = job.task(TokenSplit(corpus["packed"], "train"), load(base)).begin()
-    types = {(parameter.requires_grad, parameter.dtype) for parameter in model.parameters()}
-    assert types == {(True, torch.float32), (False, torch.bfloat16)}
+    types = {(one.requires_grad, one.ndim, one.dtype) for one in model.parameters()}
+    assert types == {(True, 2, torch.float32), (False, 2, torch.bfloat16), (False, 1, torch.float32)}
+    assert model.model.positions.dtype == torch.float32
 
 
 def test_sequences_longer_than_the_bases_context_are_refused(

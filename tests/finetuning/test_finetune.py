@@ -146,6 +146,34 @@ def test_an_adapter_gives_the_same_logits_in_peft_on_transformers(tmp_path: Path
     assert json.loads((tmp_path / "merged" / "model" / "chat.json").read_text()) == {"system": "Be brief."}
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_projection_with_an_adapter_has_the_gradients_of_its_formula(
+    dtype: torch.dtype, tolerance: float, bias: bool
+) -> None:
+    """W x + (alpha / rank) B A x, by autograd in float32; the frozen W in `dtype`, and x that needs no gradient."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 32, bias=bias).to(dtype)
+    adapted = lora.LoraLinear(layer, tuning(rank=4, alpha=8))
+    torch.nn.init.normal_(adapted.lora_B, std=0.2)
+    x, towards = torch.randn(2, 5, 48), torch.randn(2, 5, 32)
+    for needed in (True, False):
+        given = x.clone().requires_grad_(needed)
+        a, b, plain = (one.detach().clone().requires_grad_() for one in (adapted.lora_A, adapted.lora_B, x))
+        expected = torch.nn.functional.linear(plain, layer.weight.float(), layer.bias.float() if bias else None)
+        expected = expected + 2.0 * (plain @ a.T @ b.T)
+        expected.backward(towards)
+        adapted.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = adapted(given)
+        found.backward(towards.to(found.dtype))
+        assert found.dtype == dtype
+        pairs = [(found, expected), (adapted.lora_A.grad, a.grad), (adapted.lora_B.grad, b.grad)]
+        for ours, theirs in [*pairs, *([(given.grad, plain.grad)] if needed else [])]:
+            assert (ours - theirs).norm() < tolerance * theirs.norm()
+        assert layer.weight.grad is None
+
+
 @pytest.mark.slow
 @torch_group
 @pytest.mark.parametrize("method", ["lora", "qlora"])
