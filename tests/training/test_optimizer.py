@@ -103,7 +103,7 @@ def test_muons_steps_are_those_of_pytorchs(training_settings: TrainingSettings, 
         ("wsd", 24, 0.04),
     ],
 )
-def test_learning_rates_worked_by_hand(
+def test_learning_rates_are_those_of_the_formulas(
     training_settings: TrainingSettings, schedule: str, step: int, expected: float
 ) -> None:
     changes = {"max_steps": 24, "warmup_steps": 4, "learning_rate": 0.4, "schedule": schedule}

@@ -183,7 +183,7 @@ ALONE = {
 
 
 class Killed(Exception):
-    """Stands in for a kill."""
+    """Raised where a kill would be."""
 
 
 class StopAt(Stop):
