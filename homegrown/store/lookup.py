@@ -26,12 +26,12 @@ def find_model(store: Store, name: str) -> Artifact:
 
 
 def with_model(store: Store, artifact: Artifact) -> Artifact:
-    """Return the merged model of an artifact with an adapter, or any other artifact itself.
+    """Return the merged model of an artifact with an adapter alone, or any other artifact itself.
 
     Raises:
         UserError: the merged model does not exist.
     """
-    if not (artifact.path / "adapter").is_dir():
+    if (artifact.path / "model").is_dir() or not (artifact.path / "adapter").is_dir():
         return artifact
     merged = [one for one in store.outputs(artifact) if one.manifest.stage == "merge"]
     if not merged:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 
@@ -243,3 +244,22 @@ def test_a_full_disk_is_one_sentence_and_keeps_finished_work(store: Store, error
     with pytest.raises(UserError, match=r"is full .* free some space"):
         store.make(wanted, store.slot("toy", wanted.key), build)
     assert (partial_of(store.slot("toy", wanted.key)) / "shard-0").read_text() == "done"
+
+
+def test_an_adapter_beside_its_complete_model_needs_no_merge(store: Store) -> None:
+    def build(*folders: str):
+        def write(out: Path) -> Outcome:
+            for folder in folders:
+                (out / folder).mkdir(exist_ok=True)
+                (out / folder / "config.json").write_text("{}")
+            return Outcome(1, 1, "tokens", {})
+
+        return write
+
+    made = {}
+    for stage, folders in (("pretrain", ("adapter", "model")), ("finetune", ("adapter",))):
+        wanted = order(stage)
+        made[stage], _ = store.make(wanted, store.slot(stage, wanted.key), build(*folders))
+    assert find_model(store, "pretrain") == made["pretrain"]
+    with pytest.raises(UserError, match="adapter without its merged model"):
+        find_model(store, "finetune")
