@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from homegrown.config.recipe import FilesSource
@@ -179,6 +179,8 @@ def test_any_objects_come_back(rows: list[dict[str, Any]], separator: str, inden
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 200))
+@example(b'"', 0)
+@example(b'1 "', 200)
 def test_any_bytes_end(data: bytes, place: int) -> None:
     whole = "\n".join(dumped(ROWS)).encode()
     with TemporaryDirectory() as folder:

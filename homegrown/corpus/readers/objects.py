@@ -255,6 +255,8 @@ def _value(file: File, scanner: Scanner, first: int) -> Iterator[Document | Faul
         else:
             file.next()
             yield file.fault(_too_long("a value", scanner) if isinstance(error, TooLong) else str(error))
+            if isinstance(error, Unclosed):
+                scanner.end()
     except Malformed as error:
         file.next()
         yield file.fault(str(error))
