@@ -39,7 +39,7 @@ def share(part: float, total: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a time span: 12 ms, 4.2 s, 42 s, 3 min 20 s, 5 h 12 min, 12 days, 3.1 years."""
+    """Format a time span: 12 ms, 4.2 s, 42 s, 3 min 20 s, 5 h 12 min, 2.1 days, 12 days, 3.1 years."""
     if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms" if seconds > 0 else "0 s"
     if seconds < 59.5:
@@ -50,6 +50,8 @@ def duration(seconds: float) -> str:
     if seconds < 2 * _DAY:
         hours, minutes = divmod(round(seconds / 60), 60)
         return f"{hours} h {minutes:02d} min"
+    if seconds < 9.95 * _DAY:
+        return f"{seconds / _DAY:.2g} days"
     return f"{seconds / _DAY:.0f} days" if seconds < 2 * _YEAR else f"{seconds / _YEAR:.3g} years"
 
 

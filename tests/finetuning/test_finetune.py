@@ -330,12 +330,6 @@ def test_settings_that_do_not_fit_the_base_are_errors(settings: FinetuneSettings
     assert "\n" not in str(refusal.value)
 
 
-def test_a_missing_peft_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"\[finetune\]"):
-        check(CONFIG, tuning())
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -157,4 +157,4 @@ def test_a_person_is_told_in_the_terminal_and_in_the_ui(in_prefect: Store) -> No
         artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(key={"any_": ["first-report"]}))
     # Other tests' runs are on this server too; the page names the folder of this one's store.
     ours = next(one for one in artifacts if str(in_prefect.root) in str(one.data))
-    assert "| out | 1 documents |" in str(ours.data)
+    assert "| out | 1 document |" in str(ours.data)
