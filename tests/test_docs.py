@@ -156,7 +156,8 @@ def check_deployment(name: str, *options: str) -> None:
 
 @pages
 def test_a_setting_that_is_named_exists(path: Path) -> None:
-    known = {name for recipe in (load_recipe("medium"), load_finetuning("tiny")) for name in settings(recipe)}
+    adapted = load_recipe("starter", ["replay={conversations: [data/conversations]}"])
+    known = {name for recipe in (load_recipe("medium"), adapted, load_finetuning("tiny")) for name in settings(recipe)}
     for span in spans(path.read_text()):
         named = re.fullmatch(r"(([a-z]+)(?:\.\w+)+)(=.*)?", span)
         if named and named[2] in known and not re.search(r"\.(json|md|safetensors)$", named[1]):
