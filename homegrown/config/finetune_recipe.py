@@ -13,6 +13,7 @@ from homegrown.config.recipe import (
     LocalPath,
     Name,
     Positive,
+    Projection,
     QuantizationSettings,
     Settings,
     Share,
@@ -115,9 +116,6 @@ class FinetuneTraining(TrainingSettings):
             steps = self.steps(rows)
             values |= {"max_steps": steps, "warmup_steps": min(self.warmup_steps, steps // 10)}
         return TrainingSettings(**values)
-
-
-Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class FinetuneSettings(Settings):
