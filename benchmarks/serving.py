@@ -88,7 +88,9 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
         file = folder / f"{kind}.gguf"
         write_gguf(folder, file, kind)
         loads[f"llama.cpp, {kind}"] = under(llama(file, kind, arguments), folder, arguments)
-        with llama_server(file, kind, arguments) as url:
+        with llama_server(
+            file, kind, arguments.rows, CONTEXT, connections=max(arguments.clients), threads=arguments.threads
+        ) as url:
             loads[f"its own server, {kind}"] = from_outside(url, arguments, config.vocabulary_size)
     header = (
         *(f"{name}: {config.parameter_count() / 1e6:.1f} million parameters", "clients", "tokens/s", "a CPU second"),
@@ -147,15 +149,18 @@ def under(engine: Engine, folder: Path, arguments: argparse.Namespace) -> list[L
 
 
 @contextmanager
-def llama_server(file: Path, kind: str, arguments: argparse.Namespace) -> Iterator[str]:
-    """Run llama.cpp's own server in this process on loopback; yield its address."""
+def llama_server(file: Path, kind: str, rows: int, context: int, *, connections: int, threads: int) -> Iterator[str]:
+    """Run llama.cpp's own server in this process on loopback; yield its address.
+
+    With the kind f32 all computation is in float32: flash attention is off because it rounds to float16.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
-    params.n_parallel, params.n_ctx = arguments.rows, arguments.rows * CONTEXT
-    params.n_threads_http = max(arguments.clients) + 2
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = arguments.threads
+    params.n_parallel, params.n_ctx = rows, rows * context
+    params.n_threads_http = connections + 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_ram_mib, params.verbosity = 0, -1
     if kind == "f32":
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

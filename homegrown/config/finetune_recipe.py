@@ -152,7 +152,8 @@ class AnswerSettings(Settings):
     pattern: Annotated[str, AfterValidator(_regular)] | None = Field(
         default=None,
         max_length=200,
-        description="Regular expression found in an answer of the right format, such as '#### -?[0-9]'.",
+        description="Regular expression found in an answer of the right format, such as '#### (-?[0-9.,]+)'; an answer "
+        "is right if its last match, or the first group of it, is that of the reference.",
     )
 
 

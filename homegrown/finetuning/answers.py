@@ -32,8 +32,8 @@ class Result:
 
     `loss`: nats per token of the reference answers, end-of-turn token included; `bits_per_byte`: the same over their
     bytes. The model's own answers are greedy. `ended`: share that ends with the end-of-turn token before the limit;
-    `formatted`: share that matches the pattern (None without one); `same`: share equal to the reference answer;
-    `tokens`: mean length.
+    `formatted`: share that matches the pattern (None without one); `right`: share whose match is that of the reference
+    answer (None without a pattern); `same`: share equal to the reference answer; `tokens`: mean length.
     """
 
     model: str
@@ -43,6 +43,7 @@ class Result:
     formatted: float | None
     same: float
     tokens: float
+    right: float | None = None  # absent in tables of earlier versions
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def measure(
         metrics |= {f"{prefix}_loss": row.loss, f"{prefix}_bits_per_byte": row.bits_per_byte}
         metrics |= {f"{prefix}_ended": row.ended}
         metrics |= {} if row.formatted is None else {f"{prefix}_formatted": row.formatted}
+        metrics |= {} if row.right is None else {f"{prefix}_right": row.right}
     return Outcome(len(questions), len(results), "models", metrics)
 
 
@@ -139,15 +141,27 @@ def _result(
     def share(values: Sequence[bool]) -> float:
         return sum(values) / max(1, len(values))
 
+    pairs = list(zip(answers, references, strict=True))
     return Result(
         model=name,
         loss=loss,
         bits_per_byte=bits,
         ended=share([answer.ended for answer in answers]),
         formatted=None if pattern is None else share([bool(re.search(pattern, answer.text)) for answer in answers]),
-        same=share([one.text == other for one, other in zip(answers, references, strict=True)]),
+        same=share([one.text == other for one, other in pairs]),
         tokens=sum(answer.tokens for answer in answers) / max(1, len(answers)),
+        right=None if pattern is None else share([_agree(pattern, one.text, other) for one, other in pairs]),
     )
+
+
+def _agree(pattern: str, answer: str, reference: str) -> bool:
+    """Whether both texts match, and the last match (its first group, if the pattern has one) is the same in both."""
+    found = [list(re.finditer(pattern, text)) for text in (answer, reference)]
+    if not all(found):
+        return False
+    ours, theirs = (matches[-1] for matches in found)
+    group = min(1, ours.re.groups)
+    return ours[group] == theirs[group]
 
 
 def _samples(questions: Sequence[Question], answers: dict[str, list[Answer]]) -> list[dict[str, str | bool]]:

@@ -15,7 +15,7 @@ _METHOD = (
     "Loss: nats per token of the held-out reference answers, with their end-of-turn tokens. Bits per byte: the same "
     "per byte of the answers.",
     "Ended: share of greedy answers that reach an end-of-turn token. Format: share that matches evaluation.pattern. "
-    "Same: share equal to the reference, word for word.",
+    "Right: share whose last match is that of the reference. Same: share equal to the reference, word for word.",
     "No held-out question is in the training data.",
 )
 
@@ -51,14 +51,14 @@ def html(answers: Path, curve: Path) -> str:
 def before_and_after(results: Sequence[Result]) -> Table:
     """Return the table of all models."""
     has_format = any(row.formatted is not None for row in results)
-    header = ["model", "loss", "bits per byte", "ended", *(["format"] if has_format else []), "same", "tokens"]
+    header = ["model", "loss", "bits per byte", "ended", *(["format", "right"] if has_format else []), "same", "tokens"]
     rows = [
         [
             row.model,
             f"{row.loss:.4f}",
             f"{row.bits_per_byte:.4f}",
             f"{row.ended:.0%}",
-            *(["" if row.formatted is None else f"{row.formatted:.0%}"] if has_format else []),
+            *(["" if share is None else f"{share:.0%}" for share in (row.formatted, row.right)] if has_format else []),
             f"{row.same:.0%}",
             f"{row.tokens:.0f}",
         ]

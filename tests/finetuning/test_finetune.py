@@ -25,7 +25,7 @@ from homegrown.data.instructions import prepare
 from homegrown.data.loader import TokenSplit
 from homegrown.data.rows import parts
 from homegrown.export.huggingface import write_huggingface
-from homegrown.finetuning.answers import AFTER, BEFORE, measure
+from homegrown.finetuning.answers import AFTER, BEFORE, _agree, measure
 from homegrown.finetuning.answers_report import before_and_after, html, read_results
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.finetuning.merge import merge
@@ -301,7 +301,7 @@ def test_before_and_after_measure_the_two_models(tmp_path: Path, base: Path, pac
     before, after = read_results(tmp_path / "out")
     # A model whose last norm is zero gives all tokens the same probability.
     assert after.loss == pytest.approx(torch.tensor(float(other.config.vocabulary_size)).log().item(), rel=1e-4)
-    assert (before.formatted, before.same) == (0.0, 0.0)
+    assert (before.formatted, before.right, before.same) == (0.0, 0.0, 0.0)
     assert outcome.metrics["base_loss"] == before.loss
     (tmp_path / "curve.png").write_bytes(b"png")
     page = html(tmp_path / "out", tmp_path / "curve.png")
@@ -309,6 +309,14 @@ def test_before_and_after_measure_the_two_models(tmp_path: Path, base: Path, pac
     unasked = [dataclasses.replace(one, formatted=None) for one in (before, after)]
     with_format, without = (before_and_after(rows).header for rows in ((before, after), unasked))
     assert "format" in with_format and "format" not in without
+
+
+def test_the_right_answer_is_the_last_match_of_the_reference() -> None:
+    reference, pattern = "3 + 4 = 7\n#### 7", r"#### (-?[0-9.,]+)"
+    assert _agree(pattern, "it is #### 6, no, #### 7", reference)
+    assert not _agree(pattern, "it is #### 7, no, #### 6", reference)
+    assert not _agree(pattern, "7", reference) and not _agree(pattern, "#### 7", "7")
+    assert _agree("#### [0-9]+", "#### 7", reference)  # without a group: the whole match
 
 
 CONFIG = ModelConfig(

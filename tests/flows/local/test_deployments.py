@@ -29,7 +29,7 @@ def test_no_key_is_misspelt() -> None:
         *("pretrain/tiny", "adapt/starter", "pretrain/small", "pretrain/medium", "pretrain/large"),
         *("pretrain/classic-small", "pretrain/classic-medium", "pretrain/classic-large"),
         *("export/hf", "export/gguf", "export/onnx", "export/ollama", "lm-eval/held-out"),
-        *("finetune/tiny", "finetune/small", "finetune/medium", "finetune/large"),
+        *("finetune/tiny", "finetune/starter", "finetune/small", "finetune/medium", "finetune/large"),
     ]
     assert checked.pools == ["homegrown"]
 
