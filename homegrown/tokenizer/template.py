@@ -51,8 +51,15 @@ class Template:
                 **variables, messages=messages, tools=tools, documents=None, add_generation_prompt=reply
             )
         except Exception as error:  # a template may fail in any operation on its values
+            if isinstance(error, jinja2.UndefinedError) and (calls := _without_content(messages)):
+                raise Refused(f"The chat template does not support tool calls (message {calls}).") from error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise Refused(f"The chat template refuses the conversation: {reason[:200]}.".replace("..", ".")) from error
+
+
+def _without_content(messages: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the position, from 1, of the first message that has tool calls and no text; None without one."""
+    return next((number for number, one in enumerate(messages, start=1) if "content" not in one), None)
 
 
 def renders_messages(source: str, variables: Mapping[str, Any]) -> bool:

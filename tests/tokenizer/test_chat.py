@@ -287,6 +287,12 @@ def test_a_template_that_drops_earlier_reasoning_gives_a_sequence_for_each_answe
             None,
             "support tool calls",
         ),
+        (
+            "brackets",
+            [Message("user", "a"), Message("assistant", "", tool_calls=({"function": {"name": "f"}},))],
+            None,
+            r"support tool calls \(message 2\)",
+        ),
         ("headers", [Message("user", "a"), Message("assistant", "b")], [{"function": {"name": "f"}}], "support tools"),
         (
             "headers",
