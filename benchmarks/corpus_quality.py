@@ -236,7 +236,7 @@ def _languages() -> dict[str, float]:
     if not CORPORA.is_dir():
         return {}
     known = set(known_languages())
-    coded = [(_code(row["lang"]), row["text"]) for row in _rows("udhr-languages.jsonl.gz")]
+    coded = [(language_code(row["lang"]), row["text"]) for row in _rows("udhr-languages.jsonl.gz")]
     rows = [(code, text) for code, text in coded if code in known]
     start = time.process_time()
     found = identify(pa.array([text for _, text in rows]), [])
@@ -251,7 +251,8 @@ def _languages() -> dict[str, float]:
     return {"language_accuracy": float(np.mean(right)), "language_documents_per_second": rate}
 
 
-def _code(language: str) -> str:
+def language_code(language: str) -> str:
+    """Return the code of a declaration, as the model names it."""
     language = language.partition("_")[0]
     return _CODES.get(language, language)
 

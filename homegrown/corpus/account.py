@@ -165,9 +165,7 @@ def _sources(connection: duckdb.DuckDBPyConnection, first: str, last: str) -> li
 
 
 def _languages(connection: duckdb.DuckDBPyConnection, stage: str) -> tuple[list[tuple[str, int]], int]:
-    rows = connection.execute(
-        f"SELECT left(text, 1000) FROM {stage}_documents ORDER BY hash(id), id LIMIT {SAMPLED}"
-    ).fetchall()
+    rows = connection.execute(f"SELECT text FROM {stage}_documents ORDER BY hash(id), id LIMIT {SAMPLED}").fetchall()
     codes = identify(pa.array([text for (text,) in rows], pa.string()), []).codes
     return sorted(Counter(codes).items(), key=lambda item: (-item[1], item[0])), len(rows)
 

@@ -47,7 +47,18 @@ _FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
 _PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
 _LIBRARIES = (
     *("bitsandbytes", "charset-normalizer", "datasets", "datasketch", "duckdb", "ftfy", "nltk", "numba", "numpy"),
-    *("prefect", "py3langid", "pyarrow", "regex", "rouge-score", "safetensors", "tiktoken", "tokenizers", "torch"),
+    *(
+        "prefect",
+        "py3langid",
+        "pyarrow",
+        "pycld2",
+        "regex",
+        "rouge-score",
+        "safetensors",
+        "tiktoken",
+        "tokenizers",
+        "torch",
+    ),
     "xxhash",
 )
 
