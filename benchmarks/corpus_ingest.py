@@ -254,7 +254,7 @@ def main_text_quality(documents: list[str]) -> list[Row]:
     """
     generator = random.Random(1)
     some = [text for text in documents if len(text) > 1000][:_PAGES]
-    pages = [page(text, generator).encode() for text in some]
+    pages = [page(text, generator) for text in some]
     rows: list[Row] = []
     extractors: tuple[Extractor, ...] = ("trafilatura", "resiliparse")
     for extractor in extractors:
@@ -262,7 +262,7 @@ def main_text_quality(documents: list[str]) -> list[Row]:
         found = [main_text(data, extractor) for data in pages]
         seconds = time.process_time() - begin
         scores = [_f1(Counter(one.split()), Counter(text.split())) for one, text in zip(found, some, strict=True)]
-        megabytes = sum(map(len, pages)) / MEGABYTE
+        megabytes = sum(len(data.encode()) for data in pages) / MEGABYTE
         rows.append(
             {
                 "what": extractor,

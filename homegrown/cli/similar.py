@@ -27,7 +27,8 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
     dropped ones too. `homegrown sql --help` has the same as an SQL macro.
     """
     from homegrown.corpus import similar as engine
-    from homegrown.corpus.text import Undecodable, clean, decode
+    from homegrown.corpus.encodings import Undecodable, decode
+    from homegrown.corpus.text import clean
     from homegrown.reporting.blocks import Table
     from homegrown.reporting.terminal import print_table
 
@@ -36,7 +37,7 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
     if artifact.manifest.stage != "dedup" or ingested is None:
         raise UserError(f"{name} is not a dedup artifact with its ingest; run the pipeline with --until dedup again.")
     try:
-        text = clean(decode(file.read_bytes()))
+        text = clean(decode(file.read_bytes())[0])
     except Undecodable as error:
         raise UserError(f"{file} is not text: {error}; give a text file.") from error
     matches = engine.similar(

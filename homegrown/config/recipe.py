@@ -81,6 +81,10 @@ class FilesSource(Source):
         pattern=r"^[A-Za-z_][\w.:-]*$",
         description="Element of a document in SGML and XML; a file without it is one document.",
     )
+    encoding: str | None = Field(
+        default=None,
+        description="Encoding of the files, such as shift_jis; null: by mark, declaration, or their bytes.",
+    )
     html_extractor: Extractor = Field(
         default="trafilatura",
         description="Extractor of a web page's main text: trafilatura is better, resiliparse is faster.",

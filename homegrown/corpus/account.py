@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from homegrown.corpus.languages import identify
 from homegrown.corpus.split_choice import SPLITS
@@ -90,6 +91,8 @@ class Account:
     clusters: list[Cluster] = field(default_factory=list)
     duplicates: dict[str, int] = field(default_factory=dict)
     quarantine: list[Reason] = field(default_factory=list)
+    inputs: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
+    """Source; files found, skipped files, documents read, quarantined rows, replaced invalid bytes."""
 
 
 def latest_chain(store: Store) -> dict[str, Artifact]:
@@ -123,6 +126,7 @@ def account(chain: dict[str, Artifact], spill: Path, memory_gb: float = 2) -> Ac
         if "ingest" in chain:
             _view(connection, "quarantine", chain["ingest"].path / "quarantine")
             found.quarantine = _quarantine(connection)
+            found.inputs = _inputs(chain["ingest"])
         if "dedup" in chain:
             _view(connection, "duplicates", chain["dedup"].path / "dropped")
             found.duplicates = dict(connection.execute("SELECT kind, count(*) FROM duplicates GROUP BY 1").fetchall())
@@ -133,6 +137,15 @@ def account(chain: dict[str, Artifact], spill: Path, memory_gb: float = 2) -> Ac
             found.rules = _rules(connection, "dedup" in chain)
             found.judged = chain["filter"].manifest.rows_in
         return found
+
+
+def _inputs(artifact: Artifact) -> list[tuple[str, int, int, int, int, int]]:
+    path = artifact.path / "sources.parquet"
+    if not path.exists():  # made by an earlier version
+        return []
+    table = pq.read_table(path)
+    columns = ("source", "files", "skipped", "documents", "quarantined", "invalid_bytes")
+    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, folder: Path) -> None:

@@ -15,8 +15,9 @@ _TITLE = 90  # characters
 
 
 def html(account: Account) -> str:
-    """Return the page: funnel, lengths, sources, languages, rules with examples, duplicates, quarantine."""
+    """Return the page: input, funnel, lengths, sources, languages, rules with examples, duplicates, quarantine."""
     parts: dict[str, list[Block]] = {
+        "Input": _inputs(account),
         "Documents per stage": [_funnel(account)],
         "Lengths": _lengths(account.lengths),
         "Sources": [_sources(account.sources)],
@@ -26,6 +27,12 @@ def html(account: Account) -> str:
         "Quarantine": _quarantine(account.quarantine),
     }
     return as_html("Corpus", [Section(title, blocks) for title, blocks in parts.items() if blocks])
+
+
+def _inputs(account: Account) -> list[Block]:
+    header = ["source", "files found", "files skipped", "documents read", "quarantined", "invalid bytes replaced"]
+    rows: list[list[str | Cell]] = [[name, *(f"{count:,}" for count in counts)] for name, *counts in account.inputs]
+    return [Table(header, rows)] if rows else []
 
 
 def _funnel(account: Account) -> Table:

@@ -25,6 +25,18 @@ QUARANTINE = pa.schema(
     ]
 )
 
+SOURCES = pa.schema(
+    [
+        ("source", pa.string()),
+        ("files", pa.int64()),  # read; members of archives and pieces of packages count once
+        ("skipped", pa.int64()),  # files and members of archives in unsupported formats
+        ("documents", pa.int64()),
+        ("quarantined", pa.int64()),  # rows of quarantine
+        ("left_out", pa.int64()),  # documents left out by weight
+        ("invalid_bytes", pa.int64()),  # places with invalid bytes, each of which became U+FFFD
+    ]
+)
+
 
 def document_id(source: str, path: str, text: str) -> str:
     """Return 32 hexadecimal digits (XXH3, 128 bits) from source, locator and text, independent of the position.

@@ -6,33 +6,37 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from homegrown.config.recipe import IngestSettings
 from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_quarantine, write_shard
+from homegrown.corpus.documents import SOURCES
 from homegrown.corpus.ingest_plan import plan
 from homegrown.corpus.records import MEGABYTE
-from homegrown.corpus.sources import find
+from homegrown.corpus.sources import Found, find
 from homegrown.corpus.units import Summary, Unit, quarantine_of, read_unit
 from homegrown.util.errors import UserError
+from homegrown.util.files import write_parquet
 from homegrown.util.parallel import in_flight, map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 
 def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress: Progress = silent) -> Outcome:
-    """Read all sources in order; write `documents` and `quarantine` under `out`.
+    """Read all sources in order; write `documents`, `quarantine` and `sources` under `out`.
 
     `documents` has the columns of `homegrown.corpus.documents.SCHEMA`, in shards of about `shard_mb` of text;
-    `quarantine` has `source, path, position, reason`. Units of work stay in `out/units` until all are read, so a killed
-    run resumes at the first missing one. `limit_mb` of a source keeps its first documents up to that much text. Raises
-    UserError for a missing path or column, and for a corpus without documents.
+    `quarantine` has `source, path, position, reason`; `sources` has the counts of each source. Units of work stay in
+    `out/units` until all are read, so a killed run resumes at the first missing one. `limit_mb` of a source keeps its
+    first documents up to that much text. Raises UserError for a missing path or column, and for a corpus without
+    documents.
     """
     spent = out / ".spent"
     shutil.rmtree(spent, ignore_errors=True)
     kept: list[Kept] = []
     quarantined: list[tuple[Unit, int]] = []
     metrics: dict[str, Metric] = {}
-    skipped = faults = left_out = 0
+    counted: list[dict[str, str | int]] = []
     for number, source in enumerate(settings.sources):
         found = find(source)
         units = plan(source, found.files, out / "units" / source.name, settings)
@@ -47,20 +51,38 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
         kept += documents
         quarantined += zip(units, shifted, strict=True)
         metrics[f"{source.name}_documents"] = sum(len(file.sizes) for file in documents)
-        skipped += found.skipped + sum(tally.skipped for summary in summaries for tally in summary.tallies)
-        left_out += sum(summary.left_out for summary in summaries)
-        faults += sum(summary.quarantined for summary in summaries)
+        counted.append(
+            _counts(source.name, found, summaries) | {"documents": sum(len(file.sizes) for file in documents)}
+        )
     rows = sum(len(file.sizes) for file in kept)
     if not rows:
         raise UserError(_nothing(quarantined))
     for _ in map_ordered(executor, write_shard, shards(out / "documents", kept, int(settings.shard_mb * MEGABYTE))):
         pass
     write_quarantine(out / "quarantine", quarantined)
+    write_parquet(out / "sources.parquet", pa.Table.from_pylist(counted, SOURCES))
+    faults, left_out, skipped, invalid = (
+        sum(int(counts[name]) for counts in counted) for name in ("quarantined", "left_out", "skipped", "invalid_bytes")
+    )
     metrics |= {"text_bytes": sum(int(file.sizes.sum()) for file in kept)}
     metrics |= {"quarantined": faults, "left_out_by_weight": left_out, "skipped_files": skipped}
+    metrics |= {"invalid_bytes": invalid}
     (out / "units").rename(spent)
     shutil.rmtree(spent)
     return Outcome(rows + faults + left_out, rows, metrics=metrics)
+
+
+def _counts(name: str, found: Found, summaries: list[Summary]) -> dict[str, str | int]:
+    """Return the counts of a source for a row of SOURCES, without its documents."""
+    inside = sum(tally.skipped for summary in summaries for tally in summary.tallies)
+    return {
+        "source": name,
+        "files": len(found.files),
+        "skipped": found.skipped + inside,
+        "quarantined": sum(summary.quarantined for summary in summaries),
+        "left_out": sum(summary.left_out for summary in summaries),
+        "invalid_bytes": sum(summary.invalid_bytes for summary in summaries),
+    }
 
 
 def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]) -> list[Summary]:

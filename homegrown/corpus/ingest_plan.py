@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from homegrown.config.recipe import AnySource, FilesSource, HubSource, IngestSettings, PackagesSource
+from homegrown.corpus.encodings import SAMPLE, Undecodable, is_utf8
 from homegrown.corpus.readers.formats import form
 from homegrown.corpus.records import MEGABYTE, Piece
 from homegrown.corpus.streams import Unreachable, opened
-from homegrown.corpus.text import Undecodable, encoding_of
 from homegrown.corpus.units import Unit
 
+_CONTINUING = bytes(range(0x80, 0xC0))  # bytes of a character that another part starts
 _MODULES_BYTES = 1_000_000  # of source per unit of packages; about an eighth of it is documentation
 
 
@@ -22,7 +23,7 @@ def plan(source: AnySource, pieces: list[Piece], folder: Path, settings: IngestS
     """Return units of about a shard of input each, with folders in `folder`; large files are split if possible."""
     shard_bytes = int(settings.shard_mb * MEGABYTE)
     if isinstance(source, FilesSource):
-        pieces = [part for piece in pieces for part in _cut(piece, shard_bytes, source.separator)]
+        pieces = [part for piece in pieces for part in _cut(piece, shard_bytes, source)]
     groups = _groups(pieces, _MODULES_BYTES if isinstance(source, PackagesSource) else shard_bytes)
     if isinstance(source, HubSource):
         groups = [(piece,) for piece in pieces]
@@ -53,14 +54,15 @@ def _groups(pieces: list[Piece], size: int) -> list[tuple[Piece, ...]]:
     return [group for group in [*groups, group] if group]
 
 
-def _cut(piece: Piece, size: int, separator: str | None) -> Iterator[Piece]:
+def _cut(piece: Piece, size: int, source: FilesSource) -> Iterator[Piece]:
     """Yield parts of about `size` bytes: ranges of text and JSON lines, row groups of Parquet; else the file."""
     bounds: list[int] = []
     if piece.size > 2 * size:
         ending, compression = form(piece.locator) or ("", "")
-        has_parts = ending in (".jsonl", ".ndjson") or (ending in (".txt", ".md", ".rst") and separator)
-        if has_parts and not compression and _is_utf8(piece):
+        has_parts = ending in (".jsonl", ".ndjson") or (ending in (".txt", ".md", ".rst") and source.separator)
+        if has_parts and not compression:
             bounds = [*range(0, piece.size - size // 2, size), piece.size]
+            bounds = bounds if _is_utf8(piece, bounds[:-1], source.encoding) else []
         elif ending == ".parquet" and not compression:
             bounds = _row_group_bounds(piece, size)
     if len(bounds) < 3:
@@ -70,11 +72,15 @@ def _cut(piece: Piece, size: int, separator: str | None) -> Iterator[Piece]:
             yield replace(piece, start=start, stop=stop)
 
 
-def _is_utf8(piece: Piece) -> bool:
-    """Return whether the file starts as UTF-8; False also if it is unreadable, which its reader reports."""
+def _is_utf8(piece: Piece, bounds: list[int], encoding: str | None) -> bool:
+    """Return whether a file is UTF-8 where parts start; False also if it is unreadable, which its reader reports."""
     try:
         with opened(piece.address) as file:
-            return encoding_of(file.read(65_536)) in ("utf-8", "utf-8-sig")
+            for bound in bounds:
+                file.seek(bound)
+                if not is_utf8(file.read(SAMPLE).lstrip(_CONTINUING), encoding):
+                    return False
+            return True
     except (Undecodable, Unreachable, OSError):
         return False
 

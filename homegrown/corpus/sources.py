@@ -10,6 +10,7 @@ from typing import Any
 
 from homegrown.config.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
 from homegrown.corpus import hub, packages, remote
+from homegrown.corpus.encodings import codec_of
 from homegrown.corpus.readers.formats import FORMATS, check_installed, form
 from homegrown.corpus.records import Piece
 from homegrown.corpus.streams import is_remote
@@ -75,6 +76,10 @@ def find_files(source: FilesSource) -> Found:
     Hidden files and folders are ignored. A locator is relative to the folder, or to the part of a glob without
     wildcards. Raises UserError if no file is readable, or a library for one of them is missing.
     """
+    if source.encoding and codec_of(source.encoding) is None:
+        raise UserError(
+            f"Source {source.name}: encoding {source.encoding!r} is unknown; use a name such as shift_jis or cp1251."
+        )
     local = remote.local_path(source.path)
     if local is None:
         pieces = remote.find(source.path, f"Source {source.name}")

@@ -43,6 +43,7 @@ class Summary:
     text_bytes: int
     quarantined: int
     left_out: int  # by the source's weight
+    invalid_bytes: int  # places in the documents, each of which became U+FFFD
     tallies: tuple[Tally, ...]
 
 
@@ -89,20 +90,21 @@ def _read(unit: Unit) -> Summary:
     documents = _Rows(unit.folder / "documents", SIZED, unit.shard_bytes)
     quarantine = _Rows(unit.folder / "quarantine", QUARANTINE, unit.shard_bytes)
     tallies = tuple(Tally() for _ in unit.pieces)
-    left_out = 0
+    left_out = invalid_bytes = 0
     for record in _records(unit, tallies):
         row = _row(unit, record)
         if isinstance(row, Fault):
             quarantine.add((unit.source.name, row.path, row.position, row.reason), len(row.reason))
         elif _is_drawn(row[0], unit.source.weight):
             documents.add(row, row[-1])
+            invalid_bytes += record.replaced if isinstance(record, Document) else 0
         else:
             left_out += 1
         if unit.limit_bytes is not None and documents.total >= unit.limit_bytes:
             break
     documents.flush()
     quarantine.flush()
-    return Summary(documents.count, documents.total, quarantine.count, left_out, tallies)
+    return Summary(documents.count, documents.total, quarantine.count, left_out, invalid_bytes, tallies)
 
 
 def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Fault]:

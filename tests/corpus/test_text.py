@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homegrown.corpus.text import Undecodable, clean, decode
+from homegrown.corpus.text import clean
 
 FRENCH = "L'été, à la forêt, où les élèves déjeunèrent près d'un chêne, fût-ce à Noël. " * 20
 RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему. " * 10
@@ -22,32 +22,6 @@ def test_clean_text_is_nfc_utf8_without_controls(text: str) -> None:
 def test_line_ends_become_newlines_and_words_stay_apart() -> None:
     assert clean("a\r\nb\rc\x0cd\x85e\tf\x00g\x1bh") == "a\nb\nc\nd\ne\tfgh"
     assert clean("e\u0301") == "\u00e9"
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [(FRENCH, "cp1252"), (RUSSIAN, "cp1251"), (RUSSIAN, "utf-16"), (FRENCH, "utf-8-sig"), (RUSSIAN, "utf-8")],
-)
-def test_an_encoding_is_detected_and_decoded(text: str, encoding: str) -> None:
-    assert decode(text.encode(encoding)) == text
-
-
-def test_a_foreign_byte_late_in_the_file_is_still_decoded() -> None:
-    text = "plain ascii lines\n" * 10_000 + FRENCH
-    assert decode(text.encode("cp1252")) == text
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"\x7fELF\0\0\1\2" * 100, "NUL"),
-        (RUSSIAN.encode() + b"\xff\xfe broken", "broken UTF-8"),
-        (bytes(range(1, 256)) * 4, "binary"),
-    ],
-)
-def test_what_is_no_text_has_a_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(Undecodable, match=reason):
-        decode(data)
 
 
 @pytest.mark.parametrize("once", ["cp1252", "latin-1"])

@@ -8,11 +8,11 @@ from typing import Any, cast
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+from homegrown.corpus.encodings import Undecodable
 from homegrown.corpus.readers.file import File
-from homegrown.corpus.readers.markup import text_of_page
+from homegrown.corpus.readers.markup import declared_in, text_of_page
 from homegrown.corpus.records import MEGABYTE, Document, Fault
 from homegrown.corpus.streams import TooMuch, first_line, seekable
-from homegrown.corpus.text import Undecodable, decode
 
 _SPOOLED = 20  # times max_document_mb: pictures make a book larger than its text
 
@@ -23,19 +23,21 @@ def read_epub(file: File) -> Iterator[Document | Fault]:
     An unreadable chapter is a fault; the document lacks it.
     """
     chapters = []
-    left = file.longest
+    left, replaced = file.longest, 0
     with seekable(file.stream, _SPOOLED * file.longest) as stream, zipfile.ZipFile(stream) as book:
         file.next()
         for name in _spine(book, file.longest):
             try:
                 data = _member(book, name, left)
                 left -= len(data)
-                chapters.append(text_of_page(decode(data)))
+                text, found = file.decode(data, declared_in(data))
+                replaced += found
+                chapters.append(text_of_page(text))
             except (KeyError, Undecodable, TooMuch, zipfile.BadZipFile, OSError, EOFError) as error:
                 yield file.fault(f"chapter {name} cannot be read: {first_line(error)}")
             except Exception as error:  # zlib.error, NotImplementedError, RuntimeError: from damaged input
                 yield file.fault(f"chapter {name} cannot be read: {error.__class__.__name__}: {first_line(error)}")
-    yield file.document("\n\n".join(filter(None, chapters)))
+    yield file.document("\n\n".join(filter(None, chapters)), replaced)
 
 
 def _member(book: zipfile.ZipFile, name: str, most: int) -> bytes:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from homegrown.config.recipe import FilesSource
+from homegrown.corpus import encodings
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import Stream
-from homegrown.corpus.text import MOST_REPLACED
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ class File:
         self.tally.lines += 1
         return self.tally.lines
 
+    def utf8(self, declared: str | None = None) -> Stream:
+        """Return the stream as UTF-8 without a byte order mark; raise Undecodable."""
+        return encodings.as_utf8(self.stream, declared, self.source.encoding, is_part=self.piece.stop is not None)
+
+    def decode(self, data: bytes, declared: str | None = None) -> tuple[str, int]:
+        """Return bytes as text, and the number of places with invalid ones; raise Undecodable."""
+        return encodings.decode(data, declared, self.source.encoding)
+
     def document(self, text: str, replaced: int = 0) -> Document | Fault:
         """Return a document at the current position; a fault if too much of it had invalid bytes."""
         return document(self.piece.locator, self.tally.lines, text, replaced)
@@ -44,6 +52,6 @@ class File:
 
 def document(locator: str, position: int, text: str, replaced: int) -> Document | Fault:
     """Return a document, or a fault if invalid bytes were replaced in too much of its text."""
-    if replaced > MOST_REPLACED * len(text):
+    if replaced > encodings.MOST_REPLACED * len(text):
         return Fault(locator, position, f"invalid bytes at {replaced} of {len(text):,} characters")
     return Document(locator, position, text, replaced)

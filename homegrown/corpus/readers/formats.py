@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from homegrown.config.recipe import FilesSource
 from homegrown.corpus.compression import COMPRESSIONS, Damaged
+from homegrown.corpus.encodings import Undecodable
 from homegrown.corpus.readers import archives, books, markup, objects, plain, tables, web
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault, Piece, Tally
@@ -21,7 +22,6 @@ from homegrown.corpus.streams import (
     opened,
     unpacked,
 )
-from homegrown.corpus.text import Undecodable
 from homegrown.util.errors import UserError
 
 Reader = Callable[[File], Iterator[Document | Fault]]

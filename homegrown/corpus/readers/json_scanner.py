@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
+from homegrown.corpus.encodings import decode_utf8
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.streams import BUFFER, Stream, check_end
-from homegrown.corpus.text import decode_utf8
 
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]"]', re.DOTALL)
 _STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)

@@ -5,17 +5,25 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
+from homegrown.corpus.encodings import Undecodable, decode_utf8
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import MEGABYTE, Document, Fault
 from homegrown.corpus.streams import BUFFER, Stream, check_end
-from homegrown.corpus.text import Undecodable, as_utf8, decode
 
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _DECLARATIONS = ((_CDATA, _CDATA_END), ("<!--", "-->"), ("<!", ">"), ("<?", ">"))
+_DECLARED = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w-]+)""", re.IGNORECASE)
+HEAD = 1024  # bytes in which the HTML standard looks for a page's encoding
 _BLANK = re.compile(r"(?<![ \t])[ \t]*\n\s*\n")  # from the first space, or the search would restart at each one
 _SPACES = re.compile(r"\s+")
 _INLINE = frozenset("a abbr b cite code em font i kbd mark q s small span strong sub sup tt u var wbr".split())  # noqa: SIM905
 _UNSEEN = frozenset({"script", "style", "title"})
+
+
+def declared_in(data: bytes) -> str | None:
+    """Return the encoding that a page or an XML file declares."""
+    found = _DECLARED.search(data[:HEAD])
+    return found[1].decode() if found else None
 
 
 class _Text(HTMLParser):
@@ -102,14 +110,15 @@ def read(file: File) -> Iterator[Document | Fault]:
     A document with elements named `text_column` (such as TREC's <TEXT>) consists of their text alone. Names are not
     case-sensitive.
     """
-    stream = as_utf8(file.stream)
+    stream = file.utf8(declared_in(file.stream.peek(HEAD)))
     for offset, data in _documents(stream, file.source.document_element.encode(), file.longest):
         file.next()
         if isinstance(data, str):
             yield file.fault(f"{data}, from byte {offset} on")
             continue
         try:
-            yield file.document(_parsed(_Text(file.source.text_column.lower()), decode(data)))
+            text, replaced = decode_utf8(data)
+            yield file.document(_parsed(_Text(file.source.text_column.lower()), text), replaced)
         except Undecodable as error:
             yield file.fault(str(error))
 

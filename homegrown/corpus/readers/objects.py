@@ -11,7 +11,6 @@ from homegrown.corpus.readers.file import File
 from homegrown.corpus.readers.json_scanner import Group, Malformed, Replaced, Scanner, TooLong, Unclosed
 from homegrown.corpus.records import MEGABYTE, Document, Fault
 from homegrown.corpus.streams import BUFFER, Lines, Stream, lines
-from homegrown.corpus.text import as_utf8
 
 _HEAD = 65_536  # bytes
 
@@ -22,7 +21,7 @@ def read_lines(file: File) -> Iterator[Document | Fault]:
     An object may take several lines, and a line may have several objects. A file that starts as an array is one.
     """
     piece = file.piece
-    stream = as_utf8(file.stream)
+    stream = file.utf8()
     if piece.stop is None and _starts_an_array(stream):
         yield from _values(file, stream)
         return
@@ -226,7 +225,7 @@ def read(file: File) -> Iterator[Document | Fault]:
 
     An object has the text under the column's key, an array of texts, or, under another key, an array of objects.
     """
-    yield from _values(file, as_utf8(file.stream))
+    yield from _values(file, file.utf8())
 
 
 def _values(file: File, stream: Stream) -> Iterator[Document | Fault]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from homegrown.corpus.encodings import decode_utf8
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import MEGABYTE, Document, Fault
 from homegrown.corpus.streams import read_all, separated
-from homegrown.corpus.text import as_utf8, decode
 
 
 def read(file: File) -> Iterator[Document | Fault]:
@@ -13,15 +13,15 @@ def read(file: File) -> Iterator[Document | Fault]:
     if file.source.separator:
         yield from _parts(file, file.source.separator.encode())
     else:
-        text = decode(read_all(file.stream, file.longest))
+        text, replaced = file.decode(read_all(file.stream, file.longest))
         file.next()
-        yield file.document(text)
+        yield file.document(text, replaced)
 
 
 def _parts(file: File, separator: bytes) -> Iterator[Document | Fault]:
     """Yield the parts that start in bytes `start` to `stop`; positions count from the piece's first part."""
     piece = file.piece
-    stream = as_utf8(file.stream)
+    stream = file.utf8()
     mark = stream.tell() if piece.stop and not piece.start else 0  # a byte order mark has been read
     if piece.start:
         stream.seek(max(0, piece.start - len(separator)))
@@ -34,11 +34,4 @@ def _parts(file: File, separator: bytes) -> Iterator[Document | Fault]:
             yield file.fault(f"longer than {file.longest / MEGABYTE:g} MB (max_document_mb), from byte {offset} on")
         elif part.strip():
             file.next()
-            yield _decoded(file, part, offset)
-
-
-def _decoded(file: File, part: bytes, offset: int) -> Document | Fault:
-    try:
-        return file.document(part.decode())
-    except UnicodeDecodeError as error:
-        return file.fault(f"broken UTF-8 at byte {offset + error.start}")
+            yield file.document(*decode_utf8(part))

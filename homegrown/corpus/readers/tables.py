@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from homegrown.corpus.readers.file import File
+from homegrown.corpus.encodings import decode_utf8
+from homegrown.corpus.readers.file import File, document
 from homegrown.corpus.records import Document, Fault
 from homegrown.corpus.streams import BUFFER, Stream, first_line, lines, seekable
-from homegrown.corpus.text import as_utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ def read_tsv(file: File) -> Iterator[Document | Fault]:
 
 def _csv(file: File, delimiter: str) -> Iterator[Document | Fault]:
     csv.field_size_limit(file.longest)
-    source = _CsvLines(as_utf8(file.stream), 2 * file.longest + BUFFER)
+    source = _CsvLines(file.utf8(), 2 * file.longest + BUFFER)
     rows = csv.reader(source, delimiter=delimiter)
     try:
         header = next(rows, [])
@@ -90,11 +90,7 @@ def _csv_row(file: File, header: list[str], row: list[str]) -> Document | Fault:
     if len(row) != len(header):
         return file.fault(f"the row has {len(row)} fields, the header {len(header)}")
     text = row[header.index(file.source.text_column)]
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return file.fault("broken UTF-8")
-    return file.document(text)
+    return file.document(*decode_utf8(text.encode("utf-8", "surrogateescape")))
 
 
 def read_parquet(file: File) -> Iterator[Document | Fault]:
@@ -165,10 +161,7 @@ def text_row(locator: str, text: bytes | None, column: str, number: int) -> Docu
     """Return the document or fault of one value that `texts` returns."""
     if text is None:
         return Fault(locator, number, f"{column!r} is null")
-    try:
-        return Document(locator, number, text.decode())
-    except UnicodeDecodeError:
-        return Fault(locator, number, "broken UTF-8")
+    return document(locator, number, *decode_utf8(text))
 
 
 def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
@@ -185,7 +178,7 @@ def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
 
 
 def _no_column(where: str, names: list[str], column: str) -> str:
-    return f"{where} has no column {column!r}; set text_column to one of: {', '.join(names)[:300]}."
+    return f"{where} has no column {column!r}; set text_column to one of: {' '.join(', '.join(names)[:300].split())}."
 
 
 def texts(column: "pa.Array") -> list[bytes | None]:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from homegrown.corpus.encodings import Undecodable
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.readers.main_text import main_text
+from homegrown.corpus.readers.markup import declared_in
 from homegrown.corpus.records import MEGABYTE, Document, Fault
 from homegrown.corpus.streams import Stream, first_line, read_all, seekable
-from homegrown.corpus.text import Undecodable, decode
 
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _SPOOLED = 2_000 * MEGABYTE  # of a web archive inside another archive
@@ -17,9 +18,19 @@ _NO_TEXT = "no main text"
 
 def read_html(file: File) -> Iterator[Document | Fault]:
     """Yield the main text of a page; raise TooMuch or Undecodable."""
-    text = main_text(read_all(file.stream, file.longest), file.source.html_extractor)
+    text, replaced = _main_text(file, read_all(file.stream, file.longest), None)
     file.next()
-    yield file.document(text) if text else file.fault(_NO_TEXT)
+    yield file.document(text, replaced) if text else file.fault(_NO_TEXT)
+
+
+def _main_text(file: File, data: bytes, charset: str | None) -> tuple[str, int]:
+    """Return the main text of a page and the number of places with invalid bytes in it; raise Undecodable.
+
+    `charset` is the encoding by the server; without it, the page's declaration counts.
+    """
+    page, replaced = file.decode(data, charset or declared_in(data))
+    text = main_text(page, file.source.html_extractor)
+    return text, min(replaced, text.count("\ufffd"))
 
 
 @dataclass(frozen=True)
@@ -64,17 +75,17 @@ def _texts(file: File, record: _Record | None) -> Iterator[Document | Fault]:
     else:
         try:
             is_page = record.kind in _PAGES
-            text = (
-                main_text(record.data, file.source.html_extractor, record.charset)
-                if is_page
-                else decode(record.data, record.charset)
-            )
+            text, replaced = (_main_text if is_page else _plain_text)(file, record.data, record.charset)
         except Undecodable as error:
             yield file.fault(str(error))
         except Exception as error:  # of an HTML parser
             yield file.fault(f"the page cannot be read: {error.__class__.__name__}: {first_line(error)}")
         else:
-            yield file.document(text) if text or not is_page else file.fault(_NO_TEXT)
+            yield file.document(text, replaced) if text or not is_page else file.fault(_NO_TEXT)
+
+
+def _plain_text(file: File, data: bytes, charset: str | None) -> tuple[str, int]:
+    return file.decode(data, charset)
 
 
 def _record(kind: str | None, charset: str | None, status: str | None, data: bytes, longest: int) -> _Record | None:
