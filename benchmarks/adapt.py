@@ -332,9 +332,9 @@ def _scratch(data: Path, seconds: float, threads: int) -> Learned:
     from homegrown.training import trainer
     from homegrown.training.callbacks import standard
     from homegrown.training.job import PROGRESS
-    from homegrown.training.optimizer import lr_share
     from homegrown.training.pretraining import Job
     from homegrown.training.progress_file import Report
+    from homegrown.training.schedule import lr_share
     from homegrown.training.stopping import Stop
 
     torch.set_num_threads(threads)

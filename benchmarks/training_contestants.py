@@ -24,9 +24,9 @@ from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
 from homegrown.training.initialisation import choose
 from homegrown.training.job import PROGRESS
-from homegrown.training.optimizer import lr_share
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
+from homegrown.training.schedule import lr_share
 from homegrown.training.stopping import Stop
 
 SEED = 1

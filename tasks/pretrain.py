@@ -7,11 +7,12 @@ from typing import Any
 from homegrown.config.recipe import AdaptationSettings, ModelSettings, TrainingSettings
 from homegrown.reporting import charts
 from homegrown.store.artifacts import Artifact
+from homegrown.training import extension
 from homegrown.training.job import CURVE, SAMPLES
 from homegrown.util import devices
 from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
-from tasks.stage import Handle, Work, stage
+from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import code, picture, quoted
 from tasks.ui.panels import Panel
 
@@ -75,6 +76,12 @@ TRAINING_PANEL = Panel(_report, _excerpt, live=_live)
 """The panel of all kinds of training."""
 
 
+def _extend(work: Work, choices: extension.Choices) -> None:
+    """Begin with a checkpoint of a finished run; a run that is made again starts from step 1."""
+    if not work.forced:
+        extension.extend(store(), work.order, work.out, choices, work.note)
+
+
 @stage(
     "pretrain",
     engine=["homegrown.training.pretraining", "homegrown.training.worker"],
@@ -82,10 +89,11 @@ TRAINING_PANEL = Panel(_report, _excerpt, live=_live)
     panel=TRAINING_PANEL,
 )
 def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack: Handle, tokenizer: Handle) -> Outcome:
-    """Train the model; resumes from the last checkpoint."""
+    """Train the model; resumes from the last checkpoint, or one of a finished run that this one extends."""
     from homegrown.training import pretraining as engine
 
     device = devices.resolve(work.compute.device)
+    _extend(work, lambda training: engine.choices(training, model, pack.path, device))
     with computing_on(device, work.compute.processes):
         return engine.pretrain(
             work.out,
@@ -110,10 +118,11 @@ def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack:
 def continue_pretraining(
     work: Work, settings: TrainingSettings, adaptation: AdaptationSettings, pack: Handle, base: Handle
 ) -> Outcome:
-    """Train the base on; resumes from the last checkpoint."""
+    """Train the base on; resumes from the last checkpoint, or one of a finished run that this one extends."""
     from homegrown.finetuning import adaptation as engine
 
     device = devices.resolve(work.compute.device)
+    _extend(work, lambda training: engine.choices(training, adaptation, base.path / "model", device))
     with computing_on(device, work.compute.processes):
         return engine.adapt(
             work.out,

@@ -69,6 +69,11 @@ class Work:
     seed: int
     compute: ComputeSettings
     progress: Progress
+    order: Order
+    forced: bool
+    """Whether the user asked to run the stage again."""
+    note: Callable[[str], None]
+    """Shows a message to whoever started the run."""
 
     def executor(self) -> AbstractContextManager[Executor]:
         """Return the executor of the stage's shards: processes of this machine, or workers of a cluster."""
@@ -174,13 +179,18 @@ class Stage:
         def build(out: Path) -> Outcome:
             get_run_logger().info("%s runs in %s", self.name, out)
             with Reporter(self.name, picture) as progress:
-                return self._body(Work(out, run.seed, run.compute, progress), **arguments)
+                forced = self.name in run.force
+                return self._body(Work(out, run.seed, run.compute, progress, order, forced, self._note), **arguments)
 
         artifact, made = store().make(order, slot, build)
         event = Event(self.name, "made" if made else "cached", artifact=artifact)
         get_run_logger().info("%s: %s", self.name, made_in_words(event))
         emit(event)
         return handle_of(artifact)
+
+    def _note(self, message: str) -> None:
+        get_run_logger().warning("%s: %s", self.name, message)
+        emit(Event(self.name, "note", message=message))
 
     def _show(self, task: Any, task_run: TaskRun, state: State[Handle]) -> None:
         """Post the artifact's page and add it to the summary; a Prefect hook of made and cached artifacts."""

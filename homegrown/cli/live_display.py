@@ -78,6 +78,8 @@ class _Bars:
         elif event.kind == "progress":
             note, left = news(event.metrics, _FIGURES_SHOWN), event.metrics.get(SECONDS_LEFT)
             self._progress.update(row, total=event.total, completed=event.done, note=note, left=left)
+        elif event.kind == "note":
+            self._progress.console.print(f"{event.stage}: {event.message}", highlight=False, markup=False)
         elif event.kind in ("failed", "stopped"):
             self._progress.update(row, note=f"[{'red' if event.kind == 'failed' else 'yellow'}]{event.kind}")
             self._progress.stop_task(row)
@@ -96,5 +98,7 @@ class _Lines:
             self._console.print(f"{event.stage}: started", highlight=False)
         elif event.kind in ("made", "cached"):
             self._console.print(f"{event.stage}: {made_in_words(event)}", highlight=False)
+        elif event.kind == "note":
+            self._console.print(f"{event.stage}: {event.message}", highlight=False, markup=False, soft_wrap=True)
         elif event.kind in ("failed", "stopped"):
             self._console.print(f"{event.stage}: {event.kind}", highlight=False)

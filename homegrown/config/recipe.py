@@ -422,6 +422,9 @@ class TrainingSettings(Settings):
         default="cosine", description="wsd: warm-up, stable, linear decay."
     )
     decay_share: float = Field(default=0.5, gt=0, le=1, description="Share of the steps in the decay of wsd.")
+    decay_steps: Positive | None = Field(
+        default=None, description="Steps in the decay of wsd, instead of decay_share; null: decay_share."
+    )
     warmup_steps: Count
     weight_decay: float = Field(ge=0, description="Decoupled weight decay of matrices; gains and biases have none.")
     beta2: Share = Field(default=0.95, description="Second beta of AdamW; the first is 0.9.")
@@ -454,7 +457,11 @@ class TrainingSettings(Settings):
         "max_steps and keep the last.",
     )
     checkpoint_every: Positive = Field(description="Steps between checkpoints; a crash loses at most these.")
-    keep_checkpoints: Positive = Field(default=2, description="Latest checkpoints to keep, besides the best one.")
+    keep_checkpoints: Positive = Field(
+        default=2,
+        description="Latest checkpoints to keep, besides the best one; a finished run of wsd keeps the last one and "
+        "the latest before its decay, which longer runs extend.",
+    )
     sample_every: Positive = Field(description="Steps between samples.")
     sample_prompts: list[str] = Field(description="Prompts of the samples; an empty one starts a document.")
     sample_tokens: Positive = 64

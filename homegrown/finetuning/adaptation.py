@@ -5,7 +5,7 @@ Also the process of each worker: `python -m homegrown.finetuning.adaptation JOB`
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,17 @@ class AdaptedModel:
             lora.save(checkpoints.fill(step, self.begin()), _adapter(settings), out / ADAPTER)
             model = lora.merge(weights.load(self._job.base, dtype=torch.float32), out / ADAPTER)
         keep_model(model, self._job.tokenizer, out / MODEL)
+
+
+def choices(settings: TrainingSettings, adaptation: AdaptationSettings, base: Path, device: str) -> Mapping[str, str]:
+    """Return what the settings with `auto` mean that depend on the number of steps, by their names."""
+    from homegrown.finetuning.base_model import flops_per_token
+    from homegrown.model import weights
+    from homegrown.training.compilation import choice
+
+    config = dataclasses.replace(weights.load_config(base / "config.json"), context=adaptation.context)
+    flops = flops_per_token(config, _adapter(adaptation))
+    return {"compile": choice(settings, device, flops, config.context)}
 
 
 def adapt(

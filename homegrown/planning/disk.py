@@ -23,10 +23,13 @@ _VARIANT_BYTES: dict[Variant, float] = {
 def disk_needed(recipe: Recipe, config: ModelConfig, text_bytes: int | None) -> int:
     """Return the bytes of the artifacts of one run: its model, and its text if the size is known.
 
-    Checkpoints hold weights and moments: those kept, the best one, and the one being written.
+    Checkpoints hold weights and moments: those kept, the best one, and the one being written; during the decay of wsd
+    also those before it.
     """
     parameters = config.parameter_count()
     weights, kept = 4 * parameters, recipe.training.keep_checkpoints + 2
+    if recipe.training.schedule == "wsd":
+        kept += recipe.training.keep_checkpoints - 1
     variants = sum(_VARIANT_BYTES[variant] * parameters for variant in recipe.quantization.variants)
     model = kept * (weights + moments(config, recipe.training)) + weights + variants
     if text_bytes is None:

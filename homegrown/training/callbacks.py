@@ -9,6 +9,7 @@ from homegrown.training.journal import Journal
 from homegrown.training.metrics import StepMetrics
 from homegrown.training.objective import unsharded
 from homegrown.training.samples import Sampler
+from homegrown.training.schedule import stable_steps
 from homegrown.training.tensorboard import EventFile
 from homegrown.training.throughput import peak_memory
 from homegrown.training.trainer import Callback, Step, Trainer
@@ -152,7 +153,7 @@ class RecordMetrics(Callback):
 
 
 class SaveCheckpoints(Callback):
-    """Saves a checkpoint every `checkpoint_every` steps, at the best validation so far, and at the end.
+    """Saves a checkpoint every `checkpoint_every` steps, at the best validation, before a decay, and at the end.
 
     While updates are skipped it saves none: the weights may be what training has to roll back from.
     """
@@ -163,7 +164,8 @@ class SaveCheckpoints(Callback):
 
     def is_due(self, trainer: Trainer, step: Step) -> bool:
         """See `Callback`."""
-        wanted = step.improved or trainer.stopped or super().is_due(trainer, step)
+        extendable = step.number == stable_steps(trainer.settings) and trainer.settings.keep_checkpoints > 1
+        wanted = step.improved or trainer.stopped or extendable or super().is_due(trainer, step)
         return (trainer.spikes.calm and wanted) or (trainer.finished and not trainer.spikes.must_roll_back)
 
     def on_step_end(self, trainer: Trainer, step: Step) -> None:

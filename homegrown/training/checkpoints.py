@@ -23,12 +23,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
+from homegrown.config.recipe import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.store.digests import sha256
 from homegrown.training import storage
 from homegrown.training.metrics import Sample, StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import make_state, state_tensors, trained
+from homegrown.training.schedule import extendable
 from homegrown.util.errors import is_disk_full
 from homegrown.util.files import sync, write_parquet
 
@@ -52,17 +54,22 @@ class TrainingState:
 
 
 class Checkpoints:
-    """The checkpoints of one run, `step-<n>`: the newest `keep`, and that of the best validation.
+    """The checkpoints of one run, `step-<n>`: the newest, that of the best validation, and those that can be extended.
 
     Every worker of `group` has one and calls `save`, `load` and `settle` together with the others. Each writes its own
     parts of the tensors; the leading one does the rest.
     """
 
     def __init__(
-        self, folder: Path, keep: int, note: Callable[[str], None], group: ProcessGroup | None, device: torch.device
+        self,
+        folder: Path,
+        settings: TrainingSettings,
+        note: Callable[[str], None],
+        group: ProcessGroup | None,
+        device: torch.device,
     ):
-        """Keep them in `folder`; the leading worker calls `note` with what a person should know."""
-        self.folder, self._keep, self._note, self._group = folder, keep, note, group
+        """Keep `keep_checkpoints` in `folder`; the leading worker calls `note` with what a person should know."""
+        self.folder, self._settings, self._note, self._group = folder, settings, note, group
         on_gpu = device.type == "cuda"
         self._stager = DefaultStager(
             StagingOptions(
@@ -117,7 +124,7 @@ class Checkpoints:
         for leftover in self.folder.glob(".*.tmp"):
             shutil.rmtree(leftover)
         for step in reversed(self._steps()):
-            if all(_is_intact(self.at(needed)) for needed in {step, _best_step(self.at(step)) or step}):
+            if all(is_intact(self.at(needed)) for needed in {step, best_step(self.at(step)) or step}):
                 return step
             self._note(f"The checkpoint of step {step} is damaged and was skipped.")
             shutil.rmtree(self.at(step))
@@ -151,10 +158,10 @@ class Checkpoints:
 
     def at(self, step: int) -> Path:
         """Return the folder of the checkpoint of `step`."""
-        return self.folder / f"step-{step:08d}"
+        return checkpoint(self.folder, step)
 
     def _steps(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        return steps_in(self.folder)
 
     def _write(self, tensors: dict[str, Tensor], state: TrainingState) -> None:
         temporary = self._unfinished(state.step)
@@ -174,13 +181,8 @@ class Checkpoints:
         shutil.rmtree(self.at(state.step), ignore_errors=True)
         folder.rename(self.at(state.step))
         sync(self.folder)
-        self._remove_all_but(self._steps()[-self._keep :])
-
-    def _remove_all_but(self, steps: list[int]) -> None:
-        kept = {self.at(step) for step in steps} | {self.at(_best_step(self.at(step))) for step in steps}
-        for path in self.folder.iterdir():
-            if path not in kept:
-                shutil.rmtree(path)
+        steps = self._steps()
+        _remove_all_but(self.folder, [*steps[-self._settings.keep_checkpoints :], *extendable(steps, self._settings)])
 
     def _give_up(self, step: int) -> None:
         """Remove the unfinished checkpoint after a full disk, and report what is left."""
@@ -194,7 +196,33 @@ class Checkpoints:
         return self.folder / f".{self.at(step).name}.tmp"
 
 
-def _is_intact(folder: Path) -> bool:
+def checkpoint(folder: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint in the folder of all."""
+    return folder / f"step-{step:08d}"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder, in order."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def tidy(folder: Path, settings: TrainingSettings) -> None:
+    """Keep of a finished run the last checkpoint, and those that can be extended with their best ones."""
+    steps = steps_in(folder)
+    _remove_all_but(folder, extendable(steps, settings), steps[-1])
+
+
+def _remove_all_but(folder: Path, steps: Sequence[int], *more: int) -> None:
+    """Remove all but the checkpoints of `steps`, with the best of each, and `more`."""
+    best = [best_step(checkpoint(folder, step)) for step in steps]
+    kept = {checkpoint(folder, step) for step in (*steps, *best, *more)}
+    for path in folder.iterdir():
+        if path not in kept:
+            shutil.rmtree(path)
+
+
+def is_intact(folder: Path) -> bool:
+    """Return whether a checkpoint is complete, by the digests of its files."""
     try:
         digests = json.loads((folder / _DIGESTS).read_bytes())
         files = [path for path in folder.iterdir() if path.name != _DIGESTS]
@@ -203,7 +231,8 @@ def _is_intact(folder: Path) -> bool:
         return False
 
 
-def _best_step(folder: Path) -> int:
+def best_step(folder: Path) -> int:
+    """Return the step of the best validation up to a checkpoint; 0: none."""
     try:
         return int(json.loads((folder / "state.json").read_bytes())["best_step"])
     except (OSError, ValueError, KeyError, TypeError):

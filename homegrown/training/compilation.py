@@ -3,6 +3,8 @@
 import shutil
 from typing import TYPE_CHECKING, Literal
 
+from homegrown.config.recipe import TrainingSettings
+
 if TYPE_CHECKING:  # a plan calls `compiles` without PyTorch
     from homegrown.model.transformer import Transformer
 
@@ -29,6 +31,13 @@ def compiles(
         possible = any(map(shutil.which, _COMPILERS[device]))
         return possible and flops_per_token * tokens >= LEAST_FLOPS[device]
     return setting == "always"
+
+
+def choice(settings: TrainingSettings, device: str, flops_per_token: int, context: int) -> str:
+    """Return what `training.compile` means for a run: always or never."""
+    kind: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
+    tokens = settings.max_steps * settings.batch_size * context
+    return "always" if compiles(settings.compile, kind, flops_per_token, tokens) else "never"
 
 
 def compile_model(model: "Transformer") -> None:

@@ -33,6 +33,8 @@ LOGS = "logs"
 NO_TCP_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Keeps PyTorch's launcher from a store that listens on all interfaces; the workers connect through a file."""
 CHECKPOINTS = "checkpoints"
+EXTENDED = "extended.txt"
+"""File with the folder of the artifact that the run extends."""
 STORE = ".store-"
 """Prefix of the files in which launcher and workers leave their addresses."""
 

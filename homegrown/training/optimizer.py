@@ -1,6 +1,5 @@
 """The optimizers of a run, and their state as named tensors."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,22 +107,3 @@ def _kinds(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], li
         else:
             hidden.append(parameter)
     return hidden, embeddings, vectors
-
-
-def lr_share(step: int, settings: TrainingSettings) -> float:
-    """Return the share of the peak learning rate of optimizer step `step` (from 1 to `max_steps`).
-
-    It rises linearly over `warmup_steps` to 1. Then it decays as a half cosine (Loshchilov and Hutter 2017) or
-    linearly, or stays at 1 and decays linearly over the last `decay_share` of all steps (Hu et al. 2024, MiniCPM; the
-    linear decay: Hägele et al. 2024), to its final share at `max_steps`.
-    """
-    if step <= settings.warmup_steps:
-        return step / settings.warmup_steps
-    decay_steps = settings.max_steps - settings.warmup_steps
-    if settings.schedule == "wsd":
-        decay_steps = min(decay_steps, math.ceil(settings.decay_share * settings.max_steps))
-    left = min(1.0, (settings.max_steps - step) / decay_steps)
-    if settings.schedule == "cosine":
-        left = (1 - math.cos(math.pi * left)) / 2
-    floor = settings.final_learning_rate_share
-    return floor + (1 - floor) * left

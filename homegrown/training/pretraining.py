@@ -1,6 +1,6 @@
 """Pretraining as a training job: the new model, its samples and its result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,20 @@ def _prompts(prompts: Sequence[tuple[str, list[int]]], context: int) -> "list[Pr
                 f"than model.context ({context}); shorten it."
             )
     return encoded
+
+
+def choices(settings: TrainingSettings, model: ModelSettings, packed: Path, device: str) -> Mapping[str, str]:
+    """Return what the settings with `auto` mean that depend on the number of steps, by their names."""
+    from homegrown.model.config import ModelConfig
+    from homegrown.training.compilation import choice
+    from homegrown.training.initialisation import choose
+
+    train = TokenSplit(packed, "train")
+    config = ModelConfig.from_settings(model, train.vocabulary_size, settings.dropout)
+    return {
+        "initialisation": choose(settings, config, train.tokens),
+        "compile": choice(settings, device, config.flops_per_token(), config.context),
+    }
 
 
 def pretrain(

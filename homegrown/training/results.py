@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homegrown.training.curve import draw_curve
-from homegrown.training.job import CURVE, METRICS, SAMPLES, SUMMARY
+from homegrown.training.job import CURVE, EXTENDED, METRICS, SAMPLES, SUMMARY
 from homegrown.training.metrics import StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import trained
 from homegrown.training.trainer import Trainer
@@ -45,6 +45,8 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
         "rolled_back_steps": trainer.spikes.rolled_back_steps,
         "resumed_from": resumed_from,
     }
+    if (out / EXTENDED).exists():
+        summary["extended_from"] = (out / EXTENDED).read_text()
     if kept.validation_loss is not None and kept.validation_bits_per_byte is not None:
         summary["validation_loss"] = kept.validation_loss
         summary["validation_bits_per_byte"] = kept.validation_bits_per_byte

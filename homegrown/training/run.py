@@ -6,6 +6,7 @@ from pathlib import Path
 
 from homegrown.training.job import (
     CHECKPOINTS,
+    EXTENDED,
     JOB,
     LOGS,
     PARENT_LOCK,
@@ -32,16 +33,16 @@ def run_job(job: TrainingJob, out: Path, processes: int, progress: Progress, wor
 
         launch(job.write(out.resolve()), processes, progress, worker)
     summary: dict[str, Metric] = json.loads((out / SUMMARY).read_bytes())
-    _tidy(out)
-    return summary
+    _tidy(out, job)
+    files = [path for path in (out / CHECKPOINTS).rglob("*") if path.is_file()]
+    return summary | {"checkpoint_megabytes": sum(path.stat().st_size for path in files) / 1e6}
 
 
-def _tidy(out: Path) -> None:
+def _tidy(out: Path, job: TrainingJob) -> None:
     """Remove the files that only served the run, which name this machine's paths."""
-    for name in (JOB, PROGRESS, PARENT_LOCK, WORKER_LOCK, STEPS):
+    from homegrown.training.checkpoints import tidy
+
+    for name in (JOB, PROGRESS, PARENT_LOCK, WORKER_LOCK, STEPS, EXTENDED):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / LOGS, ignore_errors=True)
-    newest = max((out / CHECKPOINTS).glob("step-*"))
-    for path in (out / CHECKPOINTS).iterdir():
-        if path != newest:
-            shutil.rmtree(path)
+    tidy(out / CHECKPOINTS, job.training)

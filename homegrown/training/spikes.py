@@ -29,6 +29,7 @@ class _Memory:
     skipped_steps: int = 0
     rolled_back_steps: int = 0
     rollbacks: int = 0
+    rolled_back_from: int = 0
 
 
 class SpikeRule:
@@ -123,6 +124,7 @@ class SpikeRule:
         self._memory.skipped_steps = before.skipped_steps
         self._memory.rolled_back_steps = before.rolled_back_steps + at - to
         self._memory.rollbacks = before.rollbacks + 1
+        self._memory.rolled_back_from = max(before.rolled_back_from, at)
         self._fruitless = True
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,13 +33,14 @@ from homegrown.training import microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.compilation import compile_model, compiles
 from homegrown.training.distributed import Worker
-from homegrown.training.job import CHECKPOINTS, TrainingJob
+from homegrown.training.job import CHECKPOINTS, EXTENDED, TrainingJob
 from homegrown.training.metrics import Sample
 from homegrown.training.objective import accumulating, clip_gradients, distribute
-from homegrown.training.optimizer import lr_share, optimizers, set_lr
+from homegrown.training.optimizer import optimizers, set_lr
 from homegrown.training.peak import matmul_peak
 from homegrown.training.precision import choose_precision
 from homegrown.training.progress_file import Report
+from homegrown.training.schedule import lr_share
 from homegrown.training.spikes import SpikeRule
 from homegrown.training.stopping import Stop
 from homegrown.training.throughput import Watch
@@ -176,11 +177,13 @@ class Trainer:
         if compiles(settings.compile, worker.kind, self.task.flops_per_token, tokens):
             compile_model(self.model)
         self.checkpoints = Checkpoints(
-            self.out / CHECKPOINTS, settings.keep_checkpoints, self.report.note, worker.writers, worker.device
+            self.out / CHECKPOINTS, settings, self.report.note, worker.writers, worker.device
         )
         step = self._restore()
         if step:
             self.spikes.load_state_dict(self.state.spikes)
+        elif worker.leads:
+            (self.out / EXTENDED).unlink(missing_ok=True)
         return step
 
     def run(self, stop: Stop) -> None:

@@ -14,11 +14,13 @@ class Event:
     """An event of a stage."""
 
     stage: str
-    kind: Literal["started", "progress", "made", "cached", "failed", "stopped"]
+    kind: Literal["started", "progress", "note", "made", "cached", "failed", "stopped"]
     done: float = 0
     total: float | None = None
     metrics: dict[str, Metric] = field(default_factory=dict)
     artifact: Artifact | None = None
+    message: str = ""
+    """The text of a note, for whoever started the run."""
 
 
 Listener = Callable[[Event], None]

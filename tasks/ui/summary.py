@@ -38,6 +38,7 @@ class StageEntry:
     task_run: UUID | None = None
     report: UUID | None = None
     excerpt: str = ""
+    note: str = ""
 
 
 class Summary:
@@ -61,6 +62,8 @@ class Summary:
             entry.state, entry.began = "running", time.monotonic()
         elif event.kind == "progress":
             entry.progress = event
+        elif event.kind == "note":
+            entry.note = event.message
         else:
             entry.state = event.kind
             entry.artifact = event.artifact or entry.artifact
@@ -112,6 +115,7 @@ class Summary:
     def markdown(self) -> str:
         """Return the current summary."""
         parts = [f"**{self._name}** · {self._end or self._now()}", self._table()]
+        parts += [f"{stage}: {code(entry.note)}" for stage, entry in self._entries.items() if entry.note]
         parts += [entry.excerpt for entry in self._entries.values() if entry.excerpt]
         folders = [f"{stage:<12} {entry.artifact.path}" for stage, entry in self._entries.items() if entry.artifact]
         if folders:

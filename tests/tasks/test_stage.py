@@ -34,6 +34,8 @@ def first(work: Work, settings: Number) -> Outcome:
     """Write a number."""
     made["first"] += 1
     work.progress(1, 2, loss=0.5)
+    if work.forced:
+        work.note(f"{work.order.stage} runs again.")
     if settings.fails == "user":
         raise UserError("The number is wrong.")
     if settings.fails == "once" and made["first"] == 1:
@@ -121,6 +123,15 @@ def test_published_without_prefects_record_is_not_made_again(in_prefect: Store) 
     run_chain()
     assert made == {"first": 1, "second": 1}
     assert run_chain() == {"first": "Cached", "second": "Cached"}
+
+
+def test_a_stage_may_say_something(in_prefect: Store) -> None:
+    events: list[Event] = []
+    with listening(events.append):
+        run_chain()
+        run_chain(force=("first",))
+    notes = [(event.stage, event.message) for event in events if event.kind == "note"]
+    assert notes == [("first", "first runs again.")]
 
 
 def test_a_users_mistake_is_one_sentence_without_retry_traceback_or_leftover(

@@ -14,11 +14,12 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
+from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training import storage
-from homegrown.training.checkpoints import Checkpoints, TrainingState
+from homegrown.training.checkpoints import Checkpoints, TrainingState, tidy
 from homegrown.training.metrics import Sample, StepMetrics
 from homegrown.training.optimizer import optimizers as make_optimizers
 
@@ -50,15 +51,16 @@ def metrics(step: int) -> StepMetrics:
     return StepMetrics(step, 64 * step, 1 / 3, 1e-3, 0.7, 1e4, 0.4, 5 * 10**8, step == 2, 0.1 * step, *validation)
 
 
-def opened(folder: Path, keep: int = 2, note: Callable[[str], None] = print) -> Checkpoints:
-    return Checkpoints(folder, keep, note, dist.group.WORLD, torch.device("cpu"))
+def opened(folder: Path, keep: int = 2, note: Callable[[str], None] = print, **changes: Any) -> Checkpoints:
+    settings = load_recipe("tiny").training.model_copy(update={"keep_checkpoints": keep, **changes})
+    return Checkpoints(folder, settings, note, dist.group.WORLD, torch.device("cpu"))
 
 
 def checkpointed(
-    folder: Path, model: Transformer, optimizers: list[Optimizer], steps: int, keep: int = 2
+    folder: Path, model: Transformer, optimizers: list[Optimizer], steps: int, keep: int = 2, **changes: Any
 ) -> Checkpoints:
     """Take `steps` steps with a checkpoint after each; the best validation was at step 2."""
-    checkpoints, state = opened(folder, keep), TrainingState()
+    checkpoints, state = opened(folder, keep, **changes), TrainingState()
     for step in range(1, steps + 1):
         learn(model, optimizers, step)
         state.step, state.seconds = step, 0.1 * step
@@ -106,6 +108,17 @@ def test_the_newest_and_the_best_are_kept(build, four: Path, tmp_path: Path) -> 
     checkpointed(tmp_path, *build(), 4, keep=1)
     assert names(tmp_path) == ["step-00000002", "step-00000004"]
     assert names(four) == ["step-00000002", "step-00000003", "step-00000004"]
+
+
+def test_those_before_a_decay_are_kept(build, tmp_path: Path) -> None:
+    wsd = {"schedule": "wsd", "max_steps": 7, "warmup_steps": 1, "decay_steps": 3}
+    kept = checkpointed(tmp_path, *build(), 7, keep=3, **wsd)
+    assert names(tmp_path) == [f"step-0000000{step}" for step in (2, 3, 4, 5, 6, 7)]  # 2 is also the best
+    tidy(tmp_path, load_recipe("tiny").training.model_copy(update=wsd | {"keep_checkpoints": 2}))
+    assert names(tmp_path) == ["step-00000002", "step-00000004", "step-00000007"]
+    assert kept.newest() == 7
+    tidy(tmp_path, load_recipe("tiny").training.model_copy(update=wsd | {"keep_checkpoints": 1}))
+    assert names(tmp_path) == ["step-00000007"]
 
 
 def test_updates_during_the_writing_of_a_checkpoint_are_not_in_it(build, tmp_path: Path, monkeypatch) -> None:

@@ -9,7 +9,8 @@ from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training.muon import orthogonal
-from homegrown.training.optimizer import lr_share, optimizers
+from homegrown.training.optimizer import optimizers
+from homegrown.training.schedule import lr_share
 
 
 @pytest.mark.parametrize("family", ["modern", "classic"])

@@ -18,10 +18,10 @@ from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.model import weights
 from homegrown.tokenizer.loading import load
-from homegrown.training.optimizer import lr_share
 from homegrown.training.pretraining import Job, pretrain
 from homegrown.training.results import finish
 from homegrown.training.run import run_job
+from homegrown.training.schedule import lr_share
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, silent
 from tests.training.processes import Broken, Process, worker_in

@@ -161,7 +161,7 @@ def test_going_back_keeps_the_counts_and_the_earlier_memory(rule) -> None:
     earlier = ours.state_dict()
     ours.admits(math.nan, 1.0), ours.admits(math.nan, 1.0)
     ours.roll_back(at=102, to=100, earlier=earlier)
-    counts = {"skipped_steps": 2, "rolled_back_steps": 2, "rollbacks": 1}
+    counts = {"skipped_steps": 2, "rolled_back_steps": 2, "rollbacks": 1, "rolled_back_from": 102}
     assert ours.state_dict() == earlier | counts
     with pytest.raises(
         UserError, match=r"training.max_rollbacks \(1\) .* step 104; lower training.learning_rate \(0.005\)"

@@ -61,3 +61,12 @@ def test_the_terminal_shows_the_time_left_that_the_stage_says() -> None:
         emit(Event("pretrain", "started"))
         emit(Event("pretrain", "progress", 100, 200, TRAINING))
     assert "0:12:34 loss 5.234" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_note_is_a_line_of_its_own(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=140, color_system=None)
+    with live_display(console, ["pretrain"]):
+        emit(Event("pretrain", "started"))
+        emit(Event("pretrain", "note", message="Training extends pretrain@1 [bold]."))
+    assert "pretrain: Training extends pretrain@1 [bold]." in console.file.getvalue()

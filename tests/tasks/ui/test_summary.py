@@ -43,6 +43,14 @@ def test_a_running_stage_has_its_time_left(summary: Summary) -> None:
     assert "| pretrain | running, 25% |" in markdown
 
 
+def test_a_note_stays_beside_the_table(summary: Summary) -> None:
+    summary(Event("pretrain", "started"))
+    summary(Event("pretrain", "note", message="pretrain@1 is not extended."))
+    summary(Event("pretrain", "made"))
+    assert "| pretrain | made |" in summary.markdown()
+    assert "pretrain: ` pretrain@1 is not extended. `" in summary.markdown()
+
+
 def test_a_failure_has_its_reason(summary: Summary) -> None:
     summary(Event("ingest", "started"))
     summary(Event("ingest", "failed"))
