@@ -11,7 +11,7 @@ from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import picture, quoted, table
-from tasks.ui.panels import Panel, rows_of
+from tasks.ui.panels import Panel, rows_of, unsegmented
 
 _RULES_DRAWN = 15
 _RULES_WITH_EXAMPLES = 8
@@ -19,11 +19,13 @@ _EXCERPT = 400  # characters
 
 
 def _content(settings: FilterSettings) -> dict[str, str]:
-    """Return the digest of the word list; the engine reports a missing one."""
+    """Return the digest of the word list, of which the engine reports a missing one, and the segmenter."""
+    from homegrown.corpus import segmenter
+
     if settings.word_list is None or not Path(settings.word_list.path).is_file():
-        return {}
+        return segmenter.key()
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
-        return {"word_list": digests.file(Path(settings.word_list.path))}
+        return segmenter.key() | {"word_list": digests.file(Path(settings.word_list.path))}
 
 
 def _report(artifact: Artifact) -> str:
@@ -53,6 +55,7 @@ def _report(artifact: Artifact) -> str:
         parts.append(_picture(failing))
     quiet = ", ".join(f"`{rule['rule']}`" for rule in rules if not rule["failed"])
     parts += [f"No document fails {quiet}."] if quiet else []
+    parts += unsegmented(artifact.manifest.metrics)
     return "\n\n".join([*parts, *_examples(artifact, failing)])
 
 

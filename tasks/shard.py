@@ -8,7 +8,7 @@ from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import picture, table
-from tasks.ui.panels import Panel
+from tasks.ui.panels import Panel, unsegmented
 
 _FUNNEL = {
     "ingest": "read",
@@ -21,10 +21,11 @@ _FUNNEL = {
 def _content(settings: ShardSettings) -> dict[str, str]:
     if not settings.decontaminate:
         return {}
-    from homegrown.corpus import contamination
+    from homegrown.corpus import contamination, segmenter
 
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
-        return {str(path): digests.file(path) for path in contamination.check_files(settings.decontaminate)}
+        files = {str(path): digests.file(path) for path in contamination.check_files(settings.decontaminate)}
+    return segmenter.key() | files
 
 
 def _report(artifact: Artifact) -> str:
@@ -40,6 +41,7 @@ def _report(artifact: Artifact) -> str:
             _excerpt(artifact),
             "### Training documents dropped here",
             table(["reason", "documents"], [[reason, shown(count)] for reason, count in dropped.items()]),
+            *unsegmented(metrics),
         ]
     )
 

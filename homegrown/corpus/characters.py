@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
 
-LETTER, WORD, ALONE, SPACE = 1, 2, 4, 8
+LETTER, WORD, ALONE, SPACE = 1, 2, 4, 8  # ALONE: of a script without spaces
 BREAK = 16  # ends a line, as in str.splitlines
 MARK = 32  # punctuation of CCNet (below), or the end of a sentence; a word of only these is a symbol
 STOP = 64  # ends a sentence: Unicode's property Sentence_Terminal
@@ -21,18 +21,23 @@ CODE_POINTS = 0x40000  # planes 0 to 3; later ones have only tags, variation sel
 # CCNet's punctuation (Wenzek et al. 2020) beyond ASCII.
 _CCNET = "、。〈〉《》「」【】！％（），．１：；？～«´»–—’“”„…∶━►"
 
-# Scripts without spaces, by Unicode block: each character is a word.
+# Scripts without spaces, by Unicode block.
 _UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
     (0x1780, 0x17FF),  # Khmer
+    (0x3005, 0x3007),  # marks of repetition
     (0x3040, 0x30FF),  # Hiragana, Katakana
     (0x31F0, 0x31FF),  # Katakana extensions
     (0x3400, 0x4DBF),  # Han
     (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9F),  # narrow Katakana
     (0x20000, 0x3FFFF),
 )
+
+
+_VARIANT = ("VARIATION SELECTOR", "COMBINING GRAPHEME JOINER")
 
 
 class Characters(NamedTuple):
@@ -46,8 +51,10 @@ class Characters(NamedTuple):
 def characters() -> Characters:
     """Return the tables, built once per process from Python's Unicode database.
 
-    A word character is a letter, mark, number or connector (general categories L, M, N, Pc). Lower case is the simple
-    mapping: U+0130, whose lower case has two characters, becomes the first of them, and the final sigma is not special.
+    A word character is a letter, mark, number or connector (general categories L, M, N, Pc). Combining marks are part
+    of letters, except those that enclose a character or select its variant, as emoji have them. Lower case is the
+    simple mapping: U+0130, whose lower case has two characters, becomes the first of them, and the final sigma is not
+    special.
     """
     lower = np.arange(CODE_POINTS, dtype=np.uint32)
     kinds = np.zeros(CODE_POINTS, dtype=np.uint8)
@@ -55,7 +62,9 @@ def characters() -> Characters:
         character = chr(code)
         category = unicodedata.category(character)
         lower[code] = ord(character.lower()[0])
-        if category[0] == "L":
+        if category[0] == "L" or (
+            category in ("Mn", "Mc") and not unicodedata.name(character, "").startswith(_VARIANT)
+        ):
             kinds[code] = LETTER | WORD
         elif category[0] in "MN" or category == "Pc":
             kinds[code] = WORD

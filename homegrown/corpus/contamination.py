@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, CODE_POINTS, WORD, characters
 from homegrown.corpus.minhash import hash_runs
+from homegrown.corpus.quality.texts import buffers
+from homegrown.corpus.segmenter import unsegmented, word_ends
 from homegrown.corpus.streams import Bounded, TooMuch, buffered, check_end, most_unpacked, opened, unpacked
 from homegrown.util.errors import UserError
 
@@ -28,6 +30,7 @@ class Runs(NamedTuple):
     hashes: NDArray[np.uint64]
     files: NDArray[np.int64]
     short: int  # texts with fewer words
+    unsegmented: int  # texts with words of a script without spaces that were not found: no segmenter
 
 
 def check_files(paths: list[str]) -> list[Path]:
@@ -40,15 +43,16 @@ def check_files(paths: list[str]) -> list[Path]:
 
 def runs_of_files(paths: list[str]) -> Runs:
     """Return the runs of 13 words of all texts in the files; raise UserError for a file that cannot be read."""
-    hashes, files, short = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
+    hashes, files, short, unknown = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0, 0
     for number, path in enumerate(check_files(paths)):
-        texts = list(_texts(path))
-        starts, runs = hash_runs(pa.array([normalize("NFC", text) for text in texts], pa.string()), RUN_WORDS)
+        texts = pa.array([normalize("NFC", text) for text in _texts(path)], pa.string())
+        starts, runs = hash_runs(texts, RUN_WORDS)
+        unknown += int(unsegmented(texts).sum())
         short += int((np.diff(starts) == 0).sum())
         hashes.append(runs)
         files.append(np.full(len(runs), number))
     distinct, first = np.unique(np.concatenate(hashes), return_index=True)
-    return Runs(distinct, np.concatenate(files)[first], short)
+    return Runs(distinct, np.concatenate(files)[first], short, unknown)
 
 
 def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, str]]:
@@ -72,11 +76,13 @@ def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, 
 def _words(text: str, first: int, count: int) -> str:
     """Return the part of a text with `count` words from word `first` (from 0)."""
     kinds = characters().kinds
-    start = seen = 0
-    inside = False
+    data, offsets = buffers(pa.array([text], pa.string()))
+    ends = set(word_ends(data, offsets).tolist())
+    start = seen = size = 0
+    inside = joined = False  # joined: in a word of a script without spaces
     for place, character in enumerate(text):
         kind = kinds[ord(character)] if ord(character) < CODE_POINTS else 0
-        if inside and (not kind & WORD or kind & ALONE):
+        if inside and (not kind & WORD or (kind & ALONE and not joined)):
             inside = False
             if seen == first + count:
                 return text[start:place]
@@ -85,6 +91,12 @@ def _words(text: str, first: int, count: int) -> str:
             inside = True
             if seen == first + 1:
                 start = place
+        size += len(character.encode())
+        joined = bool(kind & ALONE) and size not in ends
+        if inside and kind & ALONE and not joined:
+            inside = False
+            if seen == first + count:
+                return text[start : place + 1]
     return text[start:]
 
 

@@ -1,5 +1,6 @@
 """The filter stage: documents that pass every rule, dropped ones with rule and value, and the signals of all."""
 
+import logging
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from homegrown.corpus.languages import Languages, check_languages, identify
 from homegrown.corpus.quality import signals, word_list
 from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, values
 from homegrown.corpus.redaction import redact
+from homegrown.corpus.segmenter import MISSING
 from homegrown.util.files import parquet_parts, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
@@ -39,6 +41,7 @@ RULES = pa.schema(
 )
 SIGNALS = signals.SCHEMA.append(pa.field("redacted", pa.int32()))  # number of replacements
 _TEXT = SCHEMA.get_field_index("text")
+_log = logging.getLogger(__name__)
 _BATCH = 4096  # rows whose texts are in memory at once
 
 
@@ -76,12 +79,13 @@ def filter_documents(
     jobs = [_Job(part, out, settings) for part in parts]
     names = [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)
     dropped, failed = np.zeros(len(names), int), np.zeros(len(names), int)
-    kept = redacted = 0
+    kept = redacted = unsegmented = 0
     for done, job in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
         kept += row_count(job.part("documents"))
         first = pq.read_table(job.part("dropped"), columns=["rule"])["rule"].to_pylist()
         measured = pq.read_table(job.part("signals"))
         redacted += pc.sum(measured["redacted"]).as_py() or 0
+        unsegmented += pc.sum(measured["unsegmented"]).as_py() or 0
         dropped += [first.count(name) for name in names]
         fails = failures(measured, settings).sum(axis=1)
         failed += [*fails, *[first.count(LANGUAGES)] * (len(names) - len(fails))]
@@ -95,6 +99,9 @@ def filter_documents(
     }
     if settings.redact:
         metrics["redacted"] = redacted
+    if unsegmented:
+        metrics["unsegmented"] = unsegmented
+        _log.warning("%d %s", unsegmented, MISSING)
     return Outcome(kept + int(dropped.sum()), kept, metrics=metrics)
 
 

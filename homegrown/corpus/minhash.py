@@ -3,6 +3,9 @@
 A text is lower-cased and split into words with their hashes (`homegrown.corpus.splitting`). A shingle is the upper 32
 bits of the polynomial of its words' hashes, mixed by MurmurHash3's finalizer. This is the `hashfunc`; pre-mix,
 permutations and minimum are bit for bit those of `datasketch.MinHash(num_perm, seed, scheme="affine32")`.
+
+In scripts without spaces, each character counts as a word of a shingle: five of them are about as long as three words,
+so an edit changes fewer shingles, and signatures do not depend on dictionaries.
 """
 
 from typing import NamedTuple
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.characters import Characters, characters
 from homegrown.corpus.compiled import compiled
+from homegrown.corpus.segmenter import word_ends
 from homegrown.corpus.splitting import Scratch, scratch, split
 
 LONGEST = 500_000  # characters to shingle; longer texts saturate signatures and join unrelated ones (Marin)
@@ -83,7 +87,7 @@ def hash_runs(texts: pa.StringArray, size: int) -> tuple[NDArray[np.int64], NDAr
     Texts with fewer words have no run; long texts are not cut.
     """
     data, offsets, space = _buffers(texts, 2**31)
-    return _hash_runs(data, offsets, size, characters(), space)
+    return _hash_runs(data, offsets, size, characters(), space, word_ends(data, offsets))
 
 
 def _buffers(texts: pa.StringArray, limit: int = LONGEST) -> tuple[NDArray[np.uint8], NDArray[np.int32], Scratch]:
@@ -109,7 +113,7 @@ def _sketch(
 ) -> None:
     sums, shingles = np.empty(space.words.size, np.uint64), np.empty(space.words.size, np.uint32)
     for document in range(offsets.size - 1):
-        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST)
+        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST, None)
         digests[document, 0], digests[document, 1] = found.high, found.low
         lengths[document] = found.length
         words[document] = found.words
@@ -135,7 +139,7 @@ def _shingle_sets(
     letters, distinct = np.empty(n, np.float64), np.empty(n, np.float64)
     sums, own = np.empty(space.words.size, np.uint64), np.empty(space.words.size, np.uint32)
     for document in range(n):
-        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST)
+        found = split(data, offsets[document], offsets[document + 1], tables, space, LONGEST, None)
         count = _shingles(space.words, found.words, shingle_words, sums, own)
         end = starts[document]
         if count:
@@ -157,12 +161,13 @@ def _hash_runs(
     size: int,
     tables: Characters,
     space: Scratch,
+    ends: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     n = offsets.size - 1
     starts = np.zeros(n + 1, np.int64)
     runs = np.empty(max(0, offsets[n] - offsets[0]) + 1, np.uint64)
     for document in range(n):
-        count = split(data, offsets[document], offsets[document + 1], tables, space, offsets[n]).words
+        count = split(data, offsets[document], offsets[document + 1], tables, space, offsets[n], ends).words
         total = max(0, count - size + 1)
         _polynomials(space.words, total, size, runs[starts[document] : starts[document] + total])
         starts[document + 1] = starts[document] + total

@@ -1,5 +1,6 @@
 """The shard stage: documents shuffled out of core and split into train, validation and test shards of even size."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from homegrown.corpus.contamination import Runs, contaminated, runs_of_files
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.heldout import HeldOut, Signer, most_similar
 from homegrown.corpus.records import MEGABYTE
+from homegrown.corpus.segmenter import MISSING
 from homegrown.corpus.split_choice import SPLITS, bounds, hashes
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts, write_parquet
@@ -39,6 +41,7 @@ DROPPED = pa.schema(
     ]
 )
 _RANKED = SCHEMA.append(pa.field("rank", pa.int64()))
+_log = logging.getLogger(__name__)
 _BATCH = 4096  # rows whose texts are in memory at once
 _BUCKETS = 500  # files open at once
 _SHARE = 8  # maximum share of a bucket in memory: sorting needs it twice, beside Parquet's buffers
@@ -104,6 +107,9 @@ def shard(
         metrics[f"{name}_bytes"] = int(sizes[splits == split].sum())
     metrics |= {f"dropped_{reason}": reasons[reason] for reason in REASONS}
     metrics |= {"evaluation_runs": len(runs.hashes), "evaluation_texts_too_short": runs.short}
+    if runs.unsegmented:
+        metrics["unsegmented"] = runs.unsegmented
+        _log.warning("%d %s", runs.unsegmented, MISSING)
     return Outcome(len(splits), len(order), metrics=metrics)
 
 

@@ -64,24 +64,40 @@ def scratch(longest: int, limit: int) -> Scratch:
 
 
 @compiled
-def split(data: NDArray[np.uint8], start: int, end: int, tables: Characters, space: Scratch, limit: int) -> Found:
+def split(
+    data: NDArray[np.uint8],
+    start: int,
+    end: int,
+    tables: Characters,
+    space: Scratch,
+    limit: int,
+    word_ends: NDArray[np.int64] | None,
+) -> Found:
     """Split the UTF-8 text in bytes `start` to `end` of `data` into words; fill `space`.
 
-    Only the first `limit` characters are split into words.
+    Only the first `limit` characters are split into words. In scripts without spaces, words end at `word_ends`
+    (`homegrown.corpus.segmenter`); if that is None, each character is a word.
     """
-    size, length, letters, count = _cut(data, start, end, tables, space, limit)
+    size, length, letters, count = _cut(data, start, end, tables, space, limit, word_ends)
     high, low = _hash(space, size, count)
     return Found(length, letters, count, high, low)
 
 
 @compiled
 def _cut(
-    data: NDArray[np.uint8], start: int, end: int, tables: Characters, space: Scratch, limit: int
+    data: NDArray[np.uint8],
+    start: int,
+    end: int,
+    tables: Characters,
+    space: Scratch,
+    limit: int,
+    word_ends: NDArray[np.int64] | None,
 ) -> tuple[int, int, int, int]:
     """Fill `lower`, `starts` and `ends`; return counts of bytes in `lower`, characters, letters and words."""
     lower, starts, ends, flags, eights = space.lower, space.starts, space.ends, space.flags, space.flag_eights
     size = length = letters = count = 0
-    inside = False
+    inside = joined = False  # joined: the word is of a script without spaces
+    place = 0
     i = start
     while i < end:
         if end - i >= _BLOCK and length + _BLOCK <= limit:
@@ -119,18 +135,25 @@ def _cut(
                 code = np.int64(tables.lower[code])
             letters += kind & LETTER != 0
             in_word = kind & WORD != 0 and length <= limit
-            if inside and (not in_word or kind & ALONE):
+            if inside and (not in_word or (kind & ALONE and not joined)):
                 ends[count] = size
                 count += 1
                 inside = False
             if in_word and not inside:
                 starts[count] = size
             size = _encode(np.int64(32) if kind & SPACE else code, lower, size)
-            inside = in_word
+            inside, joined = in_word, False
             if in_word and kind & ALONE:
-                ends[count] = size
-                count += 1
-                inside = False
+                if word_ends is not None:
+                    if not place:
+                        place = int(np.searchsorted(word_ends, start))
+                    while place < word_ends.size and word_ends[place] < i:
+                        place += 1
+                    joined = not (place < word_ends.size and word_ends[place] == i)
+                if not joined:
+                    ends[count] = size
+                    count += 1
+                    inside = False
     if inside:
         ends[count] = size
         count += 1

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from homegrown.reporting.numbers import duration, file_size, quantity, shown
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.util.files import parquet_parts, replacing
+from homegrown.util.progress import Metric
 from tasks.ui.figures import figure
 from tasks.ui.markdown import table
 
@@ -91,6 +92,13 @@ def figures(artifact: Artifact) -> str:
 def _words(name: str) -> str:
     """Return a metric's name as words; names of variants, such as q8_0, stay unchanged."""
     return re.sub(r"\bmb$", "MB", re.sub(r"(?<!\d)_|_(?!\d)", " ", name))
+
+
+def unsegmented(metrics: dict[str, Metric]) -> list[str]:
+    """Return a note if the segmenter was missing."""
+    from homegrown.corpus.segmenter import MISSING
+
+    return [f"{metrics['unsegmented']} {MISSING}"] if "unsegmented" in metrics else []
 
 
 def rows_of(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -177,7 +177,7 @@ def by_python(text: str) -> dict[str, float]:
     return found
 
 
-@given(st.text(st.sampled_from("ab \n\tÜ漢\u2003.1"), max_size=200))
+@given(st.text(st.sampled_from("ab \n\tÜя\u2003.1"), max_size=200))
 def test_repetition_agrees_with_plain_python(text: str) -> None:
     found = measured(text)["gopher_repetition"]
     expected = by_python(text)

@@ -12,6 +12,7 @@ from homegrown.corpus.quality import c4
 from homegrown.corpus.quality.rules import SETS, measures
 from homegrown.corpus.quality.texts import Values, take_apart
 from homegrown.corpus.quality.word_list import look_up
+from homegrown.corpus.segmenter import unsegmented
 
 _SLICE = 2_000_000  # bytes of text to split at once: their words and lines stay in the processor's cache
 
@@ -22,6 +23,7 @@ def _schema() -> pa.Schema:
         measured = [pa.field(measure, pa.float64()) for measure in measures(name)]
         fields += [pa.field(name, pa.struct(measured))] if name else measured
     fields += [
+        pa.field("unsegmented", pa.bool_()),  # words of a script without spaces were not found: no segmenter
         pa.field("language", pa.string()),  # the most likely; null if not identified
         pa.field("language_probability", pa.float64()),
         pa.field("languages_probability", pa.float64()),  # of the most likely wanted one
@@ -64,5 +66,6 @@ def measure(ids: pa.StringArray, texts: pa.StringArray, settings: FilterSettings
             columns[name] = pa.StructArray.from_arrays([pa.array(value) for value in found.values()], list(found))
         else:
             columns |= {each: pa.array(value) for each, value in found.items()}
+    columns["unsegmented"] = pa.array(unsegmented(texts))
     row = [columns[field.name] if field.name in columns else pa.nulls(len(texts), field.type) for field in SCHEMA]
     return pa.table(row, schema=SCHEMA), texts

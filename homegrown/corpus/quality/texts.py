@@ -1,6 +1,7 @@
 """Texts split for measuring: words, lines and paragraphs as flat arrays, in one compiled pass.
 
-White space separates words as in `str.split`, punctuation included. Characters are code points.
+White space separates words as in `str.split`, punctuation included; in scripts without spaces the segmenter does.
+Characters are code points.
 """
 
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from homegrown.corpus.characters import BREAK, CODE_POINTS, LETTER, MARK, SPACE, STOP, characters, decode
+from homegrown.corpus.characters import ALONE, BREAK, CODE_POINTS, LETTER, MARK, SPACE, STOP, characters, decode
 from homegrown.corpus.compiled import compiled
+from homegrown.corpus.segmenter import word_ends
 
 Values: TypeAlias = NDArray[np.float64]
 Pieces: TypeAlias = NDArray[np.int64]
@@ -91,7 +93,7 @@ def take_apart(texts: pa.StringArray) -> Texts:
     lines = Lines(*_columns(n, newlines + n, Lines))
     rows = Rows(*_columns(n, breaks + n, Rows))
     paragraphs = Paragraphs(*_columns(n, newlines + n, Paragraphs))
-    _take_apart(data, offsets, characters().kinds, counts, words, lines, rows)
+    _take_apart(data, offsets, characters().kinds, word_ends(data, offsets), counts, words, lines, rows)
     _join_lines(lines, paragraphs)
     return Texts(counts, words, lines, rows, paragraphs)
 
@@ -154,13 +156,14 @@ def _take_apart(
     data: NDArray[np.uint8],
     offsets: NDArray[np.int32],
     kinds: NDArray[np.uint8],
+    ends: Pieces,
     counts: Counts,
     words: Words,
     lines: Lines,
     rows: Rows,
 ) -> None:
     """Fill the tables. The hash of a line is made of its words' hashes and the white space between them."""
-    word_place = line_place = row_place = 0
+    word_place = line_place = row_place = place = 0
     for text in range(offsets.size - 1):
         i, end = int(offsets[text]), int(offsets[text + 1])
         characters_ = letters = spaces = newlines = hashes = ellipses = 0
@@ -168,11 +171,23 @@ def _take_apart(
         line, line_start, blank = _OFFSET, 0, True
         first, last, ending = np.int64(0), np.int64(0), np.uint8(0)
         dots = blanks_before = 0
+        before_alone = False  # the previous character is of a script without spaces, and no word ended after it
         while i < end:
             code, i = decode(data, i)
             kind = kind_of(kinds, code)
             characters_ += 1
             space = kind & SPACE != 0
+            alone = kind & ALONE != 0
+            if alone:
+                if length and not before_alone:
+                    _add_word(words, word_place, word, length, letter, symbol)
+                    word_place += 1
+                    line = (line ^ word) * _PRIME
+                    blank = False
+                    word, length, letter, symbol = _OFFSET, 0, False, True
+                while place < ends.size and ends[place] < i:
+                    place += 1
+                before_alone = not (place < ends.size and ends[place] == i)
             if not space:
                 if not length:
                     first = first or code
@@ -190,13 +205,10 @@ def _take_apart(
                 if not kind & MARK:
                     symbol = False
                 last, ending = code, kind
-                if i < end:
+                if i < end and (not alone or before_alone):
                     continue
             if length:
-                words.hashes[word_place] = word
-                words.lengths[word_place] = length
-                words.letters[word_place] = letter
-                words.symbols[word_place] = symbol
+                _add_word(words, word_place, word, length, letter, symbol)
                 word_place += 1
                 line = (line ^ word) * _PRIME
                 blank = False
@@ -236,6 +248,14 @@ def _take_apart(
         counts.newlines[text] = newlines
         counts.hashes[text] = hashes
         counts.ellipses[text] = ellipses
+
+
+@compiled
+def _add_word(words: Words, place: int, word: np.uint64, length: int, letter: bool, symbol: bool) -> None:
+    words.hashes[place] = word
+    words.lengths[place] = length
+    words.letters[place] = letter
+    words.symbols[place] = symbol
 
 
 @compiled
