@@ -148,6 +148,178 @@ def pdf(texts: list[str]) -> bytes:
     return data + f"{head}\nstartxref\n{len(data)}\n%%EOF".encode()
 
 
+def docx() -> bytes:
+    """Return a Word document with tracked changes, a table, a link, a note and a comment (ECMA-376, part 1)."""
+    main = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+    links = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    parts = "http://schemas.openxmlformats.org/package/2006"
+
+    def run(text: str) -> str:
+        return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+    def paragraph(*runs: str) -> str:
+        return f"<w:p>{''.join(runs)}</w:p>"
+
+    def cells(*texts: str) -> str:
+        return f"<w:tr>{''.join(f'<w:tc>{paragraph(run(text))}</w:tc>' for text in texts)}</w:tr>"
+
+    inserted = f'<w:ins w:id="1">{run("inserted ")}</w:ins>'
+    deleted = '<w:del w:id="2"><w:r><w:delText>deleted</w:delText></w:r></w:del>'
+    body = (
+        paragraph(run("A heading"))
+        + paragraph(run("The "), inserted, deleted, run("text"), '<w:r><w:footnoteReference w:id="2"/></w:r>', run("."))
+        + f"<w:tbl>{cells('a', 'b')}{cells('c', 'd')}</w:tbl>"
+        + paragraph(f'<w:hyperlink r:id="rId2">{run("A link")}</w:hyperlink>', run(" ends it."))
+    )
+    relation = f'<Relationship Id="rId%d" Type="{links}/%s" Target="%s"%s/>'
+    root = f'<Relationships xmlns="{parts}/relationships">%s</Relationships>'
+    kind = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+    files = {
+        "[Content_Types].xml": f'<Types xmlns="{parts}/content-types">'
+        '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+        f'<Override PartName="/word/document.xml" ContentType="{kind}"/></Types>',
+        "_rels/.rels": root % (relation % (1, "officeDocument", "word/document.xml", "")),
+        "word/_rels/document.xml.rels": root
+        % (
+            relation % (1, "footnotes", "footnotes.xml", "")
+            + relation % (2, "hyperlink", "http://example.com", ' TargetMode="External"')
+        ),
+        "word/footnotes.xml": f'<w:footnotes xmlns:w="{main}"><w:footnote w:id="2">{paragraph(run("A note."))}'
+        "</w:footnote></w:footnotes>",
+        "word/document.xml": f'<w:document xmlns:w="{main}" xmlns:r="{links}"><w:body>{body}</w:body></w:document>',
+    }
+    return zipped({name: text.encode() for name, text in files.items()})
+
+
+def odt() -> bytes:
+    """Return an OpenDocument text with tracked changes, a table, a list, a note and a comment (OASIS ODF 1.3)."""
+    names = "".join(
+        f' xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "text", "table")
+    )
+    body = (
+        "<text:tracked-changes><text:changed-region><text:deletion><text:p>deleted</text:p></text:deletion>"
+        "</text:changed-region></text:tracked-changes><text:h>A heading</text:h>"
+        '<text:p>The\n <text:span>text</text:span>,<text:s text:c="2"/>spaced<text:note><text:note-citation>1'
+        "</text:note-citation><text:note-body><text:p>A note.</text:p></text:note-body></text:note><office:annotation>"
+        "<text:p>a comment</text:p></office:annotation>.</text:p>"
+        "<text:list><text:list-item><text:p>one</text:p></text:list-item><text:list-item><text:p>two</text:p>"
+        "</text:list-item></text:list><table:table><table:table-row><table:table-cell><text:p>a</text:p>"
+        "</table:table-cell><table:table-cell><text:p>b</text:p></table:table-cell></table:table-row></table:table>"
+    )
+    content = f"<office:document-content{names}><office:body><office:text>{body}</office:text></office:body>"
+    return zipped({"mimetype": b"", "content.xml": f"{content}</office:document-content>".encode()})
+
+
+NOTEBOOK = json.dumps(
+    {
+        "metadata": {"kernelspec": {"language": "julia"}},
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Title\n", "words"]},
+            {"cell_type": "code", "source": "x = 1\n  y", "outputs": [{"text": "an output"}]},
+            {"cell_type": "code", "source": []},
+        ],
+    }
+).encode()
+
+TEX = rb"""\documentclass{article}
+\usepackage{hyperref} % a comment
+\title{The \emph{Title}}
+\begin{document}
+\maketitle
+\section[short]{Intro}\label{sec:i}
+Caf\'e na\"ive, ``quoted''; see \cite[p.~3]{knuth}. Here $a^2 + b$ stays.\footnote{A note.}
+\begin{figure}\includegraphics{a.png}\caption{A caption.}\end{figure}
+\begin{lstlisting}[language=C]
+int x; % kept
+  y
+\end{lstlisting}
+\verb|a_b| and \href{http://example.com}{a link}, \today.
+\end{document}
+hidden
+"""
+
+MAIL = b"""\
+From: A <a@example.com>
+Subject: =?utf-8?B?R3LDvMOfZQ==?=
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary=x
+
+--x
+Content-Type: multipart/alternative; boundary=y
+
+--y
+Content-Type: text/plain; charset=iso-8859-1
+Content-Transfer-Encoding: quoted-printable
+
+Sch=F6n, zwei
+--y
+Content-Type: text/html
+
+<p>not this</p>
+--y--
+--x
+Content-Type: application/pdf; name=a.pdf
+Content-Transfer-Encoding: base64
+
+AAAA
+--x--
+"""
+
+MAILBOX = b"""\
+From a@example.com Mon
+Subject: One
+
+first body
+>From here
+
+From b@example.com Tue
+Subject: Two
+Content-Type: text/html; charset=utf-8
+
+<p>second</p><p>body</p>
+"""
+
+SRT = (
+    b"1\r\n00:00:01,000 --> 00:00:02,000\r\n<i>Hello</i> there\r\nyou\r\n\r\n"
+    b"2\r\n00:00:03,000 --> 00:00:04,000\r\n- Yes.\r\n"
+)
+VTT = (
+    b"WEBVTT\n\n00:01.000 --> 00:02.000\n<v Bob>Hello\n\n00:02.000 --> 00:04.000\nHello\n\n"
+    b"00:04.000 --> 00:05.000\nyou\n"
+)
+
+_WIKITEXT = """{{Infobox|a=b}}
+'''Cats''' are [[animal|animals]]<ref name="x">{{cite}} A book</ref> that<!-- hidden --> [[purr]].
+[[Datei:a.jpg|thumb|A [[caption]]]]
+== History ==
+* one
+* two
+{| class="wikitable"
+! h1 !! h2
+|-
+| a || b
+|}
+See [http://example.com a site], <math>x^2</math>, <nowiki>[[x]]</nowiki>, [[Star Trek: Films]], [[:Category:Shown]].
+<gallery>File:b.jpg|no</gallery>
+[[Kategorie:Katzen|sorted]]
+[[de:Katze]]
+"""
+
+
+def wiki() -> bytes:
+    """Return a dump of MediaWiki: an article, a redirect, a talk page, an article without text (export schema 0.11)."""
+
+    def page(title: str, space: int, text: str, extra: str = "") -> str:
+        text = text.replace("&", "&amp;").replace("<", "&lt;")
+        return f"<page><title>{title}</title><ns>{space}</ns>{extra}<revision><text>{text}</text></revision></page>"
+
+    info = '<siteinfo><namespaces><namespace key="6">Datei</namespace><namespace key="14">Kategorie</namespace>'
+    pages = page("Cat", 0, _WIKITEXT) + page("Tomcat", 0, "#REDIRECT [[Cat]]", '<redirect title="Cat"/>')
+    pages += page("Talk:Cat", 1, "talk") + page("Empty", 0, "{{stub}}")
+    root = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11">'
+    return f"{root}{info}</namespaces></siteinfo>{pages}</mediawiki>".encode()
+
+
 def zipped(members: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -201,6 +373,16 @@ SAMPLES: dict[str, bytes] = {  # one file of every other kind
     ".arc": arc(PAGES),
     ".epub": epub(PAGES),
     ".pdf": pdf(PAGES),
+    ".xhtml": page(PAGES[0]),
+    ".docx": docx(),
+    ".odt": odt(),
+    ".ipynb": NOTEBOOK,
+    ".tex": TEX,
+    ".eml": MAIL,
+    ".mbox": MAILBOX,
+    ".srt": SRT,
+    ".vtt": VTT,
+    ".dump.xml": wiki(),
     ".zip": zipped(
         {"a.jsonl": json_lines(TEXTS), "deep/b.parquet": parquet(TEXTS), "c.txt.gz": gzip.compress(b"text")}
     ),

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import zipfile
 from collections.abc import Callable
 from itertools import pairwise
@@ -195,6 +196,41 @@ def test_a_book_is_read_in_the_order_of_its_spine(tmp_path: Path) -> None:
     assert not faults and "A title" not in text
     places = [text.index(page.strip()) for page in PAGES]
     assert places == sorted(places)
+
+
+PROSE = {
+    ".docx": ["A heading\n\nThe inserted text.\n\na | b\n\nc | d\n\nA link ends it.\n\nA note."],
+    ".odt": ["A heading\n\nThe text,  spaced.\n\nA note.\none\ntwo\na | b"],
+    ".ipynb": ["# Title\nwords\n\n```julia\nx = 1\n  y\n```"],
+    ".tex": [
+        "The Title\n\nIntro\n\nCafé naïve, “quoted”; see . Here $a^2 + b$ stays. (A note.)\n\nA caption.\n\n"
+        "int x; % kept\n  y\n\na_b and a link, ."
+    ],
+    ".eml": ["Grüße\n\nSchön, zwei"],
+    ".mbox": ["One\n\nfirst body\nFrom here", "Two\n\nsecond\n\nbody"],
+    ".srt": ["Hello there\nyou\n- Yes."],
+    ".vtt": ["Hello\nyou"],
+    ".dump.xml": [
+        "Cat\n\nCats are animals that purr.\n\nHistory\none\ntwo\nh1 | h2\na | b\n\n"
+        "See a site, $x^2$, [[x]], Star Trek: Films, Category:Shown."
+    ],
+}
+
+
+@pytest.mark.parametrize("compression", ["", ".gz"])
+@pytest.mark.parametrize("ending", PROSE)
+def test_documents_of_other_programs_are_prose(tmp_path: Path, ending: str, compression: str) -> None:
+    texts, faults = read(tmp_path / f"a{ending}{compression}", PACKED[compression](SAMPLES[ending]))
+    assert [re.sub(r" ?\n\n+", "\n\n", text) for text in texts] == PROSE[ending]
+    assert [fault.reason for fault in faults] == (["no text"] if ending == ".dump.xml" else [])
+
+
+def test_pages_that_are_not_articles_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(samples.wiki())
+    settings, tally = FilesSource(name="raw", path=str(path)), Tally()
+    list(formats.read(find_files(settings).files[0], settings, LONGEST, tally))
+    assert tally.skipped == 2
 
 
 def test_a_pdf_is_read_page_by_page(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from homegrown.corpus.readers.markup import declared_in, text_of_page
 from homegrown.corpus.records import MEGABYTE, Document, Fault
 from homegrown.corpus.streams import TooMuch, first_line, seekable
 
-_SPOOLED = 20  # times max_document_mb: pictures make a book larger than its text
+SPOOLED = 20
+"""Limit of a file, as a multiple of max_document_mb: pictures make a book larger than its text."""
 
 
 def read_epub(file: File) -> Iterator[Document | Fault]:
@@ -24,11 +25,11 @@ def read_epub(file: File) -> Iterator[Document | Fault]:
     """
     chapters = []
     left, replaced = file.longest, 0
-    with seekable(file.stream, _SPOOLED * file.longest) as stream, zipfile.ZipFile(stream) as book:
+    with seekable(file.stream, SPOOLED * file.longest) as stream, zipfile.ZipFile(stream) as book:
         file.next()
         for name in _spine(book, file.longest):
             try:
-                data = _member(book, name, left)
+                data = member(book, name, left)
                 left -= len(data)
                 text, found = file.decode(data, declared_in(data))
                 replaced += found
@@ -40,7 +41,8 @@ def read_epub(file: File) -> Iterator[Document | Fault]:
     yield file.document("\n\n".join(filter(None, chapters)), replaced)
 
 
-def _member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
+def member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Return a member of a ZIP file; raise TooMuch for more than `most` bytes."""
     with book.open(name) as member:
         data = member.read(most + 1)
     if len(data) > most:
@@ -50,12 +52,12 @@ def _member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 def _spine(book: zipfile.ZipFile, most: int) -> list[str]:
     """Return the file names of the chapters in reading order."""
-    container = ElementTree.fromstring(_member(book, "META-INF/container.xml", most))
+    container = ElementTree.fromstring(member(book, "META-INF/container.xml", most))
     place = container.find(".//{*}rootfile")
     if place is None or "full-path" not in place.attrib:
         raise Undecodable("META-INF/container.xml names no package")
     path = place.attrib["full-path"]
-    package = ElementTree.fromstring(_member(book, path, most))
+    package = ElementTree.fromstring(member(book, path, most))
     files = {item.get("id"): item.get("href", "") for item in package.iterfind(".//{*}manifest/{*}item")}
     order = [
         files[item.get("idref")] for item in package.iterfind(".//{*}spine/{*}itemref") if item.get("idref") in files
@@ -73,7 +75,7 @@ def read_pdf(file: File) -> Iterator[Document | Fault]:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its repairs
     pages: list[str] = []
     length = 0
-    with seekable(file.stream, _SPOOLED * file.longest) as stream:
+    with seekable(file.stream, SPOOLED * file.longest) as stream:
         book = pypdf.PdfReader(cast(Any, stream), strict=False)
         count = len(book.pages)
         file.next()

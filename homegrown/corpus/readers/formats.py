@@ -8,7 +8,7 @@ from dataclasses import replace
 from homegrown.config.recipe import FilesSource
 from homegrown.corpus.compression import COMPRESSIONS, Damaged
 from homegrown.corpus.encodings import Undecodable
-from homegrown.corpus.readers import archives, books, markup, objects, plain, tables, web
+from homegrown.corpus.readers import archives, books, markup, objects, office, plain, prose, tables, web
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import (
@@ -26,6 +26,12 @@ from homegrown.util.errors import UserError
 
 Reader = Callable[[File], Iterator[Document | Fault]]
 
+
+def _read_xml(file: File) -> Iterator[Document | Fault]:
+    """Yield the documents of XML, which may be a dump of MediaWiki."""
+    return prose.read_wiki(file) if prose.is_wiki(file.stream.peek(1024)[:1024]) else markup.read(file)
+
+
 READERS: dict[str, Reader] = {
     ".txt": plain.read,
     ".md": plain.read,
@@ -40,7 +46,9 @@ READERS: dict[str, Reader] = {
     ".feather": tables.read_arrow,
     ".html": web.read_html,
     ".htm": web.read_html,
-    ".xml": markup.read,
+    ".xhtml": web.read_html,
+    ".xht": web.read_html,
+    ".xml": _read_xml,
     ".sgml": markup.read,
     ".sgm": markup.read,
     ".warc": web.read_warc,
@@ -48,10 +56,26 @@ READERS: dict[str, Reader] = {
     ".arc": web.read_warc,
     ".epub": books.read_epub,
     ".pdf": books.read_pdf,
+    ".docx": office.read_docx,
+    ".odt": office.read_odt,
+    ".ipynb": prose.read_notebook,
+    ".tex": prose.read_tex,
+    ".eml": prose.read_mail,
+    ".mbox": prose.read_mailbox,
+    ".srt": prose.read_subtitles,
+    ".vtt": prose.read_subtitles,
 }
 _MEMBERS = {".zip": archives.zip_members, ".tar": archives.tar_members}
 FORMATS = (*READERS, *_MEMBERS)
 
+_PAGES = frozenset({".html", ".htm", ".xhtml", ".xht"})
+_LIBRARIES = {
+    ".pdf": ("pypdf",),
+    ".docx": ("mammoth",),
+    ".tex": ("pylatexenc",),
+    ".srt": ("pysubs2",),
+    ".vtt": ("pysubs2",),
+}
 _UNPACKS_ITSELF = frozenset({".warc", ".wet", ".arc"})  # each record is a gzip of its own, which allows skipping damage
 
 
@@ -75,11 +99,11 @@ def check_installed(names: Iterable[str], source: FilesSource) -> None:
 
 
 def _libraries(ending: str, source: FilesSource) -> tuple[str, ...]:
-    if ending in (".html", ".htm"):
+    if ending in _PAGES:
         return (source.html_extractor,)
     if ending in _UNPACKS_ITSELF:
         return ("fastwarc", "warcio", source.html_extractor)
-    return ("pypdf",) if ending == ".pdf" else ()
+    return _LIBRARIES.get(ending, ())
 
 
 def _missing(source: FilesSource, ending: str, library: str | None) -> str:
