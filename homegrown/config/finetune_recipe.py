@@ -53,6 +53,27 @@ class InstructionSettings(Settings):
         return self
 
 
+class PreferenceSettings(Settings):
+    """The pairs of answers to train on by preference."""
+
+    files: list[Address] = Field(
+        min_length=1,
+        description="Files, folders (recursive) or globs of .jsonl and .json with prompt, chosen and rejected, also "
+        "compressed; relative to the working directory, or at fsspec addresses.",
+    )
+    held_out: float = Field(
+        default=0.05, gt=0, lt=0.5, description="Share of the questions held out for validation and the win rate."
+    )
+    max_skipped: Share = Field(
+        default=0.1, description="Maximum share of malformed records; they are skipped, more are an error."
+    )
+    system: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Default system message, for prompts without one; kept in the model and its exports; null: none.",
+    )
+
+
 class ConversationRows(Settings):
     """The properties of model and training that packing conversations depends on.
 
@@ -133,6 +154,29 @@ class FinetuneSettings(Settings):
     )
 
 
+class DpoSettings(Settings):
+    """Direct preference optimization (Rafailov et al. 2023)."""
+
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        description="Strength of the preference against the distance from the base; larger is closer.",
+    )
+
+
+class ReferenceSettings(Settings):
+    """How the base computes the answers that DPO compares with."""
+
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+
+
+class PairSettings(Settings):
+    """Measurements of the base and the trained model on held-out pairs."""
+
+    samples: Positive = Field(description="Held-out prompts to answer.")
+    answer_tokens: Positive = Field(description="Maximum tokens of an answer.")
+
+
 def _regular(pattern: str) -> str:
     try:
         re.compile(pattern)
@@ -157,8 +201,8 @@ class AnswerSettings(Settings):
     )
 
 
-class FinetuneRecipe(Settings):
-    """A fine-tuning run, from a base model and conversations to the comparison of before and after."""
+class _TuningRecipe(Settings):
+    """What the recipes of fine-tuning share."""
 
     name: Name
     seed: Count = Field(description="Random seed.")
@@ -168,11 +212,9 @@ class FinetuneRecipe(Settings):
         min_length=1,
     )
     tokenizer: AddedTokens = AddedTokens()
-    instructions: InstructionSettings
     finetuning: FinetuneSettings
     training: FinetuneTraining
     quantization: QuantizationSettings
-    evaluation: AnswerSettings
     compute: ComputeSettings
 
     @model_validator(mode="after")
@@ -185,3 +227,18 @@ class FinetuneRecipe(Settings):
         if self.finetuning.method == "qlora" and self.compute.parallel == "fsdp" and self.compute.processes > 1:
             raise ValueError("finetuning.method 'qlora' is not supported with compute.parallel fsdp; choose ddp")
         return self
+
+
+class DpoRecipe(_TuningRecipe):
+    """A run of DPO, from a base model and pairs of answers to the comparison of before and after."""
+
+    preferences: PreferenceSettings
+    dpo: DpoSettings = DpoSettings()
+    evaluation: PairSettings
+
+
+class FinetuneRecipe(_TuningRecipe):
+    """A fine-tuning run, from a base model and conversations to the comparison of before and after."""
+
+    instructions: InstructionSettings
+    evaluation: AnswerSettings

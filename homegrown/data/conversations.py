@@ -22,6 +22,17 @@ class Conversation:
     ignored: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A preference: a prompt, its better and its worse answer."""
+
+    prompt: list[Message]
+    chosen: Message
+    rejected: Message
+    tools: Tools | None = None
+    ignored: tuple[str, ...] = ()
+
+
 _ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -79,6 +90,62 @@ def conversation(record: object, shape: Shape) -> Conversation:
     if not any(message.trained for message in messages if message.role == "assistant"):
         raise Malformed("has no answer to train on (weight, train or label)")
     return Conversation(messages, tools, fields.ignored())
+
+
+def pair(record: object) -> Pair:
+    """Return the preference of a record: `prompt`, `chosen` and `rejected`, or without a prompt of its own.
+
+    Texts are a question and its answers; lists are messages, of which `chosen` and `rejected` may repeat the prompt.
+    Without a prompt, it is what `chosen` and `rejected` begin with alike. Raises Malformed.
+    """
+    fields = _Fields(_fields(record))
+    for key in ("chosen", "rejected"):
+        if key not in fields.values:
+            raise Malformed(f"has no key {key!r}; its keys are {_listed(fields.values)}")
+    values = [fields.get(key) for key in ("chosen", "rejected")]
+    if type(values[0]) is not type(values[1]):
+        raise Malformed(f"has {_kind(values[0])} under 'chosen' and {_kind(values[1])} under 'rejected'")
+    prompt: list[Message] | None = None
+    if fields.get("prompt") is not None:
+        prompt, fields.nested[len(fields.nested) :] = prompt_messages(fields.values["prompt"], "prompt")
+    elif isinstance(values[0], str):
+        prompt, *values = _shared_text(*(_text(fields.values, key) for key in ("chosen", "rejected")))
+    answers = []
+    for key, value in zip(("chosen", "rejected"), values, strict=True):
+        messages, ignored = answer_messages(value, key)
+        fields.nested += ignored
+        answers.append(messages)
+    shared = _shared(*answers)
+    if shared and (prompt is None or answers[0][0].role != "assistant"):
+        prompt = answers[0][:shared]
+        answers = [messages[shared:] for messages in answers]
+    if not prompt:
+        raise Malformed("has no prompt, and 'chosen' and 'rejected' begin differently")
+    prompt = [*_system(fields), *prompt]
+    for key, messages in zip(("chosen", "rejected"), answers, strict=True):
+        if len(messages) != 1:
+            raise Malformed(f"has {len(messages)} messages under {key!r} after the prompt instead of one answer")
+        check_order([*prompt, *messages])
+    if answers[0] == answers[1]:
+        raise Malformed("has the same answer under 'chosen' and 'rejected'")
+    _refuse_media(fields)
+    return Pair(prompt, answers[0][0], answers[1][0], _tools(fields), fields.ignored())
+
+
+def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
+    """Return how many messages two lists begin with alike, before the last of either."""
+    most = min(len(chosen), len(rejected)) - 1
+    return next((place for place in range(most) if chosen[place] != rejected[place]), max(0, most))
+
+
+def _shared_text(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
+    """Return what two texts begin with alike, up to white space, as a question, and the rest of each."""
+    most = min(len(chosen), len(rejected))
+    end = next((place for place in range(most) if chosen[place] != rejected[place]), most)
+    while end and not chosen[end - 1].isspace():
+        end -= 1
+    question = chosen[:end].strip()
+    return [Message("user", question)] if question else [], chosen[end:].strip(), rejected[end:].strip()
 
 
 def prompt_messages(value: object, key: str) -> tuple[list[Message], list[str]]:

@@ -39,7 +39,7 @@ class TokenFile(_Strict):
 
     `tokens_file` is the raw array of tokens; `documents_file` has the start of each document (npy, int64). `bytes` is
     the size of the text as UTF-8, without special tokens. `learned_file`, if any, is the loss mask: one byte per
-    token, 0 or 1.
+    token, 0 or 1. `values_file`, if any, has a number for each document (npy, float64).
     """
 
     tokens_file: str
@@ -49,6 +49,7 @@ class TokenFile(_Strict):
     bytes: int
     layout: RowFiles | None = None
     learned_file: str | None = None
+    values_file: str | None = None
 
 
 class Index(_Strict):

@@ -30,18 +30,18 @@ from homegrown.util.progress import Metric, Outcome, Progress, silent
 SHORTEST_ROW, LONGEST_ROW = 256, 2048
 """Bounds of the row length that the conversations decide: short rows waste time, long ones memory."""
 
-_SHARD_TOKENS = 8_000_000  # in memory at once, each with a byte of loss mask
+SHARD_TOKENS = 8_000_000  # in memory at once, each with a byte of loss mask
 _ROWS = 10_000  # of a table in memory at once
 _OFTEN = 1000  # conversations between two reports of progress
 _LISTED_REASONS, _LISTED_PLACES = 20, 100  # in one error message
 
-_MESSAGE = [(name, pa.string()) for name in ("role", "content", "reasoning", "tool_calls", "name", "tool_call_id")]
-_PLACE = [("path", pa.string()), ("position", pa.int64())]
-_DROPPED = pa.schema([*_PLACE, ("reason", pa.string()), ("tokens", pa.int64())])
-_SHORTENED = pa.schema([*_PLACE, ("tokens", pa.int64()), ("messages_left_out", pa.int64())])
-_HELD_OUT = pa.schema([*_PLACE, ("messages", pa.list_(pa.struct(_MESSAGE))), ("tools", pa.string())])
-_SKIPPED = pa.schema([*_PLACE, ("reason", pa.string())])
-_KEYS = pa.schema([("key", pa.string()), ("records", pa.int64()), *_PLACE])
+MESSAGE = [(name, pa.string()) for name in ("role", "content", "reasoning", "tool_calls", "name", "tool_call_id")]
+PLACE = [("path", pa.string()), ("position", pa.int64())]
+_DROPPED = pa.schema([*PLACE, ("reason", pa.string()), ("tokens", pa.int64())])
+_SHORTENED = pa.schema([*PLACE, ("tokens", pa.int64()), ("messages_left_out", pa.int64())])
+_HELD_OUT = pa.schema([*PLACE, ("messages", pa.list_(pa.struct(MESSAGE))), ("tools", pa.string())])
+SKIPPED = pa.schema([*PLACE, ("reason", pa.string())])
+_KEYS = pa.schema([("key", pa.string()), ("records", pa.int64()), *PLACE])
 
 
 def packing_time() -> datetime:
@@ -64,7 +64,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _Skipped:
+class Skipped:
     """A record without a conversation, and why."""
 
     record: Record
@@ -122,7 +122,7 @@ def prepare(
     """
     files = find(settings.files)
     chat = load_chat(tokenizer, clock=packing_time)
-    _check_system(settings.system, chat)
+    check_system(settings.system, chat)
     encoder = _ConversationEncoder(chat, settings.system)
     if rows.sequence_length is not None and rows.sequence_length > rows.context:
         raise UserError(
@@ -133,7 +133,7 @@ def prepare(
     packer = _Packer(out, encoder, survey.row, np.dtype(token_type(size)))
     number = 0
     for one in _conversations(files, settings):
-        if isinstance(one, _Skipped):
+        if isinstance(one, Skipped):
             packer.skip(one)
             continue
         if number == len(survey.contents) or _content(one.conversation) != survey.contents[number]:
@@ -163,15 +163,15 @@ def prepare(
     return Outcome(rows_in=number + packer.skips.malformed, rows_out=kept, unit="conversations", metrics=metrics)
 
 
-def _check_system(system: str | None, chat: Chat) -> None:
+def check_system(system: str | None, chat: Chat, section: str = "instructions") -> None:
     """Raise UserError for a special token in the system message: the template of an export would make it a token."""
     added = chat.tokenizer.get_added_tokens_decoder().values()
     found = [token.content for token in added if token.special and system and token.content in system]
     if found:
-        raise UserError(f"instructions.system contains {found[0]!r}, a special token of the tokenizer; remove it.")
+        raise UserError(f"{section}.system contains {found[0]!r}, a special token of the tokenizer; remove it.")
 
 
-def _conversations(files: Sequence[str], settings: InstructionSettings) -> Iterator[_Read | _Skipped]:
+def _conversations(files: Sequence[str], settings: InstructionSettings) -> Iterator[_Read | Skipped]:
     """Yield every record; the first one of a known shape decides that of its file. Raises UserError."""
     for path in files:
         shape = None if settings.shape == "auto" else settings.shape
@@ -179,13 +179,13 @@ def _conversations(files: Sequence[str], settings: InstructionSettings) -> Itera
         for record in read(path):
             empty = False
             if record.problem is not None:
-                yield _Skipped(record, record.problem)
+                yield Skipped(record, record.problem)
                 continue
             try:
                 shape = shape or shape_of(record.value)
                 found = conversation(record.value, shape)
             except Malformed as error:
-                yield _Skipped(record, str(error))
+                yield Skipped(record, str(error))
             else:
                 yield _Read(record, shape, found)
         if empty:
@@ -215,15 +215,15 @@ def _survey(
     encoder: _ConversationEncoder,
     progress: Progress,
 ) -> _Survey:
-    contents, questions, shapes, skips = array("Q"), array("Q"), Counter[Shape](), _Skips()
+    contents, questions, shapes, skips = array("Q"), array("Q"), Counter[Shape](), Skips()
     most = rows.sequence_length or min(rows.context, LONGEST_ROW)
     row = rows.sequence_length or min(most, SHORTEST_ROW)
     for one in _conversations(files, settings):
-        if isinstance(one, _Skipped):
+        if isinstance(one, Skipped):
             skips.add(one.record, one.reason)
             continue
         contents.append(_content(one.conversation))
-        questions.append(_question(one.messages))
+        questions.append(question_hash(one.messages))
         shapes[one.shape] += 1
         if row < most:
             row = min(most, max(row, *(len(sample.ids) - 1 for sample in _encoded(encoder, one)), 0))
@@ -234,7 +234,7 @@ def _survey(
     repeated = np.ones(len(content), dtype=np.bool_)
     repeated[np.unique(content, return_index=True)[1]] = False
     question = np.frombuffer(questions, dtype=np.uint64)
-    return _Survey(content, repeated, question <= _last_held_out(question, settings.held_out), shapes, row)
+    return _Survey(content, repeated, question <= last_held_out(question, settings.held_out), shapes, row)
 
 
 def _encoded(encoder: _ConversationEncoder, one: _Read) -> list[Sample]:
@@ -245,10 +245,12 @@ def _encoded(encoder: _ConversationEncoder, one: _Read) -> list[Sample]:
         return []
 
 
-class _Skips:
+class Skips:
     """Skipped records by reason, as many as an error message lists."""
 
-    def __init__(self) -> None:
+    def __init__(self, section: str = "instructions"):
+        """`section` is that of the recipe, for error messages."""
+        self._section = section
         self.malformed = 0
         self.refused = 0
         self._places: dict[str, list[Record]] = {}
@@ -269,7 +271,7 @@ class _Skips:
         listed = "; ".join(_listed(reason, places) for reason, places in [*self._places.items()][:_LISTED_REASONS])
         more = len(self._places) - _LISTED_REASONS
         raise UserError(
-            f"{skipped} of {every} records cannot be used, more than instructions.max_skipped ({share:g}): {listed}"
+            f"{skipped} of {every} records cannot be used, more than {self._section}.max_skipped ({share:g}): {listed}"
             f"{f'; and {more} more reasons' if more > 0 else ''}; fix or remove them."
         )
 
@@ -297,12 +299,12 @@ def _ranges(records: Sequence[Record]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _last_held_out(questions: npt.NDArray[np.uint64], share: float) -> np.uint64:
+def last_held_out(questions: npt.NDArray[np.uint64], share: float, section: str = "instructions") -> np.uint64:
     """Return the greatest held-out hash: the lowest distinct hashes are held out, at least one and not all."""
     different = np.unique(questions)
     if len(different) < 2:
         raise UserError(
-            "instructions.files have fewer than two different questions, one to train on and one to hold out; add some."
+            f"{section}.files have fewer than two different questions, one to train on and one to hold out; add some."
         )
     last: np.uint64 = different[max(1, round(share * len(different))) - 1]
     return last
@@ -318,7 +320,8 @@ def _content(one: Conversation) -> int:
     return xxhash.xxh3_64_intdigest(text.encode())
 
 
-def _question(messages: Sequence[Message]) -> int:
+def question_hash(messages: Sequence[Message]) -> int:
+    """Return a 64-bit hash of the first question, ignoring case and white space."""
     question = next(message.content for message in messages if message.role == "user")
     return xxhash.xxh3_64_intdigest(("question\0" + " ".join(question.casefold().split())).encode())
 
@@ -358,16 +361,16 @@ class _Packer:
         self._out, self._encode, self._row, self._dtype = out, encode, row, dtype
         self._open: dict[Split, _Open] = {split: _Open() for split in SPLITS}
         self._files: dict[Split, list[TokenFile]] = {split: [] for split in SPLITS}
-        self._dropped = _Table(out / "dropped", _DROPPED)
-        self._shortened = _Table(out / "shortened", _SHORTENED)
-        self._held_out = _Table(out / "held_out", _HELD_OUT)
-        self._skipped = _Table(out / "skipped", _SKIPPED)
+        self._dropped = Table(out / "dropped", _DROPPED)
+        self._shortened = Table(out / "shortened", _SHORTENED)
+        self._held_out = Table(out / "held_out", _HELD_OUT)
+        self._skipped = Table(out / "skipped", SKIPPED)
         self._ignored: dict[str, tuple[int, Record]] = {}
         self._counts: Counter[str] = Counter()
-        self.skips = _Skips()
+        self.skips = Skips()
         self.tokens = 0
 
-    def skip(self, one: _Skipped, *, refused: bool = False) -> None:
+    def skip(self, one: Skipped, *, refused: bool = False) -> None:
         """Record a skipped record."""
         self._skipped.add(one.record.path, one.record.position, one.reason)
         self.skips.add(one.record, one.reason, refused=refused)
@@ -388,7 +391,7 @@ class _Packer:
         try:
             samples = self._encode(one)
         except Refused as refusal:
-            self.skip(_Skipped(one.record, f"is not supported: {str(refusal).rstrip('.')}"), refused=True)
+            self.skip(Skipped(one.record, f"is not supported: {str(refusal).rstrip('.')}"), refused=True)
             return
         messages = self._encode.messages(one)
         longest = max(len(sample.ids) for sample in samples)
@@ -415,7 +418,7 @@ class _Packer:
             tools = json.dumps(one.conversation.tools) if one.conversation.tools else None
             rows = [held_out_row(message) for message in messages[:end]]
             self._held_out.add(one.record.path, one.record.position, rows, tools)
-        if shard.tokens >= _SHARD_TOKENS:
+        if shard.tokens >= SHARD_TOKENS:
             self._write(split)
 
     def finish(self) -> dict[Split, list[TokenFile]]:
@@ -423,7 +426,7 @@ class _Packer:
         for split, shard in self._open.items():
             if shard.documents:
                 self._write(split)
-        keys = _Table(self._out / "ignored_keys", _KEYS)
+        keys = Table(self._out / "ignored_keys", _KEYS)
         for key, (count, first) in sorted(self._ignored.items()):
             keys.add(key, count, first.path, first.position)
         for table in (self._dropped, self._shortened, self._held_out, self._skipped, keys):
@@ -465,7 +468,7 @@ class _Packer:
 _FILLED: tuple[Split, ...] = ("train", "validation")
 
 
-class _Table:
+class Table:
     """A table in Parquet files of bounded size."""
 
     def __init__(self, folder: Path, schema: pa.Schema):

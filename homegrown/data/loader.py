@@ -47,6 +47,16 @@ class TokenSplit:
         self._first_token = np.cumsum([0, *(file.tokens for file in files)]).tolist()
         self._first_document = np.cumsum([0, *(file.documents for file in files)]).tolist()
 
+    @property
+    def channels(self) -> int:
+        """Numbers for each place of a row: 4 with values of documents, else 3."""
+        return 3 if self._rows is None else self._rows.channels
+
+    def row_documents(self, index: int) -> tuple[int, npt.NDArray[np.int64]]:
+        """Return the shard of a row, and the number there of the document of each of its pieces."""
+        assert self._rows is not None
+        return self._rows.documents(index)
+
     def windows(self, context: int) -> int:
         """Return the number of windows of `context` inputs and targets.
 
@@ -150,7 +160,7 @@ class Batches:
     @property
     def window(self) -> tuple[int, ...]:
         """Shape of one window of a batch."""
-        return (self._context + 1,) if self._contiguous else (3, self._context)
+        return (self._context + 1,) if self._contiguous else (self._split.channels, self._context)
 
     def batch(self, step: int) -> Tokens:
         """Return batch `step` (from 0) as int64 [batch_size, context + 1] or, of rows, [batch_size, 3, context]."""

@@ -40,24 +40,36 @@ class Rows:
         self._learned = [_map_learned(packed, file) for file in files]
         self._rows = [map_array(packed / layout.rows_file, (layout.rows + 1,)) for layout in layouts]
         self._pieces = [map_array(packed / layout.pieces_file, (layout.pieces, 2)) for layout in layouts]
+        self._values = [_map_values(packed, file) for file in files]
+        self._starts = [map_array(packed / file.documents_file, (file.documents,)) for file in files]
+        self.channels = 4 if any(values is not None for values in self._values) else 3
+        """Numbers for each place of a row."""
         self._first = np.cumsum([0, *(layout.rows for layout in layouts)]).tolist()
 
     def __len__(self) -> int:
         return int(self._first[-1])
 
     def read(self, indices: Sequence[int] | Numbers) -> Numbers:
-        """Return the rows `indices` as int64 [len(indices), 3, context].
+        """Return the rows `indices` as int64 [len(indices), 3, context], or 4 with values of documents.
 
-        That is: inputs; targets, `NO_TARGET` at padding and masked tokens; and for each input the position in the row
-        where its piece starts, for attention within documents. Padding is a separate piece at the end.
+        That is: inputs; targets, `NO_TARGET` at padding and masked tokens; for each input the position in the row where
+        its piece starts, for attention within documents; and the bits of the value of its document, a float64. Padding
+        is a separate piece at the end.
 
         Raises:
             IndexError: a row does not exist.
         """
-        rows = np.empty((len(indices), 3, self._context), dtype=np.int64)
+        rows = np.empty((len(indices), self.channels, self._context), dtype=np.int64)
         for row, index in zip(rows, indices, strict=True):
             self._copy(int(index), row)
         return rows
+
+    def documents(self, index: int) -> tuple[int, Numbers]:
+        """Return the shard of a row, and the number there of the document of each of its pieces."""
+        shard = bisect_right(self._first, index) - 1
+        first, last = self._rows[shard][index - self._first[shard] :][:2]
+        begins = self._pieces[shard][first:last, 0]
+        return shard, np.searchsorted(self._starts[shard], begins, side="right") - 1
 
     def _copy(self, index: int, row: Numbers) -> None:
         if not 0 <= index < len(self):
@@ -74,6 +86,9 @@ class Rows:
         if (learned := self._learned[shard]) is not None:
             row[1, :filled][learned[places + 1] == 0] = NO_TARGET
         row[0, filled:], row[1, filled:], row[2, filled:] = _PADDING, NO_TARGET, filled
+        if (values := self._values[shard]) is not None:
+            documents = np.searchsorted(self._starts[shard], begins, side="right") - 1
+            row[3, :filled], row[3, filled:] = np.repeat(values[documents].view(np.int64), lengths), 0
 
 
 def _map_learned(packed: Path, file: TokenFile) -> npt.NDArray[np.uint8] | None:
@@ -91,10 +106,23 @@ def _map_learned(packed: Path, file: TokenFile) -> npt.NDArray[np.uint8] | None:
     return np.asarray(learned)
 
 
+def _map_values(packed: Path, file: TokenFile) -> npt.NDArray[np.float64] | None:
+    if file.values_file is None:
+        return None
+    path = packed / file.values_file
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is missing or damaged; run the stage `preferences` again.") from error
+    if values.shape != (file.documents,) or values.dtype != np.float64:
+        raise UserError(f"{path} is damaged; run the stage `preferences` again.")
+    return np.asarray(values)
+
+
 def parts(windows: Array) -> tuple[Array, Array, Array | None]:
     """Return inputs and targets [rows, context] of windows of either layout, and the starts of pieces or None.
 
-    `windows` is an array or tensor [rows, context + 1], or [rows, 3, context] of the layout best_fit.
+    `windows` is an array or tensor [rows, context + 1], or [rows, 3 or 4, context] of the layout best_fit.
     """
     if windows.ndim == 2:
         return windows[:, :-1], windows[:, 1:], None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # writing a job needs no PyTorch
     from homegrown.data.loader import TokenSplit
     from homegrown.model.transformer import Transformer
     from homegrown.training.checkpoints import Checkpoints
+    from homegrown.training.next_token import Objective
     from homegrown.training.task import Prompt
 
 ADAPTER, MODEL = "adapter", "model"
@@ -77,6 +78,12 @@ class AdaptedModel:
             tokens=self._added,
             embeddings=job.adaptation.embeddings,
         )
+
+    def objective(self, model: "Transformer") -> "Objective":
+        """See `TrainingTask`."""
+        from homegrown.training.next_token import NextToken
+
+        return NextToken(model)
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
         """See `TrainingTask`: `model/`, and with an adapter also `adapter/` in peft's format."""

@@ -81,7 +81,7 @@ def measure(
         progress(done := done + 1, steps, model=name)
         chat = load_chat(folder)
         references = [chat.written([*one.messages, one.reference], tools=one.tools) for one in questions]
-        answers[name] = _answers(model, chat, questions, settings.answer_tokens)
+        answers[name] = greedy_answers(model, chat, questions, settings.answer_tokens)
         results.append(_result(name, loss, bits, answers[name], references, settings.pattern))
         progress(done := done + 1, steps, model=name)
     write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in results]))
@@ -115,7 +115,7 @@ def _loss(model: Transformer, folder: Path, instructions: Path, most: int | None
     return nats / max(1, count), nats / math.log(2) / max(1, text_bytes)
 
 
-def _answers(model: Transformer, chat: Chat, questions: Sequence[Question], most: int) -> list[Answer]:
+def greedy_answers(model: Transformer, chat: Chat, questions: Sequence[Question], most: int) -> list[Answer]:
     """Return the model's greedy answers; one that uses all its tokens did not end."""
     answers = []
     # Only the end of a turn ends an answer: a model that ends the document has not learned the format.

@@ -13,13 +13,15 @@ if TYPE_CHECKING:  # writing a job needs no PyTorch
     from tokenizers import Tokenizer
 
     from homegrown.data.loader import TokenSplit
+    from homegrown.finetuning.questions import Question
     from homegrown.model.transformer import Transformer
     from homegrown.tokenizer.chat import Chat
     from homegrown.training.checkpoints import Checkpoints
+    from homegrown.training.next_token import Objective
     from homegrown.training.task import Prompt
 
 ADAPTER, MODEL = "adapter", "model"
-_HELD_OUT_PROMPTS = 2
+HELD_OUT_PROMPTS = 2
 
 
 class FinetuneJob(TrainingJob):
@@ -36,6 +38,9 @@ class FinetuneJob(TrainingJob):
 class TunedModel:
     """A base model trained on conversations; a `TrainingTask`."""
 
+    sequences_in_a_row = 1
+    """Sequences as long as the context that a row may have."""
+
     def __init__(self, job: FinetuneJob, train: "TokenSplit", tokenizer: "Tokenizer"):
         """Check the base.
 
@@ -48,10 +53,10 @@ class TunedModel:
 
         self._job = job
         self._base = weights.load_config(job.base / "config.json")
-        if train.context is None or train.context > self._base.context:
+        if train.context is None or train.context > self.sequences_in_a_row * self._base.context:
             raise UserError(
-                f"The conversations are packed in rows of {train.context} tokens, but the base model's context is "
-                f"{self._base.context}; run the stage `instructions` again."
+                f"The data are packed in rows of {train.context} tokens, but the base model's context is "
+                f"{self._base.context}; run the stages again."
             )
         self.config = dataclasses.replace(self._base, context=train.context, dropout=job.training.dropout)
         self.embedding_lr_share = 1.0
@@ -77,6 +82,12 @@ class TunedModel:
             tokens=self._new_tokens,
         )
 
+    def objective(self, model: "Transformer") -> "Objective":
+        """See `TrainingTask`."""
+        from homegrown.training.next_token import NextToken
+
+        return NextToken(model)
+
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
         """See `TrainingTask`: writes `adapter/` in peft's format, or `model/` with the method `full`."""
         from homegrown.model import lora
@@ -88,12 +99,17 @@ class TunedModel:
         else:
             lora.save(checkpoints.fill(step, self.begin()), self._job.finetuning, out / ADAPTER)
 
-    def _prompts(self, chat: "Chat") -> "list[Prompt]":
+    def questions(self, most: int) -> "list[Question]":
+        """Return up to `most` held-out questions, for samples."""
         from homegrown.finetuning.questions import held_out
+
+        return held_out(self._job.packed, most)
+
+    def _prompts(self, chat: "Chat") -> "list[Prompt]":
         from homegrown.tokenizer.chat import Message
         from homegrown.training.task import Prompt
 
-        questions = held_out(self._job.packed, _HELD_OUT_PROMPTS)
+        questions = self.questions(HELD_OUT_PROMPTS)
         prompts = [Prompt(one.text, chat.encode(one.messages, reply=True, tools=one.tools)) for one in questions]
         for text in self._job.training.sample_prompts:
             prompts.append(Prompt(text, chat.encode([Message("user", text)], reply=True)))

@@ -36,6 +36,24 @@ def held_out(instructions: Path, most: int) -> list[Question]:
     return [found[place * len(found) // most] for place in range(most)]
 
 
+def held_out_pairs(preferences: Path, most: int) -> list[tuple[Question, Message]]:
+    """Return up to `most` held-out prompts with the chosen answer, and the rejected one; evenly spaced."""
+    found = [
+        (
+            Question(
+                [held_out_message(message) for message in row["messages"]],
+                held_out_message(row["chosen"][0]),
+                json.loads(row["tools"]) if row["tools"] else None,
+            ),
+            held_out_message(row["rejected"][0]),
+        )
+        for path in sorted((preferences / "held_out").glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+    most = min(most, len(found))
+    return [found[place * len(found) // most] for place in range(most)]
+
+
 def _question(messages: list[Message], tools: str | None) -> Question | None:
     roles = [message.role for message in messages]
     if "assistant" not in roles[1:]:

@@ -60,7 +60,7 @@ class Validate(Callback):
     def on_step_end(self, trainer: Trainer, step: Step) -> None:
         """Write `step.validation`."""
         with unsharded(trainer.objective):
-            step.validation = self.validator(trainer.model, trainer.micro_batch_size)
+            step.validation = self.validator(trainer.terms, trainer.micro_batch_size)
 
 
 class StopEarly(Callback):

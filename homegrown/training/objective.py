@@ -9,37 +9,23 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from homegrown.config.recipe import Parallel
-from homegrown.data.rows import parts
-from homegrown.model.transformer import Transformer
 from homegrown.training.distributed import Worker
+from homegrown.training.next_token import Objective
 
 
-class NextToken(nn.Module):
-    """Prediction of the next token, as a module: workers exchange gradients and weights around its forward pass."""
-
-    def __init__(self, model: Transformer):
-        super().__init__()
-        self.model = model
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Return the summed loss in nats, a scalar, of int64 `windows` [R, T + 1] or [R, 3, T]."""
-        return self.model.loss(*parts(windows))
-
-
-def distribute(model: Transformer, worker: Worker, parallel: Parallel) -> nn.Module:
-    """Return the objective of `model`, whose gradients are averaged over all workers.
+def distribute(objective: Objective, worker: Worker, parallel: Parallel) -> nn.Module:
+    """Return the objective with the gradients of its model averaged over all workers.
 
     With `fsdp` (Zhao et al. 2023; PyTorch's FSDP2) the model's weights become DTensors, sharded over the workers: a
     block is gathered while it computes; embedding and norm stay gathered for the entire pass, since it needs them first
     and last. Weights stay float32 and autocast chooses the type of products, as with `ddp`: both compute the same.
     """
-    objective = NextToken(model)
     if worker.count == 1:
         return objective
     if parallel == "ddp":
         ids = [worker.device.index] if worker.kind == "cuda" else None
         return DistributedDataParallel(objective, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
-    for block in model.model.layers:
+    for block in objective.model.model.layers:
         fully_shard(block)
     fully_shard(objective)
     return objective

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # writing a job needs no PyTorch
 
     from homegrown.model.transformer import Transformer
     from homegrown.training.checkpoints import Checkpoints
+    from homegrown.training.next_token import Objective
     from homegrown.training.task import Prompt
 
 
@@ -63,6 +64,12 @@ class NewModel:
         model = Transformer(self.config)
         initialize(model, self.initialisation, self._train)
         return model
+
+    def objective(self, model: "Transformer") -> "Objective":
+        """See `TrainingTask`."""
+        from homegrown.training.next_token import NextToken
+
+        return NextToken(model)
 
     def keep(self, checkpoints: "Checkpoints", step: int, out: Path) -> None:
         """See `TrainingTask`."""

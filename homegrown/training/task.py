@@ -10,6 +10,7 @@ from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.tokenizer.loading import copy_tokenizer
 from homegrown.training.checkpoints import Checkpoints
+from homegrown.training.next_token import Objective
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class TrainingTask(Protocol):
 
     def begin(self) -> Transformer:
         """Return the model before the first step, on the CPU, the same each time, with its untrained weights frozen."""
+
+    def objective(self, model: Transformer) -> Objective:
+        """Return what the training of this model minimizes."""
 
     def keep(self, checkpoints: Checkpoints, step: int, out: Path) -> None:
         """Write the weights of the checkpoint of `step` to the folder `out`, as the result of training."""

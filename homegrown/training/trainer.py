@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from homegrown.data.loader import Batches, TokenSplit
-from homegrown.data.rows import NO_TARGET, parts
 from homegrown.tokenizer.loading import load, token_bytes
 from homegrown.training import microbatch
 from homegrown.training.checkpoints import Checkpoints, TrainingState
@@ -154,6 +153,7 @@ class Trainer:
         self.model = self.task.begin()
         self.model.model.checkpointing = self.settings.activation_checkpointing
         self.model.to(worker.device)
+        self.terms = self.task.objective(self.model)
         self.scaler = self.precision.scaler()
         self.spikes = SpikeRule(self.settings)
         self.state = TrainingState()
@@ -166,7 +166,7 @@ class Trainer:
             The checkpoint's step, 0 for a fresh start.
         """
         worker, settings = self.worker, self.settings
-        self.objective = distribute(self.model, worker, self.job.parallel)
+        self.objective = distribute(self.terms, worker, self.job.parallel)
         self.optimizers = optimizers(self.model, settings, self.task.embedding_lr_share)
         with self._memory_errors(), self.precision.autocast():
             self.micro_batch_size = microbatch.choose(
@@ -302,11 +302,9 @@ class Trainer:
         return Update(loss, grad_norm, skipped, stop=stops > 0)
 
     def _targets(self, windows: Tensor) -> int:
-        """Return how many tokens the batch of all workers predicts: one at each place but padding."""
-        _, targets, starts = parts(windows)
-        if starts is None:
-            return self.batch_tokens
-        return int(self.worker.sum((targets != NO_TARGET).sum()))
+        """Return over how many terms the loss of the batch of all workers is a mean: the tokens that it predicts."""
+        count = self.terms.count(windows)
+        return self.batch_tokens if count is None else int(self.worker.sum(count))
 
     def _restore(self) -> int:
         """Load the newest intact checkpoint, all workers together, and return its step; 0 without a checkpoint."""

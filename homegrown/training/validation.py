@@ -8,16 +8,15 @@ import torch
 
 from homegrown.config.recipe import TrainingSettings
 from homegrown.data.loader import TokenSplit
-from homegrown.data.rows import NO_TARGET, parts
-from homegrown.model.transformer import Transformer
 from homegrown.training.distributed import Worker
+from homegrown.training.next_token import Objective
 from homegrown.training.precision import Precision
 from homegrown.util.errors import UserError
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean loss in nats per token, and in bits per byte of text.
+    """Mean loss, in nats per token of text, and bits per byte of text.
 
     Bits per byte divides the loss of all tokens, ends of documents included, by the bytes of their text: it compares
     models with different tokenizers.
@@ -55,21 +54,21 @@ class Validator:
         self._token_bytes, self._worker, self._precision = token_bytes, worker, precision
 
     @torch.no_grad()
-    def __call__(self, model: Transformer, rows: int) -> Validation:
-        """Return the model's loss, `rows` windows at a time; all workers call it together and get the same."""
-        model.eval()
-        nats = torch.zeros((), dtype=torch.float64, device=self._worker.device)
-        tokens = text_bytes = 0
+    def __call__(self, objective: Objective, rows: int) -> Validation:
+        """Return the loss of a model, `rows` windows at a time; all workers call it together and get the same."""
+        objective.eval()
+        loss, nats = torch.zeros((2, 1), dtype=torch.float64, device=self._worker.device)
+        terms = text_bytes = 0
         for start in range(0, len(self._indices), rows):
             windows = self._split.read(self._indices[start : start + rows], self._context)
             batch = torch.from_numpy(windows).to(self._worker.device)
             with self._precision.autocast():
-                nats += model.loss(*parts(batch))
-            _, targets, _ = parts(windows)
-            predicted = targets[targets != NO_TARGET]
-            tokens += len(predicted)
-            text_bytes += int(self._token_bytes[predicted].sum())
-        model.train()
-        counts = torch.tensor([tokens, text_bytes], dtype=torch.float64, device=self._worker.device)
-        total, all_tokens, all_bytes = self._worker.sum(torch.cat([nats[None], counts])).tolist()
-        return Validation(total / all_tokens, total / math.log(2) / max(1, all_bytes))
+                measured = objective.measure(batch)
+            loss += measured.loss
+            nats += measured.nats
+            terms += measured.terms
+            text_bytes += int(self._token_bytes[measured.predicted.cpu().numpy()].sum())
+        objective.train()
+        counts = torch.tensor([terms, text_bytes], dtype=torch.float64, device=self._worker.device)
+        total, text, all_terms, all_bytes = self._worker.sum(torch.cat([loss, nats, counts])).tolist()
+        return Validation(total / all_terms, text / math.log(2) / max(1, all_bytes))

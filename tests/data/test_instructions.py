@@ -86,7 +86,7 @@ def made(
     file = write_lines(folder / "talks.jsonl", [{"messages": talk} for talk in [*conversations, *conversations[:7]]])
     settings = InstructionSettings(files=[file], held_out=0.2, system=SYSTEM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instructions, "_SHARD_TOKENS", 2000)
+        patch.setattr(instructions, "SHARD_TOKENS", 2000)
         return folder / "out", prepare(folder / "out", tokenizer_folder, settings, rows=ROWS)
 
 
@@ -222,7 +222,7 @@ def test_an_epoch_draws_every_row(made: tuple[Path, Outcome]) -> None:
 def test_the_same_files_give_the_same_bytes(made: tuple[Path, Outcome], tokenizer_folder: Path, tmp_path: Path) -> None:
     settings = InstructionSettings(files=[str(made[0].parent / "talks.jsonl")], held_out=0.2, system=SYSTEM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instructions, "_SHARD_TOKENS", 2000)
+        patch.setattr(instructions, "SHARD_TOKENS", 2000)
         for _ in range(2):  # the second time on the output of the first
             assert prepare(tmp_path, tokenizer_folder, settings, rows=ROWS) == made[1]
     assert digests(tmp_path) == digests(made[0])

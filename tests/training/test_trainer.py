@@ -10,7 +10,7 @@ import torch
 
 from homegrown.data.loader import TokenSplit
 from homegrown.training.callbacks import Validate, standard
-from homegrown.training.objective import NextToken
+from homegrown.training.next_token import NextToken
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.trainer import Callback, Step, Trainer
@@ -69,7 +69,7 @@ def test_a_validation_split_shorter_than_the_context_is_measured_completely(buil
     )
     trainer.worker.sum = lambda values: values
     validate = next(callback for callback in trainer.callbacks if isinstance(callback, Validate))
-    validate.validator(alone, 1)
+    validate.validator(NextToken(alone), 1)
     assert seen == [length - 1]
 
 

@@ -1,0 +1,289 @@
+"""Packing pairs of answers, a better and a worse one to the same prompt, side by side in rows."""
+
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from homegrown.config.finetune_recipe import ConversationRows, PreferenceSettings
+from homegrown.data.best_fit import Pieces, best_fit
+from homegrown.data.conversations import Malformed, Pair, pair
+from homegrown.data.index import SPLITS, Index, Split, TokenFile, token_type, write_index
+from homegrown.data.instruction_files import Record, find, read
+from homegrown.data.instructions import (
+    LONGEST_ROW,
+    MESSAGE,
+    PLACE,
+    SHARD_TOKENS,
+    SHORTEST_ROW,
+    SKIPPED,
+    Skipped,
+    Skips,
+    Table,
+    check_system,
+    held_out_row,
+    last_held_out,
+    packing_time,
+    question_hash,
+)
+from homegrown.data.shard_files import Document, Learned, ShardPlace, write_shard
+from homegrown.tokenizer.chat import Chat, Message, Sample, load_chat, with_system
+from homegrown.tokenizer.encoding import Encoder
+from homegrown.tokenizer.template import Refused
+from homegrown.util.errors import UserError
+from homegrown.util.progress import Metric, Outcome, Progress, silent
+
+SECTION = "preferences"
+_OFTEN = 1000  # pairs between two reports of progress
+
+_MESSAGES = pa.list_(pa.struct(MESSAGE))
+_HELD_OUT = pa.schema(
+    [*PLACE, ("messages", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), ("tools", pa.string())]
+)
+_DROPPED = pa.schema([*PLACE, ("reason", pa.string()), ("tokens", pa.int64())])
+_KEYS = pa.schema([("key", pa.string()), ("records", pa.int64()), *PLACE])
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A pair and its record."""
+
+    record: Record
+    pair: Pair
+
+
+@dataclass
+class _Open:
+    """A shard in memory: documents come in twos, chosen and rejected."""
+
+    documents: list[Document] = field(default_factory=list)
+    learned: list[Learned] = field(default_factory=list)
+    tokens: int = 0
+    text_bytes: int = 0
+
+
+def prepare_pairs(
+    out: Path, tokenizer: Path, settings: PreferenceSettings, *, rows: ConversationRows, progress: Progress = silent
+) -> Outcome:
+    """Pack pairs in the layout best_fit: the documents of a pair, chosen and rejected, follow each other in one row.
+
+    A document is the prompt and one answer in the model's chat template; its targets are the tokens of the answer with
+    its stop token. Repeated pairs are dropped, and pairs that do not fit a row; the validation split is chosen by the
+    prompt, as for conversations. Tables `skipped`, `dropped`, `held_out` and `ignored_keys` list records and keys.
+
+    Args:
+        out: Output folder.
+        tokenizer: Folder of the tokenizer and its chat format.
+        settings: The files and how to read them.
+        rows: Context of the model, which bounds each answer with its prompt, and the length of the rows, which hold
+            both; None: the longest pair decides, within twice the bounds for conversations.
+        progress: Called with the number of processed pairs.
+
+    Raises:
+        UserError: a file cannot be read, too many records are skipped, the prompts are fewer than two, the system
+            message contains a special token, or nothing fits the rows.
+    """
+    files = find(settings.files, f"{SECTION}.files")
+    chat = load_chat(tokenizer, clock=packing_time)
+    check_system(settings.system, chat, SECTION)
+    encoder = _PairEncoder(chat, settings.system)
+    contents, questions, skips = array("Q"), array("Q"), Skips(SECTION)
+    most = rows.sequence_length or 2 * min(rows.context, LONGEST_ROW)
+    row = rows.sequence_length or min(most, 2 * SHORTEST_ROW)
+    for one in _pairs(files):
+        if isinstance(one, Skipped):
+            skips.add(one.record, one.reason)
+            continue
+        contents.append(_content(one.pair))
+        questions.append(question_hash(one.pair.prompt))
+        if row < most:
+            row = min(most, max(row, _length(encoder, one)))
+        if len(contents) % _OFTEN == 0:
+            progress(len(contents))
+    skips.check(len(contents), settings.max_skipped)
+    question = np.frombuffer(questions, dtype=np.uint64)
+    last = last_held_out(question, settings.held_out, SECTION)
+    size = chat.tokenizer.get_vocab_size()
+    packer = _PairPacker(out, encoder, min(rows.context, row), row, np.dtype(token_type(size)))
+    seen, number = set[int](), 0
+    for one in _pairs(files):
+        if isinstance(one, Skipped):
+            packer.skip(one)
+            continue
+        content = _content(one.pair)
+        if number == len(contents) or content != contents[number]:
+            raise UserError(f"{one.record.place} changed during reading; run again.")
+        packer.note_keys(one)
+        if content in seen:
+            packer.drop(one, "duplicate", None)
+        else:
+            packer.add(one, "validation" if question[number] <= last else "train")
+        seen.add(content)
+        number += 1
+        if number % _OFTEN == 0 or number == len(contents):
+            progress(number, len(contents), tokens=packer.tokens)
+    if number < len(contents):
+        raise UserError(f"{files[-1]} changed during reading; run again.")
+    packer.skips.check(number, settings.max_skipped)
+    splits = packer.finish()
+    for split in ("train", "validation"):
+        if not splits[split]:
+            raise UserError(
+                f"No {'training' if split == 'train' else 'validation'} pair fits rows of {row} tokens; use shorter "
+                "ones, raise training.sequence_length, or use a base with a longer context."
+            )
+    write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=row, splits=splits))
+    metrics = packer.metrics(splits) | {"sequence_length": row}
+    return Outcome(number + packer.skips.malformed, packer.pairs, "pairs", metrics)
+
+
+def _pairs(files: Sequence[str]) -> Iterator[_Read | Skipped]:
+    """Yield every record. Raises UserError."""
+    for path in files:
+        empty = True
+        for record in read(path):
+            empty = False
+            if record.problem is not None:
+                yield Skipped(record, record.problem)
+                continue
+            try:
+                found = pair(record.value)
+            except Malformed as error:
+                yield Skipped(record, str(error))
+            else:
+                yield _Read(record, found)
+        if empty:
+            raise UserError(f"{path} has no pairs; fill it or remove it from {SECTION}.files.")
+
+
+class _PairEncoder:
+    """Encodes pairs with the default system message."""
+
+    def __init__(self, chat: Chat, system: str | None):
+        self._chat, self._system, self._encoder = chat, system, Encoder(chat.tokenizer)
+
+    def prompt(self, one: Pair) -> list[Message]:
+        """Return the prompt with the system message; the loss covers none of its answers."""
+        return [replace(message, trained=False) for message in with_system(one.prompt, self._system)]
+
+    def __call__(self, one: Pair) -> tuple[Sample, Sample]:
+        """Return the sequences of the chosen and the rejected answer; raises Refused."""
+        prompt, encode = self.prompt(one), self._encoder.encode
+        chosen, rejected = (
+            self._chat.samples([*prompt, replace(answer, trained=True)], tools=one.tools, encode=encode)[-1]
+            for answer in (one.chosen, one.rejected)
+        )
+        return chosen, rejected
+
+
+def _length(encoder: _PairEncoder, one: _Read) -> int:
+    """Return the predictions of a pair; 0 if the template refuses it, which the second pass records."""
+    try:
+        return sum(len(sample.ids) - 1 for sample in encoder(one.pair))
+    except Refused:
+        return 0
+
+
+def _content(one: Pair) -> int:
+    """Return a 64-bit hash of a pair."""
+    messages = [asdict(message) for message in (*one.prompt, one.chosen, one.rejected)]
+    return xxhash.xxh3_64_intdigest(json.dumps([messages, one.tools]).encode())
+
+
+class _PairPacker:
+    """Encodes and writes pairs shard by shard, and the tables of the others."""
+
+    def __init__(self, out: Path, encode: _PairEncoder, longest: int, row: int, dtype: np.dtype[np.uint16 | np.uint32]):
+        self._out, self._encode, self._longest, self._row, self._dtype = out, encode, longest, row, dtype
+        self._open: dict[Split, _Open] = {split: _Open() for split in SPLITS}
+        self._files: dict[Split, list[TokenFile]] = {split: [] for split in SPLITS}
+        self._dropped = Table(out / "dropped", _DROPPED)
+        self._held_out = Table(out / "held_out", _HELD_OUT)
+        self._skipped = Table(out / "skipped", SKIPPED)
+        self._ignored: dict[str, tuple[int, Record]] = {}
+        self._losses = {"duplicate": 0, "too long": 0}
+        self.skips = Skips(SECTION)
+        self.tokens = self.pairs = 0
+
+    def skip(self, one: Skipped, *, refused: bool = False) -> None:
+        """Record a skipped record."""
+        self._skipped.add(one.record.path, one.record.position, one.reason)
+        self.skips.add(one.record, one.reason, refused=refused)
+
+    def note_keys(self, one: _Read) -> None:
+        """Count the keys of a record that were not read."""
+        for key in one.pair.ignored:
+            count, first = self._ignored.get(key, (0, one.record))
+            self._ignored[key] = count + 1, first
+
+    def drop(self, one: _Read, reason: str, tokens: int | None) -> None:
+        """Record a dropped pair."""
+        self._dropped.add(one.record.path, one.record.position, reason, tokens)
+        self._losses[reason] += 1
+
+    def add(self, one: _Read, split: Split) -> None:
+        """Add a pair if it fits a row."""
+        try:
+            samples = self._encode(one.pair)
+        except Refused as refusal:
+            self.skip(Skipped(one.record, f"is not supported: {str(refusal).rstrip('.')}"), refused=True)
+            return
+        lengths = [len(sample.ids) - 1 for sample in samples]
+        if max(lengths) > self._longest or sum(lengths) > self._row:
+            self.drop(one, "too long", sum(lengths))
+            return
+        shard = self._open[split]
+        for sample, answer in zip(samples, (one.pair.chosen, one.pair.rejected), strict=True):
+            shard.documents.append(sample.ids.astype(self._dtype))
+            shard.learned.append(sample.learned)
+            shard.tokens += len(sample.ids)
+            self.tokens += len(sample.ids)
+            shard.text_bytes += len(answer.content.encode())
+        self.pairs += 1
+        if split == "validation":
+            tools = json.dumps(one.pair.tools) if one.pair.tools else None
+            prompt = [held_out_row(message) for message in self._encode.prompt(one.pair)]
+            answers = [[held_out_row(answer)] for answer in (one.pair.chosen, one.pair.rejected)]
+            self._held_out.add(one.record.path, one.record.position, prompt, *answers, tools)
+        if shard.tokens >= SHARD_TOKENS:
+            self._write(split)
+
+    def finish(self) -> dict[Split, list[TokenFile]]:
+        """Write the open shards and tables, and return all shards."""
+        for split, shard in self._open.items():
+            if shard.documents:
+                self._write(split)
+        keys = Table(self._out / "ignored_keys", _KEYS)
+        for key, (count, first) in sorted(self._ignored.items()):
+            keys.add(key, count, first.path, first.position)
+        for table in (self._dropped, self._held_out, self._skipped, keys):
+            table.flush()
+        return self._files
+
+    def metrics(self, splits: dict[Split, list[TokenFile]]) -> dict[str, Metric]:
+        """Return the counts."""
+        filled: tuple[Split, Split] = ("train", "validation")
+        return {
+            "tokens": self.tokens,
+            **{f"{split}_pairs": sum(file.documents for file in splits[split]) // 2 for split in filled},
+            **{f"{split}_rows": sum(file.layout.rows for file in splits[split] if file.layout) for split in filled},
+            "dropped_duplicate": self._losses["duplicate"],
+            "dropped_too_long": self._losses["too long"],
+            "skipped": self.skips.malformed + self.skips.refused,
+            "ignored_keys": len(self._ignored),
+        }
+
+    def _write(self, split: Split) -> None:
+        shard, self._open[split] = self._open[split], _Open()
+        lengths = np.array([len(document) - 1 for document in shard.documents], dtype=np.int64)
+        row = np.repeat(best_fit(lengths.reshape(-1, 2).sum(1), self._row), 2)
+        order: npt.NDArray[np.int64] = np.argsort(row, kind="stable")
+        pieces = Pieces(row[order], order, np.zeros_like(lengths), lengths[order])
+        where = ShardPlace(self._out, split, f"{len(self._files[split]):05d}")
+        self._files[split].append(write_shard(where, shard.documents, shard.text_bytes, pieces, shard.learned))

@@ -1,0 +1,202 @@
+"""Direct preference optimization (Rafailov et al. 2023): a base model trained on pairs of answers.
+
+Also the process of each worker: `python -m homegrown.finetuning.dpo JOB`.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from homegrown.config.finetune_recipe import (
+    ConversationRows,
+    DpoSettings,
+    FinetuneSettings,
+    FinetuneTraining,
+    PreferenceSettings,
+    ReferenceSettings,
+)
+from homegrown.config.recipe import Parallel
+from homegrown.finetuning.job import MODEL, FinetuneJob, TunedModel
+from homegrown.util.progress import Outcome, Progress, silent
+
+if TYPE_CHECKING:  # writing a job needs no PyTorch
+    from tokenizers import Tokenizer
+
+    from homegrown.data.loader import TokenSplit
+    from homegrown.finetuning.questions import Question
+    from homegrown.model.transformer import Transformer
+    from homegrown.training.next_token import Objective
+    from homegrown.training.precision import Precision
+
+_ROWS = 4  # in a forward pass of the reference
+
+
+class DpoJob(FinetuneJob):
+    """A job of DPO; `packed`: folder of the packed pairs, with the reference's log-probability of each answer."""
+
+    dpo: DpoSettings
+
+    def task(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "PreferringModel":
+        """See `TrainingJob`."""
+        return PreferringModel(self, train, tokenizer)
+
+
+class PreferringModel(TunedModel):
+    """A base model trained to prefer the chosen answers; a `TrainingTask`."""
+
+    sequences_in_a_row = 2
+
+    def __init__(self, job: DpoJob, train: "TokenSplit", tokenizer: "Tokenizer"):
+        """Check the base; raises UserError as `TunedModel` does."""
+        super().__init__(job, train, tokenizer)
+        self._beta = job.dpo.beta
+
+    def objective(self, model: "Transformer") -> "Objective":
+        """See `TrainingTask`."""
+        from homegrown.finetuning.pairs import PreferencePairs
+
+        return PreferencePairs(model, self._beta)
+
+    def questions(self, most: int) -> "list[Question]":
+        """See `TunedModel`: the held-out prompts."""
+        from homegrown.finetuning.questions import held_out_pairs
+
+        return [question for question, _ in held_out_pairs(self._job.packed, most)]
+
+
+def prepare(
+    out: Path,
+    base: Path,
+    settings: PreferenceSettings,
+    *,
+    rows: ConversationRows,
+    reference: ReferenceSettings,
+    device: str,
+    progress: Progress = silent,
+) -> Outcome:
+    """Pack pairs with the tokenizer of the model in `base`, and that model's log-probability of each answer.
+
+    Raises:
+        UserError: as `homegrown.data.preferences.prepare_pairs`, or a file of the model is damaged.
+    """
+    import torch
+
+    from homegrown.data.index import read_index, write_index
+    from homegrown.data.loader import TokenSplit
+    from homegrown.data.preferences import prepare_pairs
+    from homegrown.model import weights
+    from homegrown.training.precision import choose_precision
+    from homegrown.util.files import replacing
+
+    outcome = prepare_pairs(out, base, settings, rows=rows, progress=progress)
+    index = read_index(out)
+    kind: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
+    precision = choose_precision(reference.precision, kind)
+    model = in_rows(weights.load(base, dtype=torch.float32), index.context or 0).to(device)
+    splits = dict(index.splits)
+    for split, files in index.splits.items():
+        values = _log_probabilities(model, TokenSplit(out, split), precision, progress)
+        for number, file in enumerate(files):
+            name = file.tokens_file.replace("tokens-", "values-").replace(".bin", ".npy")
+            with replacing(out / name) as temporary, temporary.open("wb") as stream:
+                np.save(stream, values[number], allow_pickle=False)
+            splits[split] = [
+                *splits[split][:number],
+                file.model_copy(update={"values_file": name}),
+                *files[number + 1 :],
+            ]
+    write_index(out, index.model_copy(update={"splits": splits}))
+    return outcome
+
+
+def dpo(
+    out: Path,
+    base: Path,
+    preferences: Path,
+    settings: FinetuneSettings,
+    training: FinetuneTraining,
+    objective: DpoSettings,
+    *,
+    system: str | None,
+    seed: int,
+    device: str,
+    processes: int,
+    parallel: Parallel = "ddp",
+    progress: Progress = silent,
+) -> Outcome:
+    """Train the model in the folder `base` on the pairs packed by `prepare`.
+
+    Writes what fine-tuning on conversations writes, and resumes as it does. The loss of a step is a mean over pairs.
+
+    Raises:
+        UserError: a library is missing, a setting does not fit the base or the machine, or training diverges.
+        RuntimeError: a worker failed for another reason; the message names its log file.
+    """
+    from homegrown.data.loader import TokenSplit
+    from homegrown.finetuning.tuning import check
+    from homegrown.model import weights
+    from homegrown.tokenizer.chat_files import save_system
+    from homegrown.training.run import run_job
+
+    check(weights.load_config(base / "config.json"), settings)
+    out.mkdir(parents=True, exist_ok=True)
+    train = TokenSplit(preferences, "train")
+    job = DpoJob(
+        packed=preferences.resolve(),
+        tokenizer=base.resolve(),
+        base=base.resolve(),
+        training=training.resolved(train.windows(train.context or 0)),
+        finetuning=settings,
+        dpo=objective,
+        seed=seed,
+        device=device,
+        parallel=parallel,
+    )
+    summary = run_job(job, out, processes, progress, "homegrown.finetuning.dpo")
+    if settings.method == "full":
+        save_system(out / MODEL, system)
+    return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)
+
+
+def in_rows(model: "Transformer", context: int) -> "Transformer":
+    """Return the model with the context of rows, which may hold two sequences of its own context."""
+    import dataclasses
+
+    from homegrown.model.transformer import Transformer
+
+    longer = Transformer(dataclasses.replace(model.config, context=context)).to(model.device)
+    longer.load_state_dict(model.state_dict())
+    return longer.eval()
+
+
+def _log_probabilities(
+    model: "Transformer", split: "TokenSplit", precision: "Precision", progress: Progress
+) -> "list[np.ndarray[tuple[int], np.dtype[np.float64]]]":
+    """Return the log-probability of the answer of each document of a split, an array for each shard."""
+    import torch
+
+    from homegrown.finetuning.pairs import answer_nats
+
+    context, found = split.context or 0, dict[int, dict[int, float]]()
+    count = split.windows(context)
+    for start in range(0, count, _ROWS):
+        indices = range(start, min(count, start + _ROWS))
+        windows = torch.from_numpy(split.read(indices, context)).to(model.device)
+        with torch.no_grad(), precision.autocast():
+            nats = iter(answer_nats(model, windows).sums.tolist())
+        for row in indices:
+            shard, documents = split.row_documents(row)
+            for document in documents.tolist():
+                found.setdefault(shard, {})[document] = -next(nats)
+        progress(indices[-1] + 1, count, step="reference")
+    return [np.array([one[document] for document in sorted(one)]) for _, one in sorted(found.items())]
+
+
+if __name__ == "__main__":
+    from homegrown.training.stopping import end_process
+    from homegrown.training.worker import main
+
+    main(Path(sys.argv[1]), DpoJob)
+    end_process()
