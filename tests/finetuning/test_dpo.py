@@ -116,11 +116,11 @@ def test_the_loss_is_that_of_the_paper(base: Path, packed: Path) -> None:
             parameter += 0.02 * torch.randn_like(parameter)
     longer = Transformer(replace(policy.config, context=context))
     longer.load_state_dict(policy.state_dict())
-    held = {row["messages"][0]["content"] for row in pq.read_table(packed / "held_out").to_pylist()}
+    validation = {row["messages"][0]["content"] for row in pq.read_table(packed / "held_out").to_pylist()}
     expected = torch.zeros(())
     for record in records():
         question, *answers = texts(record)
-        if question in held:
+        if question in validation:
             continue
         of_policy, of_reference = (
             [log_probability(model, chat, question, answer) for answer in answers] for model in (policy, reference)
@@ -130,7 +130,7 @@ def test_the_loss_is_that_of_the_paper(base: Path, packed: Path) -> None:
     windows = torch.from_numpy(split.read(range(split.windows(context)), context))
     objective = PreferencePairs(longer, BETA)
     pairs = int(objective.count(windows))
-    assert pairs == 40 - len(held) == split.documents // 2
+    assert pairs == 40 - len(validation) == split.documents // 2
     loss = objective(windows)
     assert loss.item() / pairs == pytest.approx(expected.item() / pairs, abs=1e-5)
     ours = torch.autograd.grad(loss, list(longer.parameters()))
