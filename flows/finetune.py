@@ -1,13 +1,20 @@
 """The flow `finetune`: from a model and conversations to a model that answers, evaluated before and after."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import Change, recipe_run_name
-from homegrown.config.finetune_recipe import BaseSettings, ConversationRows, FinetuneRecipe, VocabularySettings
+from homegrown.config.finetune_recipe import (
+    BaseSettings,
+    ConversationRows,
+    FinetuneRecipe,
+    TuningRecipe,
+    VocabularySettings,
+)
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.starter import is_external
 from homegrown.finetuning.tuning import check
@@ -29,17 +36,23 @@ from tasks.vocabulary import vocabulary
 
 def stages_of(recipe: FinetuneRecipe) -> list[str]:
     """Return the stages of a run of the recipe, in order."""
+    return [*first_stages(recipe), "instructions", "finetune", *last_stages(recipe), "answers"]
+
+
+def first_stages(recipe: TuningRecipe) -> list[str]:
+    """Return the stages that make the base of a run."""
+    return [*(["base"] if is_external(recipe.base) else []), *(["vocabulary"] if _missing(recipe) else [])]
+
+
+def last_stages(recipe: TuningRecipe) -> list[str]:
+    """Return the stages between training and its evaluation."""
     return [
-        *(["base"] if is_external(recipe.base) else []),
-        *(["vocabulary"] if _missing(recipe) else []),
-        *("instructions", "finetune"),
         *(["merge"] if recipe.finetuning.method != "full" else []),
         *(["quantize"] if recipe.quantization.variants else []),
-        "answers",
     ]
 
 
-def _missing(recipe: FinetuneRecipe) -> VocabularySettings | None:
+def _missing(recipe: TuningRecipe) -> VocabularySettings | None:
     """Return the tokens that the base lacks, None if it lacks none."""
     from homegrown.export.bases import has_chat_format
 
@@ -47,7 +60,7 @@ def _missing(recipe: FinetuneRecipe) -> VocabularySettings | None:
     return VocabularySettings(special_tokens=tokens, chat=chat) if tokens or chat else None
 
 
-def check_base(recipe: FinetuneRecipe) -> None:
+def check_base(recipe: TuningRecipe) -> None:
     """Check that the base exists and fits the recipe.
 
     Raises:
@@ -96,7 +109,7 @@ def finetune(
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json")) as log,
     ):
-        return _run(recipe, Run(recipe.seed, recipe.compute, frozenset(force), log.reach), log)
+        return _run(recipe, Run(recipe.seed, recipe.compute, frozenset(force), log.reach), Made(log))
 
 
 def check_force(stages: Sequence[str], force: Sequence[str]) -> None:
@@ -106,29 +119,52 @@ def check_force(stages: Sequence[str], force: Sequence[str]) -> None:
             raise UserError(f"Stage {name!r} does not exist in this run; its stages are: {', '.join(stages)}.")
 
 
-def _run(recipe: FinetuneRecipe, run: Run, log: runs.Ongoing) -> dict[str, Handle]:
-    made: dict[str, Handle] = {}
+@dataclass
+class Made:
+    """The artifacts of a run so far, by stage, and its record."""
 
-    def add(handle: Handle) -> Handle:
-        made[handle.stage] = handle
-        log.made(handle.stage, handle.key, handle.folder)
+    log: runs.Ongoing
+    handles: dict[str, Handle] = field(default_factory=dict)
+
+    def add(self, handle: Handle) -> Handle:
+        """Record an artifact."""
+        self.handles[handle.stage] = handle
+        self.log.made(handle.stage, handle.key, handle.folder)
         return handle
 
+
+def start(recipe: TuningRecipe, run: Run, made: Made) -> Handle:
+    """Return the base of a run, imported if it is from elsewhere, with the tokens that it lacks."""
     if is_external(recipe.base):
-        begin = add(read_base(run, settings=BaseSettings(base=recipe.base)))
+        begin = made.add(read_base(run, settings=BaseSettings(base=recipe.base)))
     else:
         begin = handle_of(find_model(store(), recipe.base))
         run.reach(begin.key)
     if missing := _missing(recipe):
-        begin = add(vocabulary(run, settings=missing, base=begin))
-    context = load_config(begin.path / "model" / "config.json").context
-    rows = ConversationRows(context=context, sequence_length=recipe.training.sequence_length)
-    learned = add(instructions(run, settings=recipe.instructions, rows=rows, tokenizer=begin))
-    tuned = add(train(run, settings=recipe.finetuning, training=recipe.training, base=begin, instructions=learned))
+        begin = made.add(vocabulary(run, settings=missing, base=begin))
+    return begin
+
+
+def context_of(model: Handle) -> int:
+    """Return the context of a model."""
+    return load_config(model.path / "model" / "config.json").context
+
+
+def finish(recipe: TuningRecipe, run: Run, made: Made, *, base: Handle, data: Handle, tuned: Handle) -> Handle:
+    """Return the complete model of a run: merged if `tuned` is an adapter, with its variants."""
     model = tuned
     if recipe.finetuning.method != "full":
-        model = add(merge(run, base=begin, instructions=learned, finetune=tuned))
+        model = made.add(merge(run, base=base, instructions=data, finetune=tuned))
     if recipe.quantization.variants:
-        add(quantize(run, settings=recipe.quantization, pretrain=model, pack=learned))
-    add(answers(run, settings=recipe.evaluation, base=begin, model=model, finetune=tuned, instructions=learned))
-    return made
+        made.add(quantize(run, settings=recipe.quantization, pretrain=model, pack=data))
+    return model
+
+
+def _run(recipe: FinetuneRecipe, run: Run, made: Made) -> dict[str, Handle]:
+    begin = start(recipe, run, made)
+    rows = ConversationRows(context=context_of(begin), sequence_length=recipe.training.sequence_length)
+    learned = made.add(instructions(run, settings=recipe.instructions, rows=rows, tokenizer=begin))
+    tuned = made.add(train(run, settings=recipe.finetuning, training=recipe.training, base=begin, instructions=learned))
+    model = finish(recipe, run, made, base=begin, data=learned, tuned=tuned)
+    made.add(answers(run, settings=recipe.evaluation, base=begin, model=model, finetune=tuned, instructions=learned))
+    return made.handles

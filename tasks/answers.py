@@ -1,5 +1,7 @@
 """answers: the base and the fine-tuned model on held-out questions."""
 
+from collections.abc import Mapping
+
 from homegrown.config.finetune_recipe import AnswerSettings
 from homegrown.reporting import charts
 from homegrown.store.artifacts import Artifact
@@ -13,16 +15,21 @@ from tasks.ui.markdown import picture, quoted
 from tasks.ui.panels import Panel, rows_of
 
 REPORT = "report.html"
+_ANSWERS = {"author": "Reference:", "before": "Before:", "after": "After:"}
 
 
 def _report(artifact: Artifact) -> str:
     """Show the table, the training curve and answers side by side."""
-    parts = [_excerpt(artifact)]
-    trained = next((one for one in store().inputs(artifact) if one.manifest.stage == "finetune"), None)
-    if trained and (trained.path / CURVE).is_file():
-        curve = charts.smaller((trained.path / CURVE).read_bytes())
-        parts.append(picture(curve, "loss on training and held-out answers"))
-    return "\n\n".join([*parts, _samples(artifact)])
+    curve = curve_of(artifact, "finetune", "loss on training and held-out answers")
+    return "\n\n".join([_excerpt(artifact), *curve, answers_in_words(artifact, _ANSWERS)])
+
+
+def curve_of(artifact: Artifact, stage: str, title: str) -> list[str]:
+    """Return the training curve of the artifact's input of this stage; nothing if it is gone."""
+    trained = next((one for one in store().inputs(artifact) if one.manifest.stage == stage), None)
+    if trained is None or not (trained.path / CURVE).is_file():
+        return []
+    return [picture(charts.smaller((trained.path / CURVE).read_bytes()), title)]
 
 
 def _excerpt(artifact: Artifact) -> str:
@@ -33,19 +40,13 @@ def _excerpt(artifact: Artifact) -> str:
     return as_markdown([Section("Before and after", [before_and_after(read_results(artifact.path))])], level=3)
 
 
-def _samples(artifact: Artifact) -> str:
+def answers_in_words(artifact: Artifact, titles: Mapping[str, str]) -> str:
+    """Return the first answers of the table `samples`; `titles` are those of its columns."""
     parts = ["### Answers to held-out questions"]
     for number, row in zip(range(1, 5), rows_of(artifact.path / "samples"), strict=False):
-        parts += [
-            f"#### Question {number}",
-            quoted(row["question"]),
-            "Reference:",
-            quoted(row["author"]),
-            "Before:",
-            quoted(row["before"]),
-            "After:",
-            quoted(row["after"]),
-        ]
+        parts += [f"#### Question {number}", quoted(row["question"])]
+        for column, title in titles.items():
+            parts += [title, quoted(row[column])]
     return "\n\n".join(parts)
 
 

@@ -28,7 +28,7 @@ def finetune(
             instructions.path,
             settings,
             training,
-            system=system_of(instructions),
+            system=system_of(instructions, base),
             seed=work.seed,
             device=device,
             processes=work.compute.processes,
@@ -37,7 +37,14 @@ def finetune(
         )
 
 
-def system_of(instructions: Handle) -> str | None:
-    """Return the system message of the packed conversations."""
-    system: str | None = artifact_of(instructions).manifest.settings["settings"]["system"]
+def system_of(data: Handle, base: Handle) -> str | None:
+    """Return the default system message of a model trained on packed conversations, or on pairs.
+
+    Without one in their settings, conversations have none, and pairs that of the base.
+    """
+    system: str | None = artifact_of(data).manifest.settings["settings"]["system"]
+    if system is None and data.stage == "preferences":
+        from homegrown.tokenizer.chat_files import load_files
+
+        return load_files(base.path / "model").system
     return system

@@ -24,4 +24,4 @@ def merge(work: Work, base: Handle, instructions: Handle, finetune: Handle) -> O
     """Write the complete model."""
     from homegrown.finetuning import merge as engine
 
-    return engine.merge(work.out, base.path / "model", finetune.path, system_of(instructions))
+    return engine.merge(work.out, base.path / "model", finetune.path, system_of(instructions, base))

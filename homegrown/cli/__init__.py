@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": Lazy("homegrown.cli.chat:chat", "Chat with a model in the terminal."),
     "compare": Lazy("homegrown.cli.compare:compare", "Compare runs: settings, stages and metrics."),
     "doctor": Lazy("homegrown.cli.doctor:doctor", "Check whether PIPELINE runs on this machine."),
+    "dpo": Lazy("homegrown.cli.dpo:dpo", "Train a model on preferences (DPO)."),
     "export": Lazy("homegrown.cli.export:export", "Export a model for other programs."),
     "finetune": Lazy("homegrown.cli.finetune:finetune", "Fine-tune a model on conversations."),
     "gc": Lazy("homegrown.cli.gc:gc", "Delete artifacts that no recent run needs."),

@@ -11,6 +11,7 @@ from homegrown.cli.local_run import Flow, run_flow
 from homegrown.store.artifacts import Store
 
 if TYPE_CHECKING:
+    from homegrown.reporting.blocks import Table
     from tasks.stage import Handle
 
 
@@ -61,17 +62,23 @@ def finetune(
 
     made = run_flow(store, console, prepare)
     from homegrown.finetuning.answers_report import before_and_after, read_results
+
+    table = replace(before_and_after(read_results(made["answers"].path)), title="Held-out questions")
+    show_tuned(console, made, table, "finetune")
+
+
+def show_tuned(console: Console, made: "dict[str, Handle]", table: "Table", stage: str) -> None:
+    """Print the table of before and after, the artifacts, and commands for the model of `stage`."""
     from homegrown.reporting.terminal import print_table
 
-    print_table(replace(before_and_after(read_results(made["answers"].path)), title="Held-out questions"))
+    print_table(table)
     console.print()
-    for stage, handle in made.items():
-        console.print(f"  {stage:<12} {handle.path}", highlight=False, soft_wrap=True)
-    name = made["finetune"].name
-    page = made["answers"].path / "report.html"
+    for name, handle in made.items():
+        console.print(f"  {name:<12} {handle.path}", highlight=False, soft_wrap=True)
+    model, page = made[stage].name, list(made.values())[-1].path / "report.html"
     console.print(
-        f"\nAnswers side by side: {page}\n[bold]Next:[/bold]\n  homegrown chat {name}\n"
-        f"  homegrown export {name} --to gguf --out my-model",
+        f"\nAnswers side by side: {page}\n[bold]Next:[/bold]\n  homegrown chat {model}\n"
+        f"  homegrown export {model} --to gguf --out my-model",
         highlight=False,
         soft_wrap=True,
     )

@@ -21,7 +21,17 @@ from homegrown.config.recipe import (
     TrainingSettings,
 )
 
+Method = Literal["lora", "qlora", "full"]
 Shape = Literal["messages", "prompt_completion", "alpaca", "question_answer", "sharegpt"]
+
+
+def _quotable(system: str) -> str:
+    if '"""' in system:
+        raise ValueError('system must not contain """, which ends it in a Modelfile of Ollama')
+    return system
+
+
+System = Annotated[str, Field(min_length=1), AfterValidator(_quotable)]
 
 
 class InstructionSettings(Settings):
@@ -39,18 +49,11 @@ class InstructionSettings(Settings):
     max_skipped: Share = Field(
         default=0.1, description="Maximum share of malformed records; they are skipped, more are an error."
     )
-    system: str | None = Field(
+    system: System | None = Field(
         default=None,
-        min_length=1,
         description="Default system message, for conversations without one; kept in the model and its exports; null: "
         "none.",
     )
-
-    @model_validator(mode="after")
-    def _quotable(self) -> Self:
-        if self.system and '"""' in self.system:
-            raise ValueError('system must not contain """, which ends it in a Modelfile of Ollama')
-        return self
 
 
 class PreferenceSettings(Settings):
@@ -67,10 +70,10 @@ class PreferenceSettings(Settings):
     max_skipped: Share = Field(
         default=0.1, description="Maximum share of malformed records; they are skipped, more are an error."
     )
-    system: str | None = Field(
+    system: System | None = Field(
         default=None,
-        min_length=1,
-        description="Default system message, for prompts without one; kept in the model and its exports; null: none.",
+        description="Default system message, for prompts without one; kept in the model and its exports; null: that of "
+        "the base.",
     )
 
 
@@ -142,7 +145,7 @@ class FinetuneTraining(TrainingSettings):
 class FinetuneSettings(Settings):
     """The trained part of the base model."""
 
-    method: Literal["lora", "qlora", "full"] = Field(
+    method: Method = Field(
         description="lora: an adapter on a frozen base; qlora: an adapter on a base in 4 bits (nf4), for less memory; "
         "full: all weights."
     )
@@ -158,15 +161,14 @@ class DpoSettings(Settings):
     """Direct preference optimization (Rafailov et al. 2023)."""
 
     beta: float = Field(
-        default=0.1,
-        gt=0,
-        description="Strength of the preference against the distance from the base; larger is closer.",
+        default=0.1, gt=0, description="Penalty on the distance from the base; larger keeps the model closer to it."
     )
 
 
 class ReferenceSettings(Settings):
-    """How the base computes the answers that DPO compares with."""
+    """What the log-probabilities of the base depend on: as at the first step of training."""
 
+    method: Method
     precision: Literal["auto", "bf16", "fp16", "fp32"]
 
 
@@ -201,8 +203,8 @@ class AnswerSettings(Settings):
     )
 
 
-class _TuningRecipe(Settings):
-    """What the recipes of fine-tuning share."""
+class TuningRecipe(Settings):
+    """The settings that the recipes of fine-tuning and DPO share."""
 
     name: Name
     seed: Count = Field(description="Random seed.")
@@ -229,16 +231,16 @@ class _TuningRecipe(Settings):
         return self
 
 
-class DpoRecipe(_TuningRecipe):
+class FinetuneRecipe(TuningRecipe):
+    """A fine-tuning run, from a base model and conversations to the comparison of before and after."""
+
+    instructions: InstructionSettings
+    evaluation: AnswerSettings
+
+
+class DpoRecipe(TuningRecipe):
     """A run of DPO, from a base model and pairs of answers to the comparison of before and after."""
 
     preferences: PreferenceSettings
     dpo: DpoSettings = DpoSettings()
     evaluation: PairSettings
-
-
-class FinetuneRecipe(_TuningRecipe):
-    """A fine-tuning run, from a base model and conversations to the comparison of before and after."""
-
-    instructions: InstructionSettings
-    evaluation: AnswerSettings

@@ -9,15 +9,16 @@ import yaml
 from pydantic import ValidationError
 
 from homegrown.config.addresses import shown
-from homegrown.config.finetune_recipe import FinetuneRecipe
+from homegrown.config.finetune_recipe import DpoRecipe, FinetuneRecipe
 from homegrown.config.recipe import Recipe, Settings
 from homegrown.util.errors import UserError
 
 PIPELINES = Path("pipelines.yaml")
 
-AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
-_PRETRAIN, _ADAPT, _FINETUNE = "flows.pretrain.pretrain", "flows.adapt.adapt", "flows.finetune.finetune"
-"""Entry points of the flows with a recipe; deployments of fine-tuning have the names of others."""
+AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe, DpoRecipe)
+_PRETRAIN, _ADAPT = "flows.pretrain.pretrain", "flows.adapt.adapt"
+_FINETUNE, _DPO = "flows.finetune.finetune", "flows.dpo.dpo"
+"""Entry points of the flows with a recipe; deployments of fine-tuning and DPO have the names of others."""
 
 
 def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
@@ -38,15 +39,20 @@ def load_finetuning(name: str, changes: Iterable[str] = (), file: Path = PIPELIN
     Raises:
         UserError: as `load_recipe` does.
     """
-    values = _recipes(file, _FINETUNE)
-    if name not in values:
-        known = ", ".join(values) or "none"
-        raise UserError(f"{file} has no deployment finetune/{name}; it has: {known}.")
-    return _changed(FinetuneRecipe, values[name], changes, f"The recipe of finetune/{name} in {file}")
+    return _deployed(FinetuneRecipe, _FINETUNE, name, changes, file)
+
+
+def load_dpo(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> DpoRecipe:
+    """Return the recipe of the deployment `dpo/<name>`, with `changes`.
+
+    Raises:
+        UserError: as `load_recipe` does.
+    """
+    return _deployed(DpoRecipe, _DPO, name, changes, file)
 
 
 def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
-    """Return the pretraining or fine-tuning recipe with this name as plain values.
+    """Return the recipe of pretraining, fine-tuning or DPO with this name as plain values.
 
     Raises:
         UserError: no recipe has this name, or it is invalid.
@@ -54,6 +60,9 @@ def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
     for deployment, values in _recipes(file, _FINETUNE).items():
         if values.get("name") == name:
             return load_finetuning(deployment, file=file).model_dump(mode="json")
+    for deployment, values in _recipes(file, _DPO).items():
+        if values.get("name") == name:
+            return load_dpo(deployment, file=file).model_dump(mode="json")
     return load_recipe(name, file=file).model_dump(mode="json")
 
 
@@ -110,6 +119,15 @@ def _recipes(file: Path, *entrypoints: str) -> dict[str, Any]:
         raise UserError(
             f"{file} is not a deployment file with a recipe in the parameters of each deployment ({error})."
         ) from error
+
+
+def _deployed(kind: type[AnyRecipe], entrypoint: str, name: str, changes: Iterable[str], file: Path) -> AnyRecipe:
+    """Return the recipe of the deployment `name` of a flow whose deployments are named after it."""
+    values, flow = _recipes(file, entrypoint), entrypoint.rpartition(".")[2]
+    if name not in values:
+        known = ", ".join(values) or "none"
+        raise UserError(f"{file} has no deployment {flow}/{name}; it has: {known}.")
+    return _changed(kind, values[name], changes, f"The recipe of {flow}/{name} in {file}")
 
 
 def _changed(kind: type[AnyRecipe], values: dict[str, Any], changes: Iterable[str], what: str) -> AnyRecipe:

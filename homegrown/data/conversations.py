@@ -66,7 +66,7 @@ def shape_of(record: object) -> Shape:
         if fields.keys() >= set(keys):
             return shape
     if fields.keys() >= {"chosen", "rejected"}:
-        raise Malformed("is a preference (chosen, rejected), which is not supported; keep its chosen answer only")
+        raise Malformed("is a preference (chosen, rejected); train on it with `homegrown dpo`")
     if isinstance(fields.get("text"), str):
         raise Malformed("is plain text (text); train on it with `homegrown adapt`")
     known = "; ".join(" and ".join(keys) for keys, _ in _SHAPES.values())
@@ -115,27 +115,32 @@ def pair(record: object) -> Pair:
         messages, ignored = answer_messages(value, key)
         fields.nested += ignored
         answers.append(messages)
-    shared = _shared(*answers)
-    if shared and (prompt is None or answers[0][0].role != "assistant"):
-        prompt = answers[0][:shared]
-        answers = [messages[shared:] for messages in answers]
-    if not prompt:
-        raise Malformed("has no prompt, and 'chosen' and 'rejected' begin differently")
-    prompt = [*_system(fields), *prompt]
-    for key, messages in zip(("chosen", "rejected"), answers, strict=True):
-        if len(messages) != 1:
-            raise Malformed(f"has {len(messages)} messages under {key!r} after the prompt instead of one answer")
-        check_order([*prompt, *messages])
-    if answers[0] == answers[1]:
+    prompt = [*_system(fields), *_prompt(prompt, *answers)]
+    chosen, rejected = (messages[-1] for messages in answers)
+    for answer in (chosen, rejected):
+        check_order([*prompt, answer])
+    if replace(chosen, content=chosen.content.strip()) == replace(rejected, content=rejected.content.strip()):
         raise Malformed("has the same answer under 'chosen' and 'rejected'")
     _refuse_media(fields)
-    return Pair(prompt, answers[0][0], answers[1][0], _tools(fields), fields.ignored())
+    return Pair(prompt, chosen, rejected, _tools(fields), fields.ignored())
 
 
-def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
-    """Return how many messages two lists begin with alike, before the last of either."""
-    most = min(len(chosen), len(rejected)) - 1
-    return next((place for place in range(most) if chosen[place] != rejected[place]), max(0, most))
+def _prompt(prompt: list[Message] | None, chosen: Sequence[Message], rejected: Sequence[Message]) -> list[Message]:
+    """Return the prompt of two lists of messages, which may repeat it before their last message."""
+    if not chosen or not rejected:
+        raise Malformed(f"has no message under {'rejected' if chosen else 'chosen'!r}")
+    shared = list(chosen[:-1])
+    if shared != list(rejected[:-1]):
+        raise Malformed("has different prompts under 'chosen' and 'rejected'; only their last messages may differ")
+    if not prompt and not shared:
+        raise Malformed("has no prompt, and 'chosen' and 'rejected' begin differently")
+    if not prompt:
+        return shared
+    if shared and shared[0].role == "assistant":
+        return [*prompt, *shared]
+    if shared and shared[-len(prompt) :] != prompt:
+        raise Malformed("has another prompt under 'prompt' than in 'chosen' and 'rejected'")
+    return shared or prompt
 
 
 def _shared_text(chosen: str, rejected: str) -> tuple[list[Message], str, str]:

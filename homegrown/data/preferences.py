@@ -46,7 +46,7 @@ _MESSAGES = pa.list_(pa.struct(MESSAGE))
 _HELD_OUT = pa.schema(
     [*PLACE, ("messages", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), ("tools", pa.string())]
 )
-_DROPPED = pa.schema([*PLACE, ("reason", pa.string()), ("tokens", pa.int64())])
+_DROPPED = pa.schema([*PLACE, ("reason", pa.string())])
 _KEYS = pa.schema([("key", pa.string()), ("records", pa.int64()), *PLACE])
 
 
@@ -74,8 +74,9 @@ def prepare_pairs(
     """Pack pairs in the layout best_fit: the documents of a pair, chosen and rejected, follow each other in one row.
 
     A document is the prompt and one answer in the model's chat template; its targets are the tokens of the answer with
-    its stop token. Repeated pairs are dropped, and pairs that do not fit a row; the validation split is chosen by the
-    prompt, as for conversations. Tables `skipped`, `dropped`, `held_out` and `ignored_keys` list records and keys.
+    its stop token. Without a system message in `settings`, that of the model is the default. Malformed and too long
+    pairs are skipped, repeated pairs are dropped; the validation split is chosen by the prompt, as for
+    conversations. Tables `skipped`, `dropped`, `held_out` and `ignored_keys` list records and keys.
 
     Args:
         out: Output folder.
@@ -92,7 +93,12 @@ def prepare_pairs(
     files = find(settings.files, f"{SECTION}.files")
     chat = load_chat(tokenizer, clock=packing_time)
     check_system(settings.system, chat, SECTION)
-    encoder = _PairEncoder(chat, settings.system)
+    encoder = _PairEncoder(chat, settings.system or chat.system)
+    if rows.sequence_length is not None and rows.sequence_length > 2 * rows.context:
+        raise UserError(
+            f"training.sequence_length is {rows.sequence_length}, but a pair needs at most twice the base's context of "
+            f"{rows.context}; lower it."
+        )
     contents, questions, skips = array("Q"), array("Q"), Skips(SECTION)
     most = rows.sequence_length or 2 * min(rows.context, LONGEST_ROW)
     row = rows.sequence_length or min(most, 2 * SHORTEST_ROW)
@@ -121,7 +127,7 @@ def prepare_pairs(
             raise UserError(f"{one.record.place} changed during reading; run again.")
         packer.note_keys(one)
         if content in seen:
-            packer.drop(one, "duplicate", None)
+            packer.drop(one)
         else:
             packer.add(one, "validation" if question[number] <= last else "train")
         seen.add(content)
@@ -183,7 +189,7 @@ class _PairEncoder:
 
 
 def _length(encoder: _PairEncoder, one: _Read) -> int:
-    """Return the predictions of a pair; 0 if the template refuses it, which the second pass records."""
+    """Return the tokens that a pair takes in a row; 0 if the template refuses it, which the second pass records."""
     try:
         return sum(len(sample.ids) - 1 for sample in encoder(one.pair))
     except Refused:
@@ -207,9 +213,8 @@ class _PairPacker:
         self._held_out = Table(out / "held_out", _HELD_OUT)
         self._skipped = Table(out / "skipped", SKIPPED)
         self._ignored: dict[str, tuple[int, Record]] = {}
-        self._losses = {"duplicate": 0, "too long": 0}
         self.skips = Skips(SECTION)
-        self.tokens = self.pairs = 0
+        self.tokens = self.pairs = self._duplicates = 0
 
     def skip(self, one: Skipped, *, refused: bool = False) -> None:
         """Record a skipped record."""
@@ -222,10 +227,10 @@ class _PairPacker:
             count, first = self._ignored.get(key, (0, one.record))
             self._ignored[key] = count + 1, first
 
-    def drop(self, one: _Read, reason: str, tokens: int | None) -> None:
-        """Record a dropped pair."""
-        self._dropped.add(one.record.path, one.record.position, reason, tokens)
-        self._losses[reason] += 1
+    def drop(self, one: _Read) -> None:
+        """Record a repeated pair."""
+        self._dropped.add(one.record.path, one.record.position, "duplicate")
+        self._duplicates += 1
 
     def add(self, one: _Read, split: Split) -> None:
         """Add a pair if it fits a row."""
@@ -235,9 +240,14 @@ class _PairPacker:
             self.skip(Skipped(one.record, f"is not supported: {str(refusal).rstrip('.')}"), refused=True)
             return
         lengths = [len(sample.ids) - 1 for sample in samples]
-        if max(lengths) > self._longest or sum(lengths) > self._row:
-            self.drop(one, "too long", sum(lengths))
-            return
+        for length, most, what in (
+            (max(lengths), self._longest, "one answer"),
+            (sum(lengths), self._row, "both answers"),
+        ):
+            if length > most:
+                reason = f"is too long: the prompt with {what} may have {most} tokens"
+                self.skip(Skipped(one.record, reason), refused=True)
+                return
         shard = self._open[split]
         for sample, answer in zip(samples, (one.pair.chosen, one.pair.rejected), strict=True):
             shard.documents.append(sample.ids.astype(self._dtype))
@@ -273,8 +283,7 @@ class _PairPacker:
             "tokens": self.tokens,
             **{f"{split}_pairs": sum(file.documents for file in splits[split]) // 2 for split in filled},
             **{f"{split}_rows": sum(file.layout.rows for file in splits[split] if file.layout) for split in filled},
-            "dropped_duplicate": self._losses["duplicate"],
-            "dropped_too_long": self._losses["too long"],
+            "dropped_duplicate": self._duplicates,
             "skipped": self.skips.malformed + self.skips.refused,
             "ignored_keys": len(self._ignored),
         }

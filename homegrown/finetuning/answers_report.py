@@ -28,8 +28,8 @@ def sections(answers: Path, curve: Path) -> list[Section]:
             one["question"],
             [
                 ("reference", one["author"], ""),
-                ("before", one["before"], _note(one["before_ended"])),
-                ("after", one["after"], _note(one["after_ended"])),
+                ("before", one["before"], note(one["before_ended"])),
+                ("after", one["after"], note(one["after_ended"])),
             ],
         )
         for one in pq.ParquetFile(answers / "samples" / "part-00000.parquet").read().to_pylist()[:_SHOWN]
@@ -73,5 +73,6 @@ def read_results(answers: Path) -> list[Result]:
     return [Result(**row) for row in rows]
 
 
-def _note(ended: bool) -> str:
+def note(ended: bool) -> str:
+    """Return the small print of an answer."""
     return "" if ended else "(cut at the token limit)"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from homegrown.config.finetune_recipe import FinetuneSettings
+from homegrown.config.finetune_recipe import FinetuneSettings, ReferenceSettings
 from homegrown.config.recipe import TrainingSettings
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
@@ -32,9 +32,25 @@ def load_base(
     trained, and the vectors, are in float32. The rows of `tokens`, or all `embeddings`, are trained beside the adapter,
     which is drawn by `seed`.
     """
+    reference = ReferenceSettings(method=settings.method, precision=training.precision)
+    model = load_frozen(folder, config, reference, device=device, embeddings=embeddings)
+    if settings.method == "full":
+        return model
+    torch.manual_seed(seed)
+    lora.attach(model, settings, tokens)
+    if embeddings:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name in VOCABULARY)
+    return model
+
+
+def load_frozen(
+    folder: Path, config: ModelConfig, settings: ReferenceSettings, *, device: str, embeddings: bool = False
+) -> Transformer:
+    """Return the model of `folder` as `load_base` does, before it gets an adapter; it computes the same."""
     if settings.method == "full":
         return weights.load(folder, dtype=lambda *_: torch.float32, config=config)
-    products = choose_precision(training.precision, "cuda" if resolve(device) == "cuda" else "cpu").dtype
+    products = choose_precision(settings.precision, "cuda" if resolve(device) == "cuda" else "cpu").dtype
 
     def frozen(name: str, tensor: torch.Tensor) -> torch.dtype:
         trained = embeddings and name in VOCABULARY
@@ -44,11 +60,6 @@ def load_base(
     model = weights.load(folder, dtype=frozen, config=config)
     if settings.method == "qlora":
         _in_four_bits(model)
-    torch.manual_seed(seed)
-    lora.attach(model, settings, tokens)
-    if embeddings:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad or name in VOCABULARY)
     return model
 
 

@@ -5,7 +5,7 @@ Also the process of each worker: `python -m homegrown.finetuning.dpo JOB`.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,20 +81,19 @@ def prepare(
     Raises:
         UserError: as `homegrown.data.preferences.prepare_pairs`, or a file of the model is damaged.
     """
-    import torch
-
     from homegrown.data.index import read_index, write_index
     from homegrown.data.loader import TokenSplit
     from homegrown.data.preferences import prepare_pairs
+    from homegrown.finetuning.base_model import load_frozen
     from homegrown.model import weights
     from homegrown.training.precision import choose_precision
     from homegrown.util.files import replacing
 
     outcome = prepare_pairs(out, base, settings, rows=rows, progress=progress)
     index = read_index(out)
-    kind: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
-    precision = choose_precision(reference.precision, kind)
-    model = in_rows(weights.load(base, dtype=torch.float32), index.context or 0).to(device)
+    precision = choose_precision(reference.precision, "cuda" if device == "cuda" else "cpu")
+    model = load_frozen(base, weights.load_config(base / "config.json"), reference, device=device).to(device)
+    model.set_context(index.context or 0)
     splits = dict(index.splits)
     for split, files in index.splits.items():
         values = _log_probabilities(model, TokenSplit(out, split), precision, progress)
@@ -160,17 +159,6 @@ def dpo(
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)
 
 
-def in_rows(model: "Transformer", context: int) -> "Transformer":
-    """Return the model with the context of rows, which may hold two sequences of its own context."""
-    import dataclasses
-
-    from homegrown.model.transformer import Transformer
-
-    longer = Transformer(dataclasses.replace(model.config, context=context)).to(model.device)
-    longer.load_state_dict(model.state_dict())
-    return longer.eval()
-
-
 def _log_probabilities(
     model: "Transformer", split: "TokenSplit", precision: "Precision", progress: Progress
 ) -> "list[np.ndarray[tuple[int], np.dtype[np.float64]]]":
@@ -190,7 +178,7 @@ def _log_probabilities(
             shard, documents = split.row_documents(row)
             for document in documents.tolist():
                 found.setdefault(shard, {})[document] = -next(nats)
-        progress(indices[-1] + 1, count, step="reference")
+        progress(indices[-1] + 1, count, step="log-probabilities of the base")
     return [np.array([one[document] for document in sorted(one)]) for _, one in sorted(found.items())]
 
 

@@ -1,5 +1,6 @@
 """Before and after DPO: the base and the trained model on held-out pairs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from homegrown.config.finetune_recipe import PairSettings
+from homegrown.config.finetune_recipe import DpoSettings, PairSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.finetuning.answers import AFTER, BEFORE, Answer, greedy_answers
-from homegrown.finetuning.dpo import in_rows
+from homegrown.finetuning.answers_report import note
 from homegrown.finetuning.pairs import answer_nats
 from homegrown.finetuning.questions import held_out_pairs
 from homegrown.model import weights
@@ -28,24 +29,35 @@ Numbers = npt.NDArray[np.float64]
 
 _ROWS = 4  # in a forward pass
 _SHOWN = 12
+_NORMAL = 1.959964  # 95% of a normal distribution are within so many standard deviations
 _METHOD = (
-    "Win rate: share of held-out pairs whose chosen answer the model prefers more strongly than the base does, by the "
-    "margin log p(chosen) - log p(rejected) less that of the base; a tie counts half.",
-    "More likely: share of pairs with log p(chosen) > log p(rejected). Loss: nats per token of each answer.",
-    "Tokens and ended: mean length of the model's greedy answers, and share that reach a stop token.",
+    "Reward of an answer: beta times the log-probability that it gained over the base. Reward margin: mean reward of "
+    "the chosen answers less that of the rejected ones. Win rate: share of pairs whose margin is above 0, with "
+    "Wilson's 95% interval; a tie counts half, so the base has 50%.",
+    "Chosen more likely: share of pairs whose chosen answer has the higher log-probability. Loss: nats per token. "
+    "Log-probability: nats of a complete answer with its end-of-turn token, mean over pairs.",
+    "Answers are greedy. Ended: share that reaches an end-of-turn token. No held-out prompt is in the training data.",
 )
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """Measurements of one model on held-out pairs; a row of the table `results`. `margin` is in nats."""
+    """Measurements of one model on held-out pairs; a row of the table `results`.
+
+    `win_low` and `win_high` are the 95% interval of the win rate. Losses are in nats per token, log-probabilities in
+    nats per answer. `tokens` is the mean length of the model's own answers, `ended` the share that reached their end.
+    """
 
     model: str
     win_rate: float
-    more_likely: float
-    margin: float
+    win_low: float
+    win_high: float
+    chosen_more_likely: float
+    reward_margin: float
     chosen_loss: float
     rejected_loss: float
+    chosen_log_probability: float
+    rejected_log_probability: float
     tokens: float
     ended: float
 
@@ -55,6 +67,7 @@ def measure(
     models: dict[str, Path],
     preferences: Path,
     settings: PairSettings,
+    objective: DpoSettings,
     *,
     device: str,
     progress: Progress = silent,
@@ -69,22 +82,28 @@ def measure(
     pairs = held_out_pairs(preferences, settings.samples)
     questions = [question for question, _ in pairs]
     results, answers, base = list[PairResult](), dict[str, list[Answer]](), None
-    for done, (name, folder) in enumerate(models.items()):
-        progress(done, len(models), model=name)
+    steps, done = 2 * len(models), 0
+    for name, folder in models.items():
+        progress(done, steps, model=name)
         model = weights.load(folder, device)
         answers[name] = greedy_answers(model, load_chat(folder), questions, settings.answer_tokens)
+        progress(done := done + 1, steps, model=name)
         nats, lengths = _nats(model, preferences)
         base = nats if base is None else base
-        results.append(_result(name, nats, lengths, base, answers[name]))
+        results.append(_result(name, nats, lengths, objective.beta * (base - nats), answers[name]))
+        progress(done := done + 1, steps, model=name)
     write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in results]))
     samples = [
         {
-            "prompt": question.text,
-            "chosen": question.reference.content,
+            "question": question.text,
+            "author": question.reference.content,
             "rejected": rejected.content,
-            **{name: answers[name][place].text for name in (BEFORE, AFTER)},
+            "before": before.text,
+            "before_ended": before.ended,
+            "after": after.text,
+            "after_ended": after.ended,
         }
-        for place, (question, rejected) in enumerate(pairs)
+        for (question, rejected), before, after in zip(pairs, answers[BEFORE], answers[AFTER], strict=True)
     ]
     write_parquet(out / "samples" / "part-00000.parquet", pa.Table.from_pylist(samples))
     metrics: dict[str, Metric] = {}
@@ -99,30 +118,42 @@ def _nats(model: Transformer, preferences: Path) -> tuple[Numbers, Numbers]:
     """Return -log p and the tokens of each held-out answer, [2 x pairs], chosen and rejected by turns."""
     split = TokenSplit(preferences, "validation")
     context = split.context or 0
-    model = in_rows(model, context)
+    model.set_context(context)
     sums, lengths = [], []
     for start in range(0, split.windows(context), _ROWS):
         rows = range(start, min(split.windows(context), start + _ROWS))
-        windows = torch.from_numpy(split.read(rows, context)).to(model.device)
-        nats = answer_nats(model, windows)
+        nats = answer_nats(model, torch.from_numpy(split.read(rows, context)).to(model.device))
         sums.append(nats.sums.double().cpu().numpy())
         lengths.append(np.bincount(nats.answer.cpu().numpy(), minlength=len(nats.sums)).astype(np.float64))
     return np.concatenate(sums), np.concatenate(lengths)
 
 
-def _result(name: str, nats: Numbers, lengths: Numbers, base: Numbers, answers: Sequence[Answer]) -> PairResult:
-    gained = base - nats
-    margin = gained[0::2] - gained[1::2]
+def _result(name: str, nats: Numbers, lengths: Numbers, rewards: Numbers, answers: Sequence[Answer]) -> PairResult:
+    margins = rewards[0::2] - rewards[1::2]
+    wins = float(((margins > 0) + 0.5 * (margins == 0)).mean())
+    low, high = wilson(wins, len(margins))
     return PairResult(
         model=name,
-        win_rate=float(((margin > 0) + 0.5 * (margin == 0)).mean()),
-        more_likely=float((nats[0::2] < nats[1::2]).mean()),
-        margin=float(margin.mean()),
+        win_rate=wins,
+        win_low=low,
+        win_high=high,
+        chosen_more_likely=float((nats[0::2] < nats[1::2]).mean()),
+        reward_margin=float(margins.mean()),
         chosen_loss=float(nats[0::2].sum() / lengths[0::2].sum()),
         rejected_loss=float(nats[1::2].sum() / lengths[1::2].sum()),
+        chosen_log_probability=-float(nats[0::2].mean()),
+        rejected_log_probability=-float(nats[1::2].mean()),
         tokens=sum(answer.tokens for answer in answers) / max(1, len(answers)),
         ended=sum(answer.ended for answer in answers) / max(1, len(answers)),
     )
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95% interval of a share of `count` (Wilson 1927)."""
+    squared = _NORMAL**2 / count
+    middle = share + squared / 2
+    width = _NORMAL * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    return max(0.0, (middle - width) / (1 + squared)), min(1.0, (middle + width) / (1 + squared))
 
 
 def read_results(folder: Path) -> list[PairResult]:
@@ -132,30 +163,40 @@ def read_results(folder: Path) -> list[PairResult]:
 
 
 def before_and_after(results: Sequence[PairResult]) -> Table:
-    """Return the table of all models."""
-    header = ["model", "win rate", "more likely", "margin", "loss: chosen", "rejected", "tokens", "ended"]
-    rows = [
-        [
-            row.model,
-            f"{row.win_rate:.0%}",
-            f"{row.more_likely:.0%}",
-            f"{row.margin:.3f}",
-            f"{row.chosen_loss:.4f}",
-            f"{row.rejected_loss:.4f}",
-            f"{row.tokens:.0f}",
-            f"{row.ended:.0%}",
-        ]
-        for row in results
+    """Return the table of all models, a column for each."""
+    before, *others = results
+    wins = [
+        f"{before.win_rate:.0%}",
+        *(f"{one.win_rate:.0%} ({one.win_low:.0%} to {one.win_high:.0%})" for one in others),
     ]
-    return Table(header, rows)
+    rows = [
+        ["win rate (95% interval)", *wins],
+        ["reward margin", *(f"{one.reward_margin:.3f}" for one in results)],
+        ["chosen more likely", *(f"{one.chosen_more_likely:.0%}" for one in results)],
+        ["loss of chosen answers", *(f"{one.chosen_loss:.4f}" for one in results)],
+        ["loss of rejected answers", *(f"{one.rejected_loss:.4f}" for one in results)],
+        ["log-probability of chosen", *(f"{one.chosen_log_probability:.2f}" for one in results)],
+        ["log-probability of rejected", *(f"{one.rejected_log_probability:.2f}" for one in results)],
+        ["tokens of its answers", *(f"{one.tokens:.0f}" for one in results)],
+        ["answers ended", *(f"{one.ended:.0%}" for one in results)],
+    ]
+    return Table(["", *(one.model for one in results)], rows)
 
 
 def html(folder: Path, curve: Path) -> str:
     """Return the page of the stage folder, with the PNG `curve` of the training."""
     rows = pq.ParquetFile(folder / "samples" / "part-00000.parquet").read().to_pylist()[:_SHOWN]
-    names = (("chosen", "chosen"), ("rejected", "rejected"), ("before", BEFORE), ("after", AFTER))
     samples: list[Block] = [
-        SideBySide(row["prompt"], [(title, row[name], "") for title, name in names]) for row in rows
+        SideBySide(
+            row["question"],
+            [
+                ("chosen", row["author"], ""),
+                ("rejected", row["rejected"], ""),
+                ("before", row["before"], note(row["before_ended"])),
+                ("after", row["after"], note(row["after_ended"])),
+            ],
+        )
+        for row in rows
     ]
     sections = [
         Section("Before and after", [before_and_after(read_results(folder))]),

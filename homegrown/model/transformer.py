@@ -1,5 +1,6 @@
 """The decoder-only transformer in two families: `modern` (layout and names of Qwen3) and `classic` (the guide's)."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -180,6 +181,11 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., vocabulary] of hidden states [..., hidden]."""
         return F.linear(hidden, self.output_weight, self.output_bias)
+
+    def set_context(self, context: int) -> None:
+        """Change the context, which weights do not depend on: positions are computed."""
+        self.config = self.model.config = dataclasses.replace(self.config, context=context)
+        self.model.positions = self.model.position_table().to(self.model.positions.device)
 
     def loss(self, tokens: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
         """Return the summed cross-entropy in nats (float32 scalar) of int64 `targets` [batch, tokens].

@@ -169,6 +169,8 @@ def bits_per_byte(model: Transformer, split: TokenSplit, token_bytes: npt.NDArra
         UserError: the split is empty.
     """
     context = split.context or split.fitting(min(model.config.context, _LONGEST_WINDOW))
+    if context > model.config.context:  # rows of pairs, each document of which is shorter
+        model.set_context(context)
     windows = split.windows(context)
     if not windows:
         raise UserError("The validation split is empty; add text or raise shard.validation_share.")

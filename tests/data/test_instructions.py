@@ -300,7 +300,11 @@ GOOD = {"question": "1", "answer": "a"}
         ([GOOD], {"shape": "messages"}, "line 1 has no key 'messages'; its keys are 'question', 'answer'"),
         ([{"words": "a"}], {}, "line 1 has the keys 'words', which match no known shape"),
         ([{"text": "a"}], {}, "line 1 is plain text .*homegrown adapt"),
-        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], {}, "line 1 is a preference .*not supported"),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+            {},
+            "line 1 is a preference .*train on it with `homegrown dpo`",
+        ),
         (
             [GOOD, {"question": "2", "answer": "b"}],
             {"row": 300},

@@ -1,8 +1,9 @@
 """DPO beside the loss of its paper, computed pair by pair; and what training on preferences does."""
 
+import copy
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.finetuning.conversations import training, tuning, write_base
 from tests.training.processes import Signalled
 
 BETA = 0.3
-FP32 = ReferenceSettings(precision="fp32")
+FP32 = ReferenceSettings(method="full", precision="fp32")
 
 
 _DPO = """
@@ -114,8 +115,8 @@ def test_the_loss_is_that_of_the_paper(base: Path, packed: Path) -> None:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
-    longer = Transformer(replace(policy.config, context=context))
-    longer.load_state_dict(policy.state_dict())
+    longer = copy.deepcopy(policy)
+    longer.set_context(context)
     validation = {row["messages"][0]["content"] for row in pq.read_table(packed / "held_out").to_pylist()}
     expected = torch.zeros(())
     for record in records():
@@ -145,11 +146,10 @@ def test_the_untrained_model_has_the_loss_of_indifference(base: Path, packed: Pa
     split = TokenSplit(packed, "train")
     context = split.context or 0
     model = weights.load(base)
-    longer = Transformer(replace(model.config, context=context))
-    longer.load_state_dict(model.state_dict())
+    model.set_context(context)
     batch = torch.from_numpy(Batches(split, context, 2, seed=0).batch(3))
     assert batch.shape[1] == 4
-    objective = PreferencePairs(longer, BETA)
+    objective = PreferencePairs(model, BETA)
     assert objective(batch).item() / int(objective.count(batch)) == pytest.approx(0.693147, abs=1e-5)
     assert objective(torch.zeros(1, 4, 8, dtype=torch.int64)).item() == 0.0
 
@@ -170,14 +170,16 @@ def test_training_prefers_the_chosen_answers(tmp_path: Path, base: Path, packed:
         trained = tmp_path / "merged" / "model"
     assert load_chat(trained).system == "Be kind."
     settings = PairSettings(samples=3, answer_tokens=4)
-    measured = measure(tmp_path / "win", {BEFORE: base, AFTER: trained}, packed, settings, device="cpu")
+    measured = measure(
+        tmp_path / "win", {BEFORE: base, AFTER: trained}, packed, settings, DpoSettings(beta=BETA), device="cpu"
+    )
     before, after = read_results(tmp_path / "win")
-    assert (before.win_rate, before.margin) == (0.5, 0.0)
-    assert after.win_rate > 0.8 and after.margin > 0.5
+    assert (before.win_rate, before.reward_margin) == (0.5, 0.0)
+    assert after.win_rate > 0.8 and after.reward_margin > 0.15
     assert after.chosen_loss - after.rejected_loss < before.chosen_loss - before.rejected_loss
     assert measured.metrics["fine_tuned_win_rate"] == after.win_rate
     (tmp_path / "curve.png").write_bytes(b"png")
-    assert f"{after.margin:.3f}" in html(tmp_path / "win", tmp_path / "curve.png")
+    assert f"{after.reward_margin:.3f}" in html(tmp_path / "win", tmp_path / "curve.png")
     assert before_and_after([before, after]).rows[0][1] == "50%"
 
 
