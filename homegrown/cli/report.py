@@ -54,9 +54,9 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
         answers = [
             one.path / "report.html"
             for one in store.all()
-            if one.manifest.stage == "answers"
+            if one.manifest.stage in ("answers", "win_rate")
             and found.manifest.key
-            in (one.manifest.key, one.manifest.inputs.get("finetune"), one.manifest.inputs.get("model"))
+            in (one.manifest.key, *(one.manifest.inputs.get(name) for name in ("finetune", "dpo", "model")))
         ]
         page = f", or open the report of its answers, {answers[-1]}" if answers else ""
         raise UserError(f"{found.name} is not an evaluation; name a version of evaluate{page}.")

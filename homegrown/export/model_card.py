@@ -22,7 +22,8 @@ _COLUMNS = {
     "rouge_l": "ROUGE-L",
     "disk_megabytes": "MB on disk",
 }
-_TRAINING = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+_TRAINING = {"pretrain": "pretraining", "finetune": "fine-tuning", "dpo": "preference optimization"}
+_TUNED = {"finetune": "fine-tuned on conversations", "dpo": "trained on preferences (DPO)"}
 _ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 _IMPLEMENTATIONS = {
     "modern": "which transformers, vLLM, MLX and (as a GGUF export) llama.cpp run",
@@ -69,8 +70,9 @@ def _kind(config: ModelConfig, chain: Sequence[Artifact]) -> str:
     runs = f"Its architecture is {name}, {_IMPLEMENTATIONS[config.family]}."
     stages = {one.manifest.stage for one in chain}
     origin = "It starts from a published model" if "base" in stages else "It was pretrained on the text below only"
-    if "finetune" in stages:
-        return f"{runs} {origin} and was fine-tuned on conversations; use its chat template."
+    tuned = [text for stage, text in _TUNED.items() if stage in stages]
+    if tuned:
+        return f"{runs} {origin} and was {' and then '.join(tuned)}; use its chat template."
     return f"{runs} {origin}. It continues text and is not tuned to follow instructions."
 
 

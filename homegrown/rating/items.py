@@ -16,7 +16,7 @@ HUMAN = "the documents' own"
 AUTHOR = "the examples' own"
 """The same for held-out questions: the reference answers."""
 
-_MODELS = {"evaluate": ("pretrain",), "answers": ("finetune", "model")}
+_MODELS = {"evaluate": ("pretrain",), "answers": ("finetune", "model"), "win_rate": ("dpo", "model")}
 """The stages that have completions to rate, each with the names of the inputs that are the model."""
 
 
@@ -44,7 +44,8 @@ def with_completions(store: Store, name: str) -> Artifact:
         if found.manifest.key in (inputs.get(model) for model in _MODELS.get(one.manifest.stage, ())):
             return one
     raise UserError(
-        f"{found.name} has no completions to rate; name a version of evaluate or answers, or a model that has one."
+        f"{found.name} has no completions to rate; name a version of evaluate, answers or win_rate, or "
+        "a model that has one."
     )
 
 
@@ -56,7 +57,7 @@ def items_of(artifacts: Sequence[Artifact], documents: int) -> list[Item]:
     """
     texts: dict[tuple[str, str], set[str]] = {}
     for artifact in artifacts:
-        rows = _answered if artifact.manifest.stage == "answers" else _continued
+        rows = _continued if artifact.manifest.stage == "evaluate" else _answered
         for prompt, text, system in rows(artifact, documents):
             texts.setdefault((prompt, text), set()).add(system)
     return [Item(_id(prompt, text), prompt, text, tuple(sorted(by))) for (prompt, text), by in texts.items()]

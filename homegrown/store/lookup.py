@@ -19,7 +19,7 @@ def find_model(store: Store, name: str) -> Artifact:
     """
     artifact = with_model(store, _by_key(store, name) if _is_key(name) else store.resolve(name))
     if not (artifact.path / "model" / "config.json").is_file():
-        raise UserError(f"{artifact.name} has no model; name a version of pretrain or finetune.")
+        raise UserError(f"{artifact.name} has no model; name a version of pretrain, finetune or dpo.")
     if problem := store.damage(artifact):
         raise UserError(f"{artifact.name} is damaged ({problem}); run its pipeline again.")
     return artifact
@@ -36,8 +36,8 @@ def with_model(store: Store, artifact: Artifact) -> Artifact:
     merged = [one for one in store.outputs(artifact) if one.manifest.stage == "merge"]
     if not merged:
         raise UserError(
-            f"{artifact.name} is an adapter without its merged model; merge it by running `homegrown finetune` with "
-            "its recipe again."
+            f"{artifact.name} is an adapter without its merged model; merge it by running "
+            f"`homegrown {artifact.manifest.stage}` with its recipe again."
         )
     return max(merged, key=lambda one: one.manifest.version)
 
