@@ -3,7 +3,7 @@
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from benchmarks import guide
 from homegrown.cli.generate import generate
 from homegrown.cli.main import cli
-from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe, pipeline_names, read
+from homegrown.config.pipelines import PIPELINES, load_dpo, load_finetuning, load_recipe, pipeline_names, read
 from homegrown.planning.compute import config_of
 from homegrown.reporting.numbers import count
 from homegrown.store.artifacts import Store
@@ -31,6 +31,7 @@ PAGES = sorted(
 )
 """Every page but the one that names what is gone."""
 
+_TUNING: dict[str | None, Callable[..., BaseModel]] = {"finetune": load_finetuning, "dpo": load_dpo}
 TRACKED = ("homegrown", "tasks", "flows", "tests", "docs", "benchmarks")
 """Folders in which a path that is named exists on a fresh clone; `data` and `artifacts` fill up later."""
 
@@ -135,8 +136,8 @@ def check(words: list[str], parsed: list[click.Context]) -> None:
 
 def check_changes(command: str | None, given: dict[str, Any]) -> None:
     changes = given.get("changes") or ()
-    if command == "finetune":
-        load_finetuning(given["recipe"], changes)
+    if command in _TUNING:
+        _TUNING[command](given["recipe"], changes)
     elif command == "sweep":
         load_recipe(given["pipeline"], [*changes, *(f"{given['setting']}={value}" for value in given["values"])])
     elif str(given.get("pipeline") or "NAME").islower():
@@ -150,14 +151,15 @@ def check_deployment(name: str, *options: str) -> None:
         raise ValueError(f"no deployment {name}")
     for option in options:
         if option.startswith("changes="):
-            load = load_finetuning if flow == "finetune" else load_recipe
+            load = _TUNING.get(flow, load_recipe)
             load(deployment, yaml.safe_load(option.removeprefix("changes=")))
 
 
 @pages
 def test_a_setting_that_is_named_exists(path: Path) -> None:
     adapted = load_recipe("starter", ["replay={conversations: [data/conversations]}"])
-    known = {name for recipe in (load_recipe("medium"), adapted, load_finetuning("tiny")) for name in settings(recipe)}
+    recipes = (load_recipe("medium"), adapted, load_finetuning("tiny"), load_dpo("tiny"))
+    known = {name for recipe in recipes for name in settings(recipe)}
     for span in spans(path.read_text()):
         named = re.fullmatch(r"(([a-z]+)(?:\.\w+)+)(=.*)?", span)
         if named and named[2] in known and not re.search(r"\.(json|md|safetensors)$", named[1]):

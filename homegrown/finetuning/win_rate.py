@@ -21,6 +21,7 @@ from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.reporting.blocks import Block, Lines, Picture, Section, SideBySide, Table
 from homegrown.reporting.html import as_html
+from homegrown.tokenizer import loading as tokens
 from homegrown.tokenizer.chat import load_chat
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Metric, Outcome, Progress, silent
@@ -45,7 +46,8 @@ class PairResult:
     """Measurements of one model on held-out pairs; a row of the table `results`.
 
     `win_low` and `win_high` are the 95% interval of the win rate. Losses are in nats per token, log-probabilities in
-    nats per answer. `tokens` is the mean length of the model's own answers, `ended` the share that reached their end.
+    nats per answer; `bits_per_byte` is that of the chosen answers. `tokens` is the mean length of the model's own
+    answers, `ended` the share that reached their end.
     """
 
     model: str
@@ -56,6 +58,7 @@ class PairResult:
     reward_margin: float
     chosen_loss: float
     rejected_loss: float
+    bits_per_byte: float
     chosen_log_probability: float
     rejected_log_probability: float
     tokens: float
@@ -88,9 +91,9 @@ def measure(
         model = weights.load(folder, device)
         answers[name] = greedy_answers(model, load_chat(folder), questions, settings.answer_tokens)
         progress(done := done + 1, steps, model=name)
-        nats, lengths = _nats(model, preferences)
-        base = nats if base is None else base
-        results.append(_result(name, nats, lengths, objective.beta * (base - nats), answers[name]))
+        found = _measured(model, tokens.token_bytes(tokens.load(folder)), preferences)
+        base = found.nats if base is None else base
+        results.append(_result(name, found, objective.beta * (base - found.nats), answers[name]))
         progress(done := done + 1, steps, model=name)
     write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist([asdict(row) for row in results]))
     samples = [
@@ -113,22 +116,35 @@ def measure(
     return Outcome(TokenSplit(preferences, "validation").documents // 2, len(results), "models", metrics)
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """-log p and the tokens of each held-out answer, [2 x pairs], chosen and rejected by turns.
+
+    `text_bytes` are those of the chosen answers.
+    """
+
+    nats: Numbers
+    lengths: Numbers
+    text_bytes: int
+
+
 @torch.inference_mode()
-def _nats(model: Transformer, preferences: Path) -> tuple[Numbers, Numbers]:
-    """Return -log p and the tokens of each held-out answer, [2 x pairs], chosen and rejected by turns."""
+def _measured(model: Transformer, sizes: npt.NDArray[np.int32], preferences: Path) -> _Measured:
     split = TokenSplit(preferences, "validation")
     context = split.context or 0
     model.set_context(context)
-    sums, lengths = [], []
+    sums, lengths, text_bytes = [], [], 0
     for start in range(0, split.windows(context), _ROWS):
         rows = range(start, min(split.windows(context), start + _ROWS))
         nats = answer_nats(model, torch.from_numpy(split.read(rows, context)).to(model.device))
         sums.append(nats.sums.double().cpu().numpy())
         lengths.append(np.bincount(nats.answer.cpu().numpy(), minlength=len(nats.sums)).astype(np.float64))
-    return np.concatenate(sums), np.concatenate(lengths)
+        text_bytes += int(sizes[nats.targets[nats.answer % 2 == 0].cpu().numpy()].sum())
+    return _Measured(np.concatenate(sums), np.concatenate(lengths), text_bytes)
 
 
-def _result(name: str, nats: Numbers, lengths: Numbers, rewards: Numbers, answers: Sequence[Answer]) -> PairResult:
+def _result(name: str, found: _Measured, rewards: Numbers, answers: Sequence[Answer]) -> PairResult:
+    nats, lengths = found.nats, found.lengths
     margins = rewards[0::2] - rewards[1::2]
     wins = float(((margins > 0) + 0.5 * (margins == 0)).mean())
     low, high = wilson(wins, len(margins))
@@ -141,6 +157,7 @@ def _result(name: str, nats: Numbers, lengths: Numbers, rewards: Numbers, answer
         reward_margin=float(margins.mean()),
         chosen_loss=float(nats[0::2].sum() / lengths[0::2].sum()),
         rejected_loss=float(nats[1::2].sum() / lengths[1::2].sum()),
+        bits_per_byte=float(nats[0::2].sum()) / math.log(2) / max(1, found.text_bytes),
         chosen_log_probability=-float(nats[0::2].mean()),
         rejected_log_probability=-float(nats[1::2].mean()),
         tokens=sum(answer.tokens for answer in answers) / max(1, len(answers)),

@@ -8,8 +8,8 @@ import torch
 import yaml
 from torch import nn
 
-from homegrown.config.finetune_recipe import FinetuneRecipe
-from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe
+from homegrown.config.finetune_recipe import DpoRecipe, FinetuneRecipe
+from homegrown.config.pipelines import PIPELINES, load_dpo, load_finetuning, load_recipe, recipe_values
 from homegrown.config.recipe import Recipe
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
@@ -51,6 +51,18 @@ def test_every_setting_of_finetuning_is_stated(name: str) -> None:
     assert recipe.name == f"finetune-{name}"
     assert _missing(parameters["recipe"], recipe) == []
     assert load_finetuning(name) == recipe
+
+
+@pytest.mark.parametrize("name", ["tiny", "starter"])
+def test_every_setting_of_dpo_is_stated(name: str) -> None:
+    deployments = yaml.safe_load(PIPELINES.read_text())["deployments"]
+    found = [one for one in deployments if one["name"] == name and one.get("entrypoint") == "flows.dpo.dpo"]
+    values = found[0]["parameters"]["recipe"]
+    recipe = DpoRecipe.model_validate(values)
+    assert recipe.name == f"dpo-{name}"
+    assert _missing(values, recipe) == []
+    assert load_dpo(name) == recipe
+    assert recipe_values(recipe.name) == recipe.model_dump(mode="json")
 
 
 @pytest.mark.parametrize(
