@@ -67,7 +67,8 @@ class FilesSource(Source):
     kind: Literal["files"] = "files"
     path: Address = Field(description="File, folder or glob, relative to the working directory, or fsspec address.")
     text_column: str = Field(
-        default="text", description="Column, key or element with the text, in formats that have them."
+        default="text",
+        description="Column, key or element with the text, in formats that have them; a.b is b in a.",
     )
     separator: str | None = Field(
         default=None,
@@ -80,6 +81,20 @@ class FilesSource(Source):
         default="doc",
         pattern=r"^[A-Za-z_][\w.:-]*$",
         description="Element of a document in SGML and XML; a file without it is one document.",
+    )
+    delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="Delimiter of .csv and .tsv files; null: comma, semicolon, tab, bar or none, by the first rows.",
+    )
+    quoting: bool = Field(
+        default=True, description="Whether quotation marks enclose fields of .csv and .tsv files; false: they are text."
+    )
+    header: bool | None = Field(
+        default=None,
+        description="Whether the first row of .csv and .tsv files names the columns; false: text_column is a number "
+        "from 1; null: by text_column.",
     )
     encoding: str | None = Field(
         default=None,

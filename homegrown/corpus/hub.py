@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from homegrown.config.recipe import HubSource
-from homegrown.corpus.readers.tables import column_problem, text_row, texts
+from homegrown.corpus.readers.tables import column_of, column_problem, text_row, texts
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.streams import first_line
 from homegrown.util.errors import UserError
@@ -36,7 +36,7 @@ def read(source: HubSource, piece: Piece) -> Iterator[Document | Fault]:
                 problem = column_problem(source.dataset, table.schema, source.text_column)
                 if problem:
                     raise UserError(problem)
-            for text in texts(table[source.text_column].combine_chunks()):
+            for text in texts(column_of(table, source.text_column).combine_chunks()):
                 number += 1
                 yield text_row(piece.locator, text, source.text_column, number)
     except UserError:

@@ -91,13 +91,14 @@ def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]
     waiting: deque[Future[Summary]] = deque()
     columns = _Columns()
     remaining = iter(units)
+    unseen = [any(not piece.start for piece in unit.pieces) for unit in units]  # units where a file starts
     text = 0
     try:
         while len(summaries) < len(units):
             while len(waiting) < in_flight(executor) and (unit := next(remaining, None)):
                 waiting.append(executor.submit(read_unit, unit))
             summaries.append(waiting.popleft().result())
-            columns.check(summaries[-1])
+            columns.check(summaries[-1], is_early=any(unseen[len(summaries) :]))
             text += summaries[-1].text_bytes
             limit = units[0].limit_bytes
             report(max(len(summaries) / len(units), min(1.0, text / limit) if limit else 0))
@@ -115,13 +116,18 @@ class _Columns:
 
     def __init__(self) -> None:
         self._texts = 0
+        self._mismatch = ""
 
-    def check(self, summary: Summary) -> None:
-        """Raise UserError if the first unit with rows has no such column; later rows without it are faults."""
-        self._texts += sum(tally.texts for tally in summary.tallies)
+    def check(self, summary: Summary, *, is_early: bool) -> None:
+        """Raise UserError if no file gives a document in its first unit; `is_early` while some are unread.
+
+        Rows without it beside others are faults, in any order of the files.
+        """
+        self._texts += summary.documents + sum(tally.texts for tally in summary.tallies)
         mismatches = [tally.mismatch for tally in summary.tallies if tally.mismatch]
-        if mismatches and not self._texts:
-            raise UserError(mismatches[0])
+        self._mismatch = self._mismatch or next(iter(mismatches), "")
+        if self._mismatch and not self._texts and not is_early:
+            raise UserError(self._mismatch)
 
 
 def _nothing(quarantined: list[tuple[Unit, int]]) -> str:

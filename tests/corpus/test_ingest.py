@@ -111,8 +111,8 @@ def test_csv_rows_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     assert [d["text"] for d in documents] == ["one", 'fo"ur', "ÿ", "se\nven"]
     assert [(row["position"], row["reason"]) for row in quarantine] == [
         (2, "the row has 1 fields, the header 2"),
-        (3, "field larger than field limit (1000000) (max_document_mb)"),
-        (6, "field larger than field limit (1000000) (max_document_mb)"),
+        (3, "a field is longer than 1 MB (max_document_mb)"),
+        (6, "a field is longer than 1 MB (max_document_mb)"),
     ]
 
 
@@ -270,11 +270,24 @@ def test_folders_of_save_to_disk_are_read(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_wrong_column_is_an_error_after_the_first_unit(tmp_path: Path) -> None:
-    for number in range(30):
-        (tmp_path / f"{number:02d}.jsonl").write_bytes(b'{"body": "x"}\n' * 1000)
-    with pytest.raises(UserError, match=r"No object of 00\.jsonl has the key 'text'"):
+    (tmp_path / "a.jsonl").write_bytes(b'{"body": "x"}\n' * 30_000)
+    with pytest.raises(UserError, match=r"No object of a\.jsonl has the key 'text'"):
         run(tmp_path / "out", files(tmp_path, shard_mb=0.01))
-    assert len(list((tmp_path / "out" / "units" / "raw").iterdir())) <= 9  # of 30; those in flight with the first
+    assert len(list((tmp_path / "out" / "units" / "raw").iterdir())) <= 9  # of 42; those in flight with the first
+
+
+def test_the_order_of_files_does_not_matter(tmp_path: Path) -> None:
+    """Metadata before, between and after the text, in units of their own."""
+    metadata, texts = b'{"title": "x"}\n' * 2000, b"".join(lines([f"text {n}"]) for n in range(2000))
+    found = []
+    for order in (("a", "b", "c"), ("c", "a", "b"), ("b", "c", "a")):
+        folder = tmp_path / "".join(order)
+        folder.mkdir()
+        for name, data in zip(order, (metadata, texts, metadata), strict=True):
+            (folder / f"{name}.jsonl").write_bytes(data)
+        documents, quarantine, _ = run(folder / "out", files(folder / "*.jsonl", shard_mb=0.01))
+        found.append(([row["text"] for row in documents], len(quarantine)))
+    assert found == [([f"text {n}" for n in range(2000)], 4000)] * 3
 
 
 def test_one_file_with_another_column_beside_good_ones_is_quarantined(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from homegrown.config.recipe import FilesSource
 from homegrown.corpus.compression import COMPRESSIONS, Damaged
 from homegrown.corpus.encodings import Undecodable
-from homegrown.corpus.readers import archives, books, markup, objects, office, plain, prose, tables, web
+from homegrown.corpus.readers import archives, books, delimited, markup, objects, office, plain, prose, tables, web
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import (
@@ -39,8 +39,8 @@ READERS: dict[str, Reader] = {
     ".jsonl": objects.read_lines,
     ".ndjson": objects.read_lines,
     ".json": objects.read,
-    ".csv": tables.read_csv,
-    ".tsv": tables.read_tsv,
+    ".csv": delimited.read_csv,
+    ".tsv": delimited.read_tsv,
     ".parquet": tables.read_parquet,
     ".arrow": tables.read_arrow,
     ".feather": tables.read_arrow,

@@ -1,96 +1,18 @@
-"""Tables: CSV and TSV, Parquet, Arrow and Feather."""
+"""Tables: Parquet, Arrow and Feather."""
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from homegrown.corpus.encodings import decode_utf8
 from homegrown.corpus.readers.file import File, document
 from homegrown.corpus.records import Document, Fault
-from homegrown.corpus.streams import BUFFER, Stream, first_line, lines, seekable
+from homegrown.corpus.streams import BUFFER, Stream, first_line, seekable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SPOOLED = 20  # times max_document_mb: limit of a compressed table in a temporary file
-
-
-class _CsvLines:
-    """The lines of a CSV file for `csv.reader`; `skip` leaves out a row whose field is too long.
-
-    Invalid UTF-8 becomes lone surrogates, which identify the row later.
-    """
-
-    def __init__(self, stream: Stream, longest: int) -> None:
-        self._lines = lines(stream, longest)
-        self._quoted = False
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        _, line = next(self._lines)
-        if line is None:
-            raise csv.Error("a line is longer than max_document_mb")
-        self._quoted ^= line.count(b'"') % 2 == 1
-        return line.decode("utf-8", "surrogateescape")
-
-    def begin_row(self) -> None:
-        """Mark the next line as outside quotes."""
-        self._quoted = False
-
-    def skip(self) -> None:
-        """Skip the rest of a row, up to the line that closes the open quotes."""
-        while self._quoted and (line := next(self._lines, None)):
-            self._quoted ^= (line[1] or b"").count(b'"') % 2 == 1
-
-
-def read_csv(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of a comma-separated file."""
-    return _csv(file, ",")
-
-
-def read_tsv(file: File) -> Iterator[Document | Fault]:
-    """Yield the texts of a tab-separated file, quoted as in Excel and pandas."""
-    return _csv(file, "\t")
-
-
-def _csv(file: File, delimiter: str) -> Iterator[Document | Fault]:
-    csv.field_size_limit(file.longest)
-    source = _CsvLines(file.utf8(), 2 * file.longest + BUFFER)
-    rows = csv.reader(source, delimiter=delimiter)
-    try:
-        header = next(rows, [])
-    except csv.Error as error:
-        yield file.fault(f"no header: {error}")
-        return
-    column = file.source.text_column
-    if header and column not in header:
-        problem = _no_column(file.piece.locator, header, column)
-        yield file.has_no_text(problem.encode(errors="replace").decode(), problem)
-        return
-    while True:
-        source.begin_row()
-        file.next()
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            source.skip()
-            yield file.fault(f"{error} (max_document_mb)")
-            continue
-        if row is None:
-            return
-        if row:
-            yield _csv_row(file, header, row)
-
-
-def _csv_row(file: File, header: list[str], row: list[str]) -> Document | Fault:
-    file.tally.texts += 1
-    if len(row) != len(header):
-        return file.fault(f"the row has {len(row)} fields, the header {len(header)}")
-    text = row[header.index(file.source.text_column)]
-    return file.document(*decode_utf8(text.encode("utf-8", "surrogateescape")))
 
 
 def read_parquet(file: File) -> Iterator[Document | Fault]:
@@ -118,7 +40,7 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
             rows = max(1, min(4096, int(8 * BUFFER / max(1, size))))
             try:
                 for batch in table.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
-                    yield from _texts(file, batch[column])
+                    yield from _texts(file, column_of(batch, column))
             except (pa.ArrowException, OSError) as error:
                 file.next()
                 yield file.fault(f"the row group cannot be read from here on: {first_line(error)}")
@@ -135,7 +57,7 @@ def read_arrow(file: File) -> Iterator[Document | Fault]:
             return
         for batch in batches:
             batch.validate(full=True)  # else offsets out of bounds would be read
-            yield from _texts(file, batch[column])
+            yield from _texts(file, column_of(batch, column))
 
 
 def _arrow(stream: Stream) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
@@ -168,16 +90,48 @@ def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
     """Return an error message unless `schema` has a text `column`; else an empty string."""
     import pyarrow as pa
 
-    if column not in schema.names:
-        return _no_column(where, schema.names, column)
-    kind = schema.field(column).type
+    first, *rest = _path(schema.names, column)
+    if first not in schema.names:
+        return no_column(where, schema.names, column)
+    kind = schema.field(first).type
+    for name in rest:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            names = [f"{first}.{field.name}" for field in kind] if pa.types.is_struct(kind) else schema.names
+            return no_column(where, names, column)
+        kind = kind.field(name).type
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)):
+    if not any(is_text(inner) for is_text in _text_types()):
         return f"Column {column!r} of {where} has type {kind}, not text; set another text_column."
     return ""
 
 
-def _no_column(where: str, names: list[str], column: str) -> str:
+def _path(names: list[str], column: str) -> list[str]:
+    """Return the path of a column, such as `a.b` of a structure a, unless a column has this name."""
+    return [column] if column in names else column.split(".")
+
+
+def _text_types() -> "tuple[Callable[[pa.DataType], bool], ...]":
+    """Return tests of the types with text; some writers mark UTF-8 as bytes."""
+    import pyarrow as pa
+
+    types = pa.types
+    return (
+        *(types.is_string, types.is_large_string, types.is_string_view),
+        *(types.is_binary, types.is_large_binary, types.is_binary_view),
+    )
+
+
+def column_of(table: "pa.Table | pa.RecordBatch", column: str) -> "pa.Array":
+    """Return a column of a table or batch, or the field of its structures at a path such as `a.b`."""
+    import pyarrow.compute as pc
+
+    first, *rest = _path(table.schema.names, column)
+    values = table[first]
+    return pc.struct_field(values, rest) if rest else values
+
+
+def no_column(where: str, names: list[str], column: str) -> str:
+    """Return an error message for a missing text column."""
     return f"{where} has no column {column!r}; set text_column to one of: {' '.join(', '.join(names)[:300].split())}."
 
 
