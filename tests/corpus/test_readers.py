@@ -225,6 +225,15 @@ def test_documents_of_other_programs_are_prose(tmp_path: Path, ending: str, comp
     assert [fault.reason for fault in faults] == (["no text"] if ending == ".dump.xml" else [])
 
 
+@pytest.mark.parametrize(
+    "ending", [".jsonl", ".csv", ".mbox", ".warc", ".wet", ".zip", ".xml", ".srt", ".eml", ".ipynb"]
+)
+def test_a_file_without_documents_is_a_fault(tmp_path: Path, ending: str) -> None:
+    empty = samples.zipped({}) if ending == ".zip" else b""
+    texts, faults = read(tmp_path / f"a{ending}", empty)
+    assert len(faults) == 1 or texts == [""]
+
+
 def test_pages_that_are_not_articles_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(samples.wiki())

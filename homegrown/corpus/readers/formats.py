@@ -121,6 +121,7 @@ def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Itera
     answer; a new run then resumes.
     """
     left = most_unpacked(piece.size) if piece.size else math.inf
+    is_empty = piece.stop is None
     try:
         with opened(piece.address) as stream:
             for record in _read(File(piece, stream, source, longest, tally), ""):
@@ -129,6 +130,9 @@ def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Itera
                     yield Fault(record.path, record.position, "yields hundreds of times its size")
                     return
                 yield record
+                is_empty = False
+        if is_empty and not tally.skipped:
+            yield Fault(piece.locator, 0, "contains no document")
     except OSError as error:
         yield Fault(piece.locator, 0, f"cannot be opened: {first_line(error)}")
     except Unreachable as error:
