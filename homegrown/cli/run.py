@@ -97,6 +97,12 @@ def report(console: Console, made: Mapping[str, Path], commands: Sequence[str]) 
     if "evaluate" in made:
         print_table(_evaluation(made["evaluate"]))
         console.print()
+    if "ingest" in made:
+        from homegrown.corpus.account import inputs
+        from homegrown.corpus.corpus_report import input_table
+
+        print_table(input_table(inputs(made["ingest"])))
+        console.print()
     rows = [[stage, _short(path)] for stage, path in made.items()]
     print_table(Table(["stage", "artifact"], rows, align="ll", title="Artifacts"))
     if "evaluate" in made:

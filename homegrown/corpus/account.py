@@ -68,7 +68,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason of quarantine with its numbers removed, its count, and examples."""
+    """A reason of quarantine with its numbers removed, or of skipped files; its count, and examples."""
 
     reason: str
     count: int
@@ -91,8 +91,11 @@ class Account:
     clusters: list[Cluster] = field(default_factory=list)
     duplicates: dict[str, int] = field(default_factory=dict)
     quarantine: list[Reason] = field(default_factory=list)
-    inputs: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
-    """Source; files found, skipped files, documents read, quarantined rows, replaced invalid bytes."""
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of `homegrown.corpus.documents.SOURCES`."""
+    skipped: list[Reason] = field(default_factory=list)
+    repairs: list[tuple[str, int, list[tuple[str, str, str]]]] = field(default_factory=list)
+    """Source; repaired documents, and of some the place and a line before and after."""
 
 
 def latest_chain(store: Store) -> dict[str, Artifact]:
@@ -126,7 +129,12 @@ def account(chain: dict[str, Artifact], spill: Path, memory_gb: float = 2) -> Ac
         if "ingest" in chain:
             _view(connection, "quarantine", chain["ingest"].path / "quarantine")
             found.quarantine = _quarantine(connection)
-            found.inputs = _inputs(chain["ingest"])
+            found.inputs = inputs(chain["ingest"].path)
+            if found.inputs:
+                _view(connection, "skipped", chain["ingest"].path, "skipped.parquet")
+                _view(connection, "repairs", chain["ingest"].path / "repairs")
+                found.skipped = _skipped(connection)
+                found.repairs = _repairs(connection)
         if "dedup" in chain:
             _view(connection, "duplicates", chain["dedup"].path / "dropped")
             found.duplicates = dict(connection.execute("SELECT kind, count(*) FROM duplicates GROUP BY 1").fetchall())
@@ -139,17 +147,32 @@ def account(chain: dict[str, Artifact], spill: Path, memory_gb: float = 2) -> Ac
         return found
 
 
-def _inputs(artifact: Artifact) -> list[tuple[str, int, int, int, int, int]]:
-    path = artifact.path / "sources.parquet"
-    if not path.exists():  # made by an earlier version
-        return []
-    table = pq.read_table(path)
-    columns = ("source", "files", "skipped", "documents", "quarantined", "invalid_bytes")
-    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+def inputs(artifact: Path) -> list[dict[str, Any]]:
+    """Return the counts of each source of an ingest artifact; none for one of an earlier version."""
+    path = artifact / "sources.parquet"
+    return pq.read_table(path).to_pylist() if path.exists() else []
 
 
-def _view(connection: duckdb.DuckDBPyConnection, name: str, folder: Path) -> None:
-    files = ", ".join("'" + str(part).replace("'", "''") + "'" for part in parquet_parts(folder))
+def _skipped(connection: duckdb.DuckDBPyConnection) -> list[Reason]:
+    rows = connection.execute(
+        f"""SELECT reason, sum(count)::BIGINT AS n, list(path ORDER BY path)[:{EXAMPLES}]
+        FROM skipped GROUP BY reason ORDER BY n DESC, reason"""
+    ).fetchall()
+    return [Reason(*row) for row in rows]
+
+
+def _repairs(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, int, list[tuple[str, str, str]]]]:
+    rows = connection.execute(
+        f"""SELECT source, count(*) AS n,
+            list((path || ':' || position, before, after) ORDER BY hash(path, position), path, position)[:{EXAMPLES}]
+        FROM repairs GROUP BY source ORDER BY n DESC, source"""
+    ).fetchall()
+    return [(source, count, [tuple(example) for example in examples]) for source, count, examples in rows]
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, file: str = "") -> None:
+    parts = [folder / file] if file else parquet_parts(folder)
+    files = ", ".join("'" + str(part).replace("'", "''") + "'" for part in parts)
     connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}])")
 
 

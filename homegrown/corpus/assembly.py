@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from homegrown.corpus.documents import QUARANTINE, SCHEMA
-from homegrown.corpus.units import Summary, Unit, documents_of, quarantine_of
+from homegrown.corpus.documents import SCHEMA
+from homegrown.corpus.units import Summary, Unit, documents_of, rows_of
 from homegrown.util.files import write_parquet
 
-_QUARANTINE_ROWS = 1_000_000  # in one part
+_TABLE_ROWS = 1_000_000  # in one part
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ def write_shard(shard: Shard) -> None:
         write_parquet(shard.path, pa.concat_tables(tables))
 
 
-def write_quarantine(folder: Path, units: Iterable[tuple[Unit, int]]) -> None:
-    """Write the quarantine rows of units with their shifts; at least one part, so that the table can be queried."""
-    tables = (_shifted(pq.read_table(path), shift) for unit, shift in units for path in quarantine_of(unit))
+def write_rows(folder: Path, schema: pa.Schema, units: Iterable[tuple[Unit, int]]) -> None:
+    """Write a table of the units with their shifts; at least one part, so that the table can be queried."""
+    tables = (_shifted(pq.read_table(path), shift) for unit, shift in units for path in rows_of(unit, folder.name))
     number = 0
-    batch = [QUARANTINE.empty_table()]
+    batch = [schema.empty_table()]
     for table in tables:
-        if sum(map(len, batch)) >= _QUARANTINE_ROWS:
+        if sum(map(len, batch)) >= _TABLE_ROWS:
             write_parquet(folder / f"part-{number:05d}.parquet", pa.concat_tables(batch))
             number += 1
             batch = []

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from homegrown.corpus.account import BINS_PER_DECADE, Account, Cluster, Example, Reason, RuleCount
 from homegrown.reporting import charts
@@ -17,22 +18,34 @@ _TITLE = 90  # characters
 def html(account: Account) -> str:
     """Return the page: input, funnel, lengths, sources, languages, rules with examples, duplicates, quarantine."""
     parts: dict[str, list[Block]] = {
-        "Input": _inputs(account),
+        "Input": [input_table(account.inputs)] if account.inputs else [],
         "Documents per stage": [_funnel(account)],
         "Lengths": _lengths(account.lengths),
         "Sources": [_sources(account.sources)],
         "Languages": _languages(account),
         "Rules": _rules(account),
         "Duplicates": _duplicates(account),
-        "Quarantine": _quarantine(account.quarantine),
+        "Repairs": _repairs(account),
+        "Skipped": _reasons(account.skipped),
+        "Quarantine": _reasons(account.quarantine) or [Paragraph("All input was readable.")],
     }
     return as_html("Corpus", [Section(title, blocks) for title, blocks in parts.items() if blocks])
 
 
-def _inputs(account: Account) -> list[Block]:
-    header = ["source", "files found", "files skipped", "documents read", "quarantined", "invalid bytes replaced"]
-    rows: list[list[str | Cell]] = [[name, *(f"{count:,}" for count in counts)] for name, *counts in account.inputs]
-    return [Table(header, rows)] if rows else []
+_INPUT = {  # column of the sources' counts: heading
+    "files": "files read",
+    "skipped": "skipped",
+    "documents": "documents",
+    "quarantined": "quarantined",
+    "invalid_bytes": "invalid bytes",
+    "repaired": "repaired",
+}
+
+
+def input_table(sources: Sequence[dict[str, Any]]) -> Table:
+    """Return what was read of each source: files, documents, skipped and quarantined input, repairs."""
+    rows: list[list[str | Cell]] = [[one["source"], *(f"{one[name]:,}" for name in _INPUT)] for one in sources]
+    return Table(["source", *_INPUT.values()], rows, title="Input")
 
 
 def _funnel(account: Account) -> Table:
@@ -156,7 +169,14 @@ def _cluster(cluster: Cluster) -> Details:
     return Details(line, [SideBySide("", [("kept", cluster.kept, ""), ("dropped", cluster.dropped, "")])])
 
 
-def _quarantine(reasons: Sequence[Reason]) -> list[Block]:
-    if not reasons:
-        return [Paragraph("All input was readable.")]
+def _repairs(account: Account) -> list[Block]:
+    """Return repaired documents by source, with lines before and after."""
+    found: list[Block] = []
+    for source, count, examples in account.repairs:
+        lines = [f"{place}\n  before: {before}\n  after:  {after}" for place, before, after in examples]
+        found.append(Details([source, f"{count:,} documents"], [Passage("\n".join(lines))]))
+    return found
+
+
+def _reasons(reasons: Sequence[Reason]) -> list[Block]:
     return [Details([one.reason, f"{one.count:,}"], [Passage("\n".join(one.examples))]) for one in reasons]

@@ -25,15 +25,36 @@ QUARANTINE = pa.schema(
     ]
 )
 
+SKIPPED = pa.schema(
+    [
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("reason", pa.string()),
+        ("count", pa.int64()),  # 1 for a file; the records of a web archive
+    ]
+)
+
+REPAIRS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("position", pa.int64()),
+        ("lines", pa.int64()),  # repaired in the document
+        ("before", pa.string()),  # part of the first one
+        ("after", pa.string()),
+    ]
+)
+
 SOURCES = pa.schema(
     [
         ("source", pa.string()),
         ("files", pa.int64()),  # read; members of archives and pieces of packages count once
-        ("skipped", pa.int64()),  # files and members of archives in unsupported formats
+        ("skipped", pa.int64()),  # files, members and records of archives that were not read
         ("documents", pa.int64()),
         ("quarantined", pa.int64()),  # rows of quarantine
         ("left_out", pa.int64()),  # documents left out by weight
         ("invalid_bytes", pa.int64()),  # places with invalid bytes, each of which became U+FFFD
+        ("repaired", pa.int64()),  # documents with mojibake that was repaired
     ]
 )
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from homegrown.config.recipe import IngestSettings
-from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_quarantine, write_shard
-from homegrown.corpus.documents import SOURCES
+from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_rows, write_shard
+from homegrown.corpus.documents import QUARANTINE, REPAIRS, SKIPPED, SOURCES
 from homegrown.corpus.ingest_plan import plan
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.sources import Found, find
-from homegrown.corpus.units import Summary, Unit, quarantine_of, read_unit
+from homegrown.corpus.units import Summary, Unit, read_unit, rows_of
 from homegrown.util.errors import UserError
 from homegrown.util.files import write_parquet
 from homegrown.util.parallel import in_flight, map_ordered
@@ -23,10 +23,11 @@ from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 
 def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress: Progress = silent) -> Outcome:
-    """Read all sources in order; write `documents`, `quarantine` and `sources` under `out`.
+    """Read all sources in order; write `documents` and the tables about them under `out`.
 
     `documents` has the columns of `homegrown.corpus.documents.SCHEMA`, in shards of about `shard_mb` of text;
-    `quarantine` has `source, path, position, reason`; `sources` has the counts of each source. Units of work stay in
+    `quarantine` has unreadable input, `skipped` what was not read, `repairs` the documents with repaired lines, and
+    `sources` the counts of each source (`homegrown.corpus.documents` has their columns). Units of work stay in
     `out/units` until all are read, so a killed run resumes at the first missing one. `limit_mb` of a source keeps its
     first documents up to that much text. Raises UserError for a missing path or column, and for a corpus without
     documents.
@@ -37,6 +38,7 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
     quarantined: list[tuple[Unit, int]] = []
     metrics: dict[str, Metric] = {}
     counted: list[dict[str, str | int]] = []
+    skipped: list[dict[str, str | int]] = []
     for number, source in enumerate(settings.sources):
         found = find(source)
         units = plan(source, found.files, out / "units" / source.name, settings)
@@ -51,6 +53,7 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
         kept += documents
         quarantined += zip(units, shifted, strict=True)
         metrics[f"{source.name}_documents"] = sum(len(file.sizes) for file in documents)
+        skipped += _skipped(source.name, found, summaries)
         counted.append(
             _counts(source.name, found, summaries) | {"documents": sum(len(file.sizes) for file in documents)}
         )
@@ -59,30 +62,39 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
         raise UserError(_nothing(quarantined))
     for _ in map_ordered(executor, write_shard, shards(out / "documents", kept, int(settings.shard_mb * MEGABYTE))):
         pass
-    write_quarantine(out / "quarantine", quarantined)
+    write_rows(out / "quarantine", QUARANTINE, quarantined)
+    write_rows(out / "repairs", REPAIRS, quarantined)
+    write_parquet(out / "skipped.parquet", pa.Table.from_pylist(skipped, SKIPPED))
     write_parquet(out / "sources.parquet", pa.Table.from_pylist(counted, SOURCES))
-    faults, left_out, skipped, invalid = (
-        sum(int(counts[name]) for counts in counted) for name in ("quarantined", "left_out", "skipped", "invalid_bytes")
-    )
     metrics |= {"text_bytes": sum(int(file.sizes.sum()) for file in kept)}
-    metrics |= {"quarantined": faults, "left_out_by_weight": left_out, "skipped_files": skipped}
-    metrics |= {"invalid_bytes": invalid}
+    names = {"quarantined": "quarantined", "left_out": "left_out_by_weight", "skipped": "skipped_files"}
+    names |= {"invalid_bytes": "invalid_bytes", "repaired": "repaired"}
+    metrics |= {metric: sum(int(counts[name]) for counts in counted) for name, metric in names.items()}
     (out / "units").rename(spent)
     shutil.rmtree(spent)
-    return Outcome(rows + faults + left_out, rows, metrics=metrics)
+    unread = sum(int(counts["quarantined"]) + int(counts["left_out"]) for counts in counted)
+    return Outcome(rows + unread, rows, metrics=metrics)
 
 
 def _counts(name: str, found: Found, summaries: list[Summary]) -> dict[str, str | int]:
     """Return the counts of a source for a row of SOURCES, without its documents."""
-    inside = sum(tally.skipped for summary in summaries for tally in summary.tallies)
     return {
         "source": name,
         "files": len(found.files),
-        "skipped": found.skipped + inside,
+        "skipped": sum(int(row["count"]) for row in _skipped(name, found, summaries)),
         "quarantined": sum(summary.quarantined for summary in summaries),
         "left_out": sum(summary.left_out for summary in summaries),
         "invalid_bytes": sum(summary.invalid_bytes for summary in summaries),
+        "repaired": sum(summary.repaired for summary in summaries),
     }
+
+
+def _skipped(name: str, found: Found, summaries: list[Summary]) -> list[dict[str, str | int]]:
+    """Return the rows of SKIPPED of a source, in the order of reading."""
+    inside = [tally.skipped for summary in summaries for tally in summary.tallies]
+    rows = [(path, reason, 1) for path, reason in found.skipped.items()]
+    rows += [(path, *item) for paths in inside for path, reasons in paths.items() for item in reasons.items()]
+    return [dict(zip(SKIPPED.names, (name, *row), strict=True)) for row in rows]
 
 
 def _read(executor: Executor, units: list[Unit], report: Callable[[float], None]) -> list[Summary]:
@@ -133,7 +145,7 @@ class _Columns:
 def _nothing(quarantined: list[tuple[Unit, int]]) -> str:
     """Return the message for a corpus without documents, with the first reason in quarantine."""
     for unit, _ in quarantined:
-        for path in quarantine_of(unit)[:1]:
+        for path in rows_of(unit, "quarantine")[:1]:
             row = pq.read_table(path).slice(0, 1).to_pylist()[0]
             return f"No document could be read; {row['path']} is in quarantine: {row['reason']}."
     return "The sources have no document within their limit_mb; raise it or add text."

@@ -1,6 +1,6 @@
 """Records of readers: documents, and faults that go to quarantine with their reasons."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MEGABYTE = 1_000_000
 
@@ -48,10 +48,15 @@ class Tally:
     lines: int = 0
     texts: int = 0  # rows or objects with the text column
     mismatch: str = ""  # a message about the first one without it
-    skipped: int = 0  # members of archives in unsupported formats
+    skipped: dict[str, dict[str, int]] = field(default_factory=dict)  # by path and reason: what was not read
+
+    def skip(self, path: str, reason: str) -> None:
+        """Count a file, or a record of one, that was not read."""
+        reasons = self.skipped.setdefault(path, {})
+        reasons[reason] = reasons.get(reason, 0) + 1
 
     def include(self, other: "Tally") -> None:
         """Add the counts of a member of an archive."""
         self.texts += other.texts
         self.mismatch = self.mismatch or other.mismatch
-        self.skipped += other.skipped
+        self.skipped |= other.skipped

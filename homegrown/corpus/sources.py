@@ -11,7 +11,7 @@ from typing import Any
 from homegrown.config.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
 from homegrown.corpus import hub, packages, remote
 from homegrown.corpus.encodings import codec_of
-from homegrown.corpus.readers.formats import FORMATS, check_installed, form
+from homegrown.corpus.readers.formats import FORMATS, check_installed, form, is_hidden, unread
 from homegrown.corpus.records import Piece
 from homegrown.corpus.streams import is_remote
 from homegrown.store.digests import Digests
@@ -20,10 +20,10 @@ from homegrown.util.errors import UserError
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a source in the order of their locators, and the number of unsupported files."""
+    """The files of a source in the order of their locators, and why others are not read, by locator."""
 
     files: list[Piece]
-    skipped: int
+    skipped: dict[str, str]
 
 
 def content(settings: IngestSettings, digests: Digests) -> dict[str, str]:
@@ -67,58 +67,82 @@ def find(source: AnySource) -> Found:
     """Return the files of a source of any kind in reading order; raise UserError."""
     if isinstance(source, FilesSource):
         return find_files(source)
-    return Found(packages.modules() if isinstance(source, PackagesSource) else hub.pieces(source), 0)
+    return Found(packages.modules() if isinstance(source, PackagesSource) else hub.pieces(source), {})
 
 
 def find_files(source: FilesSource) -> Found:
     """Return the files of a path, folder, glob or address.
 
-    Hidden files and folders are ignored. A locator is relative to the folder, or to the part of a glob without
-    wildcards. Raises UserError if no file is readable, or a library for one of them is missing.
+    Hidden files and folders are skipped, links to folders followed once. A locator is relative to the folder, or to
+    the part of a glob without wildcards. Raises UserError if no file is readable, or a library for one of them is
+    missing.
     """
     if source.encoding and codec_of(source.encoding) is None:
         raise UserError(
             f"Source {source.name}: encoding {source.encoding!r} is unknown; use a name such as shift_jis or cp1251."
         )
+    skipped: dict[str, str] = {}
     local = remote.local_path(source.path)
     if local is None:
         pieces = remote.find(source.path, f"Source {source.name}")
     else:
-        pieces = _find_here(source, Path(local).expanduser())
+        pieces = _find_here(source, Path(local).expanduser(), skipped)
     readable = sorted((piece for piece in pieces if form(piece.locator)), key=lambda piece: piece.locator)
+    skipped |= {piece.locator: unread(piece.locator) for piece in pieces if not form(piece.locator)}
     if not readable:
         raise UserError(
             f"Source {source.name}: {source.path} has no file in a supported format ({', '.join(FORMATS)})."
         )
     check_installed((piece.locator for piece in readable), source)
-    return Found(readable, len(pieces) - len(readable))
+    return Found(readable, dict(sorted(skipped.items())))
 
 
-def _find_here(source: FilesSource, path: Path) -> list[Piece]:
+def _find_here(source: FilesSource, path: Path, skipped: dict[str, str]) -> list[Piece]:
+    """Return the files; add why others are not read, by locator."""
     if path.is_file():
         root, paths = path.parent, [path]
     elif path.is_dir():
-        root, paths = path, _walk(path)
+        root, paths = path, _walk(path, skipped)
     elif glob.has_magic(str(path)):
         root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-        paths = [found for found in root.glob(path.relative_to(root).as_posix()) if _is_visible_file(found, root)]
+        paths = [found for found in root.glob(path.relative_to(root).as_posix()) if not found.is_dir()]
     else:
         raise UserError(f"Source {source.name}: no file or folder {source.path}.")
-    return [
-        Piece(str(found.resolve()), found.relative_to(root).as_posix(), size=found.stat().st_size)
-        for found in paths
-        if found.is_file()  # not a broken link or a device, which never ends
-    ]
+    pieces = []
+    for found in paths:
+        locator = found.relative_to(root).as_posix()
+        if is_hidden(locator) and path != found:
+            skipped[locator] = "hidden"
+        elif found.is_file():
+            pieces.append(Piece(str(found.resolve()), locator, size=found.stat().st_size))
+        else:  # a device never ends
+            skipped[locator] = "a link to nothing" if found.is_symlink() else "not a regular file"
+    return pieces
 
 
-def _is_visible_file(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.is_file() and not hidden
+def _walk(root: Path, skipped: dict[str, str]) -> list[Path]:
+    """Return the files below a folder; add why others are not read.
 
+    Folders come before links to them, each in the order of names, so that a folder is read once and by its own name.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    waiting = [root]
 
-def _walk(root: Path) -> list[Path]:
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    def note(error: OSError) -> None:
+        skipped[Path(error.filename).relative_to(root).as_posix()] = f"cannot be opened: {error.strerror}"
+
+    while waiting:
+        for folder, folders, names in os.walk(waiting.pop(0), onerror=note):
+            if Path(folder).resolve() in seen:
+                skipped[Path(folder).relative_to(root).as_posix()] = "a link to a folder that is read by another name"
+                folders.clear()
+                continue
+            seen.add(Path(folder).resolve())
+            paths = [Path(folder, name) for name in sorted(folders)]
+            skipped |= {path.relative_to(root).as_posix(): "hidden" for path in paths if path.name.startswith(".")}
+            visible = [path for path in paths if not path.name.startswith(".")]
+            folders[:] = [path.name for path in visible if not path.is_symlink()]
+            waiting += [path for path in visible if path.is_symlink()]
+            found += [Path(folder, name) for name in names]
     return found

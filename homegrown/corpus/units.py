@@ -11,15 +11,16 @@ import xxhash
 
 from homegrown.config.recipe import AnySource, FilesSource, HubSource, PackagesSource
 from homegrown.corpus import hub, packages
-from homegrown.corpus.documents import QUARANTINE, SCHEMA, document_id
+from homegrown.corpus.documents import QUARANTINE, REPAIRS, SCHEMA, document_id
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
 from homegrown.corpus.streams import is_remote
-from homegrown.corpus.text import clean
+from homegrown.corpus.text import Cleaned, cleaned
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet
 
 SIZED = SCHEMA.append(pa.field("bytes", pa.int64()))  # documents with the UTF-8 bytes of their texts
+_EXCERPT = 150  # characters of a repaired line
 _MOST_ROWS = 100_000  # in memory at once
 
 
@@ -44,6 +45,7 @@ class Summary:
     quarantined: int
     left_out: int  # by the source's weight
     invalid_bytes: int  # places in the documents, each of which became U+FFFD
+    repaired: int  # documents
     tallies: tuple[Tally, ...]
 
 
@@ -52,9 +54,9 @@ def documents_of(unit: Unit) -> list[Path]:
     return sorted(unit.folder.glob("documents-*.parquet"))
 
 
-def quarantine_of(unit: Unit) -> list[Path]:
-    """Return the files of a unit's quarantine rows in order."""
-    return sorted(unit.folder.glob("quarantine-*.parquet"))
+def rows_of(unit: Unit, table: str) -> list[Path]:
+    """Return the files of a unit's rows of `quarantine` or `repairs` in order."""
+    return sorted(unit.folder.glob(f"{table}-*.parquet"))
 
 
 def read_unit(unit: Unit) -> Summary:
@@ -89,14 +91,19 @@ def _read(unit: Unit) -> Summary:
     _check_here(unit)
     documents = _Rows(unit.folder / "documents", SIZED, unit.shard_bytes)
     quarantine = _Rows(unit.folder / "quarantine", QUARANTINE, unit.shard_bytes)
+    repairs = _Rows(unit.folder / "repairs", REPAIRS, unit.shard_bytes)
     tallies = tuple(Tally() for _ in unit.pieces)
     left_out = invalid_bytes = 0
     for record in _records(unit, tallies):
-        row = _row(unit, record)
+        found = cleaned(record.text) if isinstance(record, Document) else Cleaned("")
+        row = _row(unit, record, found.text)
         if isinstance(row, Fault):
             quarantine.add((unit.source.name, row.path, row.position, row.reason), len(row.reason))
         elif _is_drawn(row[0], unit.source.weight):
             documents.add(row, row[-1])
+            if found.repaired:
+                before, after = _changed(found.before, found.after)
+                repairs.add((unit.source.name, record.path, record.position, found.repaired, before, after), 0)
             invalid_bytes += record.replaced if isinstance(record, Document) else 0
         else:
             left_out += 1
@@ -104,7 +111,8 @@ def _read(unit: Unit) -> Summary:
             break
     documents.flush()
     quarantine.flush()
-    return Summary(documents.count, documents.total, quarantine.count, left_out, invalid_bytes, tallies)
+    repairs.flush()
+    return Summary(documents.count, documents.total, quarantine.count, left_out, invalid_bytes, repairs.count, tallies)
 
 
 def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Fault]:
@@ -119,11 +127,17 @@ def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Faul
             yield from hub.read(source, piece)
 
 
-def _row(unit: Unit, record: Document | Fault) -> tuple[str, str, str, str, int, int] | Fault:
-    """Return a document's row of SIZED, or the fault that prevents it."""
+def _changed(before: str, after: str) -> tuple[str, str]:
+    """Return a line before and after its repair, from shortly before the first change on."""
+    first = next((n for n, (one, other) in enumerate(zip(before, after, strict=False)) if one != other), 0)
+    start = max(0, first - _EXCERPT // 3)
+    return before[start : start + _EXCERPT], after[start : start + _EXCERPT]
+
+
+def _row(unit: Unit, record: Document | Fault, text: str) -> tuple[str, str, str, str, int, int] | Fault:
+    """Return the row of SIZED for a document with a clean text, or the fault that prevents it."""
     if isinstance(record, Fault):
         return record
-    text = clean(record.text)
     if not text or text.isspace():
         return Fault(record.path, record.position, "no text")
     size = len(text.encode())

@@ -1,7 +1,11 @@
 import csv
 import gzip
 import json
+import os
+import stat
+import tarfile
 import tracemalloc
+import zipfile
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,6 +62,8 @@ def test_every_format_gives_the_same_texts(tmp_path: Path) -> None:
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
         "documents",
         "quarantine",
+        "repairs",
+        "skipped.parquet",
         "sources.parquet",
     ]
 
@@ -321,3 +327,53 @@ def test_separated_text_is_cut_into_units_that_make_the_same_table(tmp_path: Pat
     whole = run(tmp_path / "whole", files(tmp_path / "a.txt", separator="<|endoftext|>\n", shard_mb=100))
     parts = run(tmp_path / "parts", files(tmp_path / "a.txt", separator="<|endoftext|>\n", shard_mb=0.03))
     assert parts == whole and [document["text"] for document in whole[0]] == texts
+
+
+def test_what_was_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
+    raw, other = tmp_path / "raw", tmp_path / "other"
+    (raw / "deep").mkdir(parents=True)
+    (raw / ".git").mkdir()
+    (other / "inner").mkdir(parents=True)
+    for path in (
+        raw / "a.txt",
+        raw / "deep" / "b.txt",
+        raw / ".git" / "c.txt",
+        raw / ".d.txt",
+        other / "inner" / "e.txt",
+    ):
+        path.write_text(f"text of {path.name}")
+    (raw / "picture.png").write_bytes(b"\x89PNG")
+    (raw / "linked").symlink_to(other)
+    (raw / "again").symlink_to(other / "inner")
+    (raw / "up").symlink_to(raw)
+    (raw / "gone.txt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(raw / "pipe.txt")
+    with tarfile.open(raw / "t.tar", "w") as archive:
+        archive.add(raw / "a.txt", "one.txt")
+        for name, kind in (("hard.txt", tarfile.LNKTYPE), ("soft.txt", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "one.txt"
+            archive.addfile(member)
+    with zipfile.ZipFile(raw / "z.zip", "w") as packed:
+        info = zipfile.ZipInfo("soft.txt")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        packed.writestr(info, "one.txt")
+        packed.writestr("b.docm", b"x")
+    documents, quarantine, outcome = run(tmp_path / "out", files(raw))
+    assert [row["path"] for row in documents] == ["a.txt", "again/e.txt", "deep/b.txt", "t.tar/one.txt"]
+    skipped = pq.read_table(tmp_path / "out" / "skipped.parquet").to_pylist()
+    elsewhere = "a link to a folder that is read by another name"
+    assert {row["path"]: row["reason"] for row in skipped} == {
+        ".d.txt": "hidden",
+        ".git": "hidden",
+        "gone.txt": "a link to nothing",
+        "linked/inner": elsewhere,
+        "picture.png": ".png: not a supported format",
+        "pipe.txt": "not a regular file",
+        "t.tar/hard.txt": "a link to one.txt",
+        "t.tar/soft.txt": "a link to one.txt",
+        "up": elsewhere,
+        "z.zip/b.docm": ".docm: not a supported format",
+        "z.zip/soft.txt": "a link",
+    }
+    assert not quarantine and outcome.metrics["skipped_files"] == len(skipped) == 11

@@ -239,7 +239,7 @@ def test_pages_that_are_not_articles_are_counted(tmp_path: Path) -> None:
     path.write_bytes(samples.wiki())
     settings, tally = FilesSource(name="raw", path=str(path)), Tally()
     list(formats.read(find_files(settings).files[0], settings, LONGEST, tally))
-    assert tally.skipped == 2
+    assert tally.skipped == {"a.xml": {"a redirect, or a page of another name space": 2}}
 
 
 def test_a_pdf_is_read_page_by_page(tmp_path: Path) -> None:
@@ -278,7 +278,11 @@ def test_archives_are_opened_one_level_deep_and_bad_members_left_out(
         "a.zip/bomb.txt",
         "a.zip/inner.zip/too_deep.zip",
     ]
-    assert tally.skipped == 3
+    assert tally.skipped == {
+        "a.zip/.hidden.txt": {"hidden": 1},
+        "a.zip/__MACOSX/a.txt": {"hidden": 1},
+        "a.zip/image.png": {".png: not a supported format": 1},
+    }
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

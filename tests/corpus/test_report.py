@@ -25,7 +25,7 @@ HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
 @pytest.fixture
 def made(store: Store, tmp_path: Path, executor: Executor) -> Store:
     """A store with a chain of artifacts up to filter; 30 documents are too short, and two lines are unreadable."""
-    texts = [*corpus(5), *(f"{HOSTILE} {number}" for number in range(30))]
+    texts = [*corpus(5), *(f"{HOSTILE} {number}" for number in range(30)), f"{HOSTILE} dâ€™accord"]
     raw = tmp_path / "raw.jsonl"
     raw.write_text("\n".join([*(json.dumps({"text": text}) for text in texts), '{"text": 3}', f"{HOSTILE}"]))
     settings = FilterSettings(
@@ -70,7 +70,10 @@ def test_the_account_is_what_the_stages_say(made: Store, tmp_path: Path) -> None
     assert found.clusters[0].size == max(cluster.size for cluster in found.clusters) > 1
     assert any(cluster.kept != cluster.dropped and cluster.similarity < 1 for cluster in found.clusters)
     assert sum(reason.count for reason in found.quarantine) == 2
-    assert found.inputs == [("raw", 1, 0, found.steps[0].documents, 2, 0)]
+    assert [list(one.values()) for one in found.inputs] == [["raw", 1, 0, found.steps[0].documents, 2, 0, 0, 1]]
+    [(source, repaired, [(place, before, after)])] = found.repairs
+    assert (source, repaired, place) == ("raw", 1, f"raw.jsonl:{found.steps[0].documents}")
+    assert before.endswith("dâ€™accord") and after.endswith("d’accord")
     assert account(chain, tmp_path / "spill") == found
 
 

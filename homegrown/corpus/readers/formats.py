@@ -4,11 +4,13 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from homegrown.config.recipe import FilesSource
 from homegrown.corpus.compression import COMPRESSIONS, Damaged
 from homegrown.corpus.encodings import Undecodable
 from homegrown.corpus.readers import archives, books, delimited, markup, objects, office, plain, prose, tables, web
+from homegrown.corpus.readers.archives import Skipped
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import (
@@ -88,6 +90,11 @@ def form(name: str) -> tuple[str, str] | None:
     name = name.removesuffix(compression)
     found = next((ending for ending in FORMATS if name.endswith(ending)), None)
     return None if found is None else (found, compression)
+
+
+def unread(name: str) -> str:
+    """Return why a file is not read by its name."""
+    return "hidden" if is_hidden(name) else f"{PurePosixPath(name).suffix or 'no ending'}: not a supported format"
 
 
 def check_installed(names: Iterable[str], source: FilesSource) -> None:
@@ -180,8 +187,10 @@ def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | 
     for name, size, member in _MEMBERS[ending](file):
         locator = f"{file.piece.locator}/{name}"
         found = form(name)
-        if found is None or _is_hidden(name):
-            file.tally.skipped += 1
+        if isinstance(member, Skipped):
+            file.tally.skip(locator, member)
+        elif found is None or is_hidden(name):
+            file.tally.skip(locator, unread(name))
         elif isinstance(member, str):
             yield Fault(locator, 0, member)
         elif found[0] in _MEMBERS and archive:
@@ -194,7 +203,7 @@ def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | 
             file.tally.include(inner)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Return whether a member is a hidden file or a resource file of macOS."""
     parts = [part for part in name.split("/") if part not in (".", "..")]
     return any(part.startswith((".", "__MACOSX")) for part in parts)

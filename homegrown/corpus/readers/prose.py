@@ -218,7 +218,7 @@ def read_wiki(file: File) -> Iterator[Document | Fault]:
             if element.findtext("{*}ns", "0") == "0" and element.find("{*}redirect") is None:
                 yield _article(file, element, frozenset(hidden))
             else:
-                file.tally.skipped += 1
+                file.tally.skip(file.piece.locator, "a redirect, or a page of another name space")
             root.clear()
 
 

@@ -67,9 +67,9 @@ def read_warc(file: File) -> Iterator[Document | Fault]:
         yield file.fault(f"the archive cannot be read from here on: {problem}")
 
 
-def _texts(file: File, record: _Record | None) -> Iterator[Document | Fault]:
-    if record is None:
-        file.tally.skipped += 1
+def _texts(file: File, record: _Record | str) -> Iterator[Document | Fault]:
+    if isinstance(record, str):
+        file.tally.skip(file.piece.locator, record)
     elif record.problem:
         yield file.fault(record.problem)
     else:
@@ -88,17 +88,19 @@ def _plain_text(file: File, data: bytes, charset: str | None) -> tuple[str, int]
     return file.decode(data, charset)
 
 
-def _record(kind: str | None, charset: str | None, status: str | None, data: bytes, longest: int) -> _Record | None:
-    """Return a readable record; None for other media types, error pages and redirects."""
+def _record(kind: str | None, charset: str | None, status: str | None, data: bytes, longest: int) -> _Record | str:
+    """Return a readable record; why it is skipped for other media types, error pages and redirects."""
     kind = (kind or "").split(";")[0].strip().lower()
-    if (kind not in _PAGES and kind != "text/plain") or (status and not status.startswith("2")):
-        return None
+    if status and not status.startswith("2"):
+        return f"status {status}"
+    if kind not in _PAGES and kind != "text/plain":
+        return f"{kind or 'no media type'}: neither a page nor plain text"
     if len(data) > longest:
         return _Record(kind, charset, b"", f"longer than {longest / MEGABYTE:g} MB (max_document_mb)")
     return _Record(kind, charset, data)
 
 
-def _fastwarc(stream: Stream, longest: int) -> Iterator[_Record | None]:
+def _fastwarc(stream: Stream, longest: int) -> Iterator[_Record | str]:
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     wanted = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
@@ -125,7 +127,7 @@ def _fastwarc(stream: Stream, longest: int) -> Iterator[_Record | None]:
             yield _record(kind, None, None, block, longest)
 
 
-def _warcio(stream: Stream, longest: int) -> Iterator[_Record | None]:
+def _warcio(stream: Stream, longest: int) -> Iterator[_Record | str]:
     from warcio.archiveiterator import ArchiveIterator
 
     for record in ArchiveIterator(stream, arc2warc=True):
