@@ -203,44 +203,64 @@ class AnswerSettings(Settings):
     )
 
 
-class TuningRecipe(Settings):
-    """The settings that the recipes of fine-tuning and DPO share."""
-
-    name: Name
-    seed: Count = Field(description="Random seed.")
-    base: LocalPath = Field(
+BaseModelName = Annotated[
+    LocalPath,
+    Field(
         description="Base model: an artifact, such as pretrain, pretrain@3, finetune@1 or a key, the folder of a "
         "Hugging Face model, a GGUF file, or starter (SmolLM2-135M-Instruct).",
         min_length=1,
-    )
+    ),
+]
+
+
+def _check_tuning(finetuning: FinetuneSettings, training: FinetuneTraining, compute: ComputeSettings) -> None:
+    if training.initialisation in ("heads", "bigrams"):
+        raise ValueError(
+            f"training.initialisation {training.initialisation!r} is for pretraining; fine-tuning starts from its base"
+        )
+    if finetuning.method == "qlora" and compute.parallel == "fsdp" and compute.processes > 1:
+        raise ValueError("finetuning.method 'qlora' is not supported with compute.parallel fsdp; choose ddp")
+
+
+class FinetuneRecipe(Settings):
+    """A fine-tuning run, from a base model and conversations to the comparison of before and after."""
+
+    name: Name
+    seed: Count = Field(description="Random seed.")
+    base: BaseModelName
     tokenizer: AddedTokens = AddedTokens()
+    instructions: InstructionSettings
     finetuning: FinetuneSettings
     training: FinetuneTraining
     quantization: QuantizationSettings
+    evaluation: AnswerSettings
     compute: ComputeSettings
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.training.initialisation in ("heads", "bigrams"):
-            raise ValueError(
-                f"training.initialisation {self.training.initialisation!r} is for pretraining; fine-tuning starts from "
-                "its base"
-            )
-        if self.finetuning.method == "qlora" and self.compute.parallel == "fsdp" and self.compute.processes > 1:
-            raise ValueError("finetuning.method 'qlora' is not supported with compute.parallel fsdp; choose ddp")
+        _check_tuning(self.finetuning, self.training, self.compute)
         return self
 
 
-class FinetuneRecipe(TuningRecipe):
-    """A fine-tuning run, from a base model and conversations to the comparison of before and after."""
-
-    instructions: InstructionSettings
-    evaluation: AnswerSettings
-
-
-class DpoRecipe(TuningRecipe):
+class DpoRecipe(Settings):
     """A run of DPO, from a base model and pairs of answers to the comparison of before and after."""
 
+    name: Name
+    seed: Count = Field(description="Random seed.")
+    base: BaseModelName
+    tokenizer: AddedTokens = AddedTokens()
     preferences: PreferenceSettings
     dpo: DpoSettings = DpoSettings()
+    finetuning: FinetuneSettings
+    training: FinetuneTraining
+    quantization: QuantizationSettings
     evaluation: PairSettings
+    compute: ComputeSettings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_tuning(self.finetuning, self.training, self.compute)
+        return self
+
+
+TuningRecipe = FinetuneRecipe | DpoRecipe

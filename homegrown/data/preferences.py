@@ -52,10 +52,16 @@ _KEYS = pa.schema([("key", pa.string()), ("records", pa.int64()), *PLACE])
 
 @dataclass(frozen=True)
 class _Read:
-    """A pair and its record."""
+    """A pair that fits a row, its record, and the sequences of its chosen and its rejected answer."""
 
     record: Record
     pair: Pair
+    samples: tuple[Sample, Sample]
+
+    @property
+    def length(self) -> int:
+        """The tokens that the pair takes in a row."""
+        return sum(len(sample.ids) - 1 for sample in self.samples)
 
 
 @dataclass
@@ -88,12 +94,11 @@ def prepare_pairs(
 
     Raises:
         UserError: a file cannot be read, too many records are skipped, the prompts are fewer than two, the system
-            message contains a special token, or nothing fits the rows.
+            message contains a special token, or training.sequence_length is too long.
     """
     files = find(settings.files, f"{SECTION}.files")
     chat = load_chat(tokenizer, clock=packing_time)
     check_system(settings.system, chat, SECTION)
-    encoder = _PairEncoder(chat, settings.system or chat.system)
     if rows.sequence_length is not None and rows.sequence_length > 2 * rows.context:
         raise UserError(
             f"training.sequence_length is {rows.sequence_length}, but a pair needs at most twice the base's context of "
@@ -102,23 +107,23 @@ def prepare_pairs(
     contents, questions, skips = array("Q"), array("Q"), Skips(SECTION)
     most = rows.sequence_length or 2 * min(rows.context, LONGEST_ROW)
     row = rows.sequence_length or min(most, 2 * SHORTEST_ROW)
-    for one in _pairs(files):
+    encoder = _PairEncoder(chat, settings.system or chat.system, min(rows.context, most), most)
+    for one in _pairs(files, encoder):
         if isinstance(one, Skipped):
             skips.add(one.record, one.reason)
             continue
         contents.append(_content(one.pair))
         questions.append(question_hash(one.pair.prompt))
-        if row < most:
-            row = min(most, max(row, _length(encoder, one)))
+        row = max(row, one.length)
         if len(contents) % _OFTEN == 0:
             progress(len(contents))
     skips.check(len(contents), settings.max_skipped)
     question = np.frombuffer(questions, dtype=np.uint64)
     last = last_held_out(question, settings.held_out, SECTION)
     size = chat.tokenizer.get_vocab_size()
-    packer = _PairPacker(out, encoder, min(rows.context, row), row, np.dtype(token_type(size)))
+    packer = _PairPacker(out, row, np.dtype(token_type(size)))
     seen, number = set[int](), 0
-    for one in _pairs(files):
+    for one in _pairs(files, encoder):
         if isinstance(one, Skipped):
             packer.skip(one)
             continue
@@ -129,27 +134,20 @@ def prepare_pairs(
         if content in seen:
             packer.drop(one)
         else:
-            packer.add(one, "validation" if question[number] <= last else "train")
+            packer.add(one, encoder.prompt(one.pair), "validation" if question[number] <= last else "train")
         seen.add(content)
         number += 1
         if number % _OFTEN == 0 or number == len(contents):
             progress(number, len(contents), tokens=packer.tokens)
     if number < len(contents):
         raise UserError(f"{files[-1]} changed during reading; run again.")
-    packer.skips.check(number, settings.max_skipped)
     splits = packer.finish()
-    for split in ("train", "validation"):
-        if not splits[split]:
-            raise UserError(
-                f"No {'training' if split == 'train' else 'validation'} pair fits rows of {row} tokens; use shorter "
-                "ones, raise training.sequence_length, or use a base with a longer context."
-            )
     write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=row, splits=splits))
     metrics = packer.metrics(splits) | {"sequence_length": row}
-    return Outcome(number + packer.skips.malformed, packer.pairs, "pairs", metrics)
+    return Outcome(number + packer.skipped, packer.pairs, "pairs", metrics)
 
 
-def _pairs(files: Sequence[str]) -> Iterator[_Read | Skipped]:
+def _pairs(files: Sequence[str], encode: "_PairEncoder") -> Iterator[_Read | Skipped]:
     """Yield every record. Raises UserError."""
     for path in files:
         empty = True
@@ -160,40 +158,44 @@ def _pairs(files: Sequence[str]) -> Iterator[_Read | Skipped]:
                 continue
             try:
                 found = pair(record.value)
+                samples = encode(found)
             except Malformed as error:
                 yield Skipped(record, str(error))
+            except Refused as refusal:
+                yield Skipped(record, f"is not supported: {str(refusal).rstrip('.')}")
             else:
-                yield _Read(record, found)
+                yield _Read(record, found, samples)
         if empty:
             raise UserError(f"{path} has no pairs; fill it or remove it from {SECTION}.files.")
 
 
 class _PairEncoder:
-    """Encodes pairs with the default system message."""
+    """Encodes pairs with the default system message.
 
-    def __init__(self, chat: Chat, system: str | None):
+    `longest` is the most tokens of a prompt with one answer, `row` of both.
+    """
+
+    def __init__(self, chat: Chat, system: str | None, longest: int, row: int):
         self._chat, self._system, self._encoder = chat, system, Encoder(chat.tokenizer)
+        self._longest, self._row = longest, row
 
     def prompt(self, one: Pair) -> list[Message]:
         """Return the prompt with the system message; the loss covers none of its answers."""
         return [replace(message, trained=False) for message in with_system(one.prompt, self._system)]
 
     def __call__(self, one: Pair) -> tuple[Sample, Sample]:
-        """Return the sequences of the chosen and the rejected answer; raises Refused."""
+        """Return the sequences of the chosen and the rejected answer; raises Malformed if too long, or Refused."""
         prompt, encode = self.prompt(one), self._encoder.encode
         chosen, rejected = (
             self._chat.samples([*prompt, replace(answer, trained=True)], tools=one.tools, encode=encode)[-1]
             for answer in (one.chosen, one.rejected)
         )
+        lengths = [len(sample.ids) - 1 for sample in (chosen, rejected)]
+        if max(lengths) > self._longest:
+            raise Malformed(f"is too long: the prompt with one answer may have {self._longest} tokens")
+        if sum(lengths) > self._row:
+            raise Malformed(f"is too long: the prompt with both answers may have {self._row} tokens")
         return chosen, rejected
-
-
-def _length(encoder: _PairEncoder, one: _Read) -> int:
-    """Return the tokens that a pair takes in a row; 0 if the template refuses it, which the second pass records."""
-    try:
-        return sum(len(sample.ids) - 1 for sample in encoder(one.pair))
-    except Refused:
-        return 0
 
 
 def _content(one: Pair) -> int:
@@ -203,23 +205,22 @@ def _content(one: Pair) -> int:
 
 
 class _PairPacker:
-    """Encodes and writes pairs shard by shard, and the tables of the others."""
+    """Writes pairs shard by shard, and the tables of the others."""
 
-    def __init__(self, out: Path, encode: _PairEncoder, longest: int, row: int, dtype: np.dtype[np.uint16 | np.uint32]):
-        self._out, self._encode, self._longest, self._row, self._dtype = out, encode, longest, row, dtype
+    def __init__(self, out: Path, row: int, dtype: np.dtype[np.uint16 | np.uint32]):
+        self._out, self._row, self._dtype = out, row, dtype
         self._open: dict[Split, _Open] = {split: _Open() for split in SPLITS}
         self._files: dict[Split, list[TokenFile]] = {split: [] for split in SPLITS}
         self._dropped = Table(out / "dropped", _DROPPED)
         self._held_out = Table(out / "held_out", _HELD_OUT)
         self._skipped = Table(out / "skipped", SKIPPED)
         self._ignored: dict[str, tuple[int, Record]] = {}
-        self.skips = Skips(SECTION)
-        self.tokens = self.pairs = self._duplicates = 0
+        self.tokens = self.pairs = self.skipped = self._duplicates = 0
 
-    def skip(self, one: Skipped, *, refused: bool = False) -> None:
+    def skip(self, one: Skipped) -> None:
         """Record a skipped record."""
         self._skipped.add(one.record.path, one.record.position, one.reason)
-        self.skips.add(one.record, one.reason, refused=refused)
+        self.skipped += 1
 
     def note_keys(self, one: _Read) -> None:
         """Count the keys of a record that were not read."""
@@ -232,24 +233,10 @@ class _PairPacker:
         self._dropped.add(one.record.path, one.record.position, "duplicate")
         self._duplicates += 1
 
-    def add(self, one: _Read, split: Split) -> None:
-        """Add a pair if it fits a row."""
-        try:
-            samples = self._encode(one.pair)
-        except Refused as refusal:
-            self.skip(Skipped(one.record, f"is not supported: {str(refusal).rstrip('.')}"), refused=True)
-            return
-        lengths = [len(sample.ids) - 1 for sample in samples]
-        for length, most, what in (
-            (max(lengths), self._longest, "one answer"),
-            (sum(lengths), self._row, "both answers"),
-        ):
-            if length > most:
-                reason = f"is too long: the prompt with {what} may have {most} tokens"
-                self.skip(Skipped(one.record, reason), refused=True)
-                return
+    def add(self, one: _Read, prompt: Sequence[Message], split: Split) -> None:
+        """Add a pair; `prompt` is that of its sequences."""
         shard = self._open[split]
-        for sample, answer in zip(samples, (one.pair.chosen, one.pair.rejected), strict=True):
+        for sample, answer in zip(one.samples, (one.pair.chosen, one.pair.rejected), strict=True):
             shard.documents.append(sample.ids.astype(self._dtype))
             shard.learned.append(sample.learned)
             shard.tokens += len(sample.ids)
@@ -258,9 +245,9 @@ class _PairPacker:
         self.pairs += 1
         if split == "validation":
             tools = json.dumps(one.pair.tools) if one.pair.tools else None
-            prompt = [held_out_row(message) for message in self._encode.prompt(one.pair)]
+            asked = [held_out_row(message) for message in prompt]
             answers = [[held_out_row(answer)] for answer in (one.pair.chosen, one.pair.rejected)]
-            self._held_out.add(one.record.path, one.record.position, prompt, *answers, tools)
+            self._held_out.add(one.record.path, one.record.position, asked, *answers, tools)
         if shard.tokens >= SHARD_TOKENS:
             self._write(split)
 
@@ -284,7 +271,7 @@ class _PairPacker:
             **{f"{split}_pairs": sum(file.documents for file in splits[split]) // 2 for split in filled},
             **{f"{split}_rows": sum(file.layout.rows for file in splits[split] if file.layout) for split in filled},
             "dropped_duplicate": self._duplicates,
-            "skipped": self.skips.malformed + self.skips.refused,
+            "skipped": self.skipped,
             "ignored_keys": len(self._ignored),
         }
 

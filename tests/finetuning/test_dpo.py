@@ -3,10 +3,11 @@
 import copy
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,7 +22,9 @@ from homegrown.config.finetune_recipe import (
 )
 from homegrown.data.conversations import Malformed, pair
 from homegrown.data.loader import Batches, TokenSplit
+from homegrown.export.huggingface import write_huggingface
 from homegrown.finetuning.answers import AFTER, BEFORE
+from homegrown.finetuning.base_model import load_base
 from homegrown.finetuning.dpo import DpoJob, dpo, prepare
 from homegrown.finetuning.merge import merge
 from homegrown.finetuning.pairs import PreferencePairs
@@ -29,7 +32,10 @@ from homegrown.finetuning.win_rate import before_and_after, html, measure, read_
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
 from homegrown.tokenizer.chat import Chat, Message, load_chat
+from homegrown.training.precision import choose_precision
+from homegrown.training.task import keep_model
 from homegrown.util.errors import UserError
+from tests.corpus.made_up import digests
 from tests.finetuning.conversations import training, tuning, write_base
 from tests.training.processes import Signalled
 
@@ -142,6 +148,122 @@ def test_the_loss_is_that_of_the_paper(base: Path, packed: Path) -> None:
     assert (measured.terms, measured.loss.item()) == (pairs, pytest.approx(loss.item()))
 
 
+@pytest.mark.slow
+def test_the_loss_is_that_of_transformers_on_the_exported_models(base: Path, packed: Path, tmp_path: Path) -> None:
+    """A padded batch with a mask of the completions, as TRL makes it, from the export's own chat template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy = weights.load(base)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    keep_model(policy, base, tmp_path / "policy")
+    sums = []
+    for name, folder in (("reference", base), ("policy", tmp_path / "policy")):
+        write_huggingface(folder, tmp_path / f"hf-{name}", "float32")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / f"hf-{name}")
+        stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / f"hf-{name}").eval()
+        sequences, firsts = [], []
+        for record in records():
+            question, *answers = texts(record)
+            asked = {"role": "user", "content": question}
+            for answer in answers:
+                talk = [asked, {"role": "assistant", "content": answer}]
+                ids = tokenizer.apply_chat_template(talk, return_dict=False)
+                end = max(place for place, token in enumerate(ids) if token == stop) + 1
+                sequences.append(torch.tensor(ids[:end]))
+                firsts.append(
+                    len(tokenizer.apply_chat_template([asked], add_generation_prompt=True, return_dict=False))
+                )
+        batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        attention = torch.arange(batch.shape[1]) < torch.tensor([len(one) for one in sequences])[:, None]
+        completion = attention & (torch.arange(batch.shape[1]) >= torch.tensor(firsts)[:, None])
+        with torch.no_grad():
+            logits = theirs(input_ids=batch, attention_mask=attention.long()).logits
+        chances = torch.log_softmax(logits[:, :-1].double(), -1).gather(2, batch[:, 1:, None])[..., 0]
+        sums.append((chances * completion[:, 1:]).sum(1).numpy().reshape(-1, 2))
+    reference, trained = sums
+    margins = BETA * ((trained[:, 0] - trained[:, 1]) - (reference[:, 0] - reference[:, 1]))
+    losses = np.logaddexp(0.0, -margins)
+    found = 0.0
+    for split in (TokenSplit(packed, "train"), TokenSplit(packed, "validation")):
+        context = split.context or 0
+        policy.set_context(context)
+        found += PreferencePairs(policy, BETA)(
+            torch.from_numpy(split.read(range(split.windows(context)), context))
+        ).item()
+    assert found / len(losses) == pytest.approx(losses.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_adapter_starts_at_the_loss_of_indifference(
+    base: Path, tmp_path: Path, precision: Literal["fp32", "bf16"]
+) -> None:
+    """The base computes its log-probabilities as it does under the adapter: frozen in 16 bits, for example."""
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records()))
+    settings = PreferenceSettings(files=[str(tmp_path / "data.jsonl")])
+    reference = ReferenceSettings(method="lora", precision=precision)
+    prepare(tmp_path / "out", base, settings, rows=ConversationRows(context=64), reference=reference, device="cpu")
+    split = TokenSplit(tmp_path / "out", "train")
+    context = split.context or 0
+    config = replace(weights.load_config(base / "config.json"), context=context)
+    model = load_base(base, config, tuning("lora"), training(precision=precision), device="cpu", seed=1)
+    windows = torch.from_numpy(split.read(range(split.windows(context)), context))
+    objective = PreferencePairs(model, BETA)
+    with choose_precision(precision, "cpu").autocast():
+        loss = objective(windows).item() / int(objective.count(windows))
+    assert loss == pytest.approx(0.693147, abs=1e-5 if precision == "fp32" else 1e-3)
+
+
+def test_pairs_that_do_not_fit_are_listed_with_their_reason(base: Path, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"box {n}?", "chosen": f"it is red {n}", "rejected": "grey"} for n in range(20)]
+    bad = [
+        {"prompt": "box?", "chosen": "red", "rejected": " red "},
+        {"prompt": "box?", "chosen": "red", "rejected": "   "},
+        {"prompt": "box?", "chosen": "red " * 100, "rejected": "grey"},
+        pairs[3],
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*bad[:2], *pairs, *bad[2:]]) + "{\n")
+    settings = PreferenceSettings(files=[str(tmp_path / "a.jsonl")], held_out=0.2, max_skipped=0.2, system="Be kind.")
+
+    def made(name: str) -> Path:
+        rows = ConversationRows(context=64)
+        outcome = prepare(tmp_path / name, base, settings, rows=rows, reference=FP32, device="cpu")
+        assert (outcome.rows_in, outcome.rows_out) == (25, 20)
+        assert (outcome.metrics["skipped"], outcome.metrics["dropped_duplicate"]) == (4, 1)
+        return tmp_path / name
+
+    out = made("one")
+    skipped = {row["position"]: row["reason"] for row in pq.read_table(out / "skipped").to_pylist()}
+    assert {place: reason.partition(";")[0][:32] for place, reason in skipped.items()} == {
+        1: "has the same answer under 'chose",
+        2: "has an empty answer in message 2",
+        23: "is too long: the prompt with one",
+        25: "is invalid JSON (unexpected end ",
+    }
+    assert [row["position"] for row in pq.read_table(out / "dropped").to_pylist()] == [24]
+    held = pq.read_table(out / "held_out").to_pylist()
+    assert {row["messages"][0]["content"] for row in held} == {"Be kind."}
+    # A held-out pair is in no training row.
+    chat, split = load_chat(base), TokenSplit(out, "train")
+    rows = split.read(range(split.windows(split.context or 0)), split.context or 0)
+    trained = chat.tokenizer.decode(rows[:, 0].ravel().tolist(), skip_special_tokens=True)
+    assert len(held) == 4 and split.documents == 32
+    assert not any(f"{row['messages'][1]['content']}" in trained for row in held)
+    assert digests(out) == digests(made("two"))
+    with pytest.raises(
+        UserError, match=r"4 of 25 .* preferences\.max_skipped .*line 1 has the same.*line 2 .*line 23 is too long"
+    ):
+        prepare(
+            *(tmp_path / "three", base, settings.model_copy(update={"max_skipped": 0.1})),
+            rows=ConversationRows(context=64),
+            reference=FP32,
+            device="cpu",
+        )
+
+
 def test_the_untrained_model_has_the_loss_of_indifference(base: Path, packed: Path) -> None:
     split = TokenSplit(packed, "train")
     context = split.context or 0
@@ -246,6 +368,21 @@ def test_both_shapes_of_a_pair_are_read(record: dict[str, Any], expected: tuple[
         ({"prompt": "q", "chosen": "a", "rejected": ""}, "has an empty answer in message 2"),
         ({"prompt": "q", "chosen": "a", "rejected": 3}, "has text under 'chosen' and a number under 'rejected'"),
         ({"chosen": "a", "rejected": "b"}, "has no prompt"),
+        (
+            {
+                "prompt": "q",
+                "chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "b"}],
+            },
+            "has another prompt under 'prompt'",
+        ),
+        (
+            {
+                "chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+            },
+            "has different prompts under 'chosen' and 'rejected'",
+        ),
         (
             {
                 "prompt": "q",
