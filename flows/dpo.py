@@ -18,7 +18,7 @@ from tasks.win_rate import win_rate
 
 def stages_of(recipe: DpoRecipe) -> list[str]:
     """Return the stages of a run of the recipe, in order."""
-    return [*first_stages(recipe), "preferences", "dpo", *last_stages(recipe), "win_rate"]
+    return [*first_stages(recipe), "preferences", "dpo", *last_stages(recipe), "win-rate"]
 
 
 @flow(

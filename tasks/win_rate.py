@@ -1,4 +1,4 @@
-"""win_rate: the base and the model trained by DPO on held-out pairs."""
+"""win-rate: the base and the model trained by DPO on held-out pairs."""
 
 from homegrown.config.finetune_recipe import DpoSettings, PairSettings
 from homegrown.store.artifacts import Artifact
@@ -36,7 +36,7 @@ def _rows(artifact: Artifact) -> list[dict[str, str]]:
     return blocks.rows_of(before_and_after(read_results(artifact.path)))
 
 
-@stage("win_rate", engine=["homegrown.finetuning.win_rate"], panel=Panel(_report, _excerpt, rows=_rows))
+@stage("win-rate", engine=["homegrown.finetuning.win_rate"], panel=Panel(_report, _excerpt, rows=_rows))
 def win_rate(
     work: Work,
     settings: PairSettings,

@@ -65,5 +65,5 @@ def dpo(
     made = run_flow(store, console, prepare)
     from homegrown.finetuning.win_rate import before_and_after, read_results
 
-    table = replace(before_and_after(read_results(made["win_rate"].path)), title="Held-out pairs")
+    table = replace(before_and_after(read_results(made["win-rate"].path)), title="Held-out pairs")
     show_tuned(console, made, table, "dpo")

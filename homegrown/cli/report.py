@@ -54,7 +54,7 @@ def report_evaluation(store: Store, artifact: str, out: Path) -> None:
         answers = [
             one.path / "report.html"
             for one in store.all()
-            if one.manifest.stage in ("answers", "win_rate")
+            if one.manifest.stage in ("answers", "win-rate")
             and found.manifest.key
             in (one.manifest.key, *(one.manifest.inputs.get(name) for name in ("finetune", "dpo", "model")))
         ]

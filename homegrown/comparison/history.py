@@ -14,10 +14,10 @@ from homegrown.util.errors import UserError
 _MEASURED = {
     "evaluate": "bits_per_byte",
     "answers": "fine_tuned_bits_per_byte",
-    "win_rate": "fine_tuned_bits_per_byte",
+    "win-rate": "fine_tuned_bits_per_byte",
     "pretrain": "validation_bits_per_byte",
 }
-_OF = {"answers": " (answers)", "win_rate": " (chosen answers)", "pretrain": " (validation)"}
+_OF = {"answers": " (answers)", "win-rate": " (chosen answers)", "pretrain": " (validation)"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PastRun:
     """
     bits_per_byte: float | None
     measured: str | None
-    """The stage that measured it: `evaluate` on test text, `answers` and `win_rate` on held-out answers, `pretrain` on
+    """The stage that measured it: `evaluate` on test text, `answers` and `win-rate` on held-out answers, `pretrain` on
     validation."""
 
     @property

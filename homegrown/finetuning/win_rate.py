@@ -197,7 +197,7 @@ def before_and_after(results: Sequence[PairResult]) -> Table:
         ["tokens of its answers", *(f"{one.tokens:.0f}" for one in results)],
         ["answers ended", *(f"{one.ended:.0%}" for one in results)],
     ]
-    return Table(["", *(one.model for one in results)], rows)
+    return Table(["metric", *(one.model for one in results)], rows)
 
 
 def html(folder: Path, curve: Path) -> str:

@@ -16,7 +16,7 @@ HUMAN = "the documents' own"
 AUTHOR = "the examples' own"
 """The same for held-out questions: the reference answers."""
 
-_MODELS = {"evaluate": ("pretrain",), "answers": ("finetune", "model"), "win_rate": ("dpo", "model")}
+_MODELS = {"evaluate": ("pretrain",), "answers": ("finetune", "model"), "win-rate": ("dpo", "model")}
 """The stages that have completions to rate, each with the names of the inputs that are the model."""
 
 
@@ -44,7 +44,7 @@ def with_completions(store: Store, name: str) -> Artifact:
         if found.manifest.key in (inputs.get(model) for model in _MODELS.get(one.manifest.stage, ())):
             return one
     raise UserError(
-        f"{found.name} has no completions to rate; name a version of evaluate, answers or win_rate, or "
+        f"{found.name} has no completions to rate; name a version of evaluate, answers or win-rate, or "
         "a model that has one."
     )
 

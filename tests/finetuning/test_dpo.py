@@ -36,8 +36,9 @@ from homegrown.training.precision import choose_precision
 from homegrown.training.task import keep_model
 from homegrown.util.errors import UserError
 from tests.corpus.made_up import digests
-from tests.finetuning.conversations import training, tuning, write_base
+from tests.finetuning.conversations import loop, training, tuning, write_base
 from tests.training.processes import Signalled
+from tests.training.side_by_side import Leg, run_here, run_in_two
 
 BETA = 0.3
 FP32 = ReferenceSettings(method="full", precision="fp32")
@@ -326,6 +327,30 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, base: Path, packe
     assert outcome.metrics["resumed_from"] == 0
     files = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("killed", "undisturbed")]
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_two_workers_train_the_adapter_of_one(alone: None, tmp_path: Path, base: Path, packed: Path) -> None:
+    """Workers have different numbers of pairs in a step, and the loss is a mean over those of all."""
+    pytest.importorskip("peft")
+    job = DpoJob(
+        packed=packed,
+        tokenizer=base,
+        base=base,
+        training=loop(max_steps=4, micro_batch_size=2, validate_every=2, sample_every=100, sample_tokens=1),
+        finetuning=tuning("lora"),
+        dpo=DpoSettings(beta=BETA),
+        seed=1,
+        device="cpu",
+    )
+    run_here([Leg(str(tmp_path / "one"))], job)
+    run_in_two([Leg(str(tmp_path / name), parallel=name) for name in ("ddp", "fsdp")], job)
+    by_one, *others = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "ddp", "fsdp"))
+    assert by_one[-1]["validation_loss"] < 0.69
+    for together in others:
+        for column in ("loss", "validation_loss"):
+            ours, theirs = ([row[column] for row in run if row[column] is not None] for run in (together, by_one))
+            assert ours == pytest.approx(theirs, rel=2e-3), column
 
 
 @pytest.mark.parametrize(

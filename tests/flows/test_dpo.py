@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter
 
 from flows.export import export
 from homegrown.cli.main import cli
@@ -45,7 +47,7 @@ def test_a_fine_tuned_model_is_trained_on_preferences_and_is_a_model_like_others
     assert done.exit_code == 0, done.output
     assert "win rate" in done.output and "homegrown chat dpo@1" in done.output
     [*_, record] = runs.recorded(in_prefect).values()
-    assert list(record.keys) == ["preferences", "dpo", "merge", "win_rate"]
+    assert list(record.keys) == ["preferences", "dpo", "merge", "win-rate"]
     base, trained = lookup.find_model(in_prefect, "finetune@1"), in_prefect.resolve("dpo@1")
     assert trained.manifest.inputs["base"] == base.manifest.key
     assert json.loads((lookup.find_model(in_prefect, "dpo@1").path / "model/chat.json").read_text())["system"] == (
@@ -54,9 +56,12 @@ def test_a_fine_tuned_model_is_trained_on_preferences_and_is_a_model_like_others
     assert in_prefect.resolve("preferences").manifest.metrics["skipped"] == 1
     skipped = runner.invoke(cli, [*store, "sql", "select position, reason from preferences.skipped"])
     assert "13" in skipped.output and "has no key 'rejected'" in skipped.output
-    page = (in_prefect.resolve("win_rate").path / "report.html").read_text()
+    page = (in_prefect.resolve("win-rate").path / "report.html").read_text()
     assert "reward margin" in page and "it is red" in page
-    assert [one.measured for one in history(in_prefect)] == ["answers", "win_rate"]
+    assert [one.measured for one in history(in_prefect)] == ["answers", "win-rate"]
+    with get_client(sync_client=True) as client:
+        pages = {one.key for one in client.read_artifacts(artifact_filter=ArtifactFilter())}
+    assert {"preferences-report", "dpo-report", "win-rate-report", "win-rate-table"} <= pages
     # The same command again makes nothing; the model is exported, with its training on the card.
     assert runner.invoke(cli, command).exit_code == 0
     assert [one.manifest.stage for one in in_prefect.all()].count("dpo") == 1
@@ -78,5 +83,5 @@ def test_a_folder_is_a_base_and_variants_are_measured_on_pairs(in_prefect: Store
     pairs = write_pairs(tmp_path / "pairs.jsonl")
     changes = [f"preferences.files=[{json.dumps(str(pairs))}]", f"base={json.dumps(str(folder))}", *SIZES]
     made = dpo(recipe=load_dpo("tiny", [*changes, "quantization.variants=[int8]", "training.sequence_length=100"]))
-    assert list(made) == ["base", "preferences", "dpo", "quantize", "win_rate"]
+    assert list(made) == ["base", "preferences", "dpo", "quantize", "win-rate"]
     assert lookup.find_model(in_prefect, "dpo").name == "dpo@1"

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
+from homegrown.finetuning.dpo import DpoJob
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
@@ -51,7 +52,7 @@ class StopAt(Stop):
         return self._trainer.state.step >= self._until
 
 
-AnyJob = Job | FinetuneJob
+AnyJob = Job | FinetuneJob | DpoJob
 
 
 def run(leg: Leg, job: AnyJob, worker: Worker, *more: Callback) -> Trainer:
