@@ -15,9 +15,11 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
 
-from flows.local import children
+from flows.local import children, server_log
 from homegrown.util.errors import UserError
 
+LOG = "server.log"
+"""Name of the server's log in the folder of a store's state."""
 STOP_SECONDS = 20.0
 """Time for a server to stop after SIGTERM."""
 _START_SECONDS = 300  # it takes 7, more on a busy machine
@@ -40,7 +42,9 @@ def running(log: Path) -> Iterator[str]:
         _check_password(api)
         yield api
         return
-    server = children.start(command(api), log)
+    arguments = command(api)
+    server_log.start_anew(log)
+    server = children.start(arguments, log)
     try:
         wait(server, api, log)
         _check_password(api)

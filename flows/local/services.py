@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flows.local import automation, children, server
+from flows.local import automation, children, server, server_log
 from homegrown.config.pipelines import PIPELINES
 from homegrown.util import locks
 from homegrown.util.errors import UserError
@@ -36,6 +36,7 @@ _REPORT_SECONDS = 1.0
 """Time for a worker to report the end of its runs to the server."""
 _WORKER_STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.5
+_READ_LOG_SECONDS = 15.0
 
 Report = Callable[[str], None]
 
@@ -107,7 +108,8 @@ class Machine:
             UserError: a service did not start.
         """
         if not server.answers(self.api):
-            log = self._state / "server.log"
+            log = self._state / server.LOG
+            server_log.start_anew(log)
             self._server = Service("Prefect server", server.command(self.api), log)
             server.wait(self._server.process, self.api, log)
         with get_client(sync_client=True) as client:
@@ -132,13 +134,21 @@ class Machine:
             children.stop(deploying, 0)
 
     def watch(self) -> None:
-        """Restart services that die, forever.
+        """Restart services that die and report errors that repeat in the server's log, forever.
 
         Raises:
             UserError: a service dies repeatedly.
         """
+        reported: set[str] = set()
+        read_next = time.monotonic()
         while True:
             time.sleep(_POLL_SECONDS)
+            if time.monotonic() >= read_next:
+                read_next = time.monotonic() + _READ_LOG_SECONDS
+                for error in server_log.repeated_errors(self._state / server.LOG):
+                    if error.message not in reported:
+                        reported.add(error.message)
+                        self._report(str(error))
             for service in self._services:
                 if message := service.died():
                     self._report(message)

@@ -1,6 +1,6 @@
 """The server, workers, deployments and runs, as `homegrown status` shows them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -24,7 +24,7 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import TypeAdapter
 
-from flows.local import server, services
+from flows.local import server, server_log, services
 from homegrown.util.errors import UserError
 
 _RECENT = 10
@@ -80,6 +80,8 @@ class Status:
     in_progress: list[RunStatus] = field(default_factory=list)
     recent: list[RunStatus] = field(default_factory=list)
     """Ended runs, newest first."""
+    errors: list[str] = field(default_factory=list)
+    """Errors that repeat in the log of the server that this folder started last."""
 
     def as_json(self) -> str:
         """Return the status as JSON, with times in ISO 8601."""
@@ -95,11 +97,12 @@ def read_status(state: Path) -> Status:
     api = server.address()
     facts = services.up_facts(state)
     up = facts.process if facts else None
+    errors = [str(error) for error in server_log.repeated_errors(state / server.LOG)]
     if not server.answers(api):
-        return Status(api, answers=False, up=up)
+        return Status(api, answers=False, up=up, errors=errors)
     try:
         with get_client(sync_client=True) as client:
-            return _read(client, api, up)
+            return replace(_read(client, api, up), errors=errors)
     except PrefectHTTPStatusError as error:
         raise UserError(server.refused(api, error)) from error
 

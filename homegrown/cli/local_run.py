@@ -48,7 +48,7 @@ def prefect_server(store: Store, console: Console, prepare: Callable[[], T]) -> 
                 from flows.local import server
 
                 prepared = prepare()
-            api = stack.enter_context(server.running(store.root / ".state" / "server.log"))
+            api = stack.enter_context(server.running(store.root / ".state" / server.LOG))
         with _interruption_reported():
             yield prepared, api.removesuffix("/api")
 

@@ -34,6 +34,7 @@ def _print(found: "Status") -> None:
     if not found.answers:
         click.echo(f"No Prefect server answers at {found.api}; {up}.")
         click.echo("Start one with `homegrown up`; `homegrown run` does not need it.")
+        _print_errors(found)
         return
     click.echo(f"server       {found.api.removesuffix('/api')} answers; {up}")
     online = [worker for worker in found.workers if worker.online]
@@ -49,6 +50,12 @@ def _print(found: "Status") -> None:
         click.echo("recent runs:")
         header = ["run", "state", "started", "took", "message"]
         print_table(Table(header, [_recent(run) for run in found.recent], align="lllrl"))
+    _print_errors(found)
+
+
+def _print_errors(found: "Status") -> None:
+    for error in found.errors:
+        click.echo(error)
 
 
 def _in_progress(run: "RunStatus") -> tuple[str, ...]:
