@@ -50,18 +50,15 @@ def cleaned(text: str) -> Cleaned:
     Form feed, vertical tab and NEL end a line (Unicode annex 14). Lone surrogates are removed. ftfy (Speer 2019)
     repairs UTF-8 that was decoded as another encoding, in the lines that surely are.
     """
-    result = _normal(text)
-    found = Cleaned(result)
+    found = Cleaned("")
     # Repair the original text first: some bytes of UTF-8 look like control characters, which the result lacks.
-    while _is_suspect(text) or (text != result and _is_suspect(result)):
-        again = _repaired(text)
+    while True:
+        again = _repaired(text) if _is_suspect(text) else Cleaned(text)
+        found = found if found.repaired else again
         result = _normal(again.text)
-        if not again.repaired or result == text:
+        if result == text or not _is_suspect(result):
             return found._replace(text=result)
-        if not found.repaired:
-            found = again
         text = result
-    return found._replace(text=result)
 
 
 def _is_suspect(text: str) -> bool:

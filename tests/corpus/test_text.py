@@ -10,7 +10,7 @@ FRENCH = "L'été, à la forêt, où les élèves déjeunèrent près d'un chên
 RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему. " * 10
 
 
-@given(st.text())
+@given(st.text() | st.text(st.sampled_from("aÂÃ¡©â€™\x1f\x80»Ó \n")))
 def test_clean_text_is_nfc_utf8_without_controls(text: str) -> None:
     cleaned = clean(text)
     assert unicodedata.is_normalized("NFC", cleaned)
