@@ -17,12 +17,17 @@ def _report(artifact: Artifact) -> str:
     """Show the number of duplicates, their similarities and examples."""
     metrics, documents = artifact.manifest.metrics, artifact.manifest.rows_in
     kinds = [(kind, int(metrics[f"{kind}_duplicates"])) for kind in ("exact", "near")]
+    if emptied := int(metrics.get("emptied", 0)):
+        kinds.append(("of shared paragraphs alone", emptied))
     rows = [[kind, shown(count), share(count, documents)] for kind, count in kinds]
     parts = [
         "### Duplicates",
         table(["dropped", "documents", "of all"], rows),
         f"{shown(metrics['clusters'])} clusters; the largest has {shown(metrics['largest_cluster'])} documents.",
     ]
+    if cut := int(metrics.get("cut_paragraphs", 0)):
+        characters = shown(metrics["cut_characters"])
+        parts.append(f"{shown(cut)} paragraphs that other documents share were cut: {characters} characters.")
     folder = artifact.path / "dropped"
     near = [row for row in rows_of(folder) if row["kind"] == "near"]
     if near:

@@ -147,6 +147,14 @@ class IngestSettings(Settings):
         return self
 
 
+class ParagraphSettings(Settings):
+    """Paragraphs that many documents share: each stays in one of them."""
+
+    unit: Literal["paragraph", "line"] = Field(default="paragraph", description="paragraph: text between blank lines.")
+    min_documents: int = Field(default=5, ge=2, description="Different documents with it; CCNet's value is 2.")
+    min_characters: Count = Field(default=60, description="Length from which a paragraph is compared.")
+
+
 class DedupSettings(Settings):
     """Exact and MinHash-LSH near-duplicates (Broder 1997; Lee et al. 2022)."""
 
@@ -161,8 +169,15 @@ class DedupSettings(Settings):
         default="jaccard",
         description="Comparison of candidates: by sets of shingles, or by signatures (faster, less disk).",
     )
+    linkage: Literal["star", "single"] = Field(
+        default="star",
+        description="star: a dropped document is similar to the kept one; single: a chain of similar ones leaves one.",
+    )
     keep: Literal["longest", "first", "best_quality"] = Field(
         default="longest", description="Document of a cluster to keep; first: in the order of the sources."
+    )
+    paragraphs: ParagraphSettings | None = Field(
+        default=None, description="Cut paragraphs that many documents share, before near-duplicates; null: keep them."
     )
 
 

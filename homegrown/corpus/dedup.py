@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from homegrown.corpus.documents import row_count
 from homegrown.corpus.duplicates import Part, find_duplicates
 from homegrown.corpus.lsh import banding
 from homegrown.corpus.minhash import SHINGLE_WORDS, Sets, permutations, shingle_sets, sketch
+from homegrown.corpus.paragraphs import cut
 from homegrown.util.files import parquet_parts, replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Outcome, Progress, silent
@@ -47,7 +49,7 @@ DROPPED = pa.schema(
         ("path", pa.string()),
         ("position", pa.int64()),  # identifies the row with source and path: repeated texts of a file share an id
         ("duplicate_of", pa.string()),  # the document that it duplicates
-        ("kind", pa.string()),  # exact or near
+        ("kind", pa.string()),  # exact, near, or paragraphs: all of its paragraphs are in others
         ("similarity", pa.float64()),  # Jaccard of the two: true, or estimated from signatures
         ("cluster", pa.string()),  # the kept document of the cluster
     ]
@@ -66,6 +68,7 @@ _BATCH = 4096  # rows whose texts are in memory at once
 @dataclass(frozen=True)
 class _Sketching:
     documents: Path
+    remaining: Path  # the same documents without repeated paragraphs; `documents` if nothing is cut
     part: Part
     permuted: NDArray[np.uint32]  # from minhash.permutations
     quality: bool
@@ -90,10 +93,14 @@ def dedup(
 ) -> Outcome:
     """Drop duplicates among `ingested/documents`; write `documents`, `dropped`, `clusters.parquet` and `signatures`.
 
+    With `paragraphs`, paragraphs that many documents share are cut first (`homegrown.corpus.paragraphs`); `cut` has
+    each, and a document of which nothing remains is dropped. Exact duplicates are so as ingested.
+
     Exact duplicates are equal in lower case with white space folded. Near duplicates agree in a band of their MinHash
     signatures (Broder 1997; words as in `homegrown.corpus.minhash`) and have a Jaccard similarity of at least
-    `threshold`, of their sets of shingles or as estimated from signatures. Such pairs connect clusters;
-    `clusters.parquet` has the 1000 largest, each with five of its documents. `keep` selects the kept document:
+    `threshold`, of their sets of shingles or as estimated from signatures. Such pairs connect clusters, of which
+    `linkage` keeps one document, or as many as leave every dropped one similar to a kept one. `clusters.parquet` has
+    the 1000 largest, each with five of its documents. `keep` selects the kept document:
 
     - longest: the longest document, of equal ones the first by id;
     - first: the first in the order of the sources;
@@ -107,7 +114,7 @@ def dedup(
     """
     parts = parquet_parts(ingested / "documents")
     bands, rows = effective_banding(settings)
-    steps = 2 * len(parts) + bands
+    steps = (2 if settings.paragraphs is None else 3) * len(parts) + bands
     done = 0
 
     def advance() -> None:
@@ -117,30 +124,38 @@ def dedup(
 
     permuted = permutations(bands * rows, derive(seed, "dedup"))
     sets = out / "shingles" if settings.verification == "jaccard" else None
-    sketching = [
-        _Sketching(
-            path,
-            Part(out / "signatures" / path.name, sets / f"{path.stem}.arrow" if sets else None),
-            permuted,
-            settings.keep == "best_quality",
-        )
-        for path in parts
-    ]
-    for _ in map_ordered(executor, _write_sketches, sketching):
-        advance()
+    firsts = _firsts(parts)
     with spilling(out / "spill", memory_gb) as connection:
+        remaining, cuts = parts, dict[str, int | float | str]()
+        if settings.paragraphs is not None:
+            remaining = cut(connection, out, parts, firsts, settings.paragraphs, executor, advance)
+        sketching = [
+            _Sketching(
+                path,
+                rest,
+                Part(out / "signatures" / path.name, sets / f"{path.stem}.arrow" if sets else None),
+                permuted,
+                settings.keep == "best_quality",
+            )
+            for path, rest in zip(parts, remaining, strict=True)
+        ]
+        for _ in map_ordered(executor, _write_sketches, sketching):
+            advance()
         find_duplicates(connection, out / "spill", [job.part for job in sketching], settings, bands, advance)
-        metrics = _metrics(connection)
+        if settings.paragraphs is not None:
+            cuts |= {"emptied": _drop_emptied(connection)} | _cut_metrics(out / "cut")
+        metrics = _metrics(connection) | cuts
         write_parquet(out / "clusters.parquet", _clusters(connection))
         keeping = (
-            _write_dropped(connection, part, first, out) for part, first in zip(parts, _firsts(parts), strict=True)
+            _write_dropped(connection, part, rest, first, out)
+            for part, rest, first in zip(parts, remaining, firsts, strict=True)
         )
         kept = 0
         for count in map_ordered(executor, _write_kept, keeping):
             kept += count
             advance()
-    if sets:
-        shutil.rmtree(sets, ignore_errors=True)
+    for spent in (out / "shingles", out / "paragraphs", out / "remaining"):
+        shutil.rmtree(spent, ignore_errors=True)
     return Outcome(sum(row_count(part) for part in parts), kept, metrics=metrics | {"bands": bands, "rows": rows})
 
 
@@ -159,8 +174,10 @@ def _write_sketches(job: _Sketching) -> None:
     schema = pa.schema([*_SKETCH, *[("quality", pa.float64())] * job.quality, ("signature", signature)])
     batches = []
     with _set_writer(sets) as write_sets:
-        for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["id", "text"]):
+        for batch, whole in _batches(job):
             digests, lengths, words, signatures = sketch(batch["text"], SHINGLE_WORDS, job.permuted)
+            if whole is not None:  # exact duplicates are so with all of their paragraphs
+                digests = sketch(whole, SHINGLE_WORDS, job.permuted[:, :0]).digests
             packed = pa.py_buffer(signatures.astype("<u4", copy=False))
             column = pa.FixedSizeBinaryArray.from_buffers(signature, len(batch), [None, packed])
             high, low = (np.ascontiguousarray(half) for half in digests.T)
@@ -171,6 +188,16 @@ def _write_sketches(job: _Sketching) -> None:
                 columns += [shingles.letters * shingles.distinct] * job.quality
             batches.append(pa.record_batch([*columns, column], schema=schema))
     write_parquet(sketches, pa.Table.from_batches(batches, schema))
+
+
+def _batches(job: _Sketching) -> Iterator[tuple[pa.RecordBatch, pa.StringArray | None]]:
+    """Yield id and text of documents, and the text before paragraphs were cut from the shard, if they were."""
+    batches = pq.ParquetFile(job.remaining).iter_batches(_BATCH, columns=["id", "text"])
+    if job.remaining == job.documents:
+        yield from ((batch, None) for batch in batches)
+        return
+    whole = pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["text"])
+    yield from ((batch, before["text"]) for batch, before in zip(batches, whole, strict=True))
 
 
 @contextmanager
@@ -189,7 +216,7 @@ def _set_writer(path: Path | None) -> Iterator[Callable[[Sets], None]]:
         yield write
 
 
-def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, first: int, out: Path) -> _Keeping:
+def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, rest: Path, first: int, out: Path) -> _Keeping:
     """Write the shard's part of the dropped table; return the job that writes the kept rows."""
     last = first + row_count(part)
     query = "SELECT * FROM dropped WHERE place >= ? AND place < ? ORDER BY place"
@@ -199,7 +226,7 @@ def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, first: int
     for name in origins.column_names:
         table = table.append_column(name, origins[name])
     write_parquet(out / "dropped" / part.name, table.select(DROPPED.names).cast(DROPPED))
-    return _Keeping(part, out / "documents" / part.name, rows)
+    return _Keeping(rest, out / "documents" / part.name, rows)
 
 
 def _write_kept(job: _Keeping) -> int:
@@ -210,6 +237,30 @@ def _write_kept(job: _Keeping) -> int:
         keep[job.dropped] = False
         write_parquet(job.kept, table.filter(pa.array(keep)))
     return row_count(job.kept)
+
+
+def _drop_emptied(connection: duckdb.DuckDBPyConnection) -> int:
+    """Add documents without a remaining paragraph to `dropped`, in the cluster of one that has it; return how many."""
+    connection.execute(
+        """CREATE TABLE added AS
+        SELECT emptied.place, own.id, holding.id AS duplicate_of, 'paragraphs' AS kind, 1.0 AS similarity,
+            coalesce(dropped.cluster, holding.id) AS cluster
+        FROM emptied
+        JOIN documents own ON own.place = emptied.place
+        JOIN documents holding ON holding.place = holder
+        LEFT JOIN dropped ON dropped.place = holder
+        WHERE emptied.place NOT IN (SELECT place FROM dropped)"""
+    )
+    connection.execute("UPDATE dropped SET cluster = added.cluster FROM added WHERE dropped.cluster = added.id")
+    connection.execute("INSERT INTO dropped SELECT * FROM added")
+    return int(connection.table("added").count("*").fetchall()[0][0])
+
+
+def _cut_metrics(account: Path) -> dict[str, int | float | str]:
+    """Return the numbers of cut paragraphs and characters."""
+    sizes = [pc.sum(pq.read_table(part, columns=["characters"])["characters"]) for part in parquet_parts(account)]
+    count = sum(row_count(part) for part in parquet_parts(account))
+    return {"cut_paragraphs": count, "cut_characters": sum(size.as_py() or 0 for size in sizes)}
 
 
 def _clusters(connection: duckdb.DuckDBPyConnection) -> pa.Table:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import row_count
-from homegrown.corpus.lsh import Documents, band_keys, link, roots, similarities
+from homegrown.corpus.lsh import Documents, band_keys, link, roots, similarities, stars
 
 Nodes = NDArray[np.uint32]
 
@@ -78,7 +78,8 @@ def find_duplicates(
     compared = _spread(folder, parts, index, bands)
     parents = np.arange(len(index.places), dtype=np.uint32)
     links = _link(connection, compared, settings.threshold, parents, advance)
-    near = _near(index, compared, settings.threshold, links, roots(parents))
+    clustered = _stars if settings.linkage == "star" else _chains
+    near = clustered(index, compared, settings.threshold, links, roots(parents))
     connection.register("drops", pa.concat_tables([near, _exact(index, near)]))
     connection.execute(
         """CREATE TABLE dropped AS
@@ -202,27 +203,42 @@ def _complete_buckets(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[NDArr
     yield keys, nodes
 
 
-def _near(index: Index, compared: Compared, threshold: float, links: Links, tree: Nodes) -> pa.Table:
+def _stars(index: Index, compared: Compared, threshold: float, links: Links, tree: Nodes) -> pa.Table:
+    """Return the documents that are similar to a kept one; each is dropped for that one alone."""
+    nodes = np.unique(links.pairs)
+    nodes = nodes[np.lexsort((index.ranks[nodes], tree[nodes]))]
+    places, alike = stars(compared.documents, compared.slots[nodes], tree[nodes], threshold)
+    dropped = places != np.arange(len(nodes))
+    kept = nodes[places[dropped]]
+    return _drops(nodes[dropped], kept, "near", alike[dropped], kept)
+
+
+def _chains(index: Index, compared: Compared, threshold: float, links: Links, tree: Nodes) -> pa.Table:
     """Return the dropped documents of every cluster: all but the first in the order of keeping.
 
     The `original` of a document is the kept one if the two are similar themselves, else its most similar neighbor among
     the links of the cluster.
     """
-    pairs = np.concatenate([links.pairs, links.pairs[:, ::-1]])
-    alike = np.concatenate([links.similarities, links.similarities])
-    order = np.lexsort((pairs[:, 1], -alike, pairs[:, 0]))
-    nodes, best = np.unique(pairs[order, 0], return_index=True)  # each with its most similar neighbor
-    neighbors, alike = pairs[order[best], 1], alike[order[best]]
-
+    nodes = np.unique(links.pairs)
     order = np.lexsort((index.ranks[nodes], tree[nodes]))
     clusters, first = np.unique(tree[nodes][order], return_index=True)
     kept = nodes[order[first]][np.searchsorted(clusters, tree[nodes])]
+    neighbors, alike = _nearest(links)
     dropped = nodes != kept
     nodes, neighbors, alike, kept = nodes[dropped], neighbors[dropped], alike[dropped], kept[dropped]
 
     direct = similarities(compared.documents, compared.slots[nodes], compared.slots[kept], threshold)
     originals = np.where(direct >= threshold, kept, neighbors)
     return _drops(nodes, originals, "near", np.where(direct >= threshold, direct, alike), kept)
+
+
+def _nearest(links: Links) -> tuple[Nodes, NDArray[np.float64]]:
+    """Return the most similar neighbor of each linked node, ascending, and their similarity."""
+    pairs = np.concatenate([links.pairs, links.pairs[:, ::-1]])
+    alike = np.concatenate([links.similarities, links.similarities])
+    order = np.lexsort((pairs[:, 1], -alike, pairs[:, 0]))
+    _, best = np.unique(pairs[order, 0], return_index=True)
+    return pairs[order[best], 1], alike[order[best]]
 
 
 def _exact(index: Index, near: pa.Table) -> pa.Table:

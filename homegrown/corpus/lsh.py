@@ -112,6 +112,33 @@ def similarities(
 
 
 @compiled
+def stars(
+    documents: Documents, members: NDArray[np.uint32], trees: NDArray[np.uint32], threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return for each member of a cluster the place of the member that stands for it, and their similarity.
+
+    `members` (m,) are documents by number, sorted by their cluster `trees` (m,), the most wanted of a cluster first. In
+    this order, each is represented by the first representative with a similarity of at least `threshold`, else by
+    itself (greedy star clustering, Aslam et al. 2004). So no two representatives of a cluster are similar.
+    """
+    places, similarities_ = np.arange(members.size), np.ones(members.size, np.float64)
+    centers = np.empty(members.size, np.int64)
+    count = 0
+    for i in range(members.size):
+        if i == 0 or trees[i] != trees[i - 1]:
+            count = 0
+        for k in range(count):
+            alike = similarity(documents, members[centers[k]], members[i], threshold)
+            if alike >= threshold - _EPSILON:
+                places[i], similarities_[i] = centers[k], alike
+                break
+        if places[i] == i:
+            centers[count] = i
+            count += 1
+    return places, similarities_
+
+
+@compiled
 def similarity(documents: Documents, left: int, right: int, threshold: float) -> float:
     """Return the Jaccard similarity of two documents: true if their shingles are known, else estimated.
 

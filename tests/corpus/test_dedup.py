@@ -20,7 +20,7 @@ from homegrown.corpus.lsh import WINDOW, Documents, banding, link, roots
 from homegrown.util.seeds import derive
 from tests.corpus.made_up import corpus, digests, jaccard, rows_of, write_documents
 
-SETTINGS = DedupSettings(verification="signature")
+SETTINGS = DedupSettings(verification="signature", linkage="single")
 
 
 def run(base: Path, texts: list[str], executor: Executor | None = None, rows: int = 50) -> Path:
@@ -208,3 +208,107 @@ def test_repeated_rows_of_a_file_are_identified_by_position(tmp_path: Path) -> N
     kept, dropped = rows_of(out / "documents"), rows_of(out / "dropped")
     assert {row["id"] for row in dropped} == {kept[0]["id"]}
     assert sorted(row["position"] for row in [*kept, *dropped]) == [1, 2, 3, 4]
+
+
+def windows(count: int, step: int) -> list[str]:
+    words = [f"w{Random(number).randrange(10**6)}" for number in range(count * step + 200)]
+    return [" ".join(words[number * step : number * step + 200]) for number in range(count)]
+
+
+def similarities_to_kept(out: Path, documents: dict[str, str]) -> list[float]:
+    near = [row for row in rows_of(out / "dropped") if row["kind"] == "near"]
+    return [jaccard(documents[row["id"]], documents[row["cluster"]]) for row in near]
+
+
+@pytest.mark.parametrize(("linkage", "least", "kept"), [("star", 0.7, range(5, 20)), ("single", 0.0, range(1, 2))])
+def test_a_chain_of_windows_leaves_one_or_similar_ones(tmp_path: Path, linkage: str, least: float, kept: range) -> None:
+    texts = windows(40, 12)
+    write_documents(tmp_path / "in", texts, 7)
+    settings = DedupSettings.model_validate({"linkage": linkage})
+    with ThreadPoolExecutor(2) as pool:
+        dedup(tmp_path / "out", tmp_path / "in", settings, seed=5, memory_gb=0.5, executor=pool)
+    documents = {row["id"]: row["text"] for row in rows_of(tmp_path / "in" / "documents")}
+    found = similarities_to_kept(tmp_path / "out", documents)
+    left = [row["text"] for row in rows_of(tmp_path / "out" / "documents")]
+    assert len(left) in kept and len(left) + len(found) == 40
+    assert (min(found) >= least) if least else min(found) == 0
+    if linkage == "star":
+        assert all(jaccard(one, other) < 0.7 for one, other in combinations(left, 2))
+
+
+PARAGRAPHS = ["License: " + "you may copy this as you like. " * 4, "Footer of the site. " * 5, "short footer"]
+
+
+def cut_by_hand(texts: list[str], least: int, characters: int) -> list[str]:
+    """The texts without the paragraphs that `least` different ones share, but for the first of each."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().split())
+
+    holders: dict[str, set[str]] = {}
+    for text in texts:
+        for paragraph in text.split("\n\n"):
+            if len(paragraph) >= characters:
+                holders.setdefault(plain(paragraph), set()).add(plain(text))
+    seen: set[str] = set()
+    left = []
+    for text in texts:
+        remaining = []
+        for paragraph in text.split("\n\n"):
+            key = plain(paragraph)
+            if len(holders.get(key, ())) < least or key not in seen:
+                remaining.append(paragraph)
+            seen.add(key)
+        left.append("\n\n".join(remaining).strip("\n"))
+    return left
+
+
+@pytest.mark.parametrize("rows", [3, 50])
+def test_paragraphs_that_many_share_stay_in_the_first(tmp_path: Path, rows: int) -> None:
+    draw = Random(3)
+    texts = []
+    for text in corpus(12, 40):
+        parts = [text, *draw.sample(PARAGRAPHS, draw.randrange(4))]
+        parts = [part.upper() if draw.random() < 0.2 else part for part in parts]
+        draw.shuffle(parts)
+        texts.append("\n\n".join(parts))
+    texts += [texts[3], PARAGRAPHS[0], "\n\n".join(PARAGRAPHS[:2])]
+    write_documents(tmp_path / "in", texts, rows)
+    settings = DedupSettings.model_validate({"paragraphs": {"min_documents": 3}, "threshold": 1.0})
+    with ThreadPoolExecutor(2) as pool:
+        outcome = dedup(tmp_path / "out", tmp_path / "in", settings, seed=5, memory_gb=0.5, executor=pool)
+    written = [row["text"] for row in rows_of(tmp_path / "in" / "documents")]
+    expected = cut_by_hand(written, 3, 60)
+    places = {row["position"]: number for number, row in enumerate(rows_of(tmp_path / "in" / "documents"))}
+    for row in rows_of(tmp_path / "out" / "documents"):
+        assert row["text"] == expected[places[row["position"]]]
+    dropped = rows_of(tmp_path / "out" / "dropped")
+    emptied = {places[row["position"]] for row in dropped if row["kind"] == "paragraphs"}
+    assert emptied == {number for number, text in enumerate(expected) if not text} and len(emptied) == 2
+    account = rows_of(tmp_path / "out" / "cut")
+    assert outcome.metrics["cut_paragraphs"] == len(account) > 20
+    for row in account:
+        text = written[places[row["position"]]]
+        assert text[row["start"] :][: row["characters"]].strip().startswith(row["text_start"][:50])
+        assert len(text) - len(expected[places[row["position"]]]) >= row["characters"]
+    assert len(account) == sum(
+        len(text.split("\n\n")) - len(left.split("\n\n")) + (not left)
+        for text, left in zip(written, expected, strict=True)
+    )
+
+
+def test_a_license_in_many_texts_takes_none_of_them(tmp_path: Path) -> None:
+    license_text = "\n\n".join(" ".join(f"clause{number}x{word}" for word in range(60)) for number in range(5))
+    texts = [
+        f"{license_text}\n\nProgram {number} does {' '.join(f'n{number}w{word}' for word in range(20))}"
+        for number in range(19)
+    ]
+    write_documents(tmp_path / "in", texts, 50)
+    left = {}
+    for name, paragraphs in (("without", None), ("with", {})):
+        settings = DedupSettings.model_validate({"paragraphs": paragraphs})
+        with ThreadPoolExecutor(2) as pool:
+            dedup(tmp_path / name, tmp_path / "in", settings, seed=5, memory_gb=0.5, executor=pool)
+        left[name] = [row["text"] for row in rows_of(tmp_path / name / "documents")]
+    assert (len(left["without"]), len(left["with"])) == (1, 19)
+    assert sum("clause0x0" in text for text in left["with"]) == 1
