@@ -174,10 +174,10 @@ def _write_sketches(job: _Sketching) -> None:
     schema = pa.schema([*_SKETCH, *[("quality", pa.float64())] * job.quality, ("signature", signature)])
     batches = []
     with _set_writer(sets) as write_sets:
-        for batch, whole in _batches(job):
+        for batch, original in _batches(job):
             digests, lengths, words, signatures = sketch(batch["text"], SHINGLE_WORDS, job.permuted)
-            if whole is not None:  # exact duplicates are so with all of their paragraphs
-                digests = sketch(whole, SHINGLE_WORDS, job.permuted[:, :0]).digests
+            if original is not None:  # exact duplicates are so with all of their paragraphs
+                digests = sketch(original, SHINGLE_WORDS, job.permuted[:, :0]).digests
             packed = pa.py_buffer(signatures.astype("<u4", copy=False))
             column = pa.FixedSizeBinaryArray.from_buffers(signature, len(batch), [None, packed])
             high, low = (np.ascontiguousarray(half) for half in digests.T)
@@ -196,8 +196,8 @@ def _batches(job: _Sketching) -> Iterator[tuple[pa.RecordBatch, pa.StringArray |
     if job.remaining == job.documents:
         yield from ((batch, None) for batch in batches)
         return
-    whole = pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["text"])
-    yield from ((batch, before["text"]) for batch, before in zip(batches, whole, strict=True))
+    original = pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["text"])
+    yield from ((batch, before["text"]) for batch, before in zip(batches, original, strict=True))
 
 
 @contextmanager

@@ -115,11 +115,11 @@ def similarities(
 def stars(
     documents: Documents, members: NDArray[np.uint32], trees: NDArray[np.uint32], threshold: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return for each member of a cluster the place of the member that stands for it, and their similarity.
+    """Return for each member of a cluster the place of its representative, and their similarity.
 
     `members` (m,) are documents by number, sorted by their cluster `trees` (m,), the most wanted of a cluster first. In
-    this order, each is represented by the first representative with a similarity of at least `threshold`, else by
-    itself (greedy star clustering, Aslam et al. 2004). So no two representatives of a cluster are similar.
+    this order, each has the first representative with a similarity of at least `threshold`, else itself (greedy star
+    clustering, Aslam et al. 2004). So no two representatives of a cluster are similar.
     """
     places, similarities_ = np.arange(members.size), np.ones(members.size, np.float64)
     centers = np.empty(members.size, np.int64)

@@ -73,7 +73,7 @@ def cut(
     executor: Executor,
     advance: Callable[[], None],
 ) -> list[Path]:
-    """Cut repeated paragraphs of the shards `parts`; return the shards to go on with, cut or as they are.
+    """Cut repeated paragraphs of the shards `parts`; return the shards that remain, those without cuts unchanged.
 
     A paragraph of at least `min_characters` that occurs in at least `min_documents` different documents stays in the
     first of them. Writes the table `cut` under `out` (see CUT), and shards with cuts under `out/remaining`, whose rows
