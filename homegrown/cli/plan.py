@@ -41,13 +41,14 @@ def plan(
 ) -> None:
     """Predict text, memory, time and energy of PIPELINE.
 
-    On this machine, the time comes from a few real steps on random tokens. They take about twenty seconds and leave no
-    files. Earlier runs are shown beside the prediction.
+    PIPELINE is a recipe of pipelines.yaml, such as tiny, starter or finetune/tiny. On this machine, the time comes from
+    a few real steps on random tokens. They take about twenty seconds and leave no files. Earlier runs are shown beside
+    the prediction.
     """
     import json
     import math
 
-    from homegrown.config.pipelines import load_recipe
+    from homegrown.config.pipelines import load_any
     from homegrown.planning import gpus
     from homegrown.planning.machine import this_machine
     from homegrown.planning.plan import make_plan
@@ -59,7 +60,7 @@ def plan(
             raise UserError(f"{option} is {value}; give a finite number.")
     if gpu is None and (count or mfu):
         raise UserError("--count and --mfu need --gpu; this machine is measured with compute.processes devices.")
-    recipe = load_recipe(pipeline, changes)
+    recipe = load_any(pipeline, changes)
     if gpu is None:
         target = this_machine_as_target(this_machine(), recipe, watts)
     else:

@@ -51,6 +51,18 @@ def load_dpo(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> 
     return _deployed(DpoRecipe, _DPO, name, changes, file)
 
 
+def load_any(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe | FinetuneRecipe:
+    """Return the recipe of a deployment named with or without its flow: tiny, pretrain/tiny, finetune/tiny.
+
+    Raises:
+        UserError: as `load_recipe` does.
+    """
+    flow, _, deployment = name.partition("/")
+    if flow == "finetune" and deployment:
+        return load_finetuning(deployment, changes, file)
+    return load_recipe(deployment if flow in ("pretrain", "adapt") and deployment else name, changes, file)
+
+
 def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
     """Return the recipe of pretraining, fine-tuning or DPO with this name as plain values.
 

@@ -1,5 +1,6 @@
 """Import of base models: a Hugging Face folder, a GGUF file, or the starter."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from homegrown.config.starter import STARTER, is_external, starter_file
@@ -33,7 +34,16 @@ def config_of(base: str) -> ModelConfig:
         UserError: it is missing, damaged or not supported.
     """
     file = _gguf_file(base)
-    return huggingface_reader.shape_of(Path(base)) if file is None else gguf_reader.gguf_config(file)
+    if file is None:
+        return huggingface_reader.shape_of(Path(base))
+    facts = file.stat() if file.is_file() else None
+    return _gguf_config(file, facts and (facts.st_mtime_ns, facts.st_size))
+
+
+@lru_cache(maxsize=8)
+def _gguf_config(file: Path, state: tuple[int, int] | None) -> ModelConfig:
+    """Return the configuration of a GGUF file in this `state`; reading its vocabulary takes seconds."""
+    return gguf_reader.gguf_config(file)
 
 
 def has_chat_format(base: str, store: Store) -> bool:

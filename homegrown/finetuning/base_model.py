@@ -65,11 +65,7 @@ def load_frozen(
 
 def flops_per_token(config: ModelConfig, settings: FinetuneSettings) -> int:
     """Return 6 operations per weight and token; 4 with an adapter, as the base needs no weight gradients."""
-    every = config.flops_per_token()
-    if settings.method == "full":
-        return every
-    attention = 12 * config.layers * config.heads * config.head_size * config.context
-    return attention + (every - attention) * 2 // 3
+    return config.flops_per_token(frozen=settings.method != "full")
 
 
 def _in_four_bits(model: Transformer) -> None:

@@ -96,16 +96,17 @@ class ModelConfig:
         vectors = self.layers * (attention_biases + feed_forward_biases + norms) + 2 * self.hidden
         return embedding + output + self.vocabulary_size + self._block_matrices() + vectors
 
-    def flops_per_token(self) -> int:
+    def flops_per_token(self, *, frozen: bool = False) -> int:
         """Return the floating-point operations to train on one token at full context.
 
-        6 for each weight of a matrix product (2 forward, 4 backward) and 12 x layers x width x context for attention
-        (Chowdhery et al. 2022, PaLM, appendix B), where a sliding window replaces the context.
+        6 for each weight of a matrix product (2 forward, 4 backward; 2 backward if it is `frozen`, below an adapter)
+        and 12 x layers x width x context for attention (Chowdhery et al. 2022, PaLM, appendix B), where a sliding
+        window replaces the context.
         The output projection counts, the embedding lookup does not.
         """
         matrices = self._block_matrices() + self.vocabulary_size * self.hidden
         attended = sum(min(self.context, self.window(layer) or self.context) for layer in range(self.layers))
-        return 6 * matrices + 12 * attended * self.heads * self.head_size
+        return (4 if frozen else 6) * matrices + 12 * attended * self.heads * self.head_size
 
     def _block_matrices(self) -> int:
         queries_and_output = 2 * self.hidden * self.heads * self.head_size

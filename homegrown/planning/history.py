@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from homegrown.config.recipe import Recipe
+from homegrown.config.finetune_recipe import FinetuneRecipe
+from homegrown.planning.compute import AnyRecipe
 from homegrown.store.artifacts import Manifest, Store
 from homegrown.store.runs import recorded
 
@@ -23,13 +24,14 @@ class Past:
     seconds_to_first_step: float | None
 
 
-def past_runs(store: Store, recipe: Recipe, most: int) -> list[Past]:
+def past_runs(store: Store, recipe: AnyRecipe, most: int) -> list[Past]:
     """Return the last training runs with the recipe's model, vocabulary and training settings, newest first."""
+    stage = "finetune" if isinstance(recipe, FinetuneRecipe) else "pretrain"
     wanted = _determining(recipe.model_dump(mode="json"))
-    made = {one.manifest.key: one for one in store.all() if one.manifest.stage == "pretrain"}
+    made = {one.manifest.key: one for one in store.all() if one.manifest.stage == stage}
     found: dict[str, Past] = {}
     for run in reversed(recorded(store).values()):
-        key = run.keys.get("pretrain")
+        key = run.keys.get(stage)
         if key in made and key not in found and _determining(run.recipe) == wanted:
             manifest = made[key].manifest
             found[key] = _past(made[key].name, manifest, int(run.recipe["compute"]["processes"]))
@@ -38,7 +40,8 @@ def past_runs(store: Store, recipe: Recipe, most: int) -> list[Past]:
 
 def _determining(recipe: dict[str, dict[str, object]]) -> list[object]:
     """Return the parts of a recorded recipe that determine time and memory; its text does not."""
-    return [recipe.get("model"), recipe.get("training"), recipe.get("tokenizer", {}).get("vocabulary_size")]
+    parts = [recipe.get(name) for name in ("base", "adaptation", "finetuning", "model", "training")]
+    return [*parts, recipe.get("tokenizer", {}).get("vocabulary_size")]
 
 
 def _past(name: str, manifest: Manifest, processes: int) -> Past:

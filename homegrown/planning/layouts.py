@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from homegrown.config.recipe import Parallel, Recipe, TrainingSettings
+from homegrown.config.recipe import Parallel, TrainingSettings
 from homegrown.model.config import ModelConfig
-from homegrown.planning.compute import step_tokens
+from homegrown.planning.compute import Adapter, AnyRecipe, adapter_of, flops_per_token, step_tokens
 from homegrown.planning.memory import MARGIN, Layout, Memory, training_memory
 from homegrown.training.compilation import compiles
 from homegrown.util.errors import UserError
@@ -24,7 +24,7 @@ class Fit:
 
 
 def layouts(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     config: ModelConfig,
     device: Literal["cpu", "cuda"],
     value_bytes: Literal[2, 4],
@@ -38,7 +38,7 @@ def layouts(
     Raises:
         UserError: so many devices cannot share the batch.
     """
-    settings = recipe.training
+    settings, adapter = recipe.training, adapter_of(recipe)
     parallels: list[Parallel] = ["ddp", "fsdp"] if devices > 1 else ["ddp"]
     kinds = [(parallel, again) for parallel in parallels for again in (False, True)]
     own = (recipe.compute.parallel if devices > 1 else "ddp", settings.activation_checkpointing)
@@ -54,7 +54,7 @@ def layouts(
             f"The devices ({devices}) must divide training.batch_size ({settings.batch_size}); change one of the two."
         )
     tokens = step_tokens(config, settings) * settings.max_steps
-    compiled = compiles(settings.compile, device, config.flops_per_token(), tokens)
+    compiled = compiles(settings.compile, device, flops_per_token(config, adapter), tokens)
     found = []
     for parallel, again in kinds:
         layout = Layout(
@@ -67,8 +67,8 @@ def layouts(
             checkpointing=again,
             compiled=compiled,
         )
-        layout = _with_rows(config, settings, layout, memory_bytes)
-        memory = training_memory(config, settings, layout)
+        layout = _with_rows(config, settings, layout, memory_bytes, adapter)
+        memory = training_memory(config, settings, layout, adapter)
         found.append(Fit(layout, memory, fits(memory.peak, memory_bytes)))
     return found
 
@@ -78,7 +78,9 @@ def fits(peak: int, memory_bytes: int) -> bool:
     return peak <= (1 - MARGIN) * memory_bytes
 
 
-def _with_rows(config: ModelConfig, settings: TrainingSettings, layout: Layout, memory_bytes: int) -> Layout:
+def _with_rows(
+    config: ModelConfig, settings: TrainingSettings, layout: Layout, memory_bytes: int, adapter: Adapter | None
+) -> Layout:
     """Return the layout with the rows per forward pass that the trainer would choose for its share `layout.rows`."""
     share = layout.rows
     divisors = [rows for rows in range(share, 0, -1) if share % rows == 0]
@@ -90,7 +92,7 @@ def _with_rows(config: ModelConfig, settings: TrainingSettings, layout: Layout, 
         rows = 1
         for candidate in divisors:
             tried = replace(layout, rows=candidate, passes=share // candidate)
-            if fits(training_memory(config, settings, tried).peak, memory_bytes):
+            if fits(training_memory(config, settings, tried, adapter).peak, memory_bytes):
                 rows = candidate
                 break
     return replace(layout, rows=rows, passes=share // rows)

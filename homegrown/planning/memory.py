@@ -11,7 +11,15 @@ from typing import Literal
 
 from homegrown.config.recipe import Parallel, TrainingSettings
 from homegrown.model.config import ModelConfig
-from homegrown.planning.compute import block_matrices, hidden_parameters
+from homegrown.planning.compute import (
+    Adapter,
+    block_matrices,
+    hidden_parameters,
+    targeted,
+    trained_parameters,
+    vocabulary_matrices,
+    vocabulary_parameters,
+)
 
 CPU_OPS_CONTEXT = 512
 """`homegrown.model.cpu_ops.LONGEST`, whose import needs PyTorch; longer contexts keep no attention scores."""
@@ -59,13 +67,21 @@ class Memory:
     peak: int
 
 
-def training_memory(config: ModelConfig, settings: TrainingSettings, layout: Layout) -> Memory:
+_NF4_BYTES = 0.5 + _FLOAT / 64
+"""A frozen weight in 4 bits, with its share of the scale of 64."""
+
+
+def training_memory(
+    config: ModelConfig, settings: TrainingSettings, layout: Layout, adapter: Adapter | None = None
+) -> Memory:
     """Return the memory of one device during training.
 
     With FSDP2 (Zhao et al. 2023) a device keeps its shard of weights, gradients and moments. During a pass it gathers
     the embedding, the last norm, the current block and the next one. Gradients of all passes of a step but the last
     are not sharded.
     """
+    if adapter is not None:
+        return _adapter_memory(config, layout, adapter)
     sharded = layout.parallel == "fsdp" and layout.devices > 1
     parts = layout.devices if sharded else 1
     gradients = _FLOAT * config.parameter_count() // parts
@@ -95,10 +111,75 @@ def training_memory(config: ModelConfig, settings: TrainingSettings, layout: Lay
     )
 
 
-def moments(config: ModelConfig, settings: TrainingSettings) -> int:
+def _adapter_memory(config: ModelConfig, layout: Layout, adapter: Adapter) -> Memory:
+    """Return the memory of one device that trains an adapter on a frozen base.
+
+    Frozen matrices have the type of the products, or 4 bits; gradients and moments are those of the adapter. The loss
+    has no gradient for a frozen output projection, and autocast copies no frozen weight.
+    """
+    sharded = layout.parallel == "fsdp" and layout.devices > 1
+    parts = layout.devices if sharded else 1
+    size, tokens = layout.value_bytes, layout.rows * config.context
+    blocks, trained = hidden_parameters(config), trained_parameters(config, adapter)
+    tables = vocabulary_matrices(config)
+    vectors = config.parameter_count() - blocks - tables
+    stored = blocks * (_NF4_BYTES if adapter.method == "qlora" else size) + _FLOAT * (trained + vectors)
+    if adapter.embeddings:
+        stored -= _FLOAT * (vocabulary_parameters(config) - tables)  # biases, counted twice
+    else:
+        stored += size * tables
+    weights = int(stored / parts) + _tables(config)
+    gradients = _FLOAT * trained // parts
+    activations = _adapter_saved(config, layout, adapter)
+    chunk = min(tokens, CHUNK_TOKENS[layout.device])
+    working = (_FLOAT + size) * (tokens * config.hidden + chunk * config.vocabulary_size)
+    if adapter.embeddings:
+        working += 2 * size * tables
+    if sharded:
+        working += int(stored - blocks * size * (1 - 2 / config.layers))
+    backward = 4 * _FLOAT * tokens * config.hidden
+    block = 2 * size * tokens * config.feed_forward
+    if layout.checkpointing:
+        block += _adapted_block(config, layout, adapter)
+    if adapter.method == "qlora":
+        block += size * max(rows * columns for rows, columns in block_matrices(config))
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=2 * gradients,
+        activations=activations,
+        working=working,
+        peak=weights + 3 * gradients + activations + max(working, backward, block),
+    )
+
+
+def _adapter_saved(config: ModelConfig, layout: Layout, adapter: Adapter) -> int:
+    """Return the bytes that a forward pass with an adapter saves, without the weights."""
+    tokens, size = layout.rows * config.context, layout.value_bytes
+    block = _FLOAT * tokens * config.hidden if layout.checkpointing else _adapted_block(config, layout, adapter)
+    output = _FLOAT * vocabulary_parameters(config) if adapter.embeddings else 0
+    indices = 8 * layout.rows * (config.context + 1)
+    return config.layers * block + indices + _norm_saved(config, tokens) + size * tokens * config.hidden + output
+
+
+def _adapted_block(config: ModelConfig, layout: Layout, adapter: Adapter) -> int:
+    """Return what a block with an adapter saves: without inputs of frozen matrices alone, with those of the adapter."""
+    tokens, size, shapes = layout.rows * config.context, layout.value_bytes, targeted(config, adapter)
+    numbers = len(shapes) * adapter.rank
+    if not {"q_proj", "k_proj", "v_proj"} & {*adapter.targets}:
+        numbers -= config.hidden
+    if not {"gate_proj", "up_proj"} & {*adapter.targets}:
+        numbers -= config.hidden
+    if "down_proj" not in adapter.targets:
+        numbers -= config.feed_forward
+    dropped = (size + 1) * sum(columns for _, columns in shapes) if adapter.dropout else 0
+    return _block_saved(config, layout) + tokens * (size * numbers + dropped)
+
+
+def moments(config: ModelConfig, settings: TrainingSettings, adapter: Adapter | None = None) -> int:
     """Return the bytes of the optimizer's state: two moments per parameter with AdamW, one with Muon."""
     with_muon = hidden_parameters(config) if settings.optimizer == "muon" else 0
-    return _FLOAT * (2 * config.parameter_count() - with_muon)
+    return _FLOAT * (2 * trained_parameters(config, adapter) - with_muon)
 
 
 def saved_for_backward(config: ModelConfig, layout: Layout) -> int:

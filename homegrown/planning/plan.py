@@ -3,16 +3,26 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from homegrown.config.recipe import Recipe
+from homegrown.config.finetune_recipe import FinetuneRecipe
 from homegrown.model.config import ModelConfig
-from homegrown.planning.compute import compute_optimal_tokens, config_of, optimizer_flops, step_tokens
+from homegrown.planning.compute import (
+    Adapter,
+    AnyRecipe,
+    adapter_of,
+    compute_optimal_tokens,
+    config_of,
+    flops_per_token,
+    optimizer_flops,
+    step_tokens,
+    trained_parameters,
+)
 from homegrown.planning.cost import ASSUMED_UTILISATION, Cost, measured_cost, specified_cost
 from homegrown.planning.history import Past, past_runs
 from homegrown.planning.layouts import Fit, fits, layouts
 from homegrown.planning.memory import Layout, training_memory
 from homegrown.planning.probe import Probed, probe
 from homegrown.planning.target import Target
-from homegrown.planning.text import Text, text_of
+from homegrown.planning.text import Text, conversations_of, text_of
 from homegrown.store.artifacts import Store
 
 GUIDE = {
@@ -32,19 +42,22 @@ class Plan:
     """The plan of a recipe.
 
     `flops` counts the operations of the model and the optimizer's matrix products over all steps. `cost` is None if
-    nothing was measured.
+    nothing was measured, `compute_optimal_tokens` if the model starts from a base.
     """
 
     recipe: str
     family: str
     parameters: int
+    trained_parameters: int
+    adapter: Adapter | None
     guide_parameters: float | None
     flops_per_token: int
     steps: int
+    sequence_length: int
     step_tokens: int
     tokens: int
     flops: float
-    compute_optimal_tokens: int
+    compute_optimal_tokens: int | None
     text: Text
     epochs: float | None
     target: Target
@@ -63,15 +76,24 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, store: Store, target: Target, *, measure: bool = True, utilisation: float | None = None
+    recipe: AnyRecipe, store: Store, target: Target, *, measure: bool = True, utilisation: float | None = None
 ) -> Plan:
     """Return the plan of a recipe on a target: this machine, measured on request, or GPUs at an assumed `utilisation`.
 
     Raises:
-        UserError: the devices cannot share the batch of the recipe.
+        UserError: the devices cannot share the batch of the recipe, or its base or its conversations are missing.
     """
-    settings = recipe.training
+    past = past_runs(store, recipe, _PAST_RUNS)
     config = config_of(recipe, store)
+    if isinstance(recipe, FinetuneRecipe):
+        conversations = conversations_of(store, recipe, config)
+        text, config = conversations.text, replace(config, context=conversations.length)
+        once: int | None = conversations.rows * conversations.length
+        recipe = recipe.model_copy(update={"training": recipe.training.resolved(conversations.rows)})
+    else:
+        text = text_of(store, recipe, config.vocabulary_size)
+        once = text.tokens
+    settings, adapter = recipe.training, adapter_of(recipe)
     ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
     probed = None
     cost = None
@@ -82,30 +104,33 @@ def make_plan(
     elif measure:
         probed = _probe(recipe, config, target)
         cost = measured_cost(recipe, config, target, probed)
-    text, tokens = text_of(store, recipe, config.vocabulary_size), step_tokens(config, settings) * settings.max_steps
+    tokens = step_tokens(config, settings) * settings.max_steps
     shape = (config.hidden, config.layers, config.heads, config.feed_forward, config.context)
     return Plan(
         recipe=recipe.name,
         family=config.family,
         parameters=config.parameter_count(),
+        trained_parameters=trained_parameters(config, adapter),
+        adapter=adapter,
         guide_parameters=GUIDE.get(shape),
-        flops_per_token=config.flops_per_token(),
+        flops_per_token=flops_per_token(config, adapter),
         steps=settings.max_steps,
+        sequence_length=config.context,
         step_tokens=step_tokens(config, settings),
         tokens=tokens,
-        flops=float(tokens * config.flops_per_token() + settings.max_steps * optimizer_flops(config, settings)),
-        compute_optimal_tokens=compute_optimal_tokens(config.parameter_count()),
+        flops=float(tokens * flops_per_token(config, adapter) + settings.max_steps * optimizer_flops(config, settings)),
+        compute_optimal_tokens=None if recipe.base else compute_optimal_tokens(config.parameter_count()),
         text=text,
-        epochs=tokens / text.tokens if text.tokens else None,
+        epochs=tokens / once if once else None,
         target=target,
         fits=ways,
         cost=cost,
         base_memory_bytes=probed.base_memory_bytes if probed else 0,
-        past=past_runs(store, recipe, _PAST_RUNS),
+        past=past,
     )
 
 
-def _probe(recipe: Recipe, config: ModelConfig, target: Target) -> Probed:
+def _probe(recipe: AnyRecipe, config: ModelConfig, target: Target) -> Probed:
     """Measure a few steps with as many layers as fit the device, one sequence per pass."""
     alone = Layout(
         target.device,
@@ -118,7 +143,7 @@ def _probe(recipe: Recipe, config: ModelConfig, target: Target) -> Probed:
     )
     layers = config.layers
     while layers > 1:
-        needed = training_memory(replace(config, layers=layers), recipe.training, alone).peak
+        needed = training_memory(replace(config, layers=layers), recipe.training, alone, adapter_of(recipe)).peak
         if fits(needed, target.memory_bytes):
             break
         layers //= 2

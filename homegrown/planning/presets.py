@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from homegrown.config.recipe import Recipe
 from homegrown.planning import gpus
-from homegrown.planning.compute import config_of
+from homegrown.planning.compute import adapter_of, config_of
 from homegrown.planning.disk import disk_needed
 from homegrown.planning.memory import MARGIN, Layout, training_memory
 from homegrown.planning.target import value_bytes
@@ -39,14 +39,15 @@ class Wants:
 
 def wants(recipe: Recipe, store: Store) -> Wants:
     """Return the hardware that a recipe needs."""
-    config, settings = config_of(recipe, store), recipe.training
+    config, settings, adapter = config_of(recipe, store), recipe.training, adapter_of(recipe)
     comfortable = min(settings.batch_size, max(1, _COMFORTABLE_TOKENS // config.context))
     size = value_bytes(settings.precision, narrow=True)
     least, recommended = (
-        training_memory(config, settings, Layout("cuda", size, rows, 2, checkpointing=again)).peak / (1 - MARGIN)
+        training_memory(config, settings, Layout("cuda", size, rows, 2, checkpointing=again), adapter).peak
+        / (1 - MARGIN)
         for rows, again in ((1, True), (comfortable, False))
     )
-    on_cpu = training_memory(config, settings, Layout("cpu", size, 1, 2)).peak + PROCESS_BYTES
+    on_cpu = training_memory(config, settings, Layout("cpu", size, 1, 2), adapter).peak + PROCESS_BYTES
     text = text_of(store, recipe, config.vocabulary_size)
     smallest = gpus.smallest(recommended)
     return Wants(

@@ -10,9 +10,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from homegrown.config.recipe import ModelSettings, Recipe, Settings, TrainingSettings
+from homegrown.config.recipe import ModelSettings, Settings, TrainingSettings
 from homegrown.model.config import ModelConfig
-from homegrown.planning.compute import optimizer_flops, recomputed_flops_per_token, shape_of, step_tokens
+from homegrown.planning.compute import (
+    Adapter,
+    AnyRecipe,
+    adapter_of,
+    flops_per_token,
+    optimizer_flops,
+    recomputed_flops_per_token,
+    shape_of,
+    step_tokens,
+)
 from homegrown.planning.synthetic import write_synthetic
 from homegrown.training.job import LOGS, NO_TCP_STORE, PARENT_LOCK, REFUSAL, STORE
 from homegrown.training.pretraining import Job
@@ -40,6 +49,8 @@ class ProbeJob(Settings):
     """Target duration of a step of the slice; None: measure the full training."""
     layers: int
     """Maximum layers of the slice, for its memory."""
+    adapter: Adapter | None
+    """The adapter that is trained, on weights in 16 bits; None: all weights."""
 
 
 class Probed(BaseModel):
@@ -70,7 +81,7 @@ class Probed(BaseModel):
 
 
 def probe(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     config: ModelConfig,
     kind: Literal["cpu", "cuda"],
     *,
@@ -99,7 +110,8 @@ def probe(
             parallel=recipe.compute.parallel,
         )
         write_synthetic(folder, config.vocabulary_size, model.context, _WINDOWS)
-        order = ProbeJob(job=job, seconds=seconds, step_seconds=step_seconds, layers=layers)
+        adapter = adapter_of(recipe)
+        order = ProbeJob(job=job, seconds=seconds, step_seconds=step_seconds, layers=layers, adapter=adapter)
         path = folder / "job.json"
         with replacing(path) as temporary:
             temporary.write_text(order.model_dump_json())
@@ -126,9 +138,9 @@ def _launch(job: Path, processes: int) -> str:
     return done.stdout
 
 
-def work(config: ModelConfig, settings: TrainingSettings, devices: int) -> float:
+def work(config: ModelConfig, settings: TrainingSettings, devices: int, adapter: Adapter | None = None) -> float:
     """Return the operations of one device per step: its share of the batch, recomputed activations, Muon's products."""
-    per_token = config.flops_per_token()
+    per_token = flops_per_token(config, adapter)
     if settings.activation_checkpointing:
         per_token += recomputed_flops_per_token(config)
     return step_tokens(config, settings) * per_token / devices + optimizer_flops(config, settings)
@@ -139,6 +151,7 @@ def slice_of(
     training: TrainingSettings,
     vocabulary_size: int,
     devices: int,
+    adapter: Adapter | None = None,
     *,
     flops_per_second: float,
     step_seconds: float,
@@ -165,7 +178,7 @@ def slice_of(
             changes["micro_batch_size"] = math.gcd(training.micro_batch_size, size["batch"] // devices)
         cut = training.model_copy(update=changes)
         config = ModelConfig.from_settings(shape, vocabulary_size, training.dropout)
-        seconds = work(config, cut, devices) / (_USUAL_SHARE * flops_per_second)
+        seconds = work(config, cut, devices, adapter) / (_USUAL_SHARE * flops_per_second)
         while cuts and (size[cuts[0][0]] // 2 < cuts[0][1] or seconds <= cuts[0][2]):
             cuts.pop(0)
         if not cuts:
@@ -174,9 +187,9 @@ def slice_of(
         size[what] = size[what] // 2 // devices * devices if what == "batch" else size[what] // 2
 
 
-def scaled(recipe: Recipe, config: ModelConfig, probed: Probed) -> float:
+def scaled(recipe: AnyRecipe, config: ModelConfig, probed: Probed) -> float:
     """Return the seconds of one step of the full recipe, scaled from the slice by operations."""
     measured = ModelConfig.from_settings(probed.model, config.vocabulary_size, config.dropout)
-    devices = recipe.compute.processes
-    factor = work(config, recipe.training, devices) / work(measured, probed.training, devices)
+    devices, adapter = recipe.compute.processes, adapter_of(recipe)
+    factor = work(config, recipe.training, devices, adapter) / work(measured, probed.training, devices, adapter)
     return probed.step_seconds * factor

@@ -4,25 +4,70 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from homegrown.model.config import ModelConfig
-from homegrown.planning.compute import step_tokens
+from homegrown.planning.compute import Adapter, flops_per_token, step_tokens
 from homegrown.planning.energy import EnergyMeter
 from homegrown.planning.machine import this_machine
 from homegrown.planning.probe import RESULT, Probed, ProbeJob, slice_of
 from homegrown.training.job import PARENT_LOCK, PROGRESS, REFUSAL
-from homegrown.training.pretraining import Job
+from homegrown.training.pretraining import Job, NewModel
 from homegrown.training.stopping import Stop, end_process
 from homegrown.training.worker import prepare_environment
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from homegrown.data.loader import TokenSplit
+    from homegrown.model.transformer import Transformer
     from homegrown.training.distributed import Worker
 
 _LEAST_STEPS = 2
 _NEVER = 10**9
+
+
+class _AdapterJob(Job):
+    """The training of an adapter on a new model, which takes the time and memory of one on a base."""
+
+    adapter: Adapter
+
+    def task(self, train: "TokenSplit", tokenizer: "Tokenizer") -> NewModel:
+        """See `TrainingJob`."""
+        return _NewModelBelowAdapter(self, train, tokenizer)
+
+
+class _NewModelBelowAdapter(NewModel):
+    """A new model, frozen in the type of the products, below an adapter; a `TrainingTask`."""
+
+    def __init__(self, job: _AdapterJob, train: "TokenSplit", tokenizer: "Tokenizer"):
+        super().__init__(job, train, tokenizer)
+        self._adapter, self._precision = job.adapter, job.training.precision
+        self._kind: Literal["cpu", "cuda"] = "cuda" if job.device == "cuda" else "cpu"
+        self.flops_per_token = flops_per_token(self.config, job.adapter)
+
+    def begin(self) -> "Transformer":
+        """See `TrainingTask`."""
+        from homegrown.config.finetune_recipe import FinetuneSettings
+        from homegrown.model import lora
+        from homegrown.model.trained_rows import VOCABULARY
+        from homegrown.training.precision import choose_precision
+
+        model, adapter = super().begin(), self._adapter
+        products = choose_precision(self._precision, self._kind).dtype
+        beside = VOCABULARY if adapter.embeddings else ()
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and name not in beside:
+                parameter.data = parameter.data.to(products)
+        settings = FinetuneSettings(
+            method="lora", rank=adapter.rank, dropout=adapter.dropout, targets=[*adapter.targets]
+        )
+        lora.attach(model, settings, [])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name in beside)
+        return model
 
 
 def main(path: Path) -> None:
@@ -107,7 +152,7 @@ def _training(order: ProbeJob, worker: "Worker") -> Job:
     model, training = job.model, job.training
     config = ModelConfig.from_settings(model, vocabulary_size, training.dropout)
     tokens = step_tokens(config, training) * training.max_steps
-    compiled = compiles(training.compile, worker.kind, config.flops_per_token(), tokens)
+    compiled = compiles(training.compile, worker.kind, flops_per_token(config, order.adapter), tokens)
     if order.step_seconds is not None:
         # Compiling on a CPU takes longer than the rest of the probe and saves a twelfth of its time.
         compiled = compiled and worker.kind == "cuda"
@@ -117,6 +162,7 @@ def _training(order: ProbeJob, worker: "Worker") -> Job:
             training,
             vocabulary_size,
             worker.count,
+            order.adapter,
             flops_per_second=matmul_peak(worker.device, dtype),
             step_seconds=order.step_seconds,
             layers=order.layers,
@@ -131,7 +177,8 @@ def _training(order: ProbeJob, worker: "Worker") -> Job:
         "sample_prompts": [],
         "spike_deviations": None,
     }
-    return job.model_copy(update={"model": model, "training": training.model_copy(update=alone)})
+    job = job.model_copy(update={"model": model, "training": training.model_copy(update=alone)})
+    return job if order.adapter is None else _AdapterJob(**dict(job), adapter=order.adapter)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Checks of doctor for a recipe: variants, memory, disk, GPUs, compiler, training time."""
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from homegrown.config.recipe import Recipe
+from homegrown.config.recipe import AnySource, FilesSource, PackagesSource, Recipe
+from homegrown.corpus.remote import local_path
+from homegrown.corpus.sources import find_files
+from homegrown.data.instruction_files import find
 from homegrown.planning.checks import Check
-from homegrown.planning.compute import config_of, optimizer_flops, step_tokens
+from homegrown.planning.compute import adapter_of, config_of, flops_per_token, optimizer_flops, step_tokens
 from homegrown.planning.layouts import layouts
 from homegrown.planning.machine import Machine, available_memory
 from homegrown.planning.memory import MARGIN
@@ -30,6 +34,9 @@ def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store) 
         UserError: the processes cannot share the batch of the recipe.
     """
     yield _variants(recipe, store)
+    yield _sources("text", recipe.ingest.sources)
+    if recipe.replay is not None:
+        yield _sources("replay", recipe.replay.sources, recipe.replay.conversations)
     device = machine.device(recipe.compute.device)
     if device == "cuda" and len(machine.gpus) < recipe.compute.processes:
         yield _too_few_gpus(recipe, machine)
@@ -52,6 +59,31 @@ def _variants(recipe: Recipe, store: Store) -> Check:
     except UserError as error:
         return Check("quantized variants", "a missing library or unsuitable size", wanted, "bad", str(error))
     return Check("quantized variants", "all supported here", wanted, "ok")
+
+
+def _sources(what: str, sources: Sequence[AnySource], conversations: Sequence[str] = ()) -> Check:
+    """Check the files of sources on this machine, as ingest and replay would refuse them."""
+    files, problems, others = [], [], []
+    for source in sources:
+        if isinstance(source, FilesSource) and local_path(source.path) is not None:
+            try:
+                files += [piece.address for piece in find_files(source).files]
+            except UserError as error:
+                problems.append(str(error))
+        else:
+            others.append("installed packages" if isinstance(source, PackagesSource) else f"{source.name} unchecked")
+    for name in conversations:
+        try:
+            files += find([name], "replay.conversations") if local_path(name) is not None else []
+        except UserError as error:
+            problems.append(str(error))
+    problems += [f"{file} cannot be read; change its permissions." for file in files if not os.access(file, os.R_OK)]
+    if files and not problems and not any(Path(file).stat().st_size for file in files):
+        problems.append(f"All {len(files)} files are empty; name others.")
+    found = ", ".join([f"{len(files):,} files", *others] if files or not others else others)
+    if problems:
+        return Check(what, f"{found}; {len(problems)} problems", "readable files", "bad", " ".join(problems))
+    return Check(what, found, "readable files", "ok")
 
 
 def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:
@@ -127,7 +159,7 @@ def _compiler(recipe: Recipe, store: Store) -> Check:
     tokens = step_tokens(config, recipe.training) * recipe.training.max_steps
     needed = "one, for torch.compile" if setting == "always" else "none"
     if compiler:
-        used = compiles(setting, "cpu", config.flops_per_token(), tokens)
+        used = compiles(setting, "cpu", flops_per_token(config, adapter_of(recipe)), tokens)
         return Check("C++ compiler", compiler, "one, for torch.compile" if used else "none", "ok")
     if setting == "always":
         return Check("C++ compiler", "none", needed, "bad", "Install g++ or clang++, or set training.compile to auto.")
@@ -143,7 +175,8 @@ def _time(recipe: Recipe, store: Store) -> Check:
     from homegrown.training.precision import choose_precision
 
     config, settings = config_of(recipe, store), recipe.training
-    flops = config.flops_per_token() * step_tokens(config, settings) + optimizer_flops(config, settings)
+    flops = flops_per_token(config, adapter_of(recipe)) * step_tokens(config, settings)
+    flops += optimizer_flops(config, settings)
     peak = matmul_peak(torch.device("cpu"), choose_precision(settings.precision, "cpu").dtype)
     seconds = settings.max_steps * flops / (peak * _USUAL_SHARE)
     found = f"about {duration(seconds)} at the usual {_USUAL_SHARE:.0%} of {peak / 1e9:,.0f} GFLOP/s"

@@ -25,16 +25,22 @@ def _summary(plan: Plan) -> Table:
     if plan.guide_parameters:
         guide = f"; the guide's {count(plan.guide_parameters)} does not follow from its own table"
     rows.append(["model", f"{plan.family}, {plan.parameters:,} parameters{guide}"])
+    if plan.adapter:
+        kind = f"{plan.adapter.method} of rank {plan.adapter.rank}"
+        rows.append(["trained", f"{plan.trained_parameters:,} parameters, {kind}; the base is frozen"])
     rows.append(["operations", f"{plan.flops_per_token / 1e9:.3g} GFLOP per token, {plan.flops:.2e} FLOP in total"])
-    rows.append(["training", f"{count(plan.tokens)} tokens: {plan.steps:,} steps of {plan.step_tokens:,}"])
-    share = plan.tokens / plan.compute_optimal_tokens
-    rows.append(
-        [
-            "compute-optimal",
-            f"{count(plan.compute_optimal_tokens)} tokens, {COMPUTE_OPTIMAL_TOKENS} per parameter (Hoffmann et al. "
-            f"2022, table 3); this run trains on {share:.2g} times as many",
-        ]
-    )
+    sequences = plan.step_tokens // plan.sequence_length
+    size = f"{plan.step_tokens:,}, {sequences:,} sequences of {plan.sequence_length:,}"
+    rows.append(["training", f"{count(plan.tokens)} tokens: {plan.steps:,} steps of {size}"])
+    if plan.compute_optimal_tokens is not None:
+        share = plan.tokens / plan.compute_optimal_tokens
+        rows.append(
+            [
+                "compute-optimal",
+                f"{count(plan.compute_optimal_tokens)} tokens, {COMPUTE_OPTIMAL_TOKENS} per parameter (Hoffmann et al. "
+                f"2022, table 3); this run trains on {share:.2g} times as many",
+            ]
+        )
     rows.append(["text", _text(plan)])
     cost = plan.cost
     where = f"{plan.target.count} x {plan.target.name}" if plan.target.count > 1 else plan.target.name
@@ -56,7 +62,8 @@ def _summary(plan: Plan) -> Table:
 
 def _text(plan: Plan) -> str:
     if plan.text.tokens is None or plan.epochs is None:
-        return f"{plan.text.source}; {count(plan.compute_optimal_tokens)} tokens are compute-optimal"
+        optimal = plan.compute_optimal_tokens
+        return plan.text.source + (f"; {count(optimal)} tokens are compute-optimal" if optimal is not None else "")
     epochs = f"{plan.epochs:.2g}" if plan.epochs < 10 else f"{plan.epochs:,.0f}"
     text = f"{count(plan.text.tokens)} training tokens ({plan.text.source}): {epochs} epochs"
     if plan.epochs > WORTHWHILE_EPOCHS:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from homegrown.config.recipe import Recipe
+from homegrown.planning.compute import AnyRecipe
 from homegrown.planning.energy import WATTS_PER_PROCESSOR
 from homegrown.planning.gpus import Gpu
 from homegrown.planning.machine import Machine
@@ -28,7 +28,7 @@ class Target:
     """Public specifications, if the plan uses them."""
 
 
-def this_machine_as_target(machine: Machine, recipe: Recipe, watts: float | None) -> Target:
+def this_machine_as_target(machine: Machine, recipe: AnyRecipe, watts: float | None) -> Target:
     """Return this machine with the device and the number of processes of the recipe.
 
     Raises:
@@ -62,7 +62,7 @@ def this_machine_as_target(machine: Machine, recipe: Recipe, watts: float | None
     )
 
 
-def gpus_as_target(gpu: Gpu, count: int, recipe: Recipe, watts: float | None) -> Target:
+def gpus_as_target(gpu: Gpu, count: int, recipe: AnyRecipe, watts: float | None) -> Target:
     """Return GPUs of the table."""
     return Target(
         name=gpu.name,

@@ -1,12 +1,16 @@
 """The training tokens of a recipe: counted if its text is packed, else estimated from its sources."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from homegrown.config.finetune_recipe import FinetuneRecipe
 from homegrown.config.recipe import AnySource, FilesSource, PackagesSource, Recipe
 from homegrown.corpus.records import MEGABYTE
+from homegrown.model.config import ModelConfig
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.runs import recorded
 from homegrown.util.errors import UserError
@@ -55,6 +59,72 @@ def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
         kept /= 1 - recipe.replay.share
     tokens = int(kept / bytes_per_token(vocabulary_size))
     return Text(tokens, False, "estimated from the size of the sources", sum(known))
+
+
+_MARKED = 6
+"""Tokens that a chat template usually adds to a message."""
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """The conversations that a fine-tuning trains on, in `rows` of `length` tokens."""
+
+    text: Text
+    rows: int
+    length: int
+
+
+def conversations_of(store: Store, recipe: FinetuneRecipe, config: ModelConfig) -> Conversations:
+    """Return the conversations of the recipe for a base with this configuration: counted if packed, else estimated.
+
+    Raises:
+        UserError: a file of conversations is missing or unreadable.
+    """
+    packed = _packed(store, recipe)
+    if packed:
+        from homegrown.data.index import read_index
+
+        metrics, length = packed.manifest.metrics, read_index(packed.path).context or config.context
+        text = Text(int(metrics["train_tokens"]), True, packed.name, None)
+        return Conversations(text, int(metrics["train_rows"]), length)
+
+    from homegrown.data.instruction_files import find, read
+    from homegrown.data.instructions import LONGEST_ROW, SHORTEST_ROW
+
+    rate, sizes = bytes_per_token(config.vocabulary_size), [0.0]
+    for file in find(recipe.instructions.files):
+        for record in read(file):
+            texts = list(_strings(record.value))
+            sizes.append(sum(len(text.encode()) for text in texts) / rate + _MARKED * len(texts))
+    tokens = int(sum(sizes) * (1 - recipe.instructions.held_out))
+    most = min(config.context, LONGEST_ROW)
+    length = recipe.training.sequence_length or min(most, max(SHORTEST_ROW, int(max(sizes))))
+    source = "estimated from the size of the conversations"
+    return Conversations(Text(tokens, False, source, None), max(1, -(-tokens // length)), length)
+
+
+def _packed(store: Store, recipe: FinetuneRecipe) -> Artifact | None:
+    """Return the conversations that the last run with the same base and files packed, if they still exist."""
+
+    def determining(values: dict[str, Any]) -> list[Any]:
+        parts = [values.get(name) for name in ("base", "tokenizer", "instructions")]
+        return [*parts, (values.get("training") or {}).get("sequence_length")]
+
+    wanted = determining(recipe.model_dump(mode="json"))
+    made = {one.manifest.key: one for one in store.all() if one.manifest.stage == "instructions"}
+    runs = reversed(recorded(store).values())
+    keys = (run.keys.get("instructions", "") for run in runs if determining(run.recipe) == wanted)
+    return next((made[key] for key in keys if key in made), None)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the texts of a record, whatever its shape, without short labels such as roles."""
+    if isinstance(value, str):
+        if len(value) > len("assistant"):
+            yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 def made_by(store: Store, recipe: Recipe, stage: str, sections: tuple[str, ...]) -> Artifact | None:

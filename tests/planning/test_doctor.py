@@ -7,6 +7,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -68,6 +69,39 @@ def test_a_variant_without_its_library_is_reported_before_a_run(
     variants = look(MACHINE, "tiny", "quantization.variants=[q4_k_m]")["quantized variants"]
     assert variants.verdict == "bad"
     assert "The variant q4_k_m needs xllamacpp, which is not installed" in variants.advice
+
+
+@pytest.mark.parametrize("what", ["text", "replay"])
+def test_sources_that_cannot_be_read_are_reported_before_a_run(
+    what: str, look: Callable[..., dict[str, Check]], tmp_path: Path
+) -> None:
+    files = {"good": "Some text.", "empty": "", "closed": "Some text."}
+    for name, text in files.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text(text)
+    (tmp_path / "nothing").mkdir()
+
+    def verdict(folder: str) -> Check:
+        sources = f"[{{kind: files, name: other, path: {tmp_path / folder}}}]"
+        setting = "ingest.sources" if what == "text" else "replay"
+        value = sources if what == "text" else f"{{sources: {sources}, share: 0.1}}"
+        return look(MACHINE, "starter", f"{setting}={value}")[what]
+
+    assert (verdict("good").verdict, verdict("good").found) == ("ok", "1 files")
+    assert f"no file or folder {tmp_path}/missing" in verdict("missing").advice
+    assert "has no file in a supported format" in verdict("nothing").advice
+    assert verdict("empty").advice == "All 1 files are empty; name others."
+    with mock.patch("os.access", lambda path, mode: "closed" not in str(path)):
+        assert verdict("closed").advice.endswith("closed/text.txt cannot be read; change its permissions.")
+
+
+def test_conversations_to_replay_are_checked_too(look: Callable[..., dict[str, Check]], tmp_path: Path) -> None:
+    (tmp_path / "said.jsonl").write_text("{}")
+    change = "replay={{conversations: [{}], share: 0.1}}"
+    assert look(MACHINE, "starter", change.format(tmp_path))["replay"].verdict == "ok"
+    missing = look(MACHINE, "starter", change.format(tmp_path / "none.jsonl"))["replay"]
+    assert missing.verdict == "bad"
+    assert "replay.conversations" in missing.advice
 
 
 def test_a_missing_and_an_old_library_are_named(

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from homegrown.config.finetune_recipe import FinetuneSettings
 from homegrown.config.recipe import ModelSettings, TrainingSettings
-from homegrown.model import cpu_ops, loss
+from homegrown.model import cpu_ops, lora, loss
 from homegrown.model.config import ModelConfig
+from homegrown.model.trained_rows import VOCABULARY
 from homegrown.model.transformer import Transformer
 from homegrown.planning import memory
+from homegrown.planning.compute import Adapter, projections
 from homegrown.planning.memory import Layout, saved_for_backward, training_memory
 from homegrown.training import muon
 from homegrown.training.optimizer import optimizers
@@ -123,3 +126,55 @@ def test_constants_are_those_of_the_model() -> None:
     assert memory.CPU_OPS_CONTEXT == cpu_ops.LONGEST
     assert memory.CHUNK_TOKENS == loss.CHUNK_TOKENS
     assert memory.MUON_BATCH_ELEMENTS == muon.BATCH_ELEMENTS
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "value_bytes", "rows", "vocabulary", "adapter"),
+    [
+        ({}, 2, 6, 512, {}),
+        ({}, 4, 4, 512, {"targets": ("q_proj", "v_proj")}),
+        ({}, 2, 1, 8192, {"rank": 4}),
+        ({"tied": False}, 2, 6, 2048, {}),
+        ({"family": "classic", "kv_heads": 4}, 2, 6, 512, {"targets": ("q_proj", "v_proj", "up_proj", "down_proj")}),
+        ({"context": 544}, 2, 2, 512, {}),
+        ({}, 2, 6, 512, {"dropout": 0.05}),
+        ({}, 2, 6, 2048, {"embeddings": True}),
+    ],
+)
+def test_the_most_that_a_step_of_an_adapter_holds(
+    training_settings: TrainingSettings,
+    checkpointing: bool,
+    changes: dict[str, Any],
+    value_bytes: Any,
+    rows: int,
+    vocabulary: int,
+    adapter: dict[str, Any],
+) -> None:
+    config = config_of({"layers": 6, **changes}, vocabulary)
+    settings = training_settings.model_copy(update={"optimizer": "adamw"})
+    given = Adapter(**{"method": "lora", "rank": 16, "dropout": 0.0, "targets": tuple(projections(config)), **adapter})
+    model, windows = model_of(config), torch.zeros(rows, config.context + 1, dtype=torch.int64)
+    for name, parameter in model.named_parameters():
+        trained = parameter.ndim < 2 or (given.embeddings and name in VOCABULARY)
+        parameter.data = parameter.data.to(torch.bfloat16 if value_bytes == 2 and not trained else torch.float32)
+    tuning = FinetuneSettings(method="lora", rank=given.rank, dropout=given.dropout, targets=[*given.targets])
+    lora.attach(model, tuning, [])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or (given.embeddings and name in VOCABULARY))
+    model.model.checkpointing = checkpointing
+    update = optimizers(model, settings)
+    with Live(*model.parameters(), *model.buffers(), windows) as live:
+        for _ in range(2):
+            live.peak = 0
+            for _ in range(2):
+                forward(model, windows, value_bytes).backward()
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            gradients = sum(parameter.grad.nbytes for parameter in trained if parameter.grad is not None)
+            for one in update:
+                one.step()
+                one.zero_grad(set_to_none=True)
+    planned = training_memory(config, settings, Layout("cpu", value_bytes, rows, 2, checkpointing=checkpointing), given)
+    assert planned.weights == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    assert planned.gradients == gradients
+    assert planned.peak == pytest.approx(live.peak, rel=0.08)

@@ -11,14 +11,16 @@ import pytest
 from click.testing import CliRunner
 
 from homegrown.cli.main import cli
-from homegrown.config.pipelines import load_recipe
+from homegrown.config.pipelines import load_any, load_recipe
 from homegrown.config.recipe import Recipe
+from homegrown.model.config import ModelConfig
 from homegrown.planning import plan as module
 from homegrown.planning.compute import config_of
 from homegrown.planning.gpus import find
 from homegrown.planning.machine import Machine
 from homegrown.planning.plan import Plan, make_plan
 from homegrown.planning.probe import Probed, slice_of, work
+from homegrown.planning.render_plan import print_plan
 from homegrown.planning.target import gpus_as_target, this_machine_as_target
 from homegrown.store import runs
 from homegrown.store.artifacts import Order, Store
@@ -210,3 +212,69 @@ def test_mistakes_are_one_message(store: Store, arguments: list[str], message: s
 def test_arithmetic_needs_no_pytorch() -> None:
     code = "import homegrown.planning.plan, homegrown.planning.doctor, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    """A folder of a Hugging Face model, of which a plan reads the configuration only."""
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "max_position_embeddings": 1024,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"")
+    return str(tmp_path / "base")
+
+
+def test_a_fine_tuning_has_its_rows_and_epochs(store: Store, base: str, tmp_path: Path) -> None:
+    """100 conversations of 10 words, of which 5 are held out, in rows of 64 tokens."""
+    said = {"prompt": "One two three four five.", "completion": "Six seven eight nine ten."}
+    (tmp_path / "said.jsonl").write_text("".join(f"{json.dumps(said)}\n" for _ in range(100)))
+    changes = [f"base={base}", f"instructions.files=[{tmp_path / 'said.jsonl'}]", "finetuning.method=lora"]
+    recipe = load_any("finetune/tiny", [*changes, "training.sequence_length=64", "training.epochs=2"])
+    plan = make_plan(recipe, store, this_machine_as_target(LAPTOP, recipe, None), measure=False)
+    rows = -(-plan.text.tokens // 64)
+    assert plan.text.tokens == pytest.approx(95 * (49 / 2.4 + 12), rel=0.3)
+    assert plan.steps == -(-2 * rows // recipe.training.batch_size)
+    assert (plan.sequence_length, plan.step_tokens) == (64, 64 * recipe.training.batch_size)
+    assert plan.epochs == plan.steps * recipe.training.batch_size / rows
+    assert plan.trained_parameters == 2 * 16 * (2 * (64 + 64) + 2 * (32 + 64) + 3 * (128 + 64))
+    assert plan.compute_optimal_tokens is None
+    every = load_any("finetune/tiny", [*changes, "training.sequence_length=64", "finetuning.method=full"])
+    full = make_plan(every, store, this_machine_as_target(LAPTOP, every, None), measure=False)
+    assert full.trained_parameters == full.parameters
+    assert full.fits[0].memory.optimizer > 3 * plan.fits[0].memory.optimizer
+    print_plan(plan)
+
+
+def test_rows_are_as_long_as_the_longest_conversation(store: Store, base: str, tmp_path: Path) -> None:
+    for words, length in ((1, 256), (300, None), (5000, 1024)):
+        said = {"prompt": "A long question.", "completion": "several " * words}
+        (tmp_path / "said.jsonl").write_text(json.dumps(said))
+        recipe = load_any("finetune/tiny", [f"base={base}", f"instructions.files=[{tmp_path / 'said.jsonl'}]"])
+        plan = make_plan(recipe, store, this_machine_as_target(LAPTOP, recipe, None), measure=False)
+        assert plan.sequence_length == length or (length is None and 256 < plan.sequence_length < 1024)
+
+
+def test_an_adapter_is_measured_as_one(store: Store, base: str) -> None:
+    """Real steps of an adapter on a frozen model of the base's shape."""
+    short = ["adaptation.context=64", "evaluation.prompt_tokens=8", "evaluation.continuation_tokens=8"]
+    recipe = load_any("adapt/starter", [f"base={base}", "training.batch_size=4", *short])
+    plan = make_plan(recipe, store, this_machine_as_target(LAPTOP, recipe, None))
+    assert plan.adapter is not None
+    assert plan.cost is not None
+    assert plan.cost.seconds > 0
+    assert plan.flops_per_token < ModelConfig.flops_per_token(config_of(recipe, store))
