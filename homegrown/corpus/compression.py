@@ -81,6 +81,8 @@ class Decompressed(Ending):
         self._input = self._output = b""
         self._size = 0
         self._found: Damaged | None = None
+        self.invalid_member: int | None = None
+        """Where the member with invalid data starts in the compressed stream."""
 
     def _fill(self, buffer: memoryview) -> int:
         filled = 0
@@ -104,6 +106,7 @@ class Decompressed(Ending):
                 self._input = self._member.unused_data
                 self._member, self._is_new, self._is_first = self._format.decompressor(), True, False
         except (self._format.errors, EOFError) as error:
+            self.invalid_member = self._begin
             self._take(self._before_damage(piece))
             self._found = Damaged(f"the compressed data is invalid after {self._size:,} bytes of text ({error})")
         return True

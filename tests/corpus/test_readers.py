@@ -372,7 +372,9 @@ def test_a_file_system_that_stops_answering_ends_the_run_and_is_no_quarantine(
             list(formats.read(piece, FilesSource(name="raw", path="x"), LONGEST, Tally()))
 
 
-@pytest.mark.parametrize(("name", "library"), [("a.pdf", "pypdf"), ("a.htm", "trafilatura"), ("a.warc.gz", "fastwarc")])
+@pytest.mark.parametrize(
+    ("name", "library"), [("a.pdf", "pypdf"), ("a.htm", "trafilatura"), ("a.warc.gz", "trafilatura")]
+)
 def test_a_missing_library_is_one_message_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str
 ) -> None:

@@ -78,6 +78,7 @@ _LIBRARIES = {
     ".srt": ("pysubs2",),
     ".vtt": ("pysubs2",),
 }
+_EMPTY = "contains no document"
 _UNPACKS_ITSELF = frozenset({".warc", ".wet", ".arc"})  # each record is a gzip of its own, which allows skipping damage
 
 
@@ -109,7 +110,7 @@ def _libraries(ending: str, source: FilesSource) -> tuple[str, ...]:
     if ending in _PAGES:
         return (source.html_extractor,)
     if ending in _UNPACKS_ITSELF:
-        return ("fastwarc", "warcio", source.html_extractor)
+        return (source.html_extractor,)
     return _LIBRARIES.get(ending, ())
 
 
@@ -139,7 +140,7 @@ def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Itera
                 yield record
                 is_empty = False
         if is_empty and not tally.skipped:
-            yield Fault(piece.locator, 0, "contains no document")
+            yield Fault(piece.locator, 0, _EMPTY)
     except OSError as error:
         yield Fault(piece.locator, 0, f"cannot be opened: {first_line(error)}")
     except Unreachable as error:
@@ -150,7 +151,7 @@ def _read(file: File, archive: str) -> Iterator[Document | Fault]:
     """Yield the records of a file; `archive` is the format of its archive, empty for none."""
     ending, compression = form(file.piece.locator) or ("", "")
     try:
-        if compression and ending not in _UNPACKS_ITSELF:
+        if compression and (ending not in _UNPACKS_ITSELF or compression != ".gz"):
             most, reason = most_unpacked(file.piece.size), "decompresses to hundreds of times its size"
             stream = buffered(Bounded(unpacked(file.stream, compression), most, reason))
             file = replace(file, stream=stream, is_decompressed=True)
@@ -197,9 +198,14 @@ def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | 
             yield Fault(locator, 0, "archives are opened at most two levels deep")
         else:
             inner = Tally()
-            yield from _read(
+            is_empty = True
+            for record in _read(
                 replace(file, piece=Piece(locator, locator, size=size), stream=member, tally=inner), ending
-            )
+            ):
+                is_empty = False
+                yield record
+            if is_empty and not inner.skipped:
+                yield Fault(locator, 0, _EMPTY)
             file.tally.include(inner)
 
 
