@@ -115,12 +115,13 @@ class FinetuneTraining(TrainingSettings):
     sequence_length: Positive | None = Field(
         default=None,
         description="Tokens of a row of conversations; null: those of the longest conversation, within 256 to 2048 and "
-        "the base's context.",
+        "the base's context. A row of pairs has both answers, so twice that.",
     )
     epochs: float | None = Field(
         default=None,
         gt=0,
-        description="Passes over the conversations, instead of max_steps; warm-up is then at most a tenth of them.",
+        description="Passes over the conversations or pairs, instead of max_steps; warm-up is then at most a tenth of "
+        "them.",
     )
     spike_deviations: float | None = Field(
         default=None,

@@ -3,11 +3,14 @@
 Also the process of each worker: `python -m homegrown.finetuning.dpo JOB`.
 """
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from homegrown.config.finetune_recipe import (
     ConversationRows,
@@ -24,11 +27,14 @@ from homegrown.util.progress import Outcome, Progress, silent
 if TYPE_CHECKING:  # writing a job needs no PyTorch
     from tokenizers import Tokenizer
 
+    from homegrown.data.index import TokenFile
     from homegrown.data.loader import TokenSplit
     from homegrown.finetuning.questions import Question
     from homegrown.model.transformer import Transformer
     from homegrown.training.next_token import Objective
     from homegrown.training.precision import Precision
+
+Values = npt.NDArray[np.float64]
 
 _ROWS = 4  # in a forward pass of the reference
 
@@ -36,6 +42,7 @@ _ROWS = 4  # in a forward pass of the reference
 class DpoJob(FinetuneJob):
     """A job of DPO; `packed`: folder of the packed pairs, with the reference's log-probability of each answer."""
 
+    loss_unit: ClassVar[str] = "nats per pair"
     dpo: DpoSettings
 
     def task(self, train: "TokenSplit", tokenizer: "Tokenizer") -> "PreferringModel":
@@ -87,27 +94,32 @@ def prepare(
     from homegrown.finetuning.base_model import load_frozen
     from homegrown.model import weights
     from homegrown.training.precision import choose_precision
-    from homegrown.util.files import replacing
 
     outcome = prepare_pairs(out, base, settings, rows=rows, progress=progress)
     index = read_index(out)
     precision = choose_precision(reference.precision, "cuda" if device == "cuda" else "cpu")
     model = load_frozen(base, weights.load_config(base / "config.json"), reference, device=device).to(device)
     model.set_context(index.context or 0)
-    splits = dict(index.splits)
+    splits = {}
     for split, files in index.splits.items():
-        values = _log_probabilities(model, TokenSplit(out, split), precision, progress)
-        for number, file in enumerate(files):
-            name = file.tokens_file.replace("tokens-", "values-").replace(".bin", ".npy")
-            with replacing(out / name) as temporary, temporary.open("wb") as stream:
-                np.save(stream, values[number], allow_pickle=False)
-            splits[split] = [
-                *splits[split][:number],
-                file.model_copy(update={"values_file": name}),
-                *files[number + 1 :],
-            ]
+        kept, name = out / f"reference-{split}.bin", f"log-probabilities of the base, {split}"
+        report = partial(progress, step=name)
+        values = _log_probabilities(model, TokenSplit(out, split), len(files), precision, kept, report)
+        splits[split] = [_with_values(out, file, of_shard) for file, of_shard in zip(files, values, strict=True)]
     write_index(out, index.model_copy(update={"splits": splits}))
+    for split in splits:
+        (out / f"reference-{split}.bin").unlink(missing_ok=True)
     return outcome
+
+
+def _with_values(out: Path, file: "TokenFile", values: Values) -> "TokenFile":
+    """Write the values of the documents of a shard, and return the shard with them."""
+    from homegrown.util.files import replacing
+
+    name = file.tokens_file.replace("tokens-", "values-").replace(".bin", ".npy")
+    with replacing(out / name) as temporary, temporary.open("wb") as stream:
+        np.save(stream, values, allow_pickle=False)
+    return file.model_copy(update={"values_file": name})
 
 
 def dpo(
@@ -160,26 +172,36 @@ def dpo(
 
 
 def _log_probabilities(
-    model: "Transformer", split: "TokenSplit", precision: "Precision", progress: Progress
-) -> "list[np.ndarray[tuple[int], np.dtype[np.float64]]]":
-    """Return the log-probability of the answer of each document of a split, an array for each shard."""
+    model: "Transformer", split: "TokenSplit", shards: int, precision: "Precision", kept: Path, progress: Progress
+) -> list[Values]:
+    """Return the log-probability of the answer of each document of a split, an array for each shard.
+
+    The file `kept` has those of the rows so far, from which an interrupted call resumes with the same batches.
+    """
     import torch
 
     from homegrown.finetuning.pairs import answer_nats
 
-    context, found = split.context or 0, dict[int, dict[int, float]]()
-    count = split.windows(context)
-    for start in range(0, count, _ROWS):
-        indices = range(start, min(count, start + _ROWS))
-        windows = torch.from_numpy(split.read(indices, context)).to(model.device)
-        with torch.no_grad(), precision.autocast():
-            nats = iter(answer_nats(model, windows).sums.tolist())
-        for row in indices:
-            shard, documents = split.row_documents(row)
-            for document in documents.tolist():
-                found.setdefault(shard, {})[document] = -next(nats)
-        progress(indices[-1] + 1, count, step="log-probabilities of the base")
-    return [np.array([one[document] for document in sorted(one)]) for _, one in sorted(found.items())]
+    context = split.context or 0
+    rows = [split.row_documents(row) for row in range(split.windows(context))]
+    ends = np.cumsum([0, *(len(documents) for _, documents in rows)])
+    known = np.fromfile(kept) if kept.exists() else np.empty(0)
+    done = (int(np.searchsorted(ends, len(known), side="right")) - 1) // _ROWS * _ROWS
+    with kept.open("ab") as stream:
+        stream.truncate(int(ends[done]) * known.itemsize)
+        for start in range(done, len(rows), _ROWS):
+            indices = range(start, min(len(rows), start + _ROWS))
+            windows = torch.from_numpy(split.read(indices, context)).to(model.device)
+            with torch.no_grad(), precision.autocast():
+                nats = answer_nats(model, windows).sums
+            stream.write((-nats.double()).cpu().numpy().tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+            progress(indices[-1] + 1, len(rows))
+    found = np.fromfile(kept)
+    of_shard = np.repeat([shard for shard, _ in rows], np.diff(ends))
+    document = np.concatenate([np.empty(0, np.int64), *(documents for _, documents in rows)])
+    return [found[of_shard == shard][np.argsort(document[of_shard == shard])] for shard in range(shards)]
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class LiveCurve:
     counts: waiting for processors that training keeps busy, or for the first import, must not stop the drawing.
     """
 
-    def __init__(self, path: Path, steps: Callable[[], Sequence[StepMetrics]]):
-        self._path, self._steps = path, steps
+    def __init__(self, path: Path, steps: Callable[[], Sequence[StepMetrics]], unit: str):
+        self._path, self._steps, self._unit = path, steps, unit
         self._next = time.monotonic() + _LEAST_SECONDS
 
     def draw(self) -> None:
@@ -46,15 +46,15 @@ class LiveCurve:
         computed = time.thread_time()
         try:
             if len(steps := self._steps()) > 1:
-                draw_curve(self._path, steps)
+                draw_curve(self._path, steps, self._unit)
         except OSError:
             pass  # the workers report a full disk; a picture stops nothing
         took = time.thread_time() - computed
         self._next = began + min(max(_LEAST_SECONDS, took / _SHARE), _MOST_SECONDS)
 
 
-def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
-    """Draw loss, learning rate, gradient norm and speed against steps, as a PNG that names the last step."""
+def draw_curve(path: Path, metrics: Sequence[StepMetrics], unit: str) -> None:
+    """Draw loss in `unit`, learning rate, gradient norm and speed against steps, as a PNG that names the last step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,7 +62,7 @@ def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic([["loss", "rate"], ["loss", "norm"], ["loss", "speed"]], width_ratios=[1.9, 1])
     steps = _column(metrics, "step")
-    _draw_loss(panels["loss"], steps, metrics)
+    _draw_loss(panels["loss"], steps, metrics, unit)
     _draw_line(panels["rate"], "Learning rate", _RATE, steps, _column(metrics, "learning_rate"))
     _draw_noisy(panels["norm"], "Gradient norm", _NORM, steps, _taken(metrics, "gradient_norm"))
     panels["norm"].set_ylim(bottom=0)
@@ -78,16 +78,16 @@ def draw_curve(path: Path, metrics: Sequence[StepMetrics]) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _draw_loss(panel: "Axes", steps: Values, metrics: Sequence[StepMetrics]) -> None:
+def _draw_loss(panel: "Axes", steps: Values, metrics: Sequence[StepMetrics], unit: str) -> None:
     _draw_noisy(panel, "Loss", _TRAINING, steps, _taken(metrics, "loss"), label="training")
-    panel.set_ylabel("nats per token", color=_INK)
+    panel.set_ylabel(unit, color=_INK)
     validated = [row for row in metrics if row.validation_loss is not None]
     if validated:
         at, losses = [row.step for row in validated], _column(validated, "validation_loss")
         panel.plot(at, losses, color=_VALIDATION, linewidth=2, marker="o", markersize=4, label="validation")
         best = validated[int(np.argmin(losses))]
         panel.annotate(
-            f"{best.validation_loss:.3f} nats per token\n{best.validation_bits_per_byte:.3f} bits per byte",
+            f"{best.validation_loss:.3f} {unit}\n{best.validation_bits_per_byte:.3f} bits per byte",
             (best.step, float(losses.min())),
             xytext=(-6, 26),
             textcoords="offset points",

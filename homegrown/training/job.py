@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
@@ -42,6 +42,7 @@ STORE = ".store-"
 class TrainingJob(Settings, ABC):
     """One training run of any kind; its file is in the folder of its results."""
 
+    loss_unit: ClassVar[str] = "nats per token"
     packed: Path
     tokenizer: Path
     training: TrainingSettings

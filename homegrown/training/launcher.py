@@ -37,8 +37,10 @@ _POLL_SECONDS = 0.2
 _EXIT_SECONDS = 5.0  # for the agent to see that its workers have exited
 
 
-def launch(job: Path, processes: int, progress: Progress, worker: str) -> None:
+def launch(job: Path, processes: int, progress: Progress, worker: str, loss_unit: str) -> None:
     """Run `processes` of the module `worker` on this machine until they exit; restart all if one dies.
+
+    `loss_unit` is the unit of the loss in the curve.
 
     The agent runs in a thread: it leaves this process's signal handlers alone, and `progress` is called in the caller's
     thread. When this process dies or gives up, its lock becomes free: the workers finish their step, write a checkpoint
@@ -54,7 +56,7 @@ def launch(job: Path, processes: int, progress: Progress, worker: str) -> None:
     for left in (out / PROGRESS, out / REFUSAL, out / DISK_FULL, *out.glob(f"{STORE}*")):
         left.unlink(missing_ok=True)
     relay = Relay(out / PROGRESS)
-    curve = LiveCurve(out / CURVE, partial(read_steps, out))
+    curve = LiveCurve(out / CURVE, partial(read_steps, out), loss_unit)
     agent = _Agent(job, processes, worker)
     try:
         with locks.exclusive(out / PARENT_LOCK):

@@ -27,7 +27,7 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     trainer.task.keep(trainer.checkpoints, kept.step, out)
     write_parquet(out / METRICS, metrics_table(state.metrics))
     write_parquet(out / SAMPLES, samples_table(state.samples))
-    draw_curve(out / CURVE, state.metrics)
+    draw_curve(out / CURVE, state.metrics, trainer.job.loss_unit)
     summary: dict[str, Metric] = {
         "parameters": trainer.config.parameter_count(),
         "trained_parameters": sum(parameter.numel() for parameter in trained(trainer.model).values()),

@@ -31,7 +31,7 @@ def run_job(job: TrainingJob, out: Path, processes: int, progress: Progress, wor
     if not (out / SUMMARY).exists():
         from homegrown.training.launcher import launch  # PyTorch is slow to import, and needed only here
 
-        launch(job.write(out.resolve()), processes, progress, worker)
+        launch(job.write(out.resolve()), processes, progress, worker, job.loss_unit)
     summary: dict[str, Metric] = json.loads((out / SUMMARY).read_bytes())
     _tidy(out, job)
     files = [path for path in (out / CHECKPOINTS).rglob("*") if path.is_file()]

@@ -35,6 +35,7 @@ from homegrown.tokenizer.chat import Chat, Message, load_chat
 from homegrown.training.precision import choose_precision
 from homegrown.training.task import keep_model
 from homegrown.util.errors import UserError
+from homegrown.util.progress import Metric
 from tests.corpus.made_up import digests
 from tests.finetuning.conversations import loop, training, tuning, write_base
 from tests.training.processes import Signalled
@@ -216,6 +217,27 @@ def test_an_adapter_starts_at_the_loss_of_indifference(
     with choose_precision(precision, "cpu").autocast():
         loss = objective(windows).item() / int(objective.count(windows))
     assert loss == pytest.approx(0.693147, abs=1e-5 if precision == "fp32" else 1e-3)
+
+
+def test_an_interrupted_pass_of_the_base_resumes(base: Path, packed: Path, tmp_path: Path) -> None:
+    settings = PreferenceSettings(files=[str(packed.parent / "data.jsonl")], held_out=0.2)
+    rows = ConversationRows(context=64)
+    passed: list[float] = []
+
+    def stop(done: float, total: float | None = None, /, **metrics: Metric) -> None:
+        if metrics.get("step") == "log-probabilities of the base, train":
+            passed.append(done)
+            if len(passed) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "out", base, settings, rows=rows, reference=FP32, device="cpu", progress=stop)
+    assert passed == [4, 8]
+    with (tmp_path / "out" / "reference-train.bin").open("ab") as stream:
+        stream.write(b"torn")
+    prepare(tmp_path / "out", base, settings, rows=rows, reference=FP32, device="cpu", progress=stop)
+    assert passed[2] == 12
+    assert digests(tmp_path / "out") == digests(packed)
 
 
 def test_pairs_that_do_not_fit_are_listed_with_their_reason(base: Path, tmp_path: Path) -> None:

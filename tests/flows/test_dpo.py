@@ -11,6 +11,7 @@ from prefect.client.schemas.filters import ArtifactFilter
 from flows.export import export
 from homegrown.cli.main import cli
 from homegrown.comparison.history import history
+from homegrown.rating.items import items_of, with_completions
 from homegrown.store import lookup, runs
 from homegrown.store.artifacts import Store
 from tests.flows.test_finetune import add_base, recipe_for
@@ -62,6 +63,8 @@ def test_a_fine_tuned_model_is_trained_on_preferences_and_is_a_model_like_others
     with get_client(sync_client=True) as client:
         pages = {one.key for one in client.read_artifacts(artifact_filter=ArtifactFilter())}
     assert {"preferences-report", "dpo-report", "win-rate-report", "win-rate-table"} <= pages
+    rated = items_of([with_completions(in_prefect, "dpo@1")], 8)
+    assert {"win-rate@1/base", "win-rate@1/fine-tuned"} <= {system for item in rated for system in item.systems}
     # The same command again makes nothing; the model is exported, with its training on the card.
     assert runner.invoke(cli, command).exit_code == 0
     assert [one.manifest.stage for one in in_prefect.all()].count("dpo") == 1

@@ -88,7 +88,7 @@ def rows(losses: list[float], validate_every: int = 3) -> list[StepMetrics]:
 )
 def test_any_run_can_be_drawn(tmp_path: Path, losses: list[float]) -> None:
     with warnings.catch_warnings(action="error"):
-        draw_curve(tmp_path / "curve.png", rows(losses))
+        draw_curve(tmp_path / "curve.png", rows(losses), "nats per token")
     assert imread(tmp_path / "curve.png").shape == (640, 1200, 4)
 
 
@@ -97,7 +97,7 @@ def test_the_curve_is_drawn_again_however_busy_the_machine_is(clock: Clock, tmp_
     drawn: list[float] = []
     computed = Clock()
 
-    def draw(path: Path, metrics: list[StepMetrics]) -> None:
+    def draw(path: Path, metrics: list[StepMetrics], unit: str) -> None:
         drawn.append(clock.now)
         seconds = 0.1 if clock.now < 1200 else 0.8 if clock.now < 2400 else 5
         computed.now += seconds
@@ -105,7 +105,7 @@ def test_the_curve_is_drawn_again_however_busy_the_machine_is(clock: Clock, tmp_
 
     monkeypatch.setattr("homegrown.training.curve.draw_curve", draw)
     monkeypatch.setattr(curve.time, "thread_time", computed)
-    live = LiveCurve(tmp_path / "curve.png", lambda: rows([4.0, 3.0]))
+    live = LiveCurve(tmp_path / "curve.png", lambda: rows([4.0, 3.0]), "nats per token")
     while clock.now < 3600:
         live.draw()
         clock.now += 0.2
