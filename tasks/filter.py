@@ -16,6 +16,7 @@ from tasks.ui.panels import Panel, rows_of, unsegmented
 _RULES_DRAWN = 15
 _RULES_WITH_EXAMPLES = 8
 _EXCERPT = 400  # characters
+_LANGUAGES = 30
 
 
 def _content(settings: FilterSettings) -> dict[str, str]:
@@ -56,7 +57,26 @@ def _report(artifact: Artifact) -> str:
     quiet = ", ".join(f"`{rule['rule']}`" for rule in rules if not rule["failed"])
     parts += [f"No document fails {quiet}."] if quiet else []
     parts += unsegmented(artifact.manifest.metrics)
+    parts += _by_language(artifact)
     return "\n\n".join([*parts, *_examples(artifact, failing)])
+
+
+def _by_language(artifact: Artifact) -> list[str]:
+    """Return the documents by language, if all were identified."""
+    rows = list(rows_of(artifact.path / "by_language"))
+    if sum(row["documents"] for row in rows) < artifact.manifest.rows_in or not rows:
+        return []
+    lines = [
+        [
+            row["language"],
+            shown(row["documents"]),
+            shown(row["kept"]),
+            share(row["kept"], row["documents"]),
+            f"{row['rule']} ({row['dropped']:,})" if row["rule"] else "",
+        ]
+        for row in rows[:_LANGUAGES]
+    ]
+    return ["### Languages", table(["language", "documents", "kept", "of these", "most dropped by"], lines)]
 
 
 def _excerpt(artifact: Artifact) -> str:

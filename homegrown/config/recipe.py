@@ -255,11 +255,23 @@ class FilterSettings(Settings):
     min_characters: Count = Field(description="Minimum length of a document, in characters.")
     max_characters: Positive = Field(description="Maximum length of a document, in characters.")
     min_alphabetic_share: Share | None = Field(description="Minimum share of letters, without white space.")
+    max_repeated_neighbors: Amount | None = Field(
+        default=None,
+        description="Words equal to the preceding one, relative to their number in random order: prose has about 0.",
+    )
     gopher_quality: GopherQuality | None
     gopher_repetition: GopherRepetition | None
     c4: C4 | None
     fineweb: FineWeb | None
     word_list: WordList | None = None
+    language: Literal["auto"] | None = Field(
+        default=None,
+        description="auto: thresholds with the published value are FineWeb-2's for the language of each document, "
+        "except English; null: the same for all.",
+    )
+    min_language_score: Share | None = Field(
+        default=None, description="Minimum probability of the most likely language; null: any."
+    )
     languages: list[str] = Field(default=[], description="Languages to keep, as ISO 639-1 codes; empty: all.")
     redact: list[Literal["email", "ip", "phone"]] = Field(
         default=[], description="Personal data to replace with placeholders in kept documents."

@@ -86,6 +86,8 @@ class Account:
     """Source; documents and bytes after the first stage, and after the last."""
     languages: list[tuple[str, int]] = field(default_factory=list)
     sampled: int = 0
+    by_language: list[tuple[str, int, int, str | None, int]] = field(default_factory=list)
+    """Language; documents before and after the filter; the rule that dropped the most of them, and its number."""
     rules: list[RuleCount] = field(default_factory=list)
     judged: int = 0
     clusters: list[Cluster] = field(default_factory=list)
@@ -142,7 +144,9 @@ def account(chain: dict[str, Artifact], spill: Path, memory_gb: float = 2) -> Ac
         if "filter" in chain:
             _view(connection, "dropped", chain["filter"].path / "dropped")
             _view(connection, "rules", chain["filter"].path / "rules")
+            _view(connection, "by_language", chain["filter"].path / "by_language")
             found.rules = _rules(connection, "dedup" in chain)
+            found.by_language = connection.execute("SELECT * FROM by_language").fetchall()
             found.judged = chain["filter"].manifest.rows_in
         return found
 

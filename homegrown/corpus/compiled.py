@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
+import pyarrow as pa
 from numba.core.caching import IndexDataCacheFile
+from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -31,6 +34,12 @@ def compiled(function: Function) -> Function:
     own = dispatcher._cache
     own._cache_file = _Index(own._cache_path, own._impl.filename_base, _stamp())
     return cast("Function", dispatcher)
+
+
+def buffers(texts: pa.StringArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Return an Arrow array's bytes (UTF-8) and its n + 1 offsets into them."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return np.frombuffer(texts.buffers()[2] or b"", np.uint8), offsets
 
 
 @cache

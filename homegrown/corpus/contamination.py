@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, CODE_POINTS, WORD, characters
+from homegrown.corpus.compiled import buffers
 from homegrown.corpus.minhash import hash_runs
-from homegrown.corpus.quality.texts import buffers
 from homegrown.corpus.segmenter import unsegmented, word_ends
 from homegrown.corpus.streams import Bounded, TooMuch, buffered, check_end, most_unpacked, opened, unpacked
 from homegrown.util.errors import UserError

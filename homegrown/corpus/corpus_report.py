@@ -12,6 +12,7 @@ from homegrown.reporting.numbers import file_size, share
 
 _STAGES = {"ingest": "read", "dedup": "deduplicated", "filter": "filtered", "shard": "sharded"}
 _LANGUAGES = 12
+_LANGUAGES_JUDGED = 30
 _TITLE = 90  # characters
 
 
@@ -114,7 +115,26 @@ def _languages(account: Account) -> list[Block]:
         for code, count in counted
     ]
     note = f"Identified on {account.sampled:,} random documents that were kept."
-    return [Table(["language", "documents", "share of the sample"], rows, notes=[note])]
+    return [*_by_language(account), Table(["language", "documents", "share of the sample"], rows, notes=[note])]
+
+
+def _by_language(account: Account) -> list[Block]:
+    """Return the filter's funnel by language: of all documents, if it identified them."""
+    if sum(row[1] for row in account.by_language) < account.judged or not account.judged:
+        return []
+    rows: list[list[str | Cell]] = [
+        [
+            language,
+            f"{documents:,}",
+            f"{kept:,}",
+            Cell(share(kept, documents), bar=kept / documents),
+            f"{rule} ({dropped:,})" if rule else "",
+        ]
+        for language, documents, kept, rule, dropped in account.by_language[:_LANGUAGES_JUDGED]
+    ]
+    hidden = len(account.by_language) - len(rows)
+    notes = ["zxx: text without a language."] + [f"{hidden:,} rarer languages: filter.by_language."] * (hidden > 0)
+    return [Table(["language", "documents", "kept", "of these", "most dropped by"], rows, notes=notes)]
 
 
 def _rules(account: Account) -> list[Block]:

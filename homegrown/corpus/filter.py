@@ -1,6 +1,7 @@
 """The filter stage: documents that pass every rule, dropped ones with rule and value, and the signals of all."""
 
 import logging
+from collections import Counter
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from homegrown.config.recipe import FilterSettings
 from homegrown.corpus.documents import SCHEMA, row_count
 from homegrown.corpus.languages import Languages, check_languages, identify
 from homegrown.corpus.quality import signals, word_list
-from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, values
+from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, thresholds, values
 from homegrown.corpus.redaction import redact
 from homegrown.corpus.segmenter import MISSING
 from homegrown.util.files import parquet_parts, write_parquet
@@ -25,6 +26,10 @@ from homegrown.util.progress import Metric, Outcome, Progress, silent
 DROPPED = pa.schema(
     [
         ("id", pa.string()),
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("position", pa.int64()),
+        ("language", pa.string()),  # null if not identified
         ("rule", pa.string()),  # the first failed rule, by the path of its setting
         ("value", pa.float64()),
         ("threshold", pa.float64()),
@@ -34,9 +39,18 @@ DROPPED = pa.schema(
 RULES = pa.schema(
     [
         ("rule", pa.string()),
-        ("threshold", pa.float64()),  # null for languages: it differs per document
+        ("threshold", pa.float64()),  # of English documents; null for languages: it differs per document
         ("dropped", pa.int64()),  # documents that fail this rule first
         ("failed", pa.int64()),  # documents that fail it; languages are identified only for those that pass all others
+    ]
+)
+BY_LANGUAGE = pa.schema(
+    [
+        ("language", pa.string()),
+        ("documents", pa.int64()),  # with this language, of those that were identified
+        ("kept", pa.int64()),
+        ("rule", pa.string()),  # that dropped the most of them first; null if none was dropped
+        ("dropped", pa.int64()),  # by this rule
     ]
 )
 SIGNALS = signals.SCHEMA.append(pa.field("redacted", pa.int32()))  # number of replacements
@@ -65,12 +79,14 @@ class _Judged:
 def filter_documents(
     out: Path, deduplicated: Path, settings: FilterSettings, *, executor: Executor, progress: Progress = silent
 ) -> Outcome:
-    """Apply the rules to `deduplicated/documents`; write four tables to `out`, all but the last shard by shard.
+    """Apply the rules to `deduplicated/documents`; write five tables to `out`, all but the last two shard by shard.
 
     `documents` are those that pass, after C4's removal of lines and redaction; `dropped` are the others, with the first
-    failed rule; `signals` has the measured values of each, in the order of the input; `rules` is a summary. A value
-    equal to its threshold passes. For `languages` the value is the probability of the most likely wanted language, the
-    threshold that of the most likely language. Raises UserError for an unknown language and an unreadable word list.
+    failed rule; `signals` has the measured values of each, in the order of the input; `rules` and `by_language` are
+    summaries. A value equal to its threshold passes. With `language: auto`, thresholds and stop words are those of the
+    document's language (`homegrown.corpus.quality.by_language`). For `languages` the value is the probability of the
+    most likely wanted language, the threshold that of the most likely language. Raises UserError for an unknown
+    language and an unreadable word list.
     """
     check_languages(settings.languages)
     if settings.word_list:
@@ -80,12 +96,17 @@ def filter_documents(
     names = [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)
     dropped, failed = np.zeros(len(names), int), np.zeros(len(names), int)
     kept = redacted = unsegmented = 0
+    identified: Counter[str] = Counter()
+    lost: Counter[tuple[str, str]] = Counter()  # by language and rule
     for done, job in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
         kept += row_count(job.part("documents"))
-        first = pq.read_table(job.part("dropped"), columns=["rule"])["rule"].to_pylist()
+        drops = pq.read_table(job.part("dropped"), columns=["rule", "language"])
+        first, languages = drops["rule"].to_pylist(), drops["language"].to_pylist()
+        lost.update((language, rule) for language, rule in zip(languages, first, strict=True) if language)
         measured = pq.read_table(job.part("signals"))
         redacted += pc.sum(measured["redacted"]).as_py() or 0
         unsegmented += pc.sum(measured["unsegmented"]).as_py() or 0
+        identified.update(language for language in measured["language"].to_pylist() if language)
         dropped += [first.count(name) for name in names]
         fails = failures(measured, settings).sum(axis=1)
         failed += [*fails, *[first.count(LANGUAGES)] * (len(names) - len(fails))]
@@ -94,6 +115,7 @@ def filter_documents(
     columns = zip((names, thresholds, dropped, failed), RULES.types, strict=True)
     summary = pa.table([pa.array(column, kind) for column, kind in columns], schema=RULES)
     write_parquet(out / "rules" / "part-00000.parquet", summary)
+    write_parquet(out / "by_language" / "part-00000.parquet", _by_language(identified, lost))
     metrics: dict[str, Metric] = {
         f"dropped_{name}": int(count) for name, count in zip(names, dropped, strict=True) if count
     }
@@ -118,22 +140,37 @@ def _filter_shard(job: _Job) -> _Job:
     return job
 
 
+def _by_language(identified: Counter[str], lost: Counter[tuple[str, str]]) -> pa.Table:
+    """Return BY_LANGUAGE, the most frequent languages first."""
+    rows = []
+    for language, documents in sorted(identified.items(), key=lambda item: (-item[1], item[0])):
+        own = sorted(((rule, count) for (code, rule), count in lost.items() if code == language), key=lambda x: -x[1])
+        kept = documents - sum(count for _, count in own)
+        rule, dropped = own[0] if own else (None, 0)
+        rows.append({"language": language, "documents": documents, "kept": kept, "rule": rule, "dropped": dropped})
+    return pa.Table.from_pylist(rows, BY_LANGUAGE)
+
+
 def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged) -> None:
     """Measure documents and add each to the kept or the dropped ones."""
-    measured, texts = signals.measure(documents["id"], documents["text"], settings)
-    active = rules(settings)
+    found = None
+    if settings.language == "auto" or settings.min_language_score is not None:
+        found = identify(documents["text"], settings.languages)
+    measured, texts = signals.measure(documents["id"], documents["text"], settings, found)
+    active, bounds = rules(settings), thresholds(measured, settings)
     first = np.full(len(documents), -1)  # by document, the first failed rule
     value, threshold = np.zeros(len(documents)), np.zeros(len(documents))
     for number, (rule, fails) in enumerate(zip(active, failures(measured, settings), strict=True)):
         rows = fails & (first < 0)
-        first[rows], value[rows], threshold[rows] = number, values(measured, rule)[rows], rule.threshold
+        first[rows], value[rows], threshold[rows] = number, values(measured, rule)[rows], bounds[number][rows]
     if settings.languages:
-        asked = np.flatnonzero(first < 0)  # last, because it costs more than all other rules
-        found = identify(texts.take(pa.array(asked)), settings.languages)
-        measured = _with_languages(measured, asked, found)
-        foreign = found.asked < found.probabilities
-        rows = asked[foreign]
-        first[rows], value[rows], threshold[rows] = len(active), found.asked[foreign], found.probabilities[foreign]
+        rows = np.flatnonzero(first < 0)
+        if found is None:  # last, because it costs more than all other rules
+            measured = _with_languages(measured, rows, identify(texts.take(pa.array(rows)), settings.languages))
+        asked, best = (measured[name].to_numpy()[rows] for name in ("languages_probability", "language_score"))
+        foreign = asked < best
+        rows = rows[foreign]
+        first[rows], value[rows], threshold[rows] = len(active), asked[foreign], best[foreign]
 
     kept, dropped = pa.array(first < 0), np.flatnonzero(first >= 0)
     texts = texts.filter(kept)
@@ -145,7 +182,8 @@ def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged)
     names = [*(rule.name for rule in active), LANGUAGES]
     originals = documents.take(pa.array(dropped))
     columns = [
-        originals["id"],
+        *(originals[name] for name in ("id", "source", "path", "position")),
+        measured["language"].combine_chunks().take(pa.array(dropped)),
         pa.array([names[number] for number in first[dropped]], pa.string()),
         pa.array(value[dropped]),
         pa.array(threshold[dropped]),
@@ -160,7 +198,8 @@ def _with_languages(measured: pa.Table, rows: NDArray[np.int64], found: Language
     mask[rows] = True
     columns = {
         "language": pa.array(found.codes, pa.string()),
-        "language_probability": pa.array(found.probabilities),
+        "script": pa.array(found.scripts, pa.string()),
+        "language_score": pa.array(found.probabilities),
         "languages_probability": pa.array(found.asked),
     }
     for name, values_ in columns.items():

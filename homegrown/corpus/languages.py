@@ -17,8 +17,7 @@ import regex
 from numpy.typing import NDArray
 
 from homegrown.corpus.characters import CODE_POINTS, characters, decode
-from homegrown.corpus.compiled import compiled
-from homegrown.corpus.quality.texts import buffers
+from homegrown.corpus.compiled import buffers, compiled
 from homegrown.util.errors import UserError
 
 WINDOWS, WINDOW = 8, 256  # bytes of a window

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, CODE_POINTS, characters, decode
-from homegrown.corpus.compiled import compiled
+from homegrown.corpus.compiled import buffers, compiled
 
 Ends = NDArray[np.int64]
 MISSING = (
@@ -56,8 +56,8 @@ def unsegmented(texts: pa.StringArray) -> NDArray[np.bool_]:
     """Return which texts have words that only the missing segmenter finds; none if it is installed."""
     if version() is not None:
         return np.zeros(len(texts), bool)
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    starts, _ = _runs(np.frombuffer(texts.buffers()[2] or b"", np.uint8), offsets, characters().kinds)
+    data, offsets = buffers(texts)
+    starts, _ = _runs(data, offsets, characters().kinds)
     found: NDArray[np.bool_] = np.diff(np.searchsorted(starts, offsets)) > 0
     return found
 

@@ -1,13 +1,17 @@
 """The filter stage: its tables, what it keeps, languages and redaction."""
 
+import json
 from concurrent.futures import Executor
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pytest
+import yaml
 
-from homegrown.config.recipe import FilterSettings, GopherRepetition
+from homegrown.config.recipe import FilterSettings, GopherQuality, GopherRepetition
 from homegrown.corpus.filter import filter_documents
+from homegrown.corpus.quality.by_language import adapted, table_of
 from homegrown.corpus.quality.rules import failures, rules
 from homegrown.corpus.redaction import redact
 from homegrown.util.errors import UserError
@@ -160,3 +164,85 @@ def test_languages_are_identified_and_unknown_codes_refused(tmp_path: Path, exec
     wrong = FilterSettings.model_validate(LAX | {"languages": ["de", "klingon"]})
     with pytest.raises(UserError, match=r"filter\.languages: unknown code klingon"):
         filter_documents(tmp_path / "wrong", tmp_path / "in", wrong, executor=executor)
+
+
+PROSE = json.loads((Path(__file__).parents[2] / "benchmarks" / "prose.json").read_text(encoding="utf-8"))
+
+
+def settings_of(definition: str, **changes: object) -> FilterSettings:
+    definitions = yaml.safe_load((Path(__file__).parents[2] / "pipelines.yaml").read_text())["definitions"]
+    return FilterSettings.model_validate(definitions[definition] | changes)
+
+
+@pytest.mark.parametrize("definition", ["filter_documentation", "filter_prose"])
+def test_prose_in_eight_languages_is_kept(definition: str, tmp_path: Path, executor: Executor) -> None:
+    texts = ["\n".join(paragraphs[:3]) for paragraphs in PROSE.values()]
+    write_documents(tmp_path / "in", texts)
+    settings = settings_of(definition, languages=[])
+    filter_documents(tmp_path / "auto", tmp_path / "in", settings, executor=executor)
+    assert [row["text"] for row in rows_of(tmp_path / "auto" / "documents")] == texts
+    assert rows_of(tmp_path / "auto" / "by_language") == [
+        {"language": language, "documents": 1, "kept": 1, "rule": None, "dropped": 0} for language in sorted(PROSE)
+    ]
+    one_for_all = settings.model_copy(update={"language": None, "min_language_score": None})
+    filter_documents(tmp_path / "same", tmp_path / "in", one_for_all, executor=executor)
+    kept = [row["text"] for row in rows_of(tmp_path / "same" / "documents")]
+    assert kept == (texts if definition == "filter_documentation" else texts[:1])
+
+
+def test_each_document_is_judged_by_its_language(tmp_path: Path, executor: Executor) -> None:
+    random = Random(1)
+    shuffled = " ".join(PROSE["ru"] * 6).split()
+    random.shuffle(shuffled)
+    texts = {
+        "gopher_quality.min_stop_words": "".join(random.choices("рцщшфхжэлм  ", k=900)) + ". Да.",
+        "max_repeated_neighbors": " ".join(shuffled) + ".",
+        "fineweb.min_punctuated_lines": "\n".join(PROSE["ru"]).replace(".", ""),
+        "": "\n".join(PROSE["ru"]),
+    }
+    write_documents(tmp_path / "in", list(texts.values()))
+    settings = settings_of("filter_prose", languages=[], min_language_score=None)
+    filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    dropped = {row["rule"]: row for row in rows_of(tmp_path / "out" / "dropped")}
+    assert set(dropped) | {""} == set(texts)
+    assert [row["text"] for row in rows_of(tmp_path / "out" / "documents")] == [texts[""]]
+    punctuated = dropped["fineweb.min_punctuated_lines"]
+    assert (punctuated["language"], punctuated["threshold"]) == ("ru", 0.231)  # FineWeb-2's for Russian
+    place = list(texts).index("fineweb.min_punctuated_lines")
+    rows = rows_of(tmp_path / "in" / "documents")
+    assert [punctuated[name] for name in ("source", "path", "position")] == [
+        rows[place][name] for name in ("source", "path", "position")
+    ]
+    summary = {row["language"]: row for row in rows_of(tmp_path / "out" / "by_language")}
+    assert summary["ru"]["documents"] == 3 and summary["ru"]["kept"] == 1 and summary["ru"]["dropped"] == 1
+    assert sum(row["documents"] for row in summary.values()) == 4  # gibberish is some other language
+
+
+def test_a_setting_of_ones_own_holds_for_every_language() -> None:
+    own = settings_of("filter_prose").model_copy(update={"gopher_quality": GopherQuality(max_mean_word_length=9)})
+    japanese = adapted(own, table_of("ja", "Hani"))
+    assert japanese.gopher_quality and japanese.fineweb and japanese.gopher_repetition
+    assert japanese.gopher_quality.max_mean_word_length == 9  # the published one is 10
+    assert japanese.gopher_quality.min_mean_word_length == 1  # FineWeb-2's for Japanese
+    assert japanese.fineweb.max_newlines_per_word == 0.13 and japanese.fineweb.max_short_lines is None
+    assert japanese.c4 is None and japanese.gopher_repetition.max_duplicate_5grams == 0.243
+    assert adapted(own, table_of("en", "Latn")) == own == adapted(own, table_of("zxx", ""))
+    lax = settings_of("filter_documentation")
+    assert adapted(lax, table_of("de", "Latn")).gopher_quality is None
+    assert [table_of(*pair) for pair in (("az", "Cyrl"), ("ja", "Hani"), ("qu", "Latn"), ("xx", "Cher"))] == [
+        "az_Cyrl",
+        "ja_Jpan",
+        "Latn",
+        "und",
+    ]
+
+
+def test_a_low_language_score_drops_a_document(tmp_path: Path, executor: Executor) -> None:
+    random = Random(2)
+    noise = ("".join(random.choices("etaoinshrdlu", k=random.randrange(2, 9))) for _ in range(150))
+    write_documents(tmp_path / "in", [" ".join(noise), PROSE["en"][0]])
+    settings = FilterSettings.model_validate(LAX | {"min_language_score": 0.9})
+    filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    dropped = rows_of(tmp_path / "out" / "dropped")
+    assert [(row["rule"], row["threshold"], row["position"]) for row in dropped] == [("min_language_score", 0.9, 1)]
+    assert dropped[0]["value"] < 0.9

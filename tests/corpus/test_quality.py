@@ -238,7 +238,7 @@ def test_verdicts_and_texts_are_datatroves() -> None:
 def test_every_bound_is_a_rule_and_a_null_set_or_bound_is_off() -> None:
     assert all(measures(name) for name in SETS)
     names = [rule.name for rule in rules(ALL)]
-    assert len(names) == len(set(names)) == 2 + 10 + 13 + 3 + 4  # word_list is off
+    assert len(names) == len(set(names)) == 2 + 10 + 13 + 3 + 4  # word_list and rules of our own are off
     fewer = ALL.model_copy(update={"fineweb": None, "gopher_quality": GopherQuality(min_words=None)})
     assert set(names) - {rule.name for rule in rules(fewer)} == {
         "gopher_quality.min_words",

@@ -1,6 +1,11 @@
-"""Measures of our own: length and share of letters."""
+"""Measures of our own: length, share of letters, repeated neighbors."""
 
+import numpy as np
+
+from homegrown.corpus.quality.repeats import equal_neighbors
 from homegrown.corpus.quality.texts import Texts, Values, share
+
+_EXPECTED = 5  # equal neighbors; with fewer, chance decides
 
 
 def characters(texts: Texts) -> Values:
@@ -14,3 +19,13 @@ def alphabetic_share(texts: Texts) -> Values:
     Rae et al. 2021 require a letter in 80% of the words; by character the share is lower.
     """
     return share(texts.counts.letters, texts.counts.visible)
+
+
+def repeated_neighbors(texts: Texts) -> Values:
+    """Return the number of words equal to the preceding one, relative to the number expected in random order.
+
+    Prose avoids them: 0 is usual, and words in random order have about 1. 0 for texts too short to tell.
+    """
+    found, expected = equal_neighbors(texts.words.starts, texts.words.hashes, texts.words.symbols)
+    result: Values = np.where(expected >= _EXPECTED, found / np.maximum(expected, _EXPECTED), 0)
+    return result

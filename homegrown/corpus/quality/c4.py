@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from homegrown.config.recipe import C4
 from homegrown.corpus.characters import BREAK, SPACE, Characters, characters, decode
-from homegrown.corpus.compiled import compiled
+from homegrown.corpus.compiled import buffers, compiled
 from homegrown.corpus.quality.sentences import count_sentences
-from homegrown.corpus.quality.texts import Pieces, Values, buffers, kind_of
+from homegrown.corpus.quality.texts import Pieces, Values, kind_of
 
 _EDIT, _CITATION_NEEDED = np.frombuffer(b"edit]", np.uint8), np.frombuffer(b"citation needed]", np.uint8)
 # Phrases to search a line for, each by one of its rarer letters: j, p (the second), k, v, f.

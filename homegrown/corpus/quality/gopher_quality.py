@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
-from homegrown.corpus.quality.texts import Pieces, Texts, Values, hash_of, share, total
-
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+from homegrown.corpus.quality.texts import Pieces, StopWords, Texts, Values, share, total
 
 
 def words(texts: Texts) -> Values:
@@ -50,20 +48,20 @@ def alphabetic_words(texts: Texts) -> Values:
 
 
 def stop_words(texts: Texts) -> Values:
-    """Return how many of the eight stop words occur in lower case. Published: at least 2."""
-    wanted = np.array([hash_of(word) for word in STOP_WORDS], np.uint64)
-    return _different(texts.words.starts, texts.words.hashes, wanted).astype(float)
+    """Return how many of the stop words of its language a text has, as they are listed. Published: at least 2."""
+    return _different(texts.words.starts, texts.words.hashes, texts.stop_words).astype(float)
 
 
 @compiled
-def _different(starts: Pieces, hashes: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> Pieces:
-    """Return by text how many of the `wanted` hashes (at most 63) it has."""
+def _different(starts: Pieces, hashes: NDArray[np.uint64], wanted: StopWords) -> Pieces:
+    """Return by text how many of its stop words (at most 63) it has."""
     result = np.zeros(starts.size - 1, np.int64)
     for text in range(result.size):
+        own = wanted.hashes[wanted.starts[wanted.lists[text]] : wanted.starts[wanted.lists[text] + 1]]
         found = 0
         for i in range(starts[text], starts[text + 1]):
-            for k in range(wanted.size):
-                if hashes[i] == wanted[k]:
+            for k in range(own.size):
+                if hashes[i] == own[k]:
                     found |= 1 << k
         while found:
             found &= found - 1

@@ -27,6 +27,35 @@ def repeated(starts: Pieces, hashes: NDArray[np.uint64], values: NDArray[np.int3
 
 
 @compiled
+def equal_neighbors(
+    starts: Pieces, hashes: NDArray[np.uint64], symbols: NDArray[np.bool_]
+) -> tuple[Pieces, NDArray[np.float64]]:
+    """Return by text the number of words equal to the preceding one, and its mean over all orders of the words."""
+    found, expected = np.zeros(starts.size - 1, np.int64), np.zeros(starts.size - 1, np.float64)
+    most = _slots(_longest(starts))
+    keys, numbers = np.empty(most, np.uint64), np.empty(most, np.int32)
+    for text in range(found.size):
+        seen = keys[: _slots(starts[text + 1] - starts[text])]
+        seen[:] = 0
+        words = pairs = 0
+        before = np.uint64(0)
+        for i in range(starts[text], starts[text + 1]):
+            if symbols[i]:
+                continue
+            key = max(hashes[i], np.uint64(1))
+            slot = _find(seen, key)
+            if seen[slot] != key:
+                seen[slot], numbers[slot] = key, 0
+            pairs += numbers[slot]
+            numbers[slot] += 1
+            found[text] += key == before
+            before = key
+            words += 1
+        expected[text] = 2 * pairs / max(1, words)
+    return found, expected
+
+
+@compiled
 def top_ngram(starts: Pieces, hashes: NDArray[np.uint64], lengths: NDArray[np.int32], n: int) -> Pieces:
     """Return by text the length of its most common n-gram, with spaces between words, times its count: (n,) int64.
 

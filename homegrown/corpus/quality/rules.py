@@ -23,6 +23,7 @@ from homegrown.config.recipe import (
     WordList,
 )
 from homegrown.corpus.quality import basic, c4, fineweb, gopher_quality, gopher_repetition, word_list
+from homegrown.corpus.quality.by_language import ANY, adapted, table_of
 from homegrown.corpus.quality.texts import Values
 
 SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
@@ -34,6 +35,7 @@ SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
     "word_list": (word_list, WordList),
 }
 LANGUAGES = "languages"
+LANGUAGE_SCORE = "language_score"  # a column of the signals that identification fills
 
 
 @dataclass(frozen=True)
@@ -49,22 +51,48 @@ class Rule:
 def measures(name: str) -> dict[str, Callable[[Any], Values]]:
     """Return the measures of a set that have a setting."""
     module, settings = SETS[name]
-    return {_measure(field): getattr(module, _measure(field)) for field in settings.model_fields if _is_rule(field)}
+    names = [_measure(field) for field in settings.model_fields if _is_rule(field)]
+    return {each: getattr(module, each) for each in names if each != LANGUAGE_SCORE}
 
 
 def rules(settings: FilterSettings) -> list[Rule]:
-    """Return the enabled rules in order, without languages, which has no threshold."""
-    return [rule for name in SETS for rule in _rules(name, getattr(settings, name) if name else settings)]
+    """Return the enabled rules in order, without languages, which has no threshold.
+
+    With `language: auto`, those that only other languages than English have are last.
+    """
+    own = _enabled(settings)
+    if settings.language != "auto":
+        return own
+    names = {rule.name for rule in own}
+    return [*own, *(rule for rule in _enabled(adapted(settings, ANY)) if rule.name not in names)]
 
 
 def failures(signals: pa.Table, settings: FilterSettings) -> NDArray[np.bool_]:
     """Return which of n documents fail which of the enabled rules: (rules, n)."""
-    active = rules(settings)
-    fails = np.zeros((len(active), len(signals)), bool)
+    active, bounds = rules(settings), thresholds(signals, settings)
+    fails = np.zeros(bounds.shape, bool)
     for number, rule in enumerate(active):
         value = values(signals, rule)
-        fails[number] = value < rule.threshold if rule.least else value > rule.threshold
+        fails[number] = value < bounds[number] if rule.least else value > bounds[number]
     return fails
+
+
+def thresholds(signals: pa.Table, settings: FilterSettings) -> NDArray[np.float64]:
+    """Return the threshold of each enabled rule for each of n documents, NaN if it does not apply: (rules, n)."""
+    active = rules(settings)
+    tables = np.full(len(signals), "", dtype=object)
+    if settings.language == "auto":
+        tables[:] = tables_of(signals["language"].to_pylist(), signals["script"].to_pylist())
+    result = np.empty((len(active), len(signals)))
+    for table in set(tables):
+        own = {rule.name: rule.threshold for rule in _enabled(adapted(settings, table))}
+        result[:, tables == table] = np.array([own.get(rule.name, np.nan) for rule in active]).reshape(-1, 1)
+    return result
+
+
+def tables_of(languages: list[str], scripts: list[str]) -> list[str]:
+    """Return the name of each document's figures (`homegrown.corpus.quality.by_language`)."""
+    return [table_of(language, script) for language, script in zip(languages, scripts, strict=True)]
 
 
 def values(signals: pa.Table, rule: Rule) -> Values:
@@ -72,8 +100,12 @@ def values(signals: pa.Table, rule: Rule) -> Values:
     column = signals[rule.signal[0]].combine_chunks()
     for field in rule.signal[1:]:
         column = column.field(field)
-    measured: Values = column.to_numpy(zero_copy_only=False)
+    measured: Values = column.to_numpy(zero_copy_only=False).astype(float)  # null becomes NaN, which passes
     return measured
+
+
+def _enabled(settings: FilterSettings) -> list[Rule]:
+    return [rule for name in SETS for rule in _rules(name, getattr(settings, name) if name else settings)]
 
 
 def _rules(name: str, settings: Any) -> Iterator[Rule]:

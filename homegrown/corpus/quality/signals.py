@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from homegrown.config.recipe import FilterSettings
+from homegrown.corpus.languages import Languages
 from homegrown.corpus.quality import c4
-from homegrown.corpus.quality.rules import SETS, measures
-from homegrown.corpus.quality.texts import Values, take_apart
+from homegrown.corpus.quality.by_language import stop_words
+from homegrown.corpus.quality.rules import SETS, measures, tables_of
+from homegrown.corpus.quality.texts import ENGLISH, Values, stop_word_lists, take_apart
 from homegrown.corpus.quality.word_list import look_up
 from homegrown.corpus.segmenter import unsegmented
 
@@ -25,7 +27,8 @@ def _schema() -> pa.Schema:
     fields += [
         pa.field("unsegmented", pa.bool_()),  # words of a script without spaces were not found: no segmenter
         pa.field("language", pa.string()),  # the most likely; null if not identified
-        pa.field("language_probability", pa.float64()),
+        pa.field("script", pa.string()),  # its script, as in ISO 15924
+        pa.field("language_score", pa.float64()),  # its probability
         pa.field("languages_probability", pa.float64()),  # of the most likely wanted one
     ]
     return pa.schema(fields)
@@ -45,27 +48,43 @@ def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         first += many
 
 
-def measure(ids: pa.StringArray, texts: pa.StringArray, settings: FilterSettings) -> tuple[pa.Table, pa.StringArray]:
-    """Measure texts without nulls; return their rows of SCHEMA without languages, and the texts to keep.
+def measure(
+    ids: pa.StringArray, texts: pa.StringArray, settings: FilterSettings, languages: Languages | None = None
+) -> tuple[pa.Table, pa.StringArray]:
+    """Measure texts without nulls; return their rows of SCHEMA, and the texts to keep.
 
-    The texts to keep are those that C4's rules leave, if enabled; FineWeb's measures are of these.
+    The texts to keep are those that C4's rules leave, if they apply; FineWeb's measures are of these. `languages` are
+    filled in, if known; with `language: auto` they decide on stop words and on C4's rules.
     """
-    raw = kept = take_apart(texts)
+    n = len(texts)
+    auto = languages is not None and settings.language == "auto"
+    tables = tables_of(languages.codes, languages.scripts) if languages and auto else [""] * n
+    names = sorted({"", *tables})
+    lists = [names.index(table) for table in tables]
+    words = stop_word_lists(lists, [stop_words(table) if table else ENGLISH for table in names])
+    raw = kept = take_apart(texts, words)
     inputs: dict[str, Any] = {"": raw, "gopher_quality": raw, "gopher_repetition": raw}
+    skipped = {"c4": np.array([bool(table) for table in tables], bool)}
     if settings.c4:
         cleaned = c4.clean(texts, settings.c4)
         inputs["c4"] = cleaned
-        kept, texts = take_apart(cleaned.texts), cleaned.texts
+        texts = pc.if_else(pa.array(skipped["c4"]), texts, cleaned.texts) if skipped["c4"].any() else cleaned.texts
+        kept = take_apart(texts, words)
     inputs["fineweb"] = kept
     if settings.word_list:
         inputs["word_list"] = look_up(texts, settings.word_list.path)
     columns: dict[str, pa.Array] = {"id": ids}
     for name, measured in inputs.items():
         found: dict[str, Values] = {each: function(measured) for each, function in measures(name).items()}
-        if name:
-            columns[name] = pa.StructArray.from_arrays([pa.array(value) for value in found.values()], list(found))
-        else:
-            columns |= {each: pa.array(value) for each, value in found.items()}
+        arrays = {each: pa.array(value, mask=skipped.get(name)) for each, value in found.items()}
+        columns |= {name: pa.StructArray.from_arrays(list(arrays.values()), list(arrays))} if name else arrays
     columns["unsegmented"] = pa.array(unsegmented(texts))
-    row = [columns[field.name] if field.name in columns else pa.nulls(len(texts), field.type) for field in SCHEMA]
+    if languages:
+        columns |= {
+            "language": pa.array(languages.codes, pa.string()),
+            "script": pa.array(languages.scripts, pa.string()),
+            "language_score": pa.array(languages.probabilities),
+            "languages_probability": pa.array(languages.asked),
+        }
+    row = [columns[field.name] if field.name in columns else pa.nulls(n, field.type) for field in SCHEMA]
     return pa.table(row, schema=SCHEMA), texts

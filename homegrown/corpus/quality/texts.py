@@ -4,6 +4,7 @@ White space separates words as in `str.split`, punctuation included; in scripts 
 Characters are code points.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, BREAK, CODE_POINTS, LETTER, MARK, SPACE, STOP, characters, decode
-from homegrown.corpus.compiled import compiled
+from homegrown.corpus.compiled import buffers, compiled
 from homegrown.corpus.segmenter import word_ends
 
 Values: TypeAlias = NDArray[np.float64]
@@ -71,10 +72,19 @@ class Counts(NamedTuple):
     ellipses: Pieces
 
 
+class StopWords(NamedTuple):
+    """Hashes of the stop words of each language; those of text i are `starts[lists[i]]` to `starts[lists[i] + 1]`."""
+
+    lists: Pieces
+    starts: Pieces
+    hashes: NDArray[np.uint64]
+
+
 @dataclass(frozen=True)
 class Texts:
     """n split texts."""
 
+    stop_words: StopWords
     counts: Counts
     words: Words
     lines: Lines
@@ -82,8 +92,21 @@ class Texts:
     paragraphs: Paragraphs
 
 
-def take_apart(texts: pa.StringArray) -> Texts:
-    """Split every text of an Arrow array without nulls. Memory: about three times the texts."""
+ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher's stop words
+
+
+def stop_word_lists(lists: Sequence[int], words: Sequence[Sequence[str]]) -> StopWords:
+    """Return stop words by language, and the number of the language of each text."""
+    starts = np.cumsum([0, *map(len, words)])
+    hashes = np.array([hash_of(word) for language in words for word in language], np.uint64)
+    return StopWords(np.array(lists, np.int64), starts.astype(np.int64), hashes)
+
+
+def take_apart(texts: pa.StringArray, stop_words: StopWords | None = None) -> Texts:
+    """Split every text of an Arrow array without nulls; stop words are English by default.
+
+    Memory: about three times the texts.
+    """
     data, offsets = buffers(texts)
     n = len(texts)
     text_bytes = int(offsets[-1] - offsets[0])
@@ -95,13 +118,8 @@ def take_apart(texts: pa.StringArray) -> Texts:
     paragraphs = Paragraphs(*_columns(n, newlines + n, Paragraphs))
     _take_apart(data, offsets, characters().kinds, word_ends(data, offsets), counts, words, lines, rows)
     _join_lines(lines, paragraphs)
-    return Texts(counts, words, lines, rows, paragraphs)
-
-
-def buffers(texts: pa.StringArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Return an Arrow array's bytes (UTF-8) and its n + 1 offsets into them."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(texts.buffers()[2] or b"", np.uint8), offsets
+    stop_words = stop_words or stop_word_lists([0] * n, [ENGLISH])
+    return Texts(stop_words, counts, words, lines, rows, paragraphs)
 
 
 def hash_of(word: str) -> int:

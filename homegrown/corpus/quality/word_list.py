@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, WORD, Characters, characters, decode
-from homegrown.corpus.compiled import compiled
-from homegrown.corpus.quality.texts import Pieces, Values, buffers, kind_of, share
+from homegrown.corpus.compiled import buffers, compiled
+from homegrown.corpus.quality.texts import Pieces, Values, kind_of, share
 from homegrown.util.errors import UserError
 
 _OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits, over code points
