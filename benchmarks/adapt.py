@@ -99,7 +99,7 @@ def contest(text: str, data: Path, base: Path, seconds: float, threads: int) -> 
     best = results["transformers and peft, bfloat16"]
     return {
         "gain_vs_base": round(gain, 4),
-        "gain_significant": interval.excludes_zero if interval else None,
+        "gain_significant": interval.is_significant if interval else None,
         "vs_from_scratch": round(
             ours.result.costs.bits_per_byte / results["tiny, from scratch"].result.costs.bits_per_byte, 4
         ),

@@ -68,7 +68,7 @@ def _rows(artifact: Artifact) -> list[dict[str, str]]:
     from homegrown.reporting.blocks import rows_of
 
     report, _ = beside_previous(store(), artifact)
-    return rows_of(models_table(report.results))
+    return rows_of(models_table(report))
 
 
 @stage(

@@ -38,6 +38,8 @@ class Checked:
     """Their names, `flow/deployment`, in the file's order."""
     pools: list[str]
     """Names of the work pools, each once."""
+    schedules: dict[str, list[dict[str, Any]]]
+    """The schedules of each deployment, as in the file."""
 
 
 def check(file: Path) -> Checked:
@@ -54,14 +56,15 @@ def check(file: Path) -> Checked:
     deployments = content.get("deployments")
     if not isinstance(deployments, list) or not deployments:
         raise UserError(f"{file} has no list of deployments; add one under the key deployments.")
-    names, pools = [], []
+    names, pools, schedules = [], [], {}
     for index, deployment in enumerate(deployments):
         flow, pool = checker.deployment(deployment, f"deployments.{index}")
         names.append(f"{flow}/{deployment['name']}")
         pools.append(pool)
+        schedules[names[-1]] = _schedules(deployment)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{file} has two deployments {twice!r}; rename one of them.")
-    return Checked(names, list(dict.fromkeys(pools)))
+    return Checked(names, list(dict.fromkeys(pools)), schedules)
 
 
 class _Checker:
@@ -85,8 +88,7 @@ class _Checker:
             self.steps(values.get(action), f"{place}, {action}")
         flow = self._flow(values["entrypoint"], place)
         self._parameters(flow, values.get("parameters") or {}, f"{place}, parameters", complete=True)
-        schedules = [*([values["schedule"]] if values.get("schedule") else []), *(values.get("schedules") or [])]
-        for index, schedule in enumerate(schedules):
+        for index, schedule in enumerate(_schedules(values)):
             self._schedule(flow, schedule, f"{place}, schedule {index}")
         for key, known in (("triggers", _TRIGGER), ("sla", _SLA)):
             for part in values.get(key) or []:
@@ -175,6 +177,11 @@ class _Checker:
     def _wrong(self, place: str, problem: str) -> UserError:
         end = "" if problem.endswith("?") else "."
         return UserError(f"{self._file}, {place}: {problem}{end}")
+
+
+def _schedules(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schedules of a deployment: Prefect reads two keys."""
+    return [*([deployment["schedule"]] if deployment.get("schedule") else []), *(deployment.get("schedules") or [])]
 
 
 def _texts(values: Any) -> Iterator[str]:

@@ -19,6 +19,8 @@ from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.local import automation, children, server, server_log
+from flows.local.deployment_file import Checked
+from flows.local.removal import remove_deleted
 from homegrown.config.pipelines import PIPELINES
 from homegrown.util import locks
 from homegrown.util.errors import UserError
@@ -87,10 +89,10 @@ class Service:
 class Machine:
     """The running services of one project folder."""
 
-    def __init__(self, state: Path, pools: Sequence[str], file: Path, report: Report) -> None:
+    def __init__(self, state: Path, checked: Checked, file: Path, report: Report) -> None:
         self.api = server.address()
         self._state = state
-        self._pools = pools
+        self._checked = checked
         self._file = file
         self._report = report
         self._server: Service | None = None
@@ -102,7 +104,7 @@ class Machine:
         return self._server is not None
 
     def start(self) -> None:
-        """Start the missing services and deploy every pipeline of the file.
+        """Start the missing services and make the deployments those of the file.
 
         Raises:
             UserError: a service did not start.
@@ -114,10 +116,12 @@ class Machine:
             server.wait(self._server.process, self.api, log)
         with get_client(sync_client=True) as client:
             try:
-                for pool in self._pools:
+                for pool in self._checked.pools:
                     _ensure_pool(client, pool)
                 automation.ensure(client)
                 automation.watch_runs_in_progress(client)
+                for message in remove_deleted(client, Path.cwd(), self._checked.schedules, self._file):
+                    self._report(message)
             except PrefectHTTPStatusError as error:
                 raise UserError(server.refused(self.api, error)) from error
         deploying = children.start(
@@ -125,7 +129,7 @@ class Machine:
         )
         try:
             name = f"{platform.node()}-{Path.cwd().name}"
-            for pool in self._pools:
+            for pool in self._checked.pools:
                 arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", _POOL_TYPE, "--name", name]
                 self._workers.append(Service("worker", arguments, self._state / f"worker-{pool}.log"))
             if deploying.wait() != 0:
@@ -195,12 +199,12 @@ class Machine:
 
 
 @contextmanager
-def running(state: Path, pools: Sequence[str], file: Path, report: Report) -> Iterator[Machine]:
+def running(state: Path, checked: Checked, file: Path, report: Report) -> Iterator[Machine]:
     """Run all services for the block; call this in the main thread.
 
     Args:
         state: Folder for logs and for the facts of this process.
-        pools: Names of the work pools.
+        checked: The deployments and work pools of the deployment file.
         file: The deployment file.
         report: Called with messages for the user.
 
@@ -210,7 +214,7 @@ def running(state: Path, pools: Sequence[str], file: Path, report: Report) -> It
     """
     with _alone(state), _interruptible():
         children.adopt_orphans()
-        machine = Machine(state, pools, file, report)
+        machine = Machine(state, checked, file, report)
         try:
             machine.start()
             facts = UpFacts(process=os.getpid(), api=machine.api, own_server=machine.own_server)

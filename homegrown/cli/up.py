@@ -15,11 +15,13 @@ def up(store: Store) -> None:
     """
     import os
     from contextlib import ExitStack
+    from pathlib import Path
 
     from rich.console import Console
 
     # Prefect reads its settings when it is imported. The worker passes them to its runs.
     os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
+    os.environ["PWD"] = str(Path.cwd())  # pipelines.yaml has it; a program that changes its folder may leave an old one
     console = Console(highlight=False, soft_wrap=True)
     try:
         with ExitStack() as stack:
@@ -28,7 +30,7 @@ def up(store: Store) -> None:
                 from homegrown.config.pipelines import PIPELINES
 
                 checked = deployment_file.check(PIPELINES)
-                running = services.running(store.root / ".state", checked.pools, PIPELINES, console.print)
+                running = services.running(store.root / ".state", checked, PIPELINES, console.print)
                 machine = stack.enter_context(running)
             console.print(_greeting(machine.api, machine.own_server, checked.deployments))
             machine.watch()

@@ -10,6 +10,8 @@ Numbers = npt.NDArray[np.float64]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+MIN_UNITS = 30
+"""Documents below which no difference is called significant: percentile intervals of few units are too narrow."""
 
 _AT_ONCE = 4_000_000
 """Counts in memory at the same time, of 8 bytes each."""
@@ -17,15 +19,21 @@ _AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% confidence interval."""
+    """A 95% confidence interval over `units` documents."""
 
     low: float
     high: float
+    units: int
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference with this interval is significant (two-sided, at 5%)."""
-        return self.low > 0 or self.high < 0
+    def is_significant(self) -> bool:
+        """Whether a difference with this interval is significant (two-sided, at 5%); never below `MIN_UNITS`."""
+        return self.units >= MIN_UNITS and (self.low > 0 or self.high < 0)
+
+    @property
+    def negated(self) -> "Interval":
+        """The interval of the opposite difference."""
+        return Interval(-self.high, -self.low, self.units)
 
 
 def interval(columns: Numbers, statistic: Callable[[Numbers], Numbers], seed: int) -> Interval | None:
@@ -36,7 +44,8 @@ def interval(columns: Numbers, statistic: Callable[[Numbers], Numbers], seed: in
     replacement. The draws depend on `seed` and the number of documents alone.
     """
     documents = len(columns)
-    if np.count_nonzero(columns.any(axis=1)) < 2:  # every resample would be the same
+    units = int(np.count_nonzero(columns.any(axis=1)))
+    if units < 2:  # every resample would be the same
         return None
     draws = np.random.default_rng(seed)
     chances = np.full(documents, 1 / documents)
@@ -49,7 +58,7 @@ def interval(columns: Numbers, statistic: Callable[[Numbers], Numbers], seed: in
         left -= rows
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.nanpercentile(np.concatenate(figures), [tail, 100 - tail])
-    return Interval(float(low), float(high))
+    return Interval(float(low), float(high), units)
 
 
 def mean_interval(values: Numbers, seed: int) -> Interval | None:

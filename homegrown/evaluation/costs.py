@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from homegrown.evaluation.bootstrap import Interval, interval
+from homegrown.evaluation.bootstrap import MIN_UNITS, Interval, interval
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,10 @@ def in_words(subject: str, other: str, difference: float, interval: Interval | N
     sentence = f"{subject} need {abs(difference):.4f} bits per byte {how} than {other}"
     if interval is None:
         return f"{sentence} (1 document: no interval)."
-    meaning = "significant" if interval.excludes_zero else "not significant"
-    return f"{sentence} (95%: {interval.low:+.4f} to {interval.high:+.4f}, paired by document): {meaning}."
+    ends = f"95%: {interval.low:+.4f} to {interval.high:+.4f}, paired by document"
+    if interval.units < MIN_UNITS:
+        return f"{sentence} ({ends}); {interval.units} documents are too few to call it significant ({MIN_UNITS})."
+    return f"{sentence} ({ends}): {'significant' if interval.is_significant else 'not significant'}."
 
 
 def by_document(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from homegrown.evaluation.bootstrap import RESAMPLES, Interval
+from homegrown.evaluation.bootstrap import MIN_UNITS, RESAMPLES, Interval
 from homegrown.evaluation.chart import draw_memorization, draw_models
 from homegrown.evaluation.compressors import GZIP_LEVEL, PRIMER_BYTES, XZ_PRESET
 from homegrown.evaluation.costs import in_words
@@ -23,12 +23,11 @@ from homegrown.reporting.blocks import (
     as_markdown,
 )
 from homegrown.reporting.html import as_html
-from homegrown.reporting.numbers import file_size
+from homegrown.reporting.numbers import file_size, quantity
 
 TITLE = "Evaluation"
 _SHOWN_DOCUMENTS = 6
 _SHOWN_SOURCES = 30
-_ONE_DOCUMENT = "1 document: no interval. More test documents are needed to tell a difference from chance."
 
 
 def markdown(report: Report) -> str:
@@ -46,12 +45,12 @@ def gains(report: Report) -> list[str]:
     base = next((row for row in report.results if row.kind == "base"), None)
     found = []
     if base and base.difference is not None:
-        interval = _interval(base.difference_low, base.difference_high)
-        above = Interval(-interval.high, -interval.low) if interval else None
+        interval = _interval(base, report.facts.test_documents)
+        above = interval.negated if interval else None
         found.append(in_words("The trained weights", "the base", -base.difference, above))
     for row in report.general:
         if row.difference is not None:
-            interval = _interval(row.difference_low, row.difference_high)
+            interval = _interval(row, row.passages)
             found.append(in_words("On general text, the trained weights", "the base", row.difference, interval))
     return found
 
@@ -65,7 +64,7 @@ def sections(report: Report, news: Sequence[str] = (), groups: Sequence[Group] =
         Section(
             "Models",
             [
-                models_table(report.results, groups),
+                models_table(report, groups),
                 *([Lines(sentences)] if (sentences := [*gains(report), *news]) else []),
                 models_picture(report.results),
             ],
@@ -82,14 +81,28 @@ def sections(report: Report, news: Sequence[str] = (), groups: Sequence[Group] =
     ]
 
 
-def models_table(results: Sequence[Result], more: Sequence[Group] = ()) -> Table:
+def models_table(report: Report, more: Sequence[Group] = ()) -> Table:
     """Return every metric of every model, then the columns `more`."""
+    units = report.facts.test_documents
     groups = [
-        Group(title, [name for name, _ in columns], [[show(row) for _, show in columns] for row in results])
+        Group(
+            title, [name for name, _ in columns], [[show(row, units) for _, show in columns] for row in report.results]
+        )
         for title, columns in _GROUPS
     ]
-    table = Table.grouped("model", [row.variant for row in results], [*groups, *more])
-    return replace(table, notes=[_ONE_DOCUMENT]) if _lacks_intervals(results) else table
+    table = Table.grouped("model", [row.variant for row in report.results], [*groups, *more])
+    return replace(table, notes=[_units(report)])
+
+
+def _units(report: Report) -> str:
+    """Return how many documents the intervals are over, and whether they suffice."""
+    tested, completed = report.facts.test_documents, report.facts.documents
+    over = f"Intervals: {quantity(tested, 'test documents')}, {quantity(completed, 'completions')}."
+    if min(tested, completed) == 1:
+        over += " A single one has no interval."
+    if tested < MIN_UNITS:
+        over += f" Fewer than {MIN_UNITS} test documents: no difference is called significant."
+    return over
 
 
 def models_picture(results: Sequence[Result]) -> Picture:
@@ -97,17 +110,12 @@ def models_picture(results: Sequence[Result]) -> Picture:
     return Picture(draw_models(results), "Bits per byte, speed and size of each model, as in the table")
 
 
-def _lacks_intervals(results: Sequence[Result]) -> bool:
-    pairs = [("bits_per_byte", "bits_per_byte_low"), ("bleu", "bleu_low")]
-    weights = [row for row in results if row.kind == "weights"]
-    return any(getattr(row, name) is not None and getattr(row, low) is None for row in weights for name, low in pairs)
-
-
-_Show = Callable[[Result], Cell]
+_Show = Callable[[Result, int], Cell]
+"""Show a metric of a model that was measured on so many documents."""
 
 
 def _plain(name: str, form: str) -> _Show:
-    def show(row: Result) -> Cell:
+    def show(row: Result, units: int) -> Cell:
         value = getattr(row, name)
         return Cell("" if value is None else form.format(value))
 
@@ -117,7 +125,7 @@ def _plain(name: str, form: str) -> _Show:
 def _measured(name: str, form: str) -> _Show:
     """Return a function that shows a metric with its interval."""
 
-    def show(row: Result) -> Cell:
+    def show(row: Result, units: int) -> Cell:
         value, low, high = (getattr(row, name + ending) for ending in ("", "_low", "_high"))
         text = "" if value is None else form.format(value)
         return Cell(text, "" if low is None else f"{form.format(low)} to {form.format(high)}")
@@ -125,14 +133,14 @@ def _measured(name: str, form: str) -> _Show:
     return show
 
 
-def _difference(row: Result | OfGeneral) -> Cell:
+def _difference(row: Result | OfGeneral, units: int) -> Cell:
     if row.difference is None:
         return Cell("")
-    if row.difference_low is None or row.difference_high is None:
+    interval = _interval(row, units)
+    if interval is None:
         return Cell(f"{row.difference:+.4f}")
-    significant = row.difference_low > 0 or row.difference_high < 0
-    interval = f"{row.difference_low:+.4f} to {row.difference_high:+.4f}"
-    return Cell(f"{row.difference:+.4f}{' *' if significant else ''}", interval)
+    star = " *" if interval.is_significant else ""
+    return Cell(f"{row.difference:+.4f}{star}", f"{interval.low:+.4f} to {interval.high:+.4f}")
 
 
 _GROUPS: tuple[tuple[str, tuple[tuple[str, _Show], ...]], ...] = (
@@ -210,7 +218,7 @@ def _general(report: Report) -> Section:
         [
             Cell(row.variant),
             Cell(f"{row.bits_per_byte:.4f}", _ends(row)),
-            _difference(row),
+            _difference(row, row.passages),
             Cell(f"{row.passages}"),
             Cell(file_size(row.bytes)),
         ]
@@ -220,8 +228,10 @@ def _general(report: Report) -> Section:
     return Section("General text", [Table(header, rows)])
 
 
-def _interval(low: float | None, high: float | None) -> Interval | None:
-    return None if low is None or high is None else Interval(low, high)
+def _interval(row: Result | OfGeneral, units: int) -> Interval | None:
+    """Return the interval of a difference over so many documents."""
+    low, high = row.difference_low, row.difference_high
+    return None if low is None or high is None else Interval(low, high, units)
 
 
 def _ends(row: OfSource | OfGeneral) -> str:
@@ -276,7 +286,7 @@ def _method(report: Report) -> list[str]:
         f"Each token is predicted once, in a window of {facts.context} tokens with stride {facts.stride}, so from all "
         f"previous text or at least {facts.context - facts.stride + 1} tokens.",
         f"Intervals: 95%, percentiles of {RESAMPLES:,} bootstrap resamples of the documents. Vs. original: difference "
-        "in bits per byte, paired by document; * marks an interval without 0.",
+        f"in bits per byte, paired by document; * marks an interval without 0 over at least {MIN_UNITS} documents.",
         f"BLEU, ROUGE, diversity: greedy completions of {facts.documents} test documents"
         f"{fewer if facts.documents < facts.documents_asked else ''}, {facts.prompt_tokens} tokens of prompt, at most "
         f"{facts.continuation_tokens} new tokens, compared with the document itself.",
@@ -289,8 +299,8 @@ def _method(report: Report) -> list[str]:
         f"the {facts.train_tokens:,} tokens of the training split.",
         f"Unigram (add-one smoothing) and 5-gram (interpolated modified Kneser-Ney): counted on "
         f"{facts.counted_tokens:,} tokens of the training split, measured on the same test tokens as the models.",
-        f'gzip (level {GZIP_LEVEL}), xz (preset {XZ_PRESET}): all test documents as one stream; "after '
-        f'{file_size(PRIMER_BYTES)}": bytes that they add to so much training text.',
+        f'gzip (level {GZIP_LEVEL}), xz (preset {XZ_PRESET}): all test documents as one stream; "xz '
+        f'after", with at most {file_size(PRIMER_BYTES)}: bytes that they add to the start of the training text.',
         *([_method_of_general(facts)] if report.general else []),
         "Tokens/s: one sequence at a time, with a KV cache. Memory: the loaded weights.",
     ]

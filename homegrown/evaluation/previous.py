@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from homegrown.evaluation.bootstrap import Interval
 from homegrown.evaluation.costs import Costs, in_words
 from homegrown.evaluation.results import Report, Result
 from homegrown.quantization.variants import ORIGINAL
@@ -58,7 +57,7 @@ def _compared(row: Result, name: str, now: Path, before: Path) -> tuple[Result, 
     if costs[0] != earlier[0] or not np.array_equal(costs[1].bytes, earlier[1].bytes):
         return row, f"{name}, the previous version, has another test split, so the two cannot be compared."
     difference, interval = earlier[1].above(costs[1], _SEED)
-    above = Interval(-interval.high, -interval.low) if interval else None
+    above = interval.negated if interval else None
     row = replace(row, difference=difference)
     if interval:
         row = replace(row, difference_low=interval.low, difference_high=interval.high)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from homegrown.evaluation.bootstrap import interval, mean_interval
-from homegrown.evaluation.costs import Costs
+from homegrown.evaluation.costs import Costs, in_words
 
 
 def costs(seed: int, documents: int = 60, worse: float = 0.0) -> Costs:
@@ -54,10 +54,21 @@ def test_pairing_finds_a_difference_that_single_intervals_hide() -> None:
     worse = Costs(nats, base.tokens, base.bytes)
     difference, found = worse.above(base, seed=1)
     assert difference == pytest.approx(worse.bits_per_byte - base.bits_per_byte)
-    assert found.excludes_zero and found.low < difference < found.high
+    assert found.is_significant and found.low < difference < found.high
     assert worse.interval(1).low < base.interval(1).high
     same, nothing = base.above(base, seed=1)
-    assert (same, nothing.excludes_zero) == (0, False)
+    assert (same, nothing.is_significant) == (0, False)
+
+
+def test_few_documents_are_never_significant() -> None:
+    for documents, significant in ((29, False), (30, True)):
+        base = costs(1, documents)
+        worse = Costs(base.nats * 1.1, base.tokens, base.bytes)
+        difference, found = worse.above(base, seed=1)
+        assert found.low > 0 and found.units == documents
+        assert found.is_significant == found.negated.is_significant == significant
+        sentence = in_words("One", "another", difference, found)
+        assert ("29 documents are too few to call it significant" in sentence) != significant
 
 
 def test_other_documents_cannot_be_paired() -> None:

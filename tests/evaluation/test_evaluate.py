@@ -118,5 +118,5 @@ def test_one_document_has_no_interval_and_nothing_is_significant(
     assert [row["difference"] is None for row in measured] == [True, False, False, False]
     for page in ("report.md", "report.html"):
         text = (tmp_path / page).read_text()
-        assert "1 document: no interval" in text
+        assert "Intervals: 1 test document, 1 completion. A single one has no interval. Fewer than 30" in text
         assert not re.search(r"\d \*", text)  # the mark of a significant difference

@@ -135,7 +135,7 @@ def test_rows_of_markdown_are_no_longer_than_asked_for(report: Report) -> None:
 
 
 def test_rows_of_the_table_have_the_same_columns(report: Report) -> None:
-    rows = rows_of(models_table(report.results))
+    rows = rows_of(models_table(report))
     assert [row["model"] for row in rows] == ["original<i>", "5-gram", "xz", "held-out text"]
     assert rows[0]["bits per byte"] == "1.2346" and rows[0]["bits per byte, 95%"] == "1.2000 to 1.3000"
     assert rows[1]["vs. original"] == "+0.2654 *"

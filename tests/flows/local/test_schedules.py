@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,21 +37,48 @@ def test_errors_that_repeat_in_the_log_are_found(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.minutes
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for what only Linux does")
-def test_a_schedule_fires_twice(project: Project) -> None:
-    write_deployments(project.folder, schedules=[{"interval": 10, "parameters": {"changes": ["seed=2"]}}])
+@contextmanager
+def up(project: Project) -> Iterator[Callable[[], str]]:
+    """Run `homegrown up` for the block; yield a function that returns its output."""
     log = project.folder / "up.log"
     with log.open("w") as output:
-        up = project.homegrown("up", stdout=output, stderr=subprocess.STDOUT)
-    until(lambda: "Ctrl-C stops everything" in log.read_text() or up.poll() is not None, "up is ready")
-    ui = Ui(project.origin)
+        process = project.homegrown("up", stdout=output, stderr=subprocess.STDOUT)
+    until(lambda: "Ctrl-C stops everything" in log.read_text() or process.poll() is not None, "up is ready")
+    assert process.poll() is None, log.read_text()
+    yield log.read_text
+    process.terminate()
+    assert process.wait() == 0, log.read_text()
 
-    def completed() -> list[str]:
-        ended = {"state": {"type": {"any_": ["COMPLETED"]}}}
-        return [run["name"] for run in ui.post("/flow_runs/filter", flow_runs=ended, limit=20) if run["auto_scheduled"]]
 
-    until(lambda: len(completed()) >= 2, "two runs of the schedule are completed")
-    up.terminate()
-    assert up.wait() == 0, log.read_text()
-    assert "repeats an error" not in log.read_text()
+@pytest.mark.minutes
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for what only Linux does")
+def test_a_schedule_fires_twice_and_is_removed_with_its_line(project: Project) -> None:
+    write_deployments(project.folder, schedules=[{"interval": 10, "parameters": {"changes": ["seed=2"]}}])
+    with up(project) as output:
+        ui = Ui(project.origin)
+
+        def completed() -> list[str]:
+            runs = ui.post("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["COMPLETED"]}}}, limit=20)
+            return [run["name"] for run in runs if run["auto_scheduled"]]
+
+        until(lambda: len(completed()) >= 2, "two runs of the schedule are completed")
+        assert "repeats an error" not in output()
+        elsewhere = dict(ui.get("/deployments/name/pretrain/tiny"))
+        elsewhere = {key: elsewhere[key] for key in ("flow_id", "entrypoint", "parameters")}
+        ui.post("/deployments/", name="of another project", **elsewhere)
+
+    write_deployments(project.folder)
+    with up(project) as output:
+        ui = Ui(project.origin)
+        removed = "Removed the schedule interval 10 s of pretrain/tiny: pipelines.yaml does not have it.\n"
+        assert removed in output()
+        (schedules,) = [one["schedules"] for one in ui.post("/deployments/filter") if one["name"] == "tiny"]
+        assert schedules == []
+        waiting = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+        assert ui.post("/flow_runs/count", flow_runs=waiting) == 0
+
+    write_deployments(project.folder, name="renamed")
+    with up(project) as output:
+        assert "Removed the deployment pretrain/tiny: pipelines.yaml does not have it.\n" in output()
+        names = sorted(one["name"] for one in Ui(project.origin).post("/deployments/filter"))
+        assert names == ["of another project", "renamed"]
