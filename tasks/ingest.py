@@ -1,13 +1,15 @@
 """ingest: Parquet shards of documents from sources."""
 
+import functools
 import re
 from collections import Counter
 
-from homegrown.config.recipe import IngestSettings
+from homegrown.config.recipe import AnySource, IngestSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 from tasks.stage import Work, stage, store
 from tasks.ui.markdown import picture, quoted, table
@@ -59,4 +61,16 @@ def ingest(work: Work, settings: IngestSettings) -> Outcome:
     from homegrown.corpus import ingest as engine
 
     with work.executor() as executor:
-        return engine.ingest(work.out, settings, executor=executor, progress=work.progress)
+        check = functools.partial(_check_unchanged, dict(work.order.settings["raw"]))
+        return engine.ingest(work.out, settings, executor=executor, progress=work.progress, check=check)
+
+
+def _check_unchanged(raw: dict[str, str], source: AnySource) -> None:
+    """Raise UserError if the files of a source have another content than the artifact's key says."""
+    from homegrown.corpus import sources
+
+    if source.kind == "hub":  # a commit
+        return
+    with Digests(store().root / ".state" / "raw.sqlite") as digests:
+        if sources.digest(source, digests) != raw[source.name]:
+            raise UserError(f"Source {source.name}: its files changed since the run started; run again.")

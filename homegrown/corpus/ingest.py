@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import IngestSettings
+from homegrown.config.recipe import AnySource, IngestSettings
 from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_rows, write_shard
 from homegrown.corpus.documents import QUARANTINE, REPAIRS, SKIPPED, SOURCES
 from homegrown.corpus.ingest_plan import plan
@@ -22,15 +22,22 @@ from homegrown.util.parallel import in_flight, map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
 
-def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress: Progress = silent) -> Outcome:
+def ingest(
+    out: Path,
+    settings: IngestSettings,
+    *,
+    executor: Executor,
+    progress: Progress = silent,
+    check: Callable[[AnySource], None] = lambda source: None,
+) -> Outcome:
     """Read all sources in order; write `documents` and the tables about them under `out`.
 
     `documents` has the columns of `homegrown.corpus.documents.SCHEMA`, in shards of about `shard_mb` of text;
     `quarantine` has unreadable input, `skipped` what was not read, `repairs` the documents with repaired lines, and
     `sources` the counts of each source (`homegrown.corpus.documents` has their columns). Units of work stay in
     `out/units` until all are read, so a killed run resumes at the first missing one. `limit_mb` of a source keeps its
-    first documents up to that much text. Raises UserError for a missing path or column, and for a corpus without
-    documents.
+    first documents up to that much text. `check` is called for each source when its files are found. Raises UserError
+    for a missing path or column, for a file that changes, and for a corpus without documents.
     """
     spent = out / ".spent"
     shutil.rmtree(spent, ignore_errors=True)
@@ -41,6 +48,7 @@ def ingest(out: Path, settings: IngestSettings, *, executor: Executor, progress:
     skipped: list[dict[str, str | int]] = []
     for number, source in enumerate(settings.sources):
         found = find(source)
+        check(source)
         units = plan(source, found.files, out / "units" / source.name, settings)
 
         def report(fraction: float, *, number: int = number, name: str = source.name) -> None:

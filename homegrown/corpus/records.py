@@ -31,7 +31,8 @@ class Fault:
 class Piece:
     """A file, or a part of one: bytes `start` to `stop` of text, row groups of Parquet, a shard of a dataset.
 
-    `address` is a local path or an fsspec address; `size` is that of the file, in bytes.
+    `address` is a local path or an fsspec address; `size` is that of the file, in bytes, `changed` the time of its last
+    change in nanoseconds, 0 if it is not known.
     """
 
     address: str
@@ -39,6 +40,7 @@ class Piece:
     start: int = 0
     stop: int | None = None
     size: int = 0
+    changed: int = 0
 
 
 @dataclass

@@ -33,11 +33,12 @@ def content(settings: IngestSettings, digests: Digests) -> dict[str, str]:
     (`homegrown.corpus.remote.identity`), the digests in RECORD for distributions, and the commit of a hub dataset (the
     revision as set if the hub does not answer). Raises UserError for missing paths and those without readable files.
     """
-    return {source.name: _digest_of(_identity(source, digests)) for source in settings.sources}
+    return {source.name: digest(source, digests) for source in settings.sources}
 
 
-def _digest_of(identity: Any) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+def digest(source: AnySource, digests: Digests) -> str:
+    """Return a SHA-256 of the identity of a source's content, as in `content`."""
+    return hashlib.sha256(json.dumps(_identity(source, digests), sort_keys=True).encode()).hexdigest()
 
 
 def _identity(source: AnySource, digests: Digests) -> Any:
@@ -114,7 +115,8 @@ def _find_here(source: FilesSource, path: Path, skipped: dict[str, str]) -> list
         if is_hidden(locator) and path != found:
             skipped[locator] = "hidden"
         elif found.is_file():
-            pieces.append(Piece(str(found.resolve()), locator, size=found.stat().st_size))
+            status = found.stat()
+            pieces.append(Piece(str(found.resolve()), locator, size=status.st_size, changed=status.st_mtime_ns))
         else:  # a device never ends
             skipped[locator] = "a link to nothing" if found.is_symlink() else "not a regular file"
     return pieces

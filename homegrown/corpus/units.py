@@ -72,19 +72,22 @@ def read_unit(unit: Unit) -> Summary:
 
 
 def _check_here(unit: Unit) -> None:
-    """Raise UserError if a local file is not as it was found.
-
-    It has changed since, or this machine of a cluster does not see it: the output would lack it silently.
-    """
+    """Raise UserError if a local file has changed since it was found, or this machine of a cluster does not see it."""
     if isinstance(unit.source, HubSource):
         return
     for piece in unit.pieces:
         path = Path(piece.address)
-        if not is_remote(piece.address) and not (path.is_file() and path.stat().st_size == piece.size):
+        if is_remote(piece.address):
+            continue
+        try:
+            status = path.stat()
+        except OSError as error:
             raise UserError(
-                f"Source {unit.source.name}: {path} on {platform.node()} is not as it was at the start; put it where "
-                "every worker sees it (a shared folder, s3://), or set compute.executor=processes."
-            )
+                f"Source {unit.source.name}: {path} is not found on {platform.node()}; put it where every worker sees "
+                "it (a shared folder, s3://)."
+            ) from error
+        if status.st_size != piece.size or (piece.changed and status.st_mtime_ns != piece.changed):
+            raise UserError(f"Source {unit.source.name}: {path} changed while it was read; run again.")
 
 
 def _read(unit: Unit) -> Summary:
@@ -109,6 +112,7 @@ def _read(unit: Unit) -> Summary:
             left_out += 1
         if unit.limit_bytes is not None and documents.total >= unit.limit_bytes:
             break
+    _check_here(unit)
     documents.flush()
     quarantine.flush()
     repairs.flush()

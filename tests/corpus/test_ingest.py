@@ -6,6 +6,7 @@ import stat
 import tarfile
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from homegrown.config.recipe import IngestSettings
+from homegrown.config.recipe import AnySource, IngestSettings
 from homegrown.corpus.ingest import ingest
+from homegrown.corpus.readers import formats
+from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 from tests.corpus.made_up import digests, files, rows_of
@@ -377,3 +380,40 @@ def test_what_was_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
         "z.zip/soft.txt": "a link",
     }
     assert not quarantine and outcome.metrics["skipped_files"] == len(skipped) == 11
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_file_that_changes_while_it_is_read_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The new content has the same size."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(["one"]))
+    os.utime(path, (1, 1))
+    own = formats.read
+
+    def read(*arguments: Any) -> Iterator[Any]:
+        yield from own(*arguments)
+        path.write_bytes(lines(["two"]))
+
+    def change(source: AnySource) -> None:
+        path.write_bytes(lines(["two"]))
+
+    if late:
+        monkeypatch.setattr(formats, "read", read)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UserError, match=r"raw: \S+a\.jsonl changed while it was read"):
+        ingest(tmp_path / "out", files(path), executor=pool, check=change if not late else lambda source: None)
+
+
+def test_a_key_of_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import ingest as task
+
+    monkeypatch.setattr(task, "store", lambda: Store(tmp_path / "artifacts"))
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    settings = files(path)
+    raw = task._content(settings)
+    task._check_unchanged(raw, settings.sources[0])
+    path.write_text("two")
+    with pytest.raises(UserError, match="raw: its files changed since the run started; run again"):
+        task._check_unchanged(raw, settings.sources[0])
