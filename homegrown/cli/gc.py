@@ -14,14 +14,27 @@ from homegrown.store.artifacts import Store
 def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
     """Delete artifacts that no recent run needs.
 
-    Kept are the last runs of each recipe (a sweep counts as one run), the last artifact of each recipe and stage,
-    artifacts of active runs, and partial artifacts that an interrupted run can resume. Without --yes, gc only lists
-    the folders.
+    Kept are the last runs of each recipe that made something (a sweep counts as one run), its best model by bits per
+    byte, the last artifact of each recipe and stage, artifacts of active runs and of models that are being served, and
+    partial artifacts that an interrupted run can resume. Without --yes, gc only lists the folders.
     """
     from homegrown.reporting.blocks import Table
     from homegrown.reporting.terminal import print_table
     from homegrown.store import garbage, runs
 
+    found = garbage.garbage(store, keep_runs, list(keep))
+    if found:
+        header = ["folder", "size", "bits/byte", "reason"]
+        rows = [
+            [
+                str(one.path.relative_to(store.root)),
+                file_size(one.bytes),
+                "" if one.bits_per_byte is None else f"{one.bits_per_byte:.4f}",
+                one.reason,
+            ]
+            for one in found
+        ]
+        print_table(Table(header, rows, align="lrrl"))
     if yes:
         deleted, left = garbage.collect(store, keep_runs, list(keep))
         freed = sum(item.bytes for item in deleted)
@@ -29,10 +42,7 @@ def gc(store: Store, keep_runs: int, keep: tuple[str, ...], yes: bool) -> None:
         for item in left:
             click.echo(f"Kept, because a process uses it: {item.path.relative_to(store.root)}")
         return
-    found = garbage.garbage(store, keep_runs, list(keep))
     if found:
-        rows = [[str(one.path.relative_to(store.root)), file_size(one.bytes), one.reason] for one in found]
-        print_table(Table(["folder", "size", "reason"], rows, align="lrl"))
         total = file_size(sum(one.bytes for one in found))
         click.echo(f"{quantity(len(found), 'folders')}, {total}. Nothing was deleted; add --yes to delete them.")
     else:

@@ -49,6 +49,7 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
     from homegrown.serving.api import application
     from homegrown.serving.server import Server
     from homegrown.serving.service import Model, Service
+    from homegrown.store.garbage import loaded
     from homegrown.util import devices
     from homegrown.util.guard import allowed_hosts, is_loopback, listen
     from homegrown.util.parallel import cpu_count
@@ -80,7 +81,8 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
         click.echo(f"Serving at http://{shown}:{port}, OpenAI's API at /v1 (Ctrl-C stops).")
 
     app = application(service, key=options["api_key"], hosts=allowed_hosts(host))
-    Server(app, service).serve_while(load, listening, answering)
+    with loaded(store, [source.artifact for source in sources.values()]):
+        Server(app, service).serve_while(load, listening, answering)
 
 
 def _find(store: Store, name: str) -> "Source":

@@ -11,12 +11,6 @@ from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.runs import RunRecord, State
 from homegrown.util.errors import UserError
 
-_MEASURED = {
-    "evaluate": "bits_per_byte",
-    "answers": "fine_tuned_bits_per_byte",
-    "win-rate": "fine_tuned_bits_per_byte",
-    "pretrain": "validation_bits_per_byte",
-}
 _OF = {"answers": " (answers)", "win-rate": " (chosen answers)", "pretrain": " (validation)"}
 
 
@@ -76,13 +70,7 @@ def _today(recipe: str) -> dict[str, Any] | None:
 
 
 def _past(store: Store, name: str, run: RunRecord, today: dict[str, Any] | None, every: list[Artifact]) -> PastRun:
-    measured, value = None, None
-    for stage, metric in _MEASURED.items():
-        artifact = runs.artifact_of(run, stage, every)
-        found = artifact.manifest.metrics.get(metric) if artifact else None
-        if found is not None:
-            measured, value = stage, float(found)
-            break
+    measured, value = runs.measured(run, every) or (None, None)
     return PastRun(
         name=name,
         recipe=run.recipe["name"],

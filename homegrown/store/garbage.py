@@ -1,29 +1,38 @@
-"""Garbage collection: deletes artifacts that no recent run and no kept artifact needs."""
+"""Garbage collection: deletes artifacts that no recent run, no server and no kept artifact needs."""
 
-from collections.abc import Iterable
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from homegrown.store import runs
 from homegrown.store.artifacts import KEY_DIGITS, Artifact, Store
 from homegrown.store.runs import RunRecord
+from homegrown.util import locks
+from homegrown.util.errors import UserError
+from homegrown.util.files import replacing
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder that nothing needs, with the reason and its size in bytes."""
+    """A folder that nothing needs, with the reason, its size in bytes and what its stage measured."""
 
     path: Path
     reason: str
     bytes: int
+    bits_per_byte: float | None = None
 
 
 def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
     """List the folders that neither a kept run nor one of the artifacts `keep` (`stage@version`) depends on.
 
-    Kept are the last `keep_runs` runs of each recipe (a sweep counts as one run) and the last artifact of each recipe
-    and stage, so that failed and partial runs never displace the last model; with `keep_runs` 0, neither is kept.
-    Running runs are always kept, with every version of the artifacts that they reached.
+    Kept are the last `keep_runs` runs of each recipe that made something (a sweep counts as one run) and all later
+    ones, the best model of each recipe by bits per byte, and the last artifact of each recipe and stage, so that failed
+    and partial runs never displace the last model; with `keep_runs` 0, none of these is kept. Running runs and models
+    that a process has loaded are always kept, with every version of the artifacts that they reached.
 
     Garbage is: artifacts that nothing kept depends on; versions with a newer complete version of the same key; folders
     without a readable manifest; partial folders that no process works in and no kept run started; and interrupted
@@ -35,11 +44,11 @@ def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
     by_key: dict[str, list[Artifact]] = {}
     for artifact in every:
         by_key.setdefault(artifact.manifest.key, []).append(artifact)
-    in_use = _reached(_needed(running), by_key)
-    needed = in_use | _reached(
-        _needed(_recent(records, keep_runs)) | _current(records, keep_runs) | {one.manifest.key for one in named},
-        by_key,
-    )
+    in_use = _reached(_needed(running) | _loaded(store), by_key)
+    kept: set[str] = {one.manifest.key for one in named}
+    if keep_runs:
+        kept |= _needed(_recent(store, records, by_key, keep_runs)) | _current(records) | _best(records, every)
+    needed = in_use | _reached(kept, by_key)
     newest = {key: _newest_complete(store, versions) for key, versions in by_key.items()}
 
     unneeded = dict.fromkeys(store.damaged(), "no readable manifest")
@@ -54,7 +63,8 @@ def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
         elif artifact != newest[key] and key not in in_use and artifact not in named:
             unneeded[artifact.path] = "replaced by a newer version"
     unneeded |= dict.fromkeys(store.trash(), "interrupted deletion")
-    return [Garbage(path, reason, size_on_disk(path)) for path, reason in sorted(unneeded.items())]
+    figures = {one.path: runs.bits_per_byte(one) for one in every}
+    return [Garbage(path, reason, size_on_disk(path), figures.get(path)) for path, reason in sorted(unneeded.items())]
 
 
 def collect(store: Store, keep_runs: int, keep: list[str]) -> tuple[list[Garbage], list[Garbage]]:
@@ -81,22 +91,92 @@ def size_on_disk(folder: Path) -> int:
     return total
 
 
-def _recent(records: dict[str, RunRecord], most: int) -> list[RunRecord]:
-    """Return the last `most` runs of each recipe; a sweep counts as one run."""
+@contextmanager
+def loaded(store: Store, artifacts: Iterable[Artifact]) -> Iterator[None]:
+    """Protect artifacts that this process has loaded, with their inputs, during the block.
+
+    In a store that cannot be written they are not protected.
+
+    Raises:
+        UserError: one was just deleted.
+    """
+    name = f"{os.getpid()}-{uuid.uuid4().hex}"
+    note, lock = _notes(store) / f"{name}.json", _note_lock(store, name)
+    chosen = list(artifacts)
+    noted = False
+    try:
+        with runs.collection_lock(store), replacing(note) as temporary:
+            locks.acquire(lock)
+            noted = True
+            temporary.write_text(json.dumps([one.manifest.key for one in chosen]))
+    except OSError:
+        pass
+    try:
+        if gone := next((one.name for one in chosen if not one.path.exists()), None):
+            raise UserError(f"{gone} was deleted; run its pipeline again.")
+        yield
+    finally:
+        if noted:
+            note.unlink(missing_ok=True)
+            locks.release(lock)
+
+
+def _loaded(store: Store) -> set[str]:
+    """Return the keys of the artifacts that living processes have loaded."""
+    found: set[str] = set()
+    for note in _notes(store).glob("[!.]*.json"):
+        if not locks.is_free(_note_lock(store, note.stem)):
+            found.update(json.loads(note.read_text()))
+    return found
+
+
+def _notes(store: Store) -> Path:
+    return store.root / ".state" / "loaded"
+
+
+def _note_lock(store: Store, name: str) -> Path:
+    return store.root / ".state" / "locks" / f"loaded.{name}"
+
+
+def _recent(
+    store: Store, records: dict[str, RunRecord], by_key: dict[str, list[Artifact]], most: int
+) -> list[RunRecord]:
+    """Return the last `most` runs of each recipe that made something, and all later ones; a sweep counts as one run."""
     groups: dict[str, dict[str, list[RunRecord]]] = {}
     for name, run in records.items():
         groups.setdefault(run.recipe["name"], {}).setdefault(run.sweep or f"run {name}", []).append(run)
-    return [
-        run
-        for of_recipe in groups.values()
-        for group in list(of_recipe.values())[max(len(of_recipe) - most, 0) :]
-        for run in group
-    ]
+    partials = {partial.name.removesuffix(".partial").split("-")[1] for partial in store.partials()}
+    found: list[RunRecord] = []
+    for of_recipe in groups.values():
+        left = most
+        for group in reversed(of_recipe.values()):
+            if not left:
+                break
+            found += group
+            left -= any(_made_something(run, by_key, partials) for run in group)
+    return found
 
 
-def _current(records: dict[str, RunRecord], keep_runs: int) -> set[str]:
-    if not keep_runs:
-        return set()
+def _made_something(run: RunRecord, by_key: dict[str, list[Artifact]], partials: set[str]) -> bool:
+    """Return whether a run made an artifact that is still there, or began one that can be resumed."""
+    if run.making and run.making[:KEY_DIGITS] in partials:
+        return True
+    return any(one.manifest.started >= run.started for key in run.keys.values() for one in by_key.get(key, []))
+
+
+def _best(records: dict[str, RunRecord], every: list[Artifact]) -> set[str]:
+    """Return the keys that the best model of each recipe needs, by each measurement in bits per byte."""
+    best: dict[tuple[str, str], tuple[float, RunRecord]] = {}
+    for run in records.values():
+        if measured := runs.measured(run, every):
+            stage, value = measured
+            place = (run.recipe["name"], stage)
+            if place not in best or value < best[place][0]:
+                best[place] = (value, run)
+    return _needed(run for _, run in best.values())
+
+
+def _current(records: dict[str, RunRecord]) -> set[str]:
     latest = runs.latest_by_recipe(records)
     return {records[name].keys[stage] for stages in latest.values() for stage, name in stages.items()}
 

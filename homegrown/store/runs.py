@@ -8,12 +8,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Artifact, Store, explained
 from homegrown.util import locks
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
 State = Literal["finished", "running", "stopped"]
+MEASURED = {
+    "evaluate": "bits_per_byte",
+    "answers": "fine_tuned_bits_per_byte",
+    "win-rate": "fine_tuned_bits_per_byte",
+    "pretrain": "validation_bits_per_byte",
+}
+"""The metric in bits per byte of each stage that has one, the best measurement first."""
 
 
 class RunRecord(BaseModel):
@@ -82,9 +89,16 @@ def ongoing(store: Store, name: str, recipe: Mapping[str, Any], sweep: str | Non
 
 
 def record(store: Store, name: str, run: RunRecord) -> None:
-    """Write the record of a run; a later call with the same name replaces it."""
-    with replacing(store.root / "runs" / f"{name}.json") as temporary:
-        temporary.write_text(run.model_dump_json(indent=2) + "\n")
+    """Write the record of a run; a later call with the same name replaces it.
+
+    Raises:
+        UserError: the disk is full, or the store belongs to another user.
+    """
+    try:
+        with replacing(store.root / "runs" / f"{name}.json") as temporary:
+            temporary.write_text(run.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise (explained(error, store.root) or error) from error
 
 
 def recorded(store: Store) -> dict[str, RunRecord]:
@@ -119,6 +133,21 @@ def artifact_of(run: RunRecord, stage: str, every: list[Artifact]) -> Artifact |
     found = [one for one in every if (one.manifest.stage, one.manifest.key) == (stage, key)]
     used = [one for one in found if one.path.name == run.folders.get(stage)]
     return max(used or found, key=lambda one: one.manifest.version, default=None)
+
+
+def measured(run: RunRecord, every: list[Artifact]) -> tuple[str, float] | None:
+    """Return the stage that measured the run's model best, and its bits per byte; None if none did."""
+    for stage in MEASURED:
+        artifact = artifact_of(run, stage, every)
+        if artifact and (value := bits_per_byte(artifact)) is not None:
+            return stage, value
+    return None
+
+
+def bits_per_byte(artifact: Artifact) -> float | None:
+    """Return the bits per byte that an artifact's stage measured; None for other stages."""
+    value = artifact.manifest.metrics.get(MEASURED.get(artifact.manifest.stage, ""))
+    return None if value is None else float(value)
 
 
 @contextmanager

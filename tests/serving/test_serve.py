@@ -18,6 +18,7 @@ from homegrown.cli.main import cli
 from homegrown.serving.loading import Limits, choose, gguf_file, load, source
 from homegrown.serving.own_engine import OwnEngine
 from homegrown.store.artifacts import Store
+from homegrown.store.garbage import garbage
 from homegrown.util.errors import UserError
 from tests.waiting import wait_for
 
@@ -112,6 +113,8 @@ def test_a_signal_shuts_it_down_at_once(trained: Store, number: signal.Signals) 
         wait_for(lambda: process.poll() is not None or healthy(port))
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=0)
         assert [one.id for one in client.models.list()] == ["pretrain@1", "pretrain@1:q8_0"]
+        served = trained.resolve("pretrain@1").path
+        assert served not in {item.path for item in garbage(trained, 0, [])}
         for name in ("pretrain@1", "pretrain@1:q8_0"):
             assert client.completions.create(model=name, prompt="x", max_tokens=3).usage
         # The last of 64 choices, two at a time, is far from its end when the signal comes.
@@ -123,6 +126,7 @@ def test_a_signal_shuts_it_down_at_once(trained: Store, number: signal.Signals) 
             list(streams[-1])
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
+        assert served in {item.path for item in garbage(trained, 0, [])}
         assert "Traceback" not in output
         assert "pretrain@1 is ready (homegrown, context 128, 2 requests at once)." in output
         assert "pretrain@1:q8_0 is ready (llama.cpp, context 128, 2 requests at once)." in output

@@ -193,7 +193,7 @@ def test_a_version_replaced_while_a_run_reads_it_stays_until_the_run_ends(store:
         assert "Kept for active runs: busy." in shown.output
     assert paths(store, 5) == {used.path}
     freed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc", "--yes"])
-    assert freed.output.startswith("Deleted 1 folder,")
+    assert freed.output.splitlines()[-1].startswith("Deleted 1 folder,")
     assert CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc"]).output == "Nothing to delete.\n"
     assert store.all() == [newer]
 
@@ -203,6 +203,69 @@ def test_the_last_model_goes_with_keep_runs_0_alone(store: Store) -> None:
     record(store, "good", 9, model)
     assert paths(store, 1) == set()
     assert paths(store, 0) == {model.path}
+
+
+def test_runs_that_made_nothing_take_no_place_and_the_best_model_stays(store: Store) -> None:
+    def model(value: int, bits: float, age: int) -> Artifact:
+        wanted = Order("pretrain", "code", {"value": value}, {})
+
+        def build(out: Path) -> Outcome:
+            (out / "text").write_text(str(value))
+            return Outcome(1, 1, metrics={"validation_bits_per_byte": bits})
+
+        made = store.make(wanted, store.slot("pretrain", wanted.key), build)[0]
+        record(store, f"run-{value}", age, made)
+        return made
+
+    best, middle, last = model(1, 1.40, 9), model(2, 2.0, 8), model(3, 1.9, 7)
+    for number in range(6):
+        record_cached(store, f"cached-{number}", last)
+    assert paths(store, 1) == {middle.path}
+    assert paths(store, 2) == set()
+    (shown,) = garbage(store, 1, [])
+    assert (shown.path, shown.bits_per_byte) == (middle.path, 2.0)
+    output = CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc", "--keep-runs", "1", "--yes"]).output
+    assert "2.0000" in output and output.index("2.0000") < output.index("Deleted 1 folder")
+    assert store.all() == [best, last]
+
+
+def record_cached(store: Store, name: str, *found: Artifact) -> None:
+    """Record a run that started after its artifacts were made."""
+    keys = {one.manifest.stage: one.manifest.key for one in found}
+    run = runs.RunRecord(recipe={"name": "tiny"}, started=datetime.now(UTC), keys=keys)
+    runs.record(store, name, run)
+
+
+_LOADED = """
+import sys
+from pathlib import Path
+from homegrown.store.artifacts import Store
+from homegrown.store.garbage import loaded
+
+store = Store(Path(sys.argv[1]))
+with loaded(store, [store.resolve(sys.argv[2])]):
+    print("loaded", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_model_that_a_process_has_loaded_stays_with_its_inputs(store: Store, killed: bool) -> None:
+    raw = make(store, "ingest", 1)
+    used, other = make(store, "pretrain", 1, raw), make(store, "pretrain", 2, raw)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LOADED, str(store.root), "pretrain@1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loaded\n"
+    assert paths(store, 0) == {other.path}
+    if killed:
+        process.kill()
+    process.communicate()
+    assert paths(store, 0) == {raw.path, used.path, other.path}
 
 
 @pytest.mark.parametrize("killed", [True, False])
