@@ -11,7 +11,7 @@ from homegrown.util.errors import UserError
 
 
 class _Group(click.Group):
-    """A group of lazy commands; a UserError becomes an error message and exit code 1."""
+    """A group of lazy commands; a UserError, or a store that cannot be written, becomes a message and exit code 1."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -32,6 +32,12 @@ class _Group(click.Group):
             return super().invoke(context)
         except UserError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            from homegrown.store.artifacts import Store, explained
+
+            if isinstance(context.obj, Store) and (message := explained(error, context.obj.root)):
+                raise click.ClickException(str(message)) from error
+            raise
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

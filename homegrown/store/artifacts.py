@@ -8,6 +8,7 @@ With a remote (`homegrown.store.remote`), a published artifact is copied there, 
 only the remote has is downloaded instead of made.
 """
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -284,7 +285,10 @@ class Store:
         self._mkdir(self.root / stage)
         with locks.exclusive(self._lock(f"{stage}.versions")):
             found = None if fresh else self.find(stage, key)
-            slot = found.path if found else self._reserve(stage, key, fresh)
+            try:
+                slot = found.path if found else self._reserve(stage, key, fresh)
+            except OSError as error:
+                raise (explained(error, self.root) or error) from error
         if found and self.remote and self._there(found.path) != found.manifest:  # made before the remote was set
             self._copy(found, self.remote)
         return slot
@@ -327,9 +331,7 @@ class Store:
                 outcome = build(partial)
                 manifest = self._publish(order, slot, outcome, started, time.monotonic() - clock)
             except Exception as error:
-                if is_disk_full(error):
-                    raise UserError(_disk_full(self.root)) from error
-                raise
+                raise (explained(error, self.root) or error) from error
             if self.remote:
                 self._copy(Artifact(slot, manifest), self.remote)
             return Artifact(slot, manifest), True
@@ -442,7 +444,7 @@ class Store:
         names = [*there, *(folder.name for folder in self.root.joinpath(stage).iterdir())]
         matches = [_FOLDER.fullmatch(name) or _PARTIAL.fullmatch(name) for name in names]
         taken = [int(match[1]) for match in matches if match]
-        given = int(counter.read_text()) if counter.exists() else 0
+        given = int(text) if counter.exists() and (text := counter.read_text().strip()).isdigit() else 0
         version = max([given, *taken]) + 1
         with replacing(counter) as temporary:
             temporary.write_text(str(version))
@@ -458,10 +460,10 @@ class Store:
     def _mkdir(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise UserError(
-                f"The artifact store {self.root} cannot be written ({error.strerror}); choose another with --artifacts."
-            ) from error
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(_not_writable(self.root, error)) from error
+        except OSError as error:
+            raise (explained(error, self.root) or error) from error
 
     def _discard(self, folder: Path) -> None:
         trash = self._state / "trash" / f"{folder.parent.name}-{folder.name.strip('.')}-{os.getpid()}"
@@ -473,6 +475,20 @@ class Store:
 def partial_of(slot: Path) -> Path:
     """Return the partial folder of a slot."""
     return slot.with_name(f".{slot.name}.partial")
+
+
+def explained(error: BaseException, root: Path) -> UserError | None:
+    """Return the message for a failed write: a full disk, or a store of another user; None for another error."""
+    if is_disk_full(error):
+        return UserError(_disk_full(root))
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.filename is None or Path(str(error.filename)).absolute().is_relative_to(root):
+            return UserError(_not_writable(root, error))
+    return None
+
+
+def _not_writable(root: Path, error: OSError) -> str:
+    return f"The artifact store {root} cannot be written ({error.strerror}); choose another with --artifacts."
 
 
 def _disk_full(root: Path) -> str:

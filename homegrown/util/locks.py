@@ -52,13 +52,22 @@ def release(path: Path) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Return whether the lock at `path` is free now."""
-    if not path.exists():
+    """Return whether the lock at `path` is free now; this writes nothing. One that cannot be read counts as free."""
+    path = path.resolve()
+    with _guard:
+        if path in _locked:
+            return False
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return True
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
         return True
-    if not try_acquire(path):
-        return False
-    release(path)
-    return True
 
 
 @contextmanager
