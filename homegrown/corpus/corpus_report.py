@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from homegrown.corpus.account import BINS_PER_DECADE, Account, Cluster, Example, Reason, RuleCount
@@ -19,7 +20,7 @@ _TITLE = 90  # characters
 def html(account: Account) -> str:
     """Return the page: input, funnel, lengths, sources, languages, rules with examples, duplicates, quarantine."""
     parts: dict[str, list[Block]] = {
-        "Input": [input_table(account.inputs)] if account.inputs else [],
+        "Input": [replace(input_table(account.inputs), title="")] if account.inputs else [],
         "Documents per stage": [_funnel(account)],
         "Lengths": _lengths(account.lengths),
         "Sources": [_sources(account.sources)],
