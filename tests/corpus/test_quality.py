@@ -141,6 +141,9 @@ def test_c4s_switches() -> None:
         ("Version 3.14 of a.b.c came at 16°C. It works.", 2),
         ("What?! Really?! -- \"Yes\"", 3),
         ("मैं यहाँ हूँ। वह वहाँ है।", 2),
+        ("我在这里。你在哪里？「他也在。」我不知道！", 4),
+        ("ここにいる。どこにいますか？", 2),
+        ("ខ្ញុំនៅទីនេះ។អ្នកនៅទីណា។", 2),
     ],
 )  # fmt: skip
 def test_sentences(text: str, sentences: int) -> None:

@@ -5,8 +5,8 @@ and script, and the medians of these by script for the others; FineWeb-2 has non
 distributions of each language in Common Crawl and Wikipedia. They replace the published English thresholds only: a
 setting with another value, and a set that is null, holds for every language. FineWeb-2 leaves out C4's rules, Gopher's
 rules of paragraphs and of characters in lines, and FineWeb's of short lines, and so do these. Its least language scores
-are those of another model, and are not used. One bound is our own, that of repeated neighbors: some languages have no
-bound of punctuated lines, which elsewhere catches words in random order.
+are those of another model, and are not used. One bound is our own, that of repeated neighbors beside FineWeb's rules:
+some languages have no bound of punctuated lines, which elsewhere catches words in random order.
 """
 
 import json
@@ -69,7 +69,7 @@ def adapted(settings: FilterSettings, table: str) -> FilterSettings:
         "fineweb": _adapted(settings.fineweb, FineWeb(), figures["fineweb"] | _SAME_FOR_ALL["fineweb"]),
         "c4": None,
     }
-    if settings.max_repeated_neighbors is None:
+    if settings.max_repeated_neighbors is None and settings.fineweb:
         sets["max_repeated_neighbors"] = _MAX_REPEATED_NEIGHBORS
     if sets["gopher_quality"] and not stop_words(table):
         sets["gopher_quality"] = sets["gopher_quality"].model_copy(update={"min_stop_words": None})

@@ -11,10 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from homegrown.config.recipe import C4
-from homegrown.corpus.characters import BREAK, SPACE, Characters, characters, decode
+from homegrown.corpus.characters import ALONE, BREAK, SPACE, Characters, characters, decode
 from homegrown.corpus.compiled import buffers, compiled
 from homegrown.corpus.quality.sentences import count_sentences
 from homegrown.corpus.quality.texts import Pieces, Values, kind_of
+from homegrown.corpus.segmenter import word_ends
 
 _EDIT, _CITATION_NEEDED = np.frombuffer(b"edit]", np.uint8), np.frombuffer(b"citation needed]", np.uint8)
 # Phrases to search a line for, each by one of its rarer letters: j, p (the second), k, v, f.
@@ -73,7 +74,7 @@ def clean(texts: pa.StringArray, settings: C4) -> Cleaned:
     counts = _Counts(*(np.zeros(n, np.int64) for _ in _Counts._fields))
     written = np.empty(int(offsets[-1] - offsets[0]) + n, np.uint8)
     places = np.zeros(n + 1, np.int32)
-    _clean(data, offsets, characters(), switches, written, places, counts)
+    _clean(data, offsets, characters(), word_ends(data, offsets), switches, written, places, counts)
     cleaned = pa.StringArray.from_buffers(n, pa.py_buffer(places), pa.py_buffer(written[: places[-1]]))
     return Cleaned(cleaned, counts)
 
@@ -98,6 +99,7 @@ def _clean(
     data: NDArray[np.uint8],
     offsets: NDArray[np.int32],
     tables: Characters,
+    ends: NDArray[np.int64],
     switches: _Switches,
     written: NDArray[np.uint8],
     places: NDArray[np.int32],
@@ -109,7 +111,7 @@ def _clean(
         i, end = int(offsets[text]), int(offsets[text + 1])
         first = place
         while i < end:
-            start, stop, i, words, longest, brackets = _next_line(data, i, end, kinds)
+            start, stop, i, words, longest, brackets = _next_line(data, i, end, kinds, ends)
             line = place
             long_word = switches.longest_word > 0 and longest > switches.longest_word
             if brackets and switches.citations:
@@ -129,7 +131,7 @@ def _clean(
 
 @compiled
 def _next_line(
-    data: NDArray[np.uint8], i: int, end: int, kinds: NDArray[np.uint8]
+    data: NDArray[np.uint8], i: int, end: int, kinds: NDArray[np.uint8], ends: NDArray[np.int64]
 ) -> tuple[int, int, int, int, int, bool]:
     """Return the start and end of a line's visible bytes, the start of the next line, and its content.
 
@@ -137,7 +139,8 @@ def _next_line(
     """
     start = stop = i
     words = longest = length = 0
-    brackets = False
+    brackets = joined = False  # joined: in a word of a script without spaces
+    place = -1
     while i < end:
         at = i
         code, i = decode(data, i)
@@ -151,10 +154,18 @@ def _next_line(
             continue
         if words == 0:
             start = at
+        if kind & ALONE:
+            length = length if joined else 0
+            place = int(np.searchsorted(ends, i)) if place < 0 else place
+            while place < ends.size and ends[place] < i:
+                place += 1
         if length == 0:
             words += 1
         length += 1
         longest = max(longest, length)
+        joined = kind & ALONE != 0 and not (place < ends.size and ends[place] == i)
+        if kind & ALONE and not joined:
+            length = 0
         brackets = brackets or code == _OPEN
         stop = i
     return start, stop if words else start, i, words, longest, brackets

@@ -1,8 +1,9 @@
 """The number of sentences of a line: a word ends in a stop and another word follows.
 
-Quotes and brackets may follow the stop. A full stop ends no sentence after one capital (an initial), after a common
-abbreviation, and in an ellipsis. These are the sentences of spaCy's `sentencizer` for English tokens, which datatrove
-counts, except for rarer abbreviations and emoticons.
+Quotes and brackets may follow the stop. After a word of a script without spaces the other one may follow at once. A
+full stop ends no sentence after one capital (an initial), after a common abbreviation, and in an ellipsis. These are
+the sentences of spaCy's `sentencizer` for English tokens, which datatrove counts, except for rarer abbreviations,
+emoticons and scripts without spaces.
 """
 
 import string
@@ -10,7 +11,7 @@ import string
 import numpy as np
 from numpy.typing import NDArray
 
-from homegrown.corpus.characters import LETTER, PUNCTUATION, SPACE, STOP, decode
+from homegrown.corpus.characters import ALONE, LETTER, PUNCTUATION, SPACE, STOP, decode
 from homegrown.corpus.compiled import compiled
 from homegrown.corpus.quality.texts import hash_of, kind_of
 
@@ -94,7 +95,8 @@ def _begins(
 ) -> tuple[bool, int]:
     """Return whether a sentence starts after the stop that ends at byte `i`, and where to continue.
 
-    It starts at the next word, or at once: a capital after a small letter and its full stop, or a stop before a word.
+    It starts at the next word, or at once: a capital after a small letter and its full stop, a stop before a word, or a
+    stop other than a full one after a word of a script without spaces.
     """
     first = i
     spaced = False
@@ -106,6 +108,7 @@ def _begins(
             spaced = True
         elif not kind & (PUNCTUATION | STOP):
             joined = full_stop and at == first and _is_lower(last, kinds, lower) and _is_upper(code, kinds, lower)
+            joined = joined or (not full_stop and kind_of(kinds, last) & ALONE != 0)
             return spaced or joined or (last == 0 and not full_stop), at
     return False, end
 
