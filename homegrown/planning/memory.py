@@ -25,6 +25,8 @@ CPU_OPS_CONTEXT = 512
 """`homegrown.model.cpu_ops.LONGEST`, whose import needs PyTorch; longer contexts keep no attention scores."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """`homegrown.model.loss.CHUNK_TOKENS`, likewise."""
+PADDED_ROWS = 64
+"""`homegrown.model.loss.ROWS` of a GPU, likewise."""
 MUON_BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 """`homegrown.training.muon.BATCH_ELEMENTS`, likewise."""
 MARGIN = 0.1
@@ -135,6 +137,8 @@ def _adapter_memory(config: ModelConfig, layout: Layout, adapter: Adapter) -> Me
     working = (_FLOAT + size) * (tokens * config.hidden + chunk * config.vocabulary_size)
     if adapter.embeddings:
         working += 2 * size * tables
+    if layout.device == "cuda" and config.vocabulary_size % PADDED_ROWS:
+        working += size * config.vocabulary_size * config.hidden  # a copy of the frozen output projection
     if sharded:
         working += int(stored - blocks * size * (1 - 2 / config.layers))
     backward = 4 * _FLOAT * tokens * config.hidden

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from homegrown.config.recipe import ModelSettings
+from homegrown.model import loss
 from homegrown.model.config import ModelConfig
 from homegrown.model.layers import sinusoidal_table
 from homegrown.model.loss import CHUNK_TOKENS, IGNORED, linear_cross_entropy
@@ -134,6 +135,46 @@ def test_chunked_cross_entropy_is_cross_entropy(bias: bool, ignored: int) -> Non
         torch.autograd.grad(found * 0.5, inputs), torch.autograd.grad(expected * 0.5, inputs), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padded_rows_change_neither_loss_nor_gradients(
+    family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; 300 rows are padded to 320, and 320 are not."""
+
+    def learned(vocabulary: int, rows: int) -> list[torch.Tensor]:
+        monkeypatch.setitem(loss.ROWS, "cpu", rows)
+        shape = ModelSettings(
+            family=family, hidden=64, layers=1, heads=4, kv_heads=4, feed_forward=128, context=32, tied=False
+        )
+        torch.manual_seed(1)
+        model = Transformer(ModelConfig.from_settings(shape, vocabulary, 0.0))
+        torch.nn.init.normal_(model.output_weight)
+        tokens = torch.randint(vocabulary, (40, 33), generator=torch.Generator().manual_seed(2))
+        tokens[3, 5:] = IGNORED
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            nats = model.loss(tokens[:, :-1].clamp(min=0), tokens[:, 1:])
+        nats.backward()
+        assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
+        return [nats.detach(), *(parameter.grad for parameter in model.parameters())]
+
+    near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    for padded, exact in zip(learned(300, 64), learned(300, 1), strict=True):
+        torch.testing.assert_close(padded, exact, **near)
+    assert all(map(torch.equal, learned(320, 64), learned(320, 1)))
+
+
+def test_padding_has_no_probability_in_the_compiled_loss() -> None:
+    logits, expected = torch.randn(8, 64), torch.randint(50, (8, 1))
+    padded = logits.clone()
+    padded[:, 50:] = -torch.inf
+    nats, gradient = loss.softmax_loss(padded, expected)
+    exact_nats, exact_gradient = loss.softmax_loss(logits[:, :50], expected)
+    torch.testing.assert_close(nats, exact_nats)
+    torch.testing.assert_close(gradient[:, :50], exact_gradient)
+    assert not gradient[:, 50:].any()
 
 
 def test_chunked_cross_entropy_under_autocast_is_near_float32(make_model, tokens) -> None:

@@ -125,6 +125,7 @@ def test_sharding_divides_what_is_held_and_not_what_is_computed(training_setting
 def test_constants_are_those_of_the_model() -> None:
     assert memory.CPU_OPS_CONTEXT == cpu_ops.LONGEST
     assert memory.CHUNK_TOKENS == loss.CHUNK_TOKENS
+    assert loss.ROWS == {"cpu": 1, "cuda": memory.PADDED_ROWS}
     assert memory.MUON_BATCH_ELEMENTS == muon.BATCH_ELEMENTS
 
 
