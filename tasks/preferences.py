@@ -47,12 +47,12 @@ def _excerpt(artifact: Artifact) -> str:
     return f"### Preferences\n\n{table(['split', 'pairs', 'rows'], rows)}"
 
 
-@stage("preferences", engine=["homegrown.finetuning.dpo"], raw=_content, panel=Panel(_report, _excerpt))
+@stage("preferences", engine=["homegrown.finetuning.reference"], raw=_content, panel=Panel(_report, _excerpt))
 def preferences(
     work: Work, settings: PreferenceSettings, rows: ConversationRows, reference: ReferenceSettings, base: Handle
 ) -> Outcome:
     """Encode pairs of answers, with the log-probability of each by the base."""
-    from homegrown.finetuning import dpo as engine
+    from homegrown.finetuning import reference as engine
 
     device = devices.resolve(work.compute.device)
     with computing_on(device, 1):

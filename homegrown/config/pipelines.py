@@ -138,7 +138,8 @@ def _deployed(kind: type[AnyRecipe], entrypoint: str, name: str, changes: Iterab
     values, flow = _recipes(file, entrypoint), entrypoint.rpartition(".")[2]
     if name not in values:
         known = ", ".join(values) or "none"
-        raise UserError(f"{file} has no deployment {flow}/{name}; it has: {known}.")
+        hint = f" Name a base by --base {name}." if "@" in name or "/" in name or name.endswith(".gguf") else ""
+        raise UserError(f"{file} has no deployment {flow}/{name}; it has: {known}.{hint}")
     return _changed(kind, values[name], changes, f"The recipe of {flow}/{name} in {file}")
 
 

@@ -62,15 +62,18 @@ _TOOLS = ("tools", "functions")
 def shape_of(record: object) -> Shape:
     """Return the first shape in `_SHAPES` whose keys a record has; raise Malformed if none matches."""
     fields = _fields(record)
-    for shape, (keys, _) in _SHAPES.items():
-        if fields.keys() >= set(keys):
-            return shape
+    if shape := _known_shape(fields):
+        return shape
     if fields.keys() >= {"chosen", "rejected"}:
         raise Malformed("is a preference (chosen, rejected); train on it with `homegrown dpo`")
     if isinstance(fields.get("text"), str):
         raise Malformed("is plain text (text); train on it with `homegrown adapt`")
     known = "; ".join(" and ".join(keys) for keys, _ in _SHAPES.values())
     raise Malformed(f"has the keys {_listed(fields)}, which match no known shape ({known})")
+
+
+def _known_shape(fields: Mapping[str, Any]) -> Shape | None:
+    return next((shape for shape, (keys, _) in _SHAPES.items() if fields.keys() >= set(keys)), None)
 
 
 def conversation(record: object, shape: Shape) -> Conversation:
@@ -99,6 +102,8 @@ def pair(record: object) -> Pair:
     Without a prompt, it is what `chosen` and `rejected` begin with alike. Raises Malformed.
     """
     fields = _Fields(_fields(record))
+    if not fields.values.keys() & {"chosen", "rejected"} and _known_shape(fields.values):
+        raise Malformed("is a conversation without 'chosen' and 'rejected'; train on it with `homegrown finetune`")
     for key in ("chosen", "rejected"):
         if key not in fields.values:
             raise Malformed(f"has no key {key!r}; its keys are {_listed(fields.values)}")

@@ -25,9 +25,10 @@ from homegrown.data.loader import Batches, TokenSplit
 from homegrown.export.huggingface import write_huggingface
 from homegrown.finetuning.answers import AFTER, BEFORE
 from homegrown.finetuning.base_model import load_base
-from homegrown.finetuning.dpo import DpoJob, dpo, prepare
+from homegrown.finetuning.dpo import DpoJob, dpo
 from homegrown.finetuning.merge import merge
 from homegrown.finetuning.pairs import PreferencePairs
+from homegrown.finetuning.reference import prepare
 from homegrown.finetuning.win_rate import before_and_after, html, measure, read_results
 from homegrown.model import weights
 from homegrown.model.transformer import Transformer
@@ -448,5 +449,7 @@ def test_what_is_wrong_with_a_pair_is_named(record: dict[str, Any], problem: str
 def test_conversations_instead_of_pairs_are_an_error(tmp_path: Path, base: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     settings = PreferenceSettings(files=[str(tmp_path / "a.jsonl")])
-    with pytest.raises(UserError, match=r"1 of 1 records .* preferences\.max_skipped .* line 1 has no key 'chosen'"):
+    with pytest.raises(
+        UserError, match=r"1 of 1 records .* preferences\.max_skipped .* line 1 is a conversation .*finetune"
+    ):
         prepare(tmp_path / "out", base, settings, rows=ConversationRows(context=64), reference=FP32, device="cpu")
