@@ -1,6 +1,7 @@
 """pretrain: weights, metrics, samples and a training curve."""
 
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ _LINE = 60
 
 
 def _live(folder: Path) -> str | None:
-    """Show the curve so far and the latest samples."""
+    """Show the curve so far, when it was drawn, and the latest samples."""
     if not (folder / CURVE).is_file():
         return None
-    return _training(folder, 1)
+    drawn = datetime.fromtimestamp((folder / CURVE).stat().st_mtime, UTC)
+    return f"Curve drawn {drawn:%Y-%m-%d %H:%M:%S} UTC\n\n{_training(folder, 1)}"
 
 
 def _report(artifact: Artifact) -> str:

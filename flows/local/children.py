@@ -17,12 +17,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 _KILLED_SECONDS = 5.0
 
 
-def start(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+def start(arguments: Sequence[str], log: Path, *, tied: bool = True) -> "subprocess.Popen[bytes]":
     """Start `python arguments…` with its output appended to the file `log`.
 
     The child gets its own session, so that Ctrl-C reaches only this process, which then stops the child. On Linux the
-    kernel ends it (SIGTERM) when this process dies, even by `kill -9`. Call this in the main thread, because the kernel
-    regards the starting thread as the parent.
+    kernel ends it (SIGTERM) when this process dies, even by `kill -9`, unless it is not `tied`. Call this in the main
+    thread, because the kernel regards the starting thread as the parent.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -32,7 +32,7 @@ def start(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()) if sys.platform == "linux" else None,
+            preexec_fn=_end_with(os.getpid()) if tied and sys.platform == "linux" else None,
         )
 
 

@@ -1,12 +1,14 @@
-"""The Prefect server with guards: `python -m flows.local.guarded_server HOST PORT`.
+"""The Prefect server with guards: `python -m flows.local.guarded_server HOST PORT USERS`.
 
-Prefect's settings apply as for `prefect server start`. Its UI shows logos from the web and its server downloads lists
+USERS is the folder of the locks of its users (`flows.local.server_users`), with the last of which it ends. Prefect's
+settings apply as for `prefect server start`. Its UI shows logos from the web and its server downloads lists
 of blocks and workers from GitHub; any web page in the browser can reach a server on loopback by DNS rebinding. The
 guards prevent all of that: a Content Security Policy (level 3) limits what the browser requests, the lists come from
 Prefect's package, and a request for another host is refused.
 """
 
 import sys
+from pathlib import Path
 
 import uvicorn
 from prefect.server.api.server import create_app
@@ -14,6 +16,7 @@ from prefect.settings import get_current_settings
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
 
+from flows.local import server_users
 from flows.local.prefect_internals import use_packaged_views
 from homegrown.util.guard import LOOPBACK, Policy
 
@@ -28,8 +31,9 @@ def guarded() -> ASGIApp:
     return Policy(TrustedHostMiddleware(app, allowed_hosts=LOOPBACK, www_redirect=False))
 
 
-def main(host: str, port: int) -> None:
-    """Serve until the process ends."""
+def main(host: str, port: int, users: Path) -> None:
+    """Serve until nobody uses the server."""
+    server_users.end_with_users(users)
     settings = get_current_settings().server
     uvicorn.run(
         guarded(),
@@ -43,4 +47,4 @@ def main(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""The Prefect server: the configured one, or a child of this process if none answers."""
+"""The Prefect server: the configured one, or one that is started if none answers and ends with its last user."""
 
 import base64
 import socket
@@ -15,13 +15,11 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
 
-from flows.local import children, server_log
+from flows.local import children, server_log, server_users
 from homegrown.util.errors import UserError
 
 LOG = "server.log"
 """Name of the server's log in the folder of a store's state."""
-STOP_SECONDS = 20.0
-"""Time for a server to stop after SIGTERM."""
 _START_SECONDS = 300  # it takes 7, more on a busy machine
 _ANSWER_SECONDS = 30  # of a busy server that has accepted the connection
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -29,32 +27,34 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 @contextmanager
 def running(log: Path) -> Iterator[str]:
-    """Yield the address of a Prefect API that answers; if none does, start a server for the block.
+    """Yield the address of a Prefect API that answers; if none does, start a server.
 
-    Prefect's database keeps the history of a server started here. Its output goes to the file `log`.
+    A server started here runs until no process of this machine uses it any more. Prefect's database keeps its history.
+    Its output goes to the file `log`.
 
     Raises:
         UserError: no server answers at an address of another machine, a new one does not start, or the server requires
             a password that is not in the environment.
     """
     api = address()
-    if answers(api):
-        _check_password(api)
-        yield api
-        return
-    arguments = command(api)
-    server_log.start_anew(log)
-    server = children.start(arguments, log)
-    try:
-        wait(server, api, log)
+    users = server_users.folder_of(api)
+    with server_users.registered(users):
+        with server_users.gate(users):
+            if not answers(api):
+                arguments = command(api)
+                server_log.start_anew(log)
+                server = children.start(arguments, log, tied=False)
+                try:
+                    wait(server, api, log)
+                except BaseException:
+                    children.stop(server, server_users.STOP_SECONDS)
+                    raise
         _check_password(api)
         try:
             yield api
         finally:
-            if server.poll() is None:
+            if answers(api):
                 _flush()
-    finally:
-        children.stop(server, STOP_SECONDS)
 
 
 def address() -> str:
@@ -90,7 +90,7 @@ def command(api: str) -> list[str]:
             f"Port {port} of {host} is taken by a program that is not a Prefect server; choose another with "
             "PREFECT_API_URL=http://127.0.0.1:PORT/api."
         )
-    return ["-m", "flows.local.guarded_server", host, str(port)]
+    return ["-m", "flows.local.guarded_server", host, str(port), str(server_users.folder_of(api))]
 
 
 def wait(server: "subprocess.Popen[bytes]", api: str, log: Path) -> None:

@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flows.local import automation, children, server, server_log
+from flows.local import automation, children, server, server_log, server_users
 from flows.local.deployment_file import Checked
 from flows.local.removal import remove_deleted
 from homegrown.config.pipelines import PIPELINES
@@ -59,6 +59,8 @@ class Service:
     name: str
     arguments: Sequence[str]
     log: Path
+    tied: bool = True
+    """Whether the kernel ends it with this process."""
     process: "subprocess.Popen[bytes]" = field(init=False)
     _restarts: list[float] = field(init=False, default_factory=list)
 
@@ -67,7 +69,7 @@ class Service:
 
     def start(self) -> None:
         """Start the process."""
-        self.process = children.start(self.arguments, self.log)
+        self.process = children.start(self.arguments, self.log, tied=self.tied)
 
     def died(self) -> str | None:
         """Return a message if the process has ended, and count it; return None if it runs.
@@ -89,8 +91,9 @@ class Service:
 class Machine:
     """The running services of one project folder."""
 
-    def __init__(self, state: Path, checked: Checked, file: Path, report: Report) -> None:
+    def __init__(self, state: Path, checked: Checked, file: Path, report: Report, user: Path) -> None:
         self.api = server.address()
+        self._user = user
         self._state = state
         self._checked = checked
         self._file = file
@@ -109,11 +112,12 @@ class Machine:
         Raises:
             UserError: a service did not start.
         """
-        if not server.answers(self.api):
-            log = self._state / server.LOG
-            server_log.start_anew(log)
-            self._server = Service("Prefect server", server.command(self.api), log)
-            server.wait(self._server.process, self.api, log)
+        with server_users.gate(self._user.parent):
+            if not server.answers(self.api):
+                arguments, log = server.command(self.api), self._state / server.LOG
+                server_log.start_anew(log)
+                self._server = Service("Prefect server", arguments, log, tied=False)
+                server.wait(self._server.process, self.api, log)
         with get_client(sync_client=True) as client:
             try:
                 for pool in self._checked.pools:
@@ -159,7 +163,7 @@ class Machine:
                     self._restart(service)
 
     def stop(self, patience: float = 1.0) -> None:
-        """End the runs in progress, then the workers, then the server; `patience` 0 kills them.
+        """End the runs in progress, then the workers, then the server unless others use it; `patience` 0 kills them.
 
         The runs come first because a stopping worker kills its runs before they can report their end to the server.
         """
@@ -171,12 +175,16 @@ class Machine:
             children.stop(worker.process, _WORKER_STOP_SECONDS * patience)
         self._end_orphans(_RUN_STOP_SECONDS * patience)
         if self._server:
-            children.stop(self._server.process, server.STOP_SECONDS * patience)
-            self._end_orphans(server.STOP_SECONDS * patience)
+            with server_users.gate(self._user.parent):
+                if server_users.is_used(self._user.parent, besides=self._user):
+                    self._report(f"The Prefect server keeps running until the last run that uses {self.api} ends.")
+                else:
+                    children.stop(self._server.process, server_users.STOP_SECONDS * patience)
+            self._end_orphans(server_users.STOP_SECONDS * patience)
 
     def _restart(self, service: Service) -> None:
         if service not in self._workers:
-            self._end_orphans(server.STOP_SECONDS)
+            self._end_orphans(server_users.STOP_SECONDS)
             service.start()
             return
         # The kernel has sent SIGTERM to its runs (`children.end_with_worker`), which now stop.
@@ -209,12 +217,13 @@ def running(state: Path, checked: Checked, file: Path, report: Report) -> Iterat
         report: Called with messages for the user.
 
     Raises:
-        UserError: this folder's services run already, or a service did not start.
+        UserError: services of this folder, or of another with the same server, run already; or one did not start.
         KeyboardInterrupt: on SIGINT, SIGTERM or SIGHUP; a second signal kills what is still stopping.
     """
-    with _alone(state), _interruptible():
+    users = server_users.folder_of(server.address())
+    with _alone(state), _alone_at(users), _interruptible(), server_users.registered(users) as user:
         children.adopt_orphans()
-        machine = Machine(state, checked, file, report)
+        machine = Machine(state, checked, file, report, user)
         try:
             machine.start()
             facts = UpFacts(process=os.getpid(), api=machine.api, own_server=machine.own_server)
@@ -251,6 +260,20 @@ def _alone(state: Path) -> Iterator[None]:
     finally:
         (state / _FACTS).unlink(missing_ok=True)
         locks.release(_lock(state))
+
+
+@contextmanager
+def _alone_at(users: Path) -> Iterator[None]:
+    """Refuse a second folder at one server: the deployments of both would replace each other."""
+    if not locks.try_acquire(users / "up"):
+        raise UserError(
+            f"`homegrown up` of another folder already uses the Prefect server at {server.address()}; stop it, or "
+            "choose another address with PREFECT_API_URL=http://127.0.0.1:PORT/api."
+        )
+    try:
+        yield
+    finally:
+        locks.release(users / "up")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A flow that runs in this process: its imports, its Prefect server, its display and its interruption."""
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -39,15 +40,19 @@ def prefect_server(store: Store, console: Console, prepare: Callable[[], T]) -> 
     Raises:
         UserError: the run was stopped, or its server died; the message says how to resume.
     """
-    # Prefect reads its settings when it is imported. Its log lines would break the display; they go to the UI.
+    # Prefect reads its settings when it is imported. Its log lines would break the display; they go to the UI. What
+    # its threads print about a server that does not answer goes nowhere: the run itself reports that.
     os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    os.environ["PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL"] = "CRITICAL"
+    logging.raiseExceptions = False
     with ExitStack() as stack:
-        with console.status("starting"):
+        with console.status("starting") as status:
             with _without_collection():
                 from flows.local import server
 
                 prepared = prepare()
+            status.update("waiting for the Prefect server, which takes up to a minute to start")
             api = stack.enter_context(server.running(store.root / ".state" / server.LOG))
         with _interruption_reported():
             yield prepared, api.removesuffix("/api")

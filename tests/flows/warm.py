@@ -36,7 +36,8 @@ _IMPORTED = (
     "tests.flows.warm",
 )
 _SETTINGS = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
 }  # read when Prefect is imported, as the command's own
 
 

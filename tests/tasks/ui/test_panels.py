@@ -300,3 +300,15 @@ def test_text_cannot_break_out_of_a_table_or_a_quotation() -> None:
     long = "word " * 100
     assert max(map(len, quoted(long).splitlines())) < 100
     assert quoted(long).replace("\n", "") == f"```text{long}```"
+
+
+def test_the_live_page_of_training_says_when_its_curve_was_drawn(tmp_path: Path) -> None:
+    assert pretrain.TRAINING_PANEL.live is not None
+    assert pretrain.TRAINING_PANEL.live(tmp_path) is None
+    Image.new("RGB", (4, 4)).save(tmp_path / CURVE, format="PNG")
+    for second in (7, 27):
+        drawn = datetime(2026, 11, 30, 20, 52, second, tzinfo=UTC).timestamp()
+        os.utime(tmp_path / CURVE, (drawn, drawn))
+        page = pretrain.TRAINING_PANEL.live(tmp_path)
+        assert page is not None
+        assert page.startswith(f"Curve drawn 2026-11-30 20:52:{second:02} UTC\n\n### Training\n\n![")
