@@ -1,8 +1,10 @@
 """The flow `pretrain`: from raw text to an evaluated model."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Literal
 
 from prefect import flow
@@ -17,6 +19,8 @@ from homegrown.config.recipe import Recipe, RowSettings
 from homegrown.config.starter import is_external
 from homegrown.quantization.requirements import check_recipe
 from homegrown.store import runs
+from homegrown.store.artifacts import Artifact, Order
+from homegrown.store.differences import previous_of, reasons
 from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
 from tasks.base import base as import_base
@@ -231,16 +235,65 @@ def run_chain(
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
     ):
-        run = Run(recipe.seed, recipe.compute, forced, log.reach)
-        if recipe.base is not None:
-            made[BASE] = _find_base(run, recipe.base)
-            log.made(BASE, made[BASE].key, made[BASE].folder)
-            if recipe.tokenizer.special_tokens:
-                made[BASE] = _extended(run, made[BASE], recipe.tokenizer.special_tokens)
-                log.made(EXTENDED, made[BASE].key, made[BASE].folder)
-        for name in stages:
-            if name in (BASE, EXTENDED):
-                continue
-            made[name] = _make(name, run, recipe, made)
-            log.made(name, made[name].key, made[name].folder)
+        run = Run(recipe.seed, recipe.compute, forced, log.reach, partial(_why, recipe.name))
+        for name, handle in _stages(run, recipe, stages, made):
+            log.made(name, handle.key, handle.folder)
     return made
+
+
+def _stages(run: Run, recipe: Recipe, stages: list[str], made: Made) -> Iterator[tuple[str, Handle]]:
+    """Run the stages of a recipe one after the other, add each to `made`, and yield it."""
+    if recipe.base is not None:
+        made[BASE] = _find_base(run, recipe.base)
+        yield BASE, made[BASE]
+        if recipe.tokenizer.special_tokens:
+            made[BASE] = _extended(run, made[BASE], recipe.tokenizer.special_tokens)
+            yield EXTENDED, made[BASE]
+    for name in stages:
+        if name not in (BASE, EXTENDED):
+            made[name] = _make(name, run, recipe, made)
+            yield name, made[name]
+
+
+def _why(recipe: str, order: Order) -> str | None:
+    """Return why a stage runs although the last run of its recipe has its artifact."""
+    before = previous_of(store(), recipe, order.stage)
+    if before is None or not (found := reasons(before.manifest, order)):
+        return None
+    return f"runs again, because it differs from {before.name}: {', '.join(map(str, found))}."
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would do for one stage."""
+
+    stage: str
+    found: Artifact | None
+    """The artifact that it would reuse."""
+    before: Artifact | None
+    """The artifact that the last run of the recipe used."""
+    because: str
+    """Why the stage would run; empty for a stage that would not."""
+
+
+def planned(recipe: Recipe, until: StageName, from_stage: StageName | None, force: list[StageName]) -> list[Planned]:
+    """Return what a run of the recipe would do, without doing it."""
+    forced = forced_stages(until, from_stage, force)
+    check_base(recipe)
+    found: list[Planned] = []
+
+    def plan(order: Order) -> Handle:
+        artifact, before = store().find(order.stage, order.key), previous_of(store(), recipe.name, order.stage)
+        because = ""
+        if order.stage in forced:
+            because = "forced"
+        elif artifact is None:
+            differences = reasons(before.manifest, order) if before else []
+            because = ", ".join(map(str, differences)) or ("damaged or deleted" if before else "never made")
+        found.append(Planned(order.stage, None if because else artifact, before, because))
+        return Handle(stage=order.stage, folder=artifact.path.name if artifact else "", key=order.key)
+
+    run = Run(recipe.seed, recipe.compute, forced, plan=plan)
+    for _ in _stages(run, recipe, shown_stages(recipe, until), {}):
+        pass
+    return found

@@ -91,6 +91,10 @@ class Run:
     force: frozenset[str] = frozenset()
     reach: Callable[[str], None] = lambda key: None
     """Called with the key of each artifact before its lookup."""
+    why: Callable[[Order], str | None] = lambda order: None
+    """Returns why an artifact has to be made although an earlier run has one."""
+    plan: Callable[[Order], Handle] | None = None
+    """Takes the place of looking up or making an artifact, in a dry run."""
 
 
 class _SlotPolicy(CachePolicy):
@@ -146,6 +150,8 @@ class Stage:
         """Return the artifact of these settings and inputs, by a Prefect task run that makes it or is cached."""
         quieten()
         order = self.order(run, **arguments)
+        if run.plan is not None:
+            return run.plan(order)
         run.reach(order.key)
         place = store()
         slot = place.slot(self.name, order.key, fresh=self.name in run.force)
@@ -180,6 +186,8 @@ class Stage:
             get_run_logger().info("%s runs in %s", self.name, out)
             with Reporter(self.name, picture) as progress:
                 forced = self.name in run.force
+                if not forced and (why := run.why(order)):
+                    self._note(why)
                 return self._body(Work(out, run.seed, run.compute, progress, order, forced, self._note), **arguments)
 
         artifact, made = store().make(order, slot, build)

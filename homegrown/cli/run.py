@@ -1,5 +1,6 @@
 """`homegrown run`: runs a pipeline in this process."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from homegrown.cli.local_run import Flow, run_flow
 from homegrown.reporting.blocks import Table
-from homegrown.reporting.numbers import shown
+from homegrown.reporting.numbers import duration, quantity, shown
 from homegrown.reporting.terminal import print_table
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
@@ -18,6 +19,7 @@ from homegrown.util.files import read_parquet
 
 if TYPE_CHECKING:
     from flows.pretrain import StageName
+    from homegrown.config.recipe import Recipe
     from tasks.stage import Handle
 
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--from", "from_stage", metavar="STAGE", help="First stage to run again.")
 @click.option("--force", metavar="STAGE", multiple=True, help="Cached stage to run again; repeatable.")
 @click.option("--only", metavar="STAGE", help="Single stage to run again.")
+@click.option("--dry-run", is_flag=True, help="List what would run, and why.")
 @click.pass_obj
 def run(
     store: Store,
@@ -43,6 +46,7 @@ def run(
     from_stage: str | None,
     force: tuple[str, ...],
     only: str | None,
+    dry_run: bool,
 ) -> None:
     """Run a pipeline; cached stages are reused.
 
@@ -59,12 +63,20 @@ def run(
     again = force if only is None else (only,)
     console = Console()
 
+    def named() -> "tuple[StageName, StageName | None, list[StageName]]":
+        first = None if from_stage is None else stage_name(from_stage)
+        return stage_name(end), first, [stage_name(name) for name in again]
+
+    if dry_run:
+        # Prefect reads its settings when it is imported.
+        os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
+        _print_plan(recipe, *named())
+        return
+
     def prepare() -> "Flow[dict[str, Handle]]":
         from flows.pretrain import forced_stages, pretrain, shown_stages
 
-        last = stage_name(end)
-        first = None if from_stage is None else stage_name(from_stage)
-        forced = [stage_name(name) for name in again]
+        last, first, forced = named()
         forced_stages(last, first, forced)
         return shown_stages(recipe, last), lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
 
@@ -79,6 +91,27 @@ def run(
             "chat starter",
         ],
     )
+
+
+def _print_plan(recipe: "Recipe", until: "StageName", from_stage: "StageName | None", force: "list[StageName]") -> None:
+    from flows.pretrain import planned
+
+    stages = planned(recipe, until, from_stage, force)
+    rows = [
+        [
+            one.stage,
+            "would run" if one.because else "cached",
+            one.because,
+            one.before.name if one.before else "",
+            duration(one.before.manifest.seconds) if one.before else "",
+        ]
+        for one in stages
+    ]
+    print_table(Table(["stage", "", "because", "last run", "took"], rows, align="llllr"))
+    running = [one for one in stages if one.because]
+    took = sum(one.before.manifest.seconds for one in running if one.before)
+    before = f"; they took {duration(took)} last time" if took else ""
+    click.echo(f"{len(running)} of {quantity(len(stages), 'stages')} would run{before}.")
 
 
 def stage_name(name: str) -> "StageName":

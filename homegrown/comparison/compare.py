@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.comparison.settings import differing
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.differences import differing, reasons_between
 from homegrown.store.runs import RunRecord, State
 from homegrown.training.job import METRICS
 from homegrown.util.files import parquet_parts
@@ -203,13 +203,18 @@ def _why(base: Artifact | None, other: Artifact | None) -> list[str]:
     """Return the reasons for different keys of two artifacts."""
     if base is None or other is None:
         return ["unknown: gone"]
-    one, two = base.manifest, other.manifest
-    found = [name.removeprefix("settings.") for name in differing([one.settings, two.settings])]
-    raw = [name for name in found if name.split(".")[0] == "raw"]
-    reasons = [name for name in found if name not in raw]
-    reasons += ["raw input"] if raw else []
-    reasons += ["code"] if one.code != two.code else []
-    return reasons + [f"other {stage}" for stage in one.inputs if one.inputs[stage] != two.inputs.get(stage)]
+    found = []
+    for reason in reasons_between(base.manifest, other.manifest):
+        match reason.kind:
+            case "setting":
+                found.append(reason.name)
+            case "raw":
+                found.append("raw input")
+            case "code":
+                found.append("code")
+            case "input":
+                found.append(f"other {reason.name}")
+    return list(dict.fromkeys(found))
 
 
 def _metrics(stage: Stage) -> list[Row]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from homegrown.comparison.settings import differing
 from homegrown.config.pipelines import recipe_values
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.differences import differing
 from homegrown.store.runs import RunRecord, State
 from homegrown.util.errors import UserError
 

@@ -9,10 +9,10 @@ from click.testing import CliRunner, Result
 
 from homegrown.cli.main import cli
 from homegrown.comparison.compare import Comparison, Row, compare
-from homegrown.comparison.settings import differing
 from homegrown.comparison.tables import headlines, verdict, written
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
+from homegrown.store.differences import differing
 from tests.comparison.runs import write_run
 from tests.reporting.page import Page
 

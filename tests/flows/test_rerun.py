@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 
-from flows.pretrain import CHAIN, pretrain
+from flows.pretrain import CHAIN, planned, pretrain
 from homegrown.cli.main import cli
 from homegrown.cli.sweep import plan_sweep, run_sweep
 from homegrown.config.recipe import DedupSettings, FilterSettings, IngestSettings
@@ -20,6 +20,7 @@ from homegrown.store.run_names import find_runs
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage
+from tasks.ui.events import listening
 from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
 
@@ -83,6 +84,38 @@ def test_from_a_stage_on_everything_is_made_again(in_prefect: Store, quick_stage
     with pytest.raises(UserError, match=r"'shard' cannot run again"):
         run(force=["shard"])
     assert len(runs.recorded(in_prefect)) == 4
+
+
+@pytest.mark.slow
+def test_why_a_stage_runs_is_said_before_it_does_in_a_dry_run_and_later(
+    in_prefect: Store, quick_stages: None, tmp_path: Path
+) -> None:
+    def plan(*changes: str, **parameters: Any) -> dict[str, str]:
+        recipe = small_recipe(tmp_path, *changes)
+        return {one.stage: one.because for one in planned(recipe, "filter", None, parameters.get("force", []))}
+
+    assert plan() == dict.fromkeys(("ingest", "dedup", "filter"), "never made")
+    assert in_prefect.all() == []
+    pretrain(recipe=small_recipe(tmp_path), until="filter")
+    assert plan() == {"ingest": "", "dedup": "", "filter": ""}
+    assert plan(force=["dedup"]) == {"ingest": "", "dedup": "forced", "filter": ""}
+    expected = {"ingest": "", "dedup": "threshold 0.7 → 0.8", "filter": "other dedup"}
+    assert plan("dedup.threshold=0.8") == expected
+    assert [one.name for one in in_prefect.all()] == ["dedup@1", "filter@1", "ingest@1"]
+
+    notes: list[str] = []
+    with listening(lambda event: notes.append(f"{event.stage}: {event.message}") if event.kind == "note" else None):
+        pretrain(recipe=small_recipe(tmp_path, "dedup.threshold=0.8"), until="filter")
+    assert notes == [
+        "dedup: runs again, because it differs from dedup@1: threshold 0.7 → 0.8.",
+        "filter: runs again, because it differs from filter@1: other dedup.",
+    ]
+    done = CliRunner().invoke(cli, ["--artifacts", str(in_prefect.root), "why", "filter"])
+    assert done.output == (
+        "filter@2 differs from filter@1:\n  other dedup\ndedup@2 differs from dedup@1:\n  threshold 0.7 → 0.8\n"
+    )
+    (in_prefect.resolve("dedup@2").path / "manifest.json").unlink()
+    assert plan("dedup.threshold=0.8")["dedup"] != ""
 
 
 @pytest.mark.parametrize(
