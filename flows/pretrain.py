@@ -1,6 +1,5 @@
 """The flow `pretrain`: from raw text to an evaluated model."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.lifetime import after_cancellation, after_crash, begin
+from flows.local.prefect_internals import is_random_name
 from homegrown.config.addresses import CREDENTIAL
 from homegrown.config.finetune_recipe import BaseSettings, VocabularySettings
 from homegrown.config.pipelines import change_recipe
@@ -41,9 +41,9 @@ from tasks.vocabulary import vocabulary
 
 
 def run_name(what: str) -> str:
-    """Return `what` with the current time; a retried run keeps its first name."""
+    """Return `what` with the current time, unless a person gave a name; a retried run keeps its first name."""
     named: str | None = flow_run.name
-    if named and re.fullmatch(rf"{re.escape(what)}-\d{{8}}-\d{{6}}", named):
+    if named and not is_random_name(named):
         return named
     return f"{what}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 

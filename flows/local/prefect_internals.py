@@ -50,6 +50,19 @@ def file_models() -> FileModels:
     )
 
 
+def is_random_name(name: str) -> bool:
+    """Return whether a run's name is one that Prefect makes up (`fierce-impala`), not one that a person gave.
+
+    Waits for: a field of a flow run, or of its parameters, that tells a given name from a random one.
+    """
+    from coolname.data import config
+
+    parts_of_speech: dict[str, Any] = config
+    words = {word for part in parts_of_speech.values() for word in part.get("words", ())}
+    parts = name.split("-")
+    return len(parts) == 2 and words.issuperset(parts)
+
+
 def use_packaged_views() -> None:
     """Make the server read its lists of blocks, flows and worker types from Prefect's package, not from GitHub.
 

@@ -100,14 +100,14 @@ def _print_plan(recipe: "Recipe", until: "StageName", from_stage: "StageName | N
     rows = [
         [
             one.stage,
-            "would run" if one.because else "cached",
+            "runs" if one.because else "cached",
             one.because,
             one.before.name if one.before else "",
             duration(one.before.manifest.seconds) if one.before else "",
         ]
         for one in stages
     ]
-    print_table(Table(["stage", "", "because", "last run", "took"], rows, align="llllr"))
+    print_table(Table(["stage", "state", "because", "last run", "took"], rows, align="llllr"))
     running = [one for one in stages if one.because]
     took = sum(one.before.manifest.seconds for one in running if one.before)
     before = f"; they took {duration(took)} last time" if took else ""

@@ -1,5 +1,6 @@
 """Records of runs: the artifacts that each run reached, written while it runs, and its state."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,9 @@ MEASURED = {
     "pretrain": "validation_bits_per_byte",
 }
 """The metric in bits per byte of each stage that has one, the best measurement first."""
+_UNFIT = re.compile(r"[/\\\x00-\x1f]")
+"""Characters of a name that a person gave and that cannot be in a file's name."""
+_LONGEST_NAME = 180
 
 
 class RunRecord(BaseModel):
@@ -75,11 +79,11 @@ class Ongoing:
 
 @contextmanager
 def ongoing(store: Store, name: str, recipe: Mapping[str, Any], sweep: str | None = None) -> Iterator[Ongoing]:
-    """Keep the record of a run for the block; a name that another run has gets a number.
+    """Keep the record of a run for the block; a name that another run has gets a number, and slashes become dashes.
 
     A lock, which the kernel frees, marks the run as running. A block that ends without an error finishes the run.
     """
-    found = _free_name(store, name)
+    found = _free_name(store, _UNFIT.sub("-", name)[:_LONGEST_NAME].lstrip(".") or "run")
     try:
         log = Ongoing(store, found, RunRecord(recipe=dict(recipe), started=datetime.now(UTC), sweep=sweep))
         yield log

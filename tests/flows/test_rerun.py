@@ -1,6 +1,7 @@
 """Runs again from one stage on, and sweeps: on a real server, and by the command line, killed and failing."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.flow_engine import run_flow
 
 from flows.pretrain import CHAIN, planned, pretrain
 from homegrown.cli.main import cli
@@ -84,6 +87,19 @@ def test_from_a_stage_on_everything_is_made_again(in_prefect: Store, quick_stage
     with pytest.raises(UserError, match=r"'shard' cannot run again"):
         run(force=["shard"])
     assert len(runs.recorded(in_prefect)) == 4
+
+
+@pytest.mark.slow
+def test_a_name_that_a_person_gave_a_run_stays(in_prefect: Store, quick_stages: None, tmp_path: Path) -> None:
+    parameters = {"recipe": small_recipe(tmp_path), "until": "ingest"}
+    with get_client(sync_client=True) as client:
+        for name in ("my best/run", "tiny-2", None):
+            run_flow(pretrain, flow_run=client.create_flow_run(pretrain, name=name, parameters=parameters))
+        shown = [run.name for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=3)]
+    recorded = list(runs.recorded(in_prefect))
+    assert recorded[:2] == ["my best-run", "tiny-2"]
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}", recorded[2])
+    assert shown == [recorded[2], "tiny-2", "my best/run"]
 
 
 @pytest.mark.slow

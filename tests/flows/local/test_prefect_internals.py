@@ -10,6 +10,7 @@ import pytest
 from prefect.exceptions import TerminationSignal
 from prefect.server.api import collections
 from prefect.states import exception_to_crashed_state
+from prefect.utilities.names import generate_slug
 
 from flows.local import prefect_internals as internals
 
@@ -76,3 +77,9 @@ def test_the_server_reads_views_from_its_package(monkeypatch: pytest.MonkeyPatch
     assert "process" in workers["prefect"]
     with pytest.raises(KeyError):
         asyncio.run(collections.get_collection_view("aggregate-block-metadata"))
+
+
+def test_random_names_are_told_from_given_ones() -> None:
+    assert all(internals.is_random_name(generate_slug(2)) for _ in range(200))
+    for given in ("tiny-20261130-000034", "my best run", "tiny-2", "nightly", "second-try-again", "lm-eval"):
+        assert not internals.is_random_name(given)
