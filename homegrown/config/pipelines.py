@@ -144,13 +144,25 @@ def _deployed(kind: type[AnyRecipe], entrypoint: str, name: str, changes: Iterab
 
 
 def _changed(kind: type[AnyRecipe], values: dict[str, Any], changes: Iterable[str], what: str) -> AnyRecipe:
-    values = _copy(values)
+    changes, unchanged, values = list(changes), values, _copy(values)
     for change in changes:
         _apply(values, change)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
+        if changes and _is_valid(kind, unchanged):
+            subject = f"{', '.join(map(repr, changes))} of {what[0].lower()}{what[1:]}"
+            changed = f"The change{'s' if len(changes) > 1 else ''} {subject}"
+            raise UserError(f"{changed} cannot be made: {explain(error)}.") from error
         raise UserError(f"{what} is invalid: {explain(error)}.") from error
+
+
+def _is_valid(kind: type[AnyRecipe], values: dict[str, Any]) -> bool:
+    try:
+        kind.model_validate(values)
+    except ValidationError:
+        return False
+    return True
 
 
 def _copy(value: Any) -> Any:
@@ -188,22 +200,27 @@ def _member(recipe: dict[str, Any], target: Any, part: str, change: str) -> str 
     if not isinstance(target, dict):
         raise UserError(f"In the change {change!r}, {part!r} is inside a setting without parts; set that.")
     near = nearest(name, _setting_names(recipe))
-    hint = f"did you mean {near!r}?" if near else f"a recipe has the parts {', '.join(recipe)}."
+    parts = (
+        f"{name.rpartition('.')[0]} has {', '.join(target)}" if target is not recipe else f"it has {', '.join(recipe)}"
+    )
+    hint = f"did you mean {near!r}?" if near else f"{parts}."
     raise UserError(f"The recipe {recipe['name']!r} has no setting for the change {change!r}; {hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known dotted name closest to `name`: with a similar last part or spelling; None without one."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    if close and close[0].count(".") == name.count("."):
-        return close[0]
-    last = name.rpartition(".")[2]
+    """Return the known dotted name closest to `name`, by its last part, in the same group first; None without one."""
+    group, _, last = name.rpartition(".")
     by_end: dict[str, str] = {}
+    siblings: dict[str, str] = {}
     for one in known:
-        by_end.setdefault(one.rpartition(".")[2], one)
-    ends = difflib.get_close_matches(last, by_end, n=1)
-    return by_end[ends[0]] if ends else next(iter(close), None)
+        there, _, end = one.rpartition(".")
+        by_end.setdefault(end, one)
+        if there == group:
+            siblings[end] = one
+    for ends in (siblings, by_end):
+        if close := difflib.get_close_matches(last, ends, n=1):
+            return ends[close[0]]
+    return None
 
 
 def _every_name(model: type[Settings]) -> set[str]:

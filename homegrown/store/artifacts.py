@@ -157,6 +157,8 @@ class Store:
         self.root = root.resolve()
         self.remote = remote
         self._state = self.root / ".state"
+        self._reported: set[Path] = set()
+        """Folders whose damaged manifest was logged."""
 
     # --- lookup -------------------------------------------------------------------------------------------------------
 
@@ -435,7 +437,10 @@ class Store:
         try:
             return Artifact(folder, Manifest.model_validate_json(folder.joinpath(MANIFEST).read_bytes()))
         except (OSError, ValidationError) as error:
-            _log.warning("%s is damaged and not used: its %s cannot be read (%s).", folder, MANIFEST, error)
+            if folder not in self._reported:
+                self._reported.add(folder)
+                problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+                _log.warning("%s is damaged and not used: its %s cannot be read (%s).", folder, MANIFEST, problem)
             return None
 
     def _next_version(self, stage: str, there: list[str]) -> int:
