@@ -215,6 +215,8 @@ BaseModelName = Annotated[
 
 
 def _check_tuning(finetuning: FinetuneSettings, training: FinetuneTraining, compute: ComputeSettings) -> None:
+    if problem := training.uneven(compute.processes):
+        raise ValueError(problem)
     if training.initialisation in ("heads", "bigrams"):
         raise ValueError(
             f"training.initialisation {training.initialisation!r} is for pretraining; fine-tuning starts from its base"

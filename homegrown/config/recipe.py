@@ -513,6 +513,17 @@ class TrainingSettings(Settings):
         names = {"keep_checkpoints", "checkpoint_every", "sample_every", "sample_prompts", "sample_tokens"}
         return frozenset(names if self.patience is not None else {*names, "validate_every"})
 
+    def uneven(self, processes: int, name: str = "compute.processes") -> str | None:
+        """Return a message if so many processes, of the setting `name`, cannot share the batch evenly."""
+        if self.batch_size % processes:
+            return f"{name} ({processes}) must divide training.batch_size ({self.batch_size}); change one of the two"
+        if self.micro_batch_size != "auto" and (passes := self.batch_size // self.micro_batch_size) % processes:
+            return (
+                f"{name} ({processes}) must divide training.batch_size / training.micro_batch_size ({passes}); change "
+                "one of the three"
+            )
+        return None
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
@@ -659,6 +670,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if problem := self.training.uneven(self.compute.processes):
+            raise ValueError(problem)
         setting = "model.context" if self.base is None else "adaptation.context"
         if self.evaluation.prompt_tokens + self.evaluation.continuation_tokens > self.context:
             raise ValueError(f"prompt_tokens + continuation_tokens of evaluation must fit {setting} ({self.context})")

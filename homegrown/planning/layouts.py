@@ -43,16 +43,9 @@ def layouts(
     kinds = [(parallel, again) for parallel in parallels for again in (False, True)]
     own = (recipe.compute.parallel if devices > 1 else "ddp", settings.activation_checkpointing)
     kinds.sort(key=lambda kind: kind != own)
-    share, unshared = divmod(settings.batch_size, devices)
-    if settings.micro_batch_size != "auto" and not unshared and share % settings.micro_batch_size:
-        raise UserError(
-            f"The devices ({devices}) must divide training.batch_size / training.micro_batch_size "
-            f"({settings.batch_size // settings.micro_batch_size}); change one of the three."
-        )
-    if unshared:
-        raise UserError(
-            f"The devices ({devices}) must divide training.batch_size ({settings.batch_size}); change one of the two."
-        )
+    if problem := settings.uneven(devices, "The devices"):
+        raise UserError(f"{problem}.")
+    share = settings.batch_size // devices
     tokens = step_tokens(config, settings) * settings.max_steps
     compiled = compiles(settings.compile, device, flops_per_token(config, adapter), tokens)
     found = []

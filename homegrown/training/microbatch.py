@@ -21,16 +21,8 @@ _MARGIN = 0.1
 
 def check(settings: TrainingSettings, workers: int) -> None:
     """Raise UserError if the workers cannot share the batch evenly."""
-    if settings.micro_batch_size == "auto":
-        if settings.batch_size % workers:
-            raise UserError(
-                f"compute.processes ({workers}) must divide training.batch_size ({settings.batch_size}); change one."
-            )
-    elif (micro_batches := settings.batch_size // settings.micro_batch_size) % workers:
-        raise UserError(
-            f"compute.processes ({workers}) must divide training.batch_size / training.micro_batch_size "
-            f"({micro_batches}); change one of the three."
-        )
+    if problem := settings.uneven(workers):
+        raise UserError(f"{problem}.")
 
 
 def choose(

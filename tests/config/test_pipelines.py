@@ -1,5 +1,6 @@
 """Recipes from pipelines.yaml: the guide's table, Prefect's own model of the file, changes, and wrong values."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,25 @@ def test_wrong_files_are_one_message(tmp_path: Path) -> None:
     bad.write_text("deployments: 3")
     with pytest.raises(UserError, match="not a deployment file"):
         load_recipe("tiny", file=bad)
+
+
+@pytest.mark.parametrize("load", [load_recipe, load_finetuning])
+def test_processes_that_cannot_share_a_batch_are_refused_with_the_recipe(load: Callable[..., Any]) -> None:
+    changes = ["training.batch_size=8", "training.micro_batch_size=8"]
+    assert load("tiny", changes).compute.processes == 1
+    message = r"'compute.processes=2' .* compute.processes \(2\) must divide .*micro_batch_size \(1\); change one"
+    with pytest.raises(UserError, match=message):
+        load("tiny", [*changes, "compute.processes=2"])
+    with pytest.raises(UserError, match=r"compute.processes \(3\) must divide training.batch_size \(8\)"):
+        load("tiny", ["training.batch_size=8", "training.micro_batch_size=auto", "compute.processes=3"])
+
+
+def test_a_mistake_in_a_change_is_told_as_one() -> None:
+    with pytest.raises(
+        UserError, match=r"^The change 'training.max_steps=many' of the recipe 'tiny' .* cannot be made"
+    ):
+        load_recipe("tiny", ["training.max_steps=many"])
+    with pytest.raises(UserError, match=r"^The recipe 'tiny' has no setting .*; training has .*, max_steps, "):
+        load_recipe("tiny", ["training.epochs=3"])
+    with pytest.raises(UserError, match=r"did you mean 'training.max_steps'"):
+        load_recipe("tiny", ["trainig.max_steps=3"])

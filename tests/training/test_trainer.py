@@ -41,7 +41,7 @@ def build(corpus, tiny, tmp_path: Path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"workers": 3}, r"compute.processes \(3\) must divide .* \(2\)"),
+        ({"workers": 3}, r"compute.processes \(3\) must divide .* \(4\)"),
         ({"workers": 3, "micro_batch_size": "auto"}, r"compute.processes \(3\) must divide training.batch_size \(4\)"),
         ({"model": {"context": 20_000}}, "model.context"),  # longer than the training split
         ({"sample_prompts": ["fine", "bala " * 40]}, "training.sample_prompts"),
