@@ -46,14 +46,14 @@ def reasons_between(before: Manifest, now: Manifest) -> list[Reason]:
 
 
 def previous_of(store: Store, recipe: str, stage: str) -> Artifact | None:
-    """Return the artifact of a stage that the last run of a recipe used; None if there is none."""
+    """Return the artifact of a stage that the last run of a recipe used; None without one."""
     records = runs.recorded(store)
     name = runs.latest_by_recipe(records).get(recipe, {}).get(stage)
     return runs.artifact_of(records[name], stage, store.all()) if name else None
 
 
 def previous_version(store: Store, artifact: Artifact) -> Artifact | None:
-    """Return what the same recipe used before an artifact, or the version before it if no run is recorded."""
+    """Return what the same recipe used before an artifact, or the next lower version if no run is recorded."""
     stage, every = artifact.manifest.stage, store.all()
     before: dict[str, Artifact] = {}
     for run in runs.recorded(store).values():

@@ -85,7 +85,7 @@ class Digests:
             return None
 
     def _opened(self) -> sqlite3.Connection | None:
-        """Return the open cache, made anew if it is damaged; None if there is none and none can be made."""
+        """Return the open cache, made anew if it is damaged; None if it does not exist and cannot be made."""
         try:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             return _connect(self._cache)
