@@ -26,7 +26,7 @@ from homegrown.store.artifacts import Store
 from tests.corpus.samples import PACKED, PAGES, SAMPLES, TABLES, arc
 
 BATCH = 1000
-_OWN = ("Watch it at", "ingest", "Error:", "  ", "Next:", "Artifacts", "stage ")
+_OWN = ("Watch it at", "ingest", "Error:", "  ", "Next:", "Artifacts", "stage ", "Input", "source ", "damaged ")
 
 
 def main(files: int, seed: int) -> None:
