@@ -3,12 +3,14 @@
     python -m benchmarks.corpus [--quick] [--only minhash|neardup|quality|ingest]
 
 Real text comes from ../shared/corpora beside the repository, else from the documentation of the installed packages. The
-peers are in the extra `bench`. All parts take about ten minutes.
+peers have an environment of their own, which `python -m benchmarks.peers` makes. All parts take about ten minutes.
 """
 
 import argparse
 import importlib
 import json
+
+from benchmarks.peers import check
 
 PARTS: dict[str, dict[str, bool | int]] = {  # arguments of --quick
     "minhash": {"quick": True},
@@ -23,6 +25,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller samples, a few minutes")
     parser.add_argument("--only", choices=list(PARTS), help="only one part")
     arguments = parser.parse_args()
+    if arguments.only != "ingest":
+        check()
     figures: dict[str, float] = {}
     for part in [arguments.only] if arguments.only else list(PARTS):
         module = importlib.import_module(f"benchmarks.corpus_{part}")

@@ -6,10 +6,8 @@ that really has a Jaccard similarity of 0.7 or more with another document of its
 themselves, in plain Python, for a sample of drops.
 """
 
-import contextlib
 import csv
 import gzip
-import io
 import json
 import shutil
 import tempfile
@@ -18,7 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.measuring import CORPORA, Measured, measured, table
+from benchmarks.peers import call
 from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.lsh import probability
@@ -105,54 +104,19 @@ def homegrown(folder: Path, out: Path) -> Outcome:
     return Outcome(sorted(clusters), clusters | {kept: kept for kept in clusters.values()})
 
 
-def datatrove(folder: Path, out: Path, spacy: bool = True) -> Outcome:
+def datatrove(folder: Path, out: Path, spacy: bool = True) -> Measured:
     """Run datatrove's four stages with the same shingles, bands and rows."""
-    from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter
-    from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
-    from datatrove.pipeline.readers import ParquetReader
-    from datatrove.pipeline.writers import JsonlWriter
-
-    from benchmarks.corpus_minhash import WhiteSpace
-
-    config = MinhashConfig(n_grams=WORDS, num_buckets=SETTINGS.bands, hashes_per_bucket=SETTINGS.rows)
-    reader = ParquetReader(str(folder / "documents"), text_key="text", id_key="id")
-    signature = MinhashDedupSignature(str(out / "signatures"), config)
-    if not spacy:
-        signature.word_tokenizer = WhiteSpace()
-    stages: list[tuple[list[Any], int]] = [
-        ([reader, signature], 1),
-        ([MinhashDedupBuckets(str(out / "signatures"), str(out / "buckets"), config=config)], SETTINGS.bands),
-        ([MinhashDedupCluster(str(out / "buckets"), str(out / "remove"), config, save_cluster_id=True)], 1),
-        (
-            [
-                reader,
-                MinhashDedupFilter(
-                    str(out / "remove"), JsonlWriter(str(out / "dropped"), compression=None), load_cluster_ids=True
-                ),
-                JsonlWriter(str(out / "kept"), compression=None),
-            ],
-            1,
-        ),
-    ]
-    with contextlib.redirect_stderr(io.StringIO()):  # each task logs a page
-        for number, (pipeline, tasks) in enumerate(stages):
-            LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(out / f"logs{number}")).run()
-    rows = {name: [_metadata(line) for line in _lines(out / name)] for name in ("dropped", "kept")}
-    clusters = {document: cluster for own in rows.values() for document, cluster in own if cluster is not None}
-    return Outcome(sorted(document for document, _ in rows["dropped"]), clusters)
-
-
-def _lines(folder: Path) -> Iterable[str]:
-    for path in sorted(folder.iterdir()):
-        with path.open() as file:
-            yield from file
-
-
-def _metadata(line: str) -> tuple[int, int | None]:
-    row = json.loads(line)
-    cluster = row["metadata"]["minhash_cluster_id"]
-    return int(row["id"], 16), None if cluster == -1 else cluster
+    found = call(
+        "datatrove_duplicates",
+        folder=str(folder),
+        out=str(out),
+        words=WORDS,
+        bands=SETTINGS.bands,
+        rows=SETTINGS.rows,
+        spacy=spacy,
+    )
+    outcome = Outcome(found["dropped"], dict(found["clusters"]))
+    return Measured(outcome, found["cpu_seconds"], found["wall_seconds"], found["peak_gb"])
 
 
 def quality(folder: Path, truth: Truth, outcome: Outcome) -> Quality:
@@ -204,9 +168,9 @@ def measure(quick: bool = False) -> dict[str, float]:
             rows.append(_row("homegrown", count, ours, own))
             shutil.rmtree(base / "out")
             if count == beside:
-                theirs = measured(datatrove, base / "in", base / "datatrove")
+                theirs = datatrove(base / "in", base / "datatrove")
                 rows.append(_row("datatrove", count, theirs, quality(base / "in", truth, theirs.result)))
-                patched = measured(datatrove, base / "in", base / "patched", False)
+                patched = datatrove(base / "in", base / "patched", spacy=False)
                 found = quality(base / "in", truth, patched.result)
                 rows.append(_row("datatrove, words at white space", count, patched, found))
                 figures["neardup_vs_datatrove"] = theirs.cpu_seconds / ours.cpu_seconds

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.peers import call
 from homegrown.config.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from homegrown.corpus.languages import identify, known_languages
 from homegrown.corpus.quality import signals
@@ -49,8 +49,6 @@ _CODES = dict(
     )
     for pair in line.split()
 )
-_FILTERS = "datatrove.pipeline.filters."
-_MODULES = ("gopher_quality_filter", "gopher_repetition_filter", "c4_filters", "fineweb_quality_filter")
 
 
 def measure(agreed: int = 3_000, timed: int = 300) -> dict[str, float]:
@@ -117,40 +115,9 @@ def _ours(texts: list[str]) -> list[tuple[str, str]]:
     return verdicts
 
 
-def _datatrove(split: Callable[..., list[str]] | None) -> Callable[[list[str]], list[tuple[str, str]]]:
-    """Return datatrove's chain, with its own word splitting or with `split`."""
-    from datatrove.data import Document
-
-    modules = [importlib.import_module(f"{_FILTERS}{name}") for name in _MODULES]
-    own = importlib.import_module("datatrove.utils.text").split_into_words
-    quality, repetition, c4, fineweb = modules
-    filters = [
-        quality.GopherQualityFilter(),
-        repetition.GopherRepetitionFilter(),
-        c4.C4QualityFilter(filter_no_terminal_punct=False),
-        fineweb.FineWebQualityFilter(),
-    ]
-
-    def judge(texts: list[str]) -> list[tuple[str, str]]:
-        for module in (quality, repetition, fineweb):
-            module.split_into_words = split or own  # type: ignore[attr-defined]
-        verdicts = []
-        for text in texts:
-            document = Document(text=text, id="")
-            reasons = (_reason(step.filter(document)) for step in filters)
-            reason = next((reason for reason in reasons if reason), "")
-            verdicts.append((reason, "" if reason else document.text))
-        return verdicts
-
-    return judge
-
-
-def _reason(verdict: Any) -> str:
-    return str(verdict[1]) if isinstance(verdict, tuple) and not verdict[0] else ""
-
-
-def _at_white_space(text: str, _language: str = "") -> list[str]:
-    return text.split()
+def _theirs(texts: list[str]) -> list[tuple[str, str]]:
+    """Return datatrove's verdicts, words split at white space."""
+    return [(reason, text) for reason, text in call("datatrove_verdicts", texts=texts, at_white_space=True)["verdicts"]]
 
 
 def _rate(judge: Callable[[list[str]], object], texts: list[str], repeat: int = 1) -> float:
@@ -165,8 +132,10 @@ def _rate(judge: Callable[[list[str]], object], texts: list[str], repeat: int = 
 def _speed(texts: list[str]) -> dict[str, float]:
     rates = {
         "homegrown": _rate(_ours, texts, repeat=20),
-        "datatrove": _rate(_datatrove(None), texts),
-        "datatrove, words split at white space": _rate(_datatrove(_at_white_space), texts),
+        "datatrove": call("datatrove_verdicts", texts=texts, at_white_space=False, timed=True)["rate"],
+        "datatrove, words split at white space": call(
+            "datatrove_verdicts", texts=texts, at_white_space=True, timed=True
+        )["rate"],
     }
     mean = sum(map(len, texts)) / len(texts)
     print(f"\nQuality chain, {len(texts)} documents of {mean:,.0f} characters, one core")
@@ -181,10 +150,9 @@ def _speed(texts: list[str]) -> dict[str, float]:
 
 
 def _agreement(texts: list[str]) -> dict[str, float]:
-    theirs = _datatrove(_at_white_space)
     stripped = [text.strip() for text in texts]
     ours = _ours(stripped)
-    others = theirs(stripped)
+    others = _theirs(stripped)
     differences = _differences(ours, others)
     agreement = 1 - differences.total() / len(texts)
     both = [(our[1], other[1]) for our, other in zip(ours, others, strict=True) if not our[0] and not other[0]]
@@ -194,7 +162,7 @@ def _agreement(texts: list[str]) -> dict[str, float]:
     _print_differences(differences)
     padded = [text for text in texts if text[0].isspace()]
     print(f"The {len(padded):,} of them that begin with white space, as they are:")
-    _print_differences(_differences(_ours(padded), theirs(padded)))
+    _print_differences(_differences(_ours(padded), _theirs(padded)))
     return {"quality_agreement": agreement, "quality_same_text": same / max(1, len(both))}
 
 

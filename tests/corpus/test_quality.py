@@ -1,6 +1,5 @@
 """Each published rule against values worked out by hand, plain Python, and datatrove's own filters."""
 
-import importlib
 from collections import Counter
 from random import Random
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import peers
 from homegrown.config.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from homegrown.corpus.quality import c4, signals
 from homegrown.corpus.quality.rules import SETS, failures, measures, rules
@@ -208,28 +208,9 @@ def documents() -> list[str]:
 
 def test_verdicts_and_texts_are_datatroves() -> None:
     """datatrove's own filters, words split at white space, decide the same on every document."""
-    pytest.importorskip("datatrove")
-    pytest.importorskip("spacy")
-    from datatrove.data import Document
-
-    modules = [
-        importlib.import_module(f"datatrove.pipeline.filters.{name}")
-        for name in ("gopher_quality_filter", "gopher_repetition_filter", "c4_filters", "fineweb_quality_filter")
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        for module in modules[:2] + modules[3:]:
-            patch.setattr(module, "split_into_words", lambda text, language: text.split())
-        filters = [
-            modules[0].GopherQualityFilter(),
-            modules[1].GopherRepetitionFilter(),
-            modules[2].C4QualityFilter(filter_no_terminal_punct=False),
-            modules[3].FineWebQualityFilter(),
-        ]
-        expected = []
-        for text in documents():
-            document = Document(text=text, id="")
-            reason = next((str(verdict) for step in filters if (verdict := step.filter(document)) is not True), "")
-            expected.append((reason, "" if reason else document.text))
+    if not peers.installed():
+        pytest.skip("datatrove is not installed; run: python -m benchmarks.peers")
+    expected = peers.call("datatrove_verdicts", texts=documents(), at_white_space=True)["verdicts"]
     table, texts = signals.measure(pa.array(map(str, range(400))), pa.array(documents()), ALL)
     dropped = failures(table, ALL).any(axis=0)
     found = ["" if drop else text for drop, text in zip(dropped, texts.to_pylist(), strict=True)]
