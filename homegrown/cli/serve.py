@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Computing threads; default one per processor.")
 @click.option("--api-key", envvar="HOMEGROWN_API_KEY", show_envvar=True, help="Required API key; default none.")
 @click.option("--system", metavar="TEXT", help="Default system prompt; default is the model's own.")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME[=MODEL]", help="Other name of a model; repeatable.")
 @click.pass_obj
-def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **options: Any) -> None:
+def serve(
+    store: Store, /, names: tuple[str, ...], host: str, port: int, aliases: tuple[str, ...], **options: Any
+) -> None:
     """Serve models over OpenAI's API and a page.
 
     MODEL: pretrain@3, quantize@2:nf4, pretrain:q8_0 or starter; by default the latest of pretrain.
@@ -55,7 +58,10 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
     from homegrown.util.parallel import cpu_count
 
     device = devices.resolve("auto")
-    sources = {found.name: found for found in (_find(store, name) for name in names or ("pretrain",))}
+    found = {name: _find(store, name) for name in names or ("pretrain",)}
+    sources = {source.name: source for source in found.values()}
+    typed = {name: source.name for name, source in found.items() if name != source.name}
+    other_names = dict(_alias(one, list(sources), typed) for one in aliases)
     engine, precision = options["engine"], options["precision"]
     engines = {name: loading.choose(source, engine, device, precision) for name, source in sources.items()}
     threads = options["threads"] or cpu_count()
@@ -64,6 +70,8 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
         [Model(name, source.created) for name, source in sources.items()],
         queue=options["queue"],
         system=options["system"],
+        aliases=other_names,
+        typed=typed,
     )
     listening = listen(host, port)
     if not (options["api_key"] or is_loopback(host)):
@@ -83,6 +91,17 @@ def serve(store: Store, /, names: tuple[str, ...], host: str, port: int, **optio
     app = application(service, key=options["api_key"], hosts=allowed_hosts(host))
     with loaded(store, [source.artifact for source in sources.values()]):
         Server(app, service).serve_while(load, listening, answering)
+
+
+def _alias(alias: str, names: list[str], typed: dict[str, str]) -> tuple[str, str]:
+    """Return an alias and the name of its model; without one, that of the first."""
+    name, _, model = alias.partition("=")
+    model = typed.get(model, model or names[0])
+    if not name or name in names:
+        raise UserError(f"--alias {alias} is not a new name; give NAME or NAME=MODEL.")
+    if model not in names:
+        raise UserError(f"--alias {alias} names a model that is not served; use one of {', '.join(names)}.")
+    return name, model
 
 
 def _find(store: Store, name: str) -> "Source":

@@ -42,16 +42,16 @@ class ApiKeyCheck:
         if self._key is None:
             return True
         scheme, _, sent = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "basic":
-            sent = _password(sent)
-        return hmac.compare_digest(sent.encode(), self._key.encode())
+        # Starlette decodes headers as Latin-1; the key is compared as the bytes that were sent, UTF-8.
+        key = _password(sent) if scheme.lower() == "basic" else sent.encode("latin-1")
+        return hmac.compare_digest(key, self._key.encode())
 
 
-def _password(credentials: str) -> str:
+def _password(credentials: str) -> bytes:
     try:
-        return base64.b64decode(credentials).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
+        return base64.b64decode(credentials).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return b""
 
 
 class BodyLimit:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -11,10 +12,12 @@ import fastapi
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import StreamingResponse
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from homegrown.inference.engine import Request
@@ -45,6 +48,8 @@ _REFUSALS: dict[Reason, tuple[int, str, str | None]] = {
 
 _RETRY = {"Retry-After": "1"}
 
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
 
 def application(service: Service, *, key: str | None, hosts: Sequence[str]) -> FastAPI:
     """Return the application; it answers requests to `hosts` only, and requires the `key` if there is one."""
@@ -63,15 +68,18 @@ def application(service: Service, *, key: str | None, hosts: Sequence[str]) -> F
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models")
+    read = partial(app.api_route, methods=["GET", "HEAD"])
+
+    @read("/v1/models")
     async def models() -> dict[str, Any]:
         """List the models."""
-        return {"object": "list", "data": [model_object(service.model(name)) for name in service.names]}
+        data = [model_object(service.model(name), name) for name in (*service.names, *service.listed_aliases)]
+        return {"object": "list", "data": data}
 
-    @app.get("/v1/models/{name}")
+    @read("/v1/models/{name}")
     async def model(name: str) -> dict[str, Any]:
         """Return a model."""
-        return model_object(service.model(name))
+        return model_object(service.model(name), name)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, http: fastapi.Request) -> Response:
@@ -95,7 +103,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         objects = ResponseObjects(service.model(body.model), chat=True, logprobs=bool(body.logprobs))
         return await _answer(service, http, body, objects, requests, [""] * body.n)
 
-    @app.get("/health")
+    @read("/health")
     async def health() -> Response:
         """Return whether all models are ready."""
         state = service.state
@@ -103,10 +111,23 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         status = "failed" if failed else "loading" if "loading" in state.values() else "ok"
         return JSONResponse({"status": status, "models": state}, 200 if status == "ok" else 503)
 
-    @app.get("/metrics")
+    @read("/metrics")
     async def metrics() -> Response:
         """Return the metrics for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def elsewhere(http: fastapi.Request) -> Response:
+        """Refuse a path or a method that no route has; without this, the page at `/` would take it."""
+        routes = [route for route in app.routes if isinstance(route, APIRoute)]
+        found = [route for route in routes if route.matches(http.scope)[0] is Match.PARTIAL]
+        if not found:
+            raise HTTPException(404, f"The path {http.url.path} does not exist; see /openapi.json.")
+        allowed = ", ".join(sorted({method for route in found for method in route.methods or ()}))
+        message = f"{http.url.path} does not take {http.method}; use {allowed}."
+        raise HTTPException(405, message, {"Allow": allowed})
+
+    for path in ("/v1/{rest:path}", "/v1", "/health", "/metrics"):
+        app.add_route(path, elsewhere, methods=_METHODS)
 
 
 def _seed(seed: int | None, index: int) -> int | None:
@@ -123,6 +144,9 @@ async def _answer(
 ) -> Response:
     """Submit all requests or none; return the response, streamed or complete."""
     prompt_field = "prompt" if isinstance(body, CompletionBody) else "messages"
+    if len(requests) > (most := service.capacity(body.model)):
+        message = f"{len(requests)} choices exceed this server's {most} at a time; reduce them, or raise --queue."
+        raise Refused(message, "invalid", "n" if body.n > 1 else prompt_field)
     with ExitStack() as stack:
         generations = [stack.enter_context(service.submit(body.model, one, prompt_field)) for one in requests]
         prompt_tokens = sum(one.prompt_tokens for one in generations[:: body.n])
@@ -218,10 +242,18 @@ class _EventStream(StreamingResponse):
 def _add_errors(app: FastAPI) -> None:
     async def answer(http: fastapi.Request, error: Exception) -> Response:
         status, body, headers = _error(error)
+        if isinstance(error, RequestValidationError) and not _says_json(http):
+            message = "The header Content-Type is not application/json; send it with the body."
+            status, body = 415, error_object(message, "invalid_request_error", None, None)
         return JSONResponse(body, status, headers)
 
     for kind in (UserError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
+
+
+def _says_json(http: fastapi.Request) -> bool:
+    kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -240,7 +272,8 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         message = f"{field or 'The body'}: {first['msg']}."
         return 400, error_object(message, "invalid_request_error", field, None), {}
     if isinstance(error, HTTPException):
-        return error.status_code, error_object(str(error.detail), "invalid_request_error", None, None), {}
+        body = error_object(str(error.detail), "invalid_request_error", None, None)
+        return error.status_code, body, dict(error.headers or {})
     return 500, error_object("The server failed; see its log.", "server_error", None, None), {}
 
 

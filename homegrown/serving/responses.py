@@ -148,9 +148,9 @@ def _finite(logprob: float | None) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else _MIN_LOGPROB
 
 
-def model_object(model: Model) -> dict[str, Any]:
-    """Return a model as `/v1/models` lists it."""
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "homegrown"}
+def model_object(model: Model, name: str) -> dict[str, Any]:
+    """Return a model as `/v1/models` lists it, under its name or an alias."""
+    return {"id": name, "object": "model", "created": model.created, "owned_by": "homegrown"}
 
 
 def error_object(message: str, kind: str, field: str | None, code: str | None) -> dict[str, Any]:

@@ -6,8 +6,9 @@ Engines run in threads of their own; here their chunks come back to the event lo
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol, Self, cast
 
 from homegrown.inference.engine import Request
@@ -126,13 +127,24 @@ class Generation:
 class Service:
     """Models by name, each with its engine and a bounded queue."""
 
-    def __init__(self, models: Iterable[Model], *, queue: int, system: str | None = None):
+    def __init__(
+        self,
+        models: Iterable[Model],
+        *,
+        queue: int,
+        system: str | None = None,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+        typed: Mapping[str, str] = MappingProxyType({}),
+    ):
         """Serve models; each answers once `ready` is called for it.
 
         `queue` is the maximum of requests that wait for a row of a model. `system` replaces the models' default system
-        messages.
+        messages. `aliases` and `typed` are other names of the models; the first are listed with them.
         """
         self._models = {model.name: model for model in models}
+        self.listed_aliases = list(aliases)
+        """Names in addition to those of the models."""
+        self._aliases = {**typed, **aliases}
         self._queue, self._system, self._stopping = queue, system, False
         self.metrics = Metrics(self.lengths)
         self.at_stop: list[Callable[[], None]] = []
@@ -144,12 +156,16 @@ class Service:
         return list(self._models)
 
     def model(self, name: str) -> Model:
-        """Return a model; raises Refused if none has this name."""
-        if name not in self._models:
-            raise Refused(
-                f"The model {name!r} is not served; use one of {', '.join(self._models)}.", "unknown_model", "model"
-            )
-        return self._models[name]
+        """Return a model by its name or an alias; raises Refused if none has it."""
+        found = self._models.get(self._aliases.get(name, name))
+        if found is None:
+            known = ", ".join([*self._models, *self.listed_aliases])
+            raise Refused(f"The model {name!r} is not served; use one of {known}.", "unknown_model", "model")
+        return found
+
+    def capacity(self, name: str) -> int:
+        """Return the maximum of requests that a model takes at a time, running and queued."""
+        return cast(Engine, self._loaded(name).engine).rows + self._queue
 
     def ready(self, name: str, engine: Engine, chat: Chat) -> None:
         """Start to serve a loaded model."""
@@ -220,11 +236,11 @@ class Service:
         if remaining < 1 or max_tokens > remaining:
             message = _too_long(engine.context, prompt_tokens, max_tokens if remaining >= 1 else None)
             raise Refused(message, "too_long", prompt_field)
-        if len(model.active) >= engine.rows + self._queue:
-            raise Refused(f"The queue of {name} is full ({len(model.active)} requests); try again soon.", "busy")
+        if len(model.active) >= self.capacity(name):
+            raise Refused(f"The queue of {model.name} is full ({len(model.active)} requests); try again soon.", "busy")
         generation = Generation(model, prompt_tokens, self.metrics)
         model.active.add(generation)
-        self.metrics.prompt(name, prompt_tokens)
+        self.metrics.prompt(model.name, prompt_tokens)
         generation._cancel = engine.submit(replace(request, max_tokens=max_tokens), generation.deliver)
         return generation
 

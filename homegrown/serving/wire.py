@@ -1,21 +1,32 @@
 """OpenAI's request bodies, checked at the edge.
 
-Fields of OpenAI that change nothing here (`user`, `store`, `metadata`) are ignored, like unknown ones. Fields that
-would change the output and are not supported are refused.
+A null field has its default. Fields that change nothing here (`user`, `store`, `metadata`) are ignored; any other
+unknown field could change the output and is refused.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from homegrown.inference.engine import Request
 from homegrown.inference.sampling import Sampling
 from homegrown.serving.refusal import Refused
 from homegrown.tokenizer.chat import Message
 
-MAX_CHOICES = 16
-"""Maximum choices of a request."""
+MAX_CHOICES = 64
+"""Maximum choices of a request: prompts times `n`."""
 
 _MAX_MESSAGES = 1024
 _MAX_TOP_LOGPROBS = 20
@@ -24,22 +35,98 @@ _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-class StreamOptions(BaseModel):
+def _expected(message: str) -> WrapValidator:
+    """Replace the messages of all branches of a union, which name types of Python, by one."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("expected", "{message}", {"message": message}) from None
+
+    return WrapValidator(validate)
+
+
+_Stops = Annotated[
+    _Stop | Annotated[list[_Stop], Field(max_length=16)] | None,
+    _expected("Give a string or at most 16 strings, each of 1 to 256 characters"),
+]
+_Prompt = Annotated[
+    str | _Tokens | Annotated[list[str] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
+    _expected(f"Give a string, token ids, or a list of 1 to {MAX_CHOICES} of either"),
+]
+
+
+class _Fields(BaseModel, allow_inf_nan=False):
+    """An object of a body: a null field has its default, and an unknown field that could have an effect is refused."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    """Unknown fields that change nothing."""
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    """Unknown fields that change nothing with this value."""
+    within: ClassVar[str | None] = None
+    """The field of the body that has the object; None for the body."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = {name: value for name, value in values.items() if value is not None}
+        unknown = [
+            name
+            for name in given
+            if name not in cls.model_fields and name not in cls.without_effect
+            if name not in cls.neutral or given[name] != cls.neutral[name]
+        ]
+        if unknown:
+            shown = []
+            for name in unknown:
+                close = get_close_matches(name, cls.model_fields, 1)
+                shown.append(f"{name} (did you mean {close[0]}?)" if close else name)
+            message = f"Unsupported: {', '.join(shown)}; remove what could change the answer."
+            raise Refused(message, "invalid", cls.within or unknown[0])
+        return given
+
+
+class StreamOptions(_Fields):
     """The options of a stream."""
+
+    without_effect = frozenset({"include_obfuscation"})
+    within = "stream_options"
 
     include_usage: bool = False
 
 
-class _Body(BaseModel):
+class _Body(_Fields):
     """The fields of both kinds of requests."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    without_effect = frozenset(
+        {
+            *("user", "store", "metadata", "service_tier", "safety_identifier", "prediction", "parallel_tool_calls"),
+            *("prompt_cache_key", "prompt_cache_retention"),
+            *("cache_prompt", "cache_salt", "id_slot", "keep_alive", "priority", "request_id", "timings_per_token"),
+        }
+    )
+    neutral: ClassVar[Mapping[str, Any]] = {
+        "functions": [],
+        "function_call": "none",
+        "modalities": ["text"],
+        "grammar": "",
+        "ignore_eos": False,
+        "include_stop_str_in_output": False,
+        "length_penalty": 1,
+        "mirostat": 0,
+        "skip_special_tokens": True,
+        "use_beam_search": False,
+        "verbosity": "medium",
+    }
 
     model: str
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
+    stop: _Stops = None
     seed: int | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -81,8 +168,8 @@ class _Body(BaseModel):
 class CompletionBody(_Body):
     """The body of `/v1/completions`."""
 
-    prompt: str | _Tokens | Annotated[list[str] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)] = ""
-    max_tokens: int | None = Field(16, ge=1)
+    prompt: _Prompt = ""
+    max_tokens: int = Field(16, ge=1)
     echo: bool = False
     suffix: str | None = None
     best_of: int | None = None
@@ -122,13 +209,16 @@ class ContentPart(BaseModel):
     text: str | None = None
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(_Fields):
     """A message as a client sends it; `developer` is OpenAI's newer word for `system`."""
 
-    model_config = ConfigDict(extra="ignore")
+    without_effect = frozenset({"annotations", "id", "refusal"})
+    neutral: ClassVar[Mapping[str, Any]] = {"tool_calls": []}
+    within = "messages"
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    content: Annotated[str | list[ContentPart] | None, _expected("Give text, or a list of parts of type text")] = None
 
     @field_validator("content")
     @classmethod
@@ -141,7 +231,7 @@ class ChatMessage(BaseModel):
         """Return it as the chat template takes it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text or "" for part in content)
-        return Message("system" if self.role == "developer" else self.role, text)
+        return Message("system" if self.role == "developer" else self.role, text, name=self.name)
 
 
 class ChatCompletionBody(_Body):

@@ -1,5 +1,6 @@
 """The API key, the queue, and the answers while a model loads, after it fails, and when a client disconnects."""
 
+import base64
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -52,6 +53,20 @@ def test_the_key_is_required(silent: tuple[Silent, Service, str]) -> None:
     assert httpx.get(f"{url}/health").status_code == 503
 
 
+@pytest.mark.parametrize("key", ["Schlüssel-鍵", "\u00e9"])
+def test_a_key_is_any_utf8(tokenizer: Tokenizer, key: str) -> None:
+    with running(application(Service([Model("late", 0)], queue=1), key=key, hosts=["127.0.0.1"])) as url:
+
+        def status(scheme: str, sent: bytes) -> int:
+            headers = [(b"Authorization", scheme.encode() + b" " + sent)]
+            return httpx.get(f"{url}/v1/models", headers=headers).status_code
+
+        assert status("Bearer", key.encode()) == 200
+        assert status("Basic", base64.b64encode(b"me:" + key.encode())) == 200
+        for wrong in (key.encode()[:-1], b"\xff\xfe"):
+            assert status("Bearer", wrong) == status("Basic", base64.b64encode(b"me:" + wrong)) == 401
+
+
 def test_a_full_queue_is_a_429(silent: tuple[Silent, Service, str]) -> None:
     engine, service, url = silent
     streams = [client(url).completions.create(**BODY, stream=True) for _ in range(3)]
@@ -65,6 +80,12 @@ def test_a_full_queue_is_a_429(silent: tuple[Silent, Service, str]) -> None:
     engine.deliveries[0](Chunk("Yes", (), 1, "stop", 0.1))
     assert [piece.choices[0].text for piece in streams[0]] == ["Yes"]
     client(url).completions.create(**BODY, stream=True)
+
+
+def test_a_request_beyond_the_queue_says_so(silent: tuple[Silent, Service, str]) -> None:
+    _, _, url = silent
+    with pytest.raises(openai.BadRequestError, match="4 choices exceed this server's 3 at a time; reduce them, or"):
+        client(url).completions.create(**{**BODY, "prompt": ["x"] * 4})  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -83,9 +104,10 @@ def test_a_disconnect_cancels_the_requests(silent: tuple[Silent, Service, str], 
 
 def test_n_choices_are_submitted_all_or_none(silent: tuple[Silent, Service, str]) -> None:
     engine, service, url = silent
+    client(url).completions.create(**BODY, stream=True)
     with pytest.raises(openai.RateLimitError):
-        client(url).completions.create(**BODY, n=4)
-    assert engine.cancelled == 3 and service.lengths()["silent"] == (0, 0)
+        client(url).completions.create(**BODY, n=3)
+    assert engine.cancelled == 2 and service.lengths()["silent"] == (1, 0)
 
 
 def test_the_servers_system_message_comes_first(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:

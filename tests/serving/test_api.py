@@ -13,6 +13,8 @@ import openai
 import pytest
 import torch
 from openai import AsyncOpenAI, OpenAI
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
 from tokenizers import Tokenizer
 
 from homegrown.export.huggingface import write_huggingface
@@ -27,7 +29,7 @@ from tests.serving.conftest import CONTEXT, published, random_model
 from tests.serving.running import running, soon
 
 OWN, LLAMA = "pretrain@1", "pretrain@1:f32"
-ROWS, CLIENTS = 8, 50
+ROWS, QUEUE, CLIENTS = 8, 64, 50
 
 PROMPT = "The user"
 TALK: list[Any] = [
@@ -69,7 +71,8 @@ def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> It
         model.model.embed_tokens.weight[~torch.tensor(plain)] = 0
     store = published(Store(tmp_path_factory.mktemp("served") / "artifacts"), model, tokenizer)
     artifact = store.resolve("pretrain")
-    service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=CLIENTS - ROWS)
+    aliases, typed = {"gpt-4o-mini": OWN}, {"typed": OWN}
+    service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=QUEUE, aliases=aliases, typed=typed)
     limits = Limits(rows=ROWS, context=None, threads=1)
     for name, engine in ((OWN, "homegrown"), (LLAMA, "llama.cpp")):
         wanted = source(artifact.name, artifact, artifact.path / "model", name.partition(":")[2] or None)
@@ -87,7 +90,7 @@ both = pytest.mark.parametrize("name", [OWN, LLAMA])
 
 
 def test_the_models_are_listed(served: Served) -> None:
-    assert [one.id for one in served.client.models.list()] == [OWN, LLAMA]
+    assert [one.id for one in served.client.models.list()] == [OWN, LLAMA, "gpt-4o-mini"]
     assert served.client.models.retrieve(LLAMA).created == 2
     with pytest.raises(openai.NotFoundError, match="is not served; use one of pretrain@1") as caught:
         served.client.models.retrieve("gpt-4")
@@ -245,11 +248,16 @@ def test_a_temperature_of_nearly_nothing_is_greedy(served: Served, name: str) ->
         ({"echo": True, "logprobs": 1}, "echo does not support logprobs"),
         ({"temperature": 3}, "temperature: Input should be less than or equal to 2"),
         ({"top_p": 0}, "top_p: Input should be greater than 0"),
-        ({"n": 17}, "n: Input should be less than or equal to 16"),
-        ({"n": 10, "prompt": ["a", "b"]}, "exceed 16 choices"),
+        ({"n": 65}, "n: Input should be less than or equal to 64"),
+        ({"n": 33, "prompt": ["a", "b"]}, "exceed 64 choices"),
+        ({"prompt": ["a"] * 65}, "400 - prompt: Give a string, token ids, or a list of 1 to 64 of"),
+        ({"prompt": 5}, "400 - prompt: Give a string, token ids, or a list of 1 to 64 of either"),
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
-        ({"stop": ["x"] * 17}, "stop"),
-        ({"prompt": []}, "prompt"),
+        ({"stop": ["x"] * 17}, "400 - stop: Give a string or at most 16 strings, each of 1 to 256"),
+        ({"prompt": []}, "prompt: Give a string"),
+        ({"temprature": 0}, r"temprature \(did you mean temperature\?\)"),
+        ({"best_off": 1, "guided_regex": "a"}, r"Unsupported: best_off \(did you mean best_of\?\), guided_regex;"),
+        ({"ignore_eos": True}, "ignore_eos"),
         ({"prompt": [5, 280]}, "those of pretrain@1 are 0 to 274"),
         (
             {"prompt": "x", "max_tokens": CONTEXT},
@@ -262,6 +270,7 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         served.client.post("/completions", body={"model": OWN, "prompt": "x", **asked}, cast_to=object)
     assert caught.value.type == "invalid_request_error"
+    assert caught.value.param is None or caught.value.param in [*asked, "prompt"]
     assert (caught.value.code == "context_length_exceeded") == ("length is 128" in message)
 
 
@@ -274,11 +283,92 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "Only text content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, r"messages\.0\.role"),
+        ({"messages": [{"role": "user", "content": 5}]}, r"messages\.0\.content: Give text, or a list of parts"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}, *TALK]}, "Unsupported: tool_calls;"),
+        ({"functions": [{"name": "f", "parameters": {}}]}, "Unsupported: functions;"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"repeat_penalty": 5.0}, r"repeat_penalty \(did you mean repetition_penalty\?\)"),
+        ({"guided_choice": ["yes", "no"]}, "guided_choice"),
+        ({"grammar": "root ::= 'a'"}, "grammar"),
+        ({"stream_options": {"include_usge": True}}, "did you mean include_usage"),
     ],
 )
 def test_an_unsupported_chat_is_a_400(served: Served, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(openai.BadRequestError, match=message):
         served.client.post("/chat/completions", body={"model": OWN, "messages": TALK, **asked}, cast_to=object)
+
+
+def test_a_null_field_has_its_default(served: Served) -> None:
+    nulls = dict.fromkeys(("n", "stream", "stop", "seed", "temperature", "user", "logit_bias", "stream_options"))
+    more = dict.fromkeys(("echo", "suffix", "best_of", "logprobs", "prompt", "grammar"))
+    given = {"model": OWN, "prompt": PROMPT, "seed": 5}
+    plain = served.client.completions.create(**given).choices  # type: ignore[call-overload]
+    null = served.client.post("/completions", body={**nulls, **given, "max_tokens": None}, cast_to=Completion)
+    assert null.choices == plain and null.usage is not None and null.usage.completion_tokens <= 16
+    assert served.client.post("/completions", body={**nulls, **more, "model": OWN}, cast_to=Completion).choices
+    said = {"role": "user", "content": "Hi", "name": None, "tool_calls": None}
+    asked = {**nulls, "model": OWN, "messages": [said], "max_tokens": 4, "tools": None, "response_format": None}
+    assert len(served.client.post("/chat/completions", body=asked, cast_to=ChatCompletion).choices) == 1
+
+
+def test_fields_that_change_nothing_are_ignored(served: Served) -> None:
+    given: dict[str, Any] = {
+        "user": "me",
+        "store": True,
+        "metadata": {"a": "b"},
+        "modalities": ["text"],
+        "functions": [],
+    }
+    said = [{**one, "annotations": [], "refusal": None, "tool_calls": []} for one in TALK]
+    answers = [
+        served.client.post(
+            "/chat/completions",
+            body={"model": OWN, "messages": messages, "temperature": 0, "max_tokens": 9, **more},
+            cast_to=ChatCompletion,
+        )
+        for messages, more in ((TALK, {}), (said, given))
+    ]
+    assert answers[0].choices == answers[1].choices
+
+
+@both
+def test_many_prompts_are_one_request(served: Served, name: str) -> None:
+    """LangChain sends 20 prompts a request."""
+    prompts = [f"user {number}" for number in range(32)]
+    answer = served.client.completions.create(model=name, prompt=prompts[:20], max_tokens=2, temperature=0)
+    assert [one.text for one in answer.choices] == [served.expected(served.prompt(one), 2) for one in prompts[:20]]
+    assert len(served.client.completions.create(model=name, prompt=prompts, max_tokens=1, n=2).choices) == 64
+
+
+def test_head_and_other_methods(served: Served) -> None:
+    for path in ("health", "metrics", "v1/models", f"v1/models/{OWN}"):
+        found, head = httpx.get(f"{served.url}/{path}"), httpx.head(f"{served.url}/{path}")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == found.headers["content-type"]
+        refused = httpx.post(f"{served.url}/{path}", json={})
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+    refused = httpx.get(f"{served.url}/v1/chat/completions")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert refused.json()["error"]["message"] == "/v1/chat/completions does not take GET; use POST."
+    for method in ("GET", "POST"):
+        missing = httpx.request(method, f"{served.url}/v1/audio/speech")
+        assert missing.status_code == 404
+        assert missing.json()["error"]["message"] == "The path /v1/audio/speech does not exist; see /openapi.json."
+    with pytest.raises(openai.NotFoundError, match="/v1/embeddings does not exist"):
+        served.client.embeddings.create(model=OWN, input="x")
+
+
+def test_a_missing_content_type_is_named(served: Served) -> None:
+    body = json.dumps({"model": OWN, "prompt": "x"}).encode()
+    for headers in ({}, {"Content-Type": "text/plain"}):
+        answer = httpx.post(f"{served.url}/v1/completions", content=body, headers=headers)
+        assert answer.status_code == 415 and "Content-Type" in answer.json()["error"]["message"]
+
+
+def test_an_alias_is_another_name(served: Served) -> None:
+    for name in ("gpt-4o-mini", "typed"):
+        assert served.client.completions.create(model=name, prompt="x", max_tokens=1).model == OWN
+        assert served.client.models.retrieve(name).id == name
 
 
 @pytest.mark.parametrize(
