@@ -35,5 +35,6 @@ COMMANDS = {
     "status": Lazy("homegrown.cli.status:status", "Show the server, workers, deployments and runs."),
     "sweep": Lazy("homegrown.cli.sweep:sweep", "Run a pipeline for several setting values."),
     "up": Lazy("homegrown.cli.up:up", "Start the Prefect server, worker and deployments."),
+    "verify": Lazy("homegrown.cli.verify:verify", "Read all artifacts and report damaged ones."),
     "why": Lazy("homegrown.cli.why:why", "Explain why a stage ran again."),
 }

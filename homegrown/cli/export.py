@@ -1,5 +1,6 @@
 """`homegrown export`: writes a model in a format of other programs."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from homegrown.cli.local_run import Flow, run_flow
 from homegrown.cli.options.model import stored_name
 from homegrown.cli.options.output import Out
-from homegrown.store.artifacts import Store
+from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.lookup import check_free, copy_out, find_model
 
 if TYPE_CHECKING:
@@ -47,12 +48,25 @@ def export(store: Store, artifact: str, to: "Target", type: "WeightType | None",
         export_settings(to, type)
         return [STAGE], lambda: export(artifact, to, type)
 
-    made = run_flow(store, console, prepare)
+    exported = _made(store, artifact, to, type) if out and not os.access(store.root, os.W_OK) else None
+    exported = exported or store.resolve(run_flow(store, console, prepare).name)
     from tasks.export import programs
 
-    exported = store.resolve(made.name)
     if out:
         copy_out(exported, out)
     console.print(f"\n{exported.name} is in {out or exported.path}; run it with one of:")
     for command in programs(exported, out or exported.path):
         console.print(f"  {command}", markup=False)
+
+
+def _made(store: Store, artifact: str, to: "Target", type: "WeightType | None") -> Artifact | None:
+    """Return the newest export like this one in a store that cannot be written; None if it has none."""
+    from flows.export import STAGE, export_settings
+
+    settings = export_settings(to, type).model_dump(mode="json")
+    found = [
+        one
+        for one in store.outputs(find_model(store, artifact))
+        if one.manifest.stage == STAGE and one.manifest.settings["settings"] == settings and not store.damage(one)
+    ]
+    return max(found, key=lambda one: one.manifest.version, default=None)

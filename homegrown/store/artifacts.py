@@ -173,20 +173,8 @@ class Store:
 
     def damage(self, artifact: Artifact) -> str | None:
         """Return and log what is wrong with an artifact's files (size or digest); None for a complete artifact."""
-        problem = None
         with Digests(self._state / "digests.sqlite") as digests:
-            for name, facts in artifact.manifest.files.items():
-                file = artifact.path / name
-                if not file.is_file():
-                    problem = f"{name} is missing"
-                elif file.is_symlink():
-                    problem = f"{name} is a link"
-                elif file.stat().st_size != facts.bytes:
-                    problem = f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
-                elif digests.file(file) != facts.sha256:
-                    problem = f"{name} has changed since it was published (its SHA-256 differs)"
-                if problem:
-                    break
+            problem = problem_of(artifact, digests.file)
         if problem:
             _log.warning("%s is damaged and not used: %s.", artifact.path, problem)
         return problem
@@ -475,6 +463,21 @@ class Store:
         trash.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)  # garbage collection deletes what remains
+
+
+def problem_of(artifact: Artifact, digest: Callable[[Path], str]) -> str | None:
+    """Return the first problem of an artifact's files, with their digests by `digest`; None for a complete artifact."""
+    for name, facts in artifact.manifest.files.items():
+        file = artifact.path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.is_symlink():
+            return f"{name} is a link"
+        if file.stat().st_size != facts.bytes:
+            return f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
+        if digest(file) != facts.sha256:
+            return f"{name} has changed since it was published (its SHA-256 differs)"
+    return None
 
 
 def partial_of(slot: Path) -> Path:

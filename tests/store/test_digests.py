@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from homegrown.cli.main import cli
 from homegrown.store import digests
 from homegrown.store.artifacts import Order, Store
 from homegrown.store.digests import Digests
@@ -84,3 +86,28 @@ def test_damaged_caches_of_a_store_are_made_anew(store: Store) -> None:
     assert store.find("dedup", order.key) == first
     second, _ = store.make(order, store.slot("dedup", order.key, fresh=True), build)
     assert second.manifest.version == 2
+
+
+def test_verify_reads_what_the_cache_trusts(store: Store, settled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(out: Path) -> Outcome:
+        (out / "text").write_text("text")
+        return Outcome(1, 1)
+
+    order = Order("dedup", "code", {}, {})
+    made, _ = store.make(order, store.slot("dedup", order.key), build)
+
+    def verify() -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["--artifacts", str(store.root), "verify"])
+        return done.exit_code, done.output
+
+    assert verify() == (0, "1 artifact, 4 B read; none damaged.\n")
+    facts = (made.path / "text").stat()
+    assert store.damage(made) is None  # the digest is cached now
+    (made.path / "text").write_text("tekst"[:4])
+    really = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **more: facts if self.name == "text" else really(self, **more))
+    assert store.damage(made) is None  # as a file system without such times would have it
+    code, output = verify()
+    assert code == 1
+    assert "dedup@1: text has changed since it was published (its SHA-256 differs)" in output
+    assert output.endswith("1 artifact, 4 B read; 1 damaged.\n")

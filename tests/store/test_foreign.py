@@ -21,16 +21,32 @@ _WITHOUT_RIGHTS = ["setpriv", "--inh-caps=-all", "--ambient-caps=-all", "--bound
 
 @pytest.fixture
 def foreign(store: Store) -> Iterator[Store]:
-    """A store with an artifact and a finished run, of another user where the tests run as root."""
+    """A store with artifacts of a finished run, of another user where the tests run as root."""
     order = Order("dedup", "code", {}, {})
 
     def build(out: Path) -> Outcome:
         (out / "text").write_text("text")
         return Outcome(1, 1)
 
+    def build_model(out: Path) -> Outcome:
+        (out / "model").mkdir()
+        (out / "model" / "config.json").write_text("{}")
+        return Outcome(1, 1)
+
+    def build_export(out: Path) -> Outcome:
+        (out / "model.gguf").write_text("GGUF")
+        (out / "Modelfile").write_text("FROM model.gguf")
+        return Outcome(1, 1)
+
+    model = Order("pretrain", "code", {}, {})
+    store.make(model, store.slot("pretrain", model.key), build_model)
+    exported = Order("export", "code", {"settings": {"format": "gguf", "type": "q8_0"}}, {"pretrain": model.key})
+    store.make(exported, store.slot("export", exported.key), build_export)
     with runs.ongoing(store, "one", {"name": "tiny"}) as log:
         made, _ = store.make(order, store.slot("dedup", order.key), build)
         log.made("dedup", made.manifest.key, made.path.name)
+        log.made("pretrain", model.key, store.resolve("pretrain").path.name)
+        log.made("export", exported.key, store.resolve("export").path.name)
     paths = [store.root, *store.root.rglob("*")]
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -83,6 +99,13 @@ def test_writing_commands_print_one_message(
         f"Error: The artifact store {foreign.root} cannot be written (Permission denied); choose another with "
         "--artifacts.\n"
     )
+
+
+@pytest.mark.minutes
+def test_an_export_that_a_foreign_store_has_is_copied(foreign: Store, tmp_path: Path) -> None:
+    done = homegrown(foreign, "export", "--to", "gguf", "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "model.gguf").read_text() == "GGUF"
 
 
 @pytest.fixture
