@@ -15,6 +15,7 @@ import pytest
 from flows.pretrain import CHAIN, pretrain
 from homegrown.store import fingerprint, runs
 from homegrown.store.artifacts import Store
+from tasks.ui.events import Event, listening
 from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
 from tests.waiting import ended_tasks
@@ -106,6 +107,22 @@ def test_a_comment_runs_nothing_again_and_an_edit_of_the_packer_from_pack_on(eng
     after = fingerprints(cache)
     # Stages after it follow through the keys of their inputs; none before it may change.
     assert next(stage for stage in STAGES if before[stage] != after[stage]) == "pack"
+
+
+def test_more_steps_extend_a_finished_run(in_prefect: Store) -> None:
+    wsd = ("training.schedule=wsd", "training.decay_steps=4")
+    events: list[Event] = []
+    with listening(events.append):
+        assert run(*wsd, until="pretrain")[-1] == "pretrain"
+        assert run(*wsd, "training.max_steps=16", until="pretrain") == ["pretrain"]
+        assert run(*wsd, "training.max_steps=16", until="pretrain", force=["pretrain"]) == ["pretrain"]
+    finished, extended, again = [event.artifact for event in events if event.kind == "made" and event.artifact]
+    notes = [event.message for event in events if event.kind == "note"]
+    assert notes == [f"Training extends {finished.name} and continues after its step 8."]
+    assert extended.manifest.metrics["extended_from"] == f"pretrain/{finished.path.name}"
+    assert (extended.manifest.metrics["resumed_from"], again.manifest.metrics["resumed_from"]) == (8, 0)
+    weights = [(one.path / "model" / "model.safetensors").read_bytes() for one in (extended, again)]
+    assert weights[0] == weights[1]
 
 
 def test_killed_in_each_stage_it_goes_on_and_ends_the_same(prefect_server: str, grown: Path, tmp_path: Path) -> None:
