@@ -21,7 +21,7 @@ from torch import Tensor
 
 from homegrown.config.recipe import TrainingSettings
 from homegrown.training.callbacks import standard
-from homegrown.training.objective import NextToken
+from homegrown.training.next_token import NextToken
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.spikes import SpikeRule
