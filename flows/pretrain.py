@@ -258,7 +258,7 @@ def _stages(run: Run, recipe: Recipe, stages: list[str], made: Made) -> Iterator
 def _why(recipe: str, order: Order) -> str | None:
     """Return why a stage runs although the last run of its recipe has its artifact."""
     before = previous_of(store(), recipe, order.stage)
-    if before is None or not (found := reasons(before.manifest, order)):
+    if before is None or not (found := reasons(store(), before.manifest, order)):
         return None
     return f"runs again, because it differs from {before.name}: {', '.join(map(str, found))}."
 
@@ -288,7 +288,7 @@ def planned(recipe: Recipe, until: StageName, from_stage: StageName | None, forc
         if order.stage in forced:
             because = "forced"
         elif artifact is None:
-            differences = reasons(before.manifest, order) if before else []
+            differences = reasons(store(), before.manifest, order) if before else []
             because = ", ".join(map(str, differences)) or ("damaged or deleted" if before else "never made")
         found.append(Planned(order.stage, None if because else artifact, before, because))
         return Handle(stage=order.stage, folder=artifact.path.name if artifact else "", key=order.key)

@@ -27,7 +27,7 @@ def why(store: Store, artifact: str) -> None:
         if before is None:
             click.echo(f"{now.name} is the first of its recipe.")
             continue
-        found = reasons_between(before.manifest, now.manifest)
+        found = reasons_between(store, before.manifest, now.manifest)
         click.echo(f"{now.name} differs from {before.name}:" if found else f"{now.name} repeats {before.name}.")
         for reason in found:
             click.echo(f"  {reason}")

@@ -158,7 +158,7 @@ def compare(store: Store, records: dict[str, RunRecord], names: Sequence[str]) -
     settings = differing([run.recipe for run in chosen])
     every = store.all()
     reached = dict.fromkeys(stage for run in chosen for stage in run.keys)
-    stages = [_stage(stage, chosen, every) for stage in reached]
+    stages = [_stage(store, stage, chosen, every) for stage in reached]
     rows = [row for stage in stages for row in [*_metrics(stage), *_variants(stage)]]
     training = next((stage for stage in stages if stage.name == "pretrain"), None)
     return Comparison(
@@ -187,24 +187,24 @@ def _letter(number: int) -> str:
     return (_letter(before - 1) if before else "") + chr(ord("A") + place)
 
 
-def _stage(name: str, chosen: list[RunRecord], every: list[Artifact]) -> Stage:
+def _stage(store: Store, name: str, chosen: list[RunRecord], every: list[Artifact]) -> Stage:
     keys = [run.keys.get(name) for run in chosen]
     artifacts = [runs.artifact_of(run, name, every) for run in chosen]
     why = dict.fromkeys(
         reason
         for key, artifact in zip(keys[1:], artifacts[1:], strict=True)
         if key != keys[0] and key and keys[0]
-        for reason in _why(artifacts[0], artifact)
+        for reason in _why(store, artifacts[0], artifact)
     )
     return Stage(name, keys, artifacts, list(why))
 
 
-def _why(base: Artifact | None, other: Artifact | None) -> list[str]:
+def _why(store: Store, base: Artifact | None, other: Artifact | None) -> list[str]:
     """Return the reasons for different keys of two artifacts."""
     if base is None or other is None:
         return ["unknown: gone"]
     found = []
-    for reason in reasons_between(base.manifest, other.manifest):
+    for reason in reasons_between(store, base.manifest, other.manifest):
         match reason.kind:
             case "setting":
                 found.append(reason.name)

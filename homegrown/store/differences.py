@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Manifest, Order, Store
+from homegrown.store.fingerprint import changed_modules
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Reason:
             case "raw":
                 return f"other raw input ({self.name})"
             case "code":
-                return "other code of homegrown"
+                return f"other code of homegrown{f' ({self.name})' if self.name else ''}"
             case "input":
                 return f"other {self.name}"
 
 
-def reasons(before: Manifest, order: Order) -> list[Reason]:
+def reasons(store: Store, before: Manifest, order: Order) -> list[Reason]:
     """Return why the key of `order` differs from that of an artifact."""
     keyed = {
         group: {name: value for name, value in values.items() if name not in order.unkeyed[group]}
@@ -37,12 +38,12 @@ def reasons(before: Manifest, order: Order) -> list[Reason]:
         else values
         for group, values in before.settings.items()
     }
-    return _reasons((keyed, before.code, before.inputs), (order.keyed(), order.code, order.inputs))
+    return _reasons(store, (keyed, before.code, before.inputs), (order.keyed(), order.code, order.inputs))
 
 
-def reasons_between(before: Manifest, now: Manifest) -> list[Reason]:
+def reasons_between(store: Store, before: Manifest, now: Manifest) -> list[Reason]:
     """Return in what two artifacts of a stage differ."""
-    return _reasons((before.settings, before.code, before.inputs), (now.settings, now.code, now.inputs))
+    return _reasons(store, (before.settings, before.code, before.inputs), (now.settings, now.code, now.inputs))
 
 
 def previous_of(store: Store, recipe: str, stage: str) -> Artifact | None:
@@ -69,7 +70,7 @@ def previous_version(store: Store, artifact: Artifact) -> Artifact | None:
 _Facts = tuple[Mapping[str, Any], str, Mapping[str, str]]
 
 
-def _reasons(one: _Facts, two: _Facts) -> list[Reason]:
+def _reasons(store: Store, one: _Facts, two: _Facts) -> list[Reason]:
     found = []
     for name, (before, now) in differing([one[0], two[0]]).items():
         group, _, rest = name.partition(".")
@@ -78,7 +79,10 @@ def _reasons(one: _Facts, two: _Facts) -> list[Reason]:
         else:
             found.append(Reason("setting", name.removeprefix("settings."), before, now))
     if one[1] != two[1]:
-        found.append(Reason("code", ""))
+        modules = changed_modules(store.root / ".state", one[1], two[1])
+        shown = [name.removeprefix("homegrown.") for name in modules[:_SHOWN]]
+        more = [f"{len(modules) - _SHOWN} more"] if len(modules) > _SHOWN else []
+        found.append(Reason("code", ", ".join([*shown, *more])))
     names = dict.fromkeys([*one[2], *two[2]])
     return found + [Reason("input", name) for name in names if one[2].get(name) != two[2].get(name)]
 
@@ -89,6 +93,7 @@ def _short(value: Any) -> str:
 
 
 _LONGEST = 40
+_SHOWN = 3
 
 
 def differing(values: Sequence[Any], place: str = "") -> dict[str, list[Any]]:

@@ -6,11 +6,12 @@ import json
 import sys
 import threading
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from homegrown.store.digests import Digests
+from homegrown.util.files import replacing
 
 _PACKAGE = Path(__file__).parents[1]
 _parsing = threading.Lock()
@@ -45,12 +46,31 @@ def reached(entries: Iterable[str]) -> list[str]:
 def code_fingerprint(entries: Iterable[str], cache: Path | None = None) -> str:
     """Return the SHA-256 of the syntax trees of all reached modules, without comments, layout and docstrings.
 
-    The facts of the trees are cached in the file `cache`, because parsing them takes most of a second per process.
+    The facts of the trees are cached in the file `cache`, because parsing them takes most of a second per process. The
+    modules are noted beside it, for `changed_modules`.
     """
     digest = hashlib.sha256()
-    for name, module in sorted(_modules(entries, cache).items()):
-        digest.update(f"{name}\0{module.digest}\0".encode())
-    return digest.hexdigest()
+    modules = {name: module.digest for name, module in sorted(_modules(entries, cache).items())}
+    for name, tree in modules.items():
+        digest.update(f"{name}\0{tree}\0".encode())
+    found = digest.hexdigest()
+    if cache and not (note := _note(cache.parent, found)).exists():
+        with suppress(OSError), replacing(note) as temporary:  # a store that cannot be written, or a full disk
+            temporary.write_text(json.dumps(modules))
+    return found
+
+
+def changed_modules(state: Path, before: str, now: str) -> list[str]:
+    """Return the modules that differ between two fingerprints of this store; empty if one is not noted in `state`."""
+    try:
+        one, two = (json.loads(_note(state, code).read_text()) for code in (before, now))
+    except (OSError, ValueError):
+        return []
+    return sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
+
+
+def _note(state: Path, code: str) -> Path:
+    return state / "code" / f"{code}.json"
 
 
 def _modules(entries: Iterable[str], cache: Path | None) -> dict[str, _Module]:
