@@ -3,9 +3,11 @@
 import functools
 import re
 from collections import Counter
+from dataclasses import replace
 
 from homegrown.config.recipe import AnySource, IngestSettings
 from homegrown.reporting import charts
+from homegrown.reporting.blocks import table_as_markdown
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
@@ -34,7 +36,18 @@ def _report(artifact: Artifact) -> str:
     if len(counts) > 1:
         values, notes = [float(count) for count in counts.values()], [row[1] for row in rows]
         parts.append(picture(charts.bars(list(counts), values, notes, "Documents"), "Documents by source"))
-    return "\n\n".join([*parts, "### Unreadable input", _quarantine(artifact)])
+    return "\n\n".join([*parts, *_input(artifact), "### Unreadable input", _quarantine(artifact)])
+
+
+def _input(artifact: Artifact) -> list[str]:
+    """Return the table of what was read, skipped, quarantined and repaired."""
+    from homegrown.corpus.account import inputs
+    from homegrown.corpus.corpus_report import input_table
+
+    found = inputs(artifact.path)
+    if not found:
+        return []
+    return ["### Input", table_as_markdown(replace(input_table(found), title=""))]
 
 
 def _sources(artifact: Artifact) -> list[str]:

@@ -19,6 +19,7 @@ _NEXT = (
 _MOJIBAKE = regex.compile(f"[\xc2-\xf4][{_NEXT}]")
 # Of these, what may follow a word in capitals: \u00abMA\u00c7\u00c3\u00bb and \u201cAMANH\u00c3\u201d are words.
 _CLOSING = "\xa0\xa9\xaa\xae\xb0\xb2\xb3\xb7\xb9\xba\xbb\u2013\u2014\u2018-\u201d\u2022\u2026\u203a\u2122"
+_WORD = regex.compile(rf"(?<=[A-Z]|[A-Z][\xc0-\xdd])[\xc2-\xdf][{_CLOSING}](?!\p{{L}})")
 _SURE = regex.compile(
     rf"(?<=\p{{Ll}})[\xc2-\xde][{_NEXT}]|"
     rf"[\xc2\xc3][{_NEXT}](?=\p{{Ll}})|[\xc4-\xdf][[{_NEXT}]--[\u2019]](?=\p{{Ll}})|"
@@ -86,7 +87,11 @@ def _repaired(text: str) -> Cleaned:
     lines = text.split("\n")
     found = Cleaned("")
     for number, line in enumerate(lines):
-        if _is_suspect(line) and (fixed := ftfy.fix_encoding(line)) != line:
+        if not _is_suspect(line):
+            continue
+        parts = line.split(" ") if _WORD.search(line) else [line]  # or ftfy would change the word too
+        fixed = " ".join(ftfy.fix_encoding(part) if _is_suspect(part) else part for part in parts)
+        if fixed != line:
             lines[number] = fixed
             found = found._replace(repaired=found.repaired + 1)
             if found.repaired == 1:

@@ -65,6 +65,7 @@ def test_text_that_only_looks_a_little_broken_stays(text: str) -> None:
         ("â€œquotedâ€\x9d", "“quoted”"),
         ("voilÃ\xa0 l’Ã©tÃ©", "voilà l’été"),
         ("ðŸ˜€ fine", "😀 fine"),
+        ("A «MAÇÃ» de SÃ£o Paulo, disse dâ€™Artagnan", "A «MAÇÃ» de São Paulo, disse d’Artagnan"),
         ("Ä°stanbul'da Å\x9fehir", "İstanbul'da şehir"),
     ],
 )

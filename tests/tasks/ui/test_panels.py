@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from prefect.settings import PREFECT_UI_URL, temporary_settings
@@ -77,8 +78,12 @@ def test_ingest_shows_sources_and_unreadable_input(tmp_path: Path) -> None:
     faults = [("a.pdf", 1, "line 17 is no text"), ("b.pdf", 2, "line 40 is no text"), ("c", 0, "empty")]
     rows = [{"source": "books", "path": path, "position": at, "reason": why} for path, at, why in faults]
     write(made.path / "quarantine", rows)
+    counts = {"files": 7, "skipped": 2, "documents": 1000, "quarantined": 3, "left_out": 0, "invalid_bytes": 0}
+    sources = pa.Table.from_pylist([{"source": "books", **counts, "repaired": 1}])
+    pq.write_table(sources, made.path / "sources.parquet")
     report = ingest._report(made)
     check(report, pictured=1)
+    assert "| books | 7 | 2 | 1,000 | 3 | 0 | 1 |" in report
     assert "| books | 1,000 | 81.0% |" in report
     assert "| notes | 234 | 19.0% |" in report
     assert re.search(r"^ +2  line … is no text\n +a.pdf:1$", report, re.MULTILINE)
