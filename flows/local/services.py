@@ -115,6 +115,7 @@ class Machine:
         with server_users.gate(self._user.parent):
             if not server.answers(self.api):
                 arguments, log = server.command(self.api), self._state / server.LOG
+                self._report("Starting the Prefect server; this takes up to a minute.")
                 server_log.start_anew(log)
                 self._server = Service("Prefect server", arguments, log, tied=False)
                 server.wait(self._server.process, self.api, log)
@@ -128,6 +129,7 @@ class Machine:
                     self._report(message)
             except PrefectHTTPStatusError as error:
                 raise UserError(server.refused(self.api, error)) from error
+        self._report(f"Deploying {self._file}.")
         deploying = children.start(
             ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(self._file)], self._deploy_log
         )
