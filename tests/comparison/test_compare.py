@@ -161,3 +161,9 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_comparison(two: Sto
         printed = homegrown(two, "compare", "one", "three", "--out", out)
         assert printed.exit_code == 2
         assert message in printed.output
+
+
+def test_what_the_load_of_the_machine_changes_is_neither_better_nor_worse() -> None:
+    for metric in ("tokens_per_second", "flops_utilisation", "seconds to make"):
+        assert verdict(Row("evaluate", "original", metric, [100, 300]), 300) == ""
+    assert verdict(Row("evaluate", "original", "bits_per_byte", [2.0, 1.9]), 1.9) == "better"
