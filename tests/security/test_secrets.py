@@ -23,7 +23,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from homegrown.config.pipelines import PIPELINES
 from tests.cluster.conftest import bucket, s3_environment, s3_server  # noqa: F401
-from tests.flows.local.test_up import Project, project, until  # noqa: F401
+from tests.flows.local.conftest import project  # noqa: F401
+from tests.flows.local.project import Project, until
 from tests.flows.small import small_recipe
 from tests.flows.warm import Command
 
