@@ -151,7 +151,7 @@ def _changed(kind: type[AnyRecipe], values: dict[str, Any], changes: Iterable[st
         return kind.model_validate(values)
     except ValidationError as error:
         if changes and _is_valid(kind, unchanged):
-            subject = f"{', '.join(map(repr, changes))} of {what[0].lower()}{what[1:]}"
+            subject = f"{', '.join(shown(repr(change)) for change in changes)} of {what[0].lower()}{what[1:]}"
             changed = f"The change{'s' if len(changes) > 1 else ''} {subject}"
             raise UserError(f"{changed} cannot be made: {explain(error)}.") from error
         raise UserError(f"{what} is invalid: {explain(error)}.") from error
