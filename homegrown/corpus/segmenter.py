@@ -65,14 +65,15 @@ def unsegmented(texts: pa.StringArray) -> NDArray[np.bool_]:
 @compiled
 def _runs(data: NDArray[np.uint8], offsets: NDArray[np.int32], kinds: NDArray[np.uint8]) -> tuple[Ends, Ends]:
     """Return the starts and ends of all runs of characters of scripts without spaces."""
-    found = 0
+    size = count = 0
+    may_have = np.zeros(offsets.size - 1, np.bool_)
     for text in range(offsets.size - 1):
-        found += _candidates(data, offsets[text], offsets[text + 1])
-    starts, ends = np.empty(found, np.int64), np.empty(found, np.int64)
-    count = 0
+        may_have[text] = _may_have(data, offsets[text], offsets[text + 1])
+        size += (offsets[text + 1] - offsets[text]) * may_have[text]
+    starts, ends = np.empty(size // 3, np.int64), np.empty(size // 3, np.int64)  # a character has three bytes
     for text in range(offsets.size - 1):
         i, end = int(offsets[text]), int(offsets[text + 1])
-        if not found or not _candidates(data, i, end):
+        if not may_have[text]:
             continue
         inside = False
         while i < end:
@@ -96,12 +97,13 @@ def _runs(data: NDArray[np.uint8], offsets: NDArray[np.int32], kinds: NDArray[np
 
 
 @compiled
-def _candidates(data: NDArray[np.uint8], start: int, end: int) -> int:
-    """Return the number of bytes that may start a character of a script without spaces: no branch, so it vectorizes."""
-    count = 0
+def _may_have(data: NDArray[np.uint8], start: int, end: int) -> bool:
+    """Return whether some byte may start a character of a script without spaces: no branch, so it vectorizes."""
+    found = np.uint8(0)
     for i in range(start, end):
-        count += (data[i] >= 0xE0) & (data[i] != 0xE2)
-    return count
+        byte = data[i]
+        found = np.uint8(found | (np.uint8(byte >= np.uint8(0xE0)) & np.uint8(byte != np.uint8(0xE2))))
+    return bool(found != 0)
 
 
 @compiled

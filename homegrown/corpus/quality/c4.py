@@ -154,18 +154,18 @@ def _next_line(
             continue
         if words == 0:
             start = at
-        if kind & ALONE:
-            length = length if joined else 0
-            place = int(np.searchsorted(ends, i)) if place < 0 else place
-            while place < ends.size and ends[place] < i:
-                place += 1
+        if kind & ALONE and not joined:
+            length = 0
         if length == 0:
             words += 1
         length += 1
         longest = max(longest, length)
-        joined = kind & ALONE != 0 and not (place < ends.size and ends[place] == i)
-        if kind & ALONE and not joined:
-            length = 0
+        if kind & ALONE:
+            place = int(np.searchsorted(ends, i)) if place < 0 else place
+            while place < ends.size and ends[place] < i:
+                place += 1
+            joined = not (place < ends.size and ends[place] == i)
+            length = length if joined else 0
         brackets = brackets or code == _OPEN
         stop = i
     return start, stop if words else start, i, words, longest, brackets

@@ -28,17 +28,26 @@ def repeated(starts: Pieces, hashes: NDArray[np.uint64], values: NDArray[np.int3
 
 @compiled
 def equal_neighbors(
-    starts: Pieces, hashes: NDArray[np.uint64], symbols: NDArray[np.bool_]
+    starts: Pieces, hashes: NDArray[np.uint64], symbols: NDArray[np.bool_], least: int
 ) -> tuple[Pieces, NDArray[np.float64]]:
-    """Return by text the number of words equal to the preceding one, and its mean over all orders of the words."""
+    """Return by text the number of words equal to the preceding one, and its mean over all orders of the words.
+
+    Symbols are passed over. The mean is computed for texts with at least `least` of them, else 0.
+    """
     found, expected = np.zeros(starts.size - 1, np.int64), np.zeros(starts.size - 1, np.float64)
     most = _slots(_longest(starts))
     keys, numbers = np.empty(most, np.uint64), np.empty(most, np.int32)
     for text in range(found.size):
+        before = np.uint64(0)
+        for i in range(starts[text], starts[text + 1]):
+            if not symbols[i]:
+                found[text] += hashes[i] == before
+                before = hashes[i]
+        if found[text] < least:
+            continue
         seen = keys[: _slots(starts[text + 1] - starts[text])]
         seen[:] = 0
         words = pairs = 0
-        before = np.uint64(0)
         for i in range(starts[text], starts[text + 1]):
             if symbols[i]:
                 continue
@@ -48,10 +57,8 @@ def equal_neighbors(
                 seen[slot], numbers[slot] = key, 0
             pairs += numbers[slot]
             numbers[slot] += 1
-            found[text] += key == before
-            before = key
             words += 1
-        expected[text] = 2 * pairs / max(1, words)
+        expected[text] = 2 * pairs / words
     return found, expected
 
 

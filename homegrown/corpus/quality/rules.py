@@ -6,6 +6,7 @@ module of the set. So a new rule is a function there and a line in the settings.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -51,7 +52,7 @@ class Rule:
 def measures(name: str) -> dict[str, Callable[[Any], Values]]:
     """Return the measures of a set that have a setting."""
     module, settings = SETS[name]
-    names = [_measure(field) for field in settings.model_fields if _is_rule(field)]
+    names = [_measure(field) for field in _fields(settings)]
     return {each: getattr(module, each) for each in names if each != LANGUAGE_SCORE}
 
 
@@ -80,9 +81,9 @@ def failures(signals: pa.Table, settings: FilterSettings) -> NDArray[np.bool_]:
 def thresholds(signals: pa.Table, settings: FilterSettings) -> NDArray[np.float64]:
     """Return the threshold of each enabled rule for each of n documents, NaN if it does not apply: (rules, n)."""
     active = rules(settings)
-    tables = np.full(len(signals), "", dtype=object)
-    if settings.language == "auto":
-        tables[:] = tables_of(signals["language"].to_pylist(), signals["script"].to_pylist())
+    if settings.language != "auto":
+        return np.repeat([[rule.threshold] for rule in active], len(signals), axis=1).reshape(-1, len(signals))
+    tables = np.array(tables_of(signals["language"].to_pylist(), signals["script"].to_pylist()), dtype=object)
     result = np.empty((len(active), len(signals)))
     for table in set(tables):
         own = {rule.name: rule.threshold for rule in _enabled(adapted(settings, table))}
@@ -108,19 +109,21 @@ def _enabled(settings: FilterSettings) -> list[Rule]:
     return [rule for name in SETS for rule in _rules(name, getattr(settings, name) if name else settings)]
 
 
-def _rules(name: str, settings: Any) -> Iterator[Rule]:
+def _rules(name: str, settings: Settings | None) -> Iterator[Rule]:
     if settings is None:
         return
-    for field in type(settings).model_fields:
+    for field in _fields(type(settings)):
         threshold = getattr(settings, field)
-        if _is_rule(field) and threshold is not None:
+        if threshold is not None:
             measure = _measure(field)
             path = (name, measure) if name else (measure,)
             yield Rule(".".join((*path[:-1], field)), path, threshold, field.startswith("min_"))
 
 
-def _is_rule(field: str) -> bool:
-    return field.startswith(("min_", "max_"))
+@cache
+def _fields(settings: type[Settings]) -> tuple[str, ...]:
+    """Return the settings that are bounds."""
+    return tuple(field for field in settings.model_fields if field.startswith(("min_", "max_")))
 
 
 def _measure(field: str) -> str:

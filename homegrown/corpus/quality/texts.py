@@ -189,15 +189,15 @@ def _take_apart(
         line, line_start, blank = _OFFSET, 0, True
         first, last, ending = np.int64(0), np.int64(0), np.uint8(0)
         dots = blanks_before = 0
-        before_alone = False  # the previous character is of a script without spaces, and no word ended after it
+        inside = False  # in a word of a script without spaces
+        goes_on = True  # no word of such a script ends here
         while i < end:
             code, i = decode(data, i)
             kind = kind_of(kinds, code)
             characters_ += 1
             space = kind & SPACE != 0
-            alone = kind & ALONE != 0
-            if alone:
-                if length and not before_alone:
+            if kind & ALONE:
+                if length and not inside:
                     _add_word(words, word_place, word, length, letter, symbol)
                     word_place += 1
                     line = (line ^ word) * _PRIME
@@ -205,7 +205,7 @@ def _take_apart(
                     word, length, letter, symbol = _OFFSET, 0, False, True
                 while place < ends.size and ends[place] < i:
                     place += 1
-                before_alone = not (place < ends.size and ends[place] == i)
+                inside = goes_on = not (place < ends.size and ends[place] == i)
             if not space:
                 if not length:
                     first = first or code
@@ -223,8 +223,9 @@ def _take_apart(
                 if not kind & MARK:
                     symbol = False
                 last, ending = code, kind
-                if i < end and (not alone or before_alone):
+                if i < end and goes_on:
                     continue
+                goes_on = True
             if length:
                 _add_word(words, word_place, word, length, letter, symbol)
                 word_place += 1
