@@ -55,6 +55,7 @@ SOURCES = pa.schema(
         ("left_out", pa.int64()),  # documents left out by weight
         ("invalid_bytes", pa.int64()),  # places with invalid bytes, each of which became U+FFFD
         ("repaired", pa.int64()),  # documents with mojibake that was repaired
+        ("warnings", pa.int64()),  # messages of libraries, which are not printed
     ]
 )
 

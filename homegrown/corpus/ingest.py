@@ -76,7 +76,7 @@ def ingest(
     write_parquet(out / "sources.parquet", pa.Table.from_pylist(counted, SOURCES))
     metrics |= {"text_bytes": sum(int(file.sizes.sum()) for file in kept)}
     names = {"quarantined": "quarantined", "left_out": "left_out_by_weight", "skipped": "skipped_files"}
-    names |= {"invalid_bytes": "invalid_bytes", "repaired": "repaired"}
+    names |= {"invalid_bytes": "invalid_bytes", "repaired": "repaired", "warnings": "library_warnings"}
     metrics |= {metric: sum(int(counts[name]) for counts in counted) for name, metric in names.items()}
     (out / "units").rename(spent)
     shutil.rmtree(spent)
@@ -94,6 +94,7 @@ def _counts(name: str, found: Found, summaries: list[Summary]) -> dict[str, str 
         "left_out": sum(summary.left_out for summary in summaries),
         "invalid_bytes": sum(summary.invalid_bytes for summary in summaries),
         "repaired": sum(summary.repaired for summary in summaries),
+        "warnings": sum(summary.warnings for summary in summaries),
     }
 
 

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from homegrown.corpus.readers import formats
 from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
 from homegrown.corpus.streams import is_remote
 from homegrown.corpus.text import Cleaned, cleaned
+from homegrown.corpus.warned import counted
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet
 
@@ -46,6 +47,7 @@ class Summary:
     left_out: int  # by the source's weight
     invalid_bytes: int  # places in the documents, each of which became U+FFFD
     repaired: int  # documents
+    warnings: int  # of libraries
     tallies: tuple[Tally, ...]
 
 
@@ -65,7 +67,8 @@ def read_unit(unit: Unit) -> Summary:
     if path.exists():
         loaded = json.loads(path.read_text())
         return Summary(**loaded | {"tallies": tuple(Tally(**tally) for tally in loaded["tallies"])})
-    summary = _read(unit)
+    with counted() as warned:
+        summary = replace(_read(unit), warnings=warned.count)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(asdict(summary)))
     return summary
@@ -116,7 +119,9 @@ def _read(unit: Unit) -> Summary:
     documents.flush()
     quarantine.flush()
     repairs.flush()
-    return Summary(documents.count, documents.total, quarantine.count, left_out, invalid_bytes, repairs.count, tallies)
+    return Summary(
+        documents.count, documents.total, quarantine.count, left_out, invalid_bytes, repairs.count, 0, tallies
+    )
 
 
 def _records(unit: Unit, tallies: tuple[Tally, ...]) -> Iterator[Document | Fault]:

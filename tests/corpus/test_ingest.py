@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import logging
 import os
 import stat
 import tarfile
@@ -417,3 +418,23 @@ def test_a_key_of_another_content_is_refused(tmp_path: Path, monkeypatch: pytest
     path.write_text("two")
     with pytest.raises(UserError, match="raw: its files changed since the run started; run again"):
         task._check_unchanged(raw, settings.sources[0])
+
+
+def test_warnings_of_libraries_are_counted_and_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = formats.read
+
+    def read(*arguments: Any) -> Iterator[Any]:
+        logging.getLogger("pypdf._reader").warning("a repair")
+        yield from own(*arguments)
+        logging.getLogger("trafilatura.core").error("a page")
+        logging.getLogger("trafilatura.core").info("nothing")
+
+    monkeypatch.setattr(formats, "read", read)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("text")
+    _, _, outcome = run(tmp_path / "out", files(tmp_path / "*.txt"))
+    assert outcome.metrics["library_warnings"] == 4
+    assert pq.read_table(tmp_path / "out" / "sources.parquet")["warnings"].to_pylist()[0] == 4
+    assert not any(word in "".join(capfd.readouterr()) for word in ("repair", "page"))

@@ -70,7 +70,7 @@ def test_the_account_is_what_the_stages_say(made: Store, tmp_path: Path) -> None
     assert found.clusters[0].size == max(cluster.size for cluster in found.clusters) > 1
     assert any(cluster.kept != cluster.dropped and cluster.similarity < 1 for cluster in found.clusters)
     assert sum(reason.count for reason in found.quarantine) == 2
-    assert [list(one.values()) for one in found.inputs] == [["raw", 1, 0, found.steps[0].documents, 2, 0, 0, 1]]
+    assert [list(one.values()) for one in found.inputs] == [["raw", 1, 0, found.steps[0].documents, 2, 0, 0, 1, 0]]
     [(source, repaired, [(place, before, after)])] = found.repairs
     assert (source, repaired, place) == ("raw", 1, f"raw.jsonl:{found.steps[0].documents}")
     assert before.endswith("dâ€™accord") and after.endswith("d’accord")

@@ -1,6 +1,5 @@
 """Books: EPUB in reading order and PDF page by page, one document each."""
 
-import logging
 import posixpath
 import zipfile
 from collections.abc import Iterator
@@ -72,7 +71,6 @@ def read_pdf(file: File) -> Iterator[Document | Fault]:
     """
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its repairs
     pages: list[str] = []
     length = 0
     with seekable(file.stream, SPOOLED * file.longest) as stream:

@@ -1,7 +1,6 @@
 """The main text of a web page, without menus, ads and footers; all posts of a page of questions or of a forum."""
 
 import copy
-import logging
 import re
 from typing import Any
 
@@ -40,7 +39,6 @@ def main_text(page: str, extractor: Extractor) -> str:
 def _trafilatura(page: str) -> str:
     import trafilatura
 
-    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # its messages about pages are in quarantine
     tree = trafilatura.load_html(page)
     if tree is None:
         return ""

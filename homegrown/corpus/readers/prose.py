@@ -1,7 +1,6 @@
 """Prose in formats of other programs: notebooks, LaTeX, mail, subtitles, dumps of MediaWiki."""
 
 import json
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -120,7 +119,6 @@ _LISTING = re.compile(r"\\(begin|end)\{(?:lstlisting|minted|Verbatim)\}(?:\[[^\]
 
 def read_tex(file: File) -> Iterator[Document | Fault]:
     """Yield the text of a LaTeX document without comments and commands; mathematics stays as it is written."""
-    logging.getLogger("pylatexenc").setLevel(logging.CRITICAL)  # its repairs
     source, replaced = file.decode(read_all(file.stream, file.longest))
     file.next()
     preamble, begin, body = source.partition(r"\begin{document}")
