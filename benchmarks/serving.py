@@ -87,7 +87,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
     for kind in arguments.gguf:
         file = folder / f"{kind}.gguf"
         write_gguf(folder, file, kind)
-        loads[f"llama.cpp, {kind}"] = under(llama(file, kind, arguments), folder, arguments)
+        loads[f"llama.cpp, {kind}"] = under(llama(file, folder, kind, arguments), folder, arguments)
         with llama_server(
             file, kind, arguments.rows, CONTEXT, connections=max(arguments.clients), threads=arguments.threads
         ) as url:
@@ -119,9 +119,10 @@ def own(folder: Path, arguments: argparse.Namespace) -> Engine:
     return OwnEngine(weights.load(folder), load_chat(folder), rows=arguments.rows, context=CONTEXT, fail=print)
 
 
-def llama(file: Path, kind: str, arguments: argparse.Namespace) -> Engine:
+def llama(file: Path, folder: Path, kind: str, arguments: argparse.Namespace) -> Engine:
     return LlamaEngine(
         file,
+        load_chat(folder),
         exact=kind == "f32",
         rows=arguments.rows,
         context=CONTEXT,

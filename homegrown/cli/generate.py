@@ -88,13 +88,12 @@ def _sample(model: "Transformer", tokenizer: "Tokenizer", request: "Request", te
 
     before = text  # printed with the first token, so that a refused prompt is not printed
     for chunk in stream(engine, request, table):
-        (token,) = chunk.tokens
-        if token.logprob is None:
+        if request.top_logprobs is None:
             click.echo(before + chunk.text, nl=False)
             before = ""
-        else:
+        for token in chunk.tokens:
             top = [shown(*one) for one in token.top_logprobs]
-            click.echo("   ".join([shown(token.id, token.logprob), *top]))
+            click.echo("   ".join([shown(token.id, token.logprob or 0.0), *top]))
     if request.top_logprobs is None:
         click.echo()
 

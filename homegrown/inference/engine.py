@@ -5,9 +5,9 @@ finishes a fixed batch and serves requests as they arrive. Long prompts can be p
 (chunked prefill: Agrawal et al. 2024, Sarathi-Serve), so that the other sequences keep decoding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,8 +36,14 @@ class Request:
     """Strings that end the output and are not part of it; whoever decodes the tokens looks for them."""
     stop_ids: AbstractSet[int] = frozenset()
     """Tokens that end the output and are not part of it."""
+    min_tokens: int = 0
+    """Tokens to generate before a stop token or a stop string can end the output."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens before penalties; minus infinity bans a token."""
     top_logprobs: int | None = None
     """Return each token's log-probability and those of this many top tokens; None: no log-probabilities."""
+    prompt_logprobs: bool = False
+    """Return them for the prompt's tokens too."""
 
 
 @dataclass(eq=False)
@@ -53,6 +59,8 @@ class Running:
     """Prompt tokens that are in the cache."""
     last: int = -1
     completion_tokens: int = 0
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    """Of the prefilled tokens, if the request asks for them; the first token has none."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,8 @@ class Engine:
     def add(self, request: Request) -> Running:
         """Add a request; its sequence joins at the next step.
 
+        With `max_tokens` 0, only its prompt is prefilled; the token that ends it is not output.
+
         Raises UserError if its prompt is empty or fills the context; RuntimeError if no row is free.
         """
         if not self.free:
@@ -101,7 +111,7 @@ class Engine:
         check(self.model, request.prompt_ids)
         remaining = self._capacity - prompt_tokens
         max_tokens = remaining if request.max_tokens is None else min(request.max_tokens, remaining)
-        if max_tokens < 1:
+        if max_tokens < 1 and request.max_tokens != 0:
             raise UserError(f"The prompt of {prompt_tokens} tokens fills the context of {self._capacity}; shorten it.")
         config, sampling = self.model.config, request.sampling
         seen = Seen(request.prompt_ids, config.vocabulary_size, self.model.device) if sampling.penalized else None
@@ -153,7 +163,9 @@ class Engine:
         tokens, counts = padded(prompts)
         part = self._cache.part(start, start + len(sequences))
         hidden = self.model.hidden_states(tokens.to(self.model.device), part, counts)
-        for sequence, count in zip(sequences, counts, strict=True):
+        for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
+            if sequence.request.prompt_logprobs:
+                self._score(sequence, hidden[row, :count])
             sequence.prefilled += count
         if sequences[0].prefilled < len(sequences[0].request.prompt_ids):
             return None
@@ -161,6 +173,17 @@ class Engine:
         del self._waiting[: len(sequences)]
         last = hidden[torch.arange(len(counts)), torch.tensor(counts) - 1]
         return self.model.logits(last)
+
+    def _score(self, sequence: Running, hidden: Tensor) -> None:
+        """Add the log-probabilities of the prompt's tokens that follow the hidden states [tokens, hidden]."""
+        request, start = sequence.request, sequence.prefilled
+        if not start:
+            sequence.prompt_logprobs.append((None, ()))
+        following = request.prompt_ids[start + 1 : start + 1 + len(hidden)]
+        if following:
+            logits = self.model.logits(hidden[: len(following)]).float()
+            counts = [request.top_logprobs or 0] * len(following)
+            sequence.prompt_logprobs += log_probabilities(logits, following, counts)
 
     def _next_to_prefill(self) -> list[Running]:
         """Return the first waiting sequences that fit one chunk, padded to the longest; a longer prompt alone."""
@@ -178,13 +201,16 @@ class Engine:
             [sequence.random.random() if sequence.request.sampling.temperature else 0.0 for sequence in sequences],
             dtype=torch.float64,
         )
-        chosen = choose(logits, settings, [one.seen for one in sequences], uniforms.to(logits.device)).tolist()
+        chosen = choose(
+            _biased(logits, sequences), settings, [one.seen for one in sequences], uniforms.to(logits.device)
+        ).tolist()
         logprobs = _requested_logprobs(logits, sequences, chosen)
         generated = {}
         for sequence, token, (logprob, top_logprobs) in zip(sequences, chosen, logprobs, strict=True):
-            sequence.last, sequence.completion_tokens = token, sequence.completion_tokens + 1
+            sequence.last = token
+            sequence.completion_tokens = min(sequence.completion_tokens + 1, sequence.max_tokens)
             finish_reason: FinishReason | None = None
-            if token in sequence.request.stop_ids:
+            if token in sequence.request.stop_ids and sequence.max_tokens:
                 finish_reason = "stop"
             elif sequence.completion_tokens == sequence.max_tokens:
                 finish_reason = "length"
@@ -242,6 +268,20 @@ def allocate(model: Transformer, rows: int, capacity: int) -> KVCache:
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     return KVCache(model.config, rows, capacity, weight.device, dtype)
+
+
+def _biased(logits: Tensor, sequences: Sequence[Running]) -> Tensor:
+    """Return the logits with the bias of each request, and without stop tokens before its `min_tokens`."""
+    changed = logits
+    for row, sequence in enumerate(sequences):
+        request = sequence.request
+        banned = request.stop_ids if sequence.completion_tokens < request.min_tokens else ()
+        if request.logit_bias or banned:
+            changed = logits.clone() if changed is logits else changed
+            values = torch.tensor(list(request.logit_bias.values()), dtype=logits.dtype, device=logits.device)
+            changed[row, list(request.logit_bias)] += values
+            changed[row, list(banned)] = -torch.inf
+    return changed
 
 
 def _requested_logprobs(logits: Tensor, sequences: Sequence[Running], chosen: Sequence[int]) -> list[Logprobs]:

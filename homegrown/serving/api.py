@@ -28,7 +28,7 @@ from homegrown.serving.page.policy import PagePolicy
 from homegrown.serving.refusal import Reason, Refused
 from homegrown.serving.responses import Choice, ResponseObjects, error_object, model_object
 from homegrown.serving.service import Generation, Service
-from homegrown.serving.wire import ChatCompletionBody, CompletionBody
+from homegrown.serving.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody
 from homegrown.util.errors import UserError
 from homegrown.util.guard import Policy, SameOrigin
 from homegrown.util.seeds import derive
@@ -85,23 +85,40 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def completions(body: CompletionBody, http: fastapi.Request) -> Response:
         """Complete prompts."""
         requests: list[Request] = []
-        echoes: list[str] = []
+        choices: list[Choice] = []
         for prompt in body.prompts:
             prompt_ids = service.encode(body.model, prompt)
-            echo = "" if not body.echo else prompt if isinstance(prompt, str) else service.decode(body.model, prompt)
+            # Positions of the prompt's tokens are those in their own text, which a normalizer can change.
+            echo = prompt if isinstance(prompt, str) and not body.scored else service.decode(body.model, prompt_ids)
             for _ in range(body.n):
                 requests.append(body.request(prompt_ids, _seed(body.seed, len(requests))))
-                echoes.append(echo)
+                choices.append(Choice(len(choices), echo if body.echo else "", prompt_ids if body.scored else ()))
         objects = ResponseObjects(service.model(body.model), chat=False, logprobs=body.logprobs is not None)
-        return await _answer(service, http, body, objects, requests, echoes)
+        return await _answer(service, http, body, objects, requests, choices)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatCompletionBody, http: fastapi.Request) -> Response:
         """Answer a conversation."""
-        prompt_ids = service.encode(body.model, [message.message() for message in body.messages])
+        messages = [message.message() for message in body.messages]
+        prompt_ids = service.encode(body.model, messages, continued=body.continued)
         requests = [body.request(prompt_ids, _seed(body.seed, index)) for index in range(body.n)]
         objects = ResponseObjects(service.model(body.model), chat=True, logprobs=bool(body.logprobs))
-        return await _answer(service, http, body, objects, requests, [""] * body.n)
+        return await _answer(service, http, body, objects, requests, [Choice(index) for index in range(body.n)])
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeBody) -> dict[str, Any]:
+        """Return the tokens of a prompt."""
+        name = body.model or service.names[0]
+        if body.messages is not None:
+            ids = service.encode(name, [message.message() for message in body.messages])
+        else:
+            ids = service.tokens(name, body.prompt or "", special=body.add_special_tokens)
+        return {"count": len(ids), "max_model_len": service.context(name), "tokens": ids}
+
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeBody) -> dict[str, Any]:
+        """Return the text of tokens, without special ones."""
+        return {"prompt": service.decode(body.model or service.names[0], body.tokens)}
 
     @read("/health")
     async def health() -> Response:
@@ -126,7 +143,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         message = f"{http.url.path} does not take {http.method}; use {allowed}."
         raise HTTPException(405, message, {"Allow": allowed})
 
-    for path in ("/v1/{rest:path}", "/v1", "/health", "/metrics"):
+    for path in ("/v1/{rest:path}", "/v1", "/health", "/metrics", "/tokenize", "/detokenize"):
         app.add_route(path, elsewhere, methods=_METHODS)
 
 
@@ -140,7 +157,7 @@ async def _answer(
     body: CompletionBody | ChatCompletionBody,
     objects: ResponseObjects,
     requests: Sequence[Request],
-    echoes: Sequence[str],
+    choices: Sequence[Choice],
 ) -> Response:
     """Submit all requests or none; return the response, streamed or complete."""
     prompt_field = "prompt" if isinstance(body, CompletionBody) else "messages"
@@ -150,21 +167,25 @@ async def _answer(
     with ExitStack() as stack:
         generations = [stack.enter_context(service.submit(body.model, one, prompt_field)) for one in requests]
         prompt_tokens = sum(one.prompt_tokens for one in generations[:: body.n])
-        choices = [Choice(index, echo) for index, echo in enumerate(echoes)]
         if body.stream:
-            events = _events(objects, choices, generations, prompt_tokens if body.include_usage else None)
+            table = service.model(body.model).table
+            events = _events(objects, choices, generations, table, prompt_tokens if body.include_usage else None)
             return _EventStream(events, stack.pop_all())
-        await _until_disconnect(http.receive, _collect(choices, generations))
+        await _until_disconnect(http.receive, _collect(choices, generations, service.model(body.model).table))
         return JSONResponse(objects.complete(choices, prompt_tokens))
 
 
-async def _collect(choices: Sequence[Choice], generations: Sequence[Generation]) -> None:
+async def _collect(choices: Sequence[Choice], generations: Sequence[Generation], table: Sequence[bytes]) -> None:
     async for index, chunk in _merged(generations):
-        choices[index].add(chunk)
+        choices[index].add(chunk, table)
 
 
 async def _events(
-    objects: ResponseObjects, choices: Sequence[Choice], generations: Sequence[Generation], prompt_tokens: int | None
+    objects: ResponseObjects,
+    choices: Sequence[Choice],
+    generations: Sequence[Generation],
+    table: Sequence[bytes],
+    prompt_tokens: int | None,
 ) -> AsyncIterator[bytes]:
     """Yield the events of a stream; with `prompt_tokens`, it ends with the token counts."""
     try:
@@ -172,8 +193,8 @@ async def _events(
             if first := objects.first(choice):
                 yield _event(first)
         async for index, chunk in _merged(generations):
-            choices[index].add(chunk)
-            if event := objects.chunk(choices[index], chunk):
+            shown = choices[index].add(chunk, table)
+            if event := objects.chunk(choices[index], shown):
                 yield _event(event)
         if prompt_tokens is not None:
             yield _event(objects.last(choices, prompt_tokens))

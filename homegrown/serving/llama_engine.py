@@ -6,17 +6,21 @@ in a folder that only its user can enter.
 
 import importlib.util
 import logging
+import math
 import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from homegrown.inference.engine import FinishReason, GeneratedToken, Request
-from homegrown.inference.streaming import Chunk
+from homegrown.inference.streaming import Chunk, Output, TextToken
 from homegrown.serving.refusal import Refused
 from homegrown.serving.service import Deliver
+from homegrown.tokenizer.chat import Chat
+from homegrown.tokenizer.detokenizer import vocabulary_bytes
 from homegrown.util.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -41,6 +45,7 @@ class LlamaEngine:
     def __init__(
         self,
         file: Path,
+        chat: Chat,
         *,
         exact: bool,
         rows: int,
@@ -53,13 +58,24 @@ class LlamaEngine:
         `fail` is called once if the engine fails, with the reason.
         """
         self.rows, self.context = rows, context
+        self._table, self._stop_ids = vocabulary_bytes(chat.tokenizer), chat.stop_ids
         self._folder = tempfile.TemporaryDirectory(prefix="homegrown-")
         self._fail, self._running, self._count, self._closed = fail, 0, threading.Lock(), False
         self._server = _server(file, exact, rows, context, threads, Path(self._folder.name) / "llama.sock")
         self._threads = ThreadPoolExecutor(rows, thread_name_prefix="llama.cpp")
 
     def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
-        """Take a request; return a function that cancels it."""
+        """Take a request; return a function that cancels it.
+
+        Raises Refused if llama.cpp cannot do what it asks for.
+        """
+        needs = {
+            "min_tokens": request.min_tokens,
+            "stop_token_ids": request.stop_ids,
+            "echo with logprobs": request.prompt_logprobs,
+        }
+        if unsupported := [name for name, value in needs.items() if value]:
+            raise Refused(f"llama.cpp does not support {unsupported[0]}; serve with --engine homegrown.", "invalid")
         cancelled = threading.Event()
         self._threads.submit(self._process, request, deliver, cancelled)
         return cancelled.set
@@ -93,27 +109,55 @@ class LlamaEngine:
                 self._running -= 1
 
     def _complete(self, request: Request, deliver: Deliver, cancelled: threading.Event) -> None:
+        if request.max_tokens == 0:
+            deliver(Chunk("", (), 0, "length", 0.0))
+            return
         errors: list[Exception] = []
         finished = threading.Event()
+        output = None if request.top_logprobs is None else Output(self._table, request)
 
         def take(event: dict[str, Any]) -> bool:
             """Deliver an event; return whether llama.cpp should stop."""
             try:
                 if "error" in event:
                     raise _error(event["error"])
-                chunk = _chunk(event, request.top_logprobs)
+                chunk = _chunk(event) if output is None else self._scored(event, output, request.top_logprobs)
                 deliver(chunk)
                 if chunk.finish_reason:
                     finished.set()
             except Exception as error:  # it must not reach C++
                 errors.append(error)
-            return bool(errors) or cancelled.is_set() or self._closed
+            return bool(errors) or finished.is_set() or cancelled.is_set() or self._closed
 
         self._server.handle_completions(_body(request, self.context), take)
         if errors:
             raise errors[0]
         if not (finished.is_set() or cancelled.is_set() or self._closed):
             raise RuntimeError("no finish reason")
+
+    def _scored(self, event: dict[str, Any], output: Output, top_logprobs: int | None) -> Chunk:
+        """Return an event of a request with log-probabilities, whose text consists of the bytes of its tokens.
+
+        llama.cpp has an event per complete character. Its `bytes` include those of the tokens before, of which it gives
+        nothing else.
+        """
+        plain = _chunk(event)
+        text, tokens, finish_reason = "", list[TextToken](), plain.finish_reason
+        for one in (event["choices"][0]["logprobs"] or {}).get("content", ()):
+            if one["id"] in self._stop_ids:
+                continue
+            top = tuple((other["id"], other["logprob"]) for other in one["top_logprobs"][:top_logprobs])
+            own, data = self._table[one["id"]], bytes(one["bytes"])
+            more, placed, stopped = output.feed(
+                GeneratedToken(one["id"], None, one["logprob"], top), data[: len(data) - len(own)]
+            )
+            text, tokens = text + more, [*tokens, *placed]
+            if stopped:
+                return replace(plain, text=text, tokens=tuple(tokens), finish_reason=stopped)
+        if finish_reason:
+            more, placed = output.end()
+            text, tokens = text + more, [*tokens, *placed]
+        return replace(plain, text=text, tokens=tuple(tokens))
 
 
 def _server(file: Path, exact: bool, rows: int, context: int, threads: int, socket: Path) -> Any:
@@ -158,7 +202,9 @@ def _body(request: Request, context: int) -> dict[str, Any]:
         "presence_penalty": sampling.presence_penalty,
         "samplers": _SAMPLERS,
         "seed": _RANDOM_SEED if request.seed is None else request.seed % _RANDOM_SEED,
-        "stop": list(request.stop),
+        # Tokens that a stop string cuts must be known; with log-probabilities, they are searched here.
+        "stop": list(request.stop) if request.top_logprobs is None else [],
+        "logit_bias": [[token, bias if math.isfinite(bias) else False] for token, bias in request.logit_bias.items()],
         # A prompt prefilled in other chunks gives other last bits; where no request can be repeated exactly, the
         # cache of an earlier turn of the conversation is a gain.
         "cache_prompt": request.seed is None and not sampling.greedy,
@@ -172,17 +218,9 @@ def _error(error: dict[str, Any]) -> Exception:
     return Refused(f"llama.cpp refuses the request: {message}", "invalid") if code < 500 else RuntimeError(message)
 
 
-def _chunk(event: dict[str, Any], top_logprobs: int | None) -> Chunk:
+def _chunk(event: dict[str, Any]) -> Chunk:
     (choice,) = event["choices"]
     reason = choice["finish_reason"]
     finish_reason: FinishReason | None = None if reason is None else ("length" if reason == "length" else "stop")
-    tokens = tuple(
-        GeneratedToken(
-            one["id"],
-            logprob=one["logprob"],
-            top_logprobs=tuple((top["id"], top["logprob"]) for top in one["top_logprobs"][:top_logprobs]),
-        )
-        for one in (choice["logprobs"] or {}).get("content", ())
-    )
     timings = event["timings"]
-    return Chunk(choice["text"], tokens, timings["predicted_n"], finish_reason, timings["predicted_ms"] / 1000)
+    return Chunk(choice["text"], (), timings["predicted_n"], finish_reason, timings["predicted_ms"] / 1000)

@@ -134,6 +134,7 @@ def load(
         raise UserError(f"--ctx-size is {limits.context}, but the model's context is {longest}; reduce it.")
     llama = LlamaEngine(
         file,
+        chat,
         exact=(source.kind or _EXACT) == _EXACT,
         rows=limits.rows,
         context=limits.context or longest,

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from homegrown.inference import engine
 from homegrown.inference.engine import GeneratedToken, Request, Running
-from homegrown.inference.streaming import Chunk, decode_token
+from homegrown.inference.streaming import Chunk, Output
 from homegrown.model.transformer import Transformer
 from homegrown.serving.service import Deliver
 from homegrown.tokenizer.chat import Chat
-from homegrown.tokenizer.detokenizer import TextStream, vocabulary_bytes
+from homegrown.tokenizer.detokenizer import vocabulary_bytes
 from homegrown.util.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class _Job:
 
     request: Request
     deliver: Deliver
-    text: TextStream
+    output: Output
     cancelled: bool = False
     seconds: float = 0.0
 
@@ -58,7 +58,8 @@ class OwnEngine:
 
     def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
         """Take a request; return a function that cancels it."""
-        job = _Job(replace(request, stop_ids=self._stop_ids), deliver, TextStream(self._table, request.stop))
+        stopped = replace(request, stop_ids=request.stop_ids | self._stop_ids)
+        job = _Job(stopped, deliver, Output(self._table, stopped))
 
         def cancel() -> None:
             with self._change:
@@ -121,10 +122,9 @@ class OwnEngine:
 
     def _deliver(self, sequence: Running, token: GeneratedToken) -> None:
         job = self._jobs[sequence]
-        text, finish_reason = decode_token(job.text, token)
+        text, tokens, finish_reason = job.output.feed(token)
         if finish_reason:
             self._engine.remove(sequence)
             del self._jobs[sequence]
-        output = token.logprob is not None and token.finish_reason != "stop"
-        tokens = (token,) if output else ()
-        job.deliver(Chunk(text, tokens, sequence.completion_tokens, finish_reason, job.seconds))
+        prompt, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), []
+        job.deliver(Chunk(text, tokens, sequence.completion_tokens, finish_reason, job.seconds, prompt))

@@ -4,11 +4,11 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from homegrown.inference.engine import FinishReason, GeneratedToken
-from homegrown.inference.streaming import Chunk
+from homegrown.inference.engine import FinishReason
+from homegrown.inference.streaming import Chunk, TextToken, prompt_tokens
 from homegrown.serving.service import Model
 
 _MIN_LOGPROB = -9999.0
@@ -21,17 +21,29 @@ class Choice:
 
     index: int
     prompt: str = ""
-    """Precedes the text (`echo`)."""
+    """Begins the text (`echo`)."""
+    prompt_ids: Sequence[int] = ()
+    """The prompt's tokens, if they are to have log-probabilities; the text then begins with the first chunk."""
     text: str = ""
-    tokens: list[GeneratedToken] = field(default_factory=list)
+    tokens: list[TextToken] = field(default_factory=list)
     completion_tokens: int = 0
     finish_reason: FinishReason | None = None
 
-    def add(self, chunk: Chunk) -> None:
-        """Append a chunk."""
+    def __post_init__(self) -> None:
+        self.text = "" if self.prompt_ids else self.prompt
+
+    def add(self, chunk: Chunk, table: Sequence[bytes]) -> Chunk:
+        """Append a chunk; return it with the positions of its tokens in the text, and with the prompt if it is due."""
+        shift = len(self.prompt)
+        tokens = tuple(replace(token, offset=token.offset + shift) for token in chunk.tokens)
+        if chunk.prompt_logprobs:
+            tokens = (*prompt_tokens(self.prompt_ids, chunk.prompt_logprobs, table), *tokens)
+            chunk = replace(chunk, text=self.prompt + chunk.text)
+        chunk = replace(chunk, tokens=tokens)
         self.text += chunk.text
         self.tokens += chunk.tokens
         self.completion_tokens, self.finish_reason = chunk.completion_tokens, chunk.finish_reason
+        return chunk
 
 
 def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
@@ -59,21 +71,21 @@ class ResponseObjects:
     def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
         """Return the response to a request without `stream`."""
         kind = "chat.completion" if self._chat else "text_completion"
-        found = [self._choice(choice, choice.prompt + choice.text, choice.tokens) for choice in choices]
+        found = [self._choice(choice, choice.text, choice.tokens) for choice in choices]
         return {**self._head, "object": kind, "choices": found, "usage": usage(choices, prompt_tokens)}
 
     def first(self, choice: Choice) -> dict[str, Any] | None:
         """Return the first chunk of a choice: the role of a chat, or the prompt with `echo`."""
         if self._chat:
             return self._chunk([self._delta(choice, {"role": "assistant", "content": ""}, None, None)])
-        return self._chunk([self._delta(choice, choice.prompt, None, None)]) if choice.prompt else None
+        return self._chunk([self._delta(choice, choice.text, None, None)]) if choice.text else None
 
     def chunk(self, choice: Choice, chunk: Chunk) -> dict[str, Any] | None:
         """Return a chunk of a stream, None if it is empty."""
         if not (chunk.text or chunk.tokens or chunk.finish_reason):
             return None
         text = {"content": chunk.text} if self._chat and chunk.text else {} if self._chat else chunk.text
-        logprobs = self._shape(chunk.tokens, len(choice.text) - len(chunk.text)) if chunk.tokens else None
+        logprobs = self._shape(chunk.tokens) if chunk.tokens else None
         return self._chunk([self._delta(choice, text, logprobs, chunk.finish_reason)])
 
     def last(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
@@ -88,51 +100,41 @@ class ResponseObjects:
         name = "delta" if self._chat else "text"
         return {"index": choice.index, name: text, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def _choice(self, choice: Choice, text: str, tokens: Sequence[GeneratedToken]) -> dict[str, Any]:
+    def _choice(self, choice: Choice, text: str, tokens: Sequence[TextToken]) -> dict[str, Any]:
         body = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
-        logprobs = self._shape(tokens, 0) if self._logprobs else None
+        logprobs = self._shape(tokens) if self._logprobs else None
         return {"index": choice.index, **body, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
-    def _shape(self, tokens: Sequence[GeneratedToken], offset: int) -> dict[str, Any]:
-        if self._chat:
-            return _chat_logprobs(tokens, self._token_bytes)
-        return _completion_logprobs(tokens, self._token_bytes, offset)
+    def _shape(self, tokens: Sequence[TextToken]) -> dict[str, Any]:
+        return (_chat_logprobs if self._chat else _completion_logprobs)(tokens, self._token_bytes)
 
 
-def _chat_logprobs(tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes]) -> dict[str, Any]:
-    def one(token: int, logprob: float | None) -> dict[str, Any]:
-        data = token_bytes(token)
+def _chat_logprobs(tokens: Sequence[TextToken], token_bytes: Callable[[int], bytes]) -> dict[str, Any]:
+    def one(data: bytes, logprob: float | None) -> dict[str, Any]:
         return {"token": _string(data), "logprob": _finite(logprob), "bytes": list(data)}
 
     content = [
-        {**one(token.id, token.logprob), "top_logprobs": [one(*top) for top in token.top_logprobs]} for token in tokens
+        {
+            **one(token.data, token.logprob),
+            "top_logprobs": [one(token_bytes(top), logprob) for top, logprob in token.top_logprobs],
+        }
+        for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def _completion_logprobs(
-    tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes], offset: int
-) -> dict[str, Any]:
-    def top(token: GeneratedToken) -> dict[str, float]:
-        every = (*token.top_logprobs, (token.id, token.logprob))
-        return {_string(token_bytes(one)): _finite(logprob) for one, logprob in every}
+def _completion_logprobs(tokens: Sequence[TextToken], token_bytes: Callable[[int], bytes]) -> dict[str, Any]:
+    def top(token: TextToken) -> dict[str, float] | None:
+        if token.logprob is None:
+            return None
+        own = (token.id, token.logprob)
+        return {_string(token_bytes(one)): _finite(logprob) for one, logprob in (*token.top_logprobs, own)}
 
-    strings = [_string(token_bytes(token.id)) for token in tokens]
-    offsets = []
-    for string in strings:
-        offsets.append(offset)
-        offset += len(string)
     return {
-        "tokens": strings,
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
-        "top_logprobs": [
-            {
-                _string(token_bytes(top)): _finite(value)
-                for top, value in (*token.top_logprobs, (token.id, token.logprob))
-            }
-            for token in tokens
-        ],
-        "text_offset": offsets,
+        "tokens": [_string(token.data) for token in tokens],
+        "token_logprobs": [None if token.logprob is None else _finite(token.logprob) for token in tokens],
+        "top_logprobs": [top(token) for token in tokens],
+        "text_offset": [token.offset for token in tokens],
     }
 
 

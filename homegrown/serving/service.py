@@ -191,8 +191,11 @@ class Service:
             found[name] = running, max(0, len(model.active) - running)
         return found
 
-    def encode(self, name: str, prompt: Prompt) -> list[int]:
-        """Return the token ids of a prompt; raises Refused if the model cannot take it."""
+    def encode(self, name: str, prompt: Prompt, *, continued: bool = False) -> list[int]:
+        """Return the token ids of a prompt; raises Refused if the model cannot take it.
+
+        With `continued`, the last message is the beginning of the answer.
+        """
         model = self._loaded(name)
         chat = cast(Chat, model.chat)
         if isinstance(prompt, str):
@@ -203,20 +206,40 @@ class Service:
             _check_text(*(message.content for message in messages))
             system = chat.system if self._system is None else self._system
             try:
-                return chat.encode(with_system(messages, system), reply=True)
+                complete = with_system(messages, system)
+                return chat.encode_continued(complete) if continued else chat.encode(complete, reply=True)
             except UserError as error:
                 raise Refused(str(error), "invalid", "messages") from None
         ids = [cast(int, token) for token in prompt]
         if not ids:
             raise Refused("The prompt is empty; give at least one token.", "invalid", "prompt")
-        size = chat.tokenizer.get_vocab_size()
-        if not all(0 <= token < size for token in ids):
-            raise Refused(f"The prompt has unknown tokens; those of {name} are 0 to {size - 1}.", "invalid", "prompt")
+        self._check_tokens(model, "prompt", ids)
         return ids
+
+    @staticmethod
+    def _check_tokens(model: Model, field: str, tokens: Iterable[int]) -> None:
+        size = cast(Chat, model.chat).tokenizer.get_vocab_size()
+        if unknown := next((token for token in tokens if not 0 <= token < size), None):
+            message = f"{field} has the unknown token {unknown}; those of {model.name} are 0 to {size - 1}."
+            raise Refused(message, "invalid", field)
+
+    def tokens(self, name: str, text: str, *, special: bool) -> list[int]:
+        """Return the token ids of a text, with `special` as a prompt has them."""
+        if special:
+            return self.encode(name, text)
+        _check_text(text)
+        ids: list[int] = cast(Chat, self._loaded(name).chat).tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def context(self, name: str) -> int:
+        """Return the maximum tokens of a sequence of a model."""
+        return cast(Engine, self._loaded(name).engine).context
 
     def decode(self, name: str, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
-        decoded: str = cast(Chat, self._loaded(name).chat).tokenizer.decode(list(tokens))
+        model = self._loaded(name)
+        self._check_tokens(model, "tokens", tokens)
+        decoded: str = cast(Chat, model.chat).tokenizer.decode(list(tokens))
         return decoded
 
     def submit(self, name: str, request: Request, prompt_field: str = "prompt") -> Generation:
@@ -230,18 +253,20 @@ class Service:
         model = self._loaded(name)
         engine = cast(Engine, model.engine)
         _check_text(*request.stop)
+        self._check_tokens(model, "logit_bias", request.logit_bias)
+        self._check_tokens(model, "stop_token_ids", request.stop_ids)
         prompt_tokens = len(request.prompt_ids)
         remaining = engine.context - prompt_tokens
         max_tokens = remaining if request.max_tokens is None else request.max_tokens
-        if remaining < 1 or max_tokens > remaining:
+        if max_tokens > remaining or (remaining < 1 and max_tokens):
             message = _too_long(engine.context, prompt_tokens, max_tokens if remaining >= 1 else None)
             raise Refused(message, "too_long", prompt_field)
         if len(model.active) >= self.capacity(name):
             raise Refused(f"The queue of {model.name} is full ({len(model.active)} requests); try again soon.", "busy")
         generation = Generation(model, prompt_tokens, self.metrics)
+        generation._cancel = engine.submit(replace(request, max_tokens=max_tokens), generation.deliver)
         model.active.add(generation)
         self.metrics.prompt(model.name, prompt_tokens)
-        generation._cancel = engine.submit(replace(request, max_tokens=max_tokens), generation.deliver)
         return generation
 
     def stop(self) -> None:

@@ -4,7 +4,9 @@ A null field has its default. Fields that change nothing here (`user`, `store`, 
 unknown field could change the output and is refused.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +32,8 @@ MAX_CHOICES = 64
 
 _MAX_MESSAGES = 1024
 _MAX_TOP_LOGPROBS = 20
+_BAN = -100
+"""The logit_bias that bans a token."""
 
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -50,6 +54,10 @@ def _expected(message: str) -> WrapValidator:
 _Stops = Annotated[
     _Stop | Annotated[list[_Stop], Field(max_length=16)] | None,
     _expected("Give a string or at most 16 strings, each of 1 to 256 characters"),
+]
+_Bias = Annotated[
+    dict[int, Annotated[float, Field(ge=-100, le=100)]],
+    _expected("Give an object with token ids as names and numbers from -100 to 100"),
 ]
 _Prompt = Annotated[
     str | _Tokens | Annotated[list[str] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
@@ -136,13 +144,9 @@ class _Body(_Fields):
     repetition_penalty: float | None = Field(None, gt=0)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = None
-
-    @model_validator(mode="after")
-    def _supported(self) -> "_Body":
-        if self.logit_bias:
-            raise Refused("logit_bias is not supported; remove it.", "invalid", "logit_bias")
-        return self
+    logit_bias: _Bias = Field(default_factory=dict)
+    min_tokens: int = Field(0, ge=0)
+    stop_token_ids: list[int] = Field(default_factory=list, max_length=64)
 
     @property
     def include_usage(self) -> bool:
@@ -161,6 +165,9 @@ class _Body(_Fields):
             sampling=Sampling(temperature=temperature, top_k=max(0, self.top_k or 0), **given),
             seed=seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop_ids=frozenset(self.stop_token_ids),
+            min_tokens=self.min_tokens,
+            logit_bias={token: bias if bias > _BAN else -math.inf for token, bias in self.logit_bias.items()},
             top_logprobs=top_logprobs,
         )
 
@@ -169,7 +176,7 @@ class CompletionBody(_Body):
     """The body of `/v1/completions`."""
 
     prompt: _Prompt = ""
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: int = Field(16, ge=0)
     echo: bool = False
     suffix: str | None = None
     best_of: int | None = None
@@ -181,8 +188,6 @@ class CompletionBody(_Body):
             raise Refused("suffix is not supported; remove it.", "invalid", "suffix")
         if self.best_of is not None and self.best_of != self.n:
             raise Refused("best_of is not supported; remove it and choose among n.", "invalid", "best_of")
-        if self.echo and self.logprobs is not None:
-            raise Refused("echo does not support logprobs; remove one of them.", "invalid", "echo")
         if len(self.prompts) * self.n > MAX_CHOICES:
             message = f"{len(self.prompts)} prompts with n = {self.n} exceed {MAX_CHOICES} choices; reduce one."
             raise Refused(message, "invalid", "n")
@@ -199,7 +204,20 @@ class CompletionBody(_Body):
 
     def request(self, prompt_ids: list[int], seed: int | None) -> Request:
         """Return the request of one choice."""
-        return self._request(prompt_ids, self.max_tokens, self.logprobs, seed)
+        request = self._request(prompt_ids, self.max_tokens, self.logprobs, seed)
+        return replace(request, prompt_logprobs=self.scored)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the prompt's tokens have log-probabilities."""
+        return self.echo and self.logprobs is not None
+
+
+class DetokenizeBody(_Fields):
+    """The body of `/detokenize`, as vLLM has it."""
+
+    model: str | None = None
+    tokens: list[int]
 
 
 class ContentPart(BaseModel):
@@ -245,6 +263,8 @@ class ChatCompletionBody(_Body):
     response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     @model_validator(mode="after")
     def _supported_chat(self) -> "ChatCompletionBody":
@@ -255,9 +275,36 @@ class ChatCompletionBody(_Body):
             raise Refused("tools are not supported; remove them.", "invalid", "tools")
         if self.top_logprobs is not None and not self.logprobs:
             raise Refused("top_logprobs needs logprobs; set it to true.", "invalid", "top_logprobs")
+        if self.continue_final_message and not self.continued:
+            message = "continue_final_message needs an answer to continue as the last message; see docs/serving.md."
+            raise Refused(message, "invalid", "continue_final_message")
+        if self.add_generation_prompt is False and not self.continued:
+            message = "add_generation_prompt can be false only for an answer to continue; remove it."
+            raise Refused(message, "invalid", "add_generation_prompt")
         return self
+
+    @property
+    def continued(self) -> bool:
+        """Whether the last message begins the answer: one of the assistant does, unless a field denies it."""
+        denied = self.continue_final_message is False or self.add_generation_prompt
+        return self.messages[-1].role == "assistant" and not denied
 
     def request(self, prompt_ids: list[int], seed: int | None) -> Request:
         """Return the request of one choice."""
         top_logprobs = (self.top_logprobs or 0) if self.logprobs else None
         return self._request(prompt_ids, self.max_completion_tokens or self.max_tokens, top_logprobs, seed)
+
+
+class TokenizeBody(_Fields):
+    """The body of `/tokenize`, as vLLM has it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)] | None = None
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _one(self) -> "TokenizeBody":
+        if (self.prompt is None) == (self.messages is None):
+            raise Refused("Give either prompt or messages.", "invalid", "prompt")
+        return self

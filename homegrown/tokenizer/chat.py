@@ -180,6 +180,11 @@ class Chat:
         marked, tools, marker = self._marked(messages, tools)
         return self._ids(self.render(marked, reply=reply, tools=tools), marker, _exact(self.tokenizer))
 
+    def encode_continued(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a conversation whose last message is the beginning of an answer. Raises as `render`."""
+        (*marked, begun), _, marker = self._marked(messages, None)
+        return self._ids(self.render(marked, reply=True) + begun.content, marker, _exact(self.tokenizer))
+
     def samples(
         self,
         messages: Sequence[Message],

@@ -30,7 +30,7 @@ class TextStream:
 
     def __init__(self, table: Sequence[bytes], stop: Sequence[str] = ()):
         """Take the result of `vocabulary_bytes`, and the strings that end the text and are excluded from it."""
-        self._table, self._stop = table, [string for string in stop if string]
+        self._table, self.stop = table, [string for string in stop if string]
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self.stopped = False
@@ -38,8 +38,15 @@ class TextStream:
 
     def feed(self, token: int) -> str:
         """Add a token; return the newly released text."""
-        # A model's vocabulary may be padded beyond the tokenizer's.
-        return self._release(self._decoder.decode(self._table[token] if token < len(self._table) else b""))
+        return self.feed_bytes(self.token_bytes(token))
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of a token; special ones, and those that pad a model's vocabulary, have none."""
+        return self._table[token] if token < len(self._table) else b""
+
+    def feed_bytes(self, data: bytes) -> str:
+        """Add bytes; return the newly released text."""
+        return self._release(self._decoder.decode(data))
 
     def end(self) -> str:
         """Return the remaining text at the end of the sequence."""
@@ -51,12 +58,12 @@ class TextStream:
         if self.stopped:
             return ""
         self._pending += text
-        found = [place for place in map(self._pending.find, self._stop) if place >= 0]
+        found = [place for place in map(self._pending.find, self.stop) if place >= 0]
         if found:
             self.stopped = True
             text, self._pending = self._pending[: min(found)], ""
             return text
-        certain = len(self._pending) - max(map(self._overlap, self._stop), default=0)
+        certain = len(self._pending) - max(map(self._overlap, self.stop), default=0)
         text, self._pending = self._pending[:certain], self._pending[certain:]
         return text
 

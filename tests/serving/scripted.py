@@ -8,9 +8,9 @@ from collections.abc import Callable
 from tokenizers import Tokenizer
 
 from homegrown.inference.engine import GeneratedToken, Request
-from homegrown.inference.streaming import Chunk, decode_token
+from homegrown.inference.streaming import Chunk, Output
 from homegrown.serving.service import Deliver
-from homegrown.tokenizer.detokenizer import TextStream, vocabulary_bytes
+from homegrown.tokenizer.detokenizer import vocabulary_bytes
 
 LIKELY = 0.6
 """The probability of each token."""
@@ -53,7 +53,7 @@ class ScriptedEngine:
 
     def _generate(self, request: Request, deliver: Deliver, gone: threading.Event) -> None:
         ids = self._tokenizer.encode(self.text, add_special_tokens=False).ids
-        text = TextStream(self._table, request.stop)
+        output = Output(self._table, request)
         for count, token_id in enumerate(ids, 1):
             while count > self.allowed and not gone.is_set():
                 time.sleep(0.02)
@@ -62,9 +62,10 @@ class ScriptedEngine:
             top = ((token_id, math.log(LIKELY)), *self._others)
             last = "length" if count == request.max_tokens else None
             token = GeneratedToken(token_id, last, math.log(LIKELY), top)
-            more, finish_reason = decode_token(text, token)
+            more, tokens, finish_reason = output.feed(token)
             if finish_reason is None and count == len(ids):
-                more, finish_reason = more + text.end(), "stop"
-            deliver(Chunk(more, (token,), count, finish_reason, count / SPEED))
+                rest, others = output.end()
+                more, tokens, finish_reason = more + rest, (*tokens, *others), "stop"
+            deliver(Chunk(more, tokens, count, finish_reason, count / SPEED))
             if finish_reason:
                 return

@@ -213,6 +213,198 @@ def test_log_probabilities_are_the_models_own(served: Served, name: str) -> None
     assert all(one.logprob == one.top_logprobs[0].logprob for one in content)
 
 
+def token_data(token: str) -> bytes:
+    """Return the bytes of a token as OpenAI writes it."""
+    return bytes.fromhex(token[6:].replace("\\x", "")) if token.startswith("bytes:\\x") else token.encode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_and_offsets_index_a_text_of_any_bytes(served: Served, stream: bool) -> None:
+    asked = {"model": OWN, "prompt": PROMPT, "max_tokens": 40, "temperature": 2, "n": 8, "seed": 1, "logprobs": 0}
+    texts, tokens, offsets = [""] * 8, [list[str]() for _ in range(8)], [list[int]() for _ in range(8)]
+    answer = served.client.completions.create(**asked, stream=stream)  # type: ignore[call-overload]
+    for piece in answer if stream else [answer]:
+        for choice in piece.choices:
+            texts[choice.index] += choice.text
+            if choice.logprobs:
+                tokens[choice.index] += choice.logprobs.tokens
+                offsets[choice.index] += choice.logprobs.text_offset
+    assert sum("\ufffd" in text for text in texts) > 4
+    for text, of_text, found in zip(texts, tokens, offsets, strict=True):
+        data = [token_data(token) for token in of_text]
+        assert b"".join(data).decode(errors="replace") == text
+        begun = [b"".join(data[:count]) + one[:1] for count, one in enumerate(data)]
+        assert found == [
+            len(one.decode(errors="replace")) - 1 if data[count] else found[count] for count, one in enumerate(begun)
+        ]
+
+
+def test_offsets_of_llama_cpp_index_a_text_of_any_bytes(served: Served) -> None:
+    answer = served.client.completions.create(
+        model=LLAMA, prompt=PROMPT, max_tokens=40, temperature=2, n=8, seed=1, logprobs=0, stop=["never to be seen"]
+    )
+    texts = [choice.text for choice in answer.choices]
+    assert sum("\ufffd" in text for text in texts) > 4
+    for choice in answer.choices:
+        assert choice.logprobs and choice.logprobs.tokens and choice.logprobs.text_offset
+        vocabulary = {data for data in served.service.model(LLAMA).table if data}
+        assert {token_data(token) for token in choice.logprobs.tokens} <= vocabulary
+        for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
+            assert token.startswith("bytes:") or choice.text[offset:].startswith(token)
+        assert choice.logprobs.text_offset == sorted(choice.logprobs.text_offset)
+        assert choice.logprobs.text_offset[-1] < len(choice.text)
+
+
+@both
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_end_where_a_stop_string_ends_the_text(served: Served, name: str, stream: bool) -> None:
+    word = served.tokenizer.token_to_id("Ġassistant")
+    asked = {"model": name, "prompt": PROMPT, "max_tokens": 9, "temperature": 0, "logprobs": 1}
+    asked |= {"logit_bias": {str(word): 100}}
+
+    def answer(stop: list[str]) -> tuple[str, list[str], list[int], list[tuple[str, str]]]:
+        text, tokens, offsets, pieces = "", list[str](), list[int](), list[tuple[str, str]]()
+        found = served.client.completions.create(**asked, stop=stop, stream=stream)  # type: ignore[call-overload]
+        for piece in found if stream else [found]:
+            (choice,) = piece.choices
+            of_piece = choice.logprobs.tokens if choice.logprobs else []
+            text, tokens, pieces = text + choice.text, tokens + of_piece, [*pieces, (choice.text, "".join(of_piece))]
+            offsets += choice.logprobs.text_offset if choice.logprobs else []
+        return text, tokens, offsets, pieces
+
+    text, tokens, offsets, pieces = answer([" never"])
+    assert (text, tokens, offsets) == (" assistant" * 9, [" assistant"] * 9, list(range(0, 90, 10)))
+    assert all(text == of_piece for text, of_piece in pieces)
+    text, tokens, offsets, pieces = answer(["tant assistant ass", "tan assi"])
+    assert (text, tokens, offsets) == (" assis", [" assis"], [0])
+    assert all(text == of_piece for text, of_piece in pieces)
+    assert answer([" ass"])[:3] == ("", [], [])
+    talk = served.client.chat.completions.create(
+        model=name,
+        messages=TALK,
+        max_tokens=9,
+        temperature=0,
+        logprobs=True,
+        stop="nt a",
+        extra_body={"logit_bias": {str(word): 100}},
+    )
+    content = talk.choices[0].logprobs.content if talk.choices[0].logprobs else None
+    assert (
+        [bytes(one.bytes or ()).decode() for one in content or ()]
+        == [one.token for one in content or ()]
+        == [" assista"]
+    )
+    assert talk.choices[0].message.content == " assista"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_echo_has_the_log_probabilities_of_the_prompt(served: Served, stream: bool, max_tokens: int) -> None:
+    prompts = [served.prompt("The user, naïve " * 9), served.prompt("Why?")]
+    assert len(prompts[0]) + max_tokens > CONTEXT - 16
+    asked = {"model": OWN, "prompt": prompts, "max_tokens": max_tokens, "temperature": 0, "echo": True, "logprobs": 2}
+    answer = served.client.completions.create(**asked, stream=stream)  # type: ignore[call-overload]
+    texts, found = ["", ""], [dict[str, list[Any]](), dict[str, list[Any]]()]
+    for piece in answer if stream else [answer]:
+        for choice in piece.choices:
+            texts[choice.index] += choice.text
+            for key, values in (choice.logprobs.model_dump() if choice.logprobs else {}).items():
+                found[choice.index].setdefault(key, []).extend(values)
+    for prompt, text, of_text in zip(prompts, texts, found, strict=True):
+        (generated,) = generate(served.model, [prompt], max_tokens=max_tokens) if max_tokens else ([],)
+        with torch.inference_mode():
+            own = served.model(torch.tensor([[*prompt, *generated]])).log_softmax(-1)[0]
+        expected = [own[at, token].item() for at, token in enumerate([*prompt, *generated][1:])]
+        assert text == served.tokenizer.decode([*prompt, *generated])
+        assert of_text["token_logprobs"][0] is None and of_text["top_logprobs"][0] is None
+        assert of_text["token_logprobs"][1:] == pytest.approx(expected, abs=1e-4)
+        best = [max(top.values()) for top in of_text["top_logprobs"][1:]]
+        assert best == pytest.approx(own.max(-1).values[: len(best)].tolist(), abs=1e-4)
+        data = [token_data(token) for token in of_text["tokens"]]
+        assert b"".join(data).decode() == text
+        assert of_text["text_offset"][-1] == len(text) - len(of_text["tokens"][-1])
+    if not stream:
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (sum(map(len, prompts)), 2 * max_tokens)
+        with pytest.raises(openai.BadRequestError, match="does not support echo with logprobs; serve with"):
+            served.client.completions.create(**{**asked, "model": LLAMA})  # type: ignore[call-overload]
+        assert served.service.lengths()[LLAMA] == (0, 0)
+
+
+@both
+def test_max_tokens_0_generates_nothing(served: Served, name: str) -> None:
+    answer = served.client.completions.create(model=name, prompt=[[9] * CONTEXT], max_tokens=0)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("", "length")
+
+
+@both
+def test_logit_bias_changes_the_choice(served: Served, name: str) -> None:
+    prompt = served.prompt(PROMPT)
+    (greedy,) = generate(served.model, [prompt], max_tokens=5)
+    with torch.inference_mode():
+        second = served.model(torch.tensor([prompt]))[0, -1].topk(2).indices[1].item()
+    asked = {"model": name, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
+    banned = served.client.completions.create(**asked, logit_bias={str(greedy[0]): -100})  # type: ignore[call-overload]
+    assert banned.choices[0].text == served.tokenizer.decode([second])
+    forced = served.client.completions.create(**asked, logit_bias={"50": 100})  # type: ignore[call-overload]
+    assert forced.choices[0].text == served.tokenizer.decode([50])
+    neutral = served.client.completions.create(**asked, logit_bias={})  # type: ignore[call-overload]
+    assert neutral.choices[0].text == served.tokenizer.decode(greedy[:1])
+
+
+def test_min_tokens_and_stop_token_ids(served: Served) -> None:
+    text = served.expected(served.prompt(PROMPT), 20)
+    (ids,) = generate(served.model, [served.prompt(PROMPT)], max_tokens=20)
+    asked = {"model": OWN, "prompt": PROMPT, "max_tokens": 20, "temperature": 0}
+
+    def answer(stop: Any = None, **more: Any) -> tuple[str, str]:
+        (choice,) = served.client.completions.create(**asked, stop=stop, extra_body=more).choices  # type: ignore[call-overload]
+        return choice.text, choice.finish_reason
+
+    last = ids.index(ids[8])
+    assert answer(stop_token_ids=[ids[8]]) == (served.tokenizer.decode(ids[:last]), "stop")
+    assert answer(stop=text[2]) == (text[: text.index(text[2])], "stop")
+    waited = answer(stop=text[2], min_tokens=3)
+    assert waited[0].startswith(text[:3])
+    assert len(answer(stop_token_ids=[ids[0]])[0]) == 0
+    # A banned stop token gives way to another one, so the text is no longer the greedy one.
+    longer = served.client.completions.create(**asked, extra_body={"stop_token_ids": [ids[0]], "min_tokens": 6})  # type: ignore[call-overload]
+    assert longer.usage.completion_tokens >= 6 and served.tokenizer.decode([ids[0]]) not in longer.choices[0].text[:6]
+    for field, value in (("min_tokens", 2), ("stop_token_ids", [5])):
+        with pytest.raises(openai.BadRequestError, match=f"llama.cpp does not support {field}"):
+            served.client.completions.create(model=LLAMA, prompt="x", extra_body={field: value})
+
+
+@both
+def test_a_last_message_of_the_assistant_is_continued(served: Served, name: str) -> None:
+    talk = [*TALK, {"role": "assistant", "content": "It is <|im_end|> b"}]
+    chat = Chat(served.tokenizer)
+    begun = chat.encode(SAID, reply=True) + served.tokenizer.encode("It is <|im_end|> b", add_special_tokens=False).ids
+    assert served.tokenizer.token_to_id("<|im_end|>") not in begun[-8:]
+    asked = {"model": name, "messages": talk, "max_tokens": 12, "temperature": 0}
+    for fields in ({}, {"continue_final_message": True, "add_generation_prompt": False}):
+        answer = served.client.chat.completions.create(**asked, extra_body=fields)  # type: ignore[call-overload]
+        assert answer.choices[0].message.content == served.expected(begun, 12)
+        assert answer.usage.prompt_tokens == len(begun)
+    for fields in ({"continue_final_message": False}, {"add_generation_prompt": True}):
+        turn = chat.encode([*SAID, Message("assistant", "It is <|im_end|> b")], reply=True)
+        answer = served.client.chat.completions.create(**asked, extra_body=fields)  # type: ignore[call-overload]
+        assert answer.usage.prompt_tokens == len(turn)
+
+
+def test_tokenize_and_detokenize(served: Served) -> None:
+    def post(path: str, **body: Any) -> dict[str, Any]:
+        return httpx.post(f"{served.url}/{path}", json=body).json()  # type: ignore[no-any-return]
+
+    text = "The user: naïve 🌱"
+    found = post("tokenize", model=OWN, prompt=text)
+    assert found == {"count": len(served.prompt(text)), "max_model_len": CONTEXT, "tokens": served.prompt(text)}
+    assert post("tokenize", prompt=text, add_special_tokens=False)["tokens"] == served.prompt(text)[1:]
+    assert post("detokenize", model=OWN, tokens=found["tokens"]) == {"prompt": text}
+    assert post("tokenize", messages=TALK)["tokens"] == Chat(served.tokenizer).encode(SAID, reply=True)
+    assert "unknown token 9999" in post("detokenize", tokens=[9999])["error"]["message"]
+    assert "either prompt or messages" in post("tokenize")["error"]["message"]
+
+
 @both
 def test_a_seed_repeats_the_output(served: Served, name: str) -> None:
     def texts(**asked: Any) -> list[str]:
@@ -244,15 +436,16 @@ def test_a_temperature_of_nearly_nothing_is_greedy(served: Served, name: str) ->
     [
         ({"suffix": "x"}, "suffix is not supported"),
         ({"best_of": 3}, "best_of is not supported"),
-        ({"logit_bias": {"5": 3}}, "logit_bias is not supported"),
-        ({"echo": True, "logprobs": 1}, "echo does not support logprobs"),
+        ({"logit_bias": {"5": 101}}, "logit_bias: Give an object with token ids as names and numbers from -100 to 100"),
+        ({"logit_bias": {"275": 1}}, "logit_bias has the unknown token 275; those of pretrain@1 are 0 to 274"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids has the unknown token -1"),
         ({"temperature": 3}, "temperature: Input should be less than or equal to 2"),
         ({"top_p": 0}, "top_p: Input should be greater than 0"),
         ({"n": 65}, "n: Input should be less than or equal to 64"),
         ({"n": 33, "prompt": ["a", "b"]}, "exceed 64 choices"),
         ({"prompt": ["a"] * 65}, "400 - prompt: Give a string, token ids, or a list of 1 to 64 of"),
         ({"prompt": 5}, "400 - prompt: Give a string, token ids, or a list of 1 to 64 of either"),
-        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
+        ({"max_tokens": -1}, "max_tokens: Input should be greater than or equal to 0"),
         ({"stop": ["x"] * 17}, "400 - stop: Give a string or at most 16 strings, each of 1 to 256"),
         ({"prompt": []}, "prompt: Give a string"),
         ({"temprature": 0}, r"temprature \(did you mean temperature\?\)"),
@@ -290,6 +483,8 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
         ({"repeat_penalty": 5.0}, r"repeat_penalty \(did you mean repetition_penalty\?\)"),
         ({"guided_choice": ["yes", "no"]}, "guided_choice"),
         ({"grammar": "root ::= 'a'"}, "grammar"),
+        ({"continue_final_message": True}, "needs an answer to continue as the last message"),
+        ({"add_generation_prompt": False}, "can be false only for an answer to continue"),
         ({"stream_options": {"include_usge": True}}, "did you mean include_usage"),
     ],
 )
@@ -415,7 +610,7 @@ def test_fifty_clients_each_get_their_own_answer(served: Served, name: str) -> N
 def test_the_metrics_count_requests_and_tokens(served: Served) -> None:
     served.client.completions.create(model=OWN, prompt="x", max_tokens=3, temperature=0)
     with pytest.raises(openai.BadRequestError):
-        served.client.completions.create(model=OWN, prompt="x", max_tokens=0)
+        served.client.completions.create(model=OWN, prompt="x", max_tokens=-1)
     text = httpx.get(f"{served.url}/metrics").text
     assert f'homegrown_running_rows{{model="{OWN}"}} 0.0' in text
     assert 'homegrown_requests_total{route="/v1/completions",status="400"}' in text

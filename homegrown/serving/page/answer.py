@@ -7,7 +7,8 @@ from dataclasses import replace
 from html import escape
 from typing import cast
 
-from homegrown.inference.engine import FinishReason, GeneratedToken, Request
+from homegrown.inference.engine import FinishReason, Request
+from homegrown.inference.streaming import TextToken
 from homegrown.serving.page.tokens import span
 from homegrown.serving.service import Engine, Prompt, Service
 from homegrown.util.errors import UserError
@@ -30,7 +31,7 @@ class Answer:
         self._requested, self._max_tokens = request.max_tokens or 0, 0
         self._first: float | None = None
         self._last = 0.0
-        self._pending: list[GeneratedToken] = []
+        self._pending: list[TextToken] = []
         self._finish_reason: FinishReason | None = None
         self._stopped = False
 

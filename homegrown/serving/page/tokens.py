@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from homegrown.inference.engine import GeneratedToken
+from homegrown.inference.streaming import TextToken
 
 _LIGHTEST = 9
 """Classes s9 (expected) to s0: one per bit of surprise, which is minus the binary logarithm of the probability."""
@@ -12,7 +12,7 @@ _LIGHTEST = 9
 _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
-def span(text: str, tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes]) -> str:
+def span(text: str, tokens: Sequence[TextToken], token_bytes: Callable[[int], bytes]) -> str:
     """Return a piece of output as HTML, with its tokens and the top tokens in their places.
 
     A piece has several tokens if one of them ends inside a character or could start a stop string; its shade is that
@@ -25,7 +25,7 @@ def span(text: str, tokens: Sequence[GeneratedToken], token_bytes: Callable[[int
     return f'<span class="token s{shade}" data-tip="{_attribute(tip(tokens, token_bytes))}">{escape(text)}</span>'
 
 
-def tip(tokens: Sequence[GeneratedToken], token_bytes: Callable[[int], bytes]) -> str:
+def tip(tokens: Sequence[TextToken], token_bytes: Callable[[int], bytes]) -> str:
     """Return the content of a tooltip: a line `probability<tab>token` per token and per alternative."""
 
     def line(token: int, logprob: float | None) -> str:
