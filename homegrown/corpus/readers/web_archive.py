@@ -122,7 +122,7 @@ def records(stream: Stream, size: int, longest: int) -> Iterator[Page | Wrong | 
             part = buffered(Bounded(buffered(raw), most, reason))
         is_reported = tries > 0
         source = _Source(part)
-        last: Page | Wrong | Other | None = None  # held back until its member's checksum is known
+        last: Page | Wrong | Other | None = None  # until its member's checksum is known
         for record in _blocks(source, longest):
             if last:
                 yield last
@@ -237,7 +237,7 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
 
 
 def _interpreted(head: _Head, block: bytes, longest: int) -> Page | Wrong | Other | None:
-    """Return a page or why there is none; None for records that are not content, such as requests."""
+    """Return a page or why it is not read; None for records that are not content, such as requests."""
     if head.kind not in _WANTED:
         return None
     media, body, encodings = head.media, block, ""
