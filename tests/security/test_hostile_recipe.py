@@ -157,6 +157,8 @@ def test_every_free_text_of_a_recipe_is_known() -> None:
     assert free == {
         "FilesSource.text_column",  # looked up in what is read
         "FilesSource.separator",  # searched for as it stands
+        "FilesSource.delimiter",  # split at as it stands
+        "FilesSource.encoding",  # looked up in WHATWG's table and Python's
         "HubSource.text_column",
         "FilterSettings.languages",  # of a fixed list
         "TrainingSettings.sample_prompts",  # text for the model

@@ -230,7 +230,7 @@ def test_evaluate_shows_every_figure_of_every_model(tmp_path: Path, monkeypatch:
         }
     )
     text = replace(text, document=0)
-    facts = Facts(**dict.fromkeys((field.name for field in fields(Facts)), 1))
+    facts = replace(Facts(**dict.fromkeys((field.name for field in fields(Facts)), 1)), test_documents=30)
     Report(
         results=[Result(**figures | names | {"variant": name}) for name in ("v0", "v1")]
         + [Result(variant="xz", kind="baseline", bits_per_byte=2.5)],
