@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from homegrown.cli.options.model import load, max_tokens_option, model_options, sampling, sampling_options, utf8
 from homegrown.store.artifacts import Store
@@ -50,8 +51,8 @@ def generate(
 
     MODEL: pretrain@3, quantize@2:int8 or starter; by default the latest of pretrain.
     """
-    if beams and (stop or top_logprobs is not None):
-        raise UserError("--beams does not support --stop and --logprobs; remove them.")
+    if beams:
+        _check_beams(click.get_current_context())
     parameters = sampling(options)
     text = utf8(sys.stdin.read if prompt == "-" else lambda: prompt)
     model, tokenizer, _ = load(store, name, precision)
@@ -86,6 +87,7 @@ def _sample(model: "Transformer", tokenizer: "Tokenizer", request: "Request", te
         piece = table[token].decode("utf-8", "backslashreplace") or tokenizer.id_to_token(token)
         return f"{piece!r} {logprob:.3f}"
 
+    most = model.config.context - len(request.prompt_ids)
     before = text  # printed with the first token, so that a refused prompt is not printed
     for chunk in stream(engine, request, table):
         if request.top_logprobs is None:
@@ -96,6 +98,8 @@ def _sample(model: "Transformer", tokenizer: "Tokenizer", request: "Request", te
             click.echo("   ".join([shown(token.id, token.logprob or 0.0), *top]))
     if request.top_logprobs is None:
         click.echo()
+    if chunk.finish_reason == "length" and most < max_tokens:
+        click.echo(_full(model, most, max_tokens), err=True)
 
 
 def _beam_search(
@@ -105,3 +109,22 @@ def _beam_search(
 
     found = beam_search(model, request.prompt_ids, beams=beams, max_tokens=max_tokens, stop_ids=request.stop_ids)
     click.echo(text + tokenizer.decode(found[0].tokens))
+    most = model.config.context - len(request.prompt_ids)
+    if len(found[0].tokens) == most < max_tokens:
+        click.echo(_full(model, most, max_tokens), err=True)
+
+
+def _full(model: "Transformer", most: int, max_tokens: int) -> str:
+    return f"(The context of {model.config.context} tokens is full: only {most} of {max_tokens} tokens fit.)"
+
+
+def _check_beams(context: click.Context) -> None:
+    """Raise UserError for given options that a beam search, which always takes the most likely text, ignores."""
+    used = ("name", "precision", "prompt", "max_tokens", "beams")
+    given = [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if option.name not in used and context.get_parameter_source(option.name or "") != ParameterSource.DEFAULT
+    ]
+    if given:
+        raise UserError(f"--beams does not support {', '.join(given)}; remove {'it' if len(given) == 1 else 'them'}.")

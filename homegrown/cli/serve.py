@@ -1,5 +1,6 @@
 """`homegrown serve`: serve models over OpenAI's API and a page."""
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,19 @@ if TYPE_CHECKING:
 @click.option("--api-key", envvar="HOMEGROWN_API_KEY", show_envvar=True, help="Required API key; default none.")
 @click.option("--system", metavar="TEXT", help="Default system prompt; default is the model's own.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME[=MODEL]", help="Other name of a model; repeatable.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name of a proxy; repeatable.")
+@click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="Origin of other pages; repeatable.")
 @click.pass_obj
 def serve(
-    store: Store, /, names: tuple[str, ...], host: str, port: int, aliases: tuple[str, ...], **options: Any
+    store: Store,
+    /,
+    names: tuple[str, ...],
+    host: str,
+    port: int,
+    aliases: tuple[str, ...],
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Serve models over OpenAI's API and a page.
 
@@ -57,6 +68,7 @@ def serve(
     from homegrown.util.guard import allowed_hosts, is_loopback, listen
     from homegrown.util.parallel import cpu_count
 
+    _check_access(hosts, origins)
     device = devices.resolve("auto")
     found = {name: _find(store, name) for name in names or ("pretrain",)}
     sources = {source.name: source for source in found.values()}
@@ -88,9 +100,18 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"Serving at http://{shown}:{port}, OpenAI's API at /v1 (Ctrl-C stops).")
 
-    app = application(service, key=options["api_key"], hosts=allowed_hosts(host))
+    app = application(service, key=options["api_key"], hosts=[*allowed_hosts(host), *hosts], origins=origins)
     with loaded(store, [source.artifact for source in sources.values()]):
         Server(app, service).serve_while(load, listening, answering)
+
+
+def _check_access(hosts: tuple[str, ...], origins: tuple[str, ...]) -> None:
+    for name in hosts:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+            raise UserError(f"--allow-host {name} is not a host name; give one without scheme and port.")
+    for origin in origins:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/*]+", origin):
+            raise UserError(f"--allow-origin {origin} is not an origin; give scheme and host: https://llm.example.org.")
 
 
 def _alias(alias: str, names: list[str], typed: dict[str, str]) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import StreamingResponse
 from starlette.routing import Match
@@ -51,8 +52,11 @@ _RETRY = {"Retry-After": "1"}
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def application(service: Service, *, key: str | None, hosts: Sequence[str]) -> FastAPI:
-    """Return the application; it answers requests to `hosts` only, and requires the `key` if there is one."""
+def application(service: Service, *, key: str | None, hosts: Sequence[str], origins: Sequence[str] = ()) -> FastAPI:
+    """Return the application; it answers requests to `hosts` only, and requires the `key` if there is one.
+
+    Pages of another origin are refused, except those of `origins`, such as `https://llm.example.org` or `app://local`.
+    """
     app = FastAPI(title="homegrown", docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_routes(app, service)
@@ -60,7 +64,10 @@ def application(service: Service, *, key: str | None, hosts: Sequence[str]) -> F
     app.add_middleware(BodyLimit)
     app.add_middleware(ApiKeyCheck, key=key)
     app.add_middleware(AnswerCount, metrics=service.metrics)
-    app.add_middleware(SameOrigin)
+    if origins:
+        # The browser asks first, without the key, whether a page of another origin may send it.
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(SameOrigin, allowed=origins)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Policy)
     _add_page(app, service)

@@ -6,6 +6,7 @@ origins. A header limits what our own pages load (Content Security Policy, level
 """
 
 import socket
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -65,17 +66,19 @@ class Policy:
 
 
 class SameOrigin:
-    """Refuses requests from pages of another origin; programs send no origin."""
+    """Refuses requests from pages of another origin, except those of `allowed`; programs send no origin."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, allowed: Sequence[str] = ()) -> None:
+        self._app, self._allowed = app, frozenset(allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle or refuse one request."""
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-                refusal = PlainTextResponse("Requests from pages of another origin are refused.", 403)
+            same = origin is None or urlsplit(origin).netloc == headers.get("host")
+            if not (same or origin in self._allowed):
+                message = "Requests from pages of another origin are refused; allow one with --allow-origin."
+                refusal = PlainTextResponse(message, 403)
                 return await refusal(scope, receive, send)
         return await self._app(scope, receive, send)

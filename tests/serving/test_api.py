@@ -2,7 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,7 @@ from homegrown.store.artifacts import Store
 from homegrown.tokenizer.chat import Chat, Message
 from tests.serving.conftest import CONTEXT, published, random_model
 from tests.serving.running import running, soon
+from tests.waiting import wait_for
 
 OWN, LLAMA = "pretrain@1", "pretrain@1:f32"
 ROWS, QUEUE, CLIENTS = 8, 64, 50
@@ -628,6 +632,82 @@ def test_other_hosts_and_origins_get_nothing(served: Served) -> None:
     assert httpx.get(address, headers={"Origin": "https://evil.example"}).status_code == 403
     answer = httpx.get(address, headers={"Origin": served.url})
     assert answer.status_code == 200 and "access-control-allow-origin" not in answer.headers
+
+
+def test_a_proxy_and_a_page_of_another_origin_can_be_allowed(served: Served) -> None:
+    origins = ["https://llm.example.org", "app://obsidian.md", "chrome-extension://abc"]
+    app = application(served.service, key="secret", hosts=["127.0.0.1", "llm.example.org"], origins=origins)
+    with running(app) as url:
+        body, key = {"model": OWN, "prompt": "x", "max_tokens": 1}, {"Authorization": "Bearer secret"}
+
+        def status(**headers: str) -> int:
+            return httpx.post(f"{url}/v1/completions", json=body, headers={**key, **headers}).status_code
+
+        assert status(Host="llm.example.org", Origin="https://llm.example.org") == 200
+        assert status(Host="llm.example.org:8443", Origin="https://llm.example.org:8443") == 200
+        assert [status(Origin=origin) for origin in origins] == [200] * 3
+        assert status(Host="evil.example") == 400
+        assert status(Origin="https://evil.example") == status(Origin="null") == 403
+        answer = httpx.get(f"{url}/v1/models", headers={**key, "Origin": origins[1]})
+        assert answer.headers["access-control-allow-origin"] == origins[1]
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        preflight = httpx.options(f"{url}/v1/completions", headers={"Origin": origins[1], **asked})
+        assert preflight.status_code == 200 and preflight.headers["access-control-allow-origin"] == origins[1]
+        assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+        assert (
+            httpx.options(f"{url}/v1/completions", headers={"Origin": "https://evil.example", **asked}).status_code
+            == 403
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("openssl")), reason="nginx or openssl is not installed")
+def test_nginx_with_tls_passes_the_page_and_the_api(served: Served, tmp_path: Path) -> None:
+    """The configuration of docs/serving.md, and one that replaces the Host header."""
+    certificate = ["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=llm.example.org"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *certificate], cwd=tmp_path, check=True)
+    app = application(
+        served.service, key=None, hosts=["127.0.0.1", "llm.example.org"], origins=["https://other.example.org"]
+    )
+    ports = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports.append(free.getsockname()[1])
+    with running(app) as url:
+        kept = "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme; proxy_buffering off;"
+        servers = "".join(
+            f"server {{ listen 127.0.0.1:{port} ssl; location / {{ proxy_pass {url}; {headers} }} }}"
+            for port, headers in zip(ports, (kept, ""), strict=True)
+        )
+        paths = " ".join(f"{name}_temp_path {tmp_path}/{name};" for name in ("proxy", "fastcgi", "uwsgi", "scgi"))
+        (tmp_path / "nginx.conf").write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/log; events {{}} http {{ access_log off; {paths}"
+            f"client_body_temp_path {tmp_path}/body; ssl_certificate {tmp_path}/cert.pem;"
+            f"ssl_certificate_key {tmp_path}/key.pem; {servers} }}"
+        )
+        proxy = subprocess.Popen(["nginx", "-p", str(tmp_path), "-c", "nginx.conf", "-e", str(tmp_path / "log")])
+        try:
+            for port, host in zip(ports, ("llm.example.org", "other.example.org"), strict=True):
+                headers = {"Host": host, "Origin": f"https://{host}"}
+                get = partial(httpx.get, verify=False, headers=headers)
+                address = f"https://127.0.0.1:{port}"
+                wait_for(lambda get=get, address=address: _status(get, f"{address}/") == 200)
+                assert get(f"{address}/v1/models").json()["data"][0]["id"] == OWN
+                assert f'"root":"https://{host}"' in get(f"{address}/config").text or port == ports[1]
+                evil = httpx.get(
+                    f"{address}/v1/models", verify=False, headers={**headers, "Origin": "https://evil.example"}
+                )
+                assert evil.status_code == 403
+        finally:
+            proxy.terminate()
+            proxy.wait()
+
+
+def _status(get: Callable[[str], httpx.Response], address: str) -> int | None:
+    try:
+        return get(address).status_code
+    except httpx.TransportError:
+        return None
 
 
 def test_a_huge_body_is_refused(served: Served) -> None:

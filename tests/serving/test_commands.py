@@ -61,7 +61,18 @@ def test_beams_and_logprobs(trained: Store, model: Transformer, tokenizer: Token
     assert [len(line.split("   ")) for line in lines] == [3] * len(lines)
     most = call(trained, "generate", "--logprobs", "99999", "--max-length", "1").stdout
     assert len(most.split("   ")) == 1 + model.config.vocabulary_size
-    assert "--beams does not support --stop" in call(trained, "generate", "--beams", "2", "--stop", "x").stderr
+    ignored = call(trained, "generate", "--beams", "2", "--stop", "x", "--temperature", "0.7", "--seed", "0").stderr
+    assert ignored == "Error: --beams does not support --temperature, --seed, --stop; remove them.\n"
+
+
+def test_a_full_context_is_reported(trained: Store, tokenizer: Tokenizer) -> None:
+    most = 128 - len(prompt(tokenizer, "Return"))
+    message = f"(The context of 128 tokens is full: only {most} of 1000 tokens fit.)\n"
+    arguments = ("generate", "--prompt", "Return", "--max-length")
+    for options in (("--temperature", "0"), ("--logprobs", "1", "--temperature", "0"), ("--beams", "1")):
+        result = call(trained, *arguments, "1000", *options)
+        assert (result.exit_code, result.stderr) == (0, message)
+        assert call(trained, *arguments, str(most), *options).stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ def test_a_mistake_is_one_error_message(trained: Store) -> None:
     assert "There is no artifact of stage ''" in refused(trained, "")
     assert "name one, such as quantize@1:int8." in refused(trained, "quantize")
     assert "llama.cpp cannot run quantize@1:int8" in refused(trained, "quantize:int8", "--engine", "llama.cpp")
+    assert "is not a host name" in refused(trained, "--allow-host", "https://llm.example.org")
+    assert "--allow-origin * is not an origin" in refused(trained, "--allow-origin", "*")
+    assert "names a model that is not served; use one of pretrain@1" in refused(trained, "--alias", "a=b")
+    assert "--alias pretrain@1 is not a new name" in refused(trained, "--alias", "pretrain@1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"Cannot listen on 127.0.0.1:{port}" in refused(trained, "--port", str(port))
@@ -102,7 +106,7 @@ def test_a_signal_shuts_it_down_at_once(trained: Store, number: signal.Signals) 
         str(port),
     ]
     process = subprocess.Popen(
-        [*command, "pretrain", "pretrain:q8_0", "--parallel", "2"],
+        [*command, "pretrain", "pretrain:q8_0", "--parallel", "2", "--alias", "small=pretrain:q8_0"],
         env=os.environ | {"HOMEGROWN_API_KEY": "secret", "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
         text=True,
@@ -112,10 +116,10 @@ def test_a_signal_shuts_it_down_at_once(trained: Store, number: signal.Signals) 
     try:
         wait_for(lambda: process.poll() is not None or healthy(port))
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=0)
-        assert [one.id for one in client.models.list()] == ["pretrain@1", "pretrain@1:q8_0"]
+        assert [one.id for one in client.models.list()] == ["pretrain@1", "pretrain@1:q8_0", "small"]
         served = trained.resolve("pretrain@1").path
         assert served not in {item.path for item in garbage(trained, 0, [])}
-        for name in ("pretrain@1", "pretrain@1:q8_0"):
+        for name in ("pretrain@1", "pretrain@1:q8_0", "pretrain", "pretrain:q8_0", "small"):
             assert client.completions.create(model=name, prompt="x", max_tokens=3).usage
         # The last of 64 choices, two at a time, is far from its end when the signal comes.
         asked = {"model": "pretrain@1", "prompt": "x", "max_tokens": 120, "temperature": 0.01, "n": 16}
