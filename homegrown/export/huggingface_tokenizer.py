@@ -41,6 +41,8 @@ def write_tokenizer(model_folder: Path, out: Path, context: int) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 4 knows it too
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
+        "padding_side": "left",  # a decoder continues the last token of each row
+        "model_input_names": ["input_ids", "attention_mask"],  # transformers 4 would add token_type_ids
         **names,
         "added_tokens_decoder": {
             str(number): {

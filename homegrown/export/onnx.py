@@ -27,8 +27,8 @@ _LARGEST_FILE = 1_900_000_000
 
 
 def file_name(*, int8: bool) -> str:
-    """Return the name of the graph's file that optimum and transformers.js look for."""
-    return "model_int8.onnx" if int8 else "model.onnx"
+    """Return the path of the graph in its folder, where optimum and transformers.js look for it."""
+    return "onnx/model_int8.onnx" if int8 else "onnx/model.onnx"
 
 
 def cache_names(config: ModelConfig) -> list[str]:
@@ -37,7 +37,7 @@ def cache_names(config: ModelConfig) -> list[str]:
 
 
 def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
-    """Write the model of a folder as `out/model.onnx` or `out/model_int8.onnx`, with its tokenizer and config.
+    """Write the model of a folder as `out/onnx/model.onnx` or `model_int8.onnx`, with its tokenizer and config.
 
     Inputs are int64 `input_ids` and `position_ids` [batch_size, sequence_length], int64 `attention_mask` [batch_size,
     past_sequence_length + sequence_length] with 0 for padding on the left, and those of `cache_names`, float32
@@ -54,8 +54,9 @@ def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
     """
     _check_libraries(int8)
     model = weights.load(model_folder, dtype=torch.float32)
-    name, large = file_name(int8=int8), 4 * model.config.parameter_count() > _LARGEST_FILE
-    out.mkdir(parents=True, exist_ok=True)
+    graph, large = out / file_name(int8=int8), 4 * model.config.parameter_count() > _LARGEST_FILE
+    graph.parent.mkdir(parents=True, exist_ok=True)
+    name = graph.name
     with TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=out) as scratch:
         made = Path(scratch) / name
         if int8:
@@ -68,11 +69,11 @@ def write_onnx(model_folder: Path, out: Path, int8: bool) -> Path:
         for file in (made.with_name(f"{name}.data"), made):
             if file.exists():
                 sync(file)
-                file.replace(out / file.name)
+                file.replace(graph.with_name(file.name))
     write_tokenizer(model_folder, out, model.config.context)
     # optimum and transformers.js read the shape of the cache from it.
     write_json(out / "config.json", model_config(model.config, load_chat(model_folder)) | {"dtype": "float32"})
-    return out / name
+    return graph
 
 
 class _GrownCache(KVCache):

@@ -171,7 +171,7 @@ def test_onnx_computes_the_same(base: Base) -> None:
     if base.ours.config.rope_scaling is None and base.ours.config.sliding_window is None and base.ours.config.tied:
         pytest.skip("the layout of other tests")
     write_onnx(base.model, base.folder / "onnx", int8=False)
-    session = onnxruntime.InferenceSession(base.folder / "onnx" / "model.onnx")
+    session = onnxruntime.InferenceSession(base.folder / "onnx" / "onnx" / "model.onnx")
     config, past = base.ours.config, []
     for part in (slice(0, PROMPT), slice(PROMPT, LENGTH)):
         ids = base.ids[:, part].numpy()

@@ -1,8 +1,11 @@
 """The Hugging Face export in transformers, offline and without remote code."""
 
 import json
+import os
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -131,15 +134,51 @@ def test_greedy_continuations_are_ours(exported: tuple[Path, Path]) -> None:
 @torch.inference_mode()
 def test_padded_prompts_continue_as_they_would_alone(exported: tuple[Path, Path]) -> None:
     out = exported[1]
-    theirs, text = load(out), AutoTokenizer.from_pretrained(out, padding_side="left")
+    theirs, text = load(out), AutoTokenizer.from_pretrained(out)
     prompts = ["the naïve", "reads x12 and 日本語 reads the"]
-    together = theirs.generate(
-        **text(prompts, return_tensors="pt", padding=True), do_sample=False, max_new_tokens=6, eos_token_id=-1
-    )
+    batch = text(prompts, return_tensors="pt", padding=True)
+    assert set(batch) == {"input_ids", "attention_mask"}
+    together = theirs.generate(**batch, do_sample=False, max_new_tokens=6, eos_token_id=-1)
     for row, prompt in zip(together, prompts, strict=True):
         alone = text(prompt, return_tensors="pt")
         expected = theirs.generate(**alone, do_sample=False, max_new_tokens=6, eos_token_id=-1)
         assert row[-6:].tolist() == expected[0, -6:].tolist()
+
+
+_RUN_4 = """
+import json, sys, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert transformers.__version__.startswith("4.")
+folder, prompts = sys.argv[1], sys.argv[2:]
+text, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+for given in (prompts, *([prompt] for prompt in prompts)):
+    found = model.generate(**text(given, return_tensors="pt", padding=True), max_new_tokens=6, do_sample=False)
+    print(json.dumps(found[:, -6:].tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_transformers_4_continues_a_padded_batch(exported: tuple[Path, Path], tmp_path_factory: Any) -> None:
+    """In an environment of its own, beside our transformers 5."""
+    where = tmp_path_factory.getbasetemp() / "transformers4"
+    if not where.exists():
+        needs = ["transformers==4.57.6", "huggingface_hub<1", "tokenizers<0.23"]
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(where), *needs]
+        if subprocess.run(install, check=False).returncode:
+            pytest.skip("the package index does not answer")
+    prompts = ["the naïve", "reads x12 and 日本語 reads the"]
+    ran = subprocess.run(
+        [sys.executable, "-c", _RUN_4, str(exported[1]), *prompts],
+        env={**os.environ, "PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    together, first, second = map(json.loads, ran.stdout.splitlines()[-3:])
+    assert together == [*first, *second]
+    theirs, text = load(exported[1]), AutoTokenizer.from_pretrained(exported[1])
+    batch = text(prompts, return_tensors="pt", padding=True)
+    assert theirs.generate(**batch, do_sample=False, max_new_tokens=6)[:, -6:].tolist() == together
 
 
 def random_strings(count: int) -> list[str]:

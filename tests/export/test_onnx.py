@@ -1,5 +1,8 @@
 """ONNX files in onnxruntime, compared with our generation."""
 
+import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,15 +83,61 @@ def test_greedy_tokens_are_the_same(source: Path, exported: Path) -> None:
         assert runtime.generate(prompts, 30) == generate(model, prompts, max_tokens=30)
     beside = ["chat_template.jinja", "special_tokens_map.json", "tokenizer_config.json"]
     beside += ["config.json", "generation_config.json"]
-    shape = AutoConfig.from_pretrained(exported.parent)
+    shape = AutoConfig.from_pretrained(exported.parent.parent)
     cache = (shape.num_hidden_layers, getattr(shape, "num_key_value_heads", shape.num_attention_heads))
     assert cache == (model.config.layers, model.config.kv_heads)
-    found = {file.name for file in exported.parent.iterdir()}
-    assert found == {"model.onnx", "tokenizer.json", *beside}
-    ours, theirs = load(source), load(exported.parent)
+    folder = exported.parent.parent
+    found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert found == {"onnx/model.onnx", "tokenizer.json", *beside}
+    ours, theirs = load(source), load(folder)
     assert theirs.encode("Return the", add_special_tokens=False).ids == ours.encode("Return the").ids
     assert theirs.encode("Return the").ids == [ours.token_to_id("<s>"), *ours.encode("Return the").ids]
-    assert (exported.parent / "chat_template.jinja").read_text() == Chat(ours).export_template
+    assert (folder / "chat_template.jinja").read_text() == Chat(ours).export_template
+
+
+@pytest.fixture(scope="module")
+def transformers_js(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node or npm is not installed")
+    folder = tmp_path_factory.mktemp("node")
+    # Without the scripts, one of which downloads CUDA.
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "@huggingface/transformers@4"]
+    if subprocess.run(install, cwd=folder, check=False).returncode:
+        pytest.skip("the package registry does not answer")
+    (folder / "run.mjs").write_text(_RUN_JS)
+    return folder
+
+
+_RUN_JS = """
+import { env, AutoTokenizer, AutoModelForCausalLM } from "@huggingface/transformers";
+const [parent, name, ...prompts] = process.argv.slice(2);
+env.localModelPath = parent;
+env.allowRemoteModels = false;
+const tokenizer = await AutoTokenizer.from_pretrained(name);
+const model = await AutoModelForCausalLM.from_pretrained(name, { dtype: "fp32" });
+const found = [];
+for (const prompt of prompts) {
+  const output = await model.generate({ ...tokenizer(prompt), max_new_tokens: 20, do_sample: false });
+  found.push(output.tolist()[0].map(Number));
+}
+console.log(JSON.stringify(found));
+"""
+
+
+@pytest.mark.slow
+def test_transformers_js_loads_the_folder(source: Path, exported: Path, transformers_js: Path) -> None:
+    text, model = load(source), weights.load(source)
+    folder, prompts = exported.parent.parent, ["Return the", "naïve"]
+    command = ["node", "run.mjs", f"{folder.parent}/", folder.name, *prompts]
+    ran = subprocess.run(command, cwd=transformers_js, check=True, capture_output=True, text=True)
+    ids = [[0, *text.encode(prompt, add_special_tokens=False).ids] for prompt in prompts]
+    stops = Chat(text).stop_ids
+    expected = [
+        [*prompt, *more] for prompt, more in zip(ids, generate(model, ids, max_tokens=20, stop_ids=stops), strict=True)
+    ]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert [one[: len(ours)] for one, ours in zip(found, expected, strict=True)] == expected
+    assert all(one[len(ours) :] in ([], *([stop] for stop in stops)) for one, ours in zip(found, expected, strict=True))
 
 
 @pytest.mark.slow
