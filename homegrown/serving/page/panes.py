@@ -54,9 +54,7 @@ class Panes:
 
     def _pane(self, name: str, *, visible: bool) -> gr.Column:
         with gr.Column(min_width=260, visible=visible, elem_classes="pane") as column:
-            self._texts.append(
-                gr.HTML(_EMPTY, elem_id=f"{name}-text", elem_classes="output", js_on_load=None, autoscroll=True)
-            )
+            self._texts.append(gr.HTML(_EMPTY, elem_id=f"{name}-text", elem_classes="output", js_on_load=None))
             self._feet.append(gr.HTML(elem_id=f"{name}-foot", elem_classes="foot", js_on_load=None))
         return column
 

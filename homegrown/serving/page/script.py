@@ -1,4 +1,4 @@
-"""The page's JavaScript: the tooltip of tokens, and the switch between dark and light."""
+"""The page's JavaScript: tooltips of tokens, outputs that follow their text, the switch between dark and light."""
 
 ON_LOAD = """
 () => {
@@ -37,11 +37,33 @@ ON_LOAD = """
     token ? show(token) : hide();
   };
   document.addEventListener("mouseover", over);
+
+  // Outputs follow their text, unless the reader scrolled up; a new message of the user is always followed.
+  const away = new WeakSet(), turns = new WeakMap(), tops = new WeakMap();
+  document.addEventListener("scroll", ({ target }) => {
+    if (!target.matches?.(".block.output")) return;
+    const atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 40;
+    if (atEnd) away.delete(target);
+    else if (target.scrollTop < (tops.get(target) ?? 0)) away.add(target);
+    tops.set(target, target.scrollTop);
+  }, true);
+  const follow = () => document.querySelectorAll(".block.output").forEach((output) => {
+    const count = output.querySelectorAll(".turn.user").length;
+    if (count !== (turns.get(output) ?? 0)) away.delete(output);
+    turns.set(output, count);
+    if (!away.has(output)) output.scrollTop = output.scrollHeight;
+  });
+  new MutationObserver(follow).observe(document.querySelector(".gradio-container"), {
+    childList: true, subtree: true, characterData: true,
+  });
   document.addEventListener("click", over);
   document.addEventListener("scroll", hide, true);
 }
 """
-"""Runs once when the page is loaded. A tap on a phone does what hovering does elsewhere; tokens are set as text."""
+"""Runs once when the page is loaded: tooltips, and outputs that follow their text.
+
+A tap on a phone does what hovering does elsewhere; tokens are set as text.
+"""
 
 SWITCH_THEME = """
 () => {

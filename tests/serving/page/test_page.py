@@ -185,6 +185,36 @@ def test_chat_streams_until_it_is_stopped_and_continues(
     eventually(lambda: not page.all("#chat-0-text .turn"))
 
 
+def test_an_output_follows_its_text_until_a_reader_scrolls(page: Page, engines: dict[str, ScriptedEngine]) -> None:
+    engine, pane = engines[PLAIN], "const pane = document.querySelector('#chat-0-text.block.output');"
+    rest = f"{pane} return pane.scrollHeight - pane.scrollTop - pane.clientHeight"
+
+    def grown(to: float) -> None:
+        before, engine.allowed = page.tokens(0, "chat"), to
+        eventually(lambda: page.tokens(0, "chat") > before + 20)
+
+    engine.text, engine.allowed = "y\n" * 90, 0
+    page.say("Count.")
+    grown(70)
+    assert page.script(f"{pane} return pane.scrollTop") > 100
+    eventually(lambda: abs(page.script(rest)) < 40)
+    page.script(f"{pane} pane.scrollTop = 50")
+    eventually(lambda: page.script(f"{pane} return pane.scrollTop") == 50)
+    grown(110)
+    assert page.script(f"{pane} return pane.scrollTop") == 50
+    page.script(f"{pane} pane.scrollTop = pane.scrollHeight")
+    grown(math.inf)
+    eventually(lambda: "finished" in page.text("#chat-0-foot"))
+    eventually(lambda: abs(page.script(rest)) < 40)
+
+    page.script(f"{pane} pane.scrollTop = 0")
+    eventually(lambda: page.script(f"{pane} return pane.scrollTop") == 0)
+    engine.text = "Yes."
+    page.say("And now?")
+    eventually(lambda: page.text("#chat-0-text .turn:last-child") == "Yes.")
+    eventually(lambda: abs(page.script(rest)) < 40)
+
+
 def test_two_models_continue_the_same_prompt_side_by_side(page: Page, engines: dict[str, ScriptedEngine]) -> None:
     from selenium.webdriver import ActionChains
 
