@@ -48,7 +48,8 @@ class NextToken(Objective):
 
     def measure(self, windows: Tensor) -> Measured:
         """See `Objective`."""
-        nats, (_, targets, _) = self(windows), parts(windows)
+        # Not self(windows): FSDP would exchange weights around it, though each worker measures on its own.
+        nats, (_, targets, _) = self.forward(windows), parts(windows)
         predicted = targets[targets != NO_TARGET]
         return Measured(nats, len(predicted), nats, predicted)
 
