@@ -64,6 +64,7 @@ def measure(
         UserError: the harness is not installed, a task is unknown, or its text is not on this machine.
     """
     require()
+    os.environ["DISABLE_MULTIPROC"] = "1"  # the harness would fork this process for its bootstrap, and locks with it
     # The libraries read these when they are imported. Without them they ask the hub about local files too.
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "0" if settings.download else "1"
     work = out / "work"

@@ -116,8 +116,9 @@ def test_more_steps_extend_a_finished_run(in_prefect: Store) -> None:
         assert run(*wsd, until="pretrain")[-1] == "pretrain"
         assert run(*wsd, "training.max_steps=16", until="pretrain") == ["pretrain"]
         assert run(*wsd, "training.max_steps=16", until="pretrain", force=["pretrain"]) == ["pretrain"]
-    finished, extended, again = [event.artifact for event in events if event.kind == "made" and event.artifact]
-    notes = [event.message for event in events if event.kind == "note"]
+    made = [event.artifact for event in events if event.kind == "made" and event.artifact]
+    finished, extended, again = [one for one in made if one.manifest.stage == "pretrain"]
+    notes = [event.message for event in events if event.kind == "note" and event.message.startswith("Training")]
     assert notes == [f"Training extends {finished.name} and continues after its step 8."]
     assert extended.manifest.metrics["extended_from"] == f"pretrain/{finished.path.name}"
     assert (extended.manifest.metrics["resumed_from"], again.manifest.metrics["resumed_from"]) == (8, 0)
