@@ -172,7 +172,7 @@ def _pairs(files: Sequence[str], encode: "_PairEncoder") -> Iterator[_Read | Ski
 class _PairEncoder:
     """Encodes pairs with the default system message.
 
-    `longest` is the most tokens of a prompt with one answer, `row` of both.
+    `longest` limits the tokens of a prompt with one answer, `row` those of a prompt with both.
     """
 
     def __init__(self, chat: Chat, system: str | None, longest: int, row: int):

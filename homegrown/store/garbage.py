@@ -18,7 +18,7 @@ from homegrown.util.files import replacing
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder that nothing needs, with the reason, its size in bytes and what its stage measured."""
+    """An unneeded folder: the reason to delete it, its size in bytes, and the metrics of its stage."""
 
     path: Path
     reason: str

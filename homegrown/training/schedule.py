@@ -35,7 +35,7 @@ def stable_steps(settings: TrainingSettings) -> int:
 
 
 def common_steps(one: TrainingSettings, other: TrainingSettings) -> int:
-    """Return how many first steps have the same learning rates in both."""
+    """Return the number of steps from the first on whose learning rates are equal in both."""
     most = min(one.max_steps, other.max_steps)
     return next((step for step in range(most) if lr_share(step + 1, one) != lr_share(step + 1, other)), most)
 

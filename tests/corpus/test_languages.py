@@ -46,7 +46,7 @@ def test_the_kernels_compute_what_py3langid_does() -> None:
 
 
 def test_windows_see_the_whole_document() -> None:
-    """A document is what most of it is, not what its first characters are."""
+    """The language of most of the text counts, not that of its first characters."""
     text = SENTENCES["en"] * 12 + SENTENCES["de"] * 120
     assert identify(pa.array([text, text.upper()]), []).codes == ["de", "de"]
 
