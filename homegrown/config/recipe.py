@@ -459,7 +459,7 @@ class TrainingSettings(Settings):
     orthogonalization_steps: Positive = Field(
         default=5, description="Newton-Schulz steps of Muon; 3 nearly halve its cost, which matters for small batches."
     )
-    final_learning_rate_share: Share = Field(default=0.1, description="Share of the peak rate at the last step.")
+    final_learning_rate_share: Share = Field(default=0.1, description="Share of the peak rate after the last step.")
     schedule: Literal["wsd", "cosine", "linear"] = Field(
         default="cosine", description="wsd: warm-up, stable, linear decay."
     )

@@ -11,11 +11,11 @@ def lr_share(step: int, settings: TrainingSettings) -> float:
 
     It rises linearly over `warmup_steps` to 1. Then it decays as a half cosine (Loshchilov and Hutter 2017) or
     linearly, or stays at 1 and decays linearly over the last steps (Hu et al. 2024, MiniCPM; the linear decay: Hägele
-    et al. 2024), to its final share at `max_steps`.
+    et al. 2024). It would reach its final share one step after `max_steps`: a last step at rate 0 would be wasted.
     """
     if step <= settings.warmup_steps:
         return step / settings.warmup_steps
-    left = min(1.0, (settings.max_steps - step) / _decay_steps(settings))
+    left = min(1.0, (settings.max_steps + 1 - step) / (_decay_steps(settings) + 1))
     if settings.schedule == "cosine":
         left = (1 - math.cos(math.pi * left)) / 2
     floor = settings.final_learning_rate_share

@@ -1,6 +1,7 @@
 """The groups of weights, the steps of AdamW and Muon against their papers' algorithms, and learning rates."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -89,30 +90,34 @@ def test_muons_steps_are_those_of_pytorchs(training_settings: TrainingSettings, 
         ("cosine", 1, 0.1),  # 1/4 of the way up to 0.4
         ("cosine", 3, 0.3),
         ("cosine", 4, 0.4),  # the peak
-        ("cosine", 14, 0.22),  # halfway down: the middle of 0.4 and the floor 0.04
+        ("cosine", 14, 0.22),  # halfway to step 24: the middle of 0.4 and the floor 0.04
         ("cosine", 9, 0.04 + 0.36 * (1 + 0.5**0.5) / 2),  # a quarter: cos 45 degrees
-        ("cosine", 24, 0.04),
+        ("cosine", 23, 0.04 + 0.36 * math.sin(math.pi / 40) ** 2),
         ("linear", 2, 0.2),
         ("linear", 4, 0.4),
         ("linear", 9, 0.31),
         ("linear", 14, 0.22),
-        ("linear", 24, 0.04),
+        ("linear", 23, 0.058),
         ("wsd", 2, 0.2),
         ("wsd", 4, 0.4),
-        ("wsd", 18, 0.4),  # the last quarter, 6 steps, begins after it
+        ("wsd", 18, 0.4),  # the last 5 steps begin after it
         ("wsd", 21, 0.22),
-        ("wsd", 24, 0.04),
+        ("wsd", 23, 0.1),
     ],
 )
 def test_learning_rates_are_those_of_the_formulas(
     training_settings: TrainingSettings, schedule: str, step: int, expected: float
 ) -> None:
-    changes = {"max_steps": 24, "warmup_steps": 4, "learning_rate": 0.4, "schedule": schedule}
-    settings = training_settings.model_copy(update={**changes, "final_learning_rate_share": 0.1, "decay_share": 0.25})
+    """The floor is reached at step 24, after the last."""
+    changes = {"max_steps": 23, "warmup_steps": 4, "learning_rate": 0.4, "schedule": schedule}
+    settings = training_settings.model_copy(update={**changes, "final_learning_rate_share": 0.1, "decay_steps": 5})
     assert settings.learning_rate * lr_share(step, settings) == pytest.approx(expected)
 
 
-def test_without_warm_up_the_first_step_is_just_below_the_peak(training_settings: TrainingSettings) -> None:
-    changes = {"max_steps": 10, "warmup_steps": 0, "learning_rate": 1.0, "schedule": "linear"}
-    settings = training_settings.model_copy(update={**changes, "final_learning_rate_share": 0.0})
-    assert [lr_share(step, settings) for step in (1, 10)] == pytest.approx([0.9, 0.0])
+def test_without_warm_up_the_rate_falls_evenly_from_the_first_step_to_the_last(
+    training_settings: TrainingSettings,
+) -> None:
+    changes = {"max_steps": 9, "warmup_steps": 0, "schedule": "linear", "final_learning_rate_share": 0.0}
+    settings = training_settings.model_copy(update=changes)
+    expected = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert [lr_share(step, settings) for step in range(1, 10)] == pytest.approx(expected)
