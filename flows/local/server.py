@@ -15,7 +15,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
 
-from flows.local import children, server_log, server_users
+from flows.local import children, server_database, server_log, server_users
 from homegrown.util.errors import UserError
 
 LOG = "server.log"
@@ -42,6 +42,7 @@ def running(log: Path) -> Iterator[str]:
         with server_users.gate(users):
             if not answers(api):
                 arguments = command(api)
+                server_database.compact()
                 server_log.start_anew(log)
                 server = children.start(arguments, log, tied=False)
                 try:

@@ -18,10 +18,11 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flows.local import automation, children, server, server_log, server_users
+from flows.local import automation, children, server, server_database, server_log, server_users
 from flows.local.deployment_file import Checked
 from flows.local.removal import remove_deleted
 from homegrown.config.pipelines import PIPELINES
+from homegrown.reporting.numbers import file_size
 from homegrown.util import locks
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
@@ -115,6 +116,8 @@ class Machine:
         with server_users.gate(self._user.parent):
             if not server.answers(self.api):
                 arguments, log = server.command(self.api), self._state / server.LOG
+                if sizes := server_database.compact():
+                    self._report(f"Compacted Prefect's database from {file_size(sizes[0])} to {file_size(sizes[1])}.")
                 self._report("Starting the Prefect server; this takes up to a minute.")
                 server_log.start_anew(log)
                 self._server = Service("Prefect server", arguments, log, tied=False)

@@ -9,7 +9,7 @@ from homegrown.store.artifacts import KEY_DIGITS, Store
 from homegrown.util.errors import UserError
 
 if TYPE_CHECKING:
-    from homegrown.store.inventory import Entry, Unfinished
+    from homegrown.store.inventory import DiskUse, Entry, Unfinished
 
 
 @click.group(invoke_without_command=True)
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def artifacts(context: click.Context, name: str | None, stage: str | None, as_json: bool) -> None:
     """List all artifacts, with their runs and sizes.
 
+    Below is the disk use of each recipe, with the part that no other recipe shares.
     `newest` marks the newest complete version of a stage, and the name of a recipe the version that its last run used.
     """
     if context.invoked_subcommand is not None:
@@ -52,11 +53,14 @@ def artifacts(context: click.Context, name: str | None, stage: str | None, as_js
             "artifacts": [entry.as_json() for entry in entries],
             "unfinished": [{"path": str(one.path), "state": one.state, "bytes": one.bytes} for one in folders],
             "gone": gone,
+            "recipes": [use.as_json() for use in inventory.disk_use(entries, records)],
             "bytes": total,
         }
         click.echo(json.dumps(listed, indent=2))
         return
     _print(entries, folders)
+    if name is None:
+        _print_use(inventory.disk_use(entries, records))
     if gone:
         click.echo(f"Deleted artifacts of {name}: {', '.join(gone)}.")
     click.echo(f"{quantity(len(entries), 'artifacts')}{_and(folders)}, {file_size(total)} on disk.")
@@ -98,6 +102,18 @@ def _print(entries: "list[Entry]", folders: "list[Unfinished]") -> None:
     ]
     header = ["artifact", "current", "key", "made (UTC)", "time", "rows", "size", "used by"]
     print_table(Table(header, rows, align="llllrrrl"))
+
+
+def _print_use(uses: "list[DiskUse]") -> None:
+    from homegrown.reporting.blocks import Table
+    from homegrown.reporting.terminal import print_table
+
+    if not uses:
+        return
+    rows = [
+        [use.recipe or "no run", str(use.artifacts), file_size(use.bytes), file_size(use.own_bytes)] for use in uses
+    ]
+    print_table(Table(["recipe", "artifacts", "size", "not shared"], rows, align="lrrr"))
 
 
 def _users(names: list[str]) -> str:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from homegrown.store import runs
@@ -26,13 +27,19 @@ class Garbage:
     bits_per_byte: float | None = None
 
 
-def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
+def garbage(
+    store: Store, keep_runs: int, keep: list[str], *, keep_days: int | None = None, max_bytes: int | None = None
+) -> list[Garbage]:
     """List the folders that neither a kept run nor one of the artifacts `keep` (`stage@version`) depends on.
 
     Kept are the last `keep_runs` runs of each recipe that made something (a sweep counts as one run) and all later
-    ones, the best model of each recipe by bits per byte, and the last artifact of each recipe and stage, so that failed
-    and partial runs never displace the last model; with `keep_runs` 0, none of these is kept. Running runs and models
-    that a process has loaded are always kept, with every version of the artifacts that they reached.
+    ones, the runs of the last `keep_days` days, the best model of each recipe by bits per byte, and the last artifact
+    of each recipe and stage, so that failed and partial runs never displace the last model; with `keep_runs` 0 and no
+    `keep_days`, none of these is kept. Running runs and models that a process has loaded are always kept, with every
+    version of the artifacts that they reached.
+
+    If the store is then larger than `max_bytes`, the oldest of the kept runs lose their artifacts until it is not; last
+    artifacts, best models, named artifacts and those in use stay.
 
     Garbage is: artifacts that nothing kept depends on; versions with a newer complete version of the same key; folders
     without a readable manifest; partial folders that no process works in and no kept run started; and interrupted
@@ -45,29 +52,70 @@ def garbage(store: Store, keep_runs: int, keep: list[str]) -> list[Garbage]:
     for artifact in every:
         by_key.setdefault(artifact.manifest.key, []).append(artifact)
     in_use = _reached(_needed(running) | _loaded(store), by_key)
-    kept: set[str] = {one.manifest.key for one in named}
-    if keep_runs:
-        kept |= _needed(_recent(store, records, by_key, keep_runs)) | _current(records) | _best(records, every)
-    needed = in_use | _reached(kept, by_key)
-    newest = {key: _newest_complete(store, versions) for key, versions in by_key.items()}
-
-    unneeded = dict.fromkeys(store.damaged(), "no readable manifest")
-    started = {key[:KEY_DIGITS] for key in needed}
-    for partial in store.interrupted():
-        if partial.name.removesuffix(".partial").split("-")[1] not in started:
-            unneeded[partial] = "interrupted"
-    for artifact in every:
-        key = artifact.manifest.key
-        if key not in needed:
-            unneeded[artifact.path] = "no recent run uses it"
-        elif artifact != newest[key] and key not in in_use and artifact not in named:
-            unneeded[artifact.path] = "replaced by a newer version"
-    unneeded |= dict.fromkeys(store.trash(), "interrupted deletion")
+    protected: set[str] = {one.manifest.key for one in named}
+    recent: list[RunRecord] = []
+    if keep_runs or keep_days is not None:
+        recent = _recent(store, records, by_key, keep_runs, keep_days)
+        protected |= _current(records) | _best(records, every)
+    needed = in_use | _reached(protected, by_key)
+    found = _Folders(store, every, by_key, in_use, named)
+    wanted = needed | _reached(_needed(recent), by_key)
+    unneeded = found.unneeded(wanted)
+    if max_bytes is not None and found.size_without(unneeded) > max_bytes:
+        for run in sorted(recent, key=lambda run: run.started, reverse=True):
+            more = needed | _reached(run.needed, by_key)
+            if found.size_without(found.unneeded(more)) > max_bytes:
+                break
+            needed = more
+        unneeded = dict.fromkeys(found.unneeded(needed), "over the size budget") | unneeded
     figures = {one.path: runs.bits_per_byte(one) for one in every}
-    return [Garbage(path, reason, size_on_disk(path), figures.get(path)) for path, reason in sorted(unneeded.items())]
+    return [Garbage(path, reason, found.sizes[path], figures.get(path)) for path, reason in sorted(unneeded.items())]
 
 
-def collect(store: Store, keep_runs: int, keep: list[str]) -> tuple[list[Garbage], list[Garbage]]:
+class _Folders:
+    """The folders of a store with their sizes, and which of them a choice of keys needs."""
+
+    def __init__(
+        self,
+        store: Store,
+        every: list[Artifact],
+        by_key: dict[str, list[Artifact]],
+        in_use: set[str],
+        named: list[Artifact],
+    ) -> None:
+        self._every = every
+        self._in_use = in_use
+        self._named = named
+        self._newest = {key: _newest_complete(store, versions) for key, versions in by_key.items()}
+        self._damaged, self._trash, self._interrupted = store.damaged(), store.trash(), store.interrupted()
+        folders = [*(one.path for one in every), *self._damaged, *self._trash, *self._interrupted]
+        self.sizes = {path: size_on_disk(path) for path in folders}
+        """Size in bytes of every folder that could be deleted."""
+        self._total = size_on_disk(store.root)
+
+    def unneeded(self, needed: set[str]) -> dict[Path, str]:
+        """Return the folders that artifacts with these keys do not need, each with the reason."""
+        found = dict.fromkeys(self._damaged, "no readable manifest")
+        started = {key[:KEY_DIGITS] for key in needed}
+        for partial in self._interrupted:
+            if partial.name.removesuffix(".partial").split("-")[1] not in started:
+                found[partial] = "interrupted"
+        for artifact in self._every:
+            key = artifact.manifest.key
+            if key not in needed:
+                found[artifact.path] = "no recent run uses it"
+            elif artifact != self._newest[key] and key not in self._in_use and artifact not in self._named:
+                found[artifact.path] = "replaced by a newer version"
+        return found | dict.fromkeys(self._trash, "interrupted deletion")
+
+    def size_without(self, folders: Iterable[Path]) -> int:
+        """Return the size of the store in bytes without these folders."""
+        return self._total - sum(self.sizes[path] for path in folders)
+
+
+def collect(
+    store: Store, keep_runs: int, keep: list[str], *, keep_days: int | None = None, max_bytes: int | None = None
+) -> tuple[list[Garbage], list[Garbage]]:
     """Delete the garbage; return the deleted folders and those that were left because a process works in them.
 
     A lock keeps runs from reusing an artifact between the decision and the deletion.
@@ -75,7 +123,7 @@ def collect(store: Store, keep_runs: int, keep: list[str]) -> tuple[list[Garbage
     deleted: list[Garbage] = []
     left: list[Garbage] = []
     with runs.collection_lock(store):
-        for item in garbage(store, keep_runs, keep):
+        for item in garbage(store, keep_runs, keep, keep_days=keep_days, max_bytes=max_bytes):
             (deleted if store.delete(item.path) else left).append(item)
     return deleted, left
 
@@ -139,21 +187,26 @@ def _note_lock(store: Store, name: str) -> Path:
 
 
 def _recent(
-    store: Store, records: dict[str, RunRecord], by_key: dict[str, list[Artifact]], most: int
+    store: Store, records: dict[str, RunRecord], by_key: dict[str, list[Artifact]], most: int, days: int | None
 ) -> list[RunRecord]:
-    """Return the last `most` runs of each recipe that made something, and all later ones; a sweep counts as one run."""
+    """Return the last `most` runs of each recipe that made something, all later ones, and those of the last `days`.
+
+    A sweep counts as one run.
+    """
     groups: dict[str, dict[str, list[RunRecord]]] = {}
     for name, run in records.items():
         groups.setdefault(run.recipe["name"], {}).setdefault(run.sweep or f"run {name}", []).append(run)
     partials = {partial.name.removesuffix(".partial").split("-")[1] for partial in store.partials()}
+    since = None if days is None else datetime.now(UTC) - timedelta(days=days)
     found: list[RunRecord] = []
     for of_recipe in groups.values():
         left = most
         for group in reversed(of_recipe.values()):
-            if not left:
-                break
-            found += group
-            left -= any(_made_something(run, by_key, partials) for run in group)
+            if left:
+                found += group
+                left -= any(_made_something(run, by_key, partials) for run in group)
+            elif since is not None:
+                found += [run for run in group if (run.finished or run.started) >= since]
     return found
 
 

@@ -78,6 +78,35 @@ def inventory(store: Store, records: dict[str, RunRecord]) -> list[Entry]:
     ]
 
 
+@dataclass(frozen=True)
+class DiskUse:
+    """The disk space of the artifacts that the runs of one recipe used; of unused artifacts if the recipe is None."""
+
+    recipe: str | None
+    artifacts: int
+    bytes: int
+    own_bytes: int
+    """Size of the artifacts that no other recipe used."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        return vars(self)
+
+
+def disk_use(entries: list[Entry], records: dict[str, RunRecord]) -> list[DiskUse]:
+    """Return the disk use of each recipe, the largest first, and of artifacts that no run used."""
+    shares: dict[str | None, list[tuple[int, bool]]] = {}
+    for entry in entries:
+        recipes: set[str | None] = {records[name].recipe["name"] for name in entry.runs}
+        for recipe in recipes or {None}:
+            shares.setdefault(recipe, []).append((entry.bytes, len(recipes) < 2))
+    found = [
+        DiskUse(recipe, len(sizes), sum(size for size, _ in sizes), sum(size for size, own in sizes if own))
+        for recipe, sizes in shares.items()
+    ]
+    return sorted(found, key=lambda use: (use.recipe is None, -use.bytes))
+
+
 def unfinished(store: Store) -> list[Unfinished]:
     """Return the partial folders and the interrupted deletions."""
     interrupted = store.interrupted()

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from homegrown.cli.main import cli
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Order, Store, partial_of
-from homegrown.store.garbage import collect, garbage
+from homegrown.store.garbage import collect, garbage, size_on_disk
 from homegrown.util import locks
 from homegrown.util.progress import Outcome
 
@@ -53,6 +53,33 @@ def test_garbage_is_what_no_recent_run_stands_on(store: Store) -> None:
     assert paths(store, 1) == {old.path}
     assert paths(store, 1, "dedup@1") == set()
     assert paths(store, 0) == {raw.path, old.path, new.path}
+
+
+def test_runs_of_the_last_days_stay_with_the_last_and_the_best_of_a_recipe(store: Store) -> None:
+    made = [make(store, "dedup", value) for value in range(4)]
+    for value, days in enumerate((40, 20, 2)):
+        record(store, f"run-{value}", 24 * days, made[value])
+    record(store, "other", 24 * 50, made[3], recipe="small")
+    assert {item.path for item in garbage(store, 0, [], keep_days=30)} == {made[0].path}
+    assert {item.path for item in garbage(store, 0, [], keep_days=1)} == {made[0].path, made[1].path}
+    assert garbage(store, 3, [], keep_days=1) == []
+    assert {item.path for item in garbage(store, 0, ["dedup@1"], keep_days=1)} == {made[1].path}
+
+
+def test_a_budget_takes_the_oldest_runs_and_never_the_last(store: Store) -> None:
+    made = [make(store, "dedup", value) for value in range(4)]
+    for value, artifact in enumerate(made):
+        record(store, f"run-{value}", 10 - value, artifact)
+    total, each = size_on_disk(store.root), size_on_disk(made[0].path)
+    assert garbage(store, 5, [], max_bytes=total) == []
+    found = garbage(store, 5, [], max_bytes=total - each - 1)
+    assert [(item.path, item.reason) for item in found] == [
+        (one.path, "over the size budget") for one in sorted(made[:2], key=lambda one: one.path)
+    ]
+    assert {item.path for item in garbage(store, 5, ["dedup@1"], max_bytes=1)} == {made[1].path, made[2].path}
+    shown = CliRunner().invoke(cli, ["--artifacts", str(store.root), "gc", "--max-gb", "1e-7", "--yes"]).output
+    assert "more than --max-gb 1e-07: the rest is in use, named, or the last or best of its recipe." in shown
+    assert store.all() == [made[3]]
 
 
 def test_runs_of_each_recipe_are_counted_apart(store: Store) -> None:

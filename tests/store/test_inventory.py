@@ -50,6 +50,16 @@ def test_what_is_current_and_who_used_it(three: Store) -> None:
     assert [name for name, one in found.items() if one["newest"]] == ["ingest@1", "pretrain@2", "evaluate@2"]
 
 
+def test_disk_use_is_counted_by_recipe_and_apart_where_shared(three: Store) -> None:
+    sizes = {name: int(str(one["bytes"])) for name, one in listed(three).items()}
+    use = {one["recipe"]: one for one in json.loads(homegrown(three, "artifacts", "--json"))["recipes"]}
+    assert use["tiny"]["bytes"] == sum(sizes.values())
+    assert use["tiny"]["own_bytes"] == sizes["pretrain@2"] + sizes["evaluate@2"]
+    assert use["small"]["own_bytes"] == 0
+    assert use["small"]["bytes"] == sizes["ingest@1"] + sizes["pretrain@1"] + sizes["evaluate@1"]
+    assert "not shared" in homegrown(three, "artifacts")
+
+
 def test_the_newest_that_is_whole_is_the_newest(three: Store) -> None:
     three.resolve("pretrain@2").path.joinpath("metrics.parquet").unlink()
     assert [name for name, one in listed(three).items() if one["newest"]] == ["ingest@1", "pretrain@1", "evaluate@2"]
