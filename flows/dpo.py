@@ -1,11 +1,13 @@
 """The flow `dpo`: from a model and pairs of answers to a model that prefers the better ones, before and after."""
 
+from functools import partial
+
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.finetune import Made, check_base, check_force, context_of, finish, first_stages, last_stages, start
 from flows.lifetime import after_cancellation, after_crash, begin
-from flows.pretrain import Change, recipe_run_name
+from flows.pretrain import Change, recipe_run_name, why
 from homegrown.config.finetune_recipe import ConversationRows, DpoRecipe, ReferenceSettings
 from homegrown.config.pipelines import change_recipe
 from homegrown.store import runs
@@ -54,7 +56,8 @@ def dpo(
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json")) as log,
     ):
-        return _run(recipe, Run(recipe.seed, recipe.compute, frozenset(force), log.reach), Made(log))
+        run = Run(recipe.seed, recipe.compute, frozenset(force), log.reach, partial(why, recipe.name))
+        return _run(recipe, run, Made(log))
 
 
 def _run(recipe: DpoRecipe, run: Run, made: Made) -> dict[str, Handle]:

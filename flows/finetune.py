@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.lifetime import after_cancellation, after_crash, begin
-from flows.pretrain import Change, recipe_run_name
+from flows.pretrain import Change, recipe_run_name, why
 from homegrown.config.finetune_recipe import (
     BaseSettings,
     ConversationRows,
@@ -109,7 +110,8 @@ def finetune(
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json")) as log,
     ):
-        return _run(recipe, Run(recipe.seed, recipe.compute, frozenset(force), log.reach), Made(log))
+        run = Run(recipe.seed, recipe.compute, frozenset(force), log.reach, partial(why, recipe.name))
+        return _run(recipe, run, Made(log))
 
 
 def check_force(stages: Sequence[str], force: Sequence[str]) -> None:

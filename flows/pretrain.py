@@ -235,7 +235,7 @@ def run_chain(
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
     ):
-        run = Run(recipe.seed, recipe.compute, forced, log.reach, partial(_why, recipe.name))
+        run = Run(recipe.seed, recipe.compute, forced, log.reach, partial(why, recipe.name))
         for name, handle in _stages(run, recipe, stages, made):
             log.made(name, handle.key, handle.folder)
     return made
@@ -255,7 +255,7 @@ def _stages(run: Run, recipe: Recipe, stages: list[str], made: Made) -> Iterator
             yield name, made[name]
 
 
-def _why(recipe: str, order: Order) -> str | None:
+def why(recipe: str, order: Order) -> str | None:
     """Return why a stage runs although the last run of its recipe has its artifact."""
     before = previous_of(store(), recipe, order.stage)
     if before is None or not (found := reasons(store(), before.manifest, order)):

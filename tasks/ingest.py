@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from homegrown.config.recipe import AnySource, IngestSettings
+from homegrown.config.recipe import AnySource, IngestSettings, PackagesSource
+from homegrown.corpus import packages
 from homegrown.reporting import charts
 from homegrown.reporting.blocks import table_as_markdown
 from homegrown.reporting.numbers import share, shown
@@ -73,6 +74,10 @@ def ingest(work: Work, settings: IngestSettings) -> Outcome:
     """Read the sources into Parquet shards; unreadable input goes to quarantine with its reason."""
     from homegrown.corpus import ingest as engine
 
+    for source in settings.sources:
+        if isinstance(source, PackagesSource) and source.constraints:
+            if different := packages.deviations(source.constraints):
+                work.note(f"Source {source.name}: {different}; a run with other packages reads other text.")
     with work.executor() as executor:
         check = functools.partial(_check_unchanged, dict(work.order.settings["raw"]))
         return engine.ingest(work.out, settings, executor=executor, progress=work.progress, check=check)

@@ -110,6 +110,11 @@ class PackagesSource(Source):
     """The docstrings of the Python packages installed on this machine."""
 
     kind: Literal["packages"] = "packages"
+    constraints: LocalPath | None = Field(
+        default=None,
+        description="Constraints file of pip: only packages that it lists are read, and other ones come and go without "
+        "another text; null: all installed packages.",
+    )
 
 
 class HubSource(Source):

@@ -1,6 +1,7 @@
 """The documentation of the installed Python packages: their modules, and a text from the docstrings of each.
 
 Modules are parsed, not imported. The RECORD of a distribution lists its files (PEP 376, PEP 627).
+With a constraints file of pip, only its packages are read, so that other ones come and go without other text.
 """
 
 import ast
@@ -18,12 +19,18 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.store.digests import Digests
+from homegrown.util.errors import UserError
 
 _OURS = frozenset({"homegrown", "tasks", "flows"})
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 _SHORTEST = 200  # minimum characters of docstrings in a module for a document
+_SHOWN = 3  # packages that a message names
 # One module at a time per process (ingest's workers are processes): `catch_warnings` changes the filters of every
 # thread, permanently if two overlap. Python 3.11 and 3.12 also count the depth of all their syntax trees together.
 _PARSING = threading.Lock()
@@ -40,15 +47,82 @@ class Distribution:
     modules: tuple[tuple[str, str, int], ...]
 
 
-def distributions() -> list[Distribution]:
-    """Return the distributions in site-packages by name, without editable ones and homegrown."""
-    found = map(_distribution, _records())
+@dataclass(frozen=True)
+class Deviations:
+    """How the installed packages differ from a constraints file: names, and names with both versions."""
+
+    missing: tuple[str, ...]
+    other: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.other)
+
+    def __str__(self) -> str:
+        parts = [f"not installed: {_first(self.missing)}"] if self.missing else []
+        parts += [f"another version: {_first(self.other)}"] if self.other else []
+        return "; ".join(parts)
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def distributions(constraints: str | None = None) -> list[Distribution]:
+    """Return the distributions in site-packages by name, without editable ones and homegrown.
+
+    With `constraints`, only those that the constraints file lists, in any version.
+    """
+    found = map(_distribution, _records(constraints))
     return sorted(found, key=lambda distribution: (distribution.name, distribution.version))
 
 
-def identity(digests: Digests) -> list[str]:
+def identity(digests: Digests, constraints: str | None = None) -> list[str]:
     """Return the identity of the distributions: a SHA-256 of name, version and modules for each."""
-    return sorted(digests.of(record, "distribution", _digest) for record in _records())
+    return sorted(digests.of(record, "distribution", _digest) for record in _records(constraints))
+
+
+def deviations(constraints: str) -> Deviations:
+    """Compare the installed packages with a constraints file; those for other systems or Pythons are left out."""
+    installed = dict(map(_name_and_version, _records(constraints)))
+    missing, other = [], []
+    for name, requirement in _pinned(constraints).items():
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        if name not in installed:
+            missing.append(requirement.name)
+        elif not requirement.specifier.contains(Version(installed[name]).public, prereleases=True):
+            other.append(f"{requirement.name} {installed[name]} ({requirement.specifier} in {constraints})")
+    return Deviations(tuple(missing), tuple(other))
+
+
+def _pinned(constraints: str) -> dict[str, Requirement]:
+    """Return the lines of a constraints file by the normalized name of the package.
+
+    Raises:
+        UserError: the file is missing, or a line is not a requirement.
+    """
+    try:
+        lines = Path(constraints).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The constraints file {constraints} cannot be read ({error}); name another one.") from error
+    found: dict[str, Requirement] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.split(" #")[0].strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            raise UserError(f"{constraints}, line {number}: {text!r} is not NAME==VERSION; correct it.") from error
+        found[canonicalize_name(requirement.name)] = requirement
+    return found
+
+
+def _name_and_version(record: Path) -> tuple[str, str]:
+    """Return the normalized name and the version of a distribution, which its folder is named after (PEP 427)."""
+    name, _, version = record.parent.name.removesuffix(".dist-info").rpartition("-")
+    return canonicalize_name(name), version
 
 
 def _digest(record: Path) -> str:
@@ -56,11 +130,14 @@ def _digest(record: Path) -> str:
     return hashlib.sha256(json.dumps([found.name, found.version, found.modules]).encode()).hexdigest()
 
 
-def _records() -> list[Path]:
-    """Return the RECORDs in site-packages; they include the digest of METADATA."""
+def _records(constraints: str | None) -> list[Path]:
+    """Return the RECORDs in site-packages, of the packages in a constraints file; they include METADATA's digest."""
     folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     found = (record for folder in folders for record in Path(folder).glob("*.dist-info/RECORD"))
-    return [record for record in found if not _editable(record)]
+    names = None if constraints is None else set(_pinned(constraints))
+    return [
+        record for record in found if (names is None or _name_and_version(record)[0] in names) and not _editable(record)
+    ]
 
 
 def _distribution(record: Path) -> Distribution:
@@ -94,10 +171,10 @@ def library() -> list[Piece]:
     return sorted(pieces, key=lambda piece: piece.locator)
 
 
-def modules() -> list[Piece]:
+def modules(constraints: str | None = None) -> list[Piece]:
     """Return all modules in the order of a hash of their paths, so that any prefix is a fair mix of packages."""
     pieces = library()
-    for distribution in distributions():
+    for distribution in distributions(constraints):
         pieces += [Piece(str(distribution.root / path), path, size=size) for path, _, size in distribution.modules]
     return sorted(pieces, key=lambda piece: hashlib.sha256(piece.locator.encode()).digest())
 

@@ -52,7 +52,7 @@ def _identity(source: AnySource, digests: Digests) -> Any:
         ]
     if isinstance(source, PackagesSource):
         library = [(piece.locator, digests.file(Path(piece.address))) for piece in packages.library()]
-        return {"library": library, "installed": packages.identity(digests)}
+        return {"library": library, "installed": packages.identity(digests, source.constraints)}
     folder = hub.local_folder(source)
     if folder:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -68,7 +68,10 @@ def find(source: AnySource) -> Found:
     """Return the files of a source of any kind in reading order; raise UserError."""
     if isinstance(source, FilesSource):
         return find_files(source)
-    return Found(packages.modules() if isinstance(source, PackagesSource) else hub.pieces(source), {})
+    if isinstance(source, PackagesSource):
+        missing = packages.deviations(source.constraints).missing if source.constraints else ()
+        return Found(packages.modules(source.constraints), dict.fromkeys(missing, "not installed"))
+    return Found(hub.pieces(source), {})
 
 
 def find_files(source: FilesSource) -> Found:

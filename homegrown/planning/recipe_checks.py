@@ -64,14 +64,18 @@ def _variants(recipe: Recipe, store: Store) -> Check:
 def _sources(what: str, sources: Sequence[AnySource], conversations: Sequence[str] = ()) -> Check:
     """Check the files of sources on this machine, as ingest and replay would refuse them."""
     files, problems, others = [], [], []
+    differences: list[str] = []
     for source in sources:
         if isinstance(source, FilesSource) and local_path(source.path) is not None:
             try:
                 files += [piece.address for piece in find_files(source).files]
             except UserError as error:
                 problems.append(str(error))
+        elif isinstance(source, PackagesSource):
+            others.append("installed packages")
+            differences += _deviations(source, problems)
         else:
-            others.append("installed packages" if isinstance(source, PackagesSource) else f"{source.name} unchecked")
+            others.append(f"{source.name} unchecked")
     for name in conversations:
         try:
             files += find([name], "replay.conversations") if local_path(name) is not None else []
@@ -83,7 +87,24 @@ def _sources(what: str, sources: Sequence[AnySource], conversations: Sequence[st
     found = ", ".join([f"{len(files):,} files", *others] if files or not others else others)
     if problems:
         return Check(what, f"{found}; {len(problems)} problems", "readable files", "bad", " ".join(problems))
+    if differences:
+        advice = "The text is not that of other machines; `make install` restores it."
+        return Check(what, f"{found}; {'; '.join(differences)}", "readable files", "warn", advice)
     return Check(what, found, "readable files", "ok")
+
+
+def _deviations(source: PackagesSource, problems: list[str]) -> list[str]:
+    """Return how the installed packages differ from the constraints of a source; add what is wrong with those."""
+    from homegrown.corpus import packages
+
+    if source.constraints is None:
+        return []
+    try:
+        different = packages.deviations(source.constraints)
+    except UserError as error:
+        problems.append(str(error))
+        return []
+    return [str(different)] if different else []
 
 
 def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:

@@ -155,10 +155,10 @@ def _size(source: AnySource) -> int | None:
 
 
 @cache
-def _documentation_bytes() -> int:
+def _documentation_bytes(constraints: str | None) -> int:
     from homegrown.corpus import packages
 
-    return int(_DOCUMENTED_SHARE * sum(piece.size for piece in packages.modules()))
+    return int(_DOCUMENTED_SHARE * sum(piece.size for piece in packages.modules(constraints)))
 
 
 def _found(source: AnySource) -> int | None:
@@ -166,7 +166,7 @@ def _found(source: AnySource) -> int | None:
     from homegrown.corpus.sources import find_files
 
     if isinstance(source, PackagesSource):
-        return _documentation_bytes()
+        return _documentation_bytes(source.constraints)
     if not isinstance(source, FilesSource):
         return None
     try:

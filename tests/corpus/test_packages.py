@@ -14,6 +14,7 @@ from homegrown.corpus.ingest import ingest
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.sources import content
 from homegrown.store.digests import Digests
+from homegrown.util.errors import UserError
 from tests.corpus.made_up import files, rows_of
 
 MODULE = '''
@@ -128,6 +129,55 @@ def test_editable_installs_and_scripts_are_not_content(tmp_path: Path, monkeypat
     ):
         record.write_text(record_text)
         assert (identity() != first) is changes
+
+
+def test_only_packages_of_the_constraints_are_content_and_what_differs_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: Executor
+) -> None:
+    module = f'"""{"A sentence about a module. " * 20}"""\n'
+
+    def install(name: str, version: str) -> None:
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+        (tmp_path / name).mkdir(exist_ok=True)
+        written = (tmp_path / name / "a.py").write_text(module + f"{name} = 1")
+        (folder / "RECORD").write_text(f"{name}/a.py,sha256={version},{written}\n")
+
+    for name in ("My_Package", "newer", "other"):
+        install(name, "1.0+cpu")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(packages, "library", list)
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text(
+        "# tested together\nmy-package==1.0\nnewer==2.0  # by hand\ngone==1\nelsewhere==1; python_version < '3'\n"
+    )
+    found = packages.deviations(str(constraints))
+    assert (found.missing, found.other) == (("gone",), (f"newer 1.0+cpu (==2.0 in {constraints})",))
+    settings = IngestSettings.model_validate(
+        {"sources": [{"kind": "packages", "name": "demo", "constraints": str(constraints)}]}
+    )
+    ingest(tmp_path / "out", settings, executor=executor)
+    read = {row["path"] for row in rows_of(tmp_path / "out" / "documents")}
+    assert read == {"My_Package/a.py", "newer/a.py"}
+    skipped = [(row["path"], row["reason"]) for row in rows_of(tmp_path / "out" / "skipped.parquet")]
+    assert skipped == [("gone", "not installed")]
+
+    def identity() -> dict[str, str]:
+        with Digests(tmp_path / "digests.sqlite") as remembered:
+            return content(settings, remembered)
+
+    before = identity()
+    install("unlisted", "1.0")
+    assert identity() == before
+    install("gone", "1")
+    assert identity() != before
+    constraints.write_text("fine==1\nnot a requirement\n")
+    with pytest.raises(UserError, match=r"constraints\.txt, line 2: 'not a requirement' is not NAME==VERSION"):
+        identity()
+    constraints.unlink()
+    with pytest.raises(UserError, match=r"constraints\.txt cannot be read"):
+        identity()
 
 
 def test_content_follows_bytes_and_names_not_places(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_a_fine_tuned_model_is_trained_on_preferences_and_is_a_model_like_others
     # The same command again makes nothing; the model is exported, with its training on the card.
     assert runner.invoke(cli, command).exit_code == 0
     assert [one.manifest.stage for one in in_prefect.all()].count("dpo") == 1
+    other = runner.invoke(cli, [*command, "--set", "evaluation.samples=1"]).output
+    assert "win-rate: runs again, because it differs from win-rate@1: samples 2 → 1." in " ".join(other.split())
     card = (export("dpo@1", "hf").path / "README.md").read_text()
     assert "fine-tuned on conversations and then trained on preferences (DPO)" in card
     assert "Of preference optimization:" in card

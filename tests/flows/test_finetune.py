@@ -123,9 +123,9 @@ def test_conversations_of_a_store_are_learned_by_the_command_and_its_secret_is_k
     changes = [*(f"training.{size}" for size in sizes), "evaluation.samples=1", "evaluation.answer_tokens=2"]
     arguments = [word for change in [*changes, "compute.workers=1"] for word in ("--set", change)]
 
-    def learn(address: str) -> Result:
+    def learn(address: str, *more: str) -> Result:
         store = ["--artifacts", str(in_prefect.root)]
-        return CliRunner().invoke(cli, [*store, "finetune", "tiny", "--data", address, *arguments])
+        return CliRunner().invoke(cli, [*store, "finetune", "tiny", "--data", address, *arguments, *more])
 
     done = learn(f"{bucket}/talks")
     assert done.exit_code == 0, done.output
@@ -143,6 +143,8 @@ def test_conversations_of_a_store_are_learned_by_the_command_and_its_secret_is_k
     assert (nothing.exit_code, nothing.output.count("\n")) == (1, 1)
     assert f"no file or folder {bucket}/nothing.jsonl." in nothing.output
     assert len(runs.recorded(in_prefect)) == 1
+    other = " ".join(learn(f"{bucket}/talks", "--set", "evaluation.answer_tokens=1").output.split())
+    assert "answers: runs again, because it differs from answers@1: answer_tokens 2 → 1." in other
 
 
 @pytest.mark.parametrize(
