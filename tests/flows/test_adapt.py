@@ -55,8 +55,8 @@ def test_a_base_is_adapted_with_replay_and_evaluated_beside_the_result(in_prefec
     assert record.keys["base"] == base.manifest.key
     again = adapt("--set", "replay.share=0.05")
     assert "evaluate: cached" in again.output
-    other = " ".join(adapt("--set", "evaluation.samples=1").output.split())
-    assert "evaluate: runs again, because it differs from evaluate@1: samples 2 → 1." in other
+    other = " ".join(adapt("--set", "ingest.shard_mb=0.2", "--until", "ingest").output.split())
+    assert "ingest: runs again, because it differs from ingest@1: shard_mb" in other
     refused = adapt("--set", "adaptation.context=4096")
     assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
     assert "adaptation.context is 4096, but the base has a context of" in refused.output
