@@ -71,8 +71,10 @@ class _SafetensorsWriter(StorageWriter):
         return [replace(plan, storage_data=f"part-{n}-of-{last}.safetensors") for n, plan in enumerate(plans, start=1)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        tensors = {item.index.fqn: _data(planner, item) for item in plan.items}
-        places = {item.index.fqn: {"saved_offsets": list(item.index.offset or ())} for item in plan.items}
+        # In order of names: a resumed run has them in another one, and its files are to be the same.
+        items = sorted(plan.items, key=lambda item: item.index.fqn)
+        tensors = {item.index.fqn: _data(planner, item) for item in items}
+        places = {item.index.fqn: {"saved_offsets": list(item.index.offset or ())} for item in items}
         save_file(tensors, self._folder / plan.storage_data, {"DCP_SHARDING_INFO": json.dumps(places)})
         written: Future[list[WriteResult]] = Future()
         written.set_result(

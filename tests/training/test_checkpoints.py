@@ -102,6 +102,13 @@ def test_training_resumes_bit_for_bit(build, tmp_path: Path) -> None:
     learn(again, its_optimizer, 4)
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+    files = []
+    for folder, one, its in (("not resumed", model, optimizer), ("resumed", again, its_optimizer)):
+        writer, state = opened(tmp_path / folder), TrainingState(step=4)
+        writer.save(one, its, state)
+        writer.settle(state)
+        files.append((writer.at(4) / "part-1-of-1.safetensors").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_the_newest_and_the_best_are_kept(build, four: Path, tmp_path: Path) -> None:
