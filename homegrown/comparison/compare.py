@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from homegrown.evaluation.bootstrap import Interval
+from homegrown.evaluation.costs import TestDocuments
+from homegrown.quantization.variants import ORIGINAL
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.differences import differing, reasons_between
@@ -61,6 +64,27 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """The difference of a run to the base in bits per byte, paired by test document.
+
+    Both are None if the two have no test documents in common, `interval` also for a single document.
+    """
+
+    difference: float | None = None
+    interval: Interval | None = None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference is significant."""
+        return self.interval is not None and self.interval.is_significant
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values; the numbers are None without an interval."""
+        low, high, units = (self.interval.low, self.interval.high, self.interval.units) if self.interval else [None] * 3
+        return {"significant": self.is_significant, "low": low, "high": high, "documents": units}
+
+
+@dataclass(frozen=True)
 class Row:
     """One metric in each run; None if a run lacks it. `variant` names the weights in the evaluation's table."""
 
@@ -68,6 +92,8 @@ class Row:
     variant: str | None
     metric: str
     values: list[Metric | None]
+    paired: "list[Paired] | None" = None
+    """The significance of each difference to the base, for bits per byte and perplexity on test text."""
 
     @property
     def differences(self) -> list[float | None]:
@@ -145,6 +171,7 @@ class Comparison:
                     "values": [_finite(value) for value in row.values],
                     "differences": row.differences,
                     "percent": row.percent,
+                    **({"paired": [one.as_json() for one in row.paired]} if row.paired else {}),
                 }
                 for row in self.rows
             ],
@@ -159,7 +186,7 @@ def compare(store: Store, records: dict[str, RunRecord], names: Sequence[str]) -
     every = store.all()
     reached = dict.fromkeys(stage for run in chosen for stage in run.keys)
     stages = [_stage(store, stage, chosen, every) for stage in reached]
-    rows = [row for stage in stages for row in [*_metrics(stage), *_variants(stage)]]
+    rows = [_paired(row, stage) for stage in stages for row in [*_metrics(stage), *_variants(stage)]]
     training = next((stage for stage in stages if stage.name == "pretrain"), None)
     return Comparison(
         runs=[
@@ -243,6 +270,20 @@ def _variants(stage: Stage) -> list[Row]:
     return [
         row for variant in variants for row in _rows(stage.name, variant, [table.get(variant, {}) for table in tables])
     ]
+
+
+def _paired(row: Row, stage: Stage) -> Row:
+    """Return the row with the significance of its differences, if it is of a cost of predicting test text."""
+    if stage.name != "evaluate" or row.metric not in ("bits_per_byte", "perplexity"):
+        return row
+    base, *others = (TestDocuments.read(one.path, row.variant or ORIGINAL) if one else None for one in stage.artifacts)
+    paired = []
+    for other in others:
+        found = other.above(base) if base and other else None
+        if base and other and row.metric == "perplexity" and other.costs.tokens.tolist() != base.costs.tokens.tolist():
+            found = None  # of another tokenizer, so not comparable
+        paired.append(Paired(*found) if found else Paired())
+    return replace(row, paired=paired)
 
 
 def _results(artifact: Artifact) -> dict[str, dict[str, Metric]]:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from homegrown.comparison.compare import Comparison, Row, Stage
+from homegrown.comparison.compare import Comparison, Paired, Row, Stage
+from homegrown.evaluation.costs import in_words
+from homegrown.quantization.variants import ORIGINAL
 from homegrown.reporting.blocks import Cell, Table, Verdict
 from homegrown.reporting.numbers import shown
 from homegrown.util.progress import Metric
@@ -14,7 +16,7 @@ _MORE_IS_BETTER = ("bleu", "rouge_1", "rouge_2", "rouge_l", "distinct_2")  # spe
 _NEITHER = ("self_bleu",)  # it ends as one that is
 _HEADLINES = ("bits_per_byte", "perplexity", "bleu", "rouge_l", "tokens_per_second")
 _DIGITS = 5
-_LEGEND = "✓ better, ✗ worse than the base."
+_LEGEND = "✓ better, ✗ worse than the base; bits per byte and perplexity of test text only where significant."
 
 
 def tables(comparison: Comparison, *, intervals: bool = False) -> list[Table]:
@@ -37,7 +39,7 @@ def points_table(comparison: Comparison, setting: str, values: Sequence[str]) ->
     rows = headlines(comparison)
     body: list[list[str | Cell]] = []
     for number, (value, run) in enumerate(zip(values, comparison.runs, strict=True)):
-        metrics = [Cell(written(row.values[number]), verdict=verdict(row, row.values[number])) for row in rows]
+        metrics = [Cell(written(row.values[number]), verdict=verdict(row, number)) for row in rows]
         body.append([value, *metrics, run.name])
     stage = f" of {rows[0].stage}" if rows and rows[0].variant is None else ""
     header = [setting, *(row.metric.replace("_", " ") for row in rows), "run"]
@@ -61,9 +63,14 @@ def headlines(comparison: Comparison, most: int = len(_HEADLINES)) -> list[Row]:
     return chosen[:most]
 
 
-def verdict(row: Row, value: Metric | None) -> Verdict:
-    """Say whether a run's value is better or worse than the base's; nothing if the metric has no good side."""
-    base = row.values[0]
+def verdict(row: Row, number: int) -> Verdict:
+    """Say whether a run's value is better or worse than the base's.
+
+    Empty if the metric has no good side, or if the difference on test text is not significant.
+    """
+    base, value = row.values[0], row.values[number]
+    if row.paired is not None and (number == 0 or not row.paired[number - 1].is_significant):
+        return ""
     if not isinstance(value, int | float) or not isinstance(base, int | float) or value == base:
         return ""
     if row.metric in _NEITHER:
@@ -134,8 +141,27 @@ def _metrics(comparison: Comparison, title: str, first: str, rows: list[Row], in
             ends = [f"{written(one)} to {written(other)}" for one, other in zip(low, high, strict=True)]
         name = row.metric.replace("_", " ")
         body.append([row.variant or row.stage, name, *(_two if two else _many)(row, ends)])
-    notes = [*_legend(body), *([f"{equal} more metrics are equal."] if equal else [])]
+    notes = [*_legend(body), *_significance(comparison, rows), *([f"{equal} more metrics are equal."] if equal else [])]
     return Table(header, body, align="ll" + "r" * (len(header) - 2), title=title, notes=notes)
+
+
+def _significance(comparison: Comparison, rows: list[Row]) -> list[str]:
+    """Return a sentence for each run about its bits per byte on test text and whether the difference is significant."""
+    found = next((row for row in rows if row.variant == ORIGINAL and row.metric == "bits_per_byte"), None)
+    if found is None or found.paired is None:
+        return []
+    base, *others = _letters(comparison)
+    notes = []
+    for letter, value, paired in zip(others, found.values[1:], found.paired, strict=True):
+        if paired.difference is not None:
+            notes.append(in_words(f"The weights of {letter}", f"those of {base}", paired.difference, paired.interval))
+        elif value is not None and found.values[0] is not None:
+            notes.append(f"{letter} and {base} have different test documents; no difference is called significant.")
+    return notes
+
+
+def _ends(paired: Paired) -> str:
+    return f"{_signed(paired.interval.low)} to {_signed(paired.interval.high)}" if paired.interval else ""
 
 
 def _is_end(row: Row, every: dict[tuple[str, str | None, str], Row]) -> bool:
@@ -153,7 +179,7 @@ def _two(row: Row, intervals: Sequence[str]) -> list[str | Cell]:
     return [
         Cell(written(base), intervals[0]),
         Cell(written(value), intervals[1]),
-        Cell(_signed(row.differences[0]), verdict=verdict(row, value)),
+        Cell(_signed(row.differences[0]), _ends(row.paired[0]) if row.paired and intervals[0] else "", verdict(row, 1)),
         _percent(row.percent[0]),
     ]
 
@@ -163,8 +189,10 @@ def _many(row: Row, intervals: Sequence[str]) -> list[str | Cell]:
     return [
         Cell(written(base), intervals[0]),
         *(
-            Cell(f"{written(value)} {_percent(percent)}".strip(), interval, verdict(row, value))
-            for value, percent, interval in zip(others, row.percent, intervals[1:], strict=True)
+            Cell(f"{written(value)} {_percent(percent)}".strip(), interval, verdict(row, number))
+            for number, (value, percent, interval) in enumerate(
+                zip(others, row.percent, intervals[1:], strict=True), start=1
+            )
         ),
     ]
 

@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from homegrown.evaluation.bootstrap import MIN_UNITS, Interval, interval
+from homegrown.util.files import parquet_parts, read_parquet
+
+_SEED = 1  # of the resamples between evaluations; the same for every comparison
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,35 @@ class Costs:
     def of(self, chosen: npt.NDArray[np.bool_]) -> "Costs":
         """Return the costs of some documents, bool [documents]."""
         return Costs(self.nats[chosen], self.tokens[chosen], self.bytes[chosen])
+
+
+@dataclass(frozen=True)
+class TestDocuments:
+    """The costs of one model on test documents with these ids."""
+
+    ids: list[str]
+    costs: Costs
+
+    @classmethod
+    def read(cls, evaluation: Path, variant: str) -> "TestDocuments | None":
+        """Read those of a variant from the folder of an evaluation; None if it has none."""
+        if not parquet_parts(evaluation / "documents"):
+            return None
+        rows = sorted(
+            (row["id"], row["nats"], row["tokens"], row["bytes"])
+            for row in read_parquet(evaluation / "documents").to_pylist()
+            if row["variant"] == variant
+        )
+        if not rows:
+            return None
+        ids, nats, tokens, sizes = zip(*rows, strict=True)
+        return cls(list(ids), Costs(np.array(nats), np.array(tokens), np.array(sizes)))
+
+    def above(self, base: "TestDocuments") -> tuple[float, Interval | None] | None:
+        """Return the difference to `base` as `Costs.above` does; None if the documents differ."""
+        if self.ids != base.ids or not np.array_equal(self.costs.bytes, base.costs.bytes):
+            return None
+        return self.costs.above(base.costs, _SEED)
 
 
 def in_words(subject: str, other: str, difference: float, interval: Interval | None) -> str:

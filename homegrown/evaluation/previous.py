@@ -6,16 +6,12 @@ Not part of an artifact: the previous evaluation does not shape the next one, so
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
-
-from homegrown.evaluation.costs import Costs, in_words
+from homegrown.evaluation.costs import TestDocuments, in_words
 from homegrown.evaluation.results import Report, Result
 from homegrown.quantization.variants import ORIGINAL
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Store
-from homegrown.util.files import parquet_parts, read_parquet
-
-_SEED = 1  # of the resamples; the same for every comparison
+from homegrown.util.files import read_parquet
 
 
 def find_previous(store: Store, artifact: Artifact) -> Artifact | None:
@@ -51,25 +47,15 @@ def beside_previous(store: Store, artifact: Artifact) -> tuple[Report, list[str]
 
 def _compared(row: Result, name: str, now: Path, before: Path) -> tuple[Result, str]:
     """Return the previous evaluation's row with its difference to this one, and a sentence about it."""
-    costs, earlier = _costs(now), _costs(before) if parquet_parts(before / "documents") else None
-    if earlier is None:
+    own, earlier = TestDocuments.read(now, ORIGINAL), TestDocuments.read(before, ORIGINAL)
+    if own is None or earlier is None:
         return row, f"{name}, the previous version, has no costs per document, so the two cannot be compared."
-    if costs[0] != earlier[0] or not np.array_equal(costs[1].bytes, earlier[1].bytes):
+    paired = earlier.above(own)
+    if paired is None:
         return row, f"{name}, the previous version, has another test split, so the two cannot be compared."
-    difference, interval = earlier[1].above(costs[1], _SEED)
+    difference, interval = paired
     above = interval.negated if interval else None
     row = replace(row, difference=difference)
     if interval:
         row = replace(row, difference_low=interval.low, difference_high=interval.high)
     return row, in_words("The trained weights", f"{name}, the previous version", -difference, above)
-
-
-def _costs(folder: Path) -> tuple[list[str], Costs]:
-    """Return the ids of the test documents, in order, and their costs with the original weights."""
-    rows = sorted(
-        (row["id"], row["nats"], row["tokens"], row["bytes"])
-        for row in read_parquet(folder / "documents").to_pylist()
-        if row["variant"] == ORIGINAL
-    )
-    ids, nats, tokens, sizes = zip(*rows, strict=True)
-    return list(ids), Costs(np.array(nats), np.array(tokens), np.array(sizes))

@@ -1,5 +1,7 @@
 """A store with made-up runs, as the flow would leave them."""
 
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,20 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def write_run(
-    store: Store, name: str, rate: float = 0.1, hours: int = 0, bits: float = 2.0, recipe: str = "tiny", **more: Any
+    store: Store,
+    name: str,
+    rate: float = 0.1,
+    hours: int = 0,
+    bits: float = 2.0,
+    recipe: str = "tiny",
+    costs: Sequence[float] = (),
+    **more: Any,
 ) -> None:
-    """Record a run of three stages, `ingest`, `pretrain` and `evaluate`, with a setting, curves and a table."""
+    """Record a run of three stages, `ingest`, `pretrain` and `evaluate`, with a setting, curves and a table.
+
+    `costs` are the bits of each test document, of 100 bytes and 25 tokens; without them there are 40 documents of equal
+    cost.
+    """
     keys: dict[str, str] = {}
     folders: dict[str, str] = {}
 
@@ -29,7 +42,7 @@ def write_run(
 
     made("ingest", {"path": "data"}, [], lambda out: Outcome(3, 2, metrics={"text_bytes": 100}))
     made("pretrain", {"rate": rate}, ["ingest"], lambda out: _train(out, bits))
-    made("evaluate", {"samples": 2}, ["pretrain"], lambda out: _evaluate(out, bits))
+    made("evaluate", {"samples": 2}, ["pretrain"], lambda out: _evaluate(out, bits, costs))
     run = runs.RunRecord(
         recipe={"name": recipe, "training": {"rate": rate, "steps": 4}},
         started=BEGAN + timedelta(hours=hours),
@@ -52,7 +65,13 @@ def _train(out: Path, bits: float) -> Outcome:
     return Outcome(100, 40, "tokens", {"validation_bits_per_byte": bits + 0.5, "weights": "final"})
 
 
-def _evaluate(out: Path, bits: float) -> Outcome:
+def _evaluate(out: Path, bits: float, costs: Sequence[float]) -> Outcome:
+    documents = [
+        {"variant": name, "id": f"{number:02}", "nats": (cost + 100 * more) * math.log(2), "tokens": 25, "bytes": 100}
+        for number, cost in enumerate(costs or [100 * bits] * 40)
+        for name, more in (("original", 0.0), ("int8<", 0.25))
+    ]
+    write_parquet(out / "documents" / "part-00000.parquet", pa.Table.from_pylist(documents))
     rows = [
         {"variant": name, "bits_per_byte": bits + more, "bleu": 10 * bits, "device": "cpu"}
         for name, more in (("original", 0.0), ("int8<", 0.25))

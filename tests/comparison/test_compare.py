@@ -70,7 +70,7 @@ def test_what_differs_why_and_what_it_did(two: Store) -> None:
     words = row(found, "weights")
     assert (words.differences, words.percent) == ([None], [None])
     assert found.gone == []
-    assert [(verdict(one, one.values[1])) for one in headlines(found)] == ["better", "worse"]  # bits per byte, BLEU
+    assert [verdict(one, 1) for one in headlines(found)] == ["better", "worse"]  # bits per byte, BLEU
 
 
 def test_every_metric_is_in_the_json_and_what_differs_in_the_table(two: Store) -> None:
@@ -165,5 +165,34 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_comparison(two: Sto
 
 def test_what_the_load_of_the_machine_changes_is_neither_better_nor_worse() -> None:
     for metric in ("tokens_per_second", "flops_utilisation", "seconds to make"):
-        assert verdict(Row("evaluate", "original", metric, [100, 300]), 300) == ""
-    assert verdict(Row("evaluate", "original", "bits_per_byte", [2.0, 1.9]), 1.9) == "better"
+        assert verdict(Row("evaluate", "original", metric, [100, 300]), 1) == ""
+    assert verdict(Row("pretrain", None, "validation_bits_per_byte", [2.0, 1.9]), 1) == "better"
+
+
+def test_bits_per_byte_are_better_or_worse_only_where_significant(store: Store) -> None:
+    """Of 40 documents all need a bit less, or half of them much less and half much more; or there are too few."""
+    small = [199.0 + number % 2 for number in range(40)]
+    mixed = [199.0 + (60 if number % 2 else -60) for number in range(40)]
+    write_run(store, "base", rate=0.1, bits=2.0)
+    write_run(store, "lower", rate=0.2, bits=1.995, costs=small, hours=1)
+    write_run(store, "mixed", rate=0.3, bits=1.99, costs=mixed, hours=2)
+    write_run(store, "other", rate=0.4, bits=1.9, costs=[190.0] * 39, hours=3)
+    found = compared(store, "base", "lower", "mixed", "other")
+    for one in (row(found, "bits_per_byte", "original"), row(found, "bits_per_byte", "int8<")):
+        assert [verdict(one, number) for number in range(4)] == ["", "better", "", ""]
+    pair = homegrown(store, "compare", "base", "mixed").output
+    said = " ".join(pair.split())
+    assert "The weights of B need 0.0100 bits per byte fewer than those of A (95%: " in said
+    assert "paired by document): not significant." in said
+    line = next(one for one in pair.splitlines() if one.startswith("original  bits per byte"))
+    assert "✓" not in line and "✗" not in line
+    assert "✓ −0.005" in homegrown(store, "compare", "base", "lower").output
+    different = " ".join(homegrown(store, "compare", "base", "other").output.split())
+    assert "B and A have different test documents; no difference is called significant." in different
+    printed = json.loads(homegrown(store, "compare", "base", "lower", "--json").output)["metrics"]
+    paired = next(one["paired"] for one in printed if (one["variant"], one["metric"]) == ("original", "bits_per_byte"))
+    assert paired[0]["significant"] and paired[0]["documents"] == 40 and paired[0]["high"] < 0
+    write_run(store, "few", rate=0.5, bits=2.0, costs=[200.0] * 12, hours=4)
+    write_run(store, "fewer", rate=0.6, bits=1.9, costs=[190.0] * 12, hours=5)
+    few = " ".join(homegrown(store, "compare", "few", "fewer").output.split())
+    assert "12 documents are too few to call it significant (30)." in few
