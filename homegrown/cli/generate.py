@@ -1,6 +1,8 @@
 """`homegrown generate`: generate text from a prompt."""
 
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @sampling_options
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop string; repeatable.")
+@click.option("--schema", type=click.Path(path_type=Path), metavar="FILE", help="JSON schema that the output fits.")
 @click.option("--beams", type=click.IntRange(min=1), help="Beam search with this many beams.")
 @click.option(
     "--logprobs",
@@ -43,6 +46,7 @@ def generate(
     max_tokens: int,
     seed: int,
     stop: tuple[str, ...],
+    schema: Path | None,
     beams: int | None,
     top_logprobs: int | None,
     **options: Any,
@@ -55,24 +59,42 @@ def generate(
         _check_beams(click.get_current_context())
     parameters = sampling(options)
     text = utf8(sys.stdin.read if prompt == "-" else lambda: prompt)
+    grammar = None if schema is None else _grammar(schema)
     model, tokenizer, _ = load(store, name, precision)
 
     from homegrown.inference.engine import Request
+    from homegrown.inference.grammar import Grammars
     from homegrown.tokenizer.special import special_ids, text_prompt
 
+    stop_ids = frozenset({special_ids(tokenizer).eos})
     request = Request(
         prompt_ids=text_prompt(tokenizer, text),
         max_tokens=max_tokens,
         sampling=parameters,
         seed=seed,
         stop=stop,
-        stop_ids=frozenset({special_ids(tokenizer).eos}),
+        stop_ids=stop_ids,
         top_logprobs=top_logprobs,
+        grammar=None if grammar is None else Grammars(tokenizer, stop_ids).compile(grammar),
     )
     if beams:
         _beam_search(model, tokenizer, request, text, beams, max_tokens)
     else:
         _sample(model, tokenizer, request, text, max_tokens)
+
+
+def _grammar(file: Path) -> str:
+    """Return the grammar of a file's JSON schema; raises UserError if it has none."""
+    from homegrown.inference.grammar import json_grammar
+
+    try:
+        return json_grammar(json.loads(file.read_text("utf-8")))
+    except OSError as error:
+        raise UserError(f"--schema cannot be read ({error}); name a file.") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); write a JSON schema.") from error
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def _sample(model: "Transformer", tokenizer: "Tokenizer", request: "Request", text: str, max_tokens: int) -> None:
@@ -88,7 +110,8 @@ def _sample(model: "Transformer", tokenizer: "Tokenizer", request: "Request", te
         return f"{piece!r} {logprob:.3f}"
 
     most = model.config.context - len(request.prompt_ids)
-    before = text  # printed with the first token, so that a refused prompt is not printed
+    # Output that fits a schema is printed alone, for other programs.
+    before = "" if request.grammar else text  # printed with the first token, so that a refused prompt is not printed
     for chunk in stream(engine, request, table):
         if request.top_logprobs is None:
             click.echo(before + chunk.text, nl=False)
@@ -100,6 +123,8 @@ def _sample(model: "Transformer", tokenizer: "Tokenizer", request: "Request", te
         click.echo()
     if chunk.finish_reason == "length" and most < max_tokens:
         click.echo(_full(model, most, max_tokens), err=True)
+    elif chunk.finish_reason == "length" and request.grammar:
+        click.echo(f"(The output is incomplete after {max_tokens} tokens; raise --max-length.)", err=True)
 
 
 def _beam_search(

@@ -12,14 +12,19 @@ from typing import Literal
 
 import numpy as np
 import torch
+from llguidance import LLMatcher
 from torch import Tensor
 
+from homegrown.inference.grammar import Grammar, Masks
 from homegrown.inference.sampling import GREEDY, Logprobs, Sampling, Seen, choose, log_probabilities
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
 from homegrown.util.errors import UserError
 
 FinishReason = Literal["stop", "length"]
+
+_NEVER = -1e4
+"""Added to the logit of a token that is chosen only if there is no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,8 @@ class Request:
     """Return each token's log-probability and those of this many top tokens; None: no log-probabilities."""
     prompt_logprobs: bool = False
     """Return them for the prompt's tokens too."""
+    grammar: Grammar | None = None
+    """Holds the output; stop tokens are allowed where it is complete, and nothing else where it cannot go on."""
 
 
 @dataclass(eq=False)
@@ -59,6 +66,10 @@ class Running:
     """Prompt tokens that are in the cache."""
     last: int = -1
     completion_tokens: int = 0
+    matcher: LLMatcher | None = None
+    """What the request's grammar has read of the output."""
+    failure: str | None = None
+    """Why its grammar ended the output early."""
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
     """Of the prefilled tokens, if the request asks for them; the first token has none."""
 
@@ -92,6 +103,7 @@ class Engine:
         self._decode = step_of(model)
         self._waiting: list[Running] = []
         self._running: list[Running] = []
+        self._masks: Masks | None = None
 
     @property
     def free(self) -> int:
@@ -116,6 +128,9 @@ class Engine:
         config, sampling = self.model.config, request.sampling
         seen = Seen(request.prompt_ids, config.vocabulary_size, self.model.device) if sampling.penalized else None
         running = Running(request, max_tokens, seen, np.random.default_rng(request.seed))
+        if request.grammar is not None:
+            running.matcher = request.grammar.matcher()
+            self._masks = self._masks or Masks(self._rows, request.grammar.vocabulary_size)
         self._waiting.append(running)
         return running
 
@@ -141,6 +156,8 @@ class Engine:
         """
         logits = []
         if self._running:
+            if self._masks is not None:
+                self._masks.begin([sequence.matcher for sequence in self._running])
             part = self._cache.part(0, len(self._running))
             logits.append(self._decode([sequence.last for sequence in self._running], part))
         while self._waiting:
@@ -201,9 +218,10 @@ class Engine:
             [sequence.random.random() if sequence.request.sampling.temperature else 0.0 for sequence in sequences],
             dtype=torch.float64,
         )
-        chosen = choose(
-            _biased(logits, sequences), settings, [one.seen for one in sequences], uniforms.to(logits.device)
-        ).tolist()
+        allowed, matchers = _biased(logits, sequences), [sequence.matcher for sequence in sequences]
+        if self._masks is not None and any(matchers):
+            allowed = self._masks.apply(allowed, matchers)
+        chosen = choose(allowed, settings, [one.seen for one in sequences], uniforms.to(logits.device)).tolist()
         logprobs = _requested_logprobs(logits, sequences, chosen)
         generated = {}
         for sequence, token, (logprob, top_logprobs) in zip(sequences, chosen, logprobs, strict=True):
@@ -212,6 +230,8 @@ class Engine:
             finish_reason: FinishReason | None = None
             if token in sequence.request.stop_ids and sequence.max_tokens:
                 finish_reason = "stop"
+            elif sequence.matcher and sequence.max_tokens and not sequence.matcher.consume_token(token):
+                finish_reason, sequence.failure = "stop", sequence.matcher.get_error().partition("\n")[0]
             elif sequence.completion_tokens == sequence.max_tokens:
                 finish_reason = "length"
             elif sequence.seen is not None:
@@ -279,6 +299,9 @@ def _biased(logits: Tensor, sequences: Sequence[Running]) -> Tensor:
         if request.logit_bias or banned:
             changed = logits.clone() if changed is logits else changed
             values = torch.tensor(list(request.logit_bias.values()), dtype=logits.dtype, device=logits.device)
+            if sequence.matcher:
+                # A grammar may allow nothing but a banned token.
+                values = values.clamp(min=_NEVER)
             changed[row, list(request.logit_bias)] += values
             changed[row, list(banned)] = -torch.inf
     return changed

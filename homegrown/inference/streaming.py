@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from homegrown.inference.engine import Engine, FinishReason, GeneratedToken, Request
 from homegrown.inference.sampling import Logprobs
 from homegrown.tokenizer.detokenizer import TextStream
+from homegrown.util.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,25 @@ class Output:
         return self._final[sent : self._sent], tuple(tokens)
 
 
+def grammar_failure(reason: str) -> str:
+    """Return the error message of an output that its grammar ended early."""
+    return f"The grammar failed during the output ({reason}); simplify it."
+
+
 def stream(engine: Engine, request: Request, table: Sequence[bytes]) -> Generator[Chunk]:
     """Yield the output of a request as it is generated; `table` is that of `vocabulary_bytes`.
 
     No other request may use the engine meanwhile. Closing the generator early frees the engine.
+
+    Raises:
+        UserError: the request's grammar became too complex.
     """
     output, sequence, start = Output(table, request), engine.add(request), time.perf_counter()
     try:
         while generated := engine.step():
             text, tokens, finish_reason = output.feed(generated[sequence])
+            if sequence.failure:
+                raise UserError(grammar_failure(sequence.failure))
             yield Chunk(text, tokens, sequence.completion_tokens, finish_reason, time.perf_counter() - start)
             if finish_reason:
                 return

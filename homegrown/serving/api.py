@@ -22,6 +22,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from homegrown.inference.engine import Request
+from homegrown.inference.grammar import Grammar
 from homegrown.inference.streaming import Chunk
 from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit
 from homegrown.serving.page.deferred import DeferredPage
@@ -91,6 +92,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, http: fastapi.Request) -> Response:
         """Complete prompts."""
+        grammar = await asyncio.to_thread(_grammar, service, body)
         requests: list[Request] = []
         choices: list[Choice] = []
         for prompt in body.prompts:
@@ -98,7 +100,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             # Positions of the prompt's tokens are those in their own text, which a normalizer can change.
             echo = prompt if isinstance(prompt, str) and not body.scored else service.decode(body.model, prompt_ids)
             for _ in range(body.n):
-                requests.append(body.request(prompt_ids, _seed(body.seed, len(requests))))
+                requests.append(body.request(prompt_ids, _seed(body.seed, len(requests)), grammar))
                 choices.append(Choice(len(choices), echo if body.echo else "", prompt_ids if body.scored else ()))
         objects = ResponseObjects(service.model(body.model), chat=False, logprobs=body.logprobs is not None)
         return await _answer(service, http, body, objects, requests, choices)
@@ -108,7 +110,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Answer a conversation."""
         messages = [message.message() for message in body.messages]
         prompt_ids = service.encode(body.model, messages, continued=body.continued)
-        requests = [body.request(prompt_ids, _seed(body.seed, index)) for index in range(body.n)]
+        grammar = await asyncio.to_thread(_grammar, service, body)
+        requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
         objects = ResponseObjects(service.model(body.model), chat=True, logprobs=bool(body.logprobs))
         return await _answer(service, http, body, objects, requests, [Choice(index) for index in range(body.n)])
 
@@ -152,6 +155,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     for path in ("/v1/{rest:path}", "/v1", "/health", "/metrics", "/tokenize", "/detokenize"):
         app.add_route(path, elsewhere, methods=_METHODS)
+
+
+def _grammar(service: Service, body: CompletionBody | ChatCompletionBody) -> Grammar | None:
+    """Return the grammar of a request; it may take a second to compile."""
+    text = body.grammar_text()
+    return None if text is None else service.grammar(body.model, text)
 
 
 def _seed(seed: int | None, index: int) -> int | None:

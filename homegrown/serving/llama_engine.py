@@ -31,6 +31,9 @@ _RANDOM_SEED = 2**32 - 1
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
 """In the order of `homegrown.inference.sampling`, so that equal parameters have equal effects."""
 
+_GRAMMAR_PREFIX = "%llguidance {}\n"
+"""How llama.cpp tells the grammars of llguidance from its own."""
+
 
 def installed() -> bool:
     """Return whether xllamacpp is installed."""
@@ -208,6 +211,8 @@ def _body(request: Request, context: int) -> dict[str, Any]:
         # A prompt prefilled in other chunks gives other last bits; where no request can be repeated exactly, the
         # cache of an earlier turn of the conversation is a gain.
         "cache_prompt": request.seed is None and not sampling.greedy,
+        # Its library is the one that has compiled the grammar here.
+        "grammar": "" if request.grammar is None else _GRAMMAR_PREFIX + request.grammar.text,
         "logprobs": None if request.top_logprobs is None else max(1, request.top_logprobs),
     }
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from homegrown.inference import engine
 from homegrown.inference.engine import GeneratedToken, Request, Running
-from homegrown.inference.streaming import Chunk, Output
+from homegrown.inference.streaming import Chunk, Output, grammar_failure
 from homegrown.model.transformer import Transformer
+from homegrown.serving.refusal import Refused
 from homegrown.serving.service import Deliver
 from homegrown.tokenizer.chat import Chat
 from homegrown.tokenizer.detokenizer import vocabulary_bytes
@@ -126,5 +127,8 @@ class OwnEngine:
         if finish_reason:
             self._engine.remove(sequence)
             del self._jobs[sequence]
+        if sequence.failure:
+            job.deliver(Refused(grammar_failure(sequence.failure), "invalid"))
+            return
         prompt, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), []
         job.deliver(Chunk(text, tokens, sequence.completion_tokens, finish_reason, job.seconds, prompt))

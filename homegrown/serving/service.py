@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Protocol, Self, cast
 
 from homegrown.inference.engine import Request
+from homegrown.inference.grammar import Grammar, Grammars
 from homegrown.inference.streaming import Chunk
 from homegrown.serving.metrics import Metrics
 from homegrown.serving.refusal import Refused
@@ -54,6 +55,7 @@ class Model:
     """Time of its creation, in seconds since 1970."""
     chat: Chat | None = None
     table: Sequence[bytes] = ()
+    grammars: Grammars | None = None
     engine: Engine | None = None
     """None while the model is loading."""
     failure: str | None = None
@@ -171,6 +173,7 @@ class Service:
         """Start to serve a loaded model."""
         model = self._models[name]
         model.chat, model.table = chat, vocabulary_bytes(chat.tokenizer)
+        model.grammars = Grammars(chat.tokenizer, chat.stop_ids)
         # Last: the engine makes the model ready.
         model.engine = engine
 
@@ -230,6 +233,10 @@ class Service:
         _check_text(text)
         ids: list[int] = cast(Chat, self._loaded(name).chat).tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def grammar(self, name: str, text: str) -> Grammar:
+        """Return a grammar compiled for a model; raises UserError if it cannot be used."""
+        return cast(Grammars, self._loaded(name).grammars).compile(text)
 
     def context(self, name: str) -> int:
         """Return the maximum tokens of a sequence of a model."""

@@ -4,8 +4,9 @@ A null field has its default. Fields that change nothing here (`user`, `store`, 
 unknown field could change the output and is refused.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,9 +24,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from homegrown.inference.engine import Request
+from homegrown.inference.grammar import Grammar, choice_grammar, json_grammar, regex_grammar, text_grammar
 from homegrown.inference.sampling import Sampling
 from homegrown.serving.refusal import Refused
 from homegrown.tokenizer.chat import Message
+from homegrown.util.errors import UserError
 
 MAX_CHOICES = 64
 """Maximum choices of a request: prompts times `n`."""
@@ -81,16 +84,17 @@ class _Fields(BaseModel, allow_inf_nan=False):
         if not isinstance(values, dict):
             return values
         given = {name: value for name, value in values.items() if value is not None}
+        known = [field.alias or name for name, field in cls.model_fields.items()]
         unknown = [
             name
             for name in given
-            if name not in cls.model_fields and name not in cls.without_effect
+            if name not in known and name not in cls.without_effect
             if name not in cls.neutral or given[name] != cls.neutral[name]
         ]
         if unknown:
             shown = []
             for name in unknown:
-                close = get_close_matches(name, cls.model_fields, 1)
+                close = get_close_matches(name, known, 1)
                 shown.append(f"{name} (did you mean {close[0]}?)" if close else name)
             message = f"Unsupported: {', '.join(shown)}; remove what could change the answer."
             raise Refused(message, "invalid", cls.within or unknown[0])
@@ -104,6 +108,52 @@ class StreamOptions(_Fields):
     within = "stream_options"
 
     include_usage: bool = False
+
+
+class JsonSchema(_Fields):
+    """The schema of a `response_format`; its name and description change nothing, and it always holds (`strict`)."""
+
+    without_effect = frozenset({"name", "description", "strict"})
+    within = "response_format"
+
+    given: Any = Field(alias="schema")
+
+
+class ResponseFormat(_Fields):
+    """What an answer consists of; a `json_object` may have a schema too, as with llama.cpp."""
+
+    within = "response_format"
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+    given: Any = Field(None, alias="schema")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None and self.given is None:
+            raise Refused("response_format has no json_schema; add it.", "invalid", "response_format")
+        return self
+
+    @property
+    def schema_object(self) -> Any:
+        """The schema; None without one."""
+        if self.type == "text":
+            return None
+        found = self.given if self.json_schema is None else self.json_schema.given
+        return {"type": "object"} if found is None else found
+
+
+class StructuredOutputs(_Fields):
+    """What an output consists of, as vLLM has it."""
+
+    without_effect = frozenset({"disable_any_whitespace", "disable_additional_properties", "disable_fallback"})
+    within = "structured_outputs"
+
+    given: Any = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool = False
 
 
 class _Body(_Fields):
@@ -120,7 +170,6 @@ class _Body(_Fields):
         "functions": [],
         "function_call": "none",
         "modalities": ["text"],
-        "grammar": "",
         "ignore_eos": False,
         "include_stop_str_in_output": False,
         "length_penalty": 1,
@@ -147,6 +196,54 @@ class _Body(_Fields):
     logit_bias: _Bias = Field(default_factory=dict)
     min_tokens: int = Field(0, ge=0)
     stop_token_ids: list[int] = Field(default_factory=list, max_length=64)
+    response_format: ResponseFormat | None = None
+    json_schema: Any = None
+    grammar: str | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    def grammar_text(self) -> str | None:
+        """Return the grammar that holds the output; None without one.
+
+        Raises:
+            Refused: it is malformed, or there are several.
+        """
+        found = [(field, make, value) for field, make, value in self._grammars() if value not in (None, "")]
+        if not found:
+            return None
+        field, make, value = found[0]
+        if len(found) > 1:
+            names = ", ".join(dict.fromkeys(one for one, _, _ in found))
+            raise Refused(f"The output has several grammars ({names}); give one.", "invalid", field)
+        if self.min_tokens:
+            raise Refused("min_tokens is not supported with a grammar; remove it.", "invalid", "min_tokens")
+        try:
+            return make(value)
+        except UserError as error:
+            raise Refused(str(error), "invalid", field) from None
+
+    def _grammars(self) -> Iterator[tuple[str, Callable[[Any], str], Any]]:
+        """Yield the field, the form and the value of every grammar."""
+        if self.response_format is not None:
+            yield "response_format", json_grammar, self.response_format.schema_object
+        yield "json_schema", json_grammar, self.json_schema
+        yield "grammar", text_grammar, self.grammar
+        yield "guided_json", json_grammar, _parsed(self.guided_json, "guided_json")
+        yield "guided_regex", regex_grammar, self.guided_regex
+        yield "guided_choice", choice_grammar, self.guided_choice
+        yield "guided_grammar", text_grammar, self.guided_grammar
+        if (outputs := self.structured_outputs) is not None:
+            for make, value in (
+                (json_grammar, _parsed(outputs.given, "structured_outputs")),
+                (json_grammar, {"type": "object"} if outputs.json_object else None),
+                (regex_grammar, outputs.regex),
+                (choice_grammar, outputs.choice),
+                (text_grammar, outputs.grammar),
+            ):
+                yield "structured_outputs", make, value
 
     @property
     def include_usage(self) -> bool:
@@ -154,7 +251,12 @@ class _Body(_Fields):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def _request(
-        self, prompt_ids: list[int], max_tokens: int | None, top_logprobs: int | None, seed: int | None
+        self,
+        prompt_ids: list[int],
+        max_tokens: int | None,
+        top_logprobs: int | None,
+        seed: int | None,
+        grammar: Grammar | None,
     ) -> Request:
         names = ("top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -169,6 +271,7 @@ class _Body(_Fields):
             min_tokens=self.min_tokens,
             logit_bias={token: bias if bias > _BAN else -math.inf for token, bias in self.logit_bias.items()},
             top_logprobs=top_logprobs,
+            grammar=grammar,
         )
 
 
@@ -202,9 +305,9 @@ class CompletionBody(_Body):
             return [[token for token in self.prompt if isinstance(token, int)]]
         return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
-    def request(self, prompt_ids: list[int], seed: int | None) -> Request:
+    def request(self, prompt_ids: list[int], seed: int | None, grammar: Grammar | None) -> Request:
         """Return the request of one choice."""
-        request = self._request(prompt_ids, self.max_tokens, self.logprobs, seed)
+        request = self._request(prompt_ids, self.max_tokens, self.logprobs, seed, grammar)
         return replace(request, prompt_logprobs=self.scored)
 
     @property
@@ -260,7 +363,6 @@ class ChatCompletionBody(_Body):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
-    response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     add_generation_prompt: bool | None = None
@@ -268,9 +370,6 @@ class ChatCompletionBody(_Body):
 
     @model_validator(mode="after")
     def _supported_chat(self) -> "ChatCompletionBody":
-        if self.response_format and self.response_format.get("type") != "text":
-            message = "response_format supports only text; ask for JSON in the prompt, and check the output."
-            raise Refused(message, "invalid", "response_format")
         if self.tools and self.tool_choice != "none":
             raise Refused("tools are not supported; remove them.", "invalid", "tools")
         if self.top_logprobs is not None and not self.logprobs:
@@ -289,10 +388,20 @@ class ChatCompletionBody(_Body):
         denied = self.continue_final_message is False or self.add_generation_prompt
         return self.messages[-1].role == "assistant" and not denied
 
-    def request(self, prompt_ids: list[int], seed: int | None) -> Request:
+    def request(self, prompt_ids: list[int], seed: int | None, grammar: Grammar | None) -> Request:
         """Return the request of one choice."""
         top_logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return self._request(prompt_ids, self.max_completion_tokens or self.max_tokens, top_logprobs, seed)
+        return self._request(prompt_ids, self.max_completion_tokens or self.max_tokens, top_logprobs, seed, grammar)
+
+
+def _parsed(value: Any, field: str) -> Any:
+    """Return a JSON schema that may be given as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise Refused(f"{field} is not JSON: {error}.", "invalid", field) from None
 
 
 class TokenizeBody(_Fields):

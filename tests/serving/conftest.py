@@ -1,21 +1,33 @@
 """A small model with a tokenizer of bytes, as artifacts of the stages."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from openai import OpenAI
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from homegrown.inference.generation import generate
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.quantization.variants import save_variant
+from homegrown.serving.api import application
+from homegrown.serving.loading import Limits, load, source
+from homegrown.serving.service import Model, Service
 from homegrown.store.artifacts import Order, Store
+from homegrown.tokenizer.chat import Chat
 from homegrown.tokenizer.loading import TOKENIZER_FILE
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from homegrown.util.progress import Outcome
+from tests.serving.running import running
 
 CONTEXT = 128
+OWN, LLAMA = "pretrain@1", "pretrain@1:f32"
+ROWS, QUEUE = 8, 64
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -89,3 +101,50 @@ def trained(store: Store, model: Transformer, tokenizer: Tokenizer) -> Store:
     order = Order("quantize", "code", {}, {})
     store.make(order, store.slot("quantize", order.key), quantize)
     return store
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server with one model under both engines, and the model itself."""
+
+    url: str
+    service: Service
+    store: Store
+    model: Transformer
+    tokenizer: Tokenizer
+
+    @property
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
+
+    def expected(self, prompt: list[int], tokens: int) -> str:
+        (ids,) = generate(self.model, [prompt], max_tokens=tokens, stop_ids=Chat(self.tokenizer).stop_ids)
+        text: str = self.tokenizer.decode(ids)
+        return text
+
+    def prompt(self, text: str) -> list[int]:
+        return [0, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+@pytest.fixture(scope="module")
+def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    model = random_model(tokenizer)
+    # Greedy output of ASCII tokens only is the same text in any division into tokens.
+    plain = [token.isascii() and len(token) > 0 and number > 6 for token, number in ordered(tokenizer)]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[~torch.tensor(plain)] = 0
+    store = published(Store(tmp_path_factory.mktemp("served") / "artifacts"), model, tokenizer)
+    artifact = store.resolve("pretrain")
+    aliases, typed = {"gpt-4o-mini": OWN}, {"typed": OWN}
+    service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=QUEUE, aliases=aliases, typed=typed)
+    limits = Limits(rows=ROWS, context=None, threads=1)
+    for name, engine in ((OWN, "homegrown"), (LLAMA, "llama.cpp")):
+        wanted = source(artifact.name, artifact, artifact.path / "model", name.partition(":")[2] or None)
+        service.ready(name, *load(store, wanted, engine, "cpu", limits, partial(service.failed, name)))  # type: ignore[arg-type]
+    with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
+        yield Served(url, service, store, model, tokenizer)
+    service.close()
+
+
+def ordered(tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    return sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])

@@ -5,8 +5,7 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,25 +14,19 @@ import httpx
 import openai
 import pytest
 import torch
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
-from tokenizers import Tokenizer
 
 from homegrown.export.huggingface import write_huggingface
 from homegrown.inference.generation import generate
-from homegrown.model.transformer import Transformer
 from homegrown.serving.api import application
-from homegrown.serving.loading import Limits, load, source
-from homegrown.serving.service import Model, Service
-from homegrown.store.artifacts import Store
 from homegrown.tokenizer.chat import Chat, Message
-from tests.serving.conftest import CONTEXT, published, random_model
+from tests.serving.conftest import CONTEXT, LLAMA, OWN, Served
 from tests.serving.running import running, soon
 from tests.waiting import wait_for
 
-OWN, LLAMA = "pretrain@1", "pretrain@1:f32"
-ROWS, QUEUE, CLIENTS = 8, 64, 50
+CLIENTS = 50
 
 PROMPT = "The user"
 TALK: list[Any] = [
@@ -41,53 +34,6 @@ TALK: list[Any] = [
     {"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]},
 ]
 SAID = [Message("system", "Be brief."), Message("user", "Why?")]
-
-
-@dataclass(frozen=True)
-class Served:
-    """A server with one model under both engines, and the model itself."""
-
-    url: str
-    service: Service
-    store: Store
-    model: Transformer
-    tokenizer: Tokenizer
-
-    @property
-    def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
-
-    def expected(self, prompt: list[int], tokens: int) -> str:
-        (ids,) = generate(self.model, [prompt], max_tokens=tokens, stop_ids=Chat(self.tokenizer).stop_ids)
-        text: str = self.tokenizer.decode(ids)
-        return text
-
-    def prompt(self, text: str) -> list[int]:
-        return [0, *self.tokenizer.encode(text, add_special_tokens=False).ids]
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    model = random_model(tokenizer)
-    # Greedy output of ASCII tokens only is the same text in any division into tokens.
-    plain = [token.isascii() and len(token) > 0 and number > 6 for token, number in ordered(tokenizer)]
-    with torch.no_grad():
-        model.model.embed_tokens.weight[~torch.tensor(plain)] = 0
-    store = published(Store(tmp_path_factory.mktemp("served") / "artifacts"), model, tokenizer)
-    artifact = store.resolve("pretrain")
-    aliases, typed = {"gpt-4o-mini": OWN}, {"typed": OWN}
-    service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=QUEUE, aliases=aliases, typed=typed)
-    limits = Limits(rows=ROWS, context=None, threads=1)
-    for name, engine in ((OWN, "homegrown"), (LLAMA, "llama.cpp")):
-        wanted = source(artifact.name, artifact, artifact.path / "model", name.partition(":")[2] or None)
-        service.ready(name, *load(store, wanted, engine, "cpu", limits, partial(service.failed, name)))  # type: ignore[arg-type]
-    with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
-        yield Served(url, service, store, model, tokenizer)
-    service.close()
-
-
-def ordered(tokenizer: Tokenizer) -> list[tuple[str, int]]:
-    return sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
 
 
 both = pytest.mark.parametrize("name", [OWN, LLAMA])
@@ -453,8 +399,7 @@ def test_a_temperature_of_nearly_nothing_is_greedy(served: Served, name: str) ->
         ({"stop": ["x"] * 17}, "400 - stop: Give a string or at most 16 strings, each of 1 to 256"),
         ({"prompt": []}, "prompt: Give a string"),
         ({"temprature": 0}, r"temprature \(did you mean temperature\?\)"),
-        ({"best_off": 1, "guided_regex": "a"}, r"Unsupported: best_off \(did you mean best_of\?\), guided_regex;"),
-        ({"ignore_eos": True}, "ignore_eos"),
+        ({"best_off": 1, "ignore_eos": True}, r"Unsupported: best_off \(did you mean best_of\?\), ignore_eos;"),
         ({"prompt": [5, 280]}, "those of pretrain@1 are 0 to 274"),
         (
             {"prompt": "x", "max_tokens": CONTEXT},
@@ -474,7 +419,6 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format supports only text"),
         ({"tools": [{"type": "function"}]}, "tools are not supported"),
         ({"top_logprobs": 2}, "needs logprobs"),
         ({"messages": []}, "messages"),
@@ -485,8 +429,6 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
         ({"functions": [{"name": "f", "parameters": {}}]}, "Unsupported: functions;"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"repeat_penalty": 5.0}, r"repeat_penalty \(did you mean repetition_penalty\?\)"),
-        ({"guided_choice": ["yes", "no"]}, "guided_choice"),
-        ({"grammar": "root ::= 'a'"}, "grammar"),
         ({"continue_final_message": True}, "needs an answer to continue as the last message"),
         ({"add_generation_prompt": False}, "can be false only for an answer to continue"),
         ({"stream_options": {"include_usge": True}}, "did you mean include_usage"),

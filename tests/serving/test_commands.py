@@ -1,5 +1,7 @@
 """`homegrown generate` and `homegrown chat` from the command line."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +65,24 @@ def test_beams_and_logprobs(trained: Store, model: Transformer, tokenizer: Token
     assert len(most.split("   ")) == 1 + model.config.vocabulary_size
     ignored = call(trained, "generate", "--beams", "2", "--stop", "x", "--temperature", "0.7", "--seed", "0").stderr
     assert ignored == "Error: --beams does not support --temperature, --seed, --stop; remove them.\n"
+
+
+def test_output_fits_a_schema(trained: Store, tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    color = {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]}
+    file.write_text(json.dumps(color))
+    result = call(trained, "generate", "--schema", str(file), "--prompt", "A color: ")
+    assert json.loads(result.stdout)["color"] in ("red", "blue") and result.stderr == ""
+    cut = call(trained, "generate", "--schema", str(file), "--max-length", "3")
+    assert cut.stderr == "(The output is incomplete after 3 tokens; raise --max-length.)\n"
+    for text, message in (
+        ('{"properties": {"a": {"enum": 3}}}', f"{file}: The schema is malformed at $.properties.a.enum: 3 is not of"),
+        ("{", f"{file} is not JSON (Expecting property name"),
+    ):
+        file.write_text(text)
+        assert call(trained, "generate", "--schema", str(file)).stderr.startswith(f"Error: {message}")
+    missing = call(trained, "generate", "--schema", str(tmp_path / "none.json")).stderr
+    assert missing.startswith("Error: --schema cannot be read") and missing.count("\n") == 1
 
 
 def test_a_full_context_is_reported(trained: Store, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,238 @@
+"""Grammars that hold an output: JSON schemas, regular expressions, GBNF and Lark, by llguidance.
+
+Every grammar is a text in llguidance's form of Lark, which the library inside llama.cpp reads too. The tokens that it
+allows next are computed in a thread while the model computes its logits.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import jsonschema
+import numpy as np
+import torch
+from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper, regex_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from homegrown.tokenizer.detokenizer import vocabulary_bytes
+from homegrown.util.errors import UserError
+
+_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON in one line, as Python writes it; with a choice of white space, small models write nothing else."""
+
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties")
+_OPEN = ("additionalProperties", "patternProperties", "$ref", *_LISTS)
+
+_thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+
+
+def json_grammar(schema: Any) -> str:
+    """Return the grammar of JSON that fits a schema.
+
+    An object with `properties` has no others, unless the schema says so with `additionalProperties`.
+
+    Raises:
+        UserError: the schema is malformed or has an unsupported keyword; the message names the place.
+    """
+    if not isinstance(schema, dict):
+        raise UserError("The schema is not an object; give a JSON schema.")
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise UserError(f"The schema is malformed at {error.json_path}: {error.message}.") from None
+    grammar = _json(_closed(schema) if not _combined(schema) else schema)
+    if problem := _problem(grammar):
+        raise UserError(f"The schema cannot be used at {_place(schema, '$')}: {_reason(problem)}.")
+    return grammar
+
+
+def regex_grammar(pattern: str) -> str:
+    """Return the grammar of text that fully matches a regular expression; raises UserError if it is malformed."""
+    return _checked(f"start: /{regex_to_lark(pattern)}/", "The regular expression")
+
+
+def choice_grammar(choices: Sequence[str]) -> str:
+    """Return the grammar of exactly one of these texts."""
+    return _checked(f"start: {' | '.join(json.dumps(one) for one in choices)}", "The list of choices")
+
+
+def text_grammar(text: str) -> str:
+    """Return a grammar given in GBNF (llama.cpp's) or Lark; raises UserError if it is malformed."""
+    try:
+        lark: str = any_to_lark(text)
+    except Exception as error:  # the converter has no class of its own
+        raise UserError(f"The grammar cannot be used: {_reason(str(error))}.") from None
+    return _checked(lark, "The grammar")
+
+
+@dataclass(frozen=True, eq=False)
+class Grammar:
+    """A grammar compiled for a vocabulary."""
+
+    text: str
+    vocabulary_size: int
+    _start: LLMatcher
+
+    def matcher(self) -> LLMatcher:
+        """Return a matcher at the start of the output."""
+        return self._start.deep_copy()
+
+
+class Grammars:
+    """Compiles grammars for the vocabulary of a model, in which `stop_ids` end an output that is complete."""
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]):
+        self._tokenizer, self._stop_ids = tokenizer, stop_ids
+        self.compile = lru_cache(maxsize=32)(self._compile)
+
+    @cached_property
+    def _vocabulary(self) -> LLTokenizer:
+        # At the first grammar: a second for a large vocabulary.
+        stop_ids = sorted(self._stop_ids)
+        return LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer, stop_ids[0])), eos_token=stop_ids)
+
+    def _compile(self, text: str) -> Grammar:
+        """Return a grammar for outputs of the model; raises UserError if it cannot be used."""
+        matcher = LLMatcher(self._vocabulary, LLMatcher.grammar_from_lark(text), log_level=0)
+        if matcher.is_error():
+            raise UserError(f"The grammar cannot be used: {_reason(matcher.get_error())}.")
+        return Grammar(text, self._vocabulary.vocab_size, matcher)
+
+
+class _Vocabulary:
+    """A vocabulary as llguidance reads it; special tokens are without bytes, and never part of an output."""
+
+    bos_token_id = None
+    special_token_ids: Sequence[int] = ()
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_id: int):
+        self._tokenizer, self.eos_token_id, self.tokens = tokenizer, eos_token_id, vocabulary_bytes(tokenizer)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        text = text.decode() if isinstance(text, bytes) else text
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+class Masks:
+    """The tokens that the grammars of an engine's rows allow next."""
+
+    def __init__(self, rows: int, vocabulary_size: int):
+        """Allocate the masks of a number of rows and a vocabulary."""
+        self._size, self._executor = vocabulary_size, LLExecutor(1)
+        self._bits = np.zeros((rows, (vocabulary_size + 31) // 32), dtype=np.int32)
+        self._begun: list[LLMatcher | None] = []
+        self._computed: Future[None] | None = None
+
+    def begin(self, matchers: Sequence[LLMatcher | None]) -> None:
+        """Start to compute the masks of the first rows, in a thread."""
+        if any(matchers):
+            self._begun = list(matchers)
+            self._computed = _thread.submit(self._compute, matchers)
+
+    def apply(self, logits: Tensor, matchers: Sequence[LLMatcher | None]) -> Tensor:
+        """Return the logits [rows, vocabulary] with minus infinity for all that the grammars forbid."""
+        if self._computed is not None:
+            self._computed.result()
+        begun = self._begun + [None] * len(matchers)
+        self._compute([None if matcher is begun[row] else matcher for row, matcher in enumerate(matchers)])
+        self._begun, self._computed = [], None
+        rows = [row for row, matcher in enumerate(matchers) if matcher]
+        bits = np.unpackbits(self._bits[rows].view(np.uint8), axis=1, count=self._size, bitorder="little")
+        masked = torch.full_like(logits[rows], -torch.inf)
+        allowed = torch.from_numpy(bits.view(np.bool_)).to(logits.device)
+        # A model's vocabulary may be longer than that of its tokenizer.
+        masked[:, : self._size] = logits[rows, : self._size].where(allowed, -torch.inf)
+        return logits.index_copy(0, torch.tensor(rows, device=logits.device), masked)
+
+    def _compute(self, matchers: Sequence[LLMatcher | None]) -> None:
+        constrained = [(matcher, row) for row, matcher in enumerate(matchers) if matcher]
+        if constrained:
+            self._executor.unsafe_compute_mask_ptr(
+                constrained, self._bits.ctypes.data, self._bits.strides[0], len(self._bits)
+            )
+
+
+def _checked(grammar: str, what: str) -> str:
+    if problem := _problem(grammar):
+        raise UserError(f"{what} cannot be used: {_reason(problem)}.")
+    return grammar
+
+
+def _problem(grammar: str) -> str:
+    """Return what is wrong with a grammar, empty if nothing is."""
+    return LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))
+
+
+def _reason(problem: str) -> str:
+    """Return the gist of an error message of llguidance: without the text of the grammar, a line in all."""
+    shown = problem.partition("<state>")[0].split("\n   1 |")[0].removeprefix("at 1(8): ")
+    shown = shown.removeprefix("failed to compile JSON schema: ")
+    return " ".join(shown.split()).rstrip(".")[:300]
+
+
+def _json(schema: Any) -> str:
+    fixed = {**schema, "x-guidance": _FORM} if isinstance(schema, dict) else schema
+    return f"start: %json {json.dumps(fixed)}"
+
+
+def _parts(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the schemas directly inside one, each with its place after it."""
+    if not isinstance(schema, dict):
+        return
+    for name in _MAPS:
+        for key, part in (schema.get(name) or {}).items():
+            yield f".{name}.{key}", part
+    for name in _LISTS:
+        for place, part in enumerate(schema.get(name) or ()):
+            yield f".{name}[{place}]", part
+    for name in _SINGLE:
+        if isinstance(schema.get(name), dict):
+            yield f".{name}", schema[name]
+
+
+def _place(schema: Any, place: str) -> str:
+    """Return the place of the innermost part of a schema that cannot be used."""
+    root = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    return _innermost(schema, place, root)
+
+
+def _innermost(schema: Any, place: str, root: dict[str, Any]) -> str:
+    for below, part in _parts(schema):
+        if _problem(_json({**root, **part} if isinstance(part, dict) else part)):
+            return _innermost(part, place + below, root)
+    return place
+
+
+def _combined(schema: Any) -> bool:
+    """Return whether parts of a schema hold together for one object, so that none may close it."""
+    return isinstance(schema, dict) and (
+        len(schema.get("allOf") or ()) > 1 or any(_combined(part) for _, part in _parts(schema))
+    )
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema whose objects with `properties` have no others, where it does not say."""
+    if not isinstance(schema, dict):
+        return schema
+    closed = dict(schema)
+    for name in _MAPS:
+        if name in schema:
+            closed[name] = {key: _closed(part) for key, part in schema[name].items()}
+    for name in _LISTS:
+        if name in schema:
+            closed[name] = [_closed(part) for part in schema[name]]
+    for name in _SINGLE:
+        if name in schema:
+            closed[name] = _closed(schema[name])
+    if "properties" in schema and not any(name in schema for name in _OPEN):
+        closed["additionalProperties"] = False
+    return closed
