@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": Lazy("homegrown.cli.doctor:doctor", "Check whether PIPELINE runs on this machine."),
     "dpo": Lazy("homegrown.cli.dpo:dpo", "Train a model on preferences (DPO)."),
     "export": Lazy("homegrown.cli.export:export", "Export a model for other programs."),
+    "feedback": Lazy("homegrown.cli.feedback:feedback", "List or export preferences that people gave."),
     "finetune": Lazy("homegrown.cli.finetune:finetune", "Fine-tune a model on conversations."),
     "gc": Lazy("homegrown.cli.gc:gc", "Delete artifacts that no recent run needs."),
     "generate": Lazy("homegrown.cli.generate:generate", "Generate text from a prompt."),

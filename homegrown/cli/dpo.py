@@ -1,14 +1,14 @@
 """`homegrown dpo`: trains a model on preferences in this process."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from homegrown.cli.finetune import show_tuned
-from homegrown.cli.local_run import Flow, run_flow
+from homegrown.cli.local_run import Flow, run_flow, show_tuned
 from homegrown.store.artifacts import Store
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", metavar="NAME")
 @click.option("--base", metavar="MODEL", help="Base model: finetune@2, starter, folder, GGUF file.")
 @click.option("--data", "files", multiple=True, metavar="PATH", help="Path or address of pairs; repeatable.")
+@click.option("--feedback", is_flag=True, help="Also pairs of `homegrown feedback`.")
 @click.option(
     "--set",
     "changes",
@@ -33,6 +34,7 @@ def dpo(
     recipe: str,
     base: str | None,
     files: tuple[str, ...],
+    feedback: bool,
     changes: tuple[str, ...],
     force: tuple[str, ...],
 ) -> None:
@@ -42,14 +44,26 @@ def dpo(
     answer. The base is a model of the store, best a fine-tuned one, starter (SmolLM2-135M-Instruct), or the folder of a
     Hugging Face model or the GGUF file of a Llama, Mistral, Qwen2 or Qwen3.
     """
+    run_dpo(store, Console(), recipe, base, [*files, *([feedback_file(store)] if feedback else [])], changes, force)
+
+
+def run_dpo(
+    store: Store,
+    console: Console,
+    recipe: str,
+    base: str | None,
+    files: Sequence[str],
+    changes: Sequence[str],
+    force: Sequence[str],
+) -> None:
+    """Run a recipe of DPO on the pairs in `files` and print before and after; without files, on the recipe's own."""
     from homegrown.config.pipelines import load_dpo
 
     given = [
         *([f"base={json.dumps(base)}"] if base is not None else []),
-        *([f"preferences.files={json.dumps(files)}"] if files else []),
+        *([f"preferences.files={json.dumps(list(files))}"] if files else []),
     ]
     loaded = load_dpo(recipe, [*given, *changes])
-    console = Console()
 
     def prepare() -> "Flow[dict[str, Handle]]":
         from flows.dpo import dpo, stages_of
@@ -67,3 +81,17 @@ def dpo(
 
     table = replace(before_and_after(read_results(made["win-rate"].path)), title="Held-out pairs")
     show_tuned(console, made, table, "dpo")
+
+
+def feedback_file(store: Store) -> str:
+    """Write the pairs of feedback to a file, print how many there are and of which models, and return its path."""
+    from collections import Counter
+
+    from homegrown.rating.feedback import Feedback
+
+    feedback = Feedback(store)
+    pairs = feedback.pairs()
+    path = feedback.training_file(pairs)
+    models = Counter(pair.rejected.model for pair in pairs.pairs)
+    click.echo(f"Feedback on {', '.join(f'{model} ({count})' for model, count in models.items())}: {pairs.note()}")
+    return str(path)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from homegrown.cli.local_run import Flow, run_flow
+from homegrown.cli.local_run import Flow, run_flow, show_tuned
 from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
 
 if TYPE_CHECKING:
-    from homegrown.reporting.blocks import Table
     from tasks.stage import Handle
 
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", metavar="NAME")
 @click.option("--base", metavar="MODEL", help="Base model: pretrain@3, starter, folder, GGUF file.")
 @click.option("--data", "files", multiple=True, metavar="PATH", help="Path or address of conversations; repeatable.")
+@click.option("--feedback", is_flag=True, help="Train on pairs of `homegrown feedback` (DPO).")
 @click.option(
     "--set",
     "changes",
@@ -33,6 +34,7 @@ def finetune(
     recipe: str,
     base: str | None,
     files: tuple[str, ...],
+    feedback: bool,
     changes: tuple[str, ...],
     force: tuple[str, ...],
 ) -> None:
@@ -40,7 +42,17 @@ def finetune(
 
     NAME is the name of a deployment finetune/NAME in pipelines.yaml. The base is a model of the store, starter
     (SmolLM2-135M-Instruct), or the folder of a Hugging Face model or the GGUF file of a Llama, Mistral, Qwen2 or Qwen3.
+
+    --feedback runs dpo/NAME instead, with its settings and its base: preferences are learned by DPO.
     """
+    if feedback:
+        from homegrown.cli.dpo import feedback_file, run_dpo
+
+        if files:
+            raise UserError("--data and --feedback are two trainings; fine-tune with --data first, then --feedback.")
+        click.echo(f"Preferences are learned by DPO: this is `homegrown dpo {recipe} --feedback`.")
+        run_dpo(store, Console(), recipe, base, [feedback_file(store)], changes, force)
+        return
     from homegrown.config.pipelines import load_finetuning
 
     given = [
@@ -65,20 +77,3 @@ def finetune(
 
     table = replace(before_and_after(read_results(made["answers"].path)), title="Held-out questions")
     show_tuned(console, made, table, "finetune")
-
-
-def show_tuned(console: Console, made: "dict[str, Handle]", table: "Table", stage: str) -> None:
-    """Print the table of before and after, the artifacts, and commands for the model of `stage`."""
-    from homegrown.reporting.terminal import print_table
-
-    print_table(table)
-    console.print()
-    for name, handle in made.items():
-        console.print(f"  {name:<12} {handle.path}", highlight=False, soft_wrap=True)
-    model, page = made[stage].name, list(made.values())[-1].path / "report.html"
-    console.print(
-        f"\nAnswers side by side: {page}\n[bold]Next:[/bold]\n  homegrown chat {model}\n"
-        f"  homegrown export {model} --to gguf --out my-model",
-        highlight=False,
-        soft_wrap=True,
-    )

@@ -6,13 +6,17 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
 from homegrown.cli.live_display import live_display
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
+
+if TYPE_CHECKING:
+    from homegrown.reporting.blocks import Table
+    from tasks.stage import Handle
 
 T = TypeVar("T")
 Flow = tuple[Sequence[str], Callable[[], T]]
@@ -87,3 +91,20 @@ def _without_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def show_tuned(console: Console, made: "dict[str, Handle]", table: "Table", stage: str) -> None:
+    """Print the table of before and after, the artifacts, and commands for the model of `stage`."""
+    from homegrown.reporting.terminal import print_table
+
+    print_table(table)
+    console.print()
+    for name, handle in made.items():
+        console.print(f"  {name:<12} {handle.path}", highlight=False, soft_wrap=True)
+    model, page = made[stage].name, list(made.values())[-1].path / "report.html"
+    console.print(
+        f"\nAnswers side by side: {page}\n[bold]Next:[/bold]\n  homegrown chat {model}\n"
+        f"  homegrown export {model} --to gguf --out my-model",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -24,13 +24,17 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference: a prompt, its better and its worse answer."""
+    """A preference: a prompt, its better and its worse answer.
+
+    `held_out` is what the record says, None if it does not.
+    """
 
     prompt: list[Message]
     chosen: Message
     rejected: Message
     tools: Tools | None = None
     ignored: tuple[str, ...] = ()
+    held_out: bool | None = None
 
 
 _ROLES: Mapping[str, Role] = {
@@ -127,7 +131,8 @@ def pair(record: object) -> Pair:
     if replace(chosen, content=chosen.content.strip()) == replace(rejected, content=rejected.content.strip()):
         raise Malformed("has the same answer under 'chosen' and 'rejected'")
     _refuse_media(fields)
-    return Pair(prompt, chosen, rejected, _tools(fields), fields.ignored())
+    held_out = fields.get("held_out") if isinstance(fields.values.get("held_out"), bool) else None
+    return Pair(prompt, chosen, rejected, _tools(fields), fields.ignored(), held_out)
 
 
 def _prompt(prompt: list[Message] | None, chosen: Sequence[Message], rejected: Sequence[Message]) -> list[Message]:

@@ -81,8 +81,9 @@ def prepare_pairs(
 
     A document is the prompt and one answer in the model's chat template; its targets are the tokens of the answer with
     its stop token. Without a system message in `settings`, that of the model is the default. Malformed and too long
-    pairs are skipped, repeated pairs are dropped; the validation split is chosen by the prompt, as for
-    conversations. Tables `skipped`, `dropped`, `held_out` and `ignored_keys` list records and keys.
+    pairs are skipped, repeated pairs are dropped; the validation split is chosen by the first question, as for
+    conversations, unless a record with that question has `held_out`. Tables `skipped`, `dropped`, `held_out` and
+    `ignored_keys` list records and keys.
 
     Args:
         out: Output folder.
@@ -105,6 +106,7 @@ def prepare_pairs(
             f"{rows.context}; lower it."
         )
     contents, questions, skips = array("Q"), array("Q"), Skips(SECTION)
+    marked = dict[int, bool]()
     most = rows.sequence_length or 2 * min(rows.context, LONGEST_ROW)
     row = rows.sequence_length or min(most, 2 * SHORTEST_ROW)
     encoder = _PairEncoder(chat, settings.system or chat.system, min(rows.context, most), most)
@@ -114,12 +116,14 @@ def prepare_pairs(
             continue
         contents.append(_content(one.pair))
         questions.append(question_hash(one.pair.prompt))
+        if one.pair.held_out is not None:
+            marked[questions[-1]] = marked.get(questions[-1], False) or one.pair.held_out
         row = max(row, one.length)
         if len(contents) % _OFTEN == 0:
             progress(len(contents))
     skips.check(len(contents), settings.max_skipped)
     question = np.frombuffer(questions, dtype=np.uint64)
-    last = last_held_out(question, settings.held_out, SECTION)
+    held_out = _held_out(question, marked, settings.held_out)
     size = chat.tokenizer.get_vocab_size()
     packer = _PairPacker(out, row, np.dtype(token_type(size)))
     seen, number = set[int](), 0
@@ -134,7 +138,8 @@ def prepare_pairs(
         if content in seen:
             packer.drop(one)
         else:
-            packer.add(one, encoder.prompt(one.pair), "validation" if question[number] <= last else "train")
+            split: Split = "validation" if int(question[number]) in held_out else "train"
+            packer.add(one, encoder.prompt(one.pair), split)
         seen.add(content)
         number += 1
         if number % _OFTEN == 0 or number == len(contents):
@@ -145,6 +150,22 @@ def prepare_pairs(
     write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=row, splits=splits))
     metrics = packer.metrics(splits) | {"sequence_length": row}
     return Outcome(number + packer.skipped, packer.pairs, "pairs", metrics)
+
+
+def _held_out(questions: npt.NDArray[np.uint64], marked: dict[int, bool], share: float) -> set[int]:
+    """Return the held-out questions: those marked as such by their records, and a share of those without a mark."""
+    different = {int(question) for question in np.unique(questions)}
+    found = {question for question, held_out in marked.items() if held_out}
+    if unmarked := different - marked.keys():
+        if len(unmarked) > 1 or not marked:
+            last = last_held_out(np.array(sorted(unmarked), dtype=np.uint64), share, SECTION)
+            found |= {question for question in unmarked if question <= int(last)}
+    if not found or found == different:
+        raise UserError(
+            f"{SECTION}.files hold out {'all' if found else 'none'} of their {len(different)} questions by 'held_out'; "
+            "give both true and false."
+        )
+    return found
 
 
 def _pairs(files: Sequence[str], encode: "_PairEncoder") -> Iterator[_Read | Skipped]:

@@ -288,6 +288,28 @@ def test_pairs_that_do_not_fit_are_listed_with_their_reason(base: Path, tmp_path
         )
 
 
+def test_records_say_which_pairs_are_held_out(base: Path, tmp_path: Path) -> None:
+    """A mark counts for all pairs of a question, and more pairs move none of them."""
+
+    def held_out(pairs: list[dict[str, Any]], name: str) -> set[str]:
+        (tmp_path / name).write_text("".join(json.dumps(one) + "\n" for one in pairs))
+        settings = PreferenceSettings(files=[str(tmp_path / name)], held_out=0.2)
+        out = tmp_path / f"{name}-packed"
+        prepare(out, base, settings, rows=ConversationRows(context=64), reference=FP32, device="cpu")
+        return {row["messages"][-1]["content"] for row in pq.read_table(out / "held_out").to_pylist()}
+
+    def one(number: int, **keys: Any) -> dict[str, Any]:
+        return {"prompt": f"box {number}?", "chosen": f"it is red {keys}", "rejected": "grey", **keys}
+
+    marked = [one(number, held_out=number in (3, 4)) for number in range(8)]
+    assert held_out(marked, "a.jsonl") == {"box 3?", "box 4?"}
+    assert held_out([*marked, one(3, held_out=False)], "b.jsonl") == {"box 3?", "box 4?"}
+    more = held_out([*marked, *(one(number) for number in range(3, 28))], "c.jsonl")
+    assert {"box 3?", "box 4?"} < more and len(more) == 2 + 4  # a fifth of the 20 without a mark
+    with pytest.raises(UserError, match="hold out none of their 5 questions"):
+        held_out(marked[5:] + marked[:2], "d.jsonl")
+
+
 def test_the_untrained_model_has_the_loss_of_indifference(base: Path, packed: Path) -> None:
     split = TokenSplit(packed, "train")
     context = split.context or 0
