@@ -17,6 +17,7 @@ from homegrown.config.finetune_recipe import BaseSettings, VocabularySettings
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe, RowSettings
 from homegrown.config.starter import is_external
+from homegrown.planning.fit import check_fit, check_packed
 from homegrown.quantization.requirements import check_recipe
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Order
@@ -161,16 +162,12 @@ def _make(name: str, run: Run, recipe: Recipe, made: Made) -> Handle:
     return next(make for stage, make in CHAIN.items() if stage == name)(run, recipe, made)
 
 
-def check_base(recipe: Recipe) -> None:
-    """Raise UserError if the base of the recipe is missing, not supported, or does not fit its settings."""
-    if recipe.base is None or recipe.adaptation is None:
-        return
-
-    from homegrown.export.bases import base_config
-    from homegrown.finetuning.adaptation import check_context
-
-    config = base_config(recipe.base, store())
-    check_context(config.context, recipe.adaptation)
+def check(recipe: Recipe, until: StageName) -> None:
+    """Raise UserError if a stage up to `until` surely fails: its base, text or libraries are missing or do not fit."""
+    stages = stages_until(until)
+    check_fit(recipe, store(), stages)
+    if "quantize" in stages:
+        check_recipe(recipe, store())
 
 
 def forced_stages(until: StageName, from_stage: StageName | None, force: list[StageName]) -> frozenset[StageName]:
@@ -228,9 +225,7 @@ def run_chain(
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
     stages = shown_stages(recipe, until)
-    check_base(recipe)
-    if "quantize" in stages:
-        check_recipe(recipe, store())
+    check(recipe, until)
     with (
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
@@ -253,6 +248,8 @@ def _stages(run: Run, recipe: Recipe, stages: list[str], made: Made) -> Iterator
         if name not in (BASE, EXTENDED):
             made[name] = _make(name, run, recipe, made)
             yield name, made[name]
+            if name == "pack" and made[name].folder:
+                check_packed(recipe, made[name].path, stages)
 
 
 def why(recipe: str, order: Order) -> str | None:
@@ -279,7 +276,7 @@ class Planned:
 def planned(recipe: Recipe, until: StageName, from_stage: StageName | None, force: list[StageName]) -> list[Planned]:
     """Return what a run of the recipe would do, without doing it."""
     forced = forced_stages(until, from_stage, force)
-    check_base(recipe)
+    check(recipe, until)
     found: list[Planned] = []
 
     def plan(order: Order) -> Handle:

@@ -46,13 +46,13 @@ def adapt(
 
     def prepare() -> "Flow[dict[str, Handle]]":
         from flows.adapt import adapt, adaptation_changes
-        from flows.pretrain import check_base, forced_stages, shown_stages
+        from flows.pretrain import check, forced_stages, shown_stages
         from homegrown.config.pipelines import load_recipe
 
         recipe = load_recipe(name, [*adaptation_changes(base, data, replay), *changes])
         last, forced = stage_name(until), [stage_name(stage) for stage in force]
         forced_stages(last, None, forced)
-        check_base(recipe)
+        check(recipe, last)
         return shown_stages(recipe, last), lambda: adapt(recipe=recipe, until=last, force=forced)
 
     made = run_flow(store, console, prepare)

@@ -74,10 +74,11 @@ def run(
         return
 
     def prepare() -> "Flow[dict[str, Handle]]":
-        from flows.pretrain import forced_stages, pretrain, shown_stages
+        from flows.pretrain import check, forced_stages, pretrain, shown_stages
 
         last, first, forced = named()
         forced_stages(last, first, forced)
+        check(recipe, last)
         return shown_stages(recipe, last), lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
 
     made = {stage: handle.path for stage, handle in run_flow(store, console, prepare).items()}

@@ -414,6 +414,12 @@ class AdaptationSettings(Settings):
     )
     context: Positive = Field(description="Tokens per training sequence, at most the base's context.")
 
+    def misfit(self, context: int) -> str | None:
+        """Return a message if the training sequences are longer than the `context` of the base."""
+        if self.context <= context:
+            return None
+        return f"adaptation.context is {self.context}, but the base has a context of {context}; lower it"
+
 
 class ReplaySettings(Settings):
     """Other text mixed into the training text of continued pretraining, against forgetting."""

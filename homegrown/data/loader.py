@@ -48,6 +48,13 @@ class TokenSplit:
         self._first_document = np.cumsum([0, *(file.documents for file in files)]).tolist()
 
     @property
+    def longest_document(self) -> int:
+        """Tokens of the longest document, special tokens included; 0 without documents."""
+        ends = [np.append(starts, len(shard)) for starts, shard in zip(self._starts, self._shards, strict=True)]
+        longest = max((int(np.diff(end).max(initial=0)) for end in ends), default=0)
+        return longest if self._start is None or not longest else longest + 1
+
+    @property
     def channels(self) -> int:
         """Numbers for each place of a row: 4 with values of documents, else 3."""
         return 3 if self._rows is None else self._rows.channels

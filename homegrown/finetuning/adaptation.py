@@ -164,8 +164,8 @@ def adapt(
 
 def check_context(context: int, settings: AdaptationSettings) -> None:
     """Raise UserError if the training sequences are longer than the `context` of the base."""
-    if settings.context > context:
-        raise UserError(f"adaptation.context is {settings.context}, but the base has a context of {context}; lower it.")
+    if problem := settings.misfit(context):
+        raise UserError(f"{problem}.")
 
 
 def _adapter(settings: AdaptationSettings) -> FinetuneSettings:

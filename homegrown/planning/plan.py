@@ -17,6 +17,7 @@ from homegrown.planning.compute import (
     trained_parameters,
 )
 from homegrown.planning.cost import ASSUMED_UTILISATION, Cost, measured_cost, specified_cost
+from homegrown.planning.fit import STAGES, check_fit
 from homegrown.planning.history import Past, past_runs
 from homegrown.planning.layouts import Fit, fits, layouts
 from homegrown.planning.memory import Layout, training_memory
@@ -81,7 +82,8 @@ def make_plan(
     """Return the plan of a recipe on a target: this machine, measured on request, or GPUs at an assumed `utilisation`.
 
     Raises:
-        UserError: the devices cannot share the batch of the recipe, or its base or its conversations are missing.
+        UserError: the devices cannot share the batch of the recipe, a stage surely fails, or its base
+            or its conversations are missing.
     """
     past = past_runs(store, recipe, _PAST_RUNS)
     config = config_of(recipe, store)
@@ -91,6 +93,7 @@ def make_plan(
         once: int | None = conversations.rows * conversations.length
         recipe = recipe.model_copy(update={"training": recipe.training.resolved(conversations.rows)})
     else:
+        check_fit(recipe, store, STAGES)
         text = text_of(store, recipe, config.vocabulary_size)
         once = text.tokens
     settings, adapter = recipe.training, adapter_of(recipe)

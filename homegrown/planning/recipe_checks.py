@@ -11,6 +11,7 @@ from homegrown.corpus.sources import find_files
 from homegrown.data.instruction_files import find
 from homegrown.planning.checks import Check
 from homegrown.planning.compute import adapter_of, config_of, flops_per_token, optimizer_flops, step_tokens
+from homegrown.planning.fit import STAGES, check_fit
 from homegrown.planning.layouts import layouts
 from homegrown.planning.machine import Machine, available_memory
 from homegrown.planning.memory import MARGIN
@@ -35,6 +36,7 @@ def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store) 
     """
     yield _variants(recipe, store)
     yield _sources("text", recipe.ingest.sources)
+    yield _fit(recipe, store)
     if recipe.replay is not None:
         yield _sources("replay", recipe.replay.sources, recipe.replay.conversations)
     device = machine.device(recipe.compute.device)
@@ -59,6 +61,14 @@ def _variants(recipe: Recipe, store: Store) -> Check:
     except UserError as error:
         return Check("quantized variants", "a missing library or unsuitable size", wanted, "bad", str(error))
     return Check("quantized variants", "all supported here", wanted, "ok")
+
+
+def _fit(recipe: Recipe, store: Store) -> Check:
+    try:
+        check_fit(recipe, store, STAGES)
+    except UserError as error:
+        return Check("settings and text", "a stage would fail", "", "bad", str(error))
+    return Check("settings and text", "nothing that surely fails", "", "ok")
 
 
 def _sources(what: str, sources: Sequence[AnySource], conversations: Sequence[str] = ()) -> Check:
