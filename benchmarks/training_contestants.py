@@ -189,7 +189,8 @@ class Ours:
             with self._trainer.precision.autocast():
                 return self._trainer.model.loss(windows[:, :-1], windows[:, 1:])
 
-        return self._held_out.bits_per_byte(self._trainer.model, nats)
+        with self._trainer.averaged():
+            return self._held_out.bits_per_byte(self._trainer.model, nats)
 
 
 def _tokens_per_second(shape: ModelSettings, batch: int) -> float:

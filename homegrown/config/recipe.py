@@ -478,6 +478,13 @@ class TrainingSettings(Settings):
     decay_steps: Positive | None = Field(
         default=None, description="Steps in the decay of wsd, instead of decay_share; null: decay_share."
     )
+    averaging: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the steps so far over which weights are averaged, the latest ones; the average is "
+        "validated, sampled and the result; null: the weights of the last step.",
+    )
     warmup_steps: Count
     weight_decay: float = Field(ge=0, description="Decoupled weight decay of matrices; gains and biases have none.")
     beta2: Share = Field(default=0.95, description="Second beta of AdamW; the first is 0.9.")

@@ -3,7 +3,7 @@
 from homegrown.config.recipe import Recipe, Variant
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import adapter_of, trained_parameters
-from homegrown.planning.memory import moments
+from homegrown.planning.memory import average_bytes, moments
 from homegrown.planning.text import bytes_per_token
 
 _SHARDS_SHARE = 1.35
@@ -24,11 +24,12 @@ _VARIANT_BYTES: dict[Variant, float] = {
 def disk_needed(recipe: Recipe, config: ModelConfig, text_bytes: int | None) -> int:
     """Return the bytes of the artifacts of one run: its model, and its text if the size is known.
 
-    Checkpoints hold trained weights and moments: those kept, the best one, and the one being written; during the decay
-    of wsd also those before it.
+    Checkpoints hold trained weights, their average and moments: those kept, the best one, and the one being written;
+    during the decay of wsd also those before it.
     """
     parameters, adapter = config.parameter_count(), adapter_of(recipe)
     checkpoint = 4 * trained_parameters(config, adapter) + moments(config, recipe.training, adapter)
+    checkpoint += average_bytes(config, recipe.training, adapter)
     weights, kept = 4 * parameters, recipe.training.keep_checkpoints + 2
     if recipe.training.schedule == "wsd":
         kept += recipe.training.keep_checkpoints - 1

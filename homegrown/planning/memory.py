@@ -1,8 +1,8 @@
 """Memory of training on each device, by formulas for the tensors of `homegrown.model` and `homegrown.training`.
 
-Weights, gradients and the optimizer's moments are float32 (4 bytes). Activations and the copies of weights for matrix
-products have the type of autocast. A test adds up what PyTorch allocates, operation by operation. `torch.compile`
-recomputes some activations, so they are at most what is computed here.
+Weights, their average, gradients and the optimizer's moments are float32 (4 bytes). Activations and the copies of
+weights for matrix products have the type of autocast. A test adds up what PyTorch allocates, operation by operation.
+`torch.compile` recomputes some activations, so they are at most what is computed here.
 """
 
 from collections import Counter
@@ -62,6 +62,7 @@ class Memory:
     """
 
     weights: int
+    average: int
     gradients: int
     optimizer: int
     activations: int
@@ -78,17 +79,18 @@ def training_memory(
 ) -> Memory:
     """Return the memory of one device during training.
 
-    With FSDP2 (Zhao et al. 2023) a device keeps its shard of weights, gradients and moments. During a pass it gathers
-    the embedding, the last norm, the current block and the next one. Gradients of all passes of a step but the last
-    are not sharded.
+    With FSDP2 (Zhao et al. 2023) a device keeps its shard of weights, average, gradients and moments. During a pass it
+    gathers the embedding, the last norm, the current block and the next one. Gradients of all passes of a step but the
+    last are not sharded.
     """
     if adapter is not None:
-        return _adapter_memory(config, layout, adapter)
+        return _adapter_memory(config, settings, layout, adapter)
     sharded = layout.parallel == "fsdp" and layout.devices > 1
     parts = layout.devices if sharded else 1
     gradients = _FLOAT * config.parameter_count() // parts
     weights = gradients + _tables(config)
     optimizer = moments(config, settings) // parts
+    average = average_bytes(config, settings) // parts
     activations = saved_for_backward(config, layout)
     gathered = _gathered(config) if sharded else 0
     working = _loss_work(config, layout) + gathered
@@ -105,15 +107,16 @@ def training_memory(
     update = _FLOAT * hidden_parameters(config) // parts + _update_work(config, layout) if with_muon else 0
     return Memory(
         weights=weights,
+        average=average,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
         working=working,
-        peak=weights + optimizer + max(accumulated + activations + working, backward, ends, update),
+        peak=weights + average + optimizer + max(accumulated + activations + working, backward, ends, update),
     )
 
 
-def _adapter_memory(config: ModelConfig, layout: Layout, adapter: Adapter) -> Memory:
+def _adapter_memory(config: ModelConfig, settings: TrainingSettings, layout: Layout, adapter: Adapter) -> Memory:
     """Return the memory of one device that trains an adapter on a frozen base.
 
     Frozen matrices have the type of the products, or 4 bits; gradients and moments are those of the adapter. The loss
@@ -132,6 +135,7 @@ def _adapter_memory(config: ModelConfig, layout: Layout, adapter: Adapter) -> Me
         stored += size * tables
     weights = int(stored / parts) + _tables(config)
     gradients = _FLOAT * trained // parts
+    average = average_bytes(config, settings, adapter) // parts
     activations = _adapter_saved(config, layout, adapter)
     chunk = min(tokens, CHUNK_TOKENS[layout.device])
     working = (_FLOAT + size) * (tokens * config.hidden + chunk * config.vocabulary_size)
@@ -149,11 +153,12 @@ def _adapter_memory(config: ModelConfig, layout: Layout, adapter: Adapter) -> Me
         block += size * max(rows * columns for rows, columns in block_matrices(config))
     return Memory(
         weights=weights,
+        average=average,
         gradients=gradients,
         optimizer=2 * gradients,
         activations=activations,
         working=working,
-        peak=weights + 3 * gradients + activations + max(working, backward, block),
+        peak=weights + average + 3 * gradients + activations + max(working, backward, block),
     )
 
 
@@ -184,6 +189,11 @@ def moments(config: ModelConfig, settings: TrainingSettings, adapter: Adapter | 
     """Return the bytes of the optimizer's state: two moments per parameter with AdamW, one with Muon."""
     with_muon = hidden_parameters(config) if settings.optimizer == "muon" else 0
     return _FLOAT * (2 * trained_parameters(config, adapter) - with_muon)
+
+
+def average_bytes(config: ModelConfig, settings: TrainingSettings, adapter: Adapter | None = None) -> int:
+    """Return the bytes of the average of the trained weights; 0 without averaging."""
+    return 0 if settings.averaging is None else _FLOAT * trained_parameters(config, adapter)
 
 
 def saved_for_backward(config: ModelConfig, layout: Layout) -> int:

@@ -82,7 +82,7 @@ def _memory(plan: Plan) -> Table:
         parts = [name, *(["checkpointing"] if layout.checkpointing else []), *([] if number else ["(the recipe)"])]
         header.append("\n".join(parts))
     rows: list[list[str | Cell]] = [["rows", *(str(fit.layout.rows) for fit in plan.fits)]]
-    for part in ("weights", "gradients", "optimizer", "activations", "working", "peak"):
+    for part in ("weights", "average", "gradients", "optimizer", "activations", "working", "peak"):
         rows.append([part, *(f"{getattr(fit.memory, part) / 1e9:.3g}" for fit in plan.fits)])
     rows.append(["", *(Cell("fits") if fit.fits else Cell("too much", verdict="worse") for fit in plan.fits)])
     return Table(header, rows, title=f"Memory in GB on {each} of {memory}; {MARGIN:.0%} stay free")

@@ -59,7 +59,7 @@ class Validate(Callback):
 
     def on_step_end(self, trainer: Trainer, step: Step) -> None:
         """Write `step.validation`."""
-        with unsharded(trainer.objective):
+        with trainer.averaged(), unsharded(trainer.objective):
             step.validation = self.validator(trainer.terms, trainer.micro_batch_size)
 
 
@@ -121,7 +121,7 @@ class WriteSamples(Callback):
 
     def on_step_end(self, trainer: Trainer, step: Step) -> None:
         """Write `step.samples`, in the leading worker."""
-        with unsharded(trainer.objective):
+        with trainer.averaged(), unsharded(trainer.objective):
             if trainer.worker.leads:
                 step.samples = self._sampler(trainer.model, step.number)
 

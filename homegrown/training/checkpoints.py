@@ -28,6 +28,7 @@ from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.store.digests import sha256
 from homegrown.training import storage
+from homegrown.training.averaging import SUFFIX, WeightAverage
 from homegrown.training.metrics import Sample, StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import make_state, state_tensors, trained
 from homegrown.training.schedule import extendable
@@ -82,13 +83,19 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
 
-    def save(self, model: Transformer, optimizers: Sequence[Optimizer], state: TrainingState) -> None:
+    def save(
+        self,
+        model: Transformer,
+        optimizers: Sequence[Optimizer],
+        state: TrainingState,
+        average: WeightAverage | None = None,
+    ) -> None:
         """Copy the tensors in memory, and begin to write them as a checkpoint.
 
         Calls `settle` first, which waits for the previous checkpoint.
         """
         self.settle(state)
-        staged = self._stager.stage(trained(model) | state_tensors(model, optimizers))
+        staged = self._stager.stage(_tensors(model, optimizers, average))
         assert isinstance(staged, dict)
         copied = replace(state, metrics=[*state.metrics], samples=[*state.samples])
         self._writing = state.step, self._thread.submit(self._write, staged, copied)
@@ -130,14 +137,16 @@ class Checkpoints:
             shutil.rmtree(self.at(step))
         return 0
 
-    def load(self, step: int, model: Transformer, optimizers: Sequence[Optimizer]) -> TrainingState:
-        """Restore model and optimizers from an intact checkpoint and return the rest of its state.
+    def load(
+        self, step: int, model: Transformer, optimizers: Sequence[Optimizer], average: WeightAverage | None = None
+    ) -> TrainingState:
+        """Restore model, optimizers and average from an intact checkpoint and return the rest of its state.
 
         Any number of workers may have written it, with replicated models (DDP) or sharded ones (FSDP2).
         """
         folder = self.at(step)
         make_state(model, optimizers, storage.shapes(folder))
-        storage.load(trained(model) | state_tensors(model, optimizers), folder, self._group)
+        storage.load(_tensors(model, optimizers, average), folder, self._group)
         state = TrainingState(**json.loads((folder / "state.json").read_text()))
         state.metrics = [StepMetrics(**row) for row in pq.read_table(folder / "metrics.parquet").to_pylist()]
         state.samples = [Sample(**row) for row in pq.read_table(folder / "samples.parquet").to_pylist()]
@@ -148,8 +157,13 @@ class Checkpoints:
         return self.fill(step, Transformer(config))
 
     def fill(self, step: int, model: Transformer) -> Transformer:
-        """Load a checkpoint's trained weights into `model`, on the CPU, and return it; one worker calls it alone."""
-        storage.load(trained(model), self.at(step), None, alone=True)
+        """Load a checkpoint's trained weights, or their average, into `model`, on the CPU, and return it.
+
+        One worker calls it alone.
+        """
+        suffix = "" if self._settings.averaging is None else SUFFIX
+        weights = {name + suffix: parameter for name, parameter in trained(model).items()}
+        storage.load(weights, self.at(step), None, alone=True)
         return model
 
     def drop(self, step: int) -> None:
@@ -194,6 +208,11 @@ class Checkpoints:
 
     def _unfinished(self, step: int) -> Path:
         return self.folder / f".{self.at(step).name}.tmp"
+
+
+def _tensors(model: Transformer, optimizers: Sequence[Optimizer], average: WeightAverage | None) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint by name."""
+    return trained(model) | state_tensors(model, optimizers) | (average.tensors if average else {})
 
 
 def checkpoint(folder: Path, step: int) -> Path:

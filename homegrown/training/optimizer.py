@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from homegrown.config.recipe import TrainingSettings
+from homegrown.training.averaging import SUFFIX
 from homegrown.training.muon import Muon
 from homegrown.training.precision import choose_precision
 
@@ -76,7 +77,7 @@ def state_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str
 def make_state(model: nn.Module, optimizers: Sequence[Optimizer], shapes: Mapping[str, Sequence[int]]) -> None:
     """Make the tensors of `state_tensors` as they exist after a step: zeros in the given unsharded shapes.
 
-    They are sharded like their parameters; unknown names are ignored.
+    They are sharded like their parameters; other names are ignored.
     """
     parameters = dict(model.named_parameters())
     owners: dict[Any, Optimizer] = {
@@ -87,7 +88,7 @@ def make_state(model: nn.Module, optimizers: Sequence[Optimizer], shapes: Mappin
     }
     for path, shape in shapes.items():
         name, _, moment = path.rpartition("/")
-        if name in parameters:
+        if name in parameters and not path.endswith(SUFFIX):
             parameter = parameters[name]
             alike = tuple(parameter.shape) == tuple(shape)
             tensor = torch.zeros_like(parameter) if alike else torch.zeros(tuple(shape), device=parameter.device)

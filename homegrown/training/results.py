@@ -19,7 +19,7 @@ _LOSS_STEPS = 50
 def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     """Write model, tables, curve and, last, the summary, which marks the run as finished.
 
-    The model has the last weights or, with `patience`, those of the best validation.
+    The model has the last weights or, with `patience`, those of the best validation; with `averaging`, their average.
     """
     state = trainer.state
     last = state.metrics[-1]

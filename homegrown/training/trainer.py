@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -29,13 +29,14 @@ from torch import Tensor
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.tokenizer.loading import load, token_bytes
 from homegrown.training import microbatch
+from homegrown.training.averaging import WeightAverage
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.compilation import compile_model, compiles
 from homegrown.training.distributed import Worker
 from homegrown.training.job import CHECKPOINTS, EXTENDED, TrainingJob
 from homegrown.training.metrics import Sample
 from homegrown.training.objective import accumulating, clip_gradients, distribute
-from homegrown.training.optimizer import optimizers, set_lr
+from homegrown.training.optimizer import optimizers, set_lr, trained
 from homegrown.training.peak import matmul_peak
 from homegrown.training.precision import choose_precision
 from homegrown.training.progress_file import Report
@@ -168,6 +169,8 @@ class Trainer:
         worker, settings = self.worker, self.settings
         self.objective = distribute(self.terms, worker, self.job.parallel)
         self.optimizers = optimizers(self.model, settings, self.task.embedding_lr_share)
+        share = settings.averaging
+        self.average = None if share is None else WeightAverage(trained(self.model), share)
         with self._memory_errors(), self.precision.autocast():
             self.micro_batch_size = microbatch.choose(
                 settings, self.config.context, self.batches.window, worker, self.objective, self.optimizers
@@ -233,7 +236,11 @@ class Trainer:
         state = self.state
         state.scaler, state.spikes = self.scaler.state_dict(), self.spikes.state_dict()
         state.callbacks = {callback.name: kept for callback in self.callbacks if (kept := callback.state_dict())}
-        self.checkpoints.save(self.model, self.optimizers, state)
+        self.checkpoints.save(self.model, self.optimizers, state, self.average)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the averaged weights, if the settings ask for an average."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def _until_interrupted(self, loader: ThreadPoolExecutor, stop: Stop) -> Iterator[None]:
         """Train until nothing is left to train, a worker was asked to stop, or training must roll back."""
@@ -254,6 +261,8 @@ class Trainer:
         set_lr(self.optimizers, share)
         with self.watch.timing("update"):
             update = self._update(windows, stop)
+            if self.average:
+                self.average.update(state.step)
         self.stopped = update.stop
         if state.seconds_to_first_step is None:
             state.seconds_to_first_step = time.time() - self.job.started
@@ -311,7 +320,7 @@ class Trainer:
         self.checkpoints.settle(self.state)
         step = self.worker.agree(self.checkpoints.newest() if self.worker.leads else 0)
         if step:
-            self.state = self.checkpoints.load(step, self.model, self.optimizers)
+            self.state = self.checkpoints.load(step, self.model, self.optimizers, self.average)
             self.scaler.load_state_dict(self.state.scaler)
             for callback in self.callbacks:
                 if callback.name in self.state.callbacks:

@@ -18,6 +18,7 @@ from homegrown.planning import memory
 from homegrown.planning.compute import Adapter, projections
 from homegrown.planning.memory import Layout, saved_for_backward, training_memory
 from homegrown.training import muon
+from homegrown.training.averaging import WeightAverage
 from homegrown.training.optimizer import optimizers
 from tests.planning.holding import Live, saved_bytes
 
@@ -87,11 +88,14 @@ def test_the_most_that_a_step_holds(
 ) -> None:
     config = config_of(changes, vocabulary)
     precision = "bf16" if value_bytes == 2 else "fp32"
-    settings = training_settings.model_copy(update={"optimizer": optimizer, "precision": precision})
+    averaging = 0.2 if optimizer == "muon" else None
+    changed = {"optimizer": optimizer, "precision": precision, "averaging": averaging}
+    settings = training_settings.model_copy(update=changed)
     model, windows = model_of(config), torch.zeros(rows, config.context + 1, dtype=torch.int64)
     model.model.checkpointing = checkpointing
     update = optimizers(model, settings)
-    with Live(*model.parameters(), *model.buffers(), windows) as live:
+    averages = list(WeightAverage(dict(model.named_parameters()), 0.2).tensors.values()) if averaging else []
+    with Live(*model.parameters(), *model.buffers(), *averages, windows) as live:
         for _ in range(2):  # the second step has the optimizer's moments from its start
             live.peak = 0
             for _ in range(passes):
@@ -106,17 +110,17 @@ def test_the_most_that_a_step_holds(
     states = chain.from_iterable(one.state.values() for one in update)
     moments = sum(tensor.nbytes for state in states for tensor in state.values() if tensor.ndim)
     assert planned.weights == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    assert planned.average == sum(tensor.nbytes for tensor in averages)
     assert planned.gradients == gradients
     assert planned.optimizer == moments
     assert planned.peak == pytest.approx(live.peak, rel=0.04 if checkpointing else 0.02)
 
 
 def test_sharding_divides_what_is_held_and_not_what_is_computed(training_settings: TrainingSettings) -> None:
-    config = config_of({"layers": 8}, 512)
-    alone, sharded = (
-        training_memory(config, training_settings, Layout("cuda", 2, 4, 1, devices, "fsdp")) for devices in (1, 4)
-    )
+    config, settings = config_of({"layers": 8}, 512), training_settings.model_copy(update={"averaging": 0.2})
+    alone, sharded = (training_memory(config, settings, Layout("cuda", 2, 4, 1, devices, "fsdp")) for devices in (1, 4))
     assert sharded.gradients == alone.gradients // 4
+    assert sharded.average == alone.average // 4 > 0
     assert sharded.optimizer == alone.optimizer // 4
     assert sharded.activations == alone.activations
     assert sharded.peak < alone.peak

@@ -85,6 +85,7 @@ def training_settings() -> TrainingSettings:
         batch_size=4,
         micro_batch_size=2,
         learning_rate=5e-3,
+        averaging=0.2,
         warmup_steps=4,
         weight_decay=0.1,
         dropout=0.1,
