@@ -20,10 +20,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
+from flows import AUTHOR_TAG
 from flows.local.children import end_with_worker
 from flows.local.prefect_internals import ABORTED
 from homegrown.store.artifacts import Store
 from homegrown.util import locks
+from homegrown.util.users import user_name
 from tasks.stage import store
 
 _POLL_SECONDS = 3.0
@@ -36,6 +38,15 @@ def begin() -> None:
     """Tie a flow run to its worker and take its lock; every flow calls it first."""
     end_with_worker()
     watch_over(store(), UUID(str(flow_run.id)))
+    _sign(UUID(str(flow_run.id)))
+
+
+def _sign(run: UUID) -> None:
+    """Tag the run with its author, the user whose process this is."""
+    tag = f"{AUTHOR_TAG}{user_name()}"
+    if tag not in flow_run.tags:
+        with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
+            client.update_flow_run(run, tags=[*flow_run.tags, tag])
 
 
 def watch_over(store: Store, run: UUID) -> None:

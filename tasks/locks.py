@@ -81,11 +81,13 @@ class StageLocks(LockManager):
 def computing_on(device: str, processes: int) -> Iterator[None]:
     """Lock the GPUs of `processes` processes for the block, one each; a CPU needs no lock.
 
-    Other runs on this machine, in any project folder, wait. GPUs are locked in one order, so that two runs with
-    several GPUs never deadlock.
+    Other runs on this machine, of any user and in any project folder, wait. GPUs are locked in one order, so that two
+    runs with several GPUs never deadlock.
     """
     names = devices.gpu_names(processes) if device == "cuda" else []
     with ExitStack() as stack:
         for name in sorted(names):
-            stack.enter_context(locks.exclusive(Path(tempfile.gettempdir()) / f"homegrown-gpu-{name}.lock"))
+            file = Path(tempfile.gettempdir()) / f"homegrown-gpu-{name}.lock"
+            locks.make_public(file)
+            stack.enter_context(locks.exclusive(file))
         yield

@@ -15,14 +15,13 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
 
-from flows.local import children, server_database, server_log, server_users
+from flows.local import children, server_database, server_log, server_owner, server_users
 from homegrown.util.errors import UserError
 
 LOG = "server.log"
 """Name of the server's log in the folder of a store's state."""
 _START_SECONDS = 300  # it takes 7, more on a busy machine
 _ANSWER_SECONDS = 30  # of a busy server that has accepted the connection
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @contextmanager
@@ -33,14 +32,16 @@ def running(log: Path) -> Iterator[str]:
     Its output goes to the file `log`.
 
     Raises:
-        UserError: no server answers at an address of another machine, a new one does not start, or the server requires
-            a password that is not in the environment.
+        UserError: no server answers at an address of another machine, a new one does not start, the server requires a
+            password that is not in the environment, or it is another user's and the environment does not name it.
     """
     api = address()
     users = server_users.folder_of(api)
-    with server_users.registered(users):
+    with server_users.registered(users) as user:
         with server_users.gate(users):
-            if not answers(api):
+            if answers(api):
+                server_owner.check(api, user, may_choose=True)
+            else:
                 arguments = command(api)
                 server_database.compact()
                 server_log.start_anew(log)
@@ -84,7 +85,7 @@ def command(api: str) -> list[str]:
         raise UserError(
             f"{api} is not a valid address ({error}); set PREFECT_API_URL=http://127.0.0.1:PORT/api."
         ) from error
-    if host not in _LOOPBACK:
+    if not server_owner.is_local(api):
         raise UserError(f"No Prefect server answers at {api}; start it there or set another PREFECT_API_URL.")
     if _is_taken(host, port):
         raise UserError(

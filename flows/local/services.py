@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flows.local import automation, children, server, server_database, server_log, server_users
+from flows.local import automation, children, server, server_database, server_log, server_owner, server_users
 from flows.local.deployment_file import Checked
 from flows.local.removal import remove_deleted
 from homegrown.config.pipelines import PIPELINES
@@ -114,7 +114,9 @@ class Machine:
             UserError: a service did not start.
         """
         with server_users.gate(self._user.parent):
-            if not server.answers(self.api):
+            if server.answers(self.api):
+                server_owner.check(self.api, self._user, may_choose=False)
+            else:
                 arguments, log = server.command(self.api), self._state / server.LOG
                 if sizes := server_database.compact():
                     self._report(f"Compacted Prefect's database from {file_size(sizes[0])} to {file_size(sizes[1])}.")

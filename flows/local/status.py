@@ -24,7 +24,8 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import TypeAdapter
 
-from flows.local import server, server_log, services
+from flows import AUTHOR_TAG
+from flows.local import server, server_log, server_owner, services
 from homegrown.util.errors import UserError
 
 _RECENT = 10
@@ -62,6 +63,8 @@ class RunStatus:
     started: datetime | None
     seconds: float
     url: str
+    author: str | None = None
+    """The user whose process it was; None before its start."""
     place: Place | None = None
 
 
@@ -82,6 +85,8 @@ class Status:
     """Ended runs, newest first."""
     errors: list[str] = field(default_factory=list)
     """Errors that repeat in the log of the server that this folder started last."""
+    owner: str | None = None
+    """The other user whose server it is; None for one's own, and for one of another machine."""
 
     def as_json(self) -> str:
         """Return the status as JSON, with times in ISO 8601."""
@@ -102,7 +107,7 @@ def read_status(state: Path) -> Status:
         return Status(api, answers=False, up=up, errors=errors)
     try:
         with get_client(sync_client=True) as client:
-            return replace(_read(client, api, up), errors=errors)
+            return replace(_read(client, api, up), errors=errors, owner=server_owner.other_user(api))
     except PrefectHTTPStatusError as error:
         raise UserError(server.refused(api, error)) from error
 
@@ -143,6 +148,7 @@ def _run(run: FlowRun, deployments: dict[UUID, str], ui: str, place: Place | Non
         started=run.start_time,
         seconds=round(run.estimated_run_time.total_seconds(), 1),
         url=f"{ui}/runs/flow-run/{run.id}",
+        author=next((tag.removeprefix(AUTHOR_TAG) for tag in run.tags if tag.startswith(AUTHOR_TAG)), None),
         place=place,
     )
 

@@ -53,11 +53,13 @@ def prefect_server(store: Store, console: Console, prepare: Callable[[], T]) -> 
     with ExitStack() as stack:
         with console.status("starting") as status:
             with _without_collection():
-                from flows.local import server
+                from flows.local import server, server_owner
 
                 prepared = prepare()
             status.update("waiting for the Prefect server, which takes up to a minute to start")
             api = stack.enter_context(server.running(store.root / ".state" / server.LOG))
+        if owner := server_owner.other_user(api):
+            console.print(f"This Prefect server belongs to the user {owner}, who can see the run.", highlight=False)
         with _interruption_reported():
             yield prepared, api.removesuffix("/api")
 

@@ -11,7 +11,8 @@ from homegrown.store.artifacts import Store
 def runs(store: Store, as_json: bool) -> None:
     """List all runs, the oldest first.
 
-    Shows the state, bits per byte, and the settings that differ from the recipe in pipelines.yaml.
+    Shows the state, bits per byte, and the settings that differ from the recipe in pipelines.yaml. With several people,
+    it also shows the author.
     """
     import json
 
@@ -23,10 +24,12 @@ def runs(store: Store, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([past.as_json() for past in listed], indent=2))
         return
+    several = len({past.author for past in listed} - {None}) > 1
     rows = [
         [
             past.name,
             past.recipe,
+            *([past.author or ""] if several else []),
             f"{past.started:%Y-%m-%d %H:%M}",
             f"{past.state}, {past.last}" if past.last else past.state,
             past.headline,
@@ -34,5 +37,6 @@ def runs(store: Store, as_json: bool) -> None:
         ]
         for past in listed
     ]
-    header = ["run", "recipe", "started (UTC)", "state, last stage", "bits/byte", "changed settings"]
-    print_table(Table(header, rows, align="llllll"))
+    shown = ["state, last stage", "bits/byte", "changed settings"]
+    header = ["run", "recipe", *(["author"] if several else []), "started (UTC)", *shown]
+    print_table(Table(header, rows, align="l" * len(header)))

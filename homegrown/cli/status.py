@@ -36,20 +36,25 @@ def _print(found: "Status") -> None:
         click.echo("Start one with `homegrown up`; `homegrown run` does not need it.")
         _print_errors(found)
         return
-    click.echo(f"server       {found.api.removesuffix('/api')} answers; {up}")
+    of = f" for the user {found.owner}" if found.owner else ""
+    click.echo(f"server       {found.api.removesuffix('/api')} answers{of}; {up}")
     online = [worker for worker in found.workers if worker.online]
     names = ", ".join(f"{worker.name} (pool {worker.pool}, last heartbeat {_ago(worker.heard)})" for worker in online)
     click.echo(f"workers      {names or 'none: start one with `homegrown up`'}")
     click.echo(f"deployments  {', '.join(found.deployments) or 'none: deploy pipelines.yaml with `homegrown up`'}")
+    authors = {run.author for run in [*found.in_progress, *found.recent]} - {None}
+    author = ["author"] if len(authors) > 1 else []
     click.echo(f"waiting      {found.waiting or 'none'}")
     click.echo(f"in progress  {len(found.in_progress) or 'none'}")
     if found.in_progress:
-        header = ["run", "state", "started", "stage", "progress"]
-        print_table(Table(header, [_in_progress(run) for run in found.in_progress], align="lllll"))
+        header = ["run", *author, "state", "started", "stage", "progress"]
+        rows = [_in_progress(run, bool(author)) for run in found.in_progress]
+        print_table(Table(header, rows, align="l" * len(header)))
     if found.recent:
         click.echo("recent runs:")
-        header = ["run", "state", "started", "took", "message"]
-        print_table(Table(header, [_recent(run) for run in found.recent], align="lllrl"))
+        header = ["run", *author, "state", "started", "took", "message"]
+        rows = [_recent(run, bool(author)) for run in found.recent]
+        print_table(Table(header, rows, align="l" * (len(header) - 2) + "rl"))
     _print_errors(found)
 
 
@@ -58,18 +63,23 @@ def _print_errors(found: "Status") -> None:
         click.echo(error)
 
 
-def _in_progress(run: "RunStatus") -> tuple[str, ...]:
+def _in_progress(run: "RunStatus", author: bool) -> tuple[str, ...]:
     place = run.place
     share = f"{place.percent:.0f}% " if place and place.percent is not None else ""
     words = (place.words or "") if place else ""
-    return (run.name, run.state, _ago(run.started), place.stage if place else "", f"{share}{words}")
+    stage = place.stage if place else ""
+    return (run.name, *_author(run, author), run.state, _ago(run.started), stage, f"{share}{words}")
 
 
-def _recent(run: "RunStatus") -> tuple[str, ...]:
+def _recent(run: "RunStatus", author: bool) -> tuple[str, ...]:
     from homegrown.reporting.numbers import duration
 
     message = "" if run.state == "Completed" else " ".join((run.message or "").split())
-    return (run.name, run.state, _ago(run.started), duration(run.seconds), message)
+    return (run.name, *_author(run, author), run.state, _ago(run.started), duration(run.seconds), message)
+
+
+def _author(run: "RunStatus", shown: bool) -> list[str]:
+    return [run.author or ""] if shown else []
 
 
 def _ago(time: "datetime | None") -> str:

@@ -39,13 +39,15 @@ def up(store: Store) -> None:
 
 
 def _greeting(api: str, own_server: bool, deployments: list[str]) -> str:
-    from flows.local import server_database
+    from flows.local import server_database, server_owner
     from homegrown.config.pipelines import PIPELINES
     from homegrown.reporting.numbers import file_size
 
     file = server_database.file() if own_server else None
     database = f"Database: {file}, {file_size(file.stat().st_size)}\n" if file and file.is_file() else ""
-    server = "started here" if own_server else "already running, not stopped by Ctrl-C"
+    owner = server_owner.other_user(api)
+    of = f" of the user {owner}" if owner else ""
+    server = "started here" if own_server else f"already running{of}, not stopped by Ctrl-C"
     return (
         f"Prefect UI: [bold]{api.removesuffix('/api')}[/bold] ({server})\n"
         f"{database}"

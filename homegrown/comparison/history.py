@@ -20,6 +20,8 @@ class PastRun:
 
     name: str
     recipe: str
+    author: str | None
+    """The user who started it; None in records of earlier versions."""
     sweep: str | None
     started: datetime
     finished: datetime | None
@@ -74,6 +76,7 @@ def _past(store: Store, name: str, run: RunRecord, today: dict[str, Any] | None,
     return PastRun(
         name=name,
         recipe=run.recipe["name"],
+        author=run.author,
         sweep=run.sweep,
         started=run.started,
         finished=run.finished,

@@ -4,6 +4,8 @@ An artifact is a folder `<root>/<stage>/<version>-<key>/` with its files and a `
 one rename, it is the folder `.<version>-<key>.partial` beside that place, from which an interrupted stage resumes. The
 folder `<root>/.state/` has the store's locks and caches; it can be deleted when nothing runs.
 
+If the root has the setgid bit, new files and folders have its group's permissions, so that a group shares the store.
+
 With a remote (`homegrown.store.remote`), a published artifact is copied there, its manifest last. An artifact that
 only the remote has is downloaded instead of made.
 """
@@ -30,7 +32,7 @@ from homegrown.store.digests import Digests
 from homegrown.store.remote import Damaged, Remote
 from homegrown.util import locks
 from homegrown.util.errors import UserError, is_disk_full
-from homegrown.util.files import replacing, sync
+from homegrown.util.files import is_shared, replacing, share, share_new_files, sync
 from homegrown.util.parallel import cpu_count
 from homegrown.util.progress import Metric, Outcome
 
@@ -159,6 +161,7 @@ class Store:
         self._state = self.root / ".state"
         self._reported: set[Path] = set()
         """Folders whose damaged manifest was logged."""
+        share_new_files(self.root)
 
     # --- lookup -------------------------------------------------------------------------------------------------------
 
@@ -362,7 +365,10 @@ class Store:
         partial = partial_of(slot)
         with replacing(partial / MANIFEST) as temporary:
             temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
+        shared = is_shared(self.root)
         for path in (*partial.rglob("*"), partial):
+            if shared:
+                share(path, self.root)
             sync(path)
         if slot.exists():
             self._discard(slot)

@@ -111,6 +111,8 @@ class Digests:
 
 
 def _connect(cache: Path) -> sqlite3.Connection:
+    if not cache.exists():
+        cache.touch()  # with the permissions of this process; SQLite's own are for one user
     database = sqlite3.connect(cache, timeout=60, isolation_level=None)
     try:
         database.execute("PRAGMA synchronous = OFF")

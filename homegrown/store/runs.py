@@ -13,6 +13,7 @@ from homegrown.store.artifacts import Artifact, Store, explained
 from homegrown.util import locks
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
+from homegrown.util.users import user_name
 
 State = Literal["finished", "running", "stopped"]
 MEASURED = {
@@ -36,6 +37,8 @@ class RunRecord(BaseModel):
     finished: datetime | None = None
     sweep: str | None = None
     """Name of the sweep that the run belongs to."""
+    author: str | None = None
+    """Name of the user whose process it was; None in records of earlier versions."""
     keys: dict[str, str] = {}
     """Key of the artifact by stage, for the stages that the run has finished."""
     folders: dict[str, str] = {}
@@ -85,7 +88,8 @@ def ongoing(store: Store, name: str, recipe: Mapping[str, Any], sweep: str | Non
     """
     found = _free_name(store, _UNFIT.sub("-", name)[:_LONGEST_NAME].lstrip(".") or "run")
     try:
-        log = Ongoing(store, found, RunRecord(recipe=dict(recipe), started=datetime.now(UTC), sweep=sweep))
+        started = RunRecord(recipe=dict(recipe), started=datetime.now(UTC), sweep=sweep, author=user_name())
+        log = Ongoing(store, found, started)
         yield log
         log.finish()
     finally:

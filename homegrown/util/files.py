@@ -1,6 +1,7 @@
 """Files written atomically, and Parquet tables."""
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_shared: set[Path] = set()
+"""Shared folders whose permissions new files of this process have."""
 
 
 @contextmanager
@@ -25,6 +29,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_shared(folder: Path) -> bool:
+    """Return whether a folder has the setgid bit, which gives its new entries the folder's group."""
+    try:
+        return bool(folder.stat().st_mode & stat.S_ISGID)
+    except OSError:
+        return False
+
+
+def share_new_files(folder: Path) -> None:
+    """Give all files that this process and its children make from now on the group's permissions of a shared folder."""
+    if folder not in _shared and is_shared(folder):
+        _shared.add(folder)
+        mask = os.umask(0o077)
+        os.umask(mask & ~stat.S_IRWXG | ~folder.stat().st_mode & stat.S_IRWXG)
+
+
+def share(path: Path, folder: Path) -> None:
+    """Give a file or folder of this user the group's permissions of a shared folder; libraries may give it fewer."""
+    status = path.stat()
+    wanted = folder.stat().st_mode & (stat.S_IRWXG if stat.S_ISDIR(status.st_mode) else stat.S_IRGRP | stat.S_IWGRP)
+    if status.st_uid == os.geteuid() and status.st_mode & wanted != wanted:
+        path.chmod(stat.S_IMODE(status.st_mode) | wanted)
 
 
 def sync(path: Path) -> None:

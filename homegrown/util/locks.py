@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _POLL_SECONDS = 0.1
@@ -24,8 +24,7 @@ def try_acquire(path: Path) -> bool:
     with _guard:
         if path in _locked:
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = _opened(path)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -33,6 +32,14 @@ def try_acquire(path: Path) -> bool:
             return False
         _locked[path] = descriptor
         return True
+
+
+def make_public(path: Path) -> None:
+    """Create the file of a lock that all users of the machine share."""
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        os.fchmod(descriptor, 0o666)
+        os.close(descriptor)
 
 
 def acquire(path: Path, timeout: float | None = None) -> bool:
@@ -78,3 +85,15 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         release(path)
+
+
+def _opened(path: Path) -> int:
+    """Open the file of a lock, and create it if it is missing.
+
+    In a folder for all users, such as /tmp, Linux refuses O_CREAT for an existing file of another user.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

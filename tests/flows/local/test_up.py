@@ -18,6 +18,7 @@ from homegrown.cli.main import cli
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
 from homegrown.util import locks
+from homegrown.util.users import user_name
 from tests.flows.local.project import Project, Ui, until, write_deployments
 from tests.flows.small import small_recipe
 
@@ -92,6 +93,9 @@ def _a_run_from_the_deployment(ui: Ui, project: Project) -> None:
     until(lambda: ui.state(run) not in ("RUNNING", "PENDING"), "the run ends")
     assert ui.state(run) == "COMPLETED"
     (record,) = runs.recorded(Store(project.folder / "artifacts")).values()
+    assert record.author == user_name()
+    assert f"author:{user_name()}" in ui.get(f"/flow_runs/{run}")["tags"]
+    assert [one["author"] for one in json.loads(_answer("status", "--json"))["recent"]] == [user_name()]
     assert record.recipe == small_recipe(Path("data"), "ingest.shard_mb=0.1").model_dump(mode="json")
 
     # Task runs, logs and artifacts reach the database a moment after the run has told of them.
