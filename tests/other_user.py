@@ -1,12 +1,18 @@
-"""Code that runs as other users of this machine, in processes forked from this one."""
+"""Functions that run as other users of this machine, in processes that import them as root."""
 
+import encodings.idna  # noqa: F401  # the same, for sockets
+import multiprocessing
 import os
 import tempfile
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from homegrown.store.artifacts import libraries
 
 GROUP = 20001
 ALICE, BOB, EVE = 20011, 20012, 20013
@@ -15,31 +21,32 @@ ALICE, BOB, EVE = 20011, 20012, 20013
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
-def started(user: int, work: Callable[[], object], *, umask: int = 0o022) -> int:
-    """Do something in a process of another user; return its process id. Only modules that are imported can be used."""
-    if pid := os.fork():
-        return pid
-    code = 1
-    try:
-        os.setgroups([GROUP] if user in (ALICE, BOB) else [])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-        os.umask(umask)
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def started(user: int, work: Callable[..., object], *arguments: Any, umask: int = 0o022) -> BaseProcess:
+    """Start a function in a process of another user."""
+    process = multiprocessing.get_context("spawn").Process(target=_become, args=(user, umask, work, arguments))
+    process.start()
+    return process
 
 
-def done(user: int, work: Callable[[], object], *, umask: int = 0o022) -> int:
-    """Do something as another user, and return the exit code of the process: 0, or 1 after an exception."""
-    return os.waitstatus_to_exitcode(os.waitpid(started(user, work, umask=umask), 0)[1])
+def done(user: int, work: Callable[..., object], *arguments: Any, umask: int = 0o022) -> int | None:
+    """Run a function as another user, and return the exit code of its process: 0, or 1 after an exception."""
+    process = started(user, work, *arguments, umask=umask)
+    process.join()
+    return process.exitcode
 
 
-def open_to_all(folder: Path) -> None:
-    """Let all users reach a temporary folder."""
-    for path in (folder, *folder.parents):
-        if path.is_relative_to(tempfile.gettempdir()) and path != Path(tempfile.gettempdir()):
-            path.chmod(path.stat().st_mode | 0o755)
+def _become(user: int, umask: int, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    libraries()  # imports what the other user may not be able to read
+    os.setgroups([GROUP] if user in (ALICE, BOB) else [])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    os.umask(umask)
+    work(*arguments)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Yield a temporary folder that all users can reach; pytest closes its own to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)

@@ -48,7 +48,7 @@ def check(api: str, user: Path, *, may_choose: bool) -> None:
 
 
 def other_user(api: str) -> str | None:
-    """Return the name of the other user whose server answers at an address of this machine; None if there is none."""
+    """Return the user, other than this one, whose server answers at a local address; None otherwise."""
     uid = _owner(api) if is_local(api) else None
     return None if uid in (None, os.geteuid()) else user_name(uid)
 

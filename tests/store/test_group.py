@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,24 +12,24 @@ from homegrown.store.artifacts import Artifact, Order, Store, partial_of
 from homegrown.store.digests import Digests
 from homegrown.util import locks
 from homegrown.util.progress import Outcome
-from tests.other_user import ALICE, BOB, EVE, GROUP, done, needs_root, open_to_all
+from tests.other_user import ALICE, BOB, EVE, GROUP, done, needs_root, open_folder
 
 ORDER = Order("dedup", "code", {}, {})
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    open_to_all(tmp_path)
-    root = tmp_path / "artifacts"
-    root.mkdir()
-    if os.geteuid() == 0:
-        os.chown(root, 0, GROUP)
-    root.chmod(0o2770)
-    return root
+def shared() -> Iterator[Path]:
+    with open_folder() as folder:
+        root = folder / "artifacts"
+        root.mkdir()
+        if os.geteuid() == 0:
+            os.chown(root, 0, GROUP)
+        root.chmod(0o2770)
+        yield root
 
 
 @pytest.fixture(autouse=True)
-def the_same_umask() -> object:
+def the_same_umask() -> Iterator[None]:
     mask = os.umask(0o022)
     yield
     os.umask(mask)
@@ -67,8 +68,19 @@ def collect(root: Path) -> None:
     assert deleted and not left
 
 
+def remember(root: Path, name: str) -> None:
+    Store(root)
+    with Digests(root / ".state" / "digests.sqlite") as digests:
+        digests._new[name, "sha256"] = (1, 1, 1, 1, name)
+
+
 def find(root: Path) -> None:
     assert Store(root).find(ORDER.stage, ORDER.key)
+
+
+def take(lock: Path) -> None:
+    locks.make_public(lock)
+    assert locks.try_acquire(lock)
 
 
 def test_new_files_have_the_permissions_of_a_shared_root(shared: Path) -> None:
@@ -90,31 +102,25 @@ def test_a_store_of_one_user_keeps_the_umask(tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_two_users_resume_reuse_and_delete_each_others_work(shared: Path, umask: int) -> None:
-    assert done(ALICE, lambda: interrupt(shared), umask=umask) == 0
-    assert done(BOB, lambda: make(shared), umask=umask) == 0
+    assert done(ALICE, interrupt, shared, umask=umask) == 0
+    assert done(BOB, make, shared, umask=umask) == 0
     (made,) = Store(shared).all()
     assert (made.path / "attempts").read_text().split() == [str(ALICE), str(BOB)]
-    assert done(ALICE, lambda: make(shared), umask=umask) == 0
+    assert done(ALICE, make, shared, umask=umask) == 0
     assert Store(shared).all() == [made]
     assert {name: run.author for name, run in runs.recorded(Store(shared)).items()} == {
         "shared": str(BOB),
         "shared-2": str(ALICE),
     }
     assert {path.stat().st_gid for path in shared.rglob("*")} == {GROUP}
-    assert done(ALICE, lambda: collect(shared), umask=umask) == 0
+    assert done(ALICE, collect, shared, umask=umask) == 0
     assert Store(shared).all() == []
 
 
 @needs_root
 def test_the_cache_of_digests_has_the_entries_of_both(shared: Path) -> None:
-    def remember(name: str) -> None:
-        (shared / name).write_text(name)
-        os.utime(shared / name, (1, 1))
-        with Digests(shared / ".state" / "digests.sqlite") as digests:
-            digests._new[name, "sha256"] = (1, 1, 1, 1, name)
-
-    assert done(ALICE, lambda: (Store(shared), remember("alice"))) == 0
-    assert done(BOB, lambda: (Store(shared), remember("bob"))) == 0
+    assert done(ALICE, remember, shared, "alice") == 0
+    assert done(BOB, remember, shared, "bob") == 0
     with Digests(shared / ".state" / "digests.sqlite") as digests:
         assert [digests._known(name, "sha256") for name in ("alice", "bob")] == [
             (1, 1, 1, 1, "alice"),
@@ -124,31 +130,26 @@ def test_the_cache_of_digests_has_the_entries_of_both(shared: Path) -> None:
 
 @needs_root
 def test_a_group_that_may_only_read_reads(shared: Path) -> None:
-    assert done(ALICE, lambda: make(shared)) == 0
+    assert done(ALICE, make, shared) == 0
     shared.chmod(0o2750)
     os.chown(shared, ALICE, GROUP)
     (made,) = Store(shared).all()
-    assert done(ALICE, lambda: collect(shared)) == 0
-    assert done(ALICE, lambda: make(shared)) == 0
+    assert done(ALICE, collect, shared) == 0
+    assert done(ALICE, make, shared) == 0
     (made,) = Store(shared).all()
     assert stat.S_IMODE((made.path / "attempts").stat().st_mode) == 0o644
-    assert done(BOB, lambda: find(shared)) == 0
-    assert done(BOB, lambda: collect(shared)) == 1
-    assert done(EVE, lambda: find(shared)) == 1
+    assert done(BOB, find, shared) == 0
+    assert done(BOB, collect, shared) == 1
+    assert done(EVE, find, shared) == 1
 
 
 @needs_root
-def test_a_lock_for_all_users_of_the_machine(tmp_path: Path) -> None:
-    open_to_all(tmp_path)
-    tmp_path.chmod(0o1777)
-    lock = tmp_path / "gpu"
-
-    def take() -> None:
-        locks.make_public(lock)
-        assert locks.try_acquire(lock)
-
-    assert done(ALICE, take) == 0
-    assert done(EVE, take) == 0
-    locks.acquire(lock)
-    assert done(BOB, take) == 1
-    locks.release(lock)
+def test_a_lock_for_all_users_of_the_machine() -> None:
+    with open_folder() as folder:
+        folder.chmod(0o1777)
+        lock = folder / "gpu"
+        assert done(ALICE, take, lock) == 0
+        assert done(EVE, take, lock) == 0
+        locks.acquire(lock)
+        assert done(BOB, take, lock) == 1
+        locks.release(lock)

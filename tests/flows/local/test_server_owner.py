@@ -1,20 +1,17 @@
 """Whose server answers at a local address: real processes of this user, of another, and with another Prefect home."""
 
 import os
-import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
-from click.testing import CliRunner
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.local import server, server_owner, server_users
-from homegrown.cli.main import cli
 from homegrown.util.errors import UserError
 from tests.flows.local.project import write_deployments
 from tests.flows.small import write_corpus
@@ -34,48 +31,52 @@ class Health(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(params=["127.0.0.1", "0.0.0.0"])
-def eves(request: pytest.FixtureRequest) -> Iterator[str]:
+def serve(address: tuple[str, int]) -> None:
+    ThreadingHTTPServer(address, Health).serve_forever()
+
+
+@pytest.fixture
+def eves() -> Iterator[str]:
     """The address of a server that another user runs."""
-    served = HTTPServer((request.param, 0), Health, bind_and_activate=False)
     with socket.create_server(("127.0.0.1", 0)) as free:
-        served.server_address = (request.param, free.getsockname()[1])
-
-    def serve() -> None:  # the socket belongs to the user who makes it
-        served.socket = socket.create_server(served.server_address)
-        served.serve_forever()
-
-    pid = started(EVE, serve)
-    api = f"http://127.0.0.1:{served.server_address[1]}/api"
-    try:
-        while not server.answers(api):
-            assert psutil.pid_exists(pid)
-        yield api
-    finally:
-        with suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        served.socket.close()
+        port = free.getsockname()[1]
+    process = started(EVE, serve, ("0.0.0.0", port))
+    api = f"http://127.0.0.1:{port}/api"
+    while not server.answers(api):
+        assert process.is_alive()
+    yield api
+    process.kill()
+    process.join()
 
 
 @needs_root
 def test_a_server_of_another_user_is_used_only_if_it_is_named(
     eves: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "project").mkdir()
-    write_corpus(tmp_path / "project" / "data")
-    write_deployments(tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    refusal = f"The Prefect server at {eves} belongs to the user {EVE}; choose another port with PREFECT_API_URL="
-    with temporary_settings({PREFECT_API_URL: eves, PREFECT_HOME: tmp_path / "prefect"}):
-        assert f"Error: {refusal}" in CliRunner().invoke(cli, ["run", "tiny", "--until", "ingest"]).output
-        (Path.cwd() / ".env").write_text(f"PREFECT_API_URL={eves}\n")
-        with server.running(tmp_path / "server.log") as used:
-            assert used == eves
-            assert server_owner.other_user(eves) == str(EVE)
-        # The deployments of both would be mixed. This command ends all children of its process, Eve's server too.
-        assert f"Error: {refusal}" in CliRunner().invoke(cli, ["up"]).output
+    write_corpus(tmp_path / "data")
+    write_deployments(tmp_path)
+    (tmp_path / "pyproject.toml").write_text(f'[tool.prefect]\napi.url = "{eves}"\n')
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(Path.cwd())}
+    refusal = (
+        f"Error: The Prefect server at {eves} belongs to the user {EVE}; choose another port with "
+        "PREFECT_API_URL=http://127.0.0.1:PORT/api.\n"
+    )
+
+    def homegrown(*arguments: str) -> str:
+        command = [sys.executable, "-m", "homegrown.cli.main", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert homegrown("run", "tiny", "--until", "ingest") == refusal
+    (tmp_path / ".env").write_text(f"PREFECT_API_URL={eves}\n")
+    assert homegrown("up") == refusal  # the deployments of both would be mixed
+    monkeypatch.chdir(tmp_path)
+    settings = temporary_settings({PREFECT_API_URL: eves, PREFECT_HOME: tmp_path / "prefect"})
+    with settings, server.running(tmp_path / "server.log") as used:
+        assert used == eves
+        assert server_owner.other_user(eves) == str(EVE)
     assert not (tmp_path / "server.log").exists()
 
 
