@@ -34,7 +34,12 @@ _thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
 
 def json_grammar(schema: Any) -> str:
-    """Return the grammar of JSON that fits a schema.
+    """Return the grammar of JSON that fits a schema; raises UserError as `json_rule`."""
+    return f"start: {json_rule(schema)}"
+
+
+def json_rule(schema: Any) -> str:
+    """Return what a rule for JSON that fits a schema consists of.
 
     An object with `properties` has no others, unless the schema says so with `additionalProperties`.
 
@@ -48,20 +53,20 @@ def json_grammar(schema: Any) -> str:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise UserError(f"The schema is malformed at {error.json_path}: {error.message}.") from None
-    grammar = _json(_closed(schema) if not _combined(schema) else schema)
-    if problem := _problem(grammar):
+    rule = _json(schema if _combined(schema) else _closed(schema))
+    if problem := _problem(f"start: {rule}"):
         raise UserError(f"The schema cannot be used at {_place(schema, '$')}: {_reason(problem)}.")
-    return grammar
+    return rule
 
 
 def regex_grammar(pattern: str) -> str:
     """Return the grammar of text that fully matches a regular expression; raises UserError if it is malformed."""
-    return _checked(f"start: /{regex_to_lark(pattern)}/", "The regular expression")
+    return checked(f"start: /{regex_to_lark(pattern)}/", "The regular expression")
 
 
 def choice_grammar(choices: Sequence[str]) -> str:
     """Return the grammar of exactly one of these texts."""
-    return _checked(f"start: {' | '.join(json.dumps(one) for one in choices)}", "The list of choices")
+    return checked(f"start: {' | '.join(json.dumps(one) for one in choices)}", "The list of choices")
 
 
 def text_grammar(text: str) -> str:
@@ -70,7 +75,14 @@ def text_grammar(text: str) -> str:
         lark: str = any_to_lark(text)
     except Exception as error:  # the converter has no class of its own
         raise UserError(f"The grammar cannot be used: {_reason(str(error))}.") from None
-    return _checked(lark, "The grammar")
+    return checked(lark, "The grammar")
+
+
+def checked(grammar: str, what: str) -> str:
+    """Return a grammar; raises UserError if it is malformed."""
+    if problem := _problem(grammar):
+        raise UserError(f"{what} cannot be used: {_reason(problem)}.")
+    return grammar
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +173,6 @@ class Masks:
             )
 
 
-def _checked(grammar: str, what: str) -> str:
-    if problem := _problem(grammar):
-        raise UserError(f"{what} cannot be used: {_reason(problem)}.")
-    return grammar
-
-
 def _problem(grammar: str) -> str:
     """Return what is wrong with a grammar, empty if nothing is."""
     return LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))
@@ -181,7 +187,7 @@ def _reason(problem: str) -> str:
 
 def _json(schema: Any) -> str:
     fixed = {**schema, "x-guidance": _FORM} if isinstance(schema, dict) else schema
-    return f"start: %json {json.dumps(fixed)}"
+    return f"%json {json.dumps(fixed)}"
 
 
 def _parts(schema: Any) -> Iterator[tuple[str, Any]]:
@@ -207,7 +213,8 @@ def _place(schema: Any, place: str) -> str:
 
 def _innermost(schema: Any, place: str, root: dict[str, Any]) -> str:
     for below, part in _parts(schema):
-        if _problem(_json({**root, **part} if isinstance(part, dict) else part)):
+        rule = _json({**root, **part} if isinstance(part, dict) else part)
+        if _problem(f"start: {rule}"):
             return _innermost(part, place + below, root)
     return place
 

@@ -30,7 +30,8 @@ from homegrown.serving.page.policy import PagePolicy
 from homegrown.serving.refusal import Reason, Refused
 from homegrown.serving.responses import Choice, ResponseObjects, error_object, model_object
 from homegrown.serving.service import Generation, Service
-from homegrown.serving.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody
+from homegrown.serving.tools import CallFormat, CallReader, call_format
+from homegrown.serving.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody, conversation
 from homegrown.util.errors import UserError
 from homegrown.util.guard import Policy, SameOrigin
 from homegrown.util.seeds import derive
@@ -108,19 +109,21 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions")
     async def chat(body: ChatCompletionBody, http: fastapi.Request) -> Response:
         """Answer a conversation."""
-        messages = [message.message() for message in body.messages]
-        prompt_ids = service.encode(body.model, messages, continued=body.continued)
-        grammar = await asyncio.to_thread(_grammar, service, body)
+        form = call_format(service.chat(body.model)) if body.uses_tools else None
+        tools, messages = body.offered, conversation(body.messages)
+        prompt_ids = service.encode(body.model, messages, continued=body.continued, tools=tools or None)
+        grammar = await asyncio.to_thread(_grammar, service, body, form if tools else None)
         requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
         objects = ResponseObjects(service.model(body.model), chat=True, logprobs=bool(body.logprobs))
-        return await _answer(service, http, body, objects, requests, [Choice(index) for index in range(body.n)])
+        choices = [Choice(index, reader=CallReader(form) if form and tools else None) for index in range(body.n)]
+        return await _answer(service, http, body, objects, requests, choices)
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
         """Return the tokens of a prompt."""
         name = body.model or service.names[0]
         if body.messages is not None:
-            ids = service.encode(name, [message.message() for message in body.messages])
+            ids = service.encode(name, conversation(body.messages))
         else:
             ids = service.tokens(name, body.prompt or "", special=body.add_special_tokens)
         return {"count": len(ids), "max_model_len": service.context(name), "tokens": ids}
@@ -157,9 +160,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         app.add_route(path, elsewhere, methods=_METHODS)
 
 
-def _grammar(service: Service, body: CompletionBody | ChatCompletionBody) -> Grammar | None:
-    """Return the grammar of a request; it may take a second to compile."""
-    text = body.grammar_text()
+def _grammar(
+    service: Service, body: CompletionBody | ChatCompletionBody, form: CallFormat | None = None
+) -> Grammar | None:
+    """Return the grammar of a request, with `form` that of its tools; it may take a second to compile."""
+    if form is not None and isinstance(body, ChatCompletionBody):
+        text: str | None = body.tool_grammar(form)
+    else:
+        text = body.grammar_text()
     return None if text is None else service.grammar(body.model, text)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from homegrown.inference.engine import FinishReason
 from homegrown.inference.streaming import Chunk, TextToken, prompt_tokens
 from homegrown.serving.service import Model
+from homegrown.serving.tools import CallReader
 
 _MIN_LOGPROB = -9999.0
 """OpenAI's value for the logarithm of zero; JSON has no infinity."""
@@ -28,6 +29,10 @@ class Choice:
     tokens: list[TextToken] = field(default_factory=list)
     completion_tokens: int = 0
     finish_reason: FinishReason | None = None
+    reader: CallReader | None = None
+    """Finds the tool calls of an answer that may have some."""
+    delta: dict[str, Any] = field(default_factory=dict)
+    """What the last chunk added to the text and the tool calls that the reader has found."""
 
     def __post_init__(self) -> None:
         self.text = "" if self.prompt_ids else self.prompt
@@ -43,7 +48,27 @@ class Choice:
         self.text += chunk.text
         self.tokens += chunk.tokens
         self.completion_tokens, self.finish_reason = chunk.completion_tokens, chunk.finish_reason
+        if self.reader is not None:
+            self.delta = self.reader.feed(chunk.text, ended=chunk.finish_reason is not None)
+        elif chunk.text:
+            self.delta = {"content": chunk.text}
+        else:
+            self.delta = {}
         return chunk
+
+    @property
+    def reason(self) -> str | None:
+        """The finish reason in OpenAI's words."""
+        calls = self.reader is not None and self.reader.calls and self.finish_reason == "stop"
+        return "tool_calls" if calls else self.finish_reason
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The complete message of a chat."""
+        said = {"role": "assistant", "content": self.text, "refusal": None}
+        if self.reader is None or not self.reader.calls:
+            return said
+        return {**said, "content": self.reader.content or None, "tool_calls": self.reader.calls}
 
 
 def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
@@ -82,11 +107,11 @@ class ResponseObjects:
 
     def chunk(self, choice: Choice, chunk: Chunk) -> dict[str, Any] | None:
         """Return a chunk of a stream, None if it is empty."""
-        if not (chunk.text or chunk.tokens or chunk.finish_reason):
+        if not (choice.delta or chunk.tokens or chunk.finish_reason):
             return None
-        text = {"content": chunk.text} if self._chat and chunk.text else {} if self._chat else chunk.text
+        text = choice.delta if self._chat else chunk.text
         logprobs = self._shape(chunk.tokens) if chunk.tokens else None
-        return self._chunk([self._delta(choice, text, logprobs, chunk.finish_reason)])
+        return self._chunk([self._delta(choice, text, logprobs, choice.reason)])
 
     def last(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
         """Return the chunk with the token counts."""
@@ -96,14 +121,14 @@ class ResponseObjects:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head, "object": kind, "choices": choices}
 
-    def _delta(self, choice: Choice, text: Any, logprobs: Any, finish_reason: FinishReason | None) -> dict[str, Any]:
+    def _delta(self, choice: Choice, text: Any, logprobs: Any, finish_reason: str | None) -> dict[str, Any]:
         name = "delta" if self._chat else "text"
         return {"index": choice.index, name: text, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def _choice(self, choice: Choice, text: str, tokens: Sequence[TextToken]) -> dict[str, Any]:
-        body = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
+        body = {"message": choice.message} if self._chat else {"text": text}
         logprobs = self._shape(tokens) if self._logprobs else None
-        return {"index": choice.index, **body, "logprobs": logprobs, "finish_reason": choice.finish_reason}
+        return {"index": choice.index, **body, "logprobs": logprobs, "finish_reason": choice.reason}
 
     def _shape(self, tokens: Sequence[TextToken]) -> dict[str, Any]:
         return (_chat_logprobs if self._chat else _completion_logprobs)(tokens, self._token_bytes)

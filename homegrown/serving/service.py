@@ -5,6 +5,7 @@ Engines run in threads of their own; here their chunks come back to the event lo
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from homegrown.inference.grammar import Grammar, Grammars
 from homegrown.inference.streaming import Chunk
 from homegrown.serving.metrics import Metrics
 from homegrown.serving.refusal import Refused
-from homegrown.tokenizer.chat import Chat, Message, with_system
+from homegrown.tokenizer.chat import Chat, Message, Tools, with_system
 from homegrown.tokenizer.detokenizer import vocabulary_bytes
 from homegrown.tokenizer.special import text_prompt
 from homegrown.util.errors import UserError
@@ -194,10 +195,14 @@ class Service:
             found[name] = running, max(0, len(model.active) - running)
         return found
 
-    def encode(self, name: str, prompt: Prompt, *, continued: bool = False) -> list[int]:
+    def chat(self, name: str) -> Chat:
+        """Return the chat format of a model."""
+        return cast(Chat, self._loaded(name).chat)
+
+    def encode(self, name: str, prompt: Prompt, *, continued: bool = False, tools: Tools | None = None) -> list[int]:
         """Return the token ids of a prompt; raises Refused if the model cannot take it.
 
-        With `continued`, the last message is the beginning of the answer.
+        With `continued`, the last message is the beginning of the answer. `tools` belong to a conversation.
         """
         model = self._loaded(name)
         chat = cast(Chat, model.chat)
@@ -206,11 +211,12 @@ class Service:
             return text_prompt(chat.tokenizer, prompt)
         if prompt and isinstance(prompt[0], Message):
             messages = [cast(Message, message) for message in prompt]
-            _check_text(*(message.content for message in messages))
+            _check_text(*(json.dumps(message.plain(), ensure_ascii=False) for message in messages))
+            _check_text(json.dumps(tools, ensure_ascii=False))
             system = chat.system if self._system is None else self._system
             try:
                 complete = with_system(messages, system)
-                return chat.encode_continued(complete) if continued else chat.encode(complete, reply=True)
+                return chat.encode_continued(complete) if continued else chat.encode(complete, reply=True, tools=tools)
             except UserError as error:
                 raise Refused(str(error), "invalid", "messages") from None
         ids = [cast(int, token) for token in prompt]

@@ -27,7 +27,8 @@ from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar, choice_grammar, json_grammar, regex_grammar, text_grammar
 from homegrown.inference.sampling import Sampling
 from homegrown.serving.refusal import Refused
-from homegrown.tokenizer.chat import Message
+from homegrown.serving.tools import CallFormat, call_grammar, named
+from homegrown.tokenizer.chat import Message, Role
 from homegrown.util.errors import UserError
 
 MAX_CHOICES = 64
@@ -161,7 +162,7 @@ class _Body(_Fields):
 
     without_effect = frozenset(
         {
-            *("user", "store", "metadata", "service_tier", "safety_identifier", "prediction", "parallel_tool_calls"),
+            *("user", "store", "metadata", "service_tier", "safety_identifier", "prediction"),
             *("prompt_cache_key", "prompt_cache_retention"),
             *("cache_prompt", "cache_salt", "id_slot", "keep_alive", "priority", "request_id", "timings_per_token"),
         }
@@ -330,15 +331,86 @@ class ContentPart(BaseModel):
     text: str | None = None
 
 
+class Function(_Fields):
+    """A function that a model may call; its parameters always hold (`strict`)."""
+
+    without_effect = frozenset({"strict"})
+    within = "tools"
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Fields):
+    """A tool that a model may call."""
+
+    within = "tools"
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(_Fields):
+    """The name of a function."""
+
+    within = "tool_choice"
+
+    name: str
+
+
+class NamedTool(_Fields):
+    """A tool that must be called."""
+
+    within = "tool_choice"
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class CalledFunction(_Fields):
+    """A function and its arguments, as JSON."""
+
+    within = "messages"
+
+    name: str
+    arguments: str = "{}"
+
+
+class Call(_Fields):
+    """A tool call of an earlier answer."""
+
+    without_effect = frozenset({"index"})
+    within = "messages"
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as chat templates read it, with the arguments as an object."""
+        try:
+            arguments = json.loads(self.function.arguments or "{}")
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            message = (
+                f"The arguments of {self.function.name} are not an object of JSON; send them as the answer had them."
+            )
+            raise Refused(message, "invalid", "messages")
+        return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
+
+
 class ChatMessage(_Fields):
     """A message as a client sends it; `developer` is OpenAI's newer word for `system`."""
 
     without_effect = frozenset({"annotations", "id", "refusal"})
-    neutral: ClassVar[Mapping[str, Any]] = {"tool_calls": []}
     within = "messages"
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     name: str | None = None
+    tool_calls: Annotated[list[Call], Field(max_length=_MAX_MESSAGES)] = Field(default_factory=list)
+    tool_call_id: str | None = None
     content: Annotated[str | list[ContentPart] | None, _expected("Give text, or a list of parts of type text")] = None
 
     @field_validator("content")
@@ -352,7 +424,20 @@ class ChatMessage(_Fields):
         """Return it as the chat template takes it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text or "" for part in content)
-        return Message("system" if self.role == "developer" else self.role, text, name=self.name)
+        calls = tuple(call.plain() for call in self.tool_calls)
+        role: Role = "system" if self.role == "developer" else self.role
+        return Message(role, text, tool_calls=calls, name=self.name, tool_call_id=self.tool_call_id)
+
+
+def conversation(sent: Sequence[ChatMessage]) -> list[Message]:
+    """Return messages as the chat template takes them; those of a tool have the name of its function."""
+    names = {call.id: call.function.name for message in sent for call in message.tool_calls}
+    return [
+        replace(one.message(), name=one.name or names.get(one.tool_call_id or ""))
+        if one.role == "tool"
+        else one.message()
+        for one in sent
+    ]
 
 
 class ChatCompletionBody(_Body):
@@ -363,15 +448,27 @@ class ChatCompletionBody(_Body):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: Annotated[list[Tool], Field(max_length=128)] = Field(default_factory=list)
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedTool, _expected("Give none, auto, required, or the name of a tool")
+    ] = "auto"
+    parallel_tool_calls: bool = True
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
     @model_validator(mode="after")
     def _supported_chat(self) -> "ChatCompletionBody":
-        if self.tools and self.tool_choice != "none":
-            raise Refused("tools are not supported; remove them.", "invalid", "tools")
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise Refused("Two tools have the same name; rename one.", "invalid", "tools")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            message = f"tool_choice names {self.tool_choice.function.name}, which is not among the tools; add it."
+            raise Refused(message, "invalid", "tool_choice")
+        if self.tool_choice == "required" and not names:
+            raise Refused("tool_choice is required, but there are no tools; add them.", "invalid", "tool_choice")
+        if self.offered and self.continued:
+            message = "Tools are not supported with the beginning of an answer as the last message; remove one."
+            raise Refused(message, "invalid", "tools")
         if self.top_logprobs is not None and not self.logprobs:
             raise Refused("top_logprobs needs logprobs; set it to true.", "invalid", "top_logprobs")
         if self.continue_final_message and not self.continued:
@@ -383,10 +480,41 @@ class ChatCompletionBody(_Body):
         return self
 
     @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the answer may call, as chat templates read them."""
+        if self.tool_choice == "none":
+            return []
+        return [tool.model_dump(exclude_none=True) for tool in self.tools]
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the answer may call tools, or earlier ones have."""
+        return bool(self.offered) or any(one.tool_calls or one.role == "tool" for one in self.messages)
+
+    def tool_grammar(self, form: CallFormat) -> str:
+        """Return the grammar of the answer to a request with tools.
+
+        Raises:
+            Refused: the parameters of a tool are malformed, or there is another grammar.
+        """
+        if self.grammar_text() is not None:
+            raise Refused("tools are not supported together with another grammar; remove one.", "invalid", "tools")
+        tools, only = named(self.offered), self.tool_choice
+        required = only != "auto"
+        if isinstance(only, NamedTool):
+            tools = {only.function.name: tools[only.function.name]}
+        parallel = self.parallel_tool_calls and not isinstance(only, NamedTool)
+        try:
+            return call_grammar(form, tools, required=required, parallel=parallel)
+        except UserError as error:
+            raise Refused(str(error), "invalid", "tools") from None
+
+    @property
     def continued(self) -> bool:
         """Whether the last message begins the answer: one of the assistant does, unless a field denies it."""
         denied = self.continue_final_message is False or self.add_generation_prompt
-        return self.messages[-1].role == "assistant" and not denied
+        last = self.messages[-1]
+        return last.role == "assistant" and not last.tool_calls and not denied
 
     def request(self, prompt_ids: list[int], seed: int | None, grammar: Grammar | None) -> Request:
         """Return the request of one choice."""

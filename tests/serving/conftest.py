@@ -1,6 +1,7 @@
 """A small model with a tokenizer of bytes, as artifacts of the stages."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def random_model(tokenizer: Tokenizer) -> Transformer:
+def random_model(tokenizer: Tokenizer, context: int = CONTEXT) -> Transformer:
     config = ModelConfig(
         family="modern",
         vocabulary_size=tokenizer.get_vocab_size(),
@@ -59,7 +60,7 @@ def random_model(tokenizer: Tokenizer) -> Transformer:
         kv_heads=1,
         head_size=32,
         feed_forward=128,
-        context=CONTEXT,
+        context=context,
         dropout=0.0,
         tied=True,
     )
@@ -126,14 +127,15 @@ class Served:
         return [0, *self.tokenizer.encode(text, add_special_tokens=False).ids]
 
 
-@pytest.fixture(scope="module")
-def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    model = random_model(tokenizer)
+@contextmanager
+def serving(tokenizer: Tokenizer, folder: Path, context: int) -> Iterator[Served]:
+    """Serve a random model of this context under both engines."""
+    model = random_model(tokenizer, context)
     # Greedy output of ASCII tokens only is the same text in any division into tokens.
     plain = [token.isascii() and len(token) > 0 and number > 6 for token, number in ordered(tokenizer)]
     with torch.no_grad():
         model.model.embed_tokens.weight[~torch.tensor(plain)] = 0
-    store = published(Store(tmp_path_factory.mktemp("served") / "artifacts"), model, tokenizer)
+    store = published(Store(folder / "artifacts"), model, tokenizer)
     artifact = store.resolve("pretrain")
     aliases, typed = {"gpt-4o-mini": OWN}, {"typed": OWN}
     service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=QUEUE, aliases=aliases, typed=typed)
@@ -144,6 +146,19 @@ def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> It
     with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
         yield Served(url, service, store, model, tokenizer)
     service.close()
+
+
+@pytest.fixture(scope="module")
+def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tokenizer, tmp_path_factory.mktemp("served"), CONTEXT) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served_long(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The same with a context for tools and long prompts."""
+    with serving(tokenizer, tmp_path_factory.mktemp("served"), 2048) as found:
+        yield found
 
 
 def ordered(tokenizer: Tokenizer) -> list[tuple[str, int]]:

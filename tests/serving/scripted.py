@@ -16,7 +16,7 @@ LIKELY = 0.6
 """The probability of each token."""
 
 OTHERS = {" or": 0.25, "<i>": 0.15}
-"""The other top tokens, everywhere."""
+"""The other top tokens, everywhere that the vocabulary has them."""
 
 
 SPEED = 50.0
@@ -32,7 +32,8 @@ class ScriptedEngine:
         self.requests: list[Request] = []
         self.cancelled = 0
         self._tokenizer, self._table = tokenizer, vocabulary_bytes(tokenizer)
-        self._others = tuple((self._table.index(text.encode()), math.log(share)) for text, share in OTHERS.items())
+        known = {text.encode(): share for text, share in OTHERS.items() if text.encode() in self._table}
+        self._others = tuple((self._table.index(data), math.log(share)) for data, share in known.items())
 
     def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
         gone = threading.Event()

@@ -1,0 +1,212 @@
+"""Tool calls: how a chat template writes them, the grammar that they fit, and their objects in OpenAI's responses."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from homegrown.inference.grammar import checked, json_rule
+from homegrown.serving.refusal import Refused
+from homegrown.tokenizer.chat import Chat, Message
+from homegrown.util.errors import UserError
+
+_MAX_CALLS = 16
+"""In one answer."""
+
+_NAME, _ARGUMENTS = "sample_name", {"sample_key": "sample_value"}
+
+
+@dataclass(frozen=True)
+class CallFormat:
+    """The text around the name and the arguments of each tool call of an answer."""
+
+    before: str
+    between: str
+    after: str
+    joint: str | None
+    """From the arguments of a call to the name of the next; None if the template writes one call only."""
+
+    @property
+    def trigger(self) -> str:
+        """What shows that an answer calls tools: the tag before the first call, or all that precedes its name."""
+        start = self.before.lstrip()
+        return start.partition("{")[0].strip() or start
+
+
+@lru_cache(maxsize=64)
+def call_format(chat: Chat) -> CallFormat:
+    """Return how the template of a model writes tool calls.
+
+    Raises:
+        Refused: it does not write them, or not as JSON.
+    """
+    tool = {"type": "function", "function": {"name": _NAME, "description": "", "parameters": {"type": "object"}}}
+    question = Message("user", "sample question")
+    try:
+        if chat.render([question], reply=True) == chat.render([question], reply=True, tools=[tool]):
+            raise Refused("The chat template of the model does not support tools; remove them.", "invalid", "tools")
+        one = _parts(chat.written([question, _answer(1)], tools=[tool]))
+    except Refused:
+        raise
+    except UserError as error:
+        raise Refused(f"{error} Remove the tools.", "invalid", "tools") from None
+    if len(one) != 3:
+        raise Refused("The chat template does not write tool calls as JSON; remove the tools.", "invalid", "tools")
+    try:
+        two = _parts(chat.written([question, _answer(2)], tools=[tool]))
+    except UserError:
+        two = []
+    return CallFormat(one[0], one[1], one[2], two[2] if len(two) == 5 else None)
+
+
+def _answer(calls: int) -> Message:
+    call = {"type": "function", "id": "call00000", "function": {"name": _NAME, "arguments": _ARGUMENTS}}
+    return Message("assistant", "", tool_calls=(call,) * calls)
+
+
+def _parts(text: str) -> list[str]:
+    """Split an answer at the names and the arguments of its calls, in turn."""
+    parts = []
+    while _NAME in text:
+        before, _, text = text.partition(_NAME)
+        form = next((one for one in _forms(_ARGUMENTS) if one in text), None)
+        if form is None:
+            return []
+        between, _, text = text.partition(form)
+        parts += [before, between]
+    return [*parts, text]
+
+
+def _forms(value: Any) -> list[str]:
+    return [json.dumps(value), json.dumps(value, separators=(",", ":"))]
+
+
+def call_grammar(form: CallFormat, tools: Mapping[str, Any], *, required: bool, parallel: bool) -> str:
+    """Return the grammar of an answer that calls tools, whose parameters are `tools`; without `required`, or none.
+
+    Raises:
+        UserError: parameters are malformed.
+    """
+    calls, rules = [], []
+    for number, (name, parameters) in enumerate(tools.items()):
+        try:
+            rules.append(f"arguments_{number}: {json_rule(parameters)}")
+        except UserError as error:
+            raise UserError(f"The tool {name}: {error}") from None
+        calls.append(f"{_literal(name + form.between)} arguments_{number}")
+    several = f" ({_literal(form.joint)} call){{0,{_MAX_CALLS - 1}}}" if parallel and form.joint is not None else ""
+    rules += [f"calls: call{several} {_literal(form.after)}", f"call: {' | '.join(calls)}"]
+    if required:
+        start = f"start: {_literal(form.before)} calls"
+    else:
+        rest = form.before.lstrip().removeprefix(form.trigger)
+        start = f"start: TEXT | trigger {_literal(rest)} calls\nTEXT: /(.|\\n)*/\n"
+        start += f"trigger[lazy]: TEXT {_literal(form.trigger)}"
+    return checked("\n".join([start, *rules]), "The tools")
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text) if text else ""
+
+
+class CallReader:
+    """Divides an answer into text and tool calls as it is generated, and returns them as OpenAI's deltas."""
+
+    def __init__(self, form: CallFormat):
+        self._form, self._buffer = form, ""
+        self._state = "text"
+        self._scanned, self._depth, self._quoted, self._escaped = 0, 0, False, False
+        self.content = ""
+        self.calls: list[dict[str, Any]] = []
+
+    def feed(self, text: str, *, ended: bool = False) -> dict[str, Any]:
+        """Take more of the answer, or its end; return the delta that is new."""
+        self._buffer += text
+        known, sent = len(self.calls), [len(call["function"]["arguments"]) for call in self.calls]
+        content = self._read_text(ended) if self._state == "text" else ""
+        while self._state != "text" and self._step():
+            pass
+        self.content += content
+        delta: dict[str, Any] = {"content": content} if content else {}
+        changes = []
+        for index, call in enumerate(self.calls):
+            if index >= known:
+                changes.append({"index": index, **call, "function": dict(call["function"])})
+            elif len(call["function"]["arguments"]) > sent[index]:
+                changes.append(
+                    {"index": index, "function": {"arguments": call["function"]["arguments"][sent[index] :]}}
+                )
+        return {**delta, "tool_calls": changes} if changes else delta
+
+    def _read_text(self, ended: bool) -> str:
+        """Return the text that precedes the trigger, as far as it is certain."""
+        text, found, rest = self._buffer.partition(self._form.trigger)
+        if found:
+            before = self._form.before.lstrip().removeprefix(self._form.trigger)
+            self._state, self._buffer = "name", rest
+            self._expected = before
+            return text.rstrip()
+        kept = 0 if ended else self._uncertain()
+        text, self._buffer = self._buffer[: len(self._buffer) - kept], self._buffer[len(self._buffer) - kept :]
+        return text
+
+    def _uncertain(self) -> int:
+        """Return how many characters at the end may belong to the trigger or to the white space before it."""
+        trigger, longest = self._form.trigger, min(len(self._form.trigger) - 1, len(self._buffer))
+        size = next((size for size in range(longest, 0, -1) if self._buffer.endswith(trigger[:size])), 0)
+        before = self._buffer[: len(self._buffer) - size]
+        return size + len(before) - len(before.rstrip())
+
+    def _step(self) -> bool:
+        """Read the next part of the calls; return whether it is complete."""
+        if self._state == "name":
+            name, found, rest = self._buffer.removeprefix(self._expected).partition(self._form.between)
+            if not (found and self._buffer.startswith(self._expected)):
+                return False
+            call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
+            self.calls.append({**call, "function": {"name": name, "arguments": ""}})
+            self._state, self._buffer = "arguments", rest
+            self._depth, self._quoted, self._escaped = 0, False, False
+            return True
+        if self._state == "arguments":
+            end = self._arguments_end()
+            self.calls[-1]["function"]["arguments"] += self._buffer[:end]
+            complete = self._depth == 0 and end > 0
+            self._buffer = self._buffer[end:]
+            self._state = "joint" if complete else "arguments"
+            return complete
+        joint = self._form.joint
+        if joint is None or not self._buffer.startswith(joint):
+            return False
+        self._state, self._expected, self._buffer = "name", "", self._buffer[len(joint) :]
+        return True
+
+    def _arguments_end(self) -> int:
+        """Return how many characters of the buffer belong to the object that began with the arguments."""
+        for place, character in enumerate(self._buffer):
+            if self._quoted:
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == '"':
+                    self._quoted = False
+            elif character == '"':
+                self._quoted = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if not self._depth:
+                    return place + 1
+        return len(self._buffer)
+
+
+def named(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the parameters of tools by name; a function without parameters takes none."""
+    return {
+        one["function"]["name"]: one["function"].get("parameters") or {"type": "object", "properties": {}}
+        for one in tools
+    }
