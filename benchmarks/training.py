@@ -111,17 +111,36 @@ def wikipedia() -> tuple[list[str], list[str]]:
     return train, held_out
 
 
-TEXTS = {"shakespeare": shakespeare, "wikipedia": wikipedia}
+def gutenberg() -> tuple[list[str], list[str]]:
+    """Return the first nine tenths of the novels, and their last tenths held out."""
+    return _books(["austen-emma", "austen-persuasion", "austen-sense", "chesterton-ball", "chesterton-brown"])
 
 
-def prepare(folder: Path, train: list[str], held_out: list[str]) -> None:
-    """Write tokenizer and token shards of a vocabulary of 4,096, learned from the training text."""
+def novel() -> tuple[list[str], list[str]]:
+    """Return the first nine tenths of one novel, and its last tenth held out."""
+    return _books(["austen-emma"])
+
+
+def _books(names: list[str]) -> tuple[list[str], list[str]]:
+    books = [(CORPORA / "gutenberg" / f"{name}.txt").read_text(encoding="latin-1") for name in names]
+    cuts = [text.rindex("\n\n", 0, len(text) * 9 // 10) for text in books]
+    pairs = list(zip(books, cuts, strict=True))
+    return [text[:cut] for text, cut in pairs], [text[cut:] for text, cut in pairs]
+
+
+TEXTS = {"shakespeare": shakespeare, "wikipedia": wikipedia, "gutenberg": gutenberg, "novel": novel}
+
+
+def prepare(folder: Path, train: list[str], held_out: list[str], vocabulary: int = 4096) -> None:
+    """Write tokenizer and token shards of a vocabulary learned from the training text."""
     for split, texts in {"train": train, "validation": held_out}.items():
         path = folder / "shards" / split / "part-00000.parquet"
         path.parent.mkdir(parents=True)
         rows = {"id": [f"{split}-{row}" for row in range(len(texts))], "text": texts, "source": ["text"] * len(texts)}
         pq.write_table(pa.table(rows), path)
-    train_tokenizer(folder / "tokenizer", folder / "shards", TokenizerSettings(vocabulary_size=4096, sample_mb=20))
+    train_tokenizer(
+        folder / "tokenizer", folder / "shards", TokenizerSettings(vocabulary_size=vocabulary, sample_mb=20)
+    )
     with ThreadPoolExecutor(1) as executor:
         pack(folder / "packed", folder / "shards", folder / "tokenizer", PackSettings(), executor=executor)
 

@@ -170,7 +170,7 @@ class Ours:
             setattr(trainer, "lr_share", self._lr_share)  # noqa: B010 (by the clock instead of steps)
         self._folder = Path(tempfile.mkdtemp())
         report = Report(self._folder / PROGRESS)
-        self._trainer = trainer.Trainer(job, self._folder, _only_worker(self._folder), report, standard())
+        self._trainer = trainer.Trainer(job, self._folder, only_worker(self._folder), report, standard())
         self.spent = processor_seconds() - began if self._trainer.task.embedding_lr_share < 1 else 0.0
 
     def _lr_share(self, step: int, settings: TrainingSettings) -> float:
@@ -206,7 +206,7 @@ def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
     return batch * shape.context / min(took)
 
 
-def _only_worker(folder: Path) -> Worker:
+def only_worker(folder: Path) -> Worker:
     place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     os.environ.update({name: str(value) for name, value in place.items()})
     worker = Worker("cpu")

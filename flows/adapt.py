@@ -24,12 +24,12 @@ def adaptation_changes(base: str | None, data: Sequence[str], replay: Sequence[s
     """
     return [
         *([f"base={json.dumps(base)}"] if base is not None else []),
-        *([f"ingest.sources={json.dumps([one.model_dump() for one in _sources(data)])}"] if data else []),
-        *([f"replay={ReplaySettings(sources=_sources(replay)).model_dump_json()}"] if replay else []),
+        *([f"ingest.sources={json.dumps([one.model_dump() for one in sources_of(data)])}"] if data else []),
+        *([f"replay={ReplaySettings(sources=sources_of(replay)).model_dump_json()}"] if replay else []),
     ]
 
 
-def _sources(paths: Sequence[str]) -> list[AnySource]:
+def sources_of(paths: Sequence[str]) -> list[AnySource]:
     """Return a source for each path or address, with a name of its own after the last part of the path.
 
     Raises:

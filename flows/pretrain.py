@@ -65,6 +65,10 @@ Change = Annotated[
     ),
 ]
 Made = dict[str, Handle]
+Complete = Callable[[Recipe, Handle], Recipe]
+"""Returns a recipe with the settings that depend on the text, from the handle of `TEXT_STAGE`."""
+TEXT_STAGE: StageName = "shard"
+"""The stage that determines the training text; later ones use settings that `Complete` may change."""
 BASE, EXTENDED, REPLAY = "base", "vocabulary", "replay"
 SWEEP_TAG = "sweep:"
 """Prefix of the tag of a sweep's flow runs; the sweep's name follows."""
@@ -218,9 +222,13 @@ def pretrain(
 
 
 def run_chain(
-    recipe: Recipe, until: StageName, from_stage: StageName | None, force: list[StageName]
+    recipe: Recipe,
+    until: StageName,
+    from_stage: StageName | None,
+    force: list[StageName],
+    complete: Complete | None = None,
 ) -> dict[str, Handle]:
-    """Run the stages of a recipe; the body of the flows that take one."""
+    """Run the stages of a recipe; the body of the flows that take one. `complete` sets what follows from the text."""
     forced = forced_stages(until, from_stage, force)
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
@@ -231,12 +239,20 @@ def run_chain(
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
     ):
         run = Run(recipe.seed, recipe.compute, forced, log.reach, partial(why, recipe.name))
-        for name, handle in _stages(run, recipe, stages, made):
+
+        def completed(incomplete: Recipe, handle: Handle) -> Recipe:
+            chosen = complete(incomplete, handle) if complete else incomplete
+            log.completed(chosen.model_dump(mode="json"))
+            return chosen
+
+        for name, handle in _stages(run, recipe, stages, made, completed if complete else None):
             log.made(name, handle.key, handle.folder)
     return made
 
 
-def _stages(run: Run, recipe: Recipe, stages: list[str], made: Made) -> Iterator[tuple[str, Handle]]:
+def _stages(
+    run: Run, recipe: Recipe, stages: list[str], made: Made, complete: Complete | None = None
+) -> Iterator[tuple[str, Handle]]:
     """Run the stages of a recipe one after the other, add each to `made`, and yield it."""
     if recipe.base is not None:
         made[BASE] = _find_base(run, recipe.base)
@@ -250,6 +266,8 @@ def _stages(run: Run, recipe: Recipe, stages: list[str], made: Made) -> Iterator
             yield name, made[name]
             if name == "pack" and made[name].folder:
                 check_packed(recipe, made[name].path, stages)
+            if name == TEXT_STAGE and complete is not None:
+                recipe = complete(recipe, made[name])
 
 
 def why(recipe: str, order: Order) -> str | None:
@@ -273,7 +291,13 @@ class Planned:
     """Why the stage would run; empty for a stage that would not."""
 
 
-def planned(recipe: Recipe, until: StageName, from_stage: StageName | None, force: list[StageName]) -> list[Planned]:
+def planned(
+    recipe: Recipe,
+    until: StageName,
+    from_stage: StageName | None,
+    force: list[StageName],
+    complete: Complete | None = None,
+) -> list[Planned]:
     """Return what a run of the recipe would do, without doing it."""
     forced = forced_stages(until, from_stage, force)
     check(recipe, until)
@@ -291,6 +315,6 @@ def planned(recipe: Recipe, until: StageName, from_stage: StageName | None, forc
         return Handle(stage=order.stage, folder=artifact.path.name if artifact else "", key=order.key)
 
     run = Run(recipe.seed, recipe.compute, forced, plan=plan)
-    for _ in _stages(run, recipe, shown_stages(recipe, until), {}):
+    for _ in _stages(run, recipe, shown_stages(recipe, until), {}, complete):
         pass
     return found

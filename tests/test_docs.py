@@ -16,8 +16,18 @@ from pydantic import BaseModel
 from benchmarks import guide
 from homegrown.cli.generate import generate
 from homegrown.cli.main import cli
-from homegrown.config.pipelines import PIPELINES, load_dpo, load_finetuning, load_recipe, pipeline_names, read
+from homegrown.config.pipelines import (
+    AUTO,
+    PIPELINES,
+    load_auto,
+    load_dpo,
+    load_finetuning,
+    load_recipe,
+    pipeline_names,
+    read,
+)
 from homegrown.planning.compute import config_of
+from homegrown.planning.dial import Budget
 from homegrown.reporting.numbers import count
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
@@ -140,13 +150,17 @@ def check_changes(command: str | None, given: dict[str, Any]) -> None:
         _TUNING[command](given["recipe"], changes)
     elif command == "sweep":
         load_recipe(given["pipeline"], [*changes, *(f"{given['setting']}={value}" for value in given["values"])])
+    elif given.get("pipeline") == AUTO:
+        Budget.of(given["time"], given["size"], given["tokens"])
+        load_auto(change for change in changes if not change.startswith(("model.", "training.")))
     elif str(given.get("pipeline") or "NAME").islower():
         load_recipe(given["pipeline"], changes)
 
 
 def check_deployment(name: str, *options: str) -> None:
     flow, _, deployment = name.partition("/")
-    known = {one["entrypoint"].rpartition(".")[2] + "/" + one["name"] for one in read(PIPELINES)["deployments"]}
+    known = {f"pretrain/{AUTO}"}  # its flow has the name of pretrain's
+    known |= {one["entrypoint"].rpartition(".")[2] + "/" + one["name"] for one in read(PIPELINES)["deployments"]}
     if name not in known and deployment.islower():
         raise ValueError(f"no deployment {name}")
     for option in options:

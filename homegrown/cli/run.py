@@ -18,8 +18,9 @@ from homegrown.util.errors import UserError
 from homegrown.util.files import read_parquet
 
 if TYPE_CHECKING:
-    from flows.pretrain import StageName
+    from flows.pretrain import Complete, StageName
     from homegrown.config.recipe import Recipe
+    from homegrown.planning.dial import Budget
     from tasks.stage import Handle
 
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 @click.option("--force", metavar="STAGE", multiple=True, help="Cached stage to run again; repeatable.")
 @click.option("--only", metavar="STAGE", help="Single stage to run again.")
 @click.option("--dry-run", is_flag=True, help="List what would run, and why.")
+@click.option("--time", metavar="DURATION", help="Training time of auto, such as 45m.")
+@click.option("--size", metavar="NUMBER", help="Parameters of auto, such as 30M.")
+@click.option("--tokens", metavar="NUMBER", help="Training tokens of auto, such as 100M.")
+@click.option("--data", multiple=True, metavar="PATH", help="Text of auto; repeatable.")
 @click.pass_obj
 def run(
     store: Store,
@@ -47,18 +52,26 @@ def run(
     force: tuple[str, ...],
     only: str | None,
     dry_run: bool,
+    time: str | None,
+    size: str | None,
+    tokens: str | None,
+    data: tuple[str, ...],
 ) -> None:
     """Run a pipeline; cached stages are reused.
 
     PIPELINE is the name of a deployment in pipelines.yaml. The run uses the Prefect server at the configured address,
-    or starts one.
+    or starts one. `auto` chooses the best recipe for --time, --size or --tokens on this machine; with --dry-run it
+    prints the recipe.
     """
-    from homegrown.config.pipelines import load_recipe
+    from homegrown.config.pipelines import AUTO, change_recipe, load_auto, load_recipe
 
     given = {"--until": until, "--from": from_stage, "--force": force}
     if only is not None and (others := [name for name, value in given.items() if value]):
         raise UserError(f"--only {only} runs one stage and excludes {others[0]}; leave one of them out.")
-    recipe = load_recipe(pipeline, changes)
+    dials = {"--time": time, "--size": size, "--tokens": tokens, "--data": data}
+    if pipeline != AUTO and (others := [name for name, value in dials.items() if value]):
+        raise UserError(f"{others[0]} belongs to the pipeline auto; set a setting of {pipeline} with --set.")
+    recipe = load_recipe(pipeline, changes) if pipeline != AUTO else load_auto()
     end = only if only is not None else until if until is not None else "evaluate"
     again = force if only is None else (only,)
     console = Console()
@@ -70,16 +83,40 @@ def run(
     if dry_run:
         # Prefect reads its settings when it is imported.
         os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
-        _print_plan(recipe, *named())
+        if pipeline == AUTO:
+            from flows.auto import text_changes
+            from homegrown.planning.dial import Budget
+
+            budget = Budget.of(time, size, tokens)
+            _print_choice(recipe, budget, [*text_changes(data), *changes], *named())
+        else:
+            _print_plan(recipe, *named())
         return
 
     def prepare() -> "Flow[dict[str, Handle]]":
+        from flows.auto import auto, text_changes
         from flows.pretrain import check, forced_stages, pretrain, shown_stages
+        from homegrown.planning.dial import Budget
 
         last, first, forced = named()
         forced_stages(last, first, forced)
         check(recipe, last)
-        return shown_stages(recipe, last), lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
+        stages = shown_stages(recipe, last)
+        if pipeline != AUTO:
+            return stages, lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
+        Budget.of(time, size, tokens)
+        change_recipe(recipe, [*text_changes(data), *changes])
+        return stages, lambda: auto(
+            time=time,
+            size=size,
+            tokens=tokens,
+            data=list(data),
+            changes=list(changes),
+            recipe=recipe,
+            until=last,
+            from_stage=first,
+            force=forced,
+        )
 
     made = {stage: handle.path for stage, handle in run_flow(store, console, prepare).items()}
     report(
@@ -94,10 +131,42 @@ def run(
     )
 
 
-def _print_plan(recipe: "Recipe", until: "StageName", from_stage: "StageName | None", force: "list[StageName]") -> None:
+def _print_choice(
+    recipe: "Recipe",
+    budget: "Budget",
+    changes: list[str],
+    until: "StageName",
+    from_stage: "StageName | None",
+    force: "list[StageName]",
+) -> None:
+    """Print the recipe that auto chooses, then what would run."""
+    import yaml
+
+    from homegrown.config.pipelines import change_recipe
+    from homegrown.planning.dial import Dialed, table
+    from tasks import dial
+
+    def show(found: Dialed) -> None:
+        values = change_recipe(found.recipe, after).model_dump(mode="json")
+        click.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120))
+        print_table(table(found))
+        click.echo()
+
+    before, after = dial.split(changes)
+    complete = dial.choose(budget, after, show)
+    _print_plan(change_recipe(recipe, before), until, from_stage, force, complete)
+
+
+def _print_plan(
+    recipe: "Recipe",
+    until: "StageName",
+    from_stage: "StageName | None",
+    force: "list[StageName]",
+    complete: "Complete | None" = None,
+) -> None:
     from flows.pretrain import planned
 
-    stages = planned(recipe, until, from_stage, force)
+    stages = planned(recipe, until, from_stage, force, complete)
     rows = [
         [
             one.stage,

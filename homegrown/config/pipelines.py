@@ -14,10 +14,13 @@ from homegrown.config.recipe import Recipe, Settings
 from homegrown.util.errors import UserError
 
 PIPELINES = Path("pipelines.yaml")
+AUTO = "auto"
+"""The deployment whose recipe depends on a budget, the text and the machine."""
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe, DpoRecipe)
 _PRETRAIN, _ADAPT = "flows.pretrain.pretrain", "flows.adapt.adapt"
 _FINETUNE, _DPO = "flows.finetune.finetune", "flows.dpo.dpo"
+_AUTO = "flows.auto.auto"
 """Entry points of the flows with a recipe; deployments of fine-tuning and DPO have the names of others."""
 
 
@@ -28,9 +31,25 @@ def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) 
         UserError: the file, the pipeline or a changed setting does not exist, or a value has the wrong type.
     """
     values = _recipes(file, _PRETRAIN, _ADAPT)
+    if name == AUTO and name not in values:
+        raise UserError(
+            "auto has no fixed recipe; print the one for a budget with `homegrown run auto --time 45m --dry-run`."
+        )
     if name not in values:
         raise UserError(f"{file} has no pipeline {name!r}; choose one of {', '.join(values)}.")
     return _changed(Recipe, values[name], changes, f"The recipe {name!r} of {file}")
+
+
+def load_auto(changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
+    """Return the recipe of the deployment `auto`, with `changes`; the dial replaces its model and training.
+
+    Raises:
+        UserError: as `load_recipe` does.
+    """
+    values = _recipes(file, _AUTO)
+    if AUTO not in values:
+        raise UserError(f"{file} has no deployment {AUTO!r}; restore it from the project's own file.")
+    return _changed(Recipe, values[AUTO], changes, f"The recipe {AUTO!r} of {file}")
 
 
 def load_finetuning(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> FinetuneRecipe:

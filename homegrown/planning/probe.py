@@ -67,6 +67,8 @@ class Probed(BaseModel):
     steps: int
     step_seconds: float
     """The median."""
+    busy_seconds: float
+    """Processor time of a step per thread, on a CPU: its duration on an idle machine."""
     tokens_per_second: float
     model_flops_utilisation: float
     """Relative to `peak_flops`, the speed of the fastest matrix product measured on this device."""

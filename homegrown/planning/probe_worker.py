@@ -110,11 +110,11 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     if worker.agree(time.perf_counter() - began < order.seconds):
         next(steps)
     warm = len(trainer.state.metrics)
-    meter, began, taken = EnergyMeter(), time.perf_counter(), 0
+    meter, began, busy, taken = EnergyMeter(), time.perf_counter(), time.process_time(), 0
     while not worker.agree(taken >= _LEAST_STEPS and time.perf_counter() - began >= order.seconds):
         next(steps)
         taken += 1
-    watts = meter.watts()
+    watts, busy = meter.watts(), time.process_time() - busy
     worker.leave()
     if not worker.leads:
         return None
@@ -131,6 +131,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
         compiled=job.training.compile == "always",
         steps=taken,
         step_seconds=trainer.batch_tokens / speed,
+        busy_seconds=busy / taken / torch.get_num_threads(),
         tokens_per_second=speed,
         model_flops_utilisation=statistics.median(row.model_flops_utilisation for row in measured),
         peak_flops=matmul_peak(worker.device, trainer.precision.dtype),

@@ -70,6 +70,10 @@ class Ongoing:
         keys, folders = self._run.keys | {stage: key}, self._run.folders | {stage: folder}
         self._write(keys=keys, folders=folders, making=None)
 
+    def completed(self, recipe: Mapping[str, Any]) -> None:
+        """Record the recipe, which depends on what the first stages made."""
+        self._write(recipe=dict(recipe))
+
     def finish(self) -> None:
         """Record the end of the run."""
         self._write(finished=datetime.now(UTC))

@@ -46,6 +46,7 @@ def probed(recipe: Recipe, **changes: Any) -> Probed:
         "compiled": False,
         "steps": 5,
         "step_seconds": 0.5,
+        "busy_seconds": 0.5,
         "tokens_per_second": 2048.0,
         "model_flops_utilisation": 0.4,
         "peak_flops": 1e11,

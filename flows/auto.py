@@ -1,0 +1,70 @@
+"""The flow `pretrain` with a recipe that is chosen for a time, a size or a number of tokens."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from flows.adapt import sources_of
+from flows.lifetime import after_cancellation, after_crash, begin
+from flows.pretrain import Change, StageName, recipe_run_name, run_chain
+from homegrown.config.pipelines import change_recipe
+from homegrown.config.recipe import Address, Recipe
+from homegrown.planning.dial import Budget
+from tasks import dial
+from tasks.stage import Handle, forget_flow_exception
+
+Amount = Annotated[str, Field(pattern=r"^\s*\d[\d.,]*\s*[kKmMbBtT]?\s*$", max_length=32)]
+Duration = Annotated[str, Field(pattern=r"^\s*(\d+(\.\d+)?\s*(s|min|m|h|d)\s*)+$", max_length=32)]
+
+
+def text_changes(data: Sequence[str]) -> list[str]:
+    """Return the changes of a recipe for other text.
+
+    Raises:
+        UserError: a path is wrong.
+    """
+    return [f"ingest.sources={json.dumps([one.model_dump() for one in sources_of(data)])}"] if data else []
+
+
+@flow(
+    name="pretrain",
+    flow_run_name=recipe_run_name,
+    persist_result=False,
+    on_failure=[forget_flow_exception],
+    on_crashed=[after_crash],
+    on_cancellation=[after_cancellation],
+)
+def auto(
+    *,
+    time: Duration | None = None,
+    size: Amount | None = None,
+    tokens: Amount | None = None,
+    data: list[Address] = [],  # noqa: B006
+    changes: list[Change] = [],  # noqa: B006
+    until: StageName = "evaluate",
+    from_stage: StageName | None = None,
+    force: list[StageName] = [],  # noqa: B006
+    recipe: Recipe,
+) -> dict[str, Handle]:  # the arguments are in the order of the UI's form
+    """Choose the best recipe for a budget and run its stages up to `until`; cached stages are reused.
+
+    Args:
+        time: Duration of the training, such as 45m or 1h30m.
+        size: Parameters of the model, such as 30M; by default those with the lowest loss in the time.
+        tokens: Tokens to train on, such as 100M, instead of a time.
+        data: Paths or addresses of text instead of the recipe's sources.
+        changes: Settings to change for this run, each as SETTING=VALUE; those of model, training and tokenizer
+            replace the chosen ones.
+        until: Last stage to run.
+        from_stage: First stage to run again; all later ones follow, up to `until`.
+        force: Cached stages to run again.
+        recipe: All other settings of the run; the chosen model, vocabulary and training replace its own.
+    """
+    begin()
+    budget = Budget.of(time, size, tokens)
+    before, after = dial.split(changes)
+    incomplete = change_recipe(recipe, [*text_changes(data), *before])
+    return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, dial.show))

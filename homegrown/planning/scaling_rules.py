@@ -1,0 +1,224 @@
+"""The rules of `homegrown run auto`: the settings that follow from a model's size, its tokens and its text.
+
+Measured with `python -m benchmarks.scaling` (benchmarks/results/scaling.csv) for 0.3 to 19 million hidden weights and
+0.1 to 6 million tokens on a processor; beyond, they lead to published settings of larger models, which each rule names.
+Sizes count hidden weights, without embedding and output projection: those are as large or larger in small models, but
+their part is easy.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.corpus.records import MEGABYTE
+from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import COMPUTE_OPTIMAL_TOKENS, hidden_parameters, optimizer_flops
+
+# --- shape ------------------------------------------------------------------------------------------------------------
+
+WIDTH_PER_LAYER = 64
+"""Width for each layer, as in nanochat: depth alone sets the size."""
+DEPTHS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
+_WIDE = 768
+"""Width from which heads have 128 numbers (nanochat), below 64: two heads are to look one and two tokens back."""
+_CONTEXTS = ((2048, 2048), (1024, 1024), (448, 512), (0, 256))
+"""Context by least width: that of the guide's table, and of `tiny`."""
+
+
+def shape(depth: int) -> ModelSettings:
+    """Return a model of so many layers."""
+    width = WIDTH_PER_LAYER * depth
+    heads = width // (128 if width >= _WIDE else 64)
+    return ModelSettings(
+        family="modern",
+        hidden=width,
+        layers=depth,
+        heads=heads,
+        kv_heads=max(one for one in range(1, heads // 2 + 1) if heads % one == 0),
+        feed_forward=2 * width,
+        context=next(context for least, context in _CONTEXTS if width >= least),
+        tied=False,
+    )
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+_VOCABULARY_BYTES = 5e6
+_VOCABULARY_EXPONENT = 0.28
+_VOCABULARIES = (512, 32_768)
+
+
+def vocabulary_size(different_bytes: float) -> int:
+    """Return the vocabulary for a training that reads so many different bytes, a power of two.
+
+    4,096 for 5 MB, as measured, and 32,768 for the 10 GB of nanochat's first models.
+    """
+    size = 4096 * (different_bytes / _VOCABULARY_BYTES) ** _VOCABULARY_EXPONENT
+    least, most = _VOCABULARIES
+    return int(min(most, max(least, 2 ** round(math.log2(size)))))
+
+
+MOST_EPOCHS = 40
+"""Most epochs: Muennighoff et al. 2023 find no gain beyond, and so do we for a megabyte."""
+_REPEATED = 15.4
+"""Epochs after which repeated text is used up (the same paper, R_D* of its equation 5)."""
+
+
+def effective(amount: float, different: float) -> float:
+    """Return the new text that is worth as much as `amount`, of which only `different` is new."""
+    if amount <= different:
+        return amount
+    again = amount / different - 1
+    return different * (1 + _REPEATED * (1 - math.exp(-again / _REPEATED)))
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """Bits per byte after D megabytes of new text with N million hidden weights.
+
+    `floor` + `scale` (1 / (D + `known`) + `narrow` N^-`alpha`)^`power`: the form of Kaplan et al. 2020, equation 1.5,
+    by which little text makes use of few weights only. A sum of two powers (Hoffmann et al. 2022) misses these small
+    models by far. `known` is what a start from bigrams is worth.
+    """
+
+    floor: float
+    scale: float
+    known: float
+    narrow: float
+    alpha: float
+    power: float
+
+    def __call__(self, weights: float, text_bytes: float) -> float:
+        """Return the bits per byte after `text_bytes` of new text."""
+        lack = 1 / (text_bytes / MEGABYTE + self.known) + self.narrow * (weights / 1e6) ** -self.alpha
+        return self.floor + self.scale * math.pow(lack, self.power)
+
+
+LAW = LossLaw(floor=0.5, scale=2.105, known=2.72, narrow=0.0285, alpha=0.833, power=0.201)
+"""On Wikipedia, by `python -m benchmarks.scaling --fit`."""
+REFERENCE = 2.347
+"""Bits per byte of Wikipedia's first megabyte by bz2: losses of texts are about proportional to it."""
+
+
+def promised_loss(config: ModelConfig, text_bytes: float, different_bytes: float, difficulty: float) -> float:
+    """Return the bits per byte to expect of held-out text like the one trained on.
+
+    Args:
+        config: The model.
+        text_bytes: Bytes that training reads, repeated ones included.
+        different_bytes: Bytes of the training text.
+        difficulty: Bits per byte of the text by bz2.
+    """
+    law = LAW(hidden_parameters(config), effective(text_bytes, different_bytes))
+    return law * difficulty / REFERENCE
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+_BATCH_TOKENS, _BATCH_AT = 262_144, 2.2e9
+"""The batch of `small`, for 20 tokens per parameter: nanochat's and Power Lines' (arXiv 2505.13738) at this size."""
+_BATCH_EXPONENT = 0.6
+"""Between 2,048 tokens, best for a million, and the batch of `small`; Power Lines has 0.383 above."""
+_LARGE_EXPONENT = 0.383
+
+
+def batch_tokens(tokens: float) -> int:
+    """Return the tokens of an optimizer step for a training of so many tokens, a power of two."""
+    exponent = _BATCH_EXPONENT if tokens < _BATCH_AT else _LARGE_EXPONENT
+    return int(2 ** max(10, round(math.log2(_BATCH_TOKENS * (tokens / _BATCH_AT) ** exponent))))
+
+
+def matrix_learning_rate(tokens: float) -> float:
+    """Return Muon's rate: 0.04 for a million tokens, 0.02 for billions (nanochat); the same for all widths."""
+    return _rounded(max(0.02, 0.04 * (tokens / 1e6) ** -0.09))
+
+
+def learning_rate(width: int) -> float:
+    """Return AdamW's rate beside Muon, of embedding and output projection: with the root of the width (nanochat)."""
+    return _rounded(0.02 * (width / 256) ** -0.5)
+
+
+def weight_decay(rate: float, steps: int) -> float:
+    """Return the decay whose time constant is a seventh of the run (arXiv 2405.13698): 1 / (rate x decay) steps."""
+    return _rounded(min(1.6, _TIME_CONSTANTS / (rate * steps)))
+
+
+_TIME_CONSTANTS = 7.2
+
+
+def dropout(epochs: float) -> float:
+    """Return the dropout: none for new text, 0.1 for text that is read several times."""
+    return 0.1 if epochs > 2 else 0.0
+
+
+_PASS_TOKENS, _NARROW = 2048, 256
+"""Tokens of a forward pass that are fastest on a CPU up to this width (homegrown/training/microbatch.py)."""
+
+
+def _pass_rows(model: ModelSettings, most: int) -> int | Literal["auto"]:
+    rows = 2 ** int(math.log2(max(1, _PASS_TOKENS // model.context)))
+    return math.gcd(rows, most) if model.hidden <= _NARROW else "auto"
+
+
+_FEW_STEPS = 600
+_VALIDATIONS = 10
+
+
+def training(
+    base: TrainingSettings,
+    model: ModelSettings,
+    vocabulary: int,
+    tokens: float,
+    different_tokens: float,
+    *,
+    device: Literal["cpu", "cuda"],
+    devices: int,
+) -> TrainingSettings:
+    """Return the settings of a training that reads about `tokens`; the rules do not set what stays as in `base`."""
+    batch = max(1, batch_tokens(tokens) // model.context // devices) * devices
+    step = batch * model.context
+    steps = max(2, round(tokens / step))
+    epochs = steps * step / different_tokens
+    rate = matrix_learning_rate(tokens)
+    config = ModelConfig.from_settings(model, vocabulary, dropout(epochs))
+    five = base.model_copy(update={"orthogonalization_steps": 5})
+    costly = optimizer_flops(config, five) > 0.1 * step * config.flops_per_token()
+    validations = min(_VALIDATIONS, steps)
+    every = -(-steps // validations)
+    return TrainingSettings.model_validate(
+        base.model_dump()
+        | {
+            "max_steps": steps,
+            "batch_size": batch,
+            "micro_batch_size": _pass_rows(model, batch // devices) if device == "cpu" else "auto",
+            "matrix_learning_rate": rate,
+            "learning_rate": learning_rate(model.hidden),
+            "momentum": _rounded(1 - min(0.15, max(0.05, 0.15 * (steps / _FEW_STEPS) ** -0.5))),
+            "orthogonalization_steps": 3 if costly else 5,
+            "schedule": "linear",
+            "final_learning_rate_share": 0.0,
+            "warmup_steps": min(1000, round(steps / 30)),
+            "weight_decay": weight_decay(rate, steps),
+            "dropout": dropout(epochs),
+            "validate_every": every,
+            "validation_tokens": int(min(2_000_000, max(10_000, tokens / 100))),
+            # Beside a text that is read many times, the best step is the result, not the last one.
+            "patience": validations if epochs > 2 else None,
+            "checkpoint_every": every,
+            "sample_every": every,
+        }
+    )
+
+
+def compute_optimal(parameters: float) -> float:
+    """Return the tokens for a size without a time: 20 per parameter (Hoffmann et al. 2022)."""
+    return COMPUTE_OPTIMAL_TOKENS * parameters
+
+
+def _rounded(value: float) -> float:
+    """Return two significant digits: the rules are not more exact."""
+    return float(f"{value:.2g}")

@@ -1,0 +1,52 @@
+"""The choice of a recipe for a budget, shown in the terminal and on a page of the run."""
+
+from collections.abc import Callable
+
+from prefect.artifacts import create_markdown_artifact
+
+from homegrown.config.pipelines import change_recipe
+from homegrown.config.recipe import Recipe
+from homegrown.planning.dial import Budget, Dialed, TextFacts, dial, estimated, facts, table
+from homegrown.planning.machine import this_machine
+from homegrown.planning.speed import speed_of
+from homegrown.reporting.blocks import table_as_markdown
+from homegrown.reporting.terminal import print_table
+from tasks.stage import Handle, artifact_of, store
+
+_AFTER = ("model.", "training.", "tokenizer.")
+"""Groups of settings that the dial chooses; a user's changes of them come after it."""
+
+
+def split(changes: list[str]) -> tuple[list[str], list[str]]:
+    """Return the changes to make before the choice, and those to make to its result."""
+    after = [change for change in changes if change.strip().startswith(_AFTER)]
+    return [change for change in changes if change not in after], after
+
+
+def choose(budget: Budget, changes: list[str], shown: Callable[[Dialed], None]) -> Callable[[Recipe, Handle], Recipe]:
+    """Return what completes a recipe once its text is known: the choice for the budget, with `changes` made to it.
+
+    Without an artifact of the text, as in a dry run, its size is estimated.
+    """
+
+    def complete(recipe: Recipe, shards: Handle) -> Recipe:
+        machine = this_machine()
+        speed = speed_of(store(), recipe, machine)
+        found = dial(recipe, budget, _facts(recipe, shards), speed, machine)
+        shown(found)
+        return change_recipe(found.recipe, changes)
+
+    return complete
+
+
+def _facts(recipe: Recipe, shards: Handle) -> TextFacts:
+    if not shards.folder:
+        return estimated(store(), recipe)
+    return facts(shards.path, int(artifact_of(shards).manifest.metrics["train_bytes"]))
+
+
+def show(found: Dialed) -> None:
+    """Print the choice and post it as a page of the run."""
+    chosen = table(found)
+    print_table(chosen)
+    create_markdown_artifact(table_as_markdown(chosen), "dial", f"{found.recipe.name}: what was chosen, and why")

@@ -1,0 +1,207 @@
+"""The dial: budgets as people write them, the choice for a text and a machine, and the measured speed it uses."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from homegrown.cli.main import cli
+from homegrown.config.pipelines import load_auto, load_recipe
+from homegrown.model.config import ModelConfig
+from homegrown.planning import scaling_rules as rules
+from homegrown.planning import speed as module
+from homegrown.planning.dial import Budget, TextFacts, dial, facts
+from homegrown.planning.machine import Machine, this_machine
+from homegrown.planning.probe import work
+from homegrown.planning.speed import Speed, speed_of
+from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
+from tests.planning.test_plan import probed
+
+LAPTOP = Machine("a processor", 4, ("AVX2",), 8 * 2**30, ())
+SPEED = Speed(per_token=1e-5, per_flop=4e-12, seconds_to_first_step=5, busy=False)
+BOOK = TextFacts(1e6, counted=True, bz2_bits=2.1)
+LIBRARY = TextFacts(1e10, counted=True, bz2_bits=2.1)
+
+
+@pytest.mark.parametrize(
+    ("time", "size", "tokens", "expected"),
+    [
+        ("90s", None, None, Budget(seconds=90)),
+        ("45m", None, None, Budget(seconds=2700)),
+        ("1h30m", "30M", None, Budget(seconds=5400, parameters=30e6)),
+        ("2 d", None, None, Budget(seconds=172800)),
+        (None, "1.5B", "2,000k", Budget(parameters=1.5e9, tokens=2e6)),
+    ],
+)
+def test_budgets(time: str | None, size: str | None, tokens: str | None, expected: Budget) -> None:
+    assert Budget.of(time, size, tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None, None, None), "needs a budget"),
+        (("45m", None, "10M"), "contradict"),
+        (("45", None, None), "--time 45 is not a duration"),
+        (("0m", None, None), "--time 0m is not a duration"),
+        ((None, "large", None), "--size large is not a number"),
+    ],
+)
+def test_a_wrong_budget_is_refused(given: tuple[str | None, str | None, str | None], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Budget.of(*given)
+
+
+@pytest.mark.parametrize("text", [BOOK, LIBRARY])
+def test_more_time_is_used_and_never_promises_less(text: TextFacts) -> None:
+    recipe = load_auto()
+    found = [dial(recipe, Budget(seconds=minutes * 60), text, SPEED, LAPTOP) for minutes in (1, 4, 16, 64, 256)]
+    for minutes, one in zip((1, 4, 16, 64, 256), found, strict=True):
+        assert one.seconds <= minutes * 60
+        assert one.seconds >= 0.85 * minutes * 60 or one.epochs > 0.9 * rules.MOST_EPOCHS
+        assert one.epochs <= rules.MOST_EPOCHS * 1.05
+    losses = [one.bits_per_byte for one in found]
+    assert losses == sorted(losses, reverse=True)
+    sizes = [one.parameters for one in found]
+    assert sizes == sorted(sizes)
+    assert found[-1].tokens > found[0].tokens
+
+
+def test_a_text_that_is_read_many_times_gets_dropout_and_its_best_step() -> None:
+    once = dial(load_auto(), Budget(seconds=600), LIBRARY, SPEED, LAPTOP).recipe
+    often = dial(load_auto(), Budget(seconds=600), BOOK, SPEED, LAPTOP).recipe
+    assert (once.training.dropout, once.training.patience) == (0, None)
+    assert often.training.dropout > 0
+    assert often.training.patience is not None
+    assert often.tokenizer.vocabulary_size < once.tokenizer.vocabulary_size
+
+
+def test_the_same_measurements_give_the_same_recipe() -> None:
+    first, second = (dial(load_auto(), Budget(seconds=600), BOOK, SPEED, LAPTOP).recipe for _ in range(2))
+    assert first == second
+    assert first.name == "auto"
+
+
+def test_a_size_or_tokens_alone_follow_from_each_other() -> None:
+    sized = dial(load_auto(), Budget(parameters=30e6), LIBRARY, SPEED, LAPTOP)
+    assert 20e6 < sized.parameters < 45e6
+    assert 19 < sized.tokens / 30e6 < 21
+    counted = dial(load_auto(), Budget(tokens=600e6), LIBRARY, SPEED, LAPTOP)
+    assert counted.parameters == sized.parameters
+    both = dial(load_auto(), Budget(parameters=30e6, seconds=60), LIBRARY, SPEED, LAPTOP)
+    assert both.parameters == pytest.approx(sized.parameters, rel=0.5)
+    assert both.seconds <= 60
+
+
+def test_what_does_not_fit_is_not_chosen() -> None:
+    small = replace(LAPTOP, memory_bytes=400 * 2**20)
+    there, here = (dial(load_auto(), Budget(seconds=86400), LIBRARY, SPEED, one) for one in (LAPTOP, small))
+    assert here.parameters < there.parameters
+    with pytest.raises(UserError, match="Time or memory"):
+        dial(load_auto(), Budget(parameters=1e9), LIBRARY, SPEED, small)
+    with pytest.raises(UserError, match="Time or memory"):
+        dial(load_auto(), Budget(seconds=4), LIBRARY, SPEED, LAPTOP)
+    with pytest.raises(UserError, match="empty"):
+        dial(load_auto(), Budget(seconds=60), TextFacts(0, counted=True, bz2_bits=None), SPEED, LAPTOP)
+
+
+def test_shapes_are_even_and_wide_ones_have_heads_of_128() -> None:
+    counts = []
+    for depth in rules.DEPTHS:
+        shape = rules.shape(depth)
+        assert shape.hidden // shape.heads == (128 if shape.hidden >= 768 else 64)
+        counts.append(ModelConfig.from_settings(shape, 4096, 0).parameter_count())
+    assert counts == sorted(counts)
+
+
+def test_repeated_text_is_worth_less_than_new_text() -> None:
+    assert rules.effective(5, 10) == 5
+    assert 30 < rules.effective(40, 10) < 40
+    assert rules.effective(1e9, 10) == pytest.approx(10 * 16.4)
+
+
+def test_facts_of_a_text(tmp_path: Path) -> None:
+    def written(name: str, texts: list[str]) -> TextFacts:
+        folder = tmp_path / name / "train"
+        folder.mkdir(parents=True)
+        for part, text in enumerate(texts):
+            pq.write_table(pa.table({"text": [text]}), folder / f"part-{part:05}.parquet")
+        return facts(tmp_path / name, 123)
+
+    random_text = random.Random(1).randbytes(100_000).hex()
+    easy, hard = written("easy", ["the same again " * 20_000]), written("hard", [random_text])
+    assert easy.train_bytes == 123
+    assert easy.bz2_bits is not None
+    assert hard.bz2_bits is not None
+    assert easy.bz2_bits < 0.1 < 3 < hard.bz2_bits < 5
+
+
+def test_the_speed_is_measured_once_for_a_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def measure(*_: Any) -> Speed:
+        measured.append(1)
+        return SPEED
+
+    monkeypatch.setattr(module, "measure", measure)
+    recipe = load_auto()
+    assert speed_of(store, recipe, LAPTOP) == speed_of(store, recipe, LAPTOP) == SPEED
+    assert len(measured) == 1
+    assert speed_of(store, recipe, replace(LAPTOP, processors=8)) == SPEED
+    assert len(measured) == 2
+    (store.root / ".state" / module.SPEEDS).write_text("{}]")
+    assert speed_of(store, recipe, LAPTOP) == SPEED
+    assert len(measured) == 3
+
+
+def test_the_speed_follows_from_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that take 2e-5 s per token and 3e-12 s per operation; on a busy machine, by processor time."""
+
+    def measured(busy: float) -> Speed:
+        def probe(recipe: Any, config: ModelConfig, *_: Any, **__: Any) -> Any:
+            tokens = recipe.training.batch_size * config.context
+            seconds = 2e-5 * tokens + 3e-12 * work(config, recipe.training, 1)
+            return probed(recipe, step_seconds=busy * seconds, busy_seconds=seconds, training=recipe.training)
+
+        monkeypatch.setattr(module, "probe", probe)
+        return module.measure(load_recipe("tiny"), "cpu")
+
+    for busy in (1.0, 3.0):
+        speed = measured(busy)
+        assert speed.per_token == pytest.approx(2e-5)
+        assert speed.per_flop == pytest.approx(3e-12)
+        assert speed.busy == (busy > 1)
+
+
+def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(store: Store, tmp_path: Path) -> None:
+    machine = this_machine()
+    name = module._name(load_auto(), machine, machine.device("auto"))
+    (store.root / ".state").mkdir(parents=True)
+    (store.root / ".state" / module.SPEEDS).write_text(json.dumps({name: SPEED.model_dump()}))
+    (tmp_path / "book.txt").write_text("A line of the book.\n" * 50_000)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["--artifacts", str(store.root), "run", *arguments])
+        return done.exit_code, done.output
+
+    data = ["--data", str(tmp_path / "book.txt")]
+    code, printed = run("auto", "--time", "5m", *data, "--set", "training.dropout=0.3", "--dry-run")
+    assert code == 0, printed
+    assert "dropout: 0.3" in printed
+    assert "expected loss" in printed
+    assert "estimated; counted in a run" in printed
+    assert "9 of 9 stages would run." in printed
+    assert run("auto", "--time", "5m", *data, "--set", "training.dropout=0.3", "--dry-run") == (0, printed)
+    for arguments, message in (
+        (("auto", "--dry-run"), "needs a budget"),
+        (("tiny", "--time", "5m"), "--time belongs to the pipeline auto"),
+    ):
+        code, printed = run(*arguments)
+        assert (code, message in printed) == (1, True), printed
