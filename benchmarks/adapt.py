@@ -225,7 +225,7 @@ def _batches(data: Path) -> Batches:
 
 def _ours(data: Path, base: Path, method: str, rate: float, seconds: float, threads: int) -> Learned:
     """Train with the engine's own loop."""
-    from benchmarks.training_contestants import _only_worker
+    from benchmarks.training_contestants import only_worker
     from homegrown.finetuning.adaptation import AdaptationJob
     from homegrown.training import trainer
     from homegrown.training.callbacks import standard
@@ -250,7 +250,7 @@ def _ours(data: Path, base: Path, method: str, rate: float, seconds: float, thre
     folder = Path(tempfile.mkdtemp())
     share = [0.0]
     setattr(trainer, "lr_share", lambda step, settings: share[0])  # noqa: B010 (by the clock instead of steps)
-    run = trainer.Trainer(job, folder, _only_worker(folder), Report(folder / PROGRESS), standard())
+    run = trainer.Trainer(job, folder, only_worker(folder), Report(folder / PROGRESS), standard())
     run.start()
     steps: Iterator[None] = run.steps(Stop())
 
@@ -328,7 +328,7 @@ def _peft(data: Path, base: Path, dtype: torch.dtype, seconds: float, threads: i
 
 def _scratch(data: Path, seconds: float, threads: int) -> Learned:
     """Train `tiny` on the same text with a tokenizer of its own."""
-    from benchmarks.training_contestants import _only_worker
+    from benchmarks.training_contestants import only_worker
     from homegrown.training import trainer
     from homegrown.training.callbacks import standard
     from homegrown.training.job import PROGRESS
@@ -361,7 +361,7 @@ def _scratch(data: Path, seconds: float, threads: int) -> Learned:
     gone = [0.0]
     planned = training.model_copy(update={"max_steps": 1000, "warmup_steps": 33})
     setattr(trainer, "lr_share", lambda step, settings: lr_share(max(1, math.ceil(gone[0] * 1000)), planned))  # noqa: B010
-    run = trainer.Trainer(job, folder, _only_worker(folder), Report(folder / PROGRESS), standard())
+    run = trainer.Trainer(job, folder, only_worker(folder), Report(folder / PROGRESS), standard())
     run.start()
     began, count = cpu_seconds(), 0
     for _ in run.steps(Stop()):

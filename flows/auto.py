@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
@@ -16,17 +17,24 @@ from homegrown.planning.dial import Budget
 from tasks import dial
 from tasks.stage import Handle, forget_flow_exception
 
+_CHAPTERS = "\n\n\n"
+"""Separates the chapters of most books in plain text; one document alone cannot be split for validation."""
+
 Amount = Annotated[str, Field(pattern=r"^\s*\d[\d.,]*\s*[kKmMbBtT]?\s*$", max_length=32)]
 Duration = Annotated[str, Field(pattern=r"^\s*(\d+(\.\d+)?\s*(s|min|m|h|d)\s*)+$", max_length=32)]
 
 
 def text_changes(data: Sequence[str]) -> list[str]:
-    """Return the changes of a recipe for other text.
+    """Return the changes of a recipe for other text; a file of its own is split into documents at three line ends.
 
     Raises:
         UserError: a path is wrong.
     """
-    return [f"ingest.sources={json.dumps([one.model_dump() for one in sources_of(data)])}"] if data else []
+    sources = [one.model_dump() for one in sources_of(data)]
+    for source in sources:
+        if Path(source["path"]).is_file():
+            source["separator"] = _CHAPTERS
+    return [f"ingest.sources={json.dumps(sources)}"] if sources else []
 
 
 @flow(

@@ -185,7 +185,7 @@ def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(store: Store, t
     name = module._name(load_auto(), machine, machine.device("auto"))
     (store.root / ".state").mkdir(parents=True)
     (store.root / ".state" / module.SPEEDS).write_text(json.dumps({name: SPEED.model_dump()}))
-    (tmp_path / "book.txt").write_text("A line of the book.\n" * 50_000)
+    (tmp_path / "book.txt").write_text("A line of the book.\n\n\n" * 50_000)
 
     def run(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(cli, ["--artifacts", str(store.root), "run", *arguments])
