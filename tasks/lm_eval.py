@@ -1,6 +1,7 @@
 """lm-eval: a model on the tasks of lm-evaluation-harness."""
 
 from pathlib import Path
+from typing import Any
 
 from homegrown.config.recipe import HarnessSettings
 from homegrown.reporting.numbers import shown
@@ -32,8 +33,13 @@ def rows(artifact: Artifact) -> list[dict[str, str]]:
     return [
         dict(zip(_COLUMNS, (row["task"], row["metric"], figure, error, str(row["documents"])), strict=True))
         for row in read_parquet(artifact.path / "results").to_pylist()
-        for figure, error in [(_figure(row["value"]), _figure(row["standard_error"]))]
+        for figure, error in [(_figure(row["value"]), _error(row))]
     ]
+
+
+def _error(row: dict[str, Any]) -> str:
+    factor = row.get("standard_factor")
+    return f"×/÷ {factor:.3g}" if factor is not None else _figure(row["standard_error"])
 
 
 def _figure(value: float | None) -> str:

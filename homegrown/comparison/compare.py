@@ -1,11 +1,13 @@
 """Differences between runs in settings, stages, metrics and evaluation; the first run is the base."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -274,15 +276,17 @@ def _variants(stage: Stage) -> list[Row]:
 
 def _paired(row: Row, stage: Stage) -> Row:
     """Return the row with the significance of its differences, if it is of a cost of predicting test text."""
-    if stage.name != "evaluate" or row.metric not in ("bits_per_byte", "perplexity"):
+    metric = re.fullmatch(r"(?:(.+)_)?(bits_per_byte|perplexity)", row.metric)
+    if stage.name != "evaluate" or metric is None:
         return row
-    base, *others = (TestDocuments.read(one.path, row.variant or ORIGINAL) if one else None for one in stage.artifacts)
+    variant = row.variant or metric[1] or ORIGINAL
+    base, *others = (TestDocuments.read(one.path, variant) if one else None for one in stage.artifacts)
     paired = []
     for other in others:
-        found = other.above(base) if base and other else None
-        if base and other and row.metric == "perplexity" and other.costs.tokens.tolist() != base.costs.tokens.tolist():
-            found = None  # of another tokenizer, so not comparable
-        paired.append(Paired(*found) if found else Paired())
+        above = other.above(base) if base and other else None
+        if base and other and metric[2] == "perplexity" and not np.array_equal(other.costs.tokens, base.costs.tokens):
+            above = None  # of another tokenizer, so not comparable
+        paired.append(Paired(*above) if above else Paired())
     return replace(row, paired=paired)
 
 

@@ -1,9 +1,14 @@
 """The stage `lm-eval`: measures a model by lm-evaluation-harness, through its Hugging Face export."""
 
+import contextlib
+import io
 import json
 import logging
+import math
 import os
 import shutil
+import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -22,10 +27,13 @@ from homegrown.util.progress import Metric, Outcome, Progress
 _SCHEMA = pa.schema(
     [
         *(("task", pa.string()), ("metric", pa.string()), ("filter", pa.string())),
-        *(("value", pa.float64()), ("standard_error", pa.float64()), ("documents", pa.int64())),
+        *(("value", pa.float64()), ("standard_error", pa.float64()), ("standard_factor", pa.float64())),
+        ("documents", pa.int64()),
     ]
 )
 
+
+_PERPLEXITY = "perplexity"
 
 _RESAMPLES = 1_000
 """Of the harness's bootstrap for standard errors without a formula; its default of 100,000 takes minutes."""
@@ -33,13 +41,18 @@ _RESAMPLES = 1_000
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one task under the harness's names; `standard_error` is None if the harness has none."""
+    """One metric of one task under the harness's names; `standard_error` is None if the harness has none.
+
+    A perplexity has a `standard_factor` instead, exp of the standard error of its logarithm: the mean cost is about
+    normal, and its exponential is not.
+    """
 
     task: str
     metric: str
     filter: str
     value: float
     standard_error: float | None
+    standard_factor: float | None
     documents: int
 
 
@@ -64,9 +77,30 @@ def measure(
         UserError: the harness is not installed, a task is unknown, or its text is not on this machine.
     """
     require()
-    os.environ["DISABLE_MULTIPROC"] = "1"  # the harness would fork this process for its bootstrap, and locks with it
     # The libraries read these when they are imported. Without them they ask the hub about local files too.
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "0" if settings.download else "1"
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():  # their warnings and progress bars
+        warnings.simplefilter("ignore")
+        _silence()
+        return _measure(out, pretrained, shards, settings, device, progress)
+
+
+def _silence() -> None:
+    """Stop what the harness and its libraries print by other ways than the standard error of Python."""
+    import lm_eval.evaluator
+    import torch  # noqa: F401  # sets the levels of its loggers
+    from lm_eval.api import metrics
+
+    for name in ("lm_eval", "transformers", "datasets", "torch", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    vars(metrics)["print"] = lambda *_: None  # the name of each metric that is resampled
+    vars(lm_eval.evaluator)["get_git_commit_hash"] = lambda: None  # git complains outside a repository
+
+
+def _measure(
+    out: Path, pretrained: Path, shards: Path | None, settings: HarnessSettings, device: str, progress: Progress
+) -> Outcome:
+    os.environ["DISABLE_MULTIPROC"] = "1"  # the harness would fork this process for its bootstrap, and locks with it
     work = out / "work"
     progress(0, len(settings.tasks))
     write_huggingface(pretrained / "model", work / "export", "float32", None)
@@ -89,7 +123,6 @@ def _evaluate(
 ) -> dict[str, Any]:
     from lm_eval import simple_evaluate
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _task_manager([task for task in tasks if isinstance(task, str)], settings.include)
     try:
         found = simple_evaluate(
@@ -103,8 +136,12 @@ def _evaluate(
             limit=settings.max_documents,
             bootstrap_iters=_RESAMPLES,
             task_manager=manager,
-            log_samples=False,
+            log_samples=True,
         )
+    except AssertionError as error:
+        raise UserError(
+            "A task has an answer that is longer than the context of the model; name others with --tasks."
+        ) from error
     except (ConnectionError, FileNotFoundError, ValueError) as error:
         raise UserError(
             f"The text of a task is not on this machine ({_first_line(error)}); add --download to fetch it."
@@ -138,9 +175,19 @@ def _scores(found: dict[str, Any]) -> list[Score]:
             metric, comma, by = name.partition(",")
             if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
                 error = figures.get(f"{metric}_stderr,{by}")
-                known = error if isinstance(error, int | float) else None
-                scores.append(Score(task, metric, by, float(value), known, documents))
+                known = float(error) if isinstance(error, int | float) else None
+                factor = None
+                if metric == _PERPLEXITY:
+                    costs = [one[metric] for one in found["samples"][task] if one["filter"] == by]
+                    known, factor = None, _standard_factor(costs)
+                scores.append(Score(task, metric, by, float(value), known, factor, documents))
     return scores
+
+
+def _standard_factor(log_likelihoods: Sequence[float]) -> float | None:
+    if len(log_likelihoods) < 2:
+        return None
+    return math.exp(statistics.stdev(log_likelihoods) / math.sqrt(len(log_likelihoods)))
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:

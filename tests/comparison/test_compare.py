@@ -178,7 +178,11 @@ def test_bits_per_byte_are_better_or_worse_only_where_significant(store: Store) 
     write_run(store, "mixed", rate=0.3, bits=1.99, costs=mixed, hours=2)
     write_run(store, "other", rate=0.4, bits=1.9, costs=[190.0] * 39, hours=3)
     found = compared(store, "base", "lower", "mixed", "other")
-    for one in (row(found, "bits_per_byte", "original"), row(found, "bits_per_byte", "int8<")):
+    for one in (
+        row(found, "bits_per_byte", "original"),
+        row(found, "bits_per_byte", "int8<"),
+        row(found, "bits_per_byte"),
+    ):
         assert [verdict(one, number) for number in range(4)] == ["", "better", "", ""]
     pair = homegrown(store, "compare", "base", "mixed").output
     said = " ".join(pair.split())

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,13 +103,19 @@ def test_the_figures_are_those_of_our_own_model(store: Store, tmp_path: Path) ->
     assert said.exit_code == 0, said.output
     made = store.resolve("lm-eval")
     assert LAST_WORD in said.output and "…" not in said.output  # in the 80 columns of what is no terminal
-    scores = {(row["task"], row["metric"]): row["value"] for row in read_parquet(made.path / "results").to_pylist()}
+    assert not any(word in said.output for word in ("bootstrapping", "arning", "it/s", "fatal"))
+    rows = {(row["task"], row["metric"]): row for row in read_parquet(made.path / "results").to_pylist()}
+    scores = {name: row["value"] for name, row in rows.items()}
     with torch.inference_mode():
         ours = list(_ours(store, tmp_path))
     words = [costs[0] for task, costs, _ in ours if task == LAST_WORD]
     right = [costs.index(max(costs)) == answer for task, costs, answer in ours if task == NEXT_PASSAGE]
     assert len(words) == len(right) == 12
     assert scores[LAST_WORD, "perplexity"] == pytest.approx(math.exp(-sum(words) / 12), rel=1e-4)
+    perplexity = rows[LAST_WORD, "perplexity"]
+    factor = math.exp(statistics.stdev(words) / math.sqrt(12))
+    assert (perplexity["standard_error"], perplexity["standard_factor"]) == (None, pytest.approx(factor, rel=1e-4))
+    assert f"×/÷ {factor:.2g}" in said.output
     assert scores[NEXT_PASSAGE, "acc"] == pytest.approx(sum(right) / 12)
     assert not (made.path / "work").exists()
     assert made.manifest.metrics[f"{NEXT_PASSAGE}_acc"] == scores[NEXT_PASSAGE, "acc"]
