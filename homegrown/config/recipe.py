@@ -488,7 +488,7 @@ class TrainingSettings(Settings):
     warmup_steps: Count
     weight_decay: float = Field(ge=0, description="Decoupled weight decay of matrices; gains and biases have none.")
     beta2: Share = Field(default=0.95, description="Second beta of AdamW; the first is 0.9.")
-    clip_norm: float = Field(default=1.0, gt=0, description="Maximum norm of the gradient.")
+    clip_norm: float = Field(default=1.0, gt=0, description="Maximum norm of the gradients of an optimizer.")
     spike_deviations: float | None = Field(
         default=6,
         gt=0,

@@ -1,12 +1,14 @@
 """The objective as one module, replicated over the workers (DDP) or sharded (FSDP2)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from homegrown.config.recipe import Parallel
 from homegrown.training.distributed import Worker
@@ -40,9 +42,19 @@ def accumulating(objective: nn.Module, last: bool) -> AbstractContextManager[Non
     return nullcontext()
 
 
-def clip_gradients(model: nn.Module, norm: float) -> Tensor:
-    """Scale all gradients to a total norm of at most `norm`; return the norm before, a scalar."""
-    before = nn.utils.clip_grad_norm_(model.parameters(), norm)
+def clip_gradients(optimizers: Sequence[Optimizer], norm: float) -> Tensor:
+    """Scale the gradients of each optimizer to a norm of at most `norm`; return that of all before, a scalar.
+
+    In the first steps of a small model the gradients of its hidden matrices had norms up to 12, those of all else at
+    most 0.7: with one norm for both, Muon's matrices slow down AdamW's embeddings.
+    """
+    before = [_clipped([one for group in each.param_groups for one in group["params"]], norm) for each in optimizers]
+    total: Tensor = torch.stack(before).norm()
+    return total
+
+
+def _clipped(parameters: list[nn.Parameter], norm: float) -> Tensor:
+    before = nn.utils.clip_grad_norm_(parameters, norm)
     return before.full_tensor() if isinstance(before, DTensor) else before
 
 

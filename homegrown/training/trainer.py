@@ -289,7 +289,7 @@ class Trainer:
             nats += loss.detach()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = clip_gradients(self.model, self.settings.clip_norm)
+        norm = clip_gradients(self.optimizers, self.settings.clip_norm)
         # Summed together, so that all workers see the same bits and decide alike.
         mine = torch.tensor([norm / self.worker.count, stop.requested], dtype=torch.float64, device=self.worker.device)
         update = self._judge(targets, *self.worker.sum(torch.cat([nats[None], mine])).tolist())

@@ -10,6 +10,7 @@ from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training.muon import orthogonal
+from homegrown.training.objective import clip_gradients
 from homegrown.training.optimizer import optimizers
 from homegrown.training.schedule import lr_share
 
@@ -121,3 +122,24 @@ def test_without_warm_up_the_rate_falls_evenly_from_the_first_step_to_the_last(
     settings = training_settings.model_copy(update=changes)
     expected = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
     assert [lr_share(step, settings) for step in range(1, 10)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bound", [0.5, 100.0])
+def test_the_gradients_of_each_optimizer_are_clipped_by_their_own_norm(
+    model_settings: ModelSettings, training_settings: TrainingSettings, bound: float
+) -> None:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig.from_settings(model_settings, 300, 0.0))
+    made = optimizers(model, training_settings)
+    before, norms = {}, []
+    for optimizer, size in zip(made, (0.01, 3.0), strict=True):
+        own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for parameter in own:
+            parameter.grad = size * torch.randn_like(parameter)
+        norms.append(math.sqrt(sum(float(parameter.grad.double().square().sum()) for parameter in own)))
+        before |= {parameter: (parameter.grad.clone(), min(1.0, bound / norms[-1])) for parameter in own}
+    assert clip_gradients(made, bound).item() == pytest.approx(math.hypot(*norms), rel=1e-5)
+    assert len(before) == len(list(model.parameters()))
+    for parameter, (gradient, factor) in before.items():
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradient * factor, rtol=1e-4)
