@@ -1,5 +1,6 @@
 """The flow `pretrain`: from raw text to an evaluated model."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,10 +43,15 @@ from tasks.vocabulary import vocabulary
 
 
 def run_name(what: str) -> str:
-    """Return `what` with the current time, unless a person gave a name; a retried run keeps its first name."""
+    """Return `what` with the current time, unless a person gave a name; a retried run keeps its first name.
+
+    A run of a deployment has the random name that `prefect deployment run` printed instead of the time.
+    """
     named: str | None = flow_run.name
     if named and not is_random_name(named):
         return named
+    if named and "PREFECT__FLOW_RUN_ID" in os.environ:
+        return f"{what}-{named}"
     return f"{what}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.flow_engine import run_flow
 
-from flows.pretrain import CHAIN, planned, pretrain
+from flows.pretrain import CHAIN, planned, pretrain, run_name
 from homegrown.cli.main import cli
 from homegrown.cli.sweep import plan_sweep, run_sweep
 from homegrown.config.recipe import DedupSettings, FilterSettings, IngestSettings
@@ -231,3 +232,12 @@ def test_a_sweep_goes_on_after_a_kill_past_a_failing_value_and_beside_garbage_co
         "tiny-path=nowhere": "stopped",
         "tiny-path=data_topics.jsonl": "finished",
     }
+
+
+def test_a_deployed_run_has_the_name_that_prefect_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.pretrain.flow_run", SimpleNamespace(name="fuzzy-otter"))
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}", run_name("tiny"))
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "1")
+    assert run_name("tiny") == "tiny-fuzzy-otter"
+    monkeypatch.setattr("flows.pretrain.flow_run", SimpleNamespace(name="tiny-fuzzy-otter"))  # retried
+    assert run_name("tiny") == "tiny-fuzzy-otter"
