@@ -4,7 +4,8 @@
 
 Every model is `modern` with random weights. Each client streams one completion per round, one after the other, over
 HTTP on loopback; all clients share one process outside the server's. The same clients measure llama.cpp's own server on
-the same file. The last line is one JSON object.
+the same file. Then our engine serves the same number of tokens without and with a JSON schema, in turns, and two
+prompts that share their first 1,000 tokens. The last line is one JSON object.
 """
 
 import argparse
@@ -16,10 +17,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import numpy as np
@@ -36,12 +38,26 @@ from homegrown.serving.api import application
 from homegrown.serving.llama_engine import LlamaEngine
 from homegrown.serving.own_engine import OwnEngine
 from homegrown.serving.service import Engine, Model, Service
-from homegrown.tokenizer.chat import load_chat
+from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.tokenizer.loading import TOKENIZER_FILE
 from homegrown.util.guard import listen
 
 PROMPT = 32
 CONTEXT = 256
+
+SHARED = 1000
+"""Tokens at the beginning of the prompts that share it."""
+
+SCHEMA = {
+    "type": "array",
+    "minItems": 200,
+    "items": {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "kind": {"enum": ["a", "bc", "def"]}},
+        "required": ["name", "age", "kind"],
+    },
+}
+"""Of JSON that is longer than any completion here."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +76,78 @@ class Load:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["tiny", "100m"], choices=["tiny", "100m"])
+    parser.add_argument("--ratios", action="store_true", help="measure only the schema and the shared beginning")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 50])
     parser.add_argument("--tokens", type=int, default=32, help="tokens per completion (default 32)")
     parser.add_argument("--rounds", type=int, default=2, help="completions per client (default 2)")
     parser.add_argument("--rows", type=int, default=16, help="batch size of our engine (default 16)")
+    parser.add_argument("--turns", type=int, default=5, help="measurements of each ratio (default 5)")
     parser.add_argument("--gguf", nargs="*", default=["f32", "q8_0"], help="GGUF types for llama.cpp")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in arguments.models:
+        if not arguments.ratios:
+            with TemporaryDirectory() as folder:
+                found |= measure(name, Path(folder), arguments)
         with TemporaryDirectory() as folder:
-            found |= measure(name, Path(folder), arguments)
+            found[f"{name}, ratios"] = ratios(name, Path(folder), arguments)
     print(json.dumps(found))
 
 
-def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Print a table of one model with every server and number of clients; return its figures."""
-    config = config_of(name)
+def ratios(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Print and return the speed with a schema relative to that without, and the gain of a shared beginning."""
+    make(name, folder, SHARED + CONTEXT)
+    engine, spawn = own(folder, arguments, context=SHARED + CONTEXT), get_context("spawn")
+    with serving(engine, folder, arguments) as (url, chat), ProcessPoolExecutor(1, mp_context=spawn) as clients:
+        found = clients.submit(_ratios, url, arguments, chat.tokenizer.get_vocab_size()).result()
+    table(f"{name}, ratios", tuple(found), [tuple(f"{value:.2f}" for value in found.values())])
+    return found
+
+
+def _ratios(url: str, arguments: argparse.Namespace, vocabulary: int) -> dict[str, float]:
+    return asyncio.run(_every_ratio(url, arguments, vocabulary))
+
+
+async def _every_ratio(url: str, arguments: argparse.Namespace, vocabulary: int) -> dict[str, float]:
+    draw = np.random.default_rng(0)
+    async with httpx.AsyncClient(base_url=url, timeout=None) as client:
+        speeds: dict[bool, list[float]] = {True: [], False: []}
+        prompts = draw.integers(7, vocabulary, (arguments.rows, PROMPT)).tolist()
+        for turn in range(2 * (arguments.turns + 1)):
+            extra = {"json_schema": SCHEMA} if turn % 2 else {}
+            start = time.perf_counter()
+            answers = await asyncio.gather(*[text(client, one, arguments.tokens, **extra) for one in prompts])
+            speed = sum(count for _, _, count in answers) / (time.perf_counter() - start)
+            if turn > 1:  # after a warm-up of each
+                speeds[bool(extra)].append(speed)
+        firsts: list[float] = []
+        for _ in range(arguments.turns):
+            shared = draw.integers(7, vocabulary, SHARED).tolist()
+            ends = draw.integers(7, vocabulary, (2, PROMPT)).tolist()
+            alone, again = [(await text(client, [*shared, *end], 1))[0] for end in ends]
+            firsts.append(alone / again)
+    return {
+        "schema_speed_ratio": float(np.median(speeds[True]) / np.median(speeds[False])),
+        "prefix_first_token_ratio": float(np.median(firsts)),
+    }
+
+
+def make(name: str, folder: Path, context: int) -> None:
+    """Write a model with random weights and a tokenizer."""
+    config = replace(config_of(name), context=context)
     torch.manual_seed(0)
     model = Transformer(config)
     model.initialize()
     weights.save(model.eval(), folder)
     made_up_tokenizer(config.vocabulary_size).save(str(folder / TOKENIZER_FILE))
+
+
+def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Print a table of one model with every server and number of clients; return its figures."""
+    config = config_of(name)
+    make(name, folder, config.context)
     loads = {"homegrown, f32": under(own(folder, arguments), folder, arguments)}
     for kind in arguments.gguf:
         file = folder / f"{kind}.gguf"
@@ -115,8 +180,8 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
 Q = (0.5, 0.95)
 
 
-def own(folder: Path, arguments: argparse.Namespace) -> Engine:
-    return OwnEngine(weights.load(folder), load_chat(folder), rows=arguments.rows, context=CONTEXT, fail=print)
+def own(folder: Path, arguments: argparse.Namespace, context: int = CONTEXT) -> Engine:
+    return OwnEngine(weights.load(folder), load_chat(folder), rows=arguments.rows, context=context, fail=print)
 
 
 def llama(file: Path, folder: Path, kind: str, arguments: argparse.Namespace) -> Engine:
@@ -133,6 +198,13 @@ def llama(file: Path, folder: Path, kind: str, arguments: argparse.Namespace) ->
 
 def under(engine: Engine, folder: Path, arguments: argparse.Namespace) -> list[Load]:
     """Serve a model with an engine of ours, and measure it."""
+    with serving(engine, folder, arguments) as (url, chat):
+        return from_outside(url, arguments, chat.tokenizer.get_vocab_size())
+
+
+@contextmanager
+def serving(engine: Engine, folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, Chat]]:
+    """Serve a model with an engine of ours on loopback; yield the address and the chat format."""
     service = Service([Model("model", 0)], queue=max(arguments.clients))
     chat = load_chat(folder)
     service.ready("model", engine, chat)
@@ -141,12 +213,10 @@ def under(engine: Engine, folder: Path, arguments: argparse.Namespace) -> list[L
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    loads = from_outside(url, arguments, chat.tokenizer.get_vocab_size())
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}", chat
     server.should_exit = True
     thread.join()
     service.close()
-    return loads
 
 
 @contextmanager
@@ -221,7 +291,7 @@ async def one_client(
     return [await text(client, prompt, tokens) for prompt in prompts]
 
 
-async def text(client: httpx.AsyncClient, prompt: list[int], tokens: int) -> tuple[float, float, int]:
+async def text(client: httpx.AsyncClient, prompt: list[int], tokens: int, **extra: Any) -> tuple[float, float, int]:
     """Stream one completion; return the seconds to its first and last token, and its number of tokens."""
     body = {
         "model": "model",
@@ -234,6 +304,7 @@ async def text(client: httpx.AsyncClient, prompt: list[int], tokens: int) -> tup
         "min_p": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **extra,
     }
     start, first, last = time.perf_counter(), 0.0, ""
     async with client.stream("POST", "/v1/completions", json=body) as answer:

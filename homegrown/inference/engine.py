@@ -16,6 +16,7 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from homegrown.inference.grammar import Grammar, Masks
+from homegrown.inference.prefixes import Prefixes
 from homegrown.inference.sampling import GREEDY, Logprobs, Sampling, Seen, choose, log_probabilities
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
@@ -91,11 +92,20 @@ class GeneratedToken:
 class Engine:
     """Decodes at most `rows` sequences at once, each with at most `capacity` tokens including its prompt."""
 
-    def __init__(self, model: Transformer, *, rows: int, capacity: int | None = None, prefill_chunk: int | None = None):
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        rows: int,
+        capacity: int | None = None,
+        prefill_chunk: int | None = None,
+        prefix_bytes: int = 0,
+    ):
         """Allocate the cache in the type in which the model computes; `capacity` defaults to the model's context.
 
         While sequences decode, at most `prefill_chunk` prompt tokens, padding included, are prefilled between two
-        steps; by default all waiting prompts are.
+        steps; by default all waiting prompts are. Chunks of prompts are kept for others that begin with the same
+        tokens, in at most `prefix_bytes`.
         """
         self.model, self._prefill_chunk = model, prefill_chunk
         self._rows, self._capacity = rows, min(capacity or model.config.context, model.config.context)
@@ -104,6 +114,7 @@ class Engine:
         self._waiting: list[Running] = []
         self._running: list[Running] = []
         self._masks: Masks | None = None
+        self._prefixes = Prefixes(prefill_chunk, prefix_bytes) if prefill_chunk and prefix_bytes else None
 
     @property
     def free(self) -> int:
@@ -176,14 +187,19 @@ class Engine:
         The first prompt may be prefilled in part; it then has the row after the decoding sequences and stays first.
         """
         sequences, start = self._next_to_prefill(), len(self._running)
+        part = self._cache.part(start, start + len(sequences))
+        first = sequences[0]
+        if self._prefixes and not first.prefilled and len(sequences) == 1 and not first.request.prompt_logprobs:
+            first.prefilled = self._prefixes.restore(first.request.prompt_ids, part)
         prompts = [sequence.request.prompt_ids[sequence.prefilled :][: self._prefill_chunk] for sequence in sequences]
         tokens, counts = padded(prompts)
-        part = self._cache.part(start, start + len(sequences))
         hidden = self.model.hidden_states(tokens.to(self.model.device), part, counts)
         for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
             if sequence.request.prompt_logprobs:
                 self._score(sequence, hidden[row, :count])
             sequence.prefilled += count
+        if self._prefixes and len(sequences) == 1:
+            self._prefixes.keep(first.request.prompt_ids[: first.prefilled], part)
         if sequences[0].prefilled < len(sequences[0].request.prompt_ids):
             return None
         self._running += sequences

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from homegrown.inference.compiled_step import CompiledStep
-from homegrown.inference.engine import Engine, Request, Running
+from homegrown.inference.engine import Engine, GeneratedToken, Request, Running, allocate
 from homegrown.inference.generation import generate
+from homegrown.inference.prefixes import Prefixes
 from homegrown.inference.sampling import Sampling
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
@@ -211,3 +212,57 @@ def test_log_probabilities_are_those_of_the_model(make_model) -> None:
 def test_a_prompt_that_fills_the_context_is_refused(make_model) -> None:
     with pytest.raises(UserError, match="fills the context of 48"):
         Engine(make_model("modern"), rows=1).add(Request(prompt_ids=[1] * 48, max_tokens=1))
+
+
+@pytest.mark.parametrize("family", ["modern", "classic"])
+def test_prompts_share_the_cache_of_their_beginning_to_the_last_bit(
+    make_model, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    model, computed = make_model(family), [0]
+    forward = model.hidden_states
+
+    def counted(tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+        computed[0] += tokens.numel()
+        return forward(tokens, *rest)
+
+    monkeypatch.setattr(model, "hidden_states", counted)
+    begun = LONG[0][:13]
+    prompts = [LONG[0], [*begun, 5, 6, 7], LONG[0][:8], [*begun[:3], 0, *begun[4:]], LONG[0], LONG[0][:12]]
+    shared, engine = [12, 4, 0, 28, 8], Engine(model, rows=2, prefill_chunk=4, prefix_bytes=10**9)
+    for number, prompt in enumerate(prompts):
+        request = Request(prompt_ids=prompt, max_tokens=6, top_logprobs=3)
+        alone = Engine(model, rows=2, prefill_chunk=4)
+        alone.add(request)
+        expected = tokens_of(alone)
+        before = computed[0]
+        engine.add(request)
+        assert tokens_of(engine) == expected  # with their log-probabilities
+        steps = len(prompt) - ([0, *shared][number])
+        assert computed[0] - before - (6 - 1) * (family == "classic") == steps
+    scored = Request(prompt_ids=LONG[0], max_tokens=1, top_logprobs=0, prompt_logprobs=True)
+    sequence = engine.add(scored)
+    engine.step()
+    assert len(sequence.prompt_logprobs) == len(LONG[0])
+
+
+def tokens_of(engine: Engine) -> list[GeneratedToken]:
+    found = []
+    while generated := engine.step():
+        found += generated.values()
+    return found
+
+
+def test_the_memory_of_shared_beginnings_is_bounded(make_model) -> None:
+    model = make_model("modern")
+    cache = allocate(model, 1, 40)
+    row = cache.keys[:, 0, :, :4].nbytes * 2
+    prefixes = Prefixes(4, 3 * row)
+    for start in range(5):
+        tokens = list(range(start, start + 8))
+        prefixes.keep(tokens[:4], cache)
+        prefixes.keep(tokens, cache)
+    assert [prefixes.restore([*range(start, start + 8), 9], cache) for start in range(5)] == [0, 0, 0, 0, 8]
+    prefixes.keep([50, 51, 52, 53], cache)
+    prefixes.keep([60, 61, 62, 63], cache)
+    # The first chunk of a prompt is dropped after the later ones.
+    assert prefixes.restore([*range(4, 12), 9], cache) == 4

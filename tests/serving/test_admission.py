@@ -164,7 +164,7 @@ def test_others_continue_while_a_long_prompt_is_prefilled(
     model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prompt of 100 tokens comes with the first token of another request; in chunks of 8, it takes 13 steps."""
-    monkeypatch.setattr(own_engine, "_PREFILL_CHUNK", 8)
+    monkeypatch.setattr(own_engine, "_CPU_CHUNK", 8)
     own = OwnEngine(model, Chat(tokenizer), rows=2, context=None, fail=print)
     long = [token + 20 for token in range(100)]
     generated, at_first, done = [0], list[int](), threading.Event()
