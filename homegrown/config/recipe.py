@@ -247,6 +247,23 @@ class FineWeb(Settings):
     max_newlines_per_word: Amount | None = 0.3
 
 
+class Junk(Settings):
+    """Gibberish, words in random order and menus, alike in every language; null disables a rule."""
+
+    min_letter_patterns: Amount | None = Field(
+        default=2.2,
+        description="Repeated sequences of three letters, relative to random order: text has about 10, gibberish 1.",
+    )
+    max_disorder: Amount | None = Field(
+        default=0.6,
+        description="Words equal to the preceding one, sentences of one or two words and small letters after the end "
+        "of a sentence, relative to random order: prose has about 0.",
+    )
+    min_running_text: Share | None = Field(
+        default=0.3, description="Share of the words in lines of at least 5 words or with the end of a sentence."
+    )
+
+
 class WordList(Settings):
     """Unwanted words of your own list; C4 drops a page with any of its words (Raffel et al. 2020)."""
 
@@ -260,10 +277,7 @@ class FilterSettings(Settings):
     min_characters: Count = Field(description="Minimum length of a document, in characters.")
     max_characters: Positive = Field(description="Maximum length of a document, in characters.")
     min_alphabetic_share: Share | None = Field(description="Minimum share of letters, without white space.")
-    max_repeated_neighbors: Amount | None = Field(
-        default=None,
-        description="Words equal to the preceding one, relative to their number in random order: prose has about 0.",
-    )
+    junk: Junk | None = None
     gopher_quality: GopherQuality | None
     gopher_repetition: GopherRepetition | None
     c4: C4 | None

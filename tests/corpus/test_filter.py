@@ -190,13 +190,56 @@ def test_prose_in_eight_languages_is_kept(definition: str, tmp_path: Path, execu
     assert kept == (texts if definition == "filter_documentation" else texts[:1])
 
 
+@pytest.mark.parametrize("language", ["en", "ru", "hi", "zh"])
+@pytest.mark.parametrize("definition", ["filter_documentation", "filter_prose"])
+def test_junk_of_any_language_is_dropped(definition: str, language: str, tmp_path: Path, executor: Executor) -> None:
+    random = Random(language)
+    prose = "\n".join(PROSE[language])
+    words = list(prose.replace("\n", "")) if language == "zh" else prose.split()
+    space = "" if language == "zh" else " "
+    letters = sorted({letter for letter in prose.lower() if letter.isalpha()})
+    letters = letters[:60] if language == "zh" else letters
+    junk = [
+        space.join("".join(random.choices(letters, k=len(word))) for word in words * 2) + ".",
+        space.join(random.sample(words * 8, len(words) * 8)) + ".",  # ICU finds few of the Chinese words in it
+        "\n".join(space.join(random.sample(words, 3)) for _ in range(80)),
+        " | ".join(space.join(random.sample(words, 2)) for _ in range(80)),
+    ]
+    write_documents(tmp_path / "in", [*junk, prose])
+    settings = settings_of(definition, languages=[], min_language_score=None)
+    filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    assert [row["text"] for row in rows_of(tmp_path / "out" / "documents")] == [prose]
+    rules = {row["rule"] for row in rows_of(tmp_path / "out" / "dropped")}
+    if definition == "filter_documentation" and language != "zh":
+        assert {"junk.min_letter_patterns", "junk.max_disorder", "junk.min_running_text"} <= rules
+
+
+def test_what_looks_like_junk_but_is_not(tmp_path: Path, executor: Executor) -> None:
+    texts = [
+        "so i said to him that we would not go. he said it was fine by him. then we left and took the bus. it was "
+        "late. nobody was on it but us and the driver. we talked about old days. ok. then we got off and went home.",
+        "The method is that of Sect. three of the book (see e.g. the notes, i.e. all of them). We measured them vs. "
+        "their means. The values agree with those of Smith et al. who used another. Nobody objected to it. "
+        "The figures show this. We repeated it in a second year. The difference was approx. one part in ten.",
+        "\n".join(f"{n} apples * {n} boxes = {n * n} apples in the store" for n in range(2, 30)),
+        "\n".join("The tide comes in,\nthe tide goes out.\nNobody asks it\nwhat about." for _ in range(6)),
+        "\n".join(f"0 {n % 2} 0 0 1 0 0 0 {n % 3} 1 1 0" for n in range(60)) + "\nA matrix of zeros and ones, by rows.",
+    ]
+    write_documents(tmp_path / "in", texts)
+    junk = FilterSettings.model_validate(LAX | {"junk": {}})
+    filter_documents(tmp_path / "out", tmp_path / "in", junk, executor=executor)
+    assert [row["text"] for row in rows_of(tmp_path / "out" / "documents")] == texts
+
+
 def test_each_document_is_judged_by_its_language(tmp_path: Path, executor: Executor) -> None:
     random = Random(1)
     shuffled = " ".join(PROSE["ru"] * 6).split()
     random.shuffle(shuffled)
     texts = {
-        "gopher_quality.min_stop_words": "".join(random.choices("рцщшфхжэлм  ", k=900)) + ". Да.",
-        "max_repeated_neighbors": " ".join(shuffled) + ".",
+        "junk.min_letter_patterns": "".join(random.choices("рцщшфхжэлм  ", k=900)) + ". Да.",
+        "junk.max_disorder": " ".join(shuffled) + ".",
+        "gopher_quality.min_stop_words": " ".join(word for word in " ".join(PROSE["ru"]).split() if len(word) > 4)
+        + ".",
         "fineweb.min_punctuated_lines": "\n".join(PROSE["ru"]).replace(".", ""),
         "": "\n".join(PROSE["ru"]),
     }
@@ -214,8 +257,8 @@ def test_each_document_is_judged_by_its_language(tmp_path: Path, executor: Execu
         rows[place][name] for name in ("source", "path", "position")
     ]
     summary = {row["language"]: row for row in rows_of(tmp_path / "out" / "by_language")}
-    assert summary["ru"]["documents"] == 3 and summary["ru"]["kept"] == 1 and summary["ru"]["dropped"] == 1
-    assert sum(row["documents"] for row in summary.values()) == 4  # gibberish is some other language
+    assert summary["ru"]["documents"] == 4 and summary["ru"]["kept"] == 1 and summary["ru"]["dropped"] == 1
+    assert sum(row["documents"] for row in summary.values()) == 5  # gibberish is some other language
 
 
 def test_a_setting_of_ones_own_holds_for_every_language() -> None:

@@ -5,8 +5,7 @@ and script, and the medians of these by script for the others; FineWeb-2 has non
 distributions of each language in Common Crawl and Wikipedia. They replace the published English thresholds only: a
 setting with another value, and a set that is null, holds for every language. FineWeb-2 leaves out C4's rules, Gopher's
 rules of paragraphs and of characters in lines, and FineWeb's of short lines, and so do these. Its least language scores
-are those of another model, and are not used. One bound is our own, that of repeated neighbors beside FineWeb's rules:
-some languages have no bound of punctuated lines, which elsewhere catches words in random order.
+are those of another model, and are not used.
 """
 
 import json
@@ -27,7 +26,6 @@ _SAME_FOR_ALL: dict[str, dict[str, float | None]] = {
     },
     "fineweb": {"max_short_lines": None, "max_duplicate_line_characters": 0.1},
 }
-_MAX_REPEATED_NEIGHBORS = 0.5
 # The published ones are particles, which white space does not separate from the word before.
 _KOREAN = (
     *("그", "이", "저", "수", "것", "등", "및", "더", "또", "한", "두", "때", "중", "안", "못", "잘", "다"),
@@ -69,8 +67,6 @@ def adapted(settings: FilterSettings, table: str) -> FilterSettings:
         "fineweb": _adapted(settings.fineweb, FineWeb(), figures["fineweb"] | _SAME_FOR_ALL["fineweb"]),
         "c4": None,
     }
-    if settings.max_repeated_neighbors is None and settings.fineweb:
-        sets["max_repeated_neighbors"] = _MAX_REPEATED_NEIGHBORS
     if sets["gopher_quality"] and not stop_words(table):
         sets["gopher_quality"] = sets["gopher_quality"].model_copy(update={"min_stop_words": None})
     return settings.model_copy(update=sets)

@@ -28,28 +28,26 @@ def repeated(starts: Pieces, hashes: NDArray[np.uint64], values: NDArray[np.int3
 
 @compiled
 def equal_neighbors(
-    starts: Pieces, hashes: NDArray[np.uint64], symbols: NDArray[np.bool_], least: int
+    starts: Pieces, hashes: NDArray[np.uint64], counted: NDArray[np.bool_], least: NDArray[np.float64]
 ) -> tuple[Pieces, NDArray[np.float64]]:
-    """Return by text the number of words equal to the preceding one, and its mean over all orders of the words.
+    """Return by text the number of `counted` words equal to the preceding one, and its mean over all orders of words.
 
-    Symbols are passed over. The mean is computed for texts with at least `least` of them, else 0.
+    The mean is computed for texts with at least `least` of them, else it is 0.
     """
     found, expected = np.zeros(starts.size - 1, np.int64), np.zeros(starts.size - 1, np.float64)
     most = _slots(_longest(starts))
     keys, numbers = np.empty(most, np.uint64), np.empty(most, np.int32)
     for text in range(found.size):
-        before = np.uint64(0)
-        for i in range(starts[text], starts[text + 1]):
-            if not symbols[i]:
-                found[text] += hashes[i] == before
-                before = hashes[i]
-        if found[text] < least:
+        words = starts[text + 1] - starts[text]
+        for i in range(starts[text] + 1, starts[text + 1]):
+            found[text] += counted[i] and hashes[i] == hashes[i - 1]
+        if found[text] < least[text]:
             continue
-        seen = keys[: _slots(starts[text + 1] - starts[text])]
+        seen = keys[: _slots(words)]
         seen[:] = 0
-        words = pairs = 0
+        pairs = 0
         for i in range(starts[text], starts[text + 1]):
-            if symbols[i]:
+            if not counted[i]:
                 continue
             key = max(hashes[i], np.uint64(1))
             slot = _find(seen, key)
@@ -57,9 +55,24 @@ def equal_neighbors(
                 seen[slot], numbers[slot] = key, 0
             pairs += numbers[slot]
             numbers[slot] += 1
-            words += 1
-        expected[text] = 2 * pairs / words
+        expected[text] = 2 * pairs / max(words, 1)
     return found, expected
+
+
+@compiled
+def collisions(values: NDArray[np.uint64], slots: NDArray[np.uint64], counts: NDArray[np.int32]) -> int:
+    """Return the number of pairs of equal values, none of them 0; `slots` and `counts` are scratch of zeros."""
+    size = _slots(values.size)
+    seen = slots[:size]
+    pairs = 0
+    for value in values:
+        slot = _find(seen, value * _BASE)
+        seen[slot] = value * _BASE
+        pairs += counts[slot]
+        counts[slot] += 1
+    seen[:] = 0
+    counts[:size] = 0
+    return pairs
 
 
 @compiled

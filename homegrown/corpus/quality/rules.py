@@ -20,15 +20,17 @@ from homegrown.config.recipe import (
     FineWeb,
     GopherQuality,
     GopherRepetition,
+    Junk,
     Settings,
     WordList,
 )
-from homegrown.corpus.quality import basic, c4, fineweb, gopher_quality, gopher_repetition, word_list
+from homegrown.corpus.quality import basic, c4, fineweb, gopher_quality, gopher_repetition, junk, word_list
 from homegrown.corpus.quality.by_language import ANY, adapted, table_of
 from homegrown.corpus.quality.texts import Values
 
 SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
     "": (basic, FilterSettings),
+    "junk": (junk, Junk),
     "gopher_quality": (gopher_quality, GopherQuality),
     "gopher_repetition": (gopher_repetition, GopherRepetition),
     "c4": (c4, C4),

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from homegrown.config.recipe import FilterSettings
 from homegrown.corpus.languages import Languages
-from homegrown.corpus.quality import c4
+from homegrown.corpus.quality import c4, junk
 from homegrown.corpus.quality.by_language import stop_words
 from homegrown.corpus.quality.rules import SETS, measures, tables_of
 from homegrown.corpus.quality.texts import ENGLISH, Values, stop_word_lists, take_apart
@@ -35,7 +35,7 @@ def _schema() -> pa.Schema:
 
 
 SCHEMA = _schema()
-"""`id`, the basic measures, a struct of measures per set (c4, word_list: null if disabled), the language."""
+"""`id`, the basic measures, a struct of measures per set (junk, c4, word_list: null if disabled), the language."""
 
 
 def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -64,6 +64,8 @@ def measure(
     words = stop_word_lists(lists, [stop_words(table) if table else ENGLISH for table in names])
     raw = kept = take_apart(texts, words)
     inputs: dict[str, Any] = {"": raw, "gopher_quality": raw, "gopher_repetition": raw}
+    if settings.junk:
+        inputs["junk"] = junk.look_at(texts, raw)
     skipped = {"c4": np.array([bool(table) for table in tables], bool)}
     if settings.c4:
         cleaned = c4.clean(texts, settings.c4)

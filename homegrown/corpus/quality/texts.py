@@ -40,6 +40,7 @@ class Lines(NamedTuple):
     starts: Pieces
     hashes: NDArray[np.uint64]
     lengths: NDArray[np.int32]
+    words: NDArray[np.int32]  # number of words
     blank: NDArray[np.bool_]  # white space alone
     punctuated: NDArray[np.bool_]  # the last character ends a sentence
     follows: NDArray[np.bool_]  # follows the previous line without an empty line
@@ -148,7 +149,7 @@ def total(starts: Pieces, values: NDArray[Any]) -> Pieces:
 
 def _columns(n: int, most: int, table: type[NamedTuple]) -> list[NDArray[Any]]:
     """Return the columns of a table of at most `most` pieces of n texts."""
-    kinds = {"hashes": np.uint64, "lengths": np.int32}
+    kinds = {"hashes": np.uint64, "lengths": np.int32, "words": np.int32}
     pieces = (np.empty(most, kinds.get(name, np.bool_)) for name in table._fields[1:])
     return [np.zeros(n + 1, np.int64), *pieces]
 
@@ -181,7 +182,7 @@ def _take_apart(
     rows: Rows,
 ) -> None:
     """Fill the tables. The hash of a line is made of its words' hashes and the white space between them."""
-    word_place = line_place = row_place = place = 0
+    word_place = line_place = row_place = place = line_word = 0
     for text in range(offsets.size - 1):
         i, end = int(offsets[text]), int(offsets[text + 1])
         characters_ = letters = spaces = newlines = hashes = ellipses = 0
@@ -244,6 +245,8 @@ def _take_apart(
                 if many:
                     lines.hashes[line_place] = line
                     lines.lengths[line_place] = many
+                    lines.words[line_place] = word_place - line_word
+                    line_word = word_place
                     lines.blank[line_place] = blank
                     lines.punctuated[line_place] = ending & STOP != 0
                     lines.follows[line_place] = blanks_before == 1
