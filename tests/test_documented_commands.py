@@ -285,8 +285,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     log = (folder.parent / "up.log").open("w")
     up = subprocess.Popen(["homegrown", "up"], cwd=folder, env=environment, stdout=log, stderr=log)
     try:
-        until(lambda: made.run("homegrown status --json | grep -q '\"online\": true'") is None or up.poll() is not None)
-        assert up.poll() is None, (folder.parent / "up.log").read_text()
+        until(lambda: "Ctrl-C stops everything" in Path(log.name).read_text() or up.poll() is not None)
+        assert up.poll() is None, Path(log.name).read_text()
         for command in PREPARED:
             problem = made.run(command)
             assert problem is None, problem

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 from prefect.settings import get_current_settings
 
 from homegrown.util import locks
@@ -26,12 +27,25 @@ _USER = "user."
 
 
 def folder_of(api: str) -> Path:
-    """Return the folder of the locks for a server's address."""
+    """Return the folder of the locks for a server's address: that of a running server, whatever its PREFECT_HOME."""
+    place = urlsplit(api).netloc
+    if running := _of_running_server(place):
+        return running
     return (
         get_current_settings().home
         / "homegrown"
-        / "".join(character if character.isalnum() else "-" for character in urlsplit(api).netloc)
+        / "".join(character if character.isalnum() else "-" for character in place)
     )
+
+
+def _of_running_server(place: str) -> Path | None:
+    """Return the folder that a server of this user at HOST:PORT was started with; None without one."""
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        module, *arguments = (process.info["cmdline"] or [""])[-4:]
+        if module == "flows.local.guarded_server" and ":".join(arguments[:2]) == place:
+            if process.info["uids"] and process.info["uids"].real == os.getuid():
+                return Path(arguments[2])
+    return None
 
 
 def gate(folder: Path) -> AbstractContextManager[None]:

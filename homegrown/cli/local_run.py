@@ -56,7 +56,9 @@ def prefect_server(store: Store, console: Console, prepare: Callable[[], T]) -> 
                 from flows.local import server, server_owner
 
                 prepared = prepare()
-            status.update("waiting for the Prefect server, which takes up to a minute to start")
+            if not server.answers(server.address()):
+                console.print("Starting a Prefect server, which takes 10 s or more; `homegrown up` keeps one running.")
+                status.update("waiting for the Prefect server")
             api = stack.enter_context(server.running(store.root / ".state" / server.LOG))
         if owner := server_owner.other_user(api):
             console.print(f"This Prefect server belongs to the user {owner}, who can see the run.", highlight=False)

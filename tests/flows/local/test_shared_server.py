@@ -41,6 +41,7 @@ def test_the_server_of_a_run_lives_until_the_second_run_ends(project: Project) -
         second = run(project, "--until", "dedup")
         output, _ = first.communicate()
         assert first.returncode == 0, output
+        assert "Starting a Prefect server, which takes 10 s or more" in output
         until(lambda: recorded(project) == 2, "the second run goes on")
         time.sleep(3)
         assert len(serves(project)) == 1
@@ -78,4 +79,29 @@ def test_the_server_of_up_lives_until_a_run_ends_and_serves_one_folder(project: 
     output_of_run, _ = ongoing.communicate()
     assert ongoing.returncode == 0, output_of_run
     assert "Error" not in output_of_run
+    until(lambda: project.processes() == {}, "the server ends with its last user")
+
+
+class OtherHome(Project):
+    """The same project with another PREFECT_HOME."""
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "other-home"
+
+
+def test_two_folders_of_prefect_share_the_server_at_one_address(project: Project) -> None:
+    """The second run has another PREFECT_HOME, and goes on after the first, which started the server, has ended."""
+    other = OtherHome(project.folder, project.origin)
+    with locks.exclusive(held(project)):
+        first = run(project, "--until", "ingest")
+        until(lambda: serves(project), "the first run starts a server")
+        second = run(other, "--until", "dedup")
+        output, _ = first.communicate()
+        assert first.returncode == 0, output
+        until(lambda: recorded(project) == 2, "the second run goes on")
+        time.sleep(3)
+        assert len(serves(project)) == 1
+    output, _ = second.communicate()
+    assert second.returncode == 0, output
     until(lambda: project.processes() == {}, "the server ends with its last user")
