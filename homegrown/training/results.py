@@ -34,7 +34,7 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
         "steps": state.step,
         "tokens": last.tokens,
         "training_loss": _training_loss(state.metrics),
-        "weights": "final" if kept.step == state.step else f"best validation, step {kept.step}",
+        "weights": _origin(trainer, kept.step),
         "weights_step": kept.step,
         "tokens_per_second": statistics.median(row.tokens_per_second for row in state.metrics),
         "model_flops_utilisation": statistics.median(row.model_flops_utilisation for row in state.metrics),
@@ -52,6 +52,13 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
         summary["validation_bits_per_byte"] = kept.validation_bits_per_byte
     with replacing(out / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _origin(trainer: Trainer, step: int) -> str:
+    """Return which weights the result has."""
+    origin = "final" if step == trainer.state.step else f"best validation, step {step}"
+    share = trainer.settings.averaging
+    return origin if share is None else f"{origin}, averaged over {share:.0%} of the steps"
 
 
 def _training_loss(metrics: Sequence[StepMetrics]) -> float:
