@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
 from flows import AUTHOR_TAG
-from flows.local.children import end_with_worker
+from flows.local.children import KILLED, end_with_worker
 from flows.local.prefect_internals import ABORTED
 from homegrown.store.artifacts import Store
 from homegrown.util import locks
@@ -98,7 +98,7 @@ def _end_dead_runs(client: SyncPrefectClient, folder: Path) -> None:
         try:
             run = client.read_flow_run(UUID(file.name))
             cancelling = run.state_type is StateType.CANCELLING
-            end: State[Any] = Cancelled() if cancelling else Crashed(message=f"Its process was killed. {_RESUME}")
+            end: State[Any] = Cancelled() if cancelling else Crashed(message=f"{KILLED}. {_RESUME}")
             _end_task_runs(client, run.id, end)
             if run.state_type in (StateType.RUNNING, StateType.CANCELLING):
                 client.set_flow_run_state(run.id, end, force=True)

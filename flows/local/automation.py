@@ -1,14 +1,26 @@
 """The automations that mark a silent run as crashed and start a killed run again."""
 
 from datetime import timedelta
+from pathlib import Path
 
+import psutil
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.worker import EventsWorker
+from prefect.states import AwaitingRetry
+
+from flows.local.children import KILLED
+from flows.local.removal import all_pages, is_of
+from homegrown.util import locks
 
 SILENCE = timedelta(seconds=90)
 """Three heartbeats (setting flows.heartbeat_frequency, 30 s, the shortest that Prefect allows)."""
@@ -53,7 +65,7 @@ RETRY_KILLED_RUNS = AutomationCore(
         match={
             "prefect.resource.id": "prefect.flow-run.*",
             "prefect.run-count": [str(attempt) for attempt in range(1, ATTEMPTS)],
-            "prefect.state-message": [*_KILLED, f"{_SILENT}*"],
+            "prefect.state-message": [*_KILLED, f"{_SILENT}*", f"{KILLED}*"],
         },
         match_related={"prefect.resource.id": "prefect.deployment.*", "prefect.resource.role": "deployment"},
         for_each={"prefect.resource.id"},
@@ -79,6 +91,43 @@ def ensure(client: SyncPrefectClient) -> None:
             client.create_automation(automation)
         elif not _is_same(found[0], automation):
             client.update_automation(found[0].id, automation.model_copy(update={"enabled": found[0].enabled}))
+
+
+def resume_dead_runs(client: SyncPrefectClient, project: Path, locks_of_runs: Path, *, local: bool) -> list[str]:
+    """Start the runs of a project's deployments again that died with an earlier worker; return their names.
+
+    The automation would start them minutes later: it waits for their silence, and after a restart of the server up to
+    15 minutes for an event that nobody sends any more.
+
+    Args:
+        client: Client of the server.
+        project: The project's folder, for which no worker runs.
+        locks_of_runs: Folder of the locks of runs, which the kernel releases when their processes die.
+        local: Whether the server has no runs of other machines.
+    """
+    ours = [one.id for one in all_pages(client.read_deployments) if is_of(one, project)]
+    under_way = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=ours),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])),
+    )
+    resumed = []
+    for run in client.read_flow_runs(flow_run_filter=under_way) if ours else []:
+        lock = locks_of_runs / str(run.id)
+        dead = locks.is_free(lock) if lock.exists() else local and not _lives(run.infrastructure_pid)
+        if dead and run.run_count < ATTEMPTS:
+            client.set_flow_run_state(run.id, AwaitingRetry(message=f"{KILLED}; it resumes."), force=True)
+            resumed.append(run.name)
+    return resumed
+
+
+def _lives(pid: str | None) -> bool:
+    """Return whether the process that a worker started for a run is alive; after a reboot, another may have its id."""
+    if pid is None:
+        return False
+    try:
+        return "prefect" in " ".join(psutil.Process(int(pid.rpartition(":")[2])).cmdline())
+    except (psutil.Error, ValueError):
+        return False
 
 
 def watch_runs_in_progress(client: SyncPrefectClient) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+KILLED = "Its process was killed"
+"""The start of the message of a run that was found dead; `homegrown up` starts it again if it has a deployment."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _KILLED_SECONDS = 5.0

@@ -26,10 +26,10 @@ def remove_deleted(
         file: The file, for the messages.
     """
     removed = []
-    flows = {flow.id: flow.name for flow in _all(client.read_flows)}
-    for deployment in _all(client.read_deployments):
+    flows = {flow.id: flow.name for flow in all_pages(client.read_flows)}
+    for deployment in all_pages(client.read_deployments):
         name = f"{flows[deployment.flow_id]}/{deployment.name}"
-        if not _is_of(deployment, folder):
+        if not is_of(deployment, folder):
             continue
         if name not in schedules:
             client.delete_resource_owned_automations(f"prefect.deployment.{deployment.id}")
@@ -48,15 +48,16 @@ def remove_deleted(
     return removed
 
 
-def _all(read: Callable[..., list[Any]]) -> list[Any]:
-    """Return the results of all pages."""
+def all_pages(read: Callable[..., list[Any]]) -> list[Any]:
+    """Return the results of all pages of a request."""
     found: list[Any] = []
     while page := read(offset=len(found)):
         found += page
     return found
 
 
-def _is_of(deployment: DeploymentResponse, folder: Path) -> bool:
+def is_of(deployment: DeploymentResponse, folder: Path) -> bool:
+    """Return whether a deployment belongs to the project of a folder."""
     directories = [
         step[_SET_DIRECTORY].get("directory") for step in deployment.pull_steps or [] if _SET_DIRECTORY in step
     ]

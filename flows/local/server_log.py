@@ -1,6 +1,9 @@
-"""Errors that repeat in the log of a Prefect server, which nobody reads."""
+"""Logs of the Prefect server and the workers: their rotation, and the errors that repeat in them."""
 
+import os
 import re
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +11,8 @@ REPEATED = 3
 """Number of equal errors from which they are reported."""
 
 _READ_BYTES = 4_000_000  # the end of a log that grows for months
+_ROTATE_BYTES = 20_000_000
+_ROTATED = 3
 _WORDS = 200
 _RECORD = re.compile(r"\d\d:\d\d:\d\d\.\d{3} \| (?P<level>[A-Z]+) *\| (?P<message>.*)")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(?:: .*)?")  # the last line of a traceback
@@ -52,6 +57,24 @@ def start_anew(log: Path) -> None:
     """Rename the log of an earlier server, so that a log is about one server."""
     if log.exists():
         log.replace(log.with_name(f"{log.name}.old"))
+
+
+def rotate(log: Path) -> None:
+    """Move the content of a large log to `<log>.1`, of which three are kept, while a process goes on writing to it."""
+    try:
+        if log.stat().st_size < _ROTATE_BYTES:
+            return
+        for number in range(_ROTATED - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                _rotated(log, number).replace(_rotated(log, number + 1))
+        shutil.copyfile(log, _rotated(log, 1))
+        os.truncate(log, 0)  # processes append, so they write on at the start
+    except OSError:  # of another user, or a full disk: tried again later
+        return
+
+
+def _rotated(log: Path, number: int) -> Path:
+    return log.with_name(f"{log.name}.{number}")
 
 
 def _errors(lines: list[str]) -> list[str]:

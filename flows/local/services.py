@@ -129,6 +129,9 @@ class Machine:
                 for pool in self._checked.pools:
                     _ensure_pool(client, pool)
                 automation.ensure(client)
+                local = server_owner.is_local(self.api)
+                for name in automation.resume_dead_runs(client, Path.cwd(), self._state / "runs", local=local):
+                    self._report(f"The run {name} was killed; it resumes.")
                 automation.watch_runs_in_progress(client)
                 for message in remove_deleted(client, Path.cwd(), self._checked.schedules, self._file):
                     self._report(message)
@@ -149,7 +152,7 @@ class Machine:
             children.stop(deploying, 0)
 
     def watch(self) -> None:
-        """Restart services that die and report errors that repeat in the server's log, forever.
+        """Restart services that die, rotate logs and report errors that repeat in the server's log, forever.
 
         Raises:
             UserError: a service dies repeatedly.
@@ -160,6 +163,8 @@ class Machine:
             time.sleep(_POLL_SECONDS)
             if time.monotonic() >= read_next:
                 read_next = time.monotonic() + _READ_LOG_SECONDS
+                for log in self._state.glob("*.log"):
+                    server_log.rotate(log)
                 for error in server_log.repeated_errors(self._state / server.LOG):
                     if error.message not in reported:
                         reported.add(error.message)

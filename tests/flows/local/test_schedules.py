@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.local import server_log
 from flows.local.server_log import repeated_errors
 from tests.flows.local.project import Project, Ui, until, write_deployments
 
@@ -35,6 +36,21 @@ def test_errors_that_repeat_in_the_log_are_found(tmp_path: Path) -> None:
         "sqlalchemy.exc.InvalidRequestError: Can't evaluate bulk DML statement; please supply a bulk_dml decorated "
         "function"
     )
+
+
+def test_a_log_is_rotated_under_a_process_that_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_log, "_ROTATE_BYTES", 100)
+    log = tmp_path / "server.log"
+    with log.open("ab", buffering=0) as output:
+        for number in range(5):
+            output.write(f"{number}".encode() * 99)
+            server_log.rotate(log)
+            output.write(b"\n")
+            server_log.rotate(log)
+        output.write(b"last")
+    assert log.read_bytes() == b"last"
+    rotated = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file != log}
+    assert rotated == {f"server.log.{5 - number}": f"{number}".encode() * 99 + b"\n" for number in (2, 3, 4)}
 
 
 @contextmanager
