@@ -37,10 +37,10 @@ def running(log: Path) -> Iterator[str]:
     """
     api = address()
     users = server_users.folder_of(api)
-    with server_users.registered(users) as user:
+    with server_users.registered(users):
         with server_users.gate(users):
             if answers(api):
-                server_owner.check(api, user, may_choose=True)
+                server_owner.check(api, may_choose=True)
             else:
                 arguments = command(api)
                 server_database.compact()

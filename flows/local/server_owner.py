@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows.local import server_users
 from homegrown.util.errors import UserError
 from homegrown.util.users import user_name
 
@@ -20,29 +19,20 @@ _ADDRESSES = ["0100007F", f"{'0' * 24}01000000", f"{'0' * 16}FFFF00000100007F", 
 _ROOT = 0  # containers' ports belong to it
 
 
-def check(api: str, user: Path, *, may_choose: bool) -> None:
-    """Refuse a server of this machine that would mix the runs of two users, or of two Prefect homes.
+def check(api: str, *, may_choose: bool) -> None:
+    """Refuse a server of this machine that belongs to another user, as it would mix the runs of two users.
 
     Args:
         api: Address of a server that answers.
-        user: Lock of this process as a user of the server.
         may_choose: Whether PREFECT_API_URL in the environment may name another user's server; root's it always may.
 
     Raises:
-        UserError: the server is of another user, or has another PREFECT_HOME and would end during a run.
+        UserError: the server belongs to another user and was not chosen.
     """
-    if not is_local(api):
-        return
-    uid = _owner(api)
-    if uid not in (None, os.geteuid()):
-        if not (_is_chosen() and (may_choose or uid == _ROOT)):
-            raise UserError(
-                f"The Prefect server at {api} belongs to the user {user_name(uid)}; choose another port with "
-                "PREFECT_API_URL=http://127.0.0.1:PORT/api."
-            )
-    elif not server_users.is_used(user.parent, besides=user) and (home := _other_home(api, user.parent)):
+    uid = _owner(api) if is_local(api) else None
+    if uid not in (None, os.geteuid()) and not (_is_chosen() and (may_choose or uid == _ROOT)):
         raise UserError(
-            f"The Prefect server at {api} has another PREFECT_HOME, {home}; set the same, or choose another port with "
+            f"The Prefect server at {api} belongs to the user {user_name(uid)}; choose another port with "
             "PREFECT_API_URL=http://127.0.0.1:PORT/api."
         )
 
@@ -89,14 +79,3 @@ def _listening() -> Iterator[tuple[str, int, int]]:
                 address, _, port = columns[1].rpartition(":")
                 if columns[3] == _LISTENS and address in _ADDRESSES:
                     yield address, int(port, 16), int(columns[7])
-
-
-def _other_home(api: str, mine: Path) -> Path | None:
-    """Return the PREFECT_HOME of a server that `homegrown` started with another one; None if it is the same."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            command = process.cmdline()
-            if "flows.local.guarded_server" in command and command[-2:-1] == [str(urlsplit(api).port or 80)]:
-                users = Path(command[-1])
-                return None if users.resolve() == mine.resolve() else users.parents[1]
-    return None

@@ -115,7 +115,7 @@ class Machine:
         """
         with server_users.gate(self._user.parent):
             if server.answers(self.api):
-                server_owner.check(self.api, self._user, may_choose=False)
+                server_owner.check(self.api, may_choose=False)
             else:
                 arguments, log = server.command(self.api), self._state / server.LOG
                 if sizes := server_database.compact():

@@ -1,4 +1,4 @@
-"""Whose server answers at a local address: real processes of this user, of another, and with another Prefect home."""
+"""Whose server answers at a local address: real processes of this user and of another."""
 
 import os
 import socket
@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows.local import server, server_owner, server_users
-from homegrown.util.errors import UserError
+from flows.local import server, server_owner
 from tests.flows.local.project import write_deployments
 from tests.flows.small import write_corpus
 from tests.other_user import EVE, needs_root, started
@@ -82,14 +81,4 @@ def test_a_server_of_another_user_is_used_only_if_it_is_named(
 
 def test_ones_own_server_is_used(prefect_server: str) -> None:
     assert server_owner.other_user(prefect_server) is None
-    with server_users.registered(server_users.folder_of(prefect_server)) as user:
-        server_owner.check(prefect_server, user, may_choose=False)
-
-
-def test_a_server_with_another_prefect_home_is_refused(prefect_server: str, tmp_path: Path) -> None:
-    home = server_users.folder_of(prefect_server).parents[1]
-    with temporary_settings({PREFECT_HOME: tmp_path / "prefect"}):
-        refused = pytest.raises(UserError, match=f"{prefect_server} has another PREFECT_HOME, {home}; set the same")
-        with refused, server.running(tmp_path / "server.log"):
-            pass
-        assert not (tmp_path / "server.log").exists()
+    server_owner.check(prefect_server, may_choose=False)
