@@ -133,14 +133,23 @@ TEXTS = {"shakespeare": shakespeare, "wikipedia": wikipedia, "gutenberg": gutenb
 
 def prepare(folder: Path, train: list[str], held_out: list[str], vocabulary: int = 4096) -> None:
     """Write tokenizer and token shards of a vocabulary learned from the training text."""
-    for split, texts in {"train": train, "validation": held_out}.items():
+    write_shards(folder, {"train": train, "validation": held_out})
+    tokenize(folder, vocabulary)
+
+
+def write_shards(folder: Path, splits: dict[str, list[str]]) -> None:
+    """Write the texts of each split."""
+    for split, texts in splits.items():
         path = folder / "shards" / split / "part-00000.parquet"
         path.parent.mkdir(parents=True)
         rows = {"id": [f"{split}-{row}" for row in range(len(texts))], "text": texts, "source": ["text"] * len(texts)}
         pq.write_table(pa.table(rows), path)
-    train_tokenizer(
-        folder / "tokenizer", folder / "shards", TokenizerSettings(vocabulary_size=vocabulary, sample_mb=20)
-    )
+
+
+def tokenize(folder: Path, vocabulary: int) -> None:
+    """Write the tokenizer and the tokens of the shards in `folder`."""
+    settings = TokenizerSettings(vocabulary_size=vocabulary, sample_mb=20)
+    train_tokenizer(folder / "tokenizer", folder / "shards", settings)
     with ThreadPoolExecutor(1) as executor:
         pack(folder / "packed", folder / "shards", folder / "tokenizer", PackSettings(), executor=executor)
 

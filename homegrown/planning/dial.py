@@ -27,8 +27,6 @@ from homegrown.util.files import parquet_parts
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _SAMPLE_BYTES = 1_000_000
-_BYTES_PER_TOKEN = 3.3
-"""About what a token is of English text, to choose the vocabulary."""
 _FORWARD_SHARE = 1 / 3
 """Share of a forward pass in the operations of a training step."""
 
@@ -137,7 +135,7 @@ class Dialed:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
     """A training of one size within the budget."""
 
     model: ModelSettings
@@ -145,10 +143,12 @@ class _Candidate:
     training: TrainingSettings
     seconds: float
     bits_per_byte: float
+    text_bytes: float
     epochs: float
 
     @property
     def tokens(self) -> int:
+        """Tokens to train on."""
         return self.training.max_steps * self.training.batch_size * self.config.context
 
 
@@ -162,7 +162,7 @@ def dial(recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine:
     """
     if text.train_bytes < 1:
         raise UserError("The training text is empty; `homegrown report corpus` shows what was dropped.")
-    of_sizes = [_of_size(depth, recipe, budget, text, speed, machine) for depth in rules.DEPTHS]
+    of_sizes = [of_size(depth, recipe, budget, text, speed, machine) for depth in rules.DEPTHS]
     candidates = [one for one in of_sizes if one is not None]
     if wanted := budget.parameters or (budget.tokens or 0) / rules.compute_optimal(1):
         candidates = sorted(candidates, key=lambda one: abs(math.log(one.config.parameter_count() / wanted)))[:1]
@@ -190,32 +190,46 @@ def table(found: Dialed) -> Table:
     return Table(["", "chosen", "because"], [list(reason) for reason in found.reasons], align="lll", title=title)
 
 
-def _vocabulary(text: TextFacts, tokens: float) -> int:
-    return rules.vocabulary_size(min(text.train_bytes, tokens * _BYTES_PER_TOKEN))
-
-
-def _of_size(
+def of_size(
     depth: int, recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine: Machine
-) -> _Candidate | None:
-    """Return the longest training of a model of this depth within the budget; None if the time is too short."""
+) -> Candidate | None:
+    """Return the best training of a model of this depth within the budget; None if the time is too short."""
+    found = []
+    for vocabulary in rules.vocabulary_sizes(text.train_bytes):
+        one = _longest(depth, vocabulary, recipe, budget, text, speed, machine)
+        if one and vocabulary in rules.vocabulary_sizes(min(text.train_bytes, one.text_bytes)):
+            found.append(one)
+    return min(found, key=lambda one: one.bits_per_byte, default=None)
+
+
+def _longest(
+    depth: int, vocabulary: int, recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine: Machine
+) -> Candidate | None:
+    """Return the training on as many tokens as the budget allows; None if the time is too short."""
+
+    def on(tokens: float) -> Candidate:
+        return _training(depth, vocabulary, recipe, tokens, text, speed, machine)
+
     if budget.seconds is None:
-        parameters = budget.parameters or 0.0
-        return _training(depth, recipe, budget.tokens or rules.compute_optimal(parameters), text, speed, machine)
+        return on(budget.tokens or rules.compute_optimal(budget.parameters or 0.0))
     low, high = 0.0, math.log(rules.MOST_EPOCHS * text.train_bytes)
-    if _training(depth, recipe, 1, text, speed, machine).seconds > budget.seconds:
+    if on(1).seconds > budget.seconds:
         return None
-    for _ in range(30):
+    for _ in range(25):
         middle = (low + high) / 2
-        if _training(depth, recipe, math.exp(middle), text, speed, machine).seconds > budget.seconds:
+        if on(math.exp(middle)).seconds > budget.seconds:
             high = middle
         else:
             low = middle
-    return _training(depth, recipe, math.exp(low), text, speed, machine)
+    found = on(math.exp(low))
+    return found if found.training.max_steps >= rules.LEAST_STEPS else None
 
 
-def _training(depth: int, recipe: Recipe, tokens: float, text: TextFacts, speed: Speed, machine: Machine) -> _Candidate:
+def _training(
+    depth: int, vocabulary: int, recipe: Recipe, tokens: float, text: TextFacts, speed: Speed, machine: Machine
+) -> Candidate:
     """Return the training of a model of this depth on so many tokens, or on fewer if the text has not enough."""
-    model, vocabulary, devices = rules.shape(depth), _vocabulary(text, tokens), recipe.compute.processes
+    model, devices = rules.shape(depth), recipe.compute.processes
     once = text.train_bytes / bytes_per_token(vocabulary)
     tokens = min(tokens, rules.MOST_EPOCHS * once)
     training = rules.training(
@@ -226,26 +240,26 @@ def _training(depth: int, recipe: Recipe, tokens: float, text: TextFacts, speed:
     validations = -(-training.max_steps // training.validate_every)
     validating = validations * training.validation_tokens * _FORWARD_SHARE * step / step_tokens
     taken = training.max_steps * step_tokens
-    return _Candidate(
+    text_bytes = taken * bytes_per_token(vocabulary)
+    return Candidate(
         model=model,
         config=config,
         training=training,
         seconds=speed.seconds_to_first_step + training.max_steps * step + validating,
-        bits_per_byte=rules.promised_loss(
-            config, taken * bytes_per_token(vocabulary), text.train_bytes, text.bz2_bits or rules.REFERENCE
-        ),
+        bits_per_byte=rules.promised_loss(config, text_bytes, text.train_bytes, text.bz2_bits or rules.REFERENCE),
+        text_bytes=text_bytes,
         epochs=taken / once,
     )
 
 
-def _fits(recipe: Recipe, one: _Candidate, machine: Machine) -> bool:
+def _fits(recipe: Recipe, one: Candidate, machine: Machine) -> bool:
     """Return whether the training fits the memory of the recipe's device."""
     made = recipe.model_copy(update={"training": one.training})
     target = this_machine_as_target(machine, made, watts=None)
     return layouts(made, one.config, target.device, target.value_bytes, target.count, target.memory_bytes)[0].fits
 
 
-def _reasons(best: _Candidate, candidates: list[_Candidate], budget: Budget, text: TextFacts) -> list[Reason]:
+def _reasons(best: Candidate, candidates: list[Candidate], budget: Budget, text: TextFacts) -> list[Reason]:
     model, training, tokens = best.model, best.training, best.tokens
     others = sorted(candidates, key=lambda one: one.bits_per_byte)[1:3]
     beside = ", ".join(
@@ -264,7 +278,7 @@ def _reasons(best: _Candidate, candidates: list[_Candidate], budget: Budget, tex
             f"{count(best.config.parameter_count())}, {model.layers} layers of {model.hidden}",
             "as given" if budget.parameters else why_size + (f" (bits per byte of others: {beside})" if beside else ""),
         ),
-        Reason("vocabulary", f"{best.config.vocabulary_size:,}", "for the text that is read"),
+        Reason("vocabulary", f"{best.config.vocabulary_size:,}", "lowest loss in time for this text"),
         Reason("context", f"{model.context:,}", "for this width"),
         Reason(
             "training",

@@ -27,11 +27,11 @@ from homegrown.planning.text import Text, conversations_of, text_of
 from homegrown.store.artifacts import Store
 
 GUIDE = {
-    (768, 12, 12, 3072, 512): 110e6,
-    (1024, 24, 16, 4096, 1024): 700e6,
-    (2048, 32, 32, 8192, 2048): 1.3e9,
+    (768, 12, 3072, 512): 110e6,
+    (1024, 24, 4096, 1024): 700e6,
+    (2048, 32, 8192, 2048): 1.3e9,
 }
-"""The guide's table: width, layers, heads, feed-forward and context, and the parameters that the guide states."""
+"""The guide's table: width, layers, feed-forward and context, and the parameters that the guide states."""
 
 _PROBE_SECONDS = 5.0
 _STEP_SECONDS = 2.0
@@ -108,7 +108,7 @@ def make_plan(
         probed = _probe(recipe, config, target)
         cost = measured_cost(recipe, config, target, probed)
     tokens = step_tokens(config, settings) * settings.max_steps
-    shape = (config.hidden, config.layers, config.heads, config.feed_forward, config.context)
+    shape = (config.hidden, config.layers, config.feed_forward, config.context)
     return Plan(
         recipe=recipe.name,
         family=config.family,

@@ -1,38 +1,38 @@
-"""The speed of training on this machine, measured once with models of two sizes and kept in the store."""
+"""The speed of training on this machine, measured once with three models and kept in the store."""
 
 import json
-from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from homegrown.config.recipe import ModelSettings, Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.machine import Machine
 from homegrown.planning.probe import Probed, probe, work
-from homegrown.planning.scaling_rules import shape
+from homegrown.planning.scaling_rules import pass_rows, shape
 from homegrown.store.artifacts import Store
 from homegrown.util.files import replacing
 
 SPEEDS = "speeds.json"
 """In the store's folder of states: the speeds by machine."""
-_PROBED: dict[str, tuple[tuple[int, int], ...]] = {
-    "cpu": ((2, 8), (6, 8)),
-    "cuda": ((6, 64), (16, 64)),
+_PROBED: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "cpu": ((2, 4096, 16), (6, 4096, 8), (2, 16_384, 16)),
+    "cuda": ((6, 16_384, 64), (16, 16_384, 64), (6, 65_536, 64)),
 }
-"""Depth and sequences per step of the two models."""
-_VOCABULARY = 4096
+"""Depth, vocabulary and sequences per step of the models."""
 _SECONDS = 3.0
 _BUSY = 1.25
 """Ratio of time to processor time above which the machine is taken to be busy with other programs."""
 
 
 class Speed(BaseModel):
-    """Seconds of training on this machine: `per_token`, and `per_flop` of the model and the optimizer."""
+    """Seconds of training on this machine: `per_token`, `per_flop` of model and optimizer, `per_logit` besides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     per_token: float
     per_flop: float
+    per_logit: float
     seconds_to_first_step: float
     busy: bool
     """Whether other programs used the processors, so that processor time was measured instead."""
@@ -40,18 +40,12 @@ class Speed(BaseModel):
     def step_seconds(self, config: ModelConfig, settings: TrainingSettings, devices: int) -> float:
         """Return the duration of an optimizer step on so many devices."""
         tokens = settings.batch_size * config.context / devices
-        return self.per_token * tokens + self.per_flop * work(config, settings, devices)
-
-
-@dataclass(frozen=True)
-class _Point:
-    tokens: int
-    flops: float
-    seconds: float
+        each = self.per_token + self.per_logit * config.vocabulary_size
+        return each * tokens + self.per_flop * work(config, settings, devices)
 
 
 def speed_of(store: Store, recipe: Recipe, machine: Machine) -> Speed:
-    """Return the speed of this machine, measured in some twenty seconds unless the store knows it.
+    """Return the speed of this machine, measured in half a minute unless the store knows it.
 
     Raises:
         UserError: the recipe requires a GPU that is missing.
@@ -85,28 +79,37 @@ def _name(recipe: Recipe, machine: Machine, device: Literal["cpu", "cuda"]) -> s
 
 
 def measure(recipe: Recipe, device: Literal["cpu", "cuda"]) -> Speed:
-    """Train models of two sizes for some seconds each."""
-    found: list[_Point] = []
-    busy, first = False, 0.0
-    for depth, rows in _PROBED[device]:
+    """Train three models for some seconds each."""
+    parts: list[list[float]] = []
+    took: list[float] = []
+    busy, first, devices = False, 0.0, recipe.compute.processes
+    for depth, vocabulary, rows in _PROBED[device]:
         model = shape(depth)
-        probed = probe(_probing(recipe, model, rows, device), _config(model), device, seconds=_SECONDS, layers=depth)
+        config = ModelConfig.from_settings(model, vocabulary, dropout=0.0)
+        probed = probe(_probing(recipe, model, rows, device), config, device, seconds=_SECONDS, layers=depth)
         seconds, loaded = _idle_seconds(probed)
-        starting = probed.seconds_to_first_step * seconds / probed.step_seconds
-        busy, first = busy or loaded, max(first, starting)
-        flops = work(_config(model), probed.training, recipe.compute.processes)
-        found.append(_Point(rows * model.context // recipe.compute.processes, flops, seconds))
-    small, large = found
-    # seconds = per_token x tokens + per_flop x flops, for both; with an equal share of noise neither is negative.
-    determinant = small.tokens * large.flops - large.tokens * small.flops
-    per_flop = (small.tokens * large.seconds - large.tokens * small.seconds) / determinant
-    per_flop = min(max(per_flop, 0.0), large.seconds / large.flops)
-    return Speed(
-        per_token=(large.seconds - per_flop * large.flops) / large.tokens,
-        per_flop=per_flop,
-        seconds_to_first_step=first,
-        busy=busy,
-    )
+        busy, first = busy or loaded, max(first, probed.seconds_to_first_step * seconds / probed.step_seconds)
+        tokens = rows * model.context
+        parts.append([tokens, work(config, probed.training, devices), tokens * vocabulary])
+        took.append(seconds)
+    per_token, per_flop, per_logit = _shares(parts, took)
+    return Speed(per_token=per_token, per_flop=per_flop, per_logit=per_logit, seconds_to_first_step=first, busy=busy)
+
+
+def _shares(parts: list[list[float]], took: list[float]) -> list[float]:
+    """Return the seconds of each part of the work, none negative, that together give what the steps took."""
+    scale = np.array(parts).max(axis=0)
+    matrix, seconds = np.array(parts) / scale, np.array(took)
+    used = list(range(len(scale)))
+    while True:  # what noise makes negative is left out
+        found = np.linalg.lstsq(matrix[:, used] / seconds[:, None], np.ones(len(seconds)), rcond=None)[0]
+        if (found >= 0).all():
+            break
+        used.pop(int(found.argmin()))
+    shares = np.zeros(len(scale))
+    shares[used] = found
+    values: list[float] = (shares / scale).tolist()
+    return values
 
 
 def _idle_seconds(probed: Probed) -> tuple[float, bool]:
@@ -115,16 +118,12 @@ def _idle_seconds(probed: Probed) -> tuple[float, bool]:
     return (probed.busy_seconds if busy else probed.step_seconds), busy
 
 
-def _config(model: ModelSettings) -> ModelConfig:
-    return ModelConfig.from_settings(model, _VOCABULARY, dropout=0.0)
-
-
 def _probing(recipe: Recipe, model: ModelSettings, rows: int, device: Literal["cpu", "cuda"]) -> Recipe:
     """Return a recipe of the model to probe."""
     training = recipe.training.model_copy(
         update={
             "batch_size": rows * recipe.compute.processes,
-            "micro_batch_size": "auto",
+            "micro_batch_size": pass_rows(model, rows) if device == "cpu" else "auto",
             "orthogonalization_steps": 3 if device == "cpu" else 5,
             # A GPU's run that is worth a plan is long enough to compile; on a CPU it gains a twelfth.
             "compile": "always" if device == "cuda" else "never",

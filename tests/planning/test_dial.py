@@ -25,7 +25,7 @@ from homegrown.util.errors import UserError
 from tests.planning.test_plan import probed
 
 LAPTOP = Machine("a processor", 4, ("AVX2",), 8 * 2**30, ())
-SPEED = Speed(per_token=1e-5, per_flop=4e-12, seconds_to_first_step=5, busy=False)
+SPEED = Speed(per_token=1e-5, per_flop=4e-12, per_logit=1e-10, seconds_to_first_step=5, busy=False)
 BOOK = TextFacts(1e6, counted=True, bz2_bits=2.1)
 LIBRARY = TextFacts(1e10, counted=True, bz2_bits=2.1)
 
@@ -95,13 +95,13 @@ def test_a_size_or_tokens_alone_follow_from_each_other() -> None:
     assert 19 < sized.tokens / 30e6 < 21
     counted = dial(load_auto(), Budget(tokens=600e6), LIBRARY, SPEED, LAPTOP)
     assert counted.parameters == sized.parameters
-    both = dial(load_auto(), Budget(parameters=30e6, seconds=60), LIBRARY, SPEED, LAPTOP)
+    both = dial(load_auto(), Budget(parameters=30e6, seconds=3600), LIBRARY, SPEED, LAPTOP)
     assert both.parameters == pytest.approx(sized.parameters, rel=0.5)
-    assert both.seconds <= 60
+    assert both.seconds <= 3600
 
 
 def test_what_does_not_fit_is_not_chosen() -> None:
-    small = replace(LAPTOP, memory_bytes=400 * 2**20)
+    small = replace(LAPTOP, memory_bytes=6 * 2**27)
     there, here = (dial(load_auto(), Budget(seconds=86400), LIBRARY, SPEED, one) for one in (LAPTOP, small))
     assert here.parameters < there.parameters
     with pytest.raises(UserError, match="Time or memory"):
@@ -161,13 +161,13 @@ def test_the_speed_is_measured_once_for_a_machine(store: Store, monkeypatch: pyt
     assert len(measured) == 3
 
 
-def test_the_speed_follows_from_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that take 2e-5 s per token and 3e-12 s per operation; on a busy machine, by processor time."""
+def test_the_speed_follows_from_three_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of known cost per token, operation and logit; on a busy machine, by processor time."""
 
     def measured(busy: float) -> Speed:
         def probe(recipe: Any, config: ModelConfig, *_: Any, **__: Any) -> Any:
             tokens = recipe.training.batch_size * config.context
-            seconds = 2e-5 * tokens + 3e-12 * work(config, recipe.training, 1)
+            seconds = (2e-5 + 5e-10 * config.vocabulary_size) * tokens + 3e-12 * work(config, recipe.training, 1)
             return probed(recipe, step_seconds=busy * seconds, busy_seconds=seconds, training=recipe.training)
 
         monkeypatch.setattr(module, "probe", probe)
@@ -177,6 +177,7 @@ def test_the_speed_follows_from_two_sizes(monkeypatch: pytest.MonkeyPatch) -> No
         speed = measured(busy)
         assert speed.per_token == pytest.approx(2e-5)
         assert speed.per_flop == pytest.approx(3e-12)
+        assert speed.per_logit == pytest.approx(5e-10)
         assert speed.busy == (busy > 1)
 
 
