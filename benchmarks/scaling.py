@@ -153,6 +153,7 @@ def train_once(data: Path, model: ModelSettings, settings: TrainingSettings, out
     from homegrown.training.trainer import Trainer
 
     torch.set_num_threads(threads)
+    out.mkdir(exist_ok=True)
     never = {"checkpoint_every": settings.max_steps + 1, "sample_every": settings.max_steps + 1, "sample_prompts": []}
     settings = settings.model_copy(update={**never, "compile": "never"})
     job = Job(
