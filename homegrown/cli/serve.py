@@ -79,7 +79,7 @@ def serve(
     threads = options["threads"] or cpu_count()
     limits = loading.Limits(rows=options["parallel"], context=options["ctx_size"], threads=threads, precision=precision)
     service = Service(
-        [Model(name, source.created) for name, source in sources.items()],
+        [Model(name, source.created, _answers(store, source)) for name, source in sources.items()],
         queue=options["queue"],
         system=options["system"],
         aliases=other_names,
@@ -100,7 +100,15 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"Serving at http://{shown}:{port}, OpenAI's API at /v1 (Ctrl-C stops).")
 
-    app = application(service, key=options["api_key"], hosts=[*allowed_hosts(host), *hosts], origins=origins)
+    # What strangers can reach without a key keeps nothing and shows nothing that others wrote.
+    trusted = options["api_key"] or (is_loopback(host) and not (hosts or origins))
+    app = application(
+        service,
+        key=options["api_key"],
+        hosts=[*allowed_hosts(host), *hosts],
+        origins=origins,
+        store=store if trusted else None,
+    )
     with loaded(store, [source.artifact for source in sources.values()]):
         Server(app, service).serve_while(load, listening, answering)
 
@@ -112,6 +120,12 @@ def _check_access(hosts: tuple[str, ...], origins: tuple[str, ...]) -> None:
     for origin in origins:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/*]+", origin):
             raise UserError(f"--allow-origin {origin} is not an origin; give scheme and host: https://llm.example.org.")
+
+
+def _answers(store: Store, source: "Source") -> bool:
+    """Return whether a model was fine-tuned, or comes from elsewhere, where it may have been."""
+    chain = [source.artifact, *store.lineage(source.artifact)]
+    return any(one.manifest.stage in ("finetune", "dpo", "base") for one in chain)
 
 
 def _alias(alias: str, names: list[str], typed: dict[str, str]) -> tuple[str, str]:

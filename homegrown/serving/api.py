@@ -1,17 +1,16 @@
-"""The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page if it is installed."""
+"""The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import fastapi
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -25,13 +24,13 @@ from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar
 from homegrown.inference.streaming import Chunk
 from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit
-from homegrown.serving.page.deferred import DeferredPage
-from homegrown.serving.page.policy import PagePolicy
+from homegrown.serving.page import routes as page
 from homegrown.serving.refusal import Reason, Refused
 from homegrown.serving.responses import Choice, ResponseObjects, error_object, model_object
 from homegrown.serving.service import Generation, Service
 from homegrown.serving.tools import CallFormat, CallReader, call_format
 from homegrown.serving.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody, conversation
+from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.guard import Policy, SameOrigin
 from homegrown.util.seeds import derive
@@ -54,10 +53,18 @@ _RETRY = {"Retry-After": "1"}
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def application(service: Service, *, key: str | None, hosts: Sequence[str], origins: Sequence[str] = ()) -> FastAPI:
+def application(
+    service: Service,
+    *,
+    key: str | None,
+    hosts: Sequence[str],
+    origins: Sequence[str] = (),
+    store: Store | None = None,
+) -> FastAPI:
     """Return the application; it answers requests to `hosts` only, and requires the `key` if there is one.
 
     Pages of another origin are refused, except those of `origins`, such as `https://llm.example.org` or `app://local`.
+    The page keeps conversations and feedback in the `store`, if there is one.
     """
     app = FastAPI(title="homegrown", docs_url=None, redoc_url=None)
     _add_errors(app)
@@ -72,7 +79,7 @@ def application(service: Service, *, key: str | None, hosts: Sequence[str], orig
     app.add_middleware(SameOrigin, allowed=origins)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Policy)
-    _add_page(app, service)
+    app.include_router(page.router(service, store))
     return app
 
 
@@ -147,7 +154,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def elsewhere(http: fastapi.Request) -> Response:
-        """Refuse a path or a method that no route has; without this, the page at `/` would take it."""
+        """Refuse a path or a method that no route has."""
         routes = [route for route in app.routes if isinstance(route, APIRoute)]
         found = [route for route in routes if route.matches(http.scope)[0] is Match.PARTIAL]
         if not found:
@@ -320,31 +327,3 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         body = error_object(str(error.detail), "invalid_request_error", None, None)
         return error.status_code, body, dict(error.headers or {})
     return 500, error_object("The server failed; see its log.", "server_error", None, None), {}
-
-
-def _add_page(app: FastAPI, service: Service) -> None:
-    """Mount the page at `/`, or how to install it; existing routes take precedence."""
-    if find_spec("gradio") is None:
-
-        @app.get("/", include_in_schema=False)
-        async def no_page() -> HTMLResponse:
-            return HTMLResponse(_NO_PAGE)
-
-        return
-
-    def make() -> FastAPI:
-        from homegrown.serving.page import app
-
-        return app.application(service)
-
-    page = DeferredPage(make, PagePolicy)
-    app.router.lifespan_context = page.lifespan
-    app.mount("/", page)
-
-
-_NO_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>homegrown</title></head><body>
-<p>This server has OpenAI's API at <code>/v1</code>, described in <a href="/openapi.json">/openapi.json</a>.
-To chat in the browser, run <code>pip install 'homegrown[page]'</code> and restart the server.</p>
-</body></html>
-"""

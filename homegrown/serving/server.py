@@ -13,14 +13,13 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from homegrown.serving.page import deferred
 from homegrown.serving.service import Service
 
 _GRACE = 3
 """Seconds for open connections at shutdown, such as those of a page."""
 
-_LOADING = ("models", deferred.THREAD)
-"""Names of the threads that load models and the page."""
+_LOADING = "models"
+"""Name of the thread that loads models."""
 
 
 class Server(uvicorn.Server):
@@ -76,13 +75,13 @@ class Server(uvicorn.Server):
                 self._error = error
                 self.should_exit = True
 
-        threading.Thread(target=loading, name="models", daemon=True).start()
+        threading.Thread(target=loading, name=_LOADING, daemon=True).start()
         with listening:
             self.run([listening])
         self._service.close()
         if self._error:
             raise self._error
-        if any(thread.name in _LOADING for thread in threading.enumerate()):
+        if any(thread.name == _LOADING for thread in threading.enumerate()):
             # Such a thread cannot be interrupted: Python would wait for it, or abort inside a library's C++.
             sys.stdout.flush()
             os._exit(0)

@@ -54,6 +54,8 @@ class Model:
     name: str
     created: int
     """Time of its creation, in seconds since 1970."""
+    answers: bool = True
+    """Whether it learned to answer; a pretrained model continues text."""
     chat: Chat | None = None
     table: Sequence[bytes] = ()
     grammars: Grammars | None = None
@@ -150,8 +152,6 @@ class Service:
         self._aliases = {**typed, **aliases}
         self._queue, self._system, self._stopping = queue, system, False
         self.metrics = Metrics(self.lengths)
-        self.at_stop: list[Callable[[], None]] = []
-        """Called by `stop`."""
 
     @property
     def names(self) -> list[str]:
@@ -288,8 +288,6 @@ class Service:
         for model in self._models.values():
             for generation in list(model.active):
                 generation.deliver(Refused("The server was stopped.", "stopping"))
-        for call in self.at_stop:
-            call()
 
     def close(self) -> None:
         """Free the engines."""
