@@ -65,7 +65,6 @@ StageName = Literal["ingest", "dedup", "filter", "shard", "tokenizer", "pack", "
 Change = Annotated[
     str,
     Field(
-        pattern=r"^\s*[A-Za-z_][\w.]*\s*=",
         examples=["training.max_steps=200"],
         json_schema_extra={"not": {"pattern": CREDENTIAL}},  # the server refuses it and stores it nowhere
     ),
