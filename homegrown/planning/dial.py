@@ -293,6 +293,7 @@ def _reasons(best: Candidate, candidates: list[Candidate], budget: Budget, text:
         ),
         Reason("decay", f"{training.weight_decay:g}", "time constant: a share of the run"),
         Reason("dropout", f"{training.dropout:g}", "by epochs"),
+        Reason("averaging", f"{training.averaging or 'none'}", "by epochs: share of the steps"),
         Reason("schedule", f"{training.schedule}, {training.warmup_steps} steps of warm-up", "best at every size"),
         Reason("expected loss", f"{best.bits_per_byte:.2f} bits per byte", _loss_source(text)),
         Reason("expected time", duration(best.seconds), "training with validations, on an idle machine"),

@@ -30,7 +30,7 @@ def test_no_key_is_misspelt() -> None:
         *("pretrain/classic-small", "pretrain/classic-medium", "pretrain/classic-large"),
         *("export/hf", "export/gguf", "export/onnx", "export/ollama", "lm-eval/held-out"),
         *("finetune/tiny", "finetune/starter", "finetune/small", "finetune/medium", "finetune/large"),
-        *("dpo/tiny", "dpo/starter"),
+        *("dpo/tiny", "dpo/starter", "pretrain/auto"),
     ]
     assert checked.pools == ["homegrown"]
 
