@@ -83,12 +83,17 @@ def ingest(work: Work, settings: IngestSettings) -> Outcome:
         return engine.ingest(work.out, settings, executor=executor, progress=work.progress, check=check)
 
 
-def _check_unchanged(raw: dict[str, str], source: AnySource) -> None:
-    """Raise UserError if the files of a source have another content than the artifact's key says."""
+def _check_unchanged(raw: dict[str, str], source: AnySource) -> dict[str, str]:
+    """Raise UserError if the files of a source have another content than the artifact's key says.
+
+    Return the SHA-256 of its local files by locator; of other sources nothing.
+    """
     from homegrown.corpus import sources
 
     if source.kind == "hub":  # a commit
-        return
+        return {}
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
-        if sources.digest(source, digests) != raw[source.name]:
-            raise UserError(f"Source {source.name}: its files changed since the run started; run again.")
+        found = sources.identity(source, digests)
+    if sources.digest_of(found) != raw[source.name]:
+        raise UserError(f"Source {source.name}: its files changed since the run started; run again.")
+    return {locator: known for locator, known in found if isinstance(known, str)} if source.kind == "files" else {}

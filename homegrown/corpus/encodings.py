@@ -23,6 +23,7 @@ SAMPLE = 65_536  # bytes to detect an encoding from
 
 _ASCII = bytes(range(128))
 _FEW = 0.002  # share of a text's characters; fewer implausible ones say nothing about its encoding
+_LETTERS_TO_TELL = 80  # Hebrew from Cyrillic
 _BINARY = "binary data: it contains NUL bytes"
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -58,12 +59,14 @@ _ESCAPES = (
 )
 _WRONG = "\udcff"  # in place of invalid bytes; in UTF-8 it becomes the invalid byte \xff
 # Controls, unassigned and private characters; a symbol between two letters, or beside another; a capital after a small
-# letter.
+# letter; an accented Latin letter beside one of another script.
 _IMPLAUSIBLE = regex.compile(
     r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f\p{Cn}\p{Co}\udcff\ufffd]|"
     r"(?<=[\p{Ll}\p{Lu}])[^\x00-\x7f\p{L}\p{M}\p{N}\p{Z}\p{Cf}’‘·ʼ´‐-―…](?=[\p{Ll}\p{Lu}])|"
     r"[¢-¦¨ª¬®¯±-´¶¸º¼-¾ƒˆ˜†‡‰]{2}|"
-    r"(?<=\p{Ll})[\p{Lu}--[A-Z]]",
+    r"(?<=\p{Ll})[\p{Lu}--[A-Z]]|"
+    r"(?<=[\p{Arabic}\p{Hebrew}\p{Greek}\p{Cyrillic}])[\p{Latin}--[A-Za-z]]|"
+    r"[\p{Latin}--[A-Za-z]](?=[\p{Arabic}\p{Hebrew}\p{Greek}\p{Cyrillic}])",
     regex.V1,
 )
 _NOTABLE = regex.compile(r"[^\t\n\f\r\x20-\x7e]")
@@ -170,10 +173,27 @@ def _guess(data: bytes) -> str:
     detector = chardetng_py.EncodingDetector()
     detector.feed(sample, last=True)
     codec = codec_of(detector.guess(tld=None, allow_utf8=False)) or "cp1252"
+    if codec == "cp866":
+        codec = _hebrew_or_cyrillic(sample)
     text, _ = _decoded(sample, codec)
     if confidence(text) < LEAST_CONFIDENCE:
         raise Undecodable(f"binary data or an unknown encoding, perhaps {codec}; set encoding")
     return codec
+
+
+def _hebrew_or_cyrillic(data: bytes) -> str:
+    """Return the codec of what may be Cyrillic in capitals (cp866) or Hebrew (cp862), which chardetng does not know.
+
+    Hebrew has the places of the capitals up to Ъ; every 15th Cyrillic letter is one of those after it. Raises
+    Undecodable for few letters.
+    """
+    foreign = data.translate(None, _ASCII)
+    hebrew = sum(foreign.count(byte) for byte in range(0x80, 0x9B))
+    if hebrew < 0.99 * len(foreign):
+        return "cp866"
+    if hebrew < _LETTERS_TO_TELL:
+        raise Undecodable("an uncertain encoding, cp862 or cp866; set encoding")
+    return "cp862"
 
 
 def _foreign_line(data: bytes) -> int:

@@ -4,6 +4,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ def ingest(
     *,
     executor: Executor,
     progress: Progress = silent,
-    check: Callable[[AnySource], None] = lambda source: None,
+    check: Callable[[AnySource], dict[str, str]] = lambda source: {},
 ) -> Outcome:
     """Read all sources in order; write `documents` and the tables about them under `out`.
 
@@ -36,8 +37,9 @@ def ingest(
     `quarantine` has unreadable input, `skipped` what was not read, `repairs` the documents with repaired lines, and
     `sources` the counts of each source (`homegrown.corpus.documents` has their columns). Units of work stay in
     `out/units` until all are read, so a killed run resumes at the first missing one. `limit_mb` of a source keeps its
-    first documents up to that much text. `check` is called for each source when its files are found. Raises UserError
-    for a missing path or column, for a file that changes, and for a corpus without documents.
+    first documents up to that much text. `check` is called for each source when its files are found; it returns the
+    SHA-256 of files by locator, which those that are read must have. Raises UserError for a missing path or column, for
+    a file that changes, and for a corpus without documents.
     """
     spent = out / ".spent"
     shutil.rmtree(spent, ignore_errors=True)
@@ -48,8 +50,9 @@ def ingest(
     skipped: list[dict[str, str | int]] = []
     for number, source in enumerate(settings.sources):
         found = find(source)
-        check(source)
-        units = plan(source, found.files, out / "units" / source.name, settings)
+        known = check(source)
+        pieces = [replace(piece, sha256=known.get(piece.locator, "")) for piece in found.files]
+        units = plan(source, pieces, out / "units" / source.name, settings)
 
         def report(fraction: float, *, number: int = number, name: str = source.name) -> None:
             progress(number + fraction, len(settings.sources), source=name)

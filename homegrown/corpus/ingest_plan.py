@@ -16,6 +16,7 @@ from homegrown.corpus.streams import Unreachable, opened
 from homegrown.corpus.units import Unit
 
 _CONTINUING = bytes(range(0x80, 0xC0))  # bytes of a character that another part starts
+_MOST_FILES = 500  # of a unit: thousands of small files are read by several workers, and progress is seen
 _MODULES_BYTES = 1_000_000  # of source per unit of packages; about an eighth of it is documentation
 
 
@@ -41,12 +42,12 @@ def plan(source: AnySource, pieces: list[Piece], folder: Path, settings: IngestS
 
 
 def _groups(pieces: list[Piece], size: int) -> list[tuple[Piece, ...]]:
-    """Group complete files up to `size` bytes; a part of a file is a group of its own."""
+    """Group complete files up to `size` bytes and `_MOST_FILES`; a part of a file is a group of its own."""
     groups: list[tuple[Piece, ...]] = []
     group: tuple[Piece, ...] = ()
     taken = 0
     for piece in pieces:
-        if piece.stop is not None or taken >= size:
+        if piece.stop is not None or taken >= size or len(group) >= _MOST_FILES:
             groups.append(group)
             group, taken = (), 0
         group += (piece,)

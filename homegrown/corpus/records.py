@@ -1,5 +1,6 @@
 """Records of readers: documents, and faults that go to quarantine with their reasons."""
 
+import os
 from dataclasses import dataclass, field
 
 MEGABYTE = 1_000_000
@@ -32,7 +33,7 @@ class Piece:
     """A file, or a part of one: bytes `start` to `stop` of text, row groups of Parquet, a shard of a dataset.
 
     `address` is a local path or an fsspec address; `size` is that of the file, in bytes, `changed` the time of its last
-    change in nanoseconds, 0 if it is not known.
+    change or of that of its facts in nanoseconds, 0 if it is not known; `sha256` is that of the file, "" if not known.
     """
 
     address: str
@@ -41,6 +42,12 @@ class Piece:
     stop: int | None = None
     size: int = 0
     changed: int = 0
+    sha256: str = ""
+
+
+def last_change(status: os.stat_result) -> int:
+    """Return the time of the last change of a file or of its facts, in nanoseconds: an edit can keep the former."""
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass

@@ -26,7 +26,7 @@ def local_path(path: str) -> str | None:
 
 
 def find(address: str, setting: str) -> list[Piece]:
-    """Return the files of a remote file, folder or glob, without hidden ones.
+    """Return the files of a remote file, folder or glob, with hidden ones.
 
     Raises UserError if no file is found or the file system does not answer; the message starts with the `setting`.
     """
@@ -49,7 +49,7 @@ def find(address: str, setting: str) -> list[Piece]:
         raise UserError(f"{setting}: {address} cannot be listed: {first_line(error)}.") from error
     if not pieces:
         raise UserError(f"{setting}: no file or folder {address}.")
-    return [piece for piece in pieces if not any(part.startswith(".") for part in piece.locator.split("/"))]
+    return pieces
 
 
 def _locator(name: str, root: str) -> str:

@@ -12,7 +12,7 @@ from homegrown.config.recipe import AnySource, FilesSource, IngestSettings, Pack
 from homegrown.corpus import hub, packages, remote
 from homegrown.corpus.encodings import codec_of
 from homegrown.corpus.readers.formats import FORMATS, check_installed, form, is_hidden, unread
-from homegrown.corpus.records import Piece
+from homegrown.corpus.records import Piece, last_change
 from homegrown.corpus.streams import is_remote
 from homegrown.store.digests import Digests
 from homegrown.util.errors import UserError
@@ -38,10 +38,16 @@ def content(settings: IngestSettings, digests: Digests) -> dict[str, str]:
 
 def digest(source: AnySource, digests: Digests) -> str:
     """Return a SHA-256 of the identity of a source's content, as in `content`."""
-    return hashlib.sha256(json.dumps(_identity(source, digests), sort_keys=True).encode()).hexdigest()
+    return digest_of(identity(source, digests))
 
 
-def _identity(source: AnySource, digests: Digests) -> Any:
+def digest_of(identity: Any) -> str:
+    """Return the SHA-256 of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def identity(source: AnySource, digests: Digests) -> Any:
+    """Return what identifies the content of a source; of files, pairs of locator and SHA-256 or remote identity."""
     if isinstance(source, FilesSource):
         return [
             (
@@ -89,6 +95,9 @@ def find_files(source: FilesSource) -> Found:
     local = remote.local_path(source.path)
     if local is None:
         pieces = remote.find(source.path, f"Source {source.name}")
+        hidden = [one for one in pieces if is_hidden(one.locator) and not source.path.endswith(f"/{one.locator}")]
+        skipped |= {one.locator: "hidden" for one in hidden}
+        pieces = [one for one in pieces if one.locator not in skipped]
     else:
         pieces = _find_here(source, Path(local).expanduser(), skipped)
     readable = sorted((piece for piece in pieces if form(piece.locator)), key=lambda piece: piece.locator)
@@ -119,7 +128,7 @@ def _find_here(source: FilesSource, path: Path, skipped: dict[str, str]) -> list
             skipped[locator] = "hidden"
         elif found.is_file():
             status = found.stat()
-            pieces.append(Piece(str(found.resolve()), locator, size=status.st_size, changed=status.st_mtime_ns))
+            pieces.append(Piece(str(found.resolve()), locator, size=status.st_size, changed=last_change(status)))
         else:  # a device never ends
             skipped[locator] = "a link to nothing" if found.is_symlink() else "not a regular file"
     return pieces

@@ -13,10 +13,11 @@ from homegrown.config.recipe import AnySource, FilesSource, HubSource, PackagesS
 from homegrown.corpus import hub, packages
 from homegrown.corpus.documents import QUARANTINE, REPAIRS, SCHEMA, document_id
 from homegrown.corpus.readers import formats
-from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally
+from homegrown.corpus.records import MEGABYTE, Document, Fault, Piece, Tally, last_change
 from homegrown.corpus.streams import is_remote
 from homegrown.corpus.text import Cleaned, cleaned
 from homegrown.corpus.warned import counted
+from homegrown.store.digests import sha256
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet
 
@@ -74,8 +75,12 @@ def read_unit(unit: Unit) -> Summary:
     return summary
 
 
-def _check_here(unit: Unit) -> None:
-    """Raise UserError if a local file has changed since it was found, or this machine of a cluster does not see it."""
+def _check_here(unit: Unit, *, is_read: bool) -> None:
+    """Raise UserError if a local file is not what was found, or this machine of a cluster does not see it.
+
+    The SHA-256 of a file that was read must be that of the artifact's key. Only size and times are compared for a part
+    of a file, and where no digest is known.
+    """
     if isinstance(unit.source, HubSource):
         return
     for piece in unit.pieces:
@@ -84,17 +89,23 @@ def _check_here(unit: Unit) -> None:
             continue
         try:
             status = path.stat()
+            by_content = bool(piece.sha256) and piece.stop is None
+            same = status.st_size == piece.size and (
+                by_content or not piece.changed or last_change(status) == piece.changed
+            )
+            if is_read and same and by_content:
+                same = sha256(path) == piece.sha256
         except OSError as error:
             raise UserError(
                 f"Source {unit.source.name}: {path} is not found on {platform.node()}; put it where every worker sees "
                 "it (a shared folder, s3://)."
             ) from error
-        if status.st_size != piece.size or (piece.changed and status.st_mtime_ns != piece.changed):
+        if not same:
             raise UserError(f"Source {unit.source.name}: {path} changed while it was read; run again.")
 
 
 def _read(unit: Unit) -> Summary:
-    _check_here(unit)
+    _check_here(unit, is_read=False)
     documents = _Rows(unit.folder / "documents", SIZED, unit.shard_bytes)
     quarantine = _Rows(unit.folder / "quarantine", QUARANTINE, unit.shard_bytes)
     repairs = _Rows(unit.folder / "repairs", REPAIRS, unit.shard_bytes)
@@ -115,7 +126,7 @@ def _read(unit: Unit) -> Summary:
             left_out += 1
         if unit.limit_bytes is not None and documents.total >= unit.limit_bytes:
             break
-    _check_here(unit)
+    _check_here(unit, is_read=True)
     documents.flush()
     quarantine.flush()
     repairs.flush()

@@ -13,6 +13,7 @@ import orjson
 
 from homegrown.corpus import remote
 from homegrown.corpus.compression import COMPRESSIONS
+from homegrown.corpus.readers.formats import is_hidden
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.streams import (
     Bounded,
@@ -71,8 +72,9 @@ def identity(file: str, digests: Digests) -> str:
 def _there(name: str, setting: str) -> list[str]:
     pieces = remote.find(name, setting)
     # A file named by itself counts whatever its ending, as a local one does.
-    readable = [one for one in pieces if one.locator.lower().endswith(ENDINGS) or name.endswith(f"/{one.locator}")]
-    return sorted(one.address for one in readable)
+    visible = [one for one in pieces if not is_hidden(one.locator) and one.locator.lower().endswith(ENDINGS)]
+    named = [one for one in pieces if name.endswith(f"/{one.locator}")]
+    return sorted({one.address for one in visible + named})
 
 
 def _here(name: str, setting: str) -> list[Path]:

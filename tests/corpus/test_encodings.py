@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from homegrown.config.recipe import FilesSource
-from homegrown.corpus.encodings import Undecodable, as_utf8, codec_of, decode
+from homegrown.corpus.encodings import LEAST_CONFIDENCE, Undecodable, as_utf8, codec_of, confidence, decode
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import Document, Fault, Tally
 from homegrown.corpus.sources import find_files
@@ -51,7 +51,7 @@ PROSE = {  # language: a passage, and the encodings in which people have written
         "Το πρωί οι άνθρωποι πηγαίνουν στη δουλειά τους με το λεωφορείο και διαβάζουν την εφημερίδα. ",
         ["cp1253", "iso8859-7"],
     ),
-    "Hebrew": ("בבוקר אנשים רבים נוסעים לעבודה ברכבת וקוראים את העיתון בדרך. ", ["cp1255"]),
+    "Hebrew": ("בבוקר אנשים רבים נוסעים לעבודה ברכבת וקוראים את העיתון בדרך. ", ["cp1255", "cp862"]),
     "Arabic": ("في الصباح يذهب كثير من الناس إلى العمل بالقطار ويقرؤون الجريدة في الطريق. ", ["cp1256"]),
     "Thai": ("ทุกเช้าผู้คนจำนวนมากเดินทางไปทำงานด้วยรถไฟและอ่านหนังสือพิมพ์ระหว่างทาง ", ["cp874"]),
     "Japanese": (JAPANESE, ["shift_jis", "euc_jp", "iso2022_jp"]),
@@ -80,6 +80,29 @@ def test_prose_is_read_in_the_encoding_it_was_written_in(tmp_path: Path, languag
         lines = {".csv": f'text,n\n"{text}",1\n', ".jsonl": json.dumps({"text": text}, ensure_ascii=False) + "\n"}
         found, _, faults = read(tmp_path / f"a{ending}", lines.get(ending, text).encode(encoding), **settings)
         assert (found, faults) == ([text], []), ending
+
+
+def test_cyrillic_capitals_are_not_hebrew_and_little_hebrew_is_uncertain() -> None:
+    capitals = (RUSSIAN * 3).upper()
+    assert decode(capitals.encode("cp866")) == (capitals, 0)
+    few = "בבוקר אנשים רבים נוסעים"
+    with pytest.raises(Undecodable, match="uncertain encoding, cp862 or cp866"):
+        decode(few.encode("cp862"))
+    assert decode(few.encode("cp862"), encoding="cp862") == (few, 0)
+
+
+def test_an_accented_letter_inside_a_word_of_another_script_is_implausible() -> None:
+    assert confidence("انبشرêة èبحâèâçه انهتساèêة انثابتة") < LEAST_CONFIDENCE  # Arabic of the Macintosh as cp1256
+    assert confidence("المدرسة école والبيت à Paris") == 1
+
+
+def test_arabic_of_dos_is_refused_and_can_be_set() -> None:
+    """Its letters are presentation forms."""
+    text = "".join(map(chr, (0xFED3, 0xFEF2, 0x20, 0xFE8D, 0xFEDF, 0xFEBB, 0xFE92, 0xFE8E, 0xFEA3, 0x20))) * 30
+    data = text.encode("cp864", "ignore")
+    with pytest.raises(Undecodable):
+        decode(data)
+    assert decode(data, encoding="cp864")[0] == data.decode("cp864")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-8"])

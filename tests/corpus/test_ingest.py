@@ -1,5 +1,6 @@
 import csv
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import pytest
 import zstandard
 
 from homegrown.config.recipe import AnySource, IngestSettings
+from homegrown.corpus import records, units
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.readers import formats
 from homegrown.store.artifacts import Store
@@ -387,23 +389,51 @@ def test_what_was_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    """The new content has the same size."""
+    """The new content has the same size and time, and the time of the file's facts is that of no clock."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(["one"]))
+    os.utime(path, (1, 1))
+    own = formats.read
+    known = {"a.jsonl": hashlib.sha256(path.read_bytes()).hexdigest()}
+    monkeypatch.setattr(records, "last_change", lambda status: status.st_mtime_ns)
+    monkeypatch.setattr(units, "last_change", lambda status: status.st_mtime_ns)
+
+    def edit() -> None:
+        path.write_bytes(lines(["two"]))
+        os.utime(path, (1, 1))
+
+    def read(*arguments: Any) -> Iterator[Any]:
+        yield from own(*arguments)
+        edit()
+
+    def change(source: AnySource) -> dict[str, str]:
+        edit()
+        return known
+
+    if late:
+        monkeypatch.setattr(formats, "read", read)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UserError, match=r"raw: \S+a\.jsonl changed while it was read"):
+        ingest(tmp_path / "out", files(path), executor=pool, check=change if not late else lambda source: known)
+
+
+def test_an_edit_that_keeps_size_and_time_of_a_large_file_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a file are compared by its facts."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(["one"] * 1000))
     os.utime(path, (1, 1))
     own = formats.read
 
     def read(*arguments: Any) -> Iterator[Any]:
         yield from own(*arguments)
-        path.write_bytes(lines(["two"]))
+        path.write_bytes(lines(["two"] * 1000))
+        os.utime(path, (1, 1))
 
-    def change(source: AnySource) -> None:
-        path.write_bytes(lines(["two"]))
-
-    if late:
-        monkeypatch.setattr(formats, "read", read)
+    monkeypatch.setattr(formats, "read", read)
+    small = files(path).model_copy(update={"shard_mb": 0.001})
     with ThreadPoolExecutor(1) as pool, pytest.raises(UserError, match=r"raw: \S+a\.jsonl changed while it was read"):
-        ingest(tmp_path / "out", files(path), executor=pool, check=change if not late else lambda source: None)
+        ingest(tmp_path / "out", small, executor=pool)
 
 
 def test_a_key_of_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +444,8 @@ def test_a_key_of_another_content_is_refused(tmp_path: Path, monkeypatch: pytest
     path.write_text("one")
     settings = files(path)
     raw = task._content(settings)
-    task._check_unchanged(raw, settings.sources[0])
+    known = task._check_unchanged(raw, settings.sources[0])
+    assert known == {"a.txt": hashlib.sha256(b"one").hexdigest()}
     path.write_text("two")
     with pytest.raises(UserError, match="raw: its files changed since the run started; run again"):
         task._check_unchanged(raw, settings.sources[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -316,7 +317,11 @@ def test_addresses_give_what_the_same_local_files_give(tmp_path: Path) -> None:
     there = run(tmp_path / "there", files("memory://corpus", shard_mb=0.001))
     here = run(tmp_path / "here", files(tmp_path / "raw", shard_mb=0.001))
     assert there[:2] == here[:2] and len(there[0]) > 60
-    assert there[2].metrics["skipped_files"] == int(here[2].metrics["skipped_files"]) + 1
+    skipped = pq.read_table(tmp_path / "there" / "skipped.parquet").to_pylist()
+    assert {row["path"]: row["reason"] for row in skipped if "/" not in row["path"] and "." in row["path"][:1]} == {
+        ".hidden.txt": "hidden"
+    }
+    assert there[2].metrics["skipped_files"] == int(here[2].metrics["skipped_files"]) + 2
     glob = run(tmp_path / "glob", files("memory://corpus/deep/*.jsonl"))
     assert [row["path"] for row in glob[0]] == ["00.jsonl"] * 3
     assert (
