@@ -1,9 +1,9 @@
 """The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -23,13 +24,29 @@ from starlette.types import Receive, Scope, Send
 from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar
 from homegrown.inference.streaming import Chunk
+from homegrown.serving import ollama
 from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit
 from homegrown.serving.page import routes as page
 from homegrown.serving.refusal import Reason, Refused
-from homegrown.serving.responses import Choice, ResponseObjects, error_object, model_object
+from homegrown.serving.responses import (
+    Choice,
+    Objects,
+    ResponseObjects,
+    embeddings_object,
+    error_object,
+    model_object,
+)
+from homegrown.serving.responses_api import ResponsesBody, ResponsesObjects
 from homegrown.serving.service import Generation, Service
 from homegrown.serving.tools import CallFormat, CallReader, call_format
-from homegrown.serving.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody, conversation
+from homegrown.serving.wire import (
+    ChatCompletionBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingsBody,
+    TokenizeBody,
+    conversation,
+)
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.guard import Policy, SameOrigin
@@ -49,6 +66,9 @@ _REFUSALS: dict[Reason, tuple[int, str, str | None]] = {
 """The status, type and code of each reason."""
 
 _RETRY = {"Retry-After": "1"}
+
+_OLLAMA = "0.6.0"
+"""The version of Ollama whose API this is; its clients compare it."""
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -116,14 +136,22 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions")
     async def chat(body: ChatCompletionBody, http: fastapi.Request) -> Response:
         """Answer a conversation."""
-        form = call_format(service.chat(body.model)) if body.uses_tools else None
-        tools, messages = body.offered, conversation(body.messages)
-        prompt_ids = service.encode(body.model, messages, continued=body.continued, tools=tools or None)
-        grammar = await asyncio.to_thread(_grammar, service, body, form if tools else None)
-        requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
         objects = ResponseObjects(service.model(body.model), chat=True, logprobs=bool(body.logprobs))
-        choices = [Choice(index, reader=CallReader(form) if form and tools else None) for index in range(body.n)]
-        return await _answer(service, http, body, objects, requests, choices)
+        return await _answer_chat(service, http, body, objects)
+
+    @app.post("/v1/responses")
+    async def responses(body: ResponsesBody, http: fastapi.Request) -> Response:
+        """Answer with text."""
+        objects = ResponsesObjects(service.model(body.model), body)
+        return await _answer_chat(service, http, body.translated(), objects)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(body: EmbeddingsBody) -> dict[str, Any]:
+        """Return the mean-pooled hidden states of texts."""
+        texts = [service.encode(body.model, prompt) for prompt in body.prompts]
+        vectors = [await asyncio.to_thread(service.embed, body.model, one) for one in texts]
+        tokens, base64 = sum(map(len, texts)), body.encoding_format == "base64"
+        return embeddings_object(service.model(body.model), vectors, tokens, base64=base64)
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
@@ -153,6 +181,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Return the metrics for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    _add_ollama(app, service)
+
     async def elsewhere(http: fastapi.Request) -> Response:
         """Refuse a path or a method that no route has."""
         routes = [route for route in app.routes if isinstance(route, APIRoute)]
@@ -163,8 +193,58 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         message = f"{http.url.path} does not take {http.method}; use {allowed}."
         raise HTTPException(405, message, {"Allow": allowed})
 
-    for path in ("/v1/{rest:path}", "/v1", "/health", "/metrics", "/tokenize", "/detokenize"):
+    for path in ("/v1/{rest:path}", "/v1", "/api/{rest:path}", "/health", "/metrics", "/tokenize", "/detokenize"):
         app.add_route(path, elsewhere, methods=_METHODS)
+
+
+def _add_ollama(app: FastAPI, service: Service) -> None:
+    """Add the routes of Ollama's API."""
+    read = partial(app.api_route, methods=["GET", "HEAD"])
+
+    @read("/api/version")
+    async def version() -> dict[str, str]:
+        """Return the version of Ollama's API that this server follows."""
+        return {"version": _OLLAMA}
+
+    @read("/api/tags")
+    async def tags() -> dict[str, Any]:
+        """List the models."""
+        names = (*service.names, *service.listed_aliases)
+        return {"models": [ollama.tag(service.model(name), name) for name in names]}
+
+    @read("/api/ps")
+    async def ps() -> dict[str, Any]:
+        """List the models that are loaded."""
+        ready = [name for name, state in service.state.items() if state == "ready"]
+        return {"models": [ollama.tag(service.model(name), name) for name in ready]}
+
+    @app.post("/api/show")
+    async def show(body: ollama.ShowBody) -> dict[str, Any]:
+        """Describe a model."""
+        return ollama.shown(service.model(body.model), service.context(body.model), service.chat(body.model).template)
+
+    @app.post("/api/chat")
+    async def chat(body: ollama.ChatBody, http: fastapi.Request) -> Response:
+        """Answer a conversation."""
+        model = service.model(body.model)
+        if not body.messages:
+            return JSONResponse(ollama.loaded(model, "chat"))
+        return await _answer_chat(service, http, body.translated(), ollama.OllamaObjects(model, "chat"))
+
+    @app.post("/api/generate")
+    async def generate(body: ollama.GenerateBody, http: fastapi.Request) -> Response:
+        """Answer a prompt, or with `raw` continue it."""
+        model = service.model(body.model)
+        if not body.prompt:
+            return JSONResponse(ollama.loaded(model, "generate"))
+        translated, objects = body.translated(), ollama.OllamaObjects(model, "generate")
+        if isinstance(translated, ChatCompletionBody):
+            return await _answer_chat(service, http, translated, objects)
+        grammar = await asyncio.to_thread(_grammar, service, translated)
+        prompt_ids = service.encode(body.model, body.prompt)
+        request = translated.request(prompt_ids, _seed(translated.seed, 0), grammar)
+        requests = [replace(request, max_tokens=None) if body.unlimited else request]
+        return await _answer(service, http, translated, objects, requests, [Choice(0)])
 
 
 def _grammar(
@@ -182,11 +262,22 @@ def _seed(seed: int | None, index: int) -> int | None:
     return None if seed is None else derive(seed, "choice", index)
 
 
+async def _answer_chat(service: Service, http: fastapi.Request, body: ChatCompletionBody, objects: Objects) -> Response:
+    """Answer a conversation, with `objects` for its API."""
+    form = call_format(service.chat(body.model)) if body.uses_tools else None
+    tools, messages = body.offered, conversation(body.messages)
+    prompt_ids = service.encode(body.model, messages, continued=body.continued, tools=tools or None)
+    grammar = await asyncio.to_thread(_grammar, service, body, form if tools else None)
+    requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
+    choices = [Choice(index, reader=CallReader(form) if form and tools else None) for index in range(body.n)]
+    return await _answer(service, http, body, objects, requests, choices)
+
+
 async def _answer(
     service: Service,
     http: fastapi.Request,
     body: CompletionBody | ChatCompletionBody,
-    objects: ResponseObjects,
+    objects: Objects,
     requests: Sequence[Request],
     choices: Sequence[Choice],
 ) -> Response:
@@ -200,8 +291,9 @@ async def _answer(
         prompt_tokens = sum(one.prompt_tokens for one in generations[:: body.n])
         if body.stream:
             table = service.model(body.model).table
-            events = _events(objects, choices, generations, table, prompt_tokens if body.include_usage else None)
-            return _EventStream(events, stack.pop_all())
+            counted = body.include_usage or not isinstance(objects, ResponseObjects)
+            events = _events(objects, choices, generations, table, prompt_tokens if counted else None)
+            return _EventStream(events, objects.media_type, stack.pop_all())
         await _until_disconnect(http.receive, _collect(choices, generations, service.model(body.model).table))
         return JSONResponse(objects.complete(choices, prompt_tokens))
 
@@ -212,7 +304,7 @@ async def _collect(choices: Sequence[Choice], generations: Sequence[Generation],
 
 
 async def _events(
-    objects: ResponseObjects,
+    objects: Objects,
     choices: Sequence[Choice],
     generations: Sequence[Generation],
     table: Sequence[bytes],
@@ -221,22 +313,18 @@ async def _events(
     """Yield the events of a stream; with `prompt_tokens`, it ends with the token counts."""
     try:
         for choice in choices:
-            if first := objects.first(choice):
-                yield _event(first)
+            for part in objects.first(choice):
+                yield objects.frame(part)
         async for index, chunk in _merged(generations):
             shown = choices[index].add(chunk, table)
-            if event := objects.chunk(choices[index], shown):
-                yield _event(event)
-        if prompt_tokens is not None:
-            yield _event(objects.last(choices, prompt_tokens))
+            for part in objects.chunk(choices[index], shown):
+                yield objects.frame(part)
+        for part in objects.last(choices, prompt_tokens):
+            yield objects.frame(part)
     except Exception as error:
-        # The status is sent already; OpenAI's clients raise the error of such an event.
-        yield _event(_error(error)[1])
-    yield b"data: [DONE]\n\n"
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+        # The status is sent already; clients raise the error of such a part.
+        yield objects.frame(_error(error)[1])
+    yield objects.tail
 
 
 async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, Chunk]]:
@@ -280,10 +368,10 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events; a disconnect of the client cancels the requests."""
+    """Server-sent events, or lines of JSON; a disconnect of the client cancels the requests."""
 
-    def __init__(self, events: AsyncIterator[bytes], stack: ExitStack):
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(self, events: AsyncIterator[bytes], media_type: str, stack: ExitStack):
+        super().__init__(events, media_type=media_type, headers={"Cache-Control": "no-cache"})
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -297,9 +385,11 @@ def _add_errors(app: FastAPI) -> None:
         if isinstance(error, RequestValidationError) and not _says_json(http):
             message = "The header Content-Type is not application/json; send it with the body."
             status, body = 415, error_object(message, "invalid_request_error", None, None)
+        if http.url.path.startswith("/api/"):
+            body = {"error": body["error"]["message"]}  # as Ollama has it
         return JSONResponse(body, status, headers)
 
-    for kind in (UserError, RequestValidationError, HTTPException, Exception):
+    for kind in (UserError, RequestValidationError, ValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
 
 
@@ -315,12 +405,14 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         return status, error_object(str(error), kind, error.field, code), _RETRY if status in (429, 503) else {}
     if isinstance(error, UserError):
         return 400, error_object(str(error), "invalid_request_error", None, None), {}
-    if isinstance(error, RequestValidationError):
+    if isinstance(error, (RequestValidationError, ValidationError)):
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             message = f"The body is not valid JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
             return 400, error_object(message, "invalid_request_error", None, None), {}
-        field = ".".join(str(part) for part in first["loc"][1:]) or None
+        # A body of another API, translated, has no place of its own in the request.
+        place = first["loc"][1:] if isinstance(error, RequestValidationError) else first["loc"]
+        field = ".".join(str(part) for part in place) or None
         message = f"{field or 'The body'}: {first['msg']}."
         return 400, error_object(message, "invalid_request_error", field, None), {}
     if isinstance(error, HTTPException):

@@ -9,7 +9,7 @@ import logging
 import math
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +86,10 @@ class LlamaEngine:
     def running(self) -> int:
         """Return the number of requests that have a row."""
         return self._running
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Refuse: llama.cpp pools only where nothing is generated."""
+        raise Refused("llama.cpp does not support embeddings here; serve with --engine homegrown.", "invalid", "model")
 
     def close(self) -> None:
         """Drop all requests and free the memory."""

@@ -4,8 +4,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from homegrown.inference import engine
 from homegrown.inference.engine import GeneratedToken, Request, Running
@@ -87,6 +89,15 @@ class OwnEngine:
     def running(self) -> int:
         """Return the number of requests that have a row."""
         return len(self._jobs)
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Return the mean of the last hidden states of a text, of length 1."""
+        model = self._engine.model
+        with _TURN, torch.inference_mode():
+            hidden = model.hidden_states(torch.tensor([list(tokens)], device=model.device))[0]
+            mean = hidden.float().mean(0)
+            vector: list[float] = (mean / mean.norm().clamp(min=1e-12)).tolist()
+        return vector
 
     def close(self) -> None:
         """Drop all requests and end the thread."""

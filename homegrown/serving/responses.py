@@ -1,11 +1,15 @@
 """OpenAI's response objects, complete and as chunks of a stream, as plain JSON values."""
 
+import json
 import math
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from homegrown.inference.engine import FinishReason
 from homegrown.inference.streaming import Chunk, TextToken, prompt_tokens
@@ -81,8 +85,35 @@ def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
     }
 
 
+class Objects(Protocol):
+    """The objects of one response in the shape of an API, as plain JSON values."""
+
+    media_type: str
+    """Of a stream."""
+    tail: bytes
+    """Ends a stream."""
+
+    def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
+        """Return the response to a request without `stream`."""
+
+    def first(self, choice: Choice) -> list[dict[str, Any]]:
+        """Return the first parts of a stream, of one choice."""
+
+    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
+        """Return the parts of a stream that a chunk of output becomes."""
+
+    def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
+        """Return the last parts of a stream, with the token counts unless `prompt_tokens` is None."""
+
+    def frame(self, value: dict[str, Any]) -> bytes:
+        """Return a part of a stream as bytes."""
+
+
 class ResponseObjects:
     """The objects of one response: of a chat or a completion, with the fields that all chunks of a stream share."""
+
+    media_type = "text/event-stream"
+    tail = b"data: [DONE]\n\n"
 
     def __init__(self, model: Model, *, chat: bool, logprobs: bool):
         """`logprobs` tells whether the request asks for them."""
@@ -99,23 +130,27 @@ class ResponseObjects:
         found = [self._choice(choice, choice.text, choice.tokens) for choice in choices]
         return {**self._head, "object": kind, "choices": found, "usage": usage(choices, prompt_tokens)}
 
-    def first(self, choice: Choice) -> dict[str, Any] | None:
+    def first(self, choice: Choice) -> list[dict[str, Any]]:
         """Return the first chunk of a choice: the role of a chat, or the prompt with `echo`."""
         if self._chat:
-            return self._chunk([self._delta(choice, {"role": "assistant", "content": ""}, None, None)])
-        return self._chunk([self._delta(choice, choice.text, None, None)]) if choice.text else None
+            return [self._chunk([self._delta(choice, {"role": "assistant", "content": ""}, None, None)])]
+        return [self._chunk([self._delta(choice, choice.text, None, None)])] if choice.text else []
 
-    def chunk(self, choice: Choice, chunk: Chunk) -> dict[str, Any] | None:
-        """Return a chunk of a stream, None if it is empty."""
+    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
+        """Return a chunk of a stream, unless it is empty."""
         if not (choice.delta or chunk.tokens or chunk.finish_reason):
-            return None
+            return []
         text = choice.delta if self._chat else chunk.text
         logprobs = self._shape(chunk.tokens) if chunk.tokens else None
-        return self._chunk([self._delta(choice, text, logprobs, choice.reason)])
+        return [self._chunk([self._delta(choice, text, logprobs, choice.reason)])]
 
-    def last(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
-        """Return the chunk with the token counts."""
-        return {**self._chunk([]), "usage": usage(choices, prompt_tokens)}
+    def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
+        """Return the chunk with the token counts, if they are due."""
+        return [] if prompt_tokens is None else [{**self._chunk([]), "usage": usage(choices, prompt_tokens)}]
+
+    def frame(self, value: dict[str, Any]) -> bytes:
+        """Return a chunk as a server-sent event."""
+        return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
@@ -178,6 +213,17 @@ def _finite(logprob: float | None) -> float:
 def model_object(model: Model, name: str) -> dict[str, Any]:
     """Return a model as `/v1/models` lists it, under its name or an alias."""
     return {"id": name, "object": "model", "created": model.created, "owned_by": "homegrown"}
+
+
+def embeddings_object(model: Model, vectors: Sequence[Sequence[float]], tokens: int, *, base64: bool) -> dict[str, Any]:
+    """Return the response of `/v1/embeddings`; in base64, a vector is float32 in little-endian order."""
+
+    def shown(vector: Sequence[float]) -> Any:
+        return b64encode(np.array(vector, dtype="<f4").tobytes()).decode() if base64 else list(vector)
+
+    data = [{"object": "embedding", "index": index, "embedding": shown(one)} for index, one in enumerate(vectors)]
+    counts = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": model.name, "usage": counts}
 
 
 def error_object(message: str, kind: str, field: str | None, code: str | None) -> dict[str, Any]:

@@ -43,6 +43,9 @@ class Engine(Protocol):
     def running(self) -> int:
         """Return the number of requests that have a row."""
 
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Return the mean of the last hidden states of a text, of length 1; raises Refused if it cannot."""
+
     def close(self) -> None:
         """Cancel all requests and free the memory."""
 
@@ -160,6 +163,7 @@ class Service:
 
     def model(self, name: str) -> Model:
         """Return a model by its name or an alias; raises Refused if none has it."""
+        name = name.removesuffix(":latest")  # Ollama's clients add it
         found = self._models.get(self._aliases.get(name, name))
         if found is None:
             known = ", ".join([*self._models, *self.listed_aliases])
@@ -243,6 +247,13 @@ class Service:
     def grammar(self, name: str, text: str) -> Grammar:
         """Return a grammar compiled for a model; raises UserError if it cannot be used."""
         return cast(Grammars, self._loaded(name).grammars).compile(text)
+
+    def embed(self, name: str, tokens: Sequence[int]) -> list[float]:
+        """Return the embedding of a text; raises Refused if it does not fit the context."""
+        engine = cast(Engine, self._loaded(name).engine)
+        if len(tokens) > engine.context:
+            raise Refused(_too_long(engine.context, len(tokens), None), "too_long", "input")
+        return engine.embed(tokens)
 
     def context(self, name: str) -> int:
         """Return the maximum tokens of a sequence of a model."""

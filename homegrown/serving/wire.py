@@ -43,7 +43,7 @@ _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-def _expected(message: str) -> WrapValidator:
+def expected(message: str) -> WrapValidator:
     """Replace the messages of all branches of a union, which name types of Python, by one."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -57,19 +57,19 @@ def _expected(message: str) -> WrapValidator:
 
 _Stops = Annotated[
     _Stop | Annotated[list[_Stop], Field(max_length=16)] | None,
-    _expected("Give a string or at most 16 strings, each of 1 to 256 characters"),
+    expected("Give a string or at most 16 strings, each of 1 to 256 characters"),
 ]
 _Bias = Annotated[
     dict[int, Annotated[float, Field(ge=-100, le=100)]],
-    _expected("Give an object with token ids as names and numbers from -100 to 100"),
+    expected("Give an object with token ids as names and numbers from -100 to 100"),
 ]
 _Prompt = Annotated[
     str | _Tokens | Annotated[list[str] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
-    _expected(f"Give a string, token ids, or a list of 1 to {MAX_CHOICES} of either"),
+    expected(f"Give a string, token ids, or a list of 1 to {MAX_CHOICES} of either"),
 ]
 
 
-class _Fields(BaseModel, allow_inf_nan=False):
+class Fields(BaseModel, allow_inf_nan=False):
     """An object of a body: a null field has its default, and an unknown field that could have an effect is refused."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset()
@@ -102,7 +102,16 @@ class _Fields(BaseModel, allow_inf_nan=False):
         return given
 
 
-class StreamOptions(_Fields):
+def prompts(given: str | list[int] | list[str] | list[list[int]]) -> Sequence[str | list[int]]:
+    """Return the prompts of a field that has one or several."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [[token for token in given if isinstance(token, int)]]
+    return [one for one in given if not isinstance(one, int)]
+
+
+class StreamOptions(Fields):
     """The options of a stream."""
 
     without_effect = frozenset({"include_obfuscation"})
@@ -111,7 +120,7 @@ class StreamOptions(_Fields):
     include_usage: bool = False
 
 
-class JsonSchema(_Fields):
+class JsonSchema(Fields):
     """The schema of a `response_format`; its name and description change nothing, and it always holds (`strict`)."""
 
     without_effect = frozenset({"name", "description", "strict"})
@@ -120,7 +129,7 @@ class JsonSchema(_Fields):
     given: Any = Field(alias="schema")
 
 
-class ResponseFormat(_Fields):
+class ResponseFormat(Fields):
     """What an answer consists of; a `json_object` may have a schema too, as with llama.cpp."""
 
     within = "response_format"
@@ -144,7 +153,7 @@ class ResponseFormat(_Fields):
         return {"type": "object"} if found is None else found
 
 
-class StructuredOutputs(_Fields):
+class StructuredOutputs(Fields):
     """What an output consists of, as vLLM has it."""
 
     without_effect = frozenset({"disable_any_whitespace", "disable_additional_properties", "disable_fallback"})
@@ -157,7 +166,7 @@ class StructuredOutputs(_Fields):
     json_object: bool = False
 
 
-class _Body(_Fields):
+class _Body(Fields):
     """The fields of both kinds of requests."""
 
     without_effect = frozenset(
@@ -300,11 +309,7 @@ class CompletionBody(_Body):
     @property
     def prompts(self) -> Sequence[str | list[int]]:
         """All prompts."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[token for token in self.prompt if isinstance(token, int)]]
-        return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
+        return prompts(self.prompt)
 
     def request(self, prompt_ids: list[int], seed: int | None, grammar: Grammar | None) -> Request:
         """Return the request of one choice."""
@@ -317,7 +322,7 @@ class CompletionBody(_Body):
         return self.echo and self.logprobs is not None
 
 
-class DetokenizeBody(_Fields):
+class DetokenizeBody(Fields):
     """The body of `/detokenize`, as vLLM has it."""
 
     model: str | None = None
@@ -331,7 +336,7 @@ class ContentPart(BaseModel):
     text: str | None = None
 
 
-class Function(_Fields):
+class Function(Fields):
     """A function that a model may call; its parameters always hold (`strict`)."""
 
     without_effect = frozenset({"strict"})
@@ -342,7 +347,7 @@ class Function(_Fields):
     parameters: dict[str, Any] | None = None
 
 
-class Tool(_Fields):
+class Tool(Fields):
     """A tool that a model may call."""
 
     within = "tools"
@@ -351,7 +356,7 @@ class Tool(_Fields):
     function: Function
 
 
-class FunctionName(_Fields):
+class FunctionName(Fields):
     """The name of a function."""
 
     within = "tool_choice"
@@ -359,7 +364,7 @@ class FunctionName(_Fields):
     name: str
 
 
-class NamedTool(_Fields):
+class NamedTool(Fields):
     """A tool that must be called."""
 
     within = "tool_choice"
@@ -368,7 +373,7 @@ class NamedTool(_Fields):
     function: FunctionName
 
 
-class CalledFunction(_Fields):
+class CalledFunction(Fields):
     """A function and its arguments, as JSON."""
 
     within = "messages"
@@ -377,7 +382,7 @@ class CalledFunction(_Fields):
     arguments: str = "{}"
 
 
-class Call(_Fields):
+class Call(Fields):
     """A tool call of an earlier answer."""
 
     without_effect = frozenset({"index"})
@@ -401,7 +406,7 @@ class Call(_Fields):
         return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
 
 
-class ChatMessage(_Fields):
+class ChatMessage(Fields):
     """A message as a client sends it; `developer` is OpenAI's newer word for `system`."""
 
     without_effect = frozenset({"annotations", "id", "refusal"})
@@ -411,7 +416,7 @@ class ChatMessage(_Fields):
     name: str | None = None
     tool_calls: Annotated[list[Call], Field(max_length=_MAX_MESSAGES)] = Field(default_factory=list)
     tool_call_id: str | None = None
-    content: Annotated[str | list[ContentPart] | None, _expected("Give text, or a list of parts of type text")] = None
+    content: Annotated[str | list[ContentPart] | None, expected("Give text, or a list of parts of type text")] = None
 
     @field_validator("content")
     @classmethod
@@ -450,7 +455,7 @@ class ChatCompletionBody(_Body):
     top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
     tools: Annotated[list[Tool], Field(max_length=128)] = Field(default_factory=list)
     tool_choice: Annotated[
-        Literal["none", "auto", "required"] | NamedTool, _expected("Give none, auto, required, or the name of a tool")
+        Literal["none", "auto", "required"] | NamedTool, expected("Give none, auto, required, or the name of a tool")
     ] = "auto"
     parallel_tool_calls: bool = True
     add_generation_prompt: bool | None = None
@@ -532,7 +537,22 @@ def _parsed(value: Any, field: str) -> Any:
         raise Refused(f"{field} is not JSON: {error}.", "invalid", field) from None
 
 
-class TokenizeBody(_Fields):
+class EmbeddingsBody(Fields):
+    """The body of `/v1/embeddings`."""
+
+    without_effect = frozenset({"user"})
+
+    model: str
+    input: _Prompt
+    encoding_format: Literal["float", "base64"] = "float"
+
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """All texts."""
+        return prompts(self.input)
+
+
+class TokenizeBody(Fields):
     """The body of `/tokenize`, as vLLM has it."""
 
     model: str | None = None

@@ -495,8 +495,8 @@ def test_head_and_other_methods(served: Served) -> None:
         missing = httpx.request(method, f"{served.url}/v1/audio/speech")
         assert missing.status_code == 404
         assert missing.json()["error"]["message"] == "The path /v1/audio/speech does not exist; see /openapi.json."
-    with pytest.raises(openai.NotFoundError, match="/v1/embeddings does not exist"):
-        served.client.embeddings.create(model=OWN, input="x")
+    with pytest.raises(openai.NotFoundError, match="/v1/moderations does not exist"):
+        served.client.moderations.create(model=OWN, input="x")
 
 
 def test_a_missing_content_type_is_named(served: Served) -> None:

@@ -1,0 +1,244 @@
+"""Ollama's API: its requests as those of OpenAI's shape, and its responses, a line of JSON each in a stream."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from time import perf_counter_ns
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from homegrown.inference.streaming import Chunk
+from homegrown.serving.responses import Choice
+from homegrown.serving.service import Model
+from homegrown.serving.wire import ChatCompletionBody, CompletionBody, Fields
+
+_DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Ollama's, where they differ from OpenAI's."""
+
+
+class Options(Fields):
+    """The options of a request; those of the machine change nothing here."""
+
+    without_effect = frozenset(
+        {
+            *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram", "f16_kv", "use_mmap"),
+            *("use_mlock", "vocab_only", "num_keep"),
+        }
+    )
+    neutral: ClassVar[Mapping[str, Any]] = {"mirostat": 0, "tfs_z": 1}
+    within = "options"
+
+    num_predict: int | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    stop: Any = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return OpenAI's fields."""
+        given = self.model_dump(exclude_none=True)
+        limit, penalty = given.pop("num_predict", None), given.pop("repeat_penalty", None)
+        given |= {} if limit is None or limit < 0 else {"max_tokens": limit}
+        given |= {} if penalty is None else {"repetition_penalty": penalty}
+        return {**_DEFAULTS, **given}
+
+
+class _Ollama(Fields):
+    without_effect = frozenset({"keep_alive"})
+    neutral: ClassVar[Mapping[str, Any]] = {
+        "think": False,
+        "images": [],
+        "context": [],
+        "suffix": "",
+        "template": "",
+        "logprobs": False,
+        "top_logprobs": 0,
+    }
+
+    model: str
+    stream: bool = True
+    format: Any = None
+    options: Options = Field(default_factory=Options)
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether the output can fill the context."""
+        return self.options.num_predict is None or self.options.num_predict < 0
+
+    def _common(self) -> dict[str, Any]:
+        found = {"model": self.model, "stream": self.stream, **self.options.fields()}
+        found["stream_options"] = {"include_usage": True}
+        if self.format == "json":
+            found["response_format"] = {"type": "json_object"}
+        elif self.format not in (None, ""):
+            found["guided_json"] = self.format
+        return found
+
+
+class GenerateBody(_Ollama):
+    """The body of `/api/generate`."""
+
+    prompt: str = ""
+    system: str | None = None
+    raw: bool = False
+
+    def translated(self) -> ChatCompletionBody | CompletionBody:
+        """Return the same request in OpenAI's shape: a completion if it is `raw`, otherwise a chat."""
+        if self.raw:
+            return CompletionBody.model_validate({**self._common(), "prompt": self.prompt})
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages = [*system, {"role": "user", "content": self.prompt}]
+        return ChatCompletionBody.model_validate({**self._common(), "messages": messages})
+
+
+class ChatBody(_Ollama):
+    """The body of `/api/chat`."""
+
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
+
+    def translated(self) -> ChatCompletionBody:
+        """Return the same request in OpenAI's shape."""
+        messages, count = [], 0
+        for sent in self.messages:
+            message = {name: value for name, value in sent.items() if value not in (None, [], "") or name == "content"}
+            calls = []
+            for call in message.pop("tool_calls", []):
+                function = dict(call.get("function") or {})
+                arguments = json.dumps(function.get("arguments") or {})
+                calls.append(
+                    {"id": f"call_{count}", "function": {"name": function.get("name"), "arguments": arguments}}
+                )
+                count += 1
+            if "tool_name" in message:
+                message["name"] = message.pop("tool_name")
+            messages.append({**message, "tool_calls": calls})
+        return ChatCompletionBody.model_validate({**self._common(), "messages": messages, "tools": self.tools})
+
+
+class ShowBody(Fields):
+    """The body of `/api/show`."""
+
+    without_effect = frozenset({"verbose"})
+
+    model: str
+
+
+class OllamaObjects:
+    """The objects of one response."""
+
+    media_type = "application/x-ndjson"
+    tail = b""
+
+    def __init__(self, model: Model, kind: Literal["chat", "generate"]):
+        self._model, self._kind, self._start = model, kind, perf_counter_ns()
+        self._first: int | None = None
+
+    def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
+        """Return the response to a request without `stream`."""
+        (choice,) = choices
+        text = choice.text if choice.reader is None else choice.reader.content
+        said = self._said(text, _calls(choice))
+        return {**self._head(), **said, **self._end(choice, prompt_tokens)}
+
+    def first(self, choice: Choice) -> list[dict[str, Any]]:
+        """Return what precedes the output."""
+        return []
+
+    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
+        """Return the parts of a stream."""
+        self._first = self._first or perf_counter_ns()
+        text = choice.delta.get("content", "")
+        return [{**self._head(), **self._said(text), "done": False}] if text else []
+
+    def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
+        """Return the end of a stream."""
+        (choice,) = choices
+        calls = _calls(choice)
+        said = [{**self._head(), **self._said("", calls), "done": False}] if calls else []
+        return [*said, {**self._head(), **self._said(""), **self._end(choice, prompt_tokens or 0)}]
+
+    def frame(self, value: dict[str, Any]) -> bytes:
+        """Return a part of a stream as bytes."""
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+    def _head(self) -> dict[str, Any]:
+        return {"model": self._model.name, "created_at": _now()}
+
+    def _said(self, text: str, calls: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        if self._kind == "generate":
+            return {"response": text}
+        return {"message": {"role": "assistant", "content": text, **({"tool_calls": list(calls)} if calls else {})}}
+
+    def _end(self, choice: Choice, prompt_tokens: int) -> dict[str, Any]:
+        end = perf_counter_ns()
+        first = self._first or end
+        return {
+            "done": True,
+            "done_reason": choice.finish_reason,
+            "total_duration": end - self._start,
+            "load_duration": 0,
+            "prompt_eval_count": prompt_tokens,
+            "prompt_eval_duration": first - self._start,
+            "eval_count": choice.completion_tokens,
+            "eval_duration": end - first,
+        }
+
+
+def loaded(model: Model, kind: Literal["chat", "generate"]) -> dict[str, Any]:
+    """Return the response to an empty request, with which clients load a model."""
+    said = {"response": ""} if kind == "generate" else {"message": {"role": "assistant", "content": ""}}
+    return {"model": model.name, "created_at": _now(), **said, "done": True, "done_reason": "load"}
+
+
+def tag(model: Model, name: str) -> dict[str, Any]:
+    """Return a model as `/api/tags` lists it."""
+    created = datetime.fromtimestamp(model.created, UTC).isoformat()
+    return {"name": name, "model": name, "modified_at": created, "size": 0, "digest": "", "details": _details()}
+
+
+def shown(model: Model, context: int, template: str) -> dict[str, Any]:
+    """Return a model as `/api/show` describes it."""
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": template,
+        "details": _details(),
+        "model_info": {"general.architecture": "homegrown", "homegrown.context_length": context},
+        "capabilities": ["completion", "tools"],
+        "modified_at": datetime.fromtimestamp(model.created, UTC).isoformat(),
+    }
+
+
+def _details() -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "",
+        "family": "homegrown",
+        "families": ["homegrown"],
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+
+
+def _calls(choice: Choice) -> list[dict[str, Any]]:
+    """Return the complete tool calls of an answer, with their arguments as objects."""
+    found = []
+    for call in choice.reader.calls if choice.reader else ():
+        try:
+            arguments = json.loads(call["function"]["arguments"])
+        except ValueError:
+            continue  # max_tokens ended it; done_reason says so
+        found.append({"function": {"name": call["function"]["name"], "arguments": arguments}})
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

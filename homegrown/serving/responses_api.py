@@ -1,0 +1,186 @@
+"""OpenAI's newer API of text: the body of `/v1/responses`, its response and the events of its stream."""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from homegrown.inference.streaming import Chunk
+from homegrown.serving.refusal import Refused
+from homegrown.serving.responses import Choice
+from homegrown.serving.service import Model
+from homegrown.serving.wire import ChatCompletionBody, Fields, expected
+
+_TEXT = ("input_text", "output_text", "text")
+
+
+class TextOptions(Fields):
+    """The `text` of a request."""
+
+    without_effect = frozenset({"verbosity"})
+    within = "text"
+
+    format: dict[str, Any] | None = None
+
+
+class ResponsesBody(Fields):
+    """The body of `/v1/responses`."""
+
+    without_effect = frozenset(
+        {
+            *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"),
+            *("parallel_tool_calls", "prompt_cache_retention", "max_tool_calls"),
+        }
+    )
+    neutral: ClassVar[Mapping[str, Any]] = {
+        "tools": [],
+        "tool_choice": "auto",
+        "include": [],
+        "truncation": "disabled",
+        "background": False,
+        "top_logprobs": 0,
+    }
+
+    model: str
+    input: Annotated[str | list[dict[str, Any]], expected("Give a string, or a list of messages")]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = None
+    top_p: float | None = None
+    stream: bool = False
+    text: TextOptions | None = None
+
+    def translated(self) -> ChatCompletionBody:
+        """Return the same request as a chat.
+
+        Raises:
+            Refused: an item of the input is not a message of text.
+        """
+        messages = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        items = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input
+        messages += [_message(item) for item in items]
+        found = {"model": self.model, "messages": messages, "stream": self.stream, "temperature": self.temperature}
+        found |= {"top_p": self.top_p, "max_tokens": self.max_output_tokens}
+        if self.text is not None and self.text.format is not None:
+            form = dict(self.text.format)
+            kind = form.pop("type", None)
+            found["response_format"] = {"type": kind, **({"json_schema": form} if kind == "json_schema" else form)}
+        return ChatCompletionBody.model_validate(found)
+
+
+def _message(item: dict[str, Any]) -> dict[str, Any]:
+    if item.get("type", "message") != "message" or "role" not in item:
+        message = f"input has an item of type {item.get('type')}, which is not supported; send messages of text."
+        raise Refused(message, "invalid", "input")
+    content = item.get("content")
+    if isinstance(content, list):
+        if any(not isinstance(part, dict) or part.get("type") not in _TEXT for part in content):
+            raise Refused("Only text content is supported; send parts of type input_text.", "invalid", "input")
+        content = "".join(part.get("text") or "" for part in content)
+    return {"role": item["role"], "content": content}
+
+
+class ResponsesObjects:
+    """The objects of one response."""
+
+    media_type = "text/event-stream"
+    tail = b""
+
+    def __init__(self, model: Model, body: ResponsesBody):
+        self._body, self._model = body, model
+        self._id, self._item, self._created = f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}", time.time()
+        self._count = 0
+
+    def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
+        """Return the complete response."""
+        (choice,) = choices
+        cut = choice.finish_reason == "length"
+        spent = choice.completion_tokens
+        return {
+            **self._response("incomplete" if cut else "completed"),
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "output": [self._output(choice.text, "incomplete" if cut else "completed")],
+            "usage": {
+                "input_tokens": prompt_tokens,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": spent,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": prompt_tokens + spent,
+            },
+        }
+
+    def first(self, choice: Choice) -> list[dict[str, Any]]:
+        """Return the events before the text."""
+        begun = self._response("in_progress")
+        empty = {**self._output("", "in_progress"), "content": []}
+        return [
+            self._event("created", response=begun),
+            self._event("in_progress", response=begun),
+            self._event("output_item.added", output_index=0, item=empty),
+            self._event("content_part.added", **self._place(), part=_part("")),
+        ]
+
+    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
+        """Return the events of a chunk."""
+        if not chunk.text:
+            return []
+        return [self._event("output_text.delta", **self._place(), delta=chunk.text, logprobs=[])]
+
+    def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
+        """Return the events after the text."""
+        response = self.complete(choices, prompt_tokens or 0)
+        (item,) = response["output"]
+        text = choices[0].text
+        return [
+            self._event("output_text.done", **self._place(), text=text, logprobs=[]),
+            self._event("content_part.done", **self._place(), part=_part(text)),
+            self._event("output_item.done", output_index=0, item=item),
+            self._event(response["status"], response=response),
+        ]
+
+    def frame(self, value: dict[str, Any]) -> bytes:
+        """Return an event as bytes."""
+        name = value.get("type", "error")
+        data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return f"event: {name}\ndata: {data}\n\n".encode()
+
+    def _event(self, name: str, **fields: Any) -> dict[str, Any]:
+        self._count += 1
+        return {"type": f"response.{name}", "sequence_number": self._count - 1, **fields}
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item, "output_index": 0, "content_index": 0}
+
+    def _output(self, text: str, status: str) -> dict[str, Any]:
+        return {"type": "message", "id": self._item, "status": status, "role": "assistant", "content": [_part(text)]}
+
+    def _response(self, status: str) -> dict[str, Any]:
+        body = self._body
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": int(self._created),
+            "status": status,
+            "model": self._model.name,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": {},
+            "output": [],
+            "parallel_tool_calls": True,
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "tool_choice": "auto",
+            "tools": [],
+            "text": {"format": (body.text and body.text.format) or {"type": "text"}},
+            "truncation": "disabled",
+            "usage": None,
+        }
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": []}

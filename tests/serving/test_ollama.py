@@ -1,0 +1,102 @@
+"""Ollama's API through its own client, against OpenAI's on the same server."""
+
+import json
+from typing import Any
+
+import httpx
+import jsonschema
+import ollama
+import pytest
+
+from tests.serving.conftest import LLAMA, OWN, Served
+
+both = pytest.mark.parametrize("name", [OWN, LLAMA])
+
+ASKED = [{"role": "user", "content": "Why?"}]
+GREEDY = {"temperature": 0, "num_predict": 20}
+TRIP = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"],
+}
+
+
+def client(served: Served) -> ollama.Client:
+    return ollama.Client(host=served.url)
+
+
+def openais(served: Served, name: str) -> Any:
+    return served.client.chat.completions.create(model=name, messages=ASKED, temperature=0, max_tokens=20)  # type: ignore[arg-type]
+
+
+@both
+def test_a_chat_is_that_of_openais_api(served: Served, name: str) -> None:
+    expected = openais(served, name)
+    answer = client(served).chat(name, ASKED, options=GREEDY)
+    assert answer.message.content == expected.choices[0].message.content
+    assert (answer.model, answer.done, answer.done_reason) == (name, True, "length")
+    assert (answer.prompt_eval_count, answer.eval_count) == (expected.usage.prompt_tokens, 20)
+    parts = list(client(served).chat(name, ASKED, options=GREEDY, stream=True))
+    assert "".join(part.message.content for part in parts) == answer.message.content
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert (parts[-1].prompt_eval_count, parts[-1].eval_count) == (expected.usage.prompt_tokens, 20)
+
+
+@both
+def test_generate_asks_or_continues(served: Served, name: str) -> None:
+    asked = client(served).generate(name, "Why?", options=GREEDY)
+    assert asked.response == openais(served, name).choices[0].message.content
+    continued = client(served).generate(name, "The user", raw=True, options=GREEDY)
+    assert continued.response == served.expected(served.prompt("The user"), 20)
+    parts = list(client(served).generate(name, "The user", raw=True, options=GREEDY, stream=True))
+    assert "".join(part.response for part in parts) == continued.response and parts[-1].done_reason == "length"
+    full = client(served).generate(name, "The user", raw=True, options={"temperature": 0})
+    assert full.eval_count == 128 - len(served.prompt("The user"))
+    assert client(served).generate(name).done_reason == "load"
+    assert client(served).chat(name).done_reason == "load"
+
+
+def test_models_are_listed_and_shown(served: Served) -> None:
+    assert [one.model for one in client(served).list().models] == [OWN, LLAMA, "gpt-4o-mini"]
+    assert [one.model for one in client(served).ps().models] == [OWN, LLAMA]
+    shown = client(served).show(f"{OWN}:latest")
+    assert shown.modelinfo is not None and shown.modelinfo["homegrown.context_length"] == 128
+    assert shown.template is not None and "message" in shown.template
+    assert httpx.get(f"{served.url}/api/version").json().keys() == {"version"}
+
+
+@both
+def test_formats_and_tools(served_long: Served, name: str) -> None:
+    options = {"temperature": 1, "seed": 4, "num_predict": 500}
+    for format in (TRIP, "json"):
+        answer = client(served_long).chat(name, ASKED, options=options, format=format)  # type: ignore[arg-type]
+        assert (answer.message.content or "").startswith("{")
+        if format == TRIP:
+            jsonschema.validate(json.loads(answer.message.content or ""), TRIP)
+    tools = [{"type": "function", "function": {"name": "trip", "description": "A trip", "parameters": TRIP}}]
+    call = {"function": {"name": "trip", "arguments": {"city": "Rome", "days": 1}}}
+    history = [
+        *ASKED,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_name": "trip", "content": "x"},
+    ]
+    with_tools = client(served_long).chat(name, history, tools=tools, options=options)
+    without = client(served_long).chat(name, history, options=options)
+    assert (with_tools.prompt_eval_count or 0) > (without.prompt_eval_count or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "message"),
+    [
+        ({"model": "none"}, 404, "is not served"),
+        ({"think": True}, 400, "Unsupported: think"),
+        ({"options": {"repeat_last_n": 4}}, 400, "Unsupported: repeat_last_n"),
+        ({"options": {"temperature": 9}}, 400, "temperature: Input should be less than or equal to 2"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role"),
+        ({"format": {"type": "foo"}}, 400, "The schema is malformed at $.type"),
+    ],
+)
+def test_a_mistake_is_an_error_of_ollamas_form(served: Served, given: Any, status: int, message: str) -> None:
+    answer = httpx.post(f"{served.url}/api/chat", json={"model": OWN, "messages": ASKED, "stream": False, **given})
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
