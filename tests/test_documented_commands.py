@@ -29,6 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = (
     *("homegrown", ".venv/bin/homegrown", "prefect", "python", "make", "git", "pip", "curl", "mkdir", "cp", "export"),
     *("vllm", "mlx_lm.generate", "llama-server", "ollama", "dask", ".venv/bin/tensorboard", "sudo", "chgrp", "find"),
+    *("docker", "echo"),
 )
 TEXTS = (
     *(
@@ -58,6 +59,7 @@ NOT_RUN = {
     r"prefect (server|worker) start|homegrown up": "`homegrown up` runs during the test",
     r"tiny-2026|5ecc965f|compare tiny latest|--keep-runs|export/gguf": "names an artifact or a run of the writer",
     r"homegrown rate|report ratings|feedback": "needs a person",
+    r"docker |POSTGRES_PASSWORD|RUN_AS": "needs Docker",
     r"sudo |chgrp |chmod |HOMEGROWN_ARTIFACTS=/srv": "changes the machine",
     r"run auto .*(--time|--tokens)(?!.*--dry-run)|pretrain/auto": "trains for the given time",
     r"^python -c": "tests/export loads the folder",
