@@ -4,8 +4,7 @@
 
 Each training has one thread, one processor and the given minutes of processor time, from random weights to the last
 validation. At the shortest time, the grid has half and twice the size of auto's model, with as many tokens as fit, and
-half and twice its rates and its batch. At longer times it has the best of these two: another size, another rate or
-batch. About 40 minutes on 2 processors.
+half and twice its rates and its batch. At longer times it has the best of these. About 40 minutes on 2 processors.
 
 Finished trainings are kept in the temporary folder: run again, it continues; --fresh starts anew. Needs
 ../shared/corpora beside the repository. The last line is one JSON object with the worst of all texts and times:
@@ -28,11 +27,11 @@ from typing import Any, Literal
 from benchmarks.measuring import CORPORA, table
 from benchmarks.scaling import DATA, tokens_of, train_once
 from homegrown.config.pipelines import load_auto
-from homegrown.config.recipe import ModelSettings, Recipe, TrainingSettings
+from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed
-from homegrown.planning.dial import Budget, TextFacts, dial, facts, of_size
-from homegrown.planning.machine import Machine, this_machine
+from homegrown.planning.dial import Budget, dial, facts, of_size
+from homegrown.planning.machine import this_machine
 from homegrown.training.worker import prepare_environment
 
 RESULTS = DATA / "dial.jsonl"
@@ -90,7 +89,9 @@ def measure_speed() -> speed.Speed:
     """Return the speed of one processor, measured once, in a process that has no other."""
     if not SPEED.exists():
         code = "import sys; from benchmarks.dial import pinned; pinned(sys.argv[1])"
-        subprocess.run(["taskset", "-c", "0", sys.executable, "-c", code, str(SPEED)], check=True)
+        subprocess.run(
+            ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", code, str(SPEED)], check=True
+        )
     return speed.Speed.model_validate_json(SPEED.read_bytes())
 
 
@@ -116,29 +117,15 @@ def contestants(text: str, minutes: float, measured: speed.Speed) -> list[Contes
     found = [made(AUTO, "auto", model, chosen.recipe.tokenizer.vocabulary_size, training)]
     place = rules.DEPTHS.index(model.layers)
     for depth in [*rules.DEPTHS[max(0, place - 1) : place], *rules.DEPTHS[place + 1 : place + 2]]:
-        found.append(sized(made, depth, recipe, budget, known, measured, machine))
+        other = of_size(depth, recipe, budget, known, measured, machine)
+        if other is not None:
+            found.append(made(f"{depth} layers", "size", other.model, other.config.vocabulary_size, other.training))
     vocabulary = chosen.recipe.tokenizer.vocabulary_size
     for factor in (0.5, 2):
         rates = {name: factor * getattr(training, name) for name in ("learning_rate", "matrix_learning_rate")}
         changed = training.model_copy(update=rates)
         found.append(made(f"rates x {factor:g}", "other", model, vocabulary, changed))
         found.append(made(f"batch x {factor:g}", "other", model, vocabulary, with_batch(training, factor)))
-    return found
-
-
-def sized(
-    made: Any,
-    depth: int,
-    recipe: Recipe,
-    budget: Budget,
-    known: TextFacts,
-    measured: speed.Speed,
-    machine: Machine,
-) -> Contestant:
-    """Return the training of another size with as many tokens as the time allows."""
-    other = of_size(depth, recipe, budget, known, measured, machine)
-    assert other is not None
-    found: Contestant = made(f"{depth} layers", "size", other.model, other.config.vocabulary_size, other.training)
     return found
 
 
@@ -167,14 +154,14 @@ def text_bytes(shards: Path) -> int:
 def promising(
     group: list[Contestant], text: str, minutes: float, found: dict[str, dict[str, float]]
 ) -> list[Contestant]:
-    """Return the other size and the other rate or batch of `group` whose like was best at the shorter time."""
-    best: dict[str, tuple[float, Contestant]] = {}
-    for one in group:
+    """Return the neighbor of auto in `group` whose like was best at the shorter time."""
+    neighbors = [one for one in group if one.kind != "auto"]
+
+    def bits(one: Contestant) -> float:
         # A size beside auto's at the longer time need not have been one at the shorter time.
-        result = found.get(key(text, minutes, one.name)) or found.get(key(text, minutes, AUTO))
-        if one.kind != "auto" and result and (one.kind not in best or result["bits_per_byte"] < best[one.kind][0]):
-            best[one.kind] = result["bits_per_byte"], one
-    return [one for _, one in best.values()]
+        return found.get(key(text, minutes, one.name), {}).get("bits_per_byte", float("inf"))
+
+    return [min(neighbors, key=bits)]
 
 
 def key(text: str, minutes: float, name: str) -> str:
