@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from flows.auto import text_changes
 from homegrown.cli.main import cli
 from homegrown.config.pipelines import load_auto, load_recipe
 from homegrown.model.config import ModelConfig
@@ -179,6 +180,15 @@ def test_the_speed_follows_from_three_models(monkeypatch: pytest.MonkeyPatch) ->
         assert speed.per_flop == pytest.approx(3e-12)
         assert speed.per_logit == pytest.approx(5e-10)
         assert speed.busy == (busy > 1)
+
+
+def test_a_file_is_split_into_chapters_and_a_folder_is_not(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("A chapter.")
+    assert text_changes([]) == []
+    (change,) = text_changes([str(tmp_path), str(tmp_path / "book.txt")])
+    folder, book = json.loads(change.removeprefix("ingest.sources="))
+    assert (folder["separator"], book["separator"]) == (None, "\n\n\n")
+    assert book["name"] == "book"
 
 
 def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(store: Store, tmp_path: Path) -> None:
