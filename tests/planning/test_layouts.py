@@ -54,5 +54,5 @@ def test_a_model_that_fits_no_gpu_alone_fits_several_in_parts() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(UserError, match=r"The devices \(3\) must divide training.batch_size \(64\)"):
+    with pytest.raises(UserError, match=r"The devices \(3\) must divide training.batch_size \(512\)"):
         ways(load_recipe("small"), "cuda", 3, GIB)

@@ -183,13 +183,13 @@ def test_the_command_prints_a_table_and_json(store: Store) -> None:
     shown = CliRunner().invoke(cli, arguments, env={"COLUMNS": "80"})
     assert shown.exit_code == 0
     said = " ".join(shown.output.split())
-    assert "2,214,729,728 parameters; the guide's 1.3 B does not follow from its own table" in said
+    assert "2,214,733,824 parameters; the guide's 1.3 B does not follow from its own table" in said
     # Nothing of the memory is cut off: each way's name, and whether it fits.
     head, verdict = shown.output.partition("Memory in GB")[2].split("\nrows ")
     assert (head.count("DDP"), head.count("FSDP2"), head.count("checkpointing")) == (2, 2, 2)
     assert verdict.count("fits") + verdict.count("too much") == 4
     told = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)
-    assert told["parameters"] == 2_214_729_728
+    assert told["parameters"] == 2_214_733_824
     assert told["cost"]["kilowatt_hours"] > 0
 
 
@@ -279,3 +279,11 @@ def test_an_adapter_is_measured_as_one(store: Store, base: str) -> None:
     assert plan.cost is not None
     assert plan.cost.seconds > 0
     assert plan.flops_per_token < ModelConfig.flops_per_token(config_of(recipe, store))
+
+
+def test_the_memory_of_a_measured_training_is_what_was_measured(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("tiny", ["training.micro_batch_size=4", "training.compile=never"])
+    target = this_machine_as_target(LAPTOP, recipe, None)
+    monkeypatch.setattr(module, "probe", lambda *_, **__: probed(recipe, peak_memory_bytes=10**9))
+    plan = make_plan(recipe, store, target)
+    assert plan.base_memory_bytes + plan.fits[0].memory.peak == 10**9
