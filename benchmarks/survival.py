@@ -31,6 +31,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+from unittest import mock
 
 import httpx
 import psutil
@@ -112,7 +113,7 @@ class Terminal:
 
     def start(self) -> None:
         """Start a run, beside one that may still be there."""
-        self._runs.append(_start(self._project, self._log, "run", "tiny", "--until", LAST))
+        self._runs.append(start(self._project, self._log, "run", "tiny", "--until", LAST))
 
     def after(self, target: str) -> None:
         """A person whose server dies starts the same command again, and does not wait for the first."""
@@ -155,7 +156,7 @@ class Deployed:
     def keep_going(self) -> None:
         """Start `up`, and a run if none is there or the last one was not started again."""
         if self._up is None or self._up.poll() is not None:
-            self._up, self._ui = _start(self._project, self._log, "up"), None
+            self._up, self._ui = start(self._project, self._log, "up"), None
         if not (self._project.folder / "artifacts/.state/up.json").exists():
             return
         with suppress(httpx.HTTPError):
@@ -219,7 +220,7 @@ class Benchmark:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._seed = folder, seed
         self._end = time.monotonic() + minutes * 60
-        self._project = Project(folder, f"http://127.0.0.1:{_port(folder)}")
+        self._project = Project(folder, f"http://127.0.0.1:{port(folder)}")
         self._store = Store(folder / "artifacts")
         self._records = folder / "records.jsonl"
 
@@ -346,7 +347,7 @@ class Benchmark:
             for _ in range(2):
                 self._clear()
                 began = time.monotonic()
-                run = _start(self._project, self._log, "run", "tiny", "--until", LAST)
+                run = start(self._project, self._log, "run", "tiny", "--until", LAST)
                 if run.wait() != 0:
                     raise SystemExit(f"the undisturbed run failed; see {self._log.name}")
                 seconds = time.monotonic() - began
@@ -396,10 +397,13 @@ def _differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[
     return [name for name, value in expected.items() if found.get(name) != value]
 
 
-def _start(project: Project, log: TextIO, *arguments: str) -> "subprocess.Popen[str]":
+def start(project: Project, log: TextIO, *arguments: str, user: int | None = None) -> "subprocess.Popen[str]":
+    """Start a command of `homegrown` in the project's folder, as another user if one is given."""
     log.write(f"\n$ homegrown {' '.join(arguments)}\n")
     log.flush()
-    return project.homegrown(*arguments, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    more: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    with mock.patch.dict(os.environ, {} if user is None else {"HOME": str(project.folder)}):
+        return project.homegrown(*arguments, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, **more)
 
 
 def _pids(project: Project, target: str) -> list[int]:
@@ -415,7 +419,7 @@ def _pids(project: Project, target: str) -> list[int]:
     return found
 
 
-def _port(folder: Path) -> int:
+def port(folder: Path) -> int:
     """Return the port of the folder's server, which stays the same."""
     file = folder / "port"
     if not file.exists():
