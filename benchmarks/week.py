@@ -5,8 +5,8 @@
 `homegrown up` runs in a folder on a disk of its own (a tmpfs, which needs root), with Prefect's database on it, and a
 schedule starts a run every `--interval` seconds. Before every second one a file is added to its text, so that there is
 something to make. A seeded sixth of the runs is cancelled while it runs. After a third of them the disk is filled, and
-freed three runs later; after 60% the server is ended. Meanwhile a second user (uid 65534, with a folder and a server of
-their own) reads the store and runs the same pipeline three times.
+freed three runs later; after 60% the server is ended. Meanwhile a second user (uid 65534 if it can run Python, with a
+folder and a server of their own) reads the store and runs the same pipeline three times.
 
 `stuck` counts runs that do not end within ten minutes after the schedule stops, `lost` times of the schedule without
 a run and artifacts of completed runs that are gone, `unexplained` runs that ended otherwise than completed, cancelled
@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def _week(folder: Path, count: int, interval: int) -> dict[str, Any]:
                 up.send_signal(signal.SIGINT)
                 up.wait()
     result["other_user"] = Counter("ok" if one.wait() == 0 else "failed" for one in week.others)
+    result["uids"] = len({os.geteuid(), _other_uid()})
     result["left"] = len(project.processes())
     result["minutes"] = round((time.monotonic() - began) / 60, 1)
     return result
@@ -138,7 +140,7 @@ def _happen(
     if number >= (len(week.others) // 2 + 1) * count // 4 and len(week.others) < 6:
         store = str(project.folder / "artifacts")
         for arguments in (("--artifacts", store, "artifacts"), ("run", "tiny", "--until", LAST)):
-            week.others.append(start(other, log, *arguments, user=OTHER_UID))
+            week.others.append(start(other, log, *arguments, user=_other_uid()))
 
 
 def _add_text(folder: Path, number: int) -> None:
@@ -242,8 +244,18 @@ def _other_project(folder: Path) -> Project:
     folder.mkdir()
     project = _project(folder, 3600)
     for path in (folder, *folder.rglob("*")):
-        os.chown(path, OTHER_UID, OTHER_UID)
+        os.chown(path, _other_uid(), _other_uid())
     return project
+
+
+@cache
+def _other_uid() -> int:
+    """Return the second user's: this process's own if another one cannot run this Python."""
+    try:
+        subprocess.run([sys.executable, "-c", "import prefect, homegrown"], user=OTHER_UID, group=OTHER_UID, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return os.geteuid()
+    return OTHER_UID
 
 
 def _database_mb(project: Project) -> float:
