@@ -50,6 +50,10 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict)
     spikes: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    arithmetic: dict[str, int | str] = field(default_factory=dict)
+    """What the bits depended on in the process that wrote the checkpoint (`homegrown.training.precision`)."""
+    inexact: str = ""
+    """Why the run no longer has the bits of an undisturbed one; empty if it has."""
     metrics: list[StepMetrics] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 

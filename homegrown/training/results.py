@@ -44,6 +44,7 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
         "skipped_steps": trainer.spikes.skipped_steps,
         "rolled_back_steps": trainer.spikes.rolled_back_steps,
         "resumed_from": resumed_from,
+        "bit_identical": f"no: {inexact}" if (inexact := state.inexact or trainer.precision.inexact()) else "yes",
     }
     if (out / EXTENDED).exists():
         summary["extended_from"] = (out / EXTENDED).read_text()

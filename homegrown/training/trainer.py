@@ -38,7 +38,7 @@ from homegrown.training.metrics import Sample
 from homegrown.training.objective import accumulating, clip_gradients, distribute
 from homegrown.training.optimizer import optimizers, set_lr, trained
 from homegrown.training.peak import matmul_peak
-from homegrown.training.precision import choose_precision
+from homegrown.training.precision import arithmetic, changed, choose_precision
 from homegrown.training.progress_file import Report
 from homegrown.training.schedule import lr_share
 from homegrown.training.spikes import SpikeRule
@@ -182,6 +182,7 @@ class Trainer:
         self.checkpoints = Checkpoints(
             self.out / CHECKPOINTS, settings, self.report.note, worker.writers, worker.device
         )
+        self.arithmetic = self._arithmetic()
         step = self._restore()
         if step:
             self.spikes.load_state_dict(self.state.spikes)
@@ -234,6 +235,7 @@ class Trainer:
     def save(self) -> None:
         """Begin to write a checkpoint of the last step."""
         state = self.state
+        state.arithmetic = self.arithmetic
         state.scaler, state.spikes = self.scaler.state_dict(), self.spikes.state_dict()
         state.callbacks = {callback.name: kept for callback in self.callbacks if (kept := callback.state_dict())}
         self.checkpoints.save(self.model, self.optimizers, state, self.average)
@@ -315,6 +317,21 @@ class Trainer:
         count = self.terms.count(windows)
         return self.batch_tokens if count is None else int(self.worker.sum(count))
 
+    def _arithmetic(self) -> dict[str, int | str]:
+        """Return what the bits depend on in this process, with the loss of the first micro-batch before training.
+
+        Each launch begins with the same model, so another loss shows that this process computes otherwise.
+        """
+        if self.worker.kind == "cuda":
+            return {}
+        facts = arithmetic(self.worker.count)
+        if self.worker.count == 1 or self.job.parallel == "ddp":
+            torch.manual_seed(derive(self.seed, "dropout", 0, 0))
+            with self._memory_errors(), self.precision.autocast():
+                loss = self.terms(torch.from_numpy(self.batches.batch(0)[: self.micro_batch_size]))
+            facts["first loss"] = str(loss.item())
+        return facts
+
     def _restore(self) -> int:
         """Load the newest intact checkpoint, all workers together, and return its step; 0 without a checkpoint."""
         self.checkpoints.settle(self.state)
@@ -322,6 +339,10 @@ class Trainer:
         if step:
             self.state = self.checkpoints.load(step, self.model, self.optimizers, self.average)
             self.scaler.load_state_dict(self.state.scaler)
+            if difference := changed(self.state.arithmetic, self.arithmetic):
+                self.state.inexact = f"resumed at step {step} on other arithmetic ({difference})"
+                if self.worker.leads:
+                    self.report.note(f"Training {self.state.inexact}; its weights are not those of an undisturbed run.")
             for callback in self.callbacks:
                 if callback.name in self.state.callbacks:
                     callback.load_state_dict(self.state.callbacks[callback.name])

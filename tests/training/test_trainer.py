@@ -1,9 +1,10 @@
 """The trainer in this process: settings that it refuses before it starts, and callbacks from outside."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from homegrown.data.loader import TokenSplit
 from homegrown.training.callbacks import Validate, standard
 from homegrown.training.next_token import NextToken
+from homegrown.training.precision import Precision
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.trainer import Callback, Step, Trainer
@@ -96,6 +98,46 @@ def test_a_full_gpu_is_an_error_that_names_settings(alone: None, corpus, tiny, t
     with pytest.raises(UserError, match=r"training\.micro_batch_size") as refusal:
         run_here([Leg(str(tmp_path / "out"))], job)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_resume_on_other_arithmetic_is_reported(alone: None, corpus, tiny, tmp_path: Path, threads: int) -> None:
+    job = Job(**corpus, model=tiny[0], training=tiny[1].model_copy(update={"max_steps": 6}), seed=1, device="cpu")
+    run_here([Leg(str(tmp_path / "out"), until=3)], job)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (resumed,) = run_here([Leg(str(tmp_path / "out"))], job)
+    finally:
+        torch.set_num_threads(before)
+    lines = map(json.loads, (tmp_path / "out" / "progress.jsonl").read_text().splitlines())
+    notes = [line["metrics"]["note"] for line in lines if "note" in line["metrics"]]
+    if threads == 1:
+        assert (resumed.state.inexact, notes) == ("", [])
+    else:
+        assert resumed.state.inexact.startswith("resumed at step 3 on other arithmetic (threads 1 → 2")
+        (note,) = notes
+        assert note == f"Training {resumed.state.inexact}; its weights are not those of an undisturbed run."
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "isa", "why"),
+    [
+        ("cuda", torch.float32, "", "computed on a GPU"),
+        ("cpu", torch.float32, "", ""),
+        ("cpu", torch.bfloat16, "", "bfloat16 on AMX"),
+        ("cpu", torch.bfloat16, "avx512_core_amx", "bfloat16 on AMX"),
+        ("cpu", torch.bfloat16, "AVX512_CORE_BF16", ""),
+    ],
+)
+def test_bits_are_promised_by_device_type_and_instructions(
+    monkeypatch: pytest.MonkeyPatch, device: Literal["cpu", "cuda"], dtype: torch.dtype, isa: str, why: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if isa:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert Precision(device, dtype).inexact() == why
 
 
 class LossSum(Callback):
