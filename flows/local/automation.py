@@ -1,7 +1,9 @@
 """The automations that mark a silent run as crashed and start a killed run again."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
@@ -11,12 +13,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.worker import EventsWorker
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Scheduled
 
 from flows.local.children import KILLED
 from flows.local.removal import all_pages, is_of
@@ -141,6 +143,19 @@ def watch_runs_in_progress(client: SyncPrefectClient) -> None:
     for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state)):
         emit_event(_HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name})
     EventsWorker.drain_all(timeout=30)
+
+
+def restart_unstarted(client: SyncPrefectClient, pools: Sequence[str], age: timedelta = timedelta(0)) -> None:
+    """Schedule the runs again that a worker of these pools took, at least `age` ago, and whose process never reported.
+
+    A pending run sends no heartbeat, so no automation would notice that its process or its worker died.
+    """
+    pending = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])))
+    for run in client.read_flow_runs(flow_run_filter=pending):
+        since = run.state.timestamp if run.state else None
+        if run.work_pool_name in pools and since is not None and datetime.now(UTC) - since >= age:
+            state: State[Any] = Scheduled(message="Its process never started.")
+            client.set_flow_run_state(run.id, state, force=True)
 
 
 def _is_same(found: Automation, other: AutomationCore) -> bool:

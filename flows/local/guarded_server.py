@@ -17,7 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
 
 from flows.local import server_users
-from flows.local.prefect_internals import use_packaged_views
+from flows.local.prefect_internals import forget_lost_events, use_packaged_views
 from homegrown.util.guard import LOOPBACK, Policy
 
 
@@ -27,6 +27,7 @@ def guarded() -> ASGIApp:
     They wrap it because its own automations call it inside the process, by the host name prefect-in-memory.
     """
     use_packaged_views()
+    forget_lost_events()
     app = create_app(final=True)
     return Policy(TrustedHostMiddleware(app, allowed_hosts=LOOPBACK, www_redirect=False))
 

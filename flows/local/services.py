@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -40,6 +41,9 @@ _REPORT_SECONDS = 1.0
 _WORKER_STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.5
 _READ_LOG_SECONDS = 15.0
+_LOOK_SECONDS = 300.0
+_LOOK_AFTER_RESTART_SECONDS = 30.0
+"""When to look for runs that stand still: longer than the silence that a run is allowed."""
 
 Report = Callable[[str], None]
 
@@ -101,6 +105,7 @@ class Machine:
         self._report = report
         self._server: Service | None = None
         self._workers: list[Service] = []
+        self._look_next = time.monotonic() + _LOOK_SECONDS
 
     @property
     def own_server(self) -> bool:
@@ -152,7 +157,7 @@ class Machine:
             children.stop(deploying, 0)
 
     def watch(self) -> None:
-        """Restart services that die, rotate logs and report errors that repeat in the server's log, forever.
+        """Restart services and runs that die, rotate logs and report errors that repeat in the server's log, forever.
 
         Raises:
             UserError: a service dies repeatedly.
@@ -169,6 +174,9 @@ class Machine:
                     if error.message not in reported:
                         reported.add(error.message)
                         self._report(str(error))
+            if time.monotonic() >= self._look_next:
+                self._look_next = time.monotonic() + _LOOK_SECONDS
+                self._look_after_runs(timedelta(seconds=_LOOK_SECONDS))
             for service in self._services:
                 if message := service.died():
                     self._report(message)
@@ -198,12 +206,23 @@ class Machine:
         if service not in self._workers:
             self._end_orphans(server_users.STOP_SECONDS)
             service.start()
+            self._look_next = time.monotonic() + _LOOK_AFTER_RESTART_SECONDS
             return
         # The kernel has sent SIGTERM to its runs (`children.end_with_worker`), which now stop.
         self._end_orphans(_RUN_STOP_SECONDS, wait=_OWN_END_SECONDS)
         service.start()
-        with get_client(sync_client=True) as client, suppress(httpx.HTTPError):
+        self._look_after_runs(timedelta(0) if self.own_server else timedelta(seconds=_LOOK_SECONDS))
+
+    def _look_after_runs(self, unstarted: timedelta) -> None:
+        """Find runs whose process died unnoticed: what they reported was lost with a server, a worker or a full disk.
+
+        Those that a worker took so long ago, and that never began, start again.
+        """
+        if not server.answers(self.api):
+            return
+        with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
             automation.watch_runs_in_progress(client)
+            automation.restart_unstarted(client, self._checked.pools, unstarted)
 
     @property
     def _services(self) -> list[Service]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -19,11 +20,11 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Pending
 from prefect.workers.process import ProcessWorker
 
 from flows.local import children
-from flows.local.automation import RETRY_KILLED_RUNS
+from flows.local.automation import RETRY_KILLED_RUNS, restart_unstarted
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
 from homegrown.training.job import PARENT_LOCK
@@ -268,6 +269,19 @@ def test_a_killed_deployed_run_is_started_again_and_resumes_from_its_checkpoints
     keys = [record.keys for record in runs.recorded(project.store).values()]
     assert len(keys) == 4
     assert all(one.items() <= keys[-1].items() for one in keys)
+
+
+def test_a_run_whose_process_never_began_is_scheduled_again(project: Project) -> None:
+    deployment = project.deploy()
+    with get_client(sync_client=True) as client:
+        parameters = {"recipe": small_recipe(Path("data")).model_dump(mode="json")}
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+        client.set_flow_run_state(run, Pending())
+        restart_unstarted(client, ["another pool"])
+        restart_unstarted(client, [project.folder.name], timedelta(hours=1))
+        assert state(run) == "Pending"
+        restart_unstarted(client, [project.folder.name])
+        assert state(run) == "Scheduled"
 
 
 def test_runs_of_the_terminal_are_killed_stopped_and_cancelled(project: Project) -> None:

@@ -3,12 +3,16 @@
 import ast
 import asyncio
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 from prefect.exceptions import TerminationSignal
 from prefect.server.api import collections
+from prefect.server.events.ordering import memory
+from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.states import exception_to_crashed_state
 from prefect.utilities.names import generate_slug
 
@@ -83,3 +87,28 @@ def test_random_names_are_told_from_given_ones() -> None:
     assert all(internals.is_random_name(generate_slug(2)) for _ in range(200))
     for given in ("tiny-20261130-000034", "my best run", "tiny-2", "nightly", "second-try-again", "lm-eval"):
         assert not internals.is_random_name(given)
+
+
+def test_an_event_waits_half_a_minute_for_one_that_the_server_never_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PRECEDING_EVENT_LOOKBACK", memory.PRECEDING_EVENT_LOOKBACK)  # restored at the end
+    internals.forget_lost_events()
+    ordering = memory.CausalOrdering("test")
+    now = datetime.now(UTC)
+    waiting = {
+        seconds: ReceivedEvent(
+            occurred=now,
+            event="prefect.flow-run.Crashed",
+            resource={"prefect.resource.id": "prefect.flow-run.1"},
+            id=uuid4(),
+            follows=uuid4(),
+            received=now - timedelta(seconds=seconds),
+        )
+        for seconds in (10, 40)
+    }
+
+    async def lost() -> list[ReceivedEvent]:
+        for event in waiting.values():
+            await ordering.record_follower(event)
+        return await ordering.get_lost_followers()
+
+    assert asyncio.run(lost()) == [waiting[40]]
