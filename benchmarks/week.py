@@ -252,7 +252,7 @@ def _other_project(folder: Path) -> Project:
 def _other_uid() -> int:
     """Return the second user's: this process's own if another one cannot run this Python."""
     try:
-        subprocess.run([sys.executable, "-c", "import prefect, homegrown"], user=OTHER_UID, group=OTHER_UID, check=True)
+        subprocess.run([sys.executable, "-c", "import homegrown"], user=OTHER_UID, group=OTHER_UID, check=True)
     except (OSError, subprocess.CalledProcessError):
         return os.geteuid()
     return OTHER_UID
