@@ -78,7 +78,7 @@ def forget_lost_events() -> None:
     """
     from prefect.server.events.ordering import memory
 
-    memory.PRECEDING_EVENT_LOOKBACK = LOST_EVENT
+    memory.PRECEDING_EVENT_LOOKBACK = LOST_EVENT  # type: ignore[attr-defined]  # imported there
 
 
 def use_packaged_views() -> None:
