@@ -51,13 +51,13 @@ CHANGES = (
     "training.sample_every=40",
 )
 TERMINAL = ("run", "server", "trainer")
-DEPLOYED = ("up", "run", "worker", "server", "up", "trainer")
+DEPLOYED = ("up", "run", "worker", "server", "trainer")
 TERMINAL_SHARE = 0.4
 """Part of the kills that hit runs of the terminal."""
 EARLY = 0.3
 """Moments are drawn from this part of an undisturbed life: most kills then come before its end."""
 PATIENCE = 600.0
-RETRY_SECONDS = 20.0
+RETRY_SECONDS = 10.0
 """Time for the server to start a killed run again."""
 _POLL_SECONDS = 0.25
 _WORDS = {

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -98,6 +101,23 @@ def test_a_full_gpu_is_an_error_that_names_settings(alone: None, corpus, tiny, t
     with pytest.raises(UserError, match=r"training\.micro_batch_size") as refusal:
         run_here([Leg(str(tmp_path / "out"))], job)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for OpenMP's library as Linux lists it")
+def test_workers_have_a_fixed_number_of_threads() -> None:
+    """With OMP_DYNAMIC, OpenMP takes fewer threads on a busy machine; products then had other bits, or hung."""
+    program = """
+import ctypes
+from homegrown.training.worker import prepare_environment
+prepare_environment()
+import torch
+torch.set_num_threads(2)
+library = next(line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line)
+print(ctypes.CDLL(library).omp_get_dynamic())
+"""
+    environment = os.environ | {"OMP_DYNAMIC": "TRUE"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
 
 
 @pytest.mark.parametrize("threads", [1, 2])
