@@ -121,6 +121,11 @@ def novel() -> tuple[list[str], list[str]]:
     return _books(["austen-emma"])
 
 
+def persuasion() -> tuple[list[str], list[str]]:
+    """Return the same of a novel of half the length."""
+    return _books(["austen-persuasion"])
+
+
 def _books(names: list[str]) -> tuple[list[str], list[str]]:
     books = [(CORPORA / "gutenberg" / f"{name}.txt").read_text(encoding="latin-1") for name in names]
     cuts = [text.rindex("\n\n", 0, len(text) * 9 // 10) for text in books]
@@ -128,7 +133,13 @@ def _books(names: list[str]) -> tuple[list[str], list[str]]:
     return [text[:cut] for text, cut in pairs], [text[cut:] for text, cut in pairs]
 
 
-TEXTS = {"shakespeare": shakespeare, "wikipedia": wikipedia, "gutenberg": gutenberg, "novel": novel}
+TEXTS = {
+    "shakespeare": shakespeare,
+    "wikipedia": wikipedia,
+    "gutenberg": gutenberg,
+    "novel": novel,
+    "persuasion": persuasion,
+}
 
 
 def prepare(folder: Path, train: list[str], held_out: list[str], vocabulary: int = 4096) -> None:
