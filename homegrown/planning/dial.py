@@ -195,9 +195,9 @@ def of_size(
 ) -> Candidate | None:
     """Return the best training of a model of this depth within the budget; None if the time is too short."""
     found = []
-    for vocabulary in rules.vocabulary_sizes(text.train_bytes):
+    for vocabulary in rules.vocabulary_sizes(text.train_bytes, epochs=1):
         one = _longest(depth, vocabulary, recipe, budget, text, speed, machine)
-        if one and vocabulary in rules.vocabulary_sizes(min(text.train_bytes, one.text_bytes)):
+        if one and vocabulary in rules.vocabulary_sizes(min(text.train_bytes, one.text_bytes), one.epochs):
             found.append(one)
     return min(found, key=lambda one: one.bits_per_byte, default=None)
 

