@@ -16,7 +16,7 @@ from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from tests.flows.small import write_corpus
 
-SPEED = speed.Speed(per_token=1e-4, per_flop=1e-10, per_logit=0, seconds_to_first_step=2, busy=False)
+SPEED = speed.Speed(per_token=1e-4, per_flop=2e-11, per_logit=0, seconds_to_first_step=2, busy=False)
 CHANGES = ["shard.validation_share=0.08", "shard.test_share=0.1", "compute.workers=1", "training.precision=fp32"]
 
 
