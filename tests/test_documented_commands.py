@@ -7,6 +7,7 @@ import json
 import os
 import pydoc_data.topics
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -22,6 +23,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
+
+from homegrown.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,6 +124,15 @@ def test_a_typo_is_found(tmp_path: Path) -> None:
         ("homegrown run tiny --only x --from y", "Error: Wrong."),
         ("homegrown runs", ""),
     ]
+
+
+def test_a_documented_mistake_has_the_documented_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # so that what the command sets is taken back
+    mistakes = [line for page in PAGES for line in lines(page) if line.fails_with and line.reason is None]
+    assert mistakes
+    for line in mistakes:
+        done = CliRunner().invoke(cli, ["--artifacts", str(tmp_path / "artifacts"), *shlex.split(line.text)[1:]])
+        assert (done.exit_code, done.output.strip()) == (1, line.fails_with), line.text
 
 
 @dataclass
