@@ -188,3 +188,23 @@ def test_the_command_line_tool_agrees(tmp_path: Path) -> None:
     shown = subprocess.run(["gzip", "-dc", str(tmp_path / "a.jsonl.gz")], capture_output=True, check=False).stdout
     texts, faults = read(tmp_path / "a.jsonl.gz", data)
     assert len(texts) == shown.count(b"\n") and len(faults) == 1
+
+
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_members_of_a_tar_behind_a_damaged_head_and_a_joined_tar_are_read(tmp_path: Path, compression: str) -> None:
+    pack = gzip.compress if compression else bytes
+    name = f"a.tar{compression}"
+    whole = samples.tarred({f"{n}.txt": words(n, 900) for n in range(4)})
+    head = whole.index(b"2.txt\0")
+    wrong = whole[: head + 148] + b"999999" + whole[head + 154 :]  # the checksum
+    texts, faults = read(tmp_path / name, pack(wrong))
+    assert texts == [words(n, 900).decode() for n in (0, 1, 3)]
+    assert [(fault.path, "a head is damaged" in fault.reason) for fault in faults] == [(name, True)]
+    texts, faults = read(tmp_path / name, pack(whole) + pack(samples.tarred({"4.txt": words(4, 900)})))
+    assert texts == [words(n, 900).decode() for n in range(5)] and not faults
+    cut = whole.rindex(b"3.txt\0")
+    for end in (cut, cut + 100):  # between two members, and in a head
+        texts, faults = read(tmp_path / name, pack(whole[:end]))
+        assert texts == [words(n, 900).decode() for n in range(3)] and len(faults) == 1
+    texts, faults = read(tmp_path / name, pack(b"no tar at all " * 100))
+    assert not texts and "not a tar" in faults[0].reason

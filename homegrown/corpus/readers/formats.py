@@ -180,6 +180,8 @@ def _reason(file: File, error: Exception) -> str:
             return str(damage)
         except (OSError, ValueError, TooMuch):  # closed, or too long
             pass
+    if isinstance(error, archives.Incomplete):
+        return str(error)
     return f"cannot be read from here on: {first_line(error)} ({error.__class__.__name__})"
 
 
