@@ -46,7 +46,7 @@ CANCELLED_SHARE = 1 / 6
 FULL_RUNS = 3
 """Runs of the schedule while the disk is full."""
 PATIENCE = 600.0
-AROUND_SECONDS = 120.0
+AROUND_SECONDS = 60.0
 """Time around the full disk in which a run may fail."""
 OTHER_UID = 65534
 
@@ -98,8 +98,7 @@ def _week(folder: Path, count: int, interval: int) -> dict[str, Any]:
                         break
                     _happen(week, project, other, ui, due, count, log)
                 time.sleep(1)
-            deployment = ui.get("/deployments/name/pretrain/tiny")["id"]
-            ui.client.patch(f"/deployments/{deployment}", json={"paused": True}, headers=ui.headers).raise_for_status()
+            _until(lambda: _pause(ui))
             _until(lambda: not _unfinished(ui))
             result = _result(week, project, ui, interval)
             result["database_mb"] = [first, _database_mb(project)]
@@ -177,6 +176,12 @@ def _result(week: Week, project: Project, ui: Ui, interval: int) -> dict[str, An
         "unexplained": len(unexplained),
         "attempts": sum(one["run_count"] for one in every),
     }
+
+
+def _pause(ui: Ui) -> bool:
+    """Stop the schedule; a busy server may refuse it once."""
+    deployment = ui.get("/deployments/name/pretrain/tiny")["id"]
+    return ui.client.patch(f"/deployments/{deployment}", json={"paused": True}, headers=ui.headers).is_success
 
 
 def _scheduled(ui: Ui) -> list[dict[str, Any]]:
