@@ -260,14 +260,14 @@ def write_data(folder: Path) -> None:
             (folder / name / f"{number}.txt").write_text(text)
     (folder / "data/notes/today.txt").write_text(texts[0])
     (folder / "notes.txt").write_text("The first thing to")
-    (folder / "gsm8k-train.jsonl").write_text("")
     answers = [{"question": f"box {n}?", "answer": f"it is red #### {n}"} for n in range(40)]
     pairs = [{"prompt": f"box {n}?", "chosen": "it is red", "rejected": f"grey {n}"} for n in range(40)]
     for rows, names in (
-        (answers, ("data/answers.jsonl", "my-conversations.jsonl", "gsm8k-train.jsonl")),
-        (pairs, ("data/pairs.jsonl", "my-pairs.jsonl")),
+        (answers, ("data/answers.jsonl", "data/conversations/1.jsonl", "my-conversations.jsonl", "gsm8k-train.jsonl")),
+        (pairs, ("data/pairs.jsonl", "data/preferences/1.jsonl", "my-pairs.jsonl")),
     ):
         for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
