@@ -166,7 +166,7 @@ function variantOf(model, given, seed) {
 async function answer(place, made, { more = false } = {}) {
   const given = settings();
   if (!given || running) return;
-  const turn = talk.turns[place], question = talk.turns[place - 1];
+  const question = talk.turns[place - 1];
   running = new Set();
   busy(true);
   say(made.length > 1 ? "Two answers are being generated." : "An answer is being generated.");
@@ -179,10 +179,8 @@ async function answer(place, made, { more = false } = {}) {
   running = null;
   busy(false);
   draw();
+  say(made[0].error || `Answer: ${made.map((variant) => variant.text).join(" Other answer: ")}`);
   await save();
-  const first = made[0];
-  say(first.error || `Answer: ${made.map((variant) => variant.text).join(" Other answer: ")}`);
-  return turn;
 }
 
 async function send(text) {
