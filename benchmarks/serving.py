@@ -101,36 +101,48 @@ def ratios(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
     make(name, folder, SHARED + CONTEXT)
     engine, spawn = own(folder, arguments, context=SHARED + CONTEXT), get_context("spawn")
     with serving(engine, folder, arguments) as (url, chat), ProcessPoolExecutor(1, mp_context=spawn) as clients:
-        found = clients.submit(_ratios, url, arguments, chat.tokenizer.get_vocab_size()).result()
+        found = clients.submit(_ratios, url, arguments, chat.tokenizer.get_vocab_size(), os.getpid()).result()
     table(f"{name}, ratios", tuple(found), [tuple(f"{value:.2f}" for value in found.values())])
     return found
 
 
-def _ratios(url: str, arguments: argparse.Namespace, vocabulary: int) -> dict[str, float]:
-    return asyncio.run(_every_ratio(url, arguments, vocabulary))
+def _ratios(url: str, arguments: argparse.Namespace, vocabulary: int, server: int) -> dict[str, float]:
+    return asyncio.run(_every_ratio(url, arguments, vocabulary, psutil.Process(server)))
 
 
-async def _every_ratio(url: str, arguments: argparse.Namespace, vocabulary: int) -> dict[str, float]:
+async def _every_ratio(
+    url: str, arguments: argparse.Namespace, vocabulary: int, process: psutil.Process
+) -> dict[str, float]:
+    """Return the ratios of the times, and of the server's CPU time, which other load hardly changes."""
     draw = np.random.default_rng(0)
     async with httpx.AsyncClient(base_url=url, timeout=None) as client:
-        speeds: dict[bool, list[float]] = {True: [], False: []}
+        speeds: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
         prompts = draw.integers(7, vocabulary, (arguments.rows, PROMPT)).tolist()
         for turn in range(2 * (arguments.turns + 1)):
             extra = {"json_schema": SCHEMA} if turn % 2 else {}
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), cpu_seconds(process)
             answers = await asyncio.gather(*[text(client, one, arguments.tokens, **extra) for one in prompts])
-            speed = sum(count for _, _, count in answers) / (time.perf_counter() - start)
+            tokens = sum(count for _, _, count in answers)
+            speed = tokens / (time.perf_counter() - start), tokens / (cpu_seconds(process) - spent)
             if turn > 1:  # after a warm-up of each
                 speeds[bool(extra)].append(speed)
-        firsts: list[float] = []
+        firsts: list[tuple[float, float]] = []
         for _ in range(arguments.turns):
             shared = draw.integers(7, vocabulary, SHARED).tolist()
             ends = draw.integers(7, vocabulary, (2, PROMPT)).tolist()
-            alone, again = [(await text(client, [*shared, *end], 1))[0] for end in ends]
-            firsts.append(alone / again)
+            times = []
+            for end in ends:
+                spent = cpu_seconds(process)
+                first, _, _ = await text(client, [*shared, *end], 1)
+                times.append((first, cpu_seconds(process) - spent))
+            firsts.append((times[0][0] / times[1][0], times[0][1] / times[1][1]))
+    schema, schema_cpu = np.median(speeds[True], axis=0) / np.median(speeds[False], axis=0)
+    prefix, prefix_cpu = np.median(firsts, axis=0)
     return {
-        "schema_speed_ratio": float(np.median(speeds[True]) / np.median(speeds[False])),
-        "prefix_first_token_ratio": float(np.median(firsts)),
+        "schema_speed_ratio": round(float(schema), 3),
+        "schema_cpu_ratio": round(float(schema_cpu), 3),
+        "prefix_first_token_ratio": round(float(prefix), 2),
+        "prefix_cpu_ratio": round(float(prefix_cpu), 2),
     }
 
 

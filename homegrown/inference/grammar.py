@@ -157,13 +157,15 @@ class Masks:
         begun = self._begun + [None] * len(matchers)
         self._compute([None if matcher is begun[row] else matcher for row, matcher in enumerate(matchers)])
         self._begun, self._computed = [], None
-        rows = [row for row, matcher in enumerate(matchers) if matcher]
-        bits = np.unpackbits(self._bits[rows].view(np.uint8), axis=1, count=self._size, bitorder="little")
-        masked = torch.full_like(logits[rows], -torch.inf)
-        allowed = torch.from_numpy(bits.view(np.bool_)).to(logits.device)
-        # A model's vocabulary may be longer than that of its tokenizer.
-        masked[:, : self._size] = logits[rows, : self._size].where(allowed, -torch.inf)
-        return logits.index_copy(0, torch.tensor(rows, device=logits.device), masked)
+        rows = len(matchers)
+        self._bits[[row for row in range(rows) if not matchers[row]]] = -1
+        bits = np.unpackbits(self._bits[:rows].view(np.uint8), axis=1, count=self._size, bitorder="little")
+        # Few and in place: on a CPU, each large new tensor costs as much as the masks themselves.
+        forbidden, masked = torch.from_numpy(bits == 0).to(logits.device), logits.clone()
+        masked[:, : self._size].masked_fill_(forbidden, -torch.inf)
+        if logits.shape[1] > self._size:  # a model's vocabulary may be longer than that of its tokenizer
+            masked[[row for row in range(rows) if matchers[row]], self._size :] = -torch.inf
+        return masked
 
     def _compute(self, matchers: Sequence[LLMatcher | None]) -> None:
         constrained = [(matcher, row) for row, matcher in enumerate(matchers) if matcher]
