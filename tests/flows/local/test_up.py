@@ -122,7 +122,7 @@ def _what_the_pages_ask(ui: Ui) -> None:
     (deployment,) = ui.post("/deployments/filter")
     assert deployment["parameter_openapi_schema"]["properties"]["changes"]["items"]["type"] == "string"
     with pytest.raises(httpx.HTTPStatusError, match="409"):
-        ui.start(changes=["no value"])
+        ui.start(until="no stage")
 
 
 def test_up_refuses_what_cannot_work(project: Project) -> None:
