@@ -136,9 +136,9 @@ def watch_runs_in_progress(client: SyncPrefectClient) -> None:
     """Let the automation mark runs as crashed that died with an earlier server or worker.
 
     The automation counts from the last heartbeat that this server received. So this sends one heartbeat for every run
-    in progress; live runs send the next ones themselves.
+    in progress; live runs send the next ones themselves. Pending runs send none: see `restart_unstarted`.
     """
-    in_progress = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    in_progress = [StateType.RUNNING, StateType.CANCELLING]
     state = FlowRunFilterState(type=FlowRunFilterStateType(any_=in_progress))
     for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state)):
         emit_event(_HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name})

@@ -20,10 +20,10 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling, Pending
+from prefect.states import Cancelled, Cancelling, Pending, Running
 from prefect.workers.process import ProcessWorker
 
-from flows.local import children
+from flows.local import automation, children
 from flows.local.automation import RETRY_KILLED_RUNS, restart_unstarted
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
@@ -271,7 +271,9 @@ def test_a_killed_deployed_run_is_started_again_and_resumes_from_its_checkpoints
     assert all(one.items() <= keys[-1].items() for one in keys)
 
 
-def test_a_run_whose_process_never_began_is_scheduled_again(project: Project) -> None:
+def test_a_run_whose_process_never_began_is_scheduled_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(automation, "emit_event", lambda _, resource: heard.append(resource["prefect.resource.id"]))
     deployment = project.deploy()
     with get_client(sync_client=True) as client:
         parameters = {"recipe": small_recipe(Path("data")).model_dump(mode="json")}
@@ -279,9 +281,15 @@ def test_a_run_whose_process_never_began_is_scheduled_again(project: Project) ->
         client.set_flow_run_state(run, Pending())
         restart_unstarted(client, ["another pool"])
         restart_unstarted(client, [project.folder.name], timedelta(hours=1))
+        automation.watch_runs_in_progress(client)
         assert state(run) == "Pending"
+        assert f"prefect.flow-run.{run}" not in heard, "its silence would be taken for a crash, which is not retried"
         restart_unstarted(client, [project.folder.name])
         assert state(run) == "Scheduled"
+        client.set_flow_run_state(run, Running(), force=True)
+        automation.watch_runs_in_progress(client)
+        assert f"prefect.flow-run.{run}" in heard
+        client.set_flow_run_state(run, Cancelled(), force=True)
 
 
 def test_runs_of_the_terminal_are_killed_stopped_and_cancelled(project: Project) -> None:
