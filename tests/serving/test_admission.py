@@ -104,10 +104,11 @@ def test_a_disconnect_cancels_the_requests(silent: tuple[Silent, Service, str], 
 
 def test_n_choices_are_submitted_all_or_none(silent: tuple[Silent, Service, str]) -> None:
     engine, service, url = silent
-    client(url).completions.create(**BODY, stream=True)
+    held = client(url).completions.create(**BODY, stream=True)  # a stream that nobody holds is closed, and cancelled
     with pytest.raises(openai.RateLimitError):
         client(url).completions.create(**BODY, n=3)
     assert engine.cancelled == 2 and service.lengths()["silent"] == (1, 0)
+    held.close()
 
 
 def test_the_servers_system_message_comes_first(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
