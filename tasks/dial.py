@@ -31,7 +31,8 @@ def choose(budget: Budget, changes: list[str], shown: Callable[[Dialed], None]) 
 
     def complete(recipe: Recipe, shards: Handle) -> Recipe:
         machine = this_machine()
-        speed = speed_of(store(), recipe, machine)
+        precision = [change for change in changes if change.strip().startswith("training.precision")]
+        speed = speed_of(store(), change_recipe(recipe, precision), machine)
         found = dial(recipe, budget, _facts(recipe, shards), speed, machine)
         shown(found)
         return change_recipe(found.recipe, changes)

@@ -140,7 +140,7 @@ def check(words: list[str], parsed: list[click.Context]) -> None:
             raise ValueError(f"no target {unknown[0]}")
     elif arguments[0] == "-m" and arguments[1].startswith("benchmarks") and not is_module(arguments[1]):
         raise ValueError("no such module")
-    elif arguments[:2] == ["deployment", "run"]:
+    elif arguments[:2] == ["deployment", "run"] and len(arguments) > 2:
         check_deployment(*arguments[2:])
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import Executor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from homegrown.config.recipe import IngestSettings
@@ -160,7 +161,7 @@ def test_only_packages_of_the_constraints_are_content_and_what_differs_is_listed
     ingest(tmp_path / "out", settings, executor=executor)
     read = {row["path"] for row in rows_of(tmp_path / "out" / "documents")}
     assert read == {"My_Package/a.py", "newer/a.py"}
-    skipped = [(row["path"], row["reason"]) for row in rows_of(tmp_path / "out" / "skipped.parquet")]
+    skipped = [(row["path"], row["reason"]) for row in pq.read_table(tmp_path / "out" / "skipped.parquet").to_pylist()]
     assert skipped == [("gone", "not installed")]
 
     def identity() -> dict[str, str]:

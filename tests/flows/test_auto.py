@@ -16,7 +16,7 @@ from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from tests.flows.small import write_corpus
 
-SPEED = speed.Speed(per_token=1e-4, per_flop=1e-10, per_logit=0, seconds_to_first_step=2, busy=False)
+SPEED = speed.Speed(per_token=1e-4, per_flop=3e-10, per_logit=0, seconds_to_first_step=2, busy=False)
 CHANGES = ["shard.validation_share=0.08", "shard.test_share=0.1", "compute.workers=1", "training.precision=fp32"]
 
 
@@ -31,7 +31,7 @@ def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(in_prefect: Sto
     with pytest.raises(UserError, match="needs a budget"):
         auto(recipe=recipe)
     data = [str(tmp_path / "data")]
-    made = auto(recipe=recipe, time="60s", data=data, changes=CHANGES, until="pretrain")
+    made = auto(recipe=recipe, time="180s", data=data, changes=CHANGES, until="pretrain")
     record = list(runs.recorded(in_prefect).values())[-1]
     chosen = Recipe.model_validate(record.recipe)
     pretrained = in_prefect.resolve("pretrain").manifest
@@ -41,6 +41,6 @@ def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(in_prefect: Sto
     assert chosen.training != recipe.training
     assert pretrained.metrics["parameters"] < 10e6
 
-    again = auto(recipe=recipe, time="60s", data=data, changes=CHANGES, until="pretrain")
+    again = auto(recipe=recipe, time="180s", data=data, changes=CHANGES, until="pretrain")
     assert again == made
     assert all(one.found for one in planned(chosen, "pretrain", None, []))

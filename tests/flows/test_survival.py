@@ -101,7 +101,9 @@ class Project:
         pool = self.folder.name
         with get_client(sync_client=True) as client:
             template = ProcessWorker.get_default_base_job_template()
-            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+            client.create_work_pool(
+                WorkPoolCreate(name=pool, type="process", base_job_template=template), overwrite=True
+            )
             return client.create_deployment(
                 client.create_flow_from_name("pretrain"),
                 pool,

@@ -78,7 +78,7 @@ def test_losses_are_those_of_each_document_alone(
     worker: Worker,
     tmp_path: Path,
 ) -> None:
-    changes = {"dropout": 0.0, "max_steps": 12, "micro_batch_size": 1, "sample_prompts": []}
+    changes = {"dropout": 0.0, "averaging": None, "max_steps": 12, "micro_batch_size": 1, "sample_prompts": []}
     job = Job(**rows, model=model_settings, training=training_settings.model_copy(update=changes), seed=1, device="cpu")
     trainer = Trainer(job, tmp_path, worker, Report(tmp_path / "progress.jsonl"), standard())
     trainer.start()
