@@ -25,7 +25,7 @@ from homegrown.util.errors import UserError
 FinishReason = Literal["stop", "length"]
 
 _NEVER = -1e4
-"""Added to the logit of a token that is chosen only if there is no other."""
+"""Added to the logits of tokens that are a last resort."""
 
 
 @dataclass(frozen=True, kw_only=True)

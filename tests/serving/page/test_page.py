@@ -206,7 +206,7 @@ def test_chat_streams_until_it_is_stopped_and_is_continued(
     answer = page.text(".answer .text")
     assert 0 < len(answer) < len(engine.text) and engine.text.startswith(answer)
 
-    # The text typed meanwhile is kept; the answer goes on from where it was stopped.
+    # Text typed meanwhile remains; the answer continues where it was stopped.
     engine.text, engine.allowed = " (the rest)", math.inf
     page.press("Continue this answer")
     eventually(lambda: "finished" in page.text(".facts"))
