@@ -22,6 +22,8 @@ _PRETRAIN, _ADAPT = "flows.pretrain.pretrain", "flows.adapt.adapt"
 _FINETUNE, _DPO = "flows.finetune.finetune", "flows.dpo.dpo"
 _AUTO = "flows.auto.auto"
 """Entry points of the flows with a recipe; deployments of fine-tuning and DPO have the names of others."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The C parser where PyYAML was built with it: .02 instead of .17 s for `pipelines.yaml`, at each command."""
 
 
 def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
@@ -135,7 +137,7 @@ def read(file: Path) -> Any:
     if not file.is_file():
         raise UserError(f"No {file} in {Path.cwd()}; run homegrown in the project's folder.")
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
 
