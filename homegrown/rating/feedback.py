@@ -4,9 +4,7 @@ SQLite writes a row completely or not at all, whatever is killed, and lets sever
 """
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,7 +14,7 @@ from typing import Any, Literal
 from homegrown.rating.ratings import CRITERIA, all_answers
 from homegrown.store.artifacts import RATINGS, Store
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, replacing
+from homegrown.util.files import database, parquet_parts, replacing
 
 Kind = Literal["choice", "edit", "thumb", "rating"]
 """Two answers side by side, a corrected answer, thumbs up or down, and the scores of `homegrown rate`."""
@@ -33,9 +31,6 @@ _LEAST_DIFFERENCE = 1.0
 
 _ANSWERS = "answers@"
 """The beginning of the systems whose completions answer questions."""
-
-_WAIT = 30
-"""Seconds for other processes that write."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS feedback (
@@ -146,17 +141,17 @@ class Feedback:
         rated, unused = self._rated()
         if not self._path.exists() and not rated:
             return Pairs([], 0, unused)
-        with self._open() as database:
-            database.execute("BEGIN IMMEDIATE")
-            rows = database.execute("SELECT * FROM feedback ORDER BY id").fetchall()
+        with database(self._path, _TABLES) as opened:
+            opened.execute("BEGIN IMMEDIATE")
+            rows = opened.execute("SELECT * FROM feedback ORDER BY id").fetchall()
             thumbed, single = _thumbed(rows)
             found = sorted([*_direct(rows), *thumbed, *rated], key=lambda pair: pair.given)
-            split = dict(database.execute("SELECT question, held_out FROM questions").fetchall())
+            split = dict(opened.execute("SELECT question, held_out FROM questions").fetchall())
             for pair in found:
                 if pair.question not in split:
                     split[pair.question] = int(len(split) % _HELD_OUT_EVERY == 1)
-                    database.execute("INSERT INTO questions VALUES (?, ?)", (pair.question, split[pair.question]))
-            database.execute("COMMIT")
+                    opened.execute("INSERT INTO questions VALUES (?, ?)", (pair.question, split[pair.question]))
+            opened.execute("COMMIT")
         pairs = [RatedPair(**{**vars(pair), "held_out": bool(split[pair.question])}) for pair in found]
         return Pairs(_without_reversals(pairs), single, unused)
 
@@ -196,19 +191,8 @@ class Feedback:
             *(_columns(other) if other else (None,) * 4),
             value,
         )
-        with self._open() as database:
-            database.execute(f"INSERT INTO feedback VALUES ({','.join('?' * len(row))})", row)
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Each statement is a transaction of its own, unless it is inside BEGIN and COMMIT.
-            with closing(sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None)) as database:
-                database.executescript(_TABLES)
-                yield database
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{self._path} cannot be read or written ({error}); move it away or restore it.") from error
+        with database(self._path, _TABLES) as opened:
+            opened.execute(f"INSERT INTO feedback VALUES ({','.join('?' * len(row))})", row)
 
     def _rated(self) -> tuple[list[RatedPair], int]:
         """Return the pairs of `homegrown rate`: answers to one question whose scores by one rater differ."""

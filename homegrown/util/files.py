@@ -1,18 +1,24 @@
-"""Files written atomically, and Parquet tables."""
+"""Files written atomically, Parquet tables, and SQLite files that several processes write."""
 
 import os
+import sqlite3
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from homegrown.util.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _shared: set[Path] = set()
 """Shared folders whose permissions new files of this process have."""
+
+_WAIT = 30
+"""Seconds for other processes that write an SQLite file."""
 
 
 @contextmanager
@@ -87,3 +93,20 @@ def read_parquet(folder: Path, columns: list[str] | None = None) -> "pa.Table":
 def parquet_parts(folder: Path) -> list[Path]:
     """Return the Parquet shards of a table's folder in order; none if the folder is missing."""
     return sorted(folder.glob("*.parquet"))
+
+
+@contextmanager
+def database(path: Path, tables: str) -> Iterator[sqlite3.Connection]:
+    """Yield the SQLite file `path`, made with `tables` if it is missing; each statement is a transaction of its own.
+
+    Raises:
+        UserError: the file is damaged, or cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.touch()  # with the permissions of this process; SQLite's own are for one user
+        with closing(sqlite3.connect(path, timeout=_WAIT, isolation_level=None)) as opened:
+            opened.executescript(tables)
+            yield opened
+    except (sqlite3.DatabaseError, PermissionError) as error:
+        raise UserError(f"{path} cannot be read or written ({error}); move it away or restore it.") from error
