@@ -5,16 +5,20 @@
 Each training has one thread, one processor and the given minutes of processor time, from random weights to the last
 validation. At the shortest time, the grid has half and twice the size of auto's model, with as many tokens as fit, and
 half and twice its rates and its batch. At longer times it has the best of these. About 40 minutes on 2 processors.
+The speed that auto counts on is measured while all of them are busy, as they are during the trainings.
 
-Finished trainings are kept in the temporary folder: run again, it continues; --fresh starts anew. Needs
-../shared/corpora beside the repository. The last line is one JSON object with the worst of all texts and times:
-`auto_vs_best` (bits per byte of auto divided by the best of the grid), `time_vs_promised` and `loss_vs_promised` (the
-largest deviation).
+Finished trainings are kept in the temporary folder by their settings: run again, it continues, also after a change of
+the rules; --fresh measures all again. Needs ../shared/corpora beside the repository. The last line is one JSON object
+with the worst of all texts and times: `auto_vs_best` (bits per byte of auto divided by the best of the grid),
+`time_vs_promised` and `loss_vs_promised` (the largest deviation).
 """
 
 import argparse
+import hashlib
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,6 +58,12 @@ class Contestant:
     seconds: float
     bits_per_byte: float
 
+    @property
+    def key(self) -> str:
+        """What the result depends on, in short."""
+        settings = json.dumps([self.text, self.vocabulary, self.model, self.training])
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,32 +83,39 @@ def main() -> None:
     if arguments.fresh:
         RESULTS.unlink(missing_ok=True)
         SPEED.unlink(missing_ok=True)
-    measured = measure_speed()
+    processors = sorted(os.sched_getaffinity(0))[: arguments.jobs]
+    measured = measure_speed(processors)
     texts = [arguments.only] if arguments.only else ["wikipedia", "novel"]
     first, *later = sorted(arguments.minutes)
     everyone = [one for text in texts for one in contestants(text, first, measured)]
     longer = {(text, minutes): contestants(text, minutes, measured) for text in texts for minutes in later}
     autos = [one for group in longer.values() for one in group if one.kind == "auto"]
-    found = compete([*autos, *everyone], arguments.jobs)
-    best = [one for (text, _), group in longer.items() for one in promising(group, text, first, found)]
-    found = compete([*autos, *everyone, *best], arguments.jobs)
+    found = compete([*autos, *everyone], processors)
+    best = [
+        promising(group, [one for one in everyone if one.text == text], found) for (text, _), group in longer.items()
+    ]
+    found = compete(best, processors)
     print(json.dumps(outcome([*everyone, *autos, *best], found)))
 
 
-def measure_speed() -> speed.Speed:
-    """Return the speed of one processor, measured once, in a process that has no other."""
+def measure_speed(processors: list[int]) -> speed.Speed:
+    """Return the mean speed of each processor while all are busy, measured once, in processes that have no other."""
     if not SPEED.exists():
-        code = "import sys; from benchmarks.dial import pinned; pinned(sys.argv[1])"
-        subprocess.run(
-            ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", code, str(SPEED)], check=True
-        )
+        code = "from benchmarks.dial import pinned; pinned()"
+        probes = [
+            subprocess.Popen(["taskset", "-c", str(one), sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+            for one in processors
+        ]
+        said = [json.loads(one.communicate()[0].splitlines()[-1]) for one in probes]
+        means = {name: statistics.fmean(one[name] for one in said) for name in said[0] if name != "busy"}
+        SPEED.write_text(json.dumps({**means, "busy": any(one["busy"] for one in said)}))
     return speed.Speed.model_validate_json(SPEED.read_bytes())
 
 
-def pinned(path: str) -> None:
-    """Measure the speed of this process's processors; processor time does not count what comes before the training."""
-    measured = speed.measure(load_auto(), "cpu").model_copy(update={"seconds_to_first_step": 1.0})
-    Path(path).write_text(measured.model_dump_json())
+def pinned() -> None:
+    """Print the speed of this process's processor; processor time does not count what comes before the training."""
+    measured = speed.measure(load_auto(), "cpu", processor_time=True).model_copy(update={"seconds_to_first_step": 1.0})
+    print(measured.model_dump_json())
 
 
 def contestants(text: str, minutes: float, measured: speed.Speed) -> list[Contestant]:
@@ -151,56 +168,45 @@ def text_bytes(shards: Path) -> int:
     return sum(len(text.encode()) for part in parts for text in pq.read_table(part)["text"].to_pylist())
 
 
-def promising(
-    group: list[Contestant], text: str, minutes: float, found: dict[str, dict[str, float]]
-) -> list[Contestant]:
+def promising(group: list[Contestant], shorter: list[Contestant], found: dict[str, dict[str, float]]) -> Contestant:
     """Return the neighbor of auto in `group` whose like was best at the shorter time."""
-    neighbors = [one for one in group if one.kind != "auto"]
-
-    def bits(one: Contestant) -> float:
-        # A size beside auto's at the longer time need not have been one at the shorter time.
-        return found.get(key(text, minutes, one.name), {}).get("bits_per_byte", float("inf"))
-
-    return [min(neighbors, key=bits)]
+    reached = {one.name: found[one.key]["bits_per_byte"] for one in shorter}
+    # A size beside auto's at the longer time need not have been one at the shorter time.
+    return min((one for one in group if one.kind != "auto"), key=lambda one: reached.get(one.name, math.inf))
 
 
-def key(text: str, minutes: float, name: str) -> str:
-    """Return the name of a training in the results."""
-    return f"{text}, {minutes:g} min, {name}"
-
-
-def compete(everyone: list[Contestant], jobs: int) -> dict[str, dict[str, float]]:
-    """Train all that have no result yet, `jobs` at a time, and return all results by name."""
+def compete(everyone: list[Contestant], processors: list[int]) -> dict[str, dict[str, float]]:
+    """Train all that have no result yet, one on each processor at a time, and return all results by key."""
     done = results()
-    left = [one for one in everyone if key(one.text, one.minutes, one.name) not in done]
+    left = {one.key: one for one in everyone if one.key not in done}.values()
     for text, vocabulary in {(one.text, one.vocabulary) for one in left}:
         tokens_of(text, vocabulary)
-    processors: Queue[int] = Queue()
-    for processor in sorted(os.sched_getaffinity(0))[:jobs]:
-        processors.put(processor)
+    idle: Queue[int] = Queue()
+    for processor in processors:
+        idle.put(processor)
 
     def run(one: Contestant) -> None:
-        processor = processors.get()
+        processor = idle.get()
         try:
             command = ["taskset", "-c", str(processor), sys.executable, "-m", "benchmarks.dial", "--train"]
             subprocess.run([*command, json.dumps(asdict(one))], check=True)
         finally:
-            processors.put(processor)
+            idle.put(processor)
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(len(processors)) as pool:
         list(pool.map(run, left))
     return results()
 
 
 def results() -> dict[str, dict[str, float]]:
-    """Return the results so far by name; an unfinished last line is ignored."""
+    """Return the results so far by key; an unfinished last line is ignored."""
     found = {}
     for line in RESULTS.read_text().splitlines() if RESULTS.exists() else []:
         try:
             values = json.loads(line)
         except ValueError:
             continue
-        found[values.pop("name")] = values
+        found[values.pop("key", "")] = values
     return found
 
 
@@ -209,8 +215,8 @@ def train(one: Contestant) -> None:
     model, training = ModelSettings(**one.model), TrainingSettings(**one.training)
     with tempfile.TemporaryDirectory() as folder:
         trained = train_once(tokens_of(one.text, one.vocabulary), model, training, Path(folder))
-    name = key(one.text, one.minutes, one.name)
-    values = {"name": name, "bits_per_byte": trained.bits_per_byte, "seconds": trained.seconds}
+    name = f"{one.text}, {one.minutes:g} min, {one.name}"
+    values = {"key": one.key, "bits_per_byte": trained.bits_per_byte, "seconds": trained.seconds}
     with RESULTS.open("a") as file:
         file.write(json.dumps({**values, "parameters": trained.parameters, "epochs": trained.epochs}) + "\n")
     print(f"{name:36} {trained.bits_per_byte:.4f} bits per byte after {trained.seconds:.0f} s", flush=True)
@@ -222,7 +228,7 @@ def outcome(everyone: list[Contestant], found: dict[str, dict[str, float]]) -> d
     cells, rows = {}, []
     for auto in (one for one in everyone if one.kind == "auto"):
         group = [one for one in everyone if (one.text, one.minutes) == (auto.text, auto.minutes)]
-        reached = {one.name: found[key(one.text, one.minutes, one.name)] for one in group}
+        reached = {one.name: found[one.key] for one in group}
         mine = reached[AUTO]
         best = min(values["bits_per_byte"] for values in reached.values())
         cells[f"{auto.text}, {auto.minutes:g} min"] = {

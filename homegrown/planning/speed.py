@@ -78,8 +78,8 @@ def _name(recipe: Recipe, machine: Machine, device: Literal["cpu", "cuda"]) -> s
     return f"{machine.processors} x {machine.processor}, {instructions}, {precision}"
 
 
-def measure(recipe: Recipe, device: Literal["cpu", "cuda"]) -> Speed:
-    """Train three models for some seconds each."""
+def measure(recipe: Recipe, device: Literal["cpu", "cuda"], *, processor_time: bool = False) -> Speed:
+    """Train three models for some seconds each; by processor time if asked for, or if the machine is busy."""
     parts: list[list[float]] = []
     took: list[float] = []
     busy, first, devices = False, 0.0, recipe.compute.processes
@@ -87,7 +87,7 @@ def measure(recipe: Recipe, device: Literal["cpu", "cuda"]) -> Speed:
         model = shape(depth)
         config = ModelConfig.from_settings(model, vocabulary, dropout=0.0)
         probed = probe(_probing(recipe, model, rows, device), config, device, seconds=_SECONDS, layers=depth)
-        seconds, loaded = _idle_seconds(probed)
+        seconds, loaded = _idle_seconds(probed, processor_time)
         busy, first = busy or loaded, max(first, probed.seconds_to_first_step * seconds / probed.step_seconds)
         tokens = rows * model.context
         parts.append([tokens, work(config, probed.training, devices), tokens * vocabulary])
@@ -112,9 +112,9 @@ def _shares(parts: list[list[float]], took: list[float]) -> list[float]:
     return values
 
 
-def _idle_seconds(probed: Probed) -> tuple[float, bool]:
-    """Return the duration of a step if nothing else ran, and whether something else did."""
-    busy = probed.kind == "cpu" and probed.step_seconds > _BUSY * probed.busy_seconds
+def _idle_seconds(probed: Probed, processor_time: bool) -> tuple[float, bool]:
+    """Return the duration of a step if nothing else ran, and whether it is in processor time."""
+    busy = probed.kind == "cpu" and (processor_time or probed.step_seconds > _BUSY * probed.busy_seconds)
     return (probed.busy_seconds if busy else probed.step_seconds), busy
 
 
