@@ -1,7 +1,7 @@
 """`homegrown serve`: serve models over OpenAI's API and a page."""
 
 import re
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Computing threads; default one per processor.")
 @click.option("--api-key", envvar="HOMEGROWN_API_KEY", show_envvar=True, help="Required API key; default none.")
 @click.option("--system", metavar="TEXT", help="Default system prompt; default is the model's own.")
+@click.option("--lora", "loras", multiple=True, metavar="NAME", help="Adapter on the first model; repeatable.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME[=MODEL]", help="Other name of a model; repeatable.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name of a proxy; repeatable.")
 @click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="Origin of other pages; repeatable.")
@@ -48,6 +49,7 @@ def serve(
     names: tuple[str, ...],
     host: str,
     port: int,
+    loras: tuple[str, ...],
     aliases: tuple[str, ...],
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
@@ -55,7 +57,8 @@ def serve(
 ) -> None:
     """Serve models over OpenAI's API and a page.
 
-    MODEL: pretrain@3, quantize@2:nf4, pretrain:q8_0 or starter; by default the latest of pretrain.
+    MODEL: pretrain@3, quantize@2:nf4, pretrain:q8_0 or starter; by default the latest of pretrain. Each --lora, such
+    as finetune@2, is a model of its own by its name; all share the weights of their base.
     """
     import torch
 
@@ -73,13 +76,21 @@ def serve(
     found = {name: _find(store, name) for name in names or ("pretrain",)}
     sources = {source.name: source for source in found.values()}
     typed = {name: source.name for name, source in found.items() if name != source.name}
-    other_names = dict(_alias(one, list(sources), typed) for one in aliases)
+    first = next(iter(sources.values()))
+    adapters = {one.artifact.name: one for one in (loading.lora(store, store.resolve(name), first) for name in loras)}
+    typed |= {name: store.resolve(name).name for name in loras if name not in adapters}
+    other_names = dict(_alias(one, [*sources, *adapters], typed) for one in aliases)
     engine, precision = options["engine"], options["precision"]
     engines = {name: loading.choose(source, engine, device, precision) for name, source in sources.items()}
+    if adapters and engines[first.name] != "homegrown":
+        raise UserError("--lora needs the engine homegrown; remove --engine llama.cpp.")
     threads = options["threads"] or cpu_count()
     limits = loading.Limits(rows=options["parallel"], context=options["ctx_size"], threads=threads, precision=precision)
     service = Service(
-        [Model(name, source.created, _answers(store, source)) for name, source in sources.items()],
+        [
+            *(Model(name, source.created, _answers(store, source)) for name, source in sources.items()),
+            *(Model(name, one.created) for name, one in adapters.items()),
+        ],
         queue=options["queue"],
         system=options["system"],
         aliases=other_names,
@@ -92,9 +103,16 @@ def serve(
     def load() -> None:
         torch.set_num_threads(threads)
         for name, source in sources.items():
-            ready, chat = loading.load(store, source, engines[name], device, limits, partial(service.failed, name))
-            service.ready(name, ready, chat)
-            click.echo(f"{name} is ready ({ready.name}, context {ready.context}, {ready.rows} requests at once).")
+            on_it = list(adapters.values()) if source is first else []
+
+            def fail(why: str, names: Sequence[str] = (name, *(one.artifact.name for one in on_it))) -> None:
+                for failed in names:
+                    service.failed(failed, why)
+
+            for served, ready, chat in loading.load(store, source, engines[name], device, limits, fail, on_it):
+                service.ready(served, ready, chat)
+                shared = f"{ready.rows} requests at once" if served == name else f"on {name}"
+                click.echo(f"{served} is ready ({ready.name}, context {ready.context}, {shared}).")
 
     def answering() -> None:
         shown = f"[{host}]" if ":" in host else host
@@ -109,7 +127,9 @@ def serve(
         origins=origins,
         store=store if trusted else None,
     )
-    with loaded(store, [source.artifact for source in sources.values()]):
+    in_use = [source.artifact for source in sources.values()]
+    in_use += [artifact for one in adapters.values() for artifact in (one.artifact, one.merged)]
+    with loaded(store, in_use):
         Server(app, service).serve_while(load, listening, answering)
 
 

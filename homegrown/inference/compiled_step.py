@@ -17,6 +17,7 @@ from numba import carray, njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
+from homegrown.model.adapters import PROJECTIONS, AdaptedLinear, Adapters
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
 
@@ -38,11 +39,15 @@ _NAMES = (
 class CompiledStep:
     """The step of one model, whose weights must keep their addresses."""
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Transformer, adapters: Adapters | None = None):
         """Look up the weights, without a copy."""
         decoder, config = model.model, model.config
         self._config, self._model = config, model
-        parameters = [dict(layer.named_parameters()) for layer in decoder.layers]
+        self._adapters = adapters or Adapters(model, {})
+        parameters = [
+            {name.replace(".base_layer", ""): parameter for name, parameter in layer.named_parameters()}
+            for layer in decoder.layers
+        ]
         self._addresses = np.array(
             [[layer[name].data_ptr() if name in layer else 0 for name in _NAMES] for layer in parameters],
             dtype=np.int64,
@@ -59,8 +64,8 @@ class CompiledStep:
         """Return whether it is `modern`, on a CPU, and its weights all float32 or all bfloat16."""
         if model.config.family != "modern" or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return False
-        names = [name.removesuffix(".weight") for name in _NAMES if name.endswith("proj.weight")]
-        matrices = [layer.get_submodule(name) for layer in model.model.layers for name in names]
+        matrices = [layer.get_submodule(name) for layer in model.model.layers for name in PROJECTIONS]
+        matrices = [one.base_layer if isinstance(one, AdaptedLinear) else one for one in matrices]
         # By exact class, also of the weights: a replacement stores its numbers differently, and torchao's weights have
         # no address.
         plain = all(
@@ -90,6 +95,9 @@ class CompiledStep:
             self._gain,
             self._addresses,
             self._windows,
+            self._adapters.addresses,
+            self._adapters.ranks,
+            np.array(self._adapters.rows or [-1] * len(tokens), dtype=np.int64),
             (config.heads, config.kv_heads, config.head_size, config.feed_forward),
             np.float32(config.norm_eps),
             self._positions,
@@ -172,6 +180,25 @@ def _multiply(matrix: Any, x: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _adapt(updates: Any, ranks: Any, adapters: Any, place: Any, x: Any, out: Any) -> None:
+    """Add the update of each row's adapter: B A x, for x [batch, width], to out [batch, rows].
+
+    `updates` [adapters, projections, 2] has a layer's addresses of A and B, `adapters` the one of each row, or -1.
+    """
+    for row in range(len(x)):
+        adapter = adapters[row]
+        if adapter >= 0 and updates[adapter, place, 0]:
+            rank = ranks[adapter]
+            down = carray(_pointer(updates[adapter, place, 0]), (rank, x.shape[1]), np.float32)
+            up = carray(_pointer(updates[adapter, place, 1]), (out.shape[1], rank), np.float32)
+            low = np.empty(rank, np.float32)
+            for index in range(rank):
+                low[index] = _dot(down[index], x[row])
+            for index in range(out.shape[1]):
+                out[row, index] += _dot(up[index], low)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _normalize(x: Any, gain: Any, eps: Any, out: Any) -> None:
     """Root mean square normalization of a vector."""
     scale = np.float32(1) / np.sqrt(_dot(x, x) / np.float32(len(x)) + eps)
@@ -251,6 +278,9 @@ def _step(
     gain: Any,
     addresses: Any,
     windows: Any,
+    updates: Any,
+    ranks: Any,
+    adapters: Any,
     shape: Any,
     eps: Any,
     positions: Any,
@@ -275,15 +305,18 @@ def _step(
         for place in range(hidden):
             stream[row, place] = _wide(embedding[tokens[row], place])
     for layer in range(len(addresses)):
-        weights = addresses[layer]
+        weights, update = addresses[layer], updates[:, layer]
         for row in range(batch):
             _normalize(stream[row], carray(_pointer(weights[0]), (hidden,), embedding.dtype), eps, normed[row])
         _start(queries, weights[11], embedding)
         _start(new_keys, weights[12], embedding)
         _start(new_values, weights[13], embedding)
         _multiply(carray(_pointer(weights[1]), (heads * size, hidden), embedding.dtype), normed, queries)
+        _adapt(update, ranks, adapters, 0, normed, queries)
         _multiply(carray(_pointer(weights[2]), (kv_heads * size, hidden), embedding.dtype), normed, new_keys)
+        _adapt(update, ranks, adapters, 1, normed, new_keys)
         _multiply(carray(_pointer(weights[3]), (kv_heads * size, hidden), embedding.dtype), normed, new_values)
+        _adapt(update, ranks, adapters, 2, normed, new_values)
         for row in range(batch):
             cosines, sines = positions[0, lengths[row]], positions[1, lengths[row]]
             for head in range(heads):
@@ -313,15 +346,19 @@ def _step(
             mixed.reshape(batch, heads, size),
         )
         _multiply(carray(_pointer(weights[6]), (hidden, heads * size), embedding.dtype), mixed, stream)
+        _adapt(update, ranks, adapters, 3, mixed, stream)
         for row in range(batch):
             _normalize(stream[row], carray(_pointer(weights[7]), (hidden,), embedding.dtype), eps, normed[row])
         gate[:], up[:] = np.float32(0), np.float32(0)
         _multiply(carray(_pointer(weights[8]), (feed_forward, hidden), embedding.dtype), normed, gate)
+        _adapt(update, ranks, adapters, 4, normed, gate)
         _multiply(carray(_pointer(weights[9]), (feed_forward, hidden), embedding.dtype), normed, up)
+        _adapt(update, ranks, adapters, 5, normed, up)
         for row in range(batch):
             for place in range(feed_forward):
                 gate[row, place] *= up[row, place] / (np.float32(1) + np.exp(-gate[row, place]))
         _multiply(carray(_pointer(weights[10]), (hidden, feed_forward), embedding.dtype), gate, stream)
+        _adapt(update, ranks, adapters, 6, gate, stream)
     for row in range(batch):
         _normalize(stream[row], gain, eps, normed[row])
     _multiply(output, normed, logits)

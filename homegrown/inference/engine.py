@@ -18,6 +18,7 @@ from torch import Tensor
 from homegrown.inference.grammar import Grammar, Masks
 from homegrown.inference.prefixes import Prefixes
 from homegrown.inference.sampling import GREEDY, Logprobs, Sampling, Seen, choose, log_probabilities
+from homegrown.model.adapters import Adapters
 from homegrown.model.cache import KVCache
 from homegrown.model.transformer import Transformer
 from homegrown.util.errors import UserError
@@ -50,6 +51,8 @@ class Request:
     """Return each token's log-probability and those of this many top tokens; None: no log-probabilities."""
     prompt_logprobs: bool = False
     """Return them for the prompt's tokens too."""
+    adapter: str | None = None
+    """The name of one of the engine's adapters; None: the model itself."""
     grammar: Grammar | None = None
     """Holds the output; stop tokens are allowed where it is complete, and nothing else where it cannot go on."""
 
@@ -100,17 +103,19 @@ class Engine:
         capacity: int | None = None,
         prefill_chunk: int | None = None,
         prefix_bytes: int = 0,
+        adapters: Adapters | None = None,
     ):
         """Allocate the cache in the type in which the model computes; `capacity` defaults to the model's context.
 
         While sequences decode, at most `prefill_chunk` prompt tokens, padding included, are prefilled between two
         steps; by default all waiting prompts are. Chunks of prompts are kept for others that begin with the same
-        tokens, in at most `prefix_bytes`.
+        tokens, in at most `prefix_bytes`. `adapters` are those on the model.
         """
         self.model, self._prefill_chunk = model, prefill_chunk
         self._rows, self._capacity = rows, min(capacity or model.config.context, model.config.context)
         self._cache = allocate(model, rows, self._capacity)
-        self._decode = step_of(model)
+        self._adapters = adapters or Adapters(model, {})
+        self._decode = step_of(model, self._adapters)
         self._waiting: list[Running] = []
         self._running: list[Running] = []
         self._masks: Masks | None = None
@@ -170,7 +175,9 @@ class Engine:
             if self._masks is not None:
                 self._masks.begin([sequence.matcher for sequence in self._running])
             part = self._cache.part(0, len(self._running))
-            logits.append(self._decode([sequence.last for sequence in self._running], part))
+            tokens = [self._embedded([sequence.last], sequence)[0] for sequence in self._running]
+            self._adapters.use(_adapters_of(self._running))
+            logits.append(self._of_tokens(self._decode(tokens, part), self._running))
         while self._waiting:
             first = self._prefill()
             if first is not None:
@@ -190,22 +197,38 @@ class Engine:
         part = self._cache.part(start, start + len(sequences))
         first = sequences[0]
         if self._prefixes and not first.prefilled and len(sequences) == 1 and not first.request.prompt_logprobs:
-            first.prefilled = self._prefixes.restore(first.request.prompt_ids, part)
-        prompts = [sequence.request.prompt_ids[sequence.prefilled :][: self._prefill_chunk] for sequence in sequences]
+            first.prefilled = self._prefixes.restore(first.request.prompt_ids, part, first.request.adapter)
+        prompts = [
+            self._embedded(one.request.prompt_ids[one.prefilled :][: self._prefill_chunk], one) for one in sequences
+        ]
         tokens, counts = padded(prompts)
+        self._adapters.use(_adapters_of(sequences))
         hidden = self.model.hidden_states(tokens.to(self.model.device), part, counts)
         for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
             if sequence.request.prompt_logprobs:
                 self._score(sequence, hidden[row, :count])
             sequence.prefilled += count
         if self._prefixes and len(sequences) == 1:
-            self._prefixes.keep(first.request.prompt_ids[: first.prefilled], part)
+            self._prefixes.keep(first.request.prompt_ids[: first.prefilled], part, first.request.adapter)
         if sequences[0].prefilled < len(sequences[0].request.prompt_ids):
             return None
         self._running += sequences
         del self._waiting[: len(sequences)]
         last = hidden[torch.arange(len(counts)), torch.tensor(counts) - 1]
-        return self.model.logits(last)
+        return self._of_tokens(self.model.logits(last), sequences)
+
+    def embed(self, tokens: Sequence[int], adapter: str | None = None) -> Tensor:
+        """Return the hidden states [tokens, hidden] of a text."""
+        self._adapters.use([adapter])
+        ids = torch.tensor([list(self._adapters.embedded(tokens, adapter))], device=self.model.device)
+        return self.model.hidden_states(ids)[0]
+
+    def _embedded(self, tokens: Sequence[int], sequence: Running) -> Sequence[int]:
+        return self._adapters.embedded(tokens, sequence.request.adapter)
+
+    def _of_tokens(self, logits: Tensor, sequences: Sequence[Running]) -> Tensor:
+        """Return the logits [sequences, vocabulary] of those that a pass returned."""
+        return self._adapters.chosen(logits, _adapters_of(sequences), self.model.config.vocabulary_size)
 
     def _score(self, sequence: Running, hidden: Tensor) -> None:
         """Add the log-probabilities of the prompt's tokens that follow the hidden states [tokens, hidden]."""
@@ -215,6 +238,7 @@ class Engine:
         following = request.prompt_ids[start + 1 : start + 1 + len(hidden)]
         if following:
             logits = self.model.logits(hidden[: len(following)]).float()
+            logits = self._of_tokens(logits, [sequence] * len(following))
             counts = [request.top_logprobs or 0] * len(following)
             sequence.prompt_logprobs += log_probabilities(logits, following, counts)
 
@@ -263,14 +287,14 @@ Step = Callable[[Sequence[int], KVCache], Tensor]
 """Adds one token to each row of a cache and returns the next logits [rows, vocabulary]."""
 
 
-def step_of(model: Transformer) -> Step:
-    """Return the fastest step for a model: the compiled CPU kernel, or its forward pass."""
+def step_of(model: Transformer, adapters: Adapters | None = None) -> Step:
+    """Return the fastest step for a model, and the adapters on it: the compiled CPU kernel, or its forward pass."""
     # Imported here: numba is slow to import, and a GPU does not need it.
     if model.device.type == "cpu" and model.config.family == "modern":
         from homegrown.inference.compiled_step import CompiledStep
 
         if CompiledStep.serves(model):
-            return CompiledStep(model)
+            return CompiledStep(model, adapters)
 
     def plain(tokens: Sequence[int], cache: KVCache) -> Tensor:
         logits: Tensor = model(torch.tensor([[token] for token in tokens], device=model.device), cache)[:, -1]
@@ -304,6 +328,10 @@ def allocate(model: Transformer, rows: int, capacity: int) -> KVCache:
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     return KVCache(model.config, rows, capacity, weight.device, dtype)
+
+
+def _adapters_of(sequences: Sequence[Running]) -> list[str | None]:
+    return [sequence.request.adapter for sequence in sequences]
 
 
 def _biased(logits: Tensor, sequences: Sequence[Running]) -> Tensor:

@@ -22,10 +22,13 @@ class Prefixes:
         self._chunk, self._most_bytes, self._bytes = chunk, most_bytes, 0
         self._kept: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
 
-    def restore(self, tokens: Sequence[int], row: KVCache) -> int:
-        """Put the chunks that begin a prompt into an empty row; return the number of tokens, less than the prompt's."""
+    def restore(self, tokens: Sequence[int], row: KVCache, adapter: str | None = None) -> int:
+        """Put the chunks that begin a prompt into an empty row; return the number of tokens, less than the prompt's.
+
+        Only prompts of the same `adapter` share them.
+        """
         found = []
-        for key in self._keys(tokens[:-1]):
+        for key in self._keys(tokens[:-1], adapter):
             if key not in self._kept:
                 break
             found.append(key)
@@ -38,11 +41,11 @@ class Prefixes:
         row.lengths[0] = len(found) * self._chunk
         return len(found) * self._chunk
 
-    def keep(self, tokens: Sequence[int], row: KVCache) -> None:
+    def keep(self, tokens: Sequence[int], row: KVCache, adapter: str | None = None) -> None:
         """Keep the last chunk of the first tokens of a prompt, all of which are in a row, if it is complete."""
         if len(tokens) % self._chunk:
             return
-        *_, key = self._keys(tokens)
+        *_, key = self._keys(tokens, adapter)
         if key in self._kept:
             return
         start, end = len(tokens) - self._chunk, len(tokens)
@@ -53,9 +56,9 @@ class Prefixes:
             _, (keys, values) = self._kept.popitem(last=False)
             self._bytes -= keys.nbytes + values.nbytes
 
-    def _keys(self, tokens: Sequence[int]) -> Iterator[bytes]:
-        """Yield a key for each complete chunk, of all tokens up to its end."""
-        digest = sha256()
+    def _keys(self, tokens: Sequence[int], adapter: str | None) -> Iterator[bytes]:
+        """Yield a key for each complete chunk, of the adapter and all tokens up to its end."""
+        digest = sha256((adapter or "").encode())
         ids = np.array(tokens, dtype=np.int64)
         for end in range(self._chunk, len(ids) + 1, self._chunk):
             digest.update(ids[end - self._chunk : end].tobytes())

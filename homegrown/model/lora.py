@@ -8,6 +8,7 @@ learned what to answer but not to stop.
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,6 +171,67 @@ def save(model: Transformer, settings: FinetuneSettings, folder: Path) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
+@dataclass(frozen=True)
+class Update:
+    """An adapter of a folder, in float32: matrices by the name of their projection, and rows by that of their layer."""
+
+    matrices: dict[str, tuple[Tensor, Tensor]]
+    """A [rank, in] and B [out, rank], which has the scale; both contiguous."""
+    tokens: list[int]
+    """Tokens with rows of their own."""
+    rows: dict[str, Tensor]
+    """The rows [tokens, hidden] of the embedding, and of the output projection if it is not tied."""
+
+
+def read(folder: Path, model: Transformer) -> Update:
+    """Return the adapter of a folder for a model.
+
+    Raises:
+        UserError: it is missing or damaged, belongs to another model, or trained the embedding completely.
+    """
+    scale, rows, tensors = _read(folder)
+    matrices, own = {}, {}
+    for name, tensor in tensors.items():
+        if name.endswith(_DOWN):
+            place = name.removeprefix(_OUTSIDE).removesuffix(_DOWN)
+            up = tensors.get(f"{_OUTSIDE}{place}{_UP}", torch.empty(0, 0))
+            _check_shapes(model, folder, place, (len(up), tensor.shape[1]))
+            matrices[place] = tensor.float().contiguous(), (up.float() * scale).contiguous()
+        elif name.endswith(_ROWS):
+            place = name.removeprefix(_OUTSIDE).removesuffix(_ROWS)
+            _check_shapes(model, folder, place, (model.config.vocabulary_size, tensor.shape[1]))
+            own[place] = tensor.float()
+        elif not name.endswith(_UP):
+            raise UserError(f"The adapter in {folder} has a complete embedding; serve its merged model instead.")
+    tokens = next(iter(rows.values()), [])
+    if any(other != tokens for other in rows.values()) or any(len(one) != len(tokens) for one in own.values()):
+        raise UserError(f"The adapter in {folder} trains different rows of two layers; serve its merged model.")
+    return Update(matrices, tokens, own)
+
+
+def _check_shapes(model: Transformer, folder: Path, place: str, shape: tuple[int, int]) -> None:
+    try:
+        fits = tuple(model.get_parameter(f"{place}.weight").shape) == shape
+    except AttributeError:
+        fits = False
+    if not fits:
+        raise _foreign(folder, place)
+
+
+def _read(folder: Path) -> tuple[float, dict[str, list[int]], dict[str, Tensor]]:
+    """Return the scale of an adapter, the tokens of its trained rows by layer, and its tensors."""
+    try:
+        values = json.loads((folder / CONFIG).read_bytes())
+        scale, rows = values["lora_alpha"] / values["r"], dict(values["trainable_token_indices"] or {})
+        return scale, rows, load_file(folder / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise UserError(f"The adapter in {folder} is missing or damaged; fine-tune again or restore it.") from error
+
+
+def _foreign(folder: Path, place: str) -> UserError:
+    return UserError(f"The adapter in {folder} belongs to another model (matrix {place}); name that model.")
+
+
 @torch.no_grad()
 def merge(model: Transformer, folder: Path) -> Transformer:
     """Add the adapter of a folder to the weights of a model, in place, and return the model.
@@ -177,12 +239,7 @@ def merge(model: Transformer, folder: Path) -> Transformer:
     Raises:
         UserError: the adapter is missing or damaged, or belongs to another model.
     """
-    try:
-        values = json.loads((folder / CONFIG).read_bytes())
-        scale, rows = values["lora_alpha"] / values["r"], dict(values["trainable_token_indices"] or {})
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
-        raise UserError(f"The adapter in {folder} is missing or damaged; fine-tune again or restore it.") from error
+    scale, rows, tensors = _read(folder)
     place = ""
     try:
         for name in tensors:
@@ -198,7 +255,5 @@ def merge(model: Transformer, folder: Path) -> Transformer:
                 place = name.removeprefix(_OUTSIDE)
                 model.get_parameter(place).copy_(tensors[name])
     except (AttributeError, KeyError, IndexError, RuntimeError) as error:
-        raise UserError(
-            f"The adapter in {folder} belongs to another model (matrix {place}); name that model."
-        ) from error
+        raise _foreign(folder, place) from error
     return model

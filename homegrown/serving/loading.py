@@ -1,6 +1,6 @@
 """Loading of models: the choice of the engine, and the GGUF file that llama.cpp needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,11 +9,13 @@ from homegrown.export.gguf import KINDS, write_gguf
 from homegrown.export.gguf_reader import read_gguf
 from homegrown.export.gguf_vocabulary import Vocabulary
 from homegrown.model import weights
+from homegrown.model.adapters import Adapters
 from homegrown.quantization import variants
 from homegrown.serving import llama_engine
 from homegrown.serving.llama_engine import LlamaEngine
-from homegrown.serving.own_engine import OwnEngine
+from homegrown.serving.own_engine import AdaptedEngine, OwnEngine
 from homegrown.serving.service import Engine
+from homegrown.store import lookup
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.util.errors import UserError
@@ -32,6 +34,19 @@ class Source:
     artifact: Artifact
     folder: Path
     kind: str | None
+
+    @property
+    def created(self) -> int:
+        """Time of its creation, in seconds since 1970."""
+        return int(self.artifact.manifest.started.timestamp())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """An adapter to serve on a model: its artifact, and the folder of the merged model, which has its chat format."""
+
+    artifact: Artifact
+    merged: Artifact
 
     @property
     def created(self) -> int:
@@ -68,6 +83,30 @@ def source(name: str, artifact: Artifact, folder: Path, variant: str | None) -> 
             f"{name} has no variant {variant}; use a version of quantize, or a kind of GGUF file ({', '.join(KINDS)})."
         )
     return Source(name=served, artifact=artifact, folder=folder, kind=variant)
+
+
+def lora(store: Store, artifact: Artifact, base: Source) -> Lora:
+    """Return the adapter of an artifact, to be served on a model.
+
+    Raises:
+        UserError: it has no adapter, or one for another model, or is damaged; or the model is a variant.
+    """
+    if not (artifact.path / lookup.ADAPTER).is_dir():
+        raise UserError(f"--lora {artifact.name} has no adapter; name a LoRA version of finetune, dpo or adapt.")
+    if base.folder != base.artifact.path / "model":
+        raise UserError(f"--lora needs a model without a variant, but {base.name} has one; name the model alone.")
+    key = artifact.manifest.inputs["base"]
+    if key != base.artifact.manifest.key:
+        [*_, trained_on] = [None, *(one.name for one in store.all() if one.manifest.key == key)]
+        raise UserError(
+            f"--lora {artifact.name} was trained on {trained_on or 'a model that is gone'}, not on {base.name}; "
+            "serve that model."
+        )
+    merged = lookup.with_model(store, artifact)
+    for one in (artifact, merged):
+        if problem := store.damage(one):
+            raise UserError(f"{one.name} is damaged ({problem}); run its pipeline again.")
+    return Lora(artifact=artifact, merged=merged)
 
 
 def choose(
@@ -113,8 +152,11 @@ def load(
     device: str,
     limits: Limits,
     fail: Callable[[str], None],
-) -> tuple[Engine, Chat]:
-    """Load a model and return its engine and chat format; `fail` is called if the engine fails later.
+    loras: Sequence[Lora] = (),
+) -> list[tuple[str, Engine, Chat]]:
+    """Load a model and return its name, engine and chat format, and those of the adapters on it.
+
+    `fail` is called if the engine fails later.
 
     Raises:
         UserError: a file is damaged, a library is missing, or `limits.context` exceeds the model's context.
@@ -127,7 +169,10 @@ def load(
             model = variants.load_variant(source.folder, variants.device_of(source.folder, device))
         if limits.precision:
             model = weights.in_precision(model, limits.precision)
-        return OwnEngine(model, chat, rows=limits.rows, context=limits.context, fail=fail), chat
+        adapters = Adapters(model, {one.artifact.name: one.artifact.path / lookup.ADAPTER for one in loras})
+        own = OwnEngine(model, chat, rows=limits.rows, context=limits.context, fail=fail, adapters=adapters)
+        adapted = ((one.artifact.name, load_chat(one.merged.path / "model")) for one in loras)
+        return [(source.name, own, chat), *((name, AdaptedEngine(own, name, chat), chat) for name, chat in adapted)]
     file = gguf_file(store, source)
     longest = _context(source, file)
     if limits.context is not None and limits.context > longest:
@@ -141,7 +186,7 @@ def load(
         threads=limits.threads,
         fail=fail,
     )
-    return llama, chat
+    return [(source.name, llama, chat)]
 
 
 def gguf_file(store: Store, source: Source) -> Path:

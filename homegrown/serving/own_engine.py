@@ -12,6 +12,7 @@ import torch
 from homegrown.inference import engine
 from homegrown.inference.engine import GeneratedToken, Request, Running
 from homegrown.inference.streaming import Chunk, Output, grammar_failure
+from homegrown.model.adapters import Adapters
 from homegrown.model.transformer import Transformer
 from homegrown.serving.refusal import Refused
 from homegrown.serving.service import Deliver
@@ -51,8 +52,20 @@ class OwnEngine:
 
     name = "homegrown"
 
-    def __init__(self, model: Transformer, chat: Chat, *, rows: int, context: int | None, fail: Callable[[str], None]):
-        """Allocate the cache and start the thread; `fail` is called once if the engine fails, with the reason."""
+    def __init__(
+        self,
+        model: Transformer,
+        chat: Chat,
+        *,
+        rows: int,
+        context: int | None,
+        fail: Callable[[str], None],
+        adapters: Adapters | None = None,
+    ):
+        """Allocate the cache and start the thread; `fail` is called once if the engine fails, with the reason.
+
+        `adapters` are those on the model.
+        """
         longest = model.config.context
         if context is not None and context > longest:
             raise UserError(f"--ctx-size is {context}, but the model's context is {longest}; reduce it.")
@@ -63,6 +76,7 @@ class OwnEngine:
             capacity=self.context,
             prefill_chunk=_CPU_CHUNK if model.device.type == "cpu" else _PREFILL_CHUNK,
             prefix_bytes=_PREFIX_BYTES,
+            adapters=adapters,
         )
         self._table, self._stop_ids, self._fail = vocabulary_bytes(chat.tokenizer), chat.stop_ids, fail
         self._waiting: deque[_Job] = deque()
@@ -86,16 +100,14 @@ class OwnEngine:
             self._change.notify()
         return cancel
 
-    def running(self) -> int:
-        """Return the number of requests that have a row."""
-        return len(self._jobs)
+    def running(self, adapter: str | None = None) -> int:
+        """Return the number of requests of an adapter, or of the model itself, that have a row."""
+        return sum(sequence.request.adapter == adapter for sequence in list(self._jobs))
 
-    def embed(self, tokens: Sequence[int]) -> list[float]:
+    def embed(self, tokens: Sequence[int], adapter: str | None = None) -> list[float]:
         """Return the mean of the last hidden states of a text, of length 1."""
-        model = self._engine.model
         with _TURN, torch.inference_mode():
-            hidden = model.hidden_states(torch.tensor([list(tokens)], device=model.device))[0]
-            mean = hidden.float().mean(0)
+            mean = self._engine.embed(tokens, adapter).float().mean(0)
             vector: list[float] = (mean / mean.norm().clamp(min=1e-12)).tolist()
         return vector
 
@@ -155,3 +167,28 @@ class OwnEngine:
             return
         prompt, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), []
         job.deliver(Chunk(text, tokens, sequence.completion_tokens, finish_reason, job.seconds, prompt))
+
+
+class AdaptedEngine:
+    """An adapter of an engine as an engine of its own, whose requests take rows of the shared one."""
+
+    def __init__(self, shared: OwnEngine, adapter: str, chat: Chat):
+        """Serve `adapter`, one of those on the shared engine's model, with a chat format of its own."""
+        self.name, self.rows, self.context = shared.name, shared.rows, shared.context
+        self._shared, self._adapter, self._stop_ids = shared, adapter, chat.stop_ids
+
+    def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
+        """Take a request; return a function that cancels it."""
+        stopped = replace(request, adapter=self._adapter, stop_ids=request.stop_ids | self._stop_ids)
+        return self._shared.submit(stopped, deliver)
+
+    def running(self) -> int:
+        """Return the number of its requests that have a row."""
+        return self._shared.running(self._adapter)
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Return the mean of the last hidden states of a text, of length 1."""
+        return self._shared.embed(tokens, self._adapter)
+
+    def close(self) -> None:
+        """Do nothing: the shared engine is closed for all."""

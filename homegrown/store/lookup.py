@@ -8,6 +8,9 @@ from homegrown.store.artifacts import Artifact, Store
 from homegrown.util.errors import UserError
 from homegrown.util.files import sync
 
+ADAPTER = "adapter"
+"""The folder of an artifact with an adapter alone, or with one beside its merged model."""
+
 _LEAST_DIGITS = 8
 
 
@@ -31,7 +34,7 @@ def with_model(store: Store, artifact: Artifact) -> Artifact:
     Raises:
         UserError: the merged model does not exist.
     """
-    if (artifact.path / "model").is_dir() or not (artifact.path / "adapter").is_dir():
+    if (artifact.path / "model").is_dir() or not (artifact.path / ADAPTER).is_dir():
         return artifact
     merged = [one for one in store.outputs(artifact) if one.manifest.stage == "merge"]
     if not merged:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import queue
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,10 +14,15 @@ from flows.finetune import finetune
 from homegrown.cli.main import cli
 from homegrown.config.finetune_recipe import FinetuneRecipe
 from homegrown.config.pipelines import load_finetuning
+from homegrown.inference.engine import Request
+from homegrown.inference.generation import generate
+from homegrown.inference.streaming import Chunk
 from homegrown.model import weights
+from homegrown.serving import loading
 from homegrown.store import lookup, runs
 from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.store.garbage import garbage
+from homegrown.tokenizer.chat import load_chat
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 from tests.cluster.conftest import bucket, s3_environment, s3_server  # noqa: F401
@@ -85,9 +91,36 @@ def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp
     said = runner.invoke(cli, [*store, "generate", "finetune@1", "--prompt", "box", "--max-length", "1"])
     assert said.exit_code == 0, said.output
     assert runner.invoke(cli, [*store, "artifacts"]).exit_code == 0
+    check_served(in_prefect, base, adapter, merged)
     in_prefect.delete(merged.path)
     with pytest.raises(UserError, match="adapter without its merged model"):
         lookup.find_model(in_prefect, "finetune@1")
+
+
+def check_served(store: Store, base: Artifact, adapter: Artifact, merged: Artifact) -> None:
+    """One engine serves the base and the adapter on it, each as its own weights would."""
+    source = loading.source("pretrain@1", base, base.path / "model", None)
+    lora = loading.lora(store, adapter, source)
+    limits = loading.Limits(rows=2, context=None, threads=1)
+    served = loading.load(store, source, "homegrown", "cpu", limits, print, [lora])
+    assert [name for name, _, _ in served] == ["pretrain@1", "finetune@1"]
+    for (_, engine, _), one in zip(served, (base, merged), strict=True):
+        chunks: queue.Queue[Chunk | Exception] = queue.Queue()
+        engine.submit(Request(prompt_ids=[1, 2, 3], max_tokens=9), chunks.put)
+        text = ""
+        while True:
+            chunk = chunks.get(timeout=60)
+            assert isinstance(chunk, Chunk)
+            text += chunk.text
+            if chunk.finish_reason:
+                break
+        model, chat = weights.load(one.path / "model"), load_chat(one.path / "model")
+        [expected] = generate(model, [[1, 2, 3]], max_tokens=9, stop_ids=chat.stop_ids)
+        assert text == chat.tokenizer.decode([token for token in expected if token not in chat.stop_ids])
+        assert engine.embed([1, 2, 3]) != []
+    served[0][1].close()
+    with pytest.raises(UserError, match=r"--lora merge@1 has no adapter"):
+        loading.lora(store, merged, source)
 
 
 @pytest.mark.slow

@@ -142,7 +142,8 @@ def serving(tokenizer: Tokenizer, folder: Path, context: int) -> Iterator[Served
     limits = Limits(rows=ROWS, context=None, threads=1)
     for name, engine in ((OWN, "homegrown"), (LLAMA, "llama.cpp")):
         wanted = source(artifact.name, artifact, artifact.path / "model", name.partition(":")[2] or None)
-        service.ready(name, *load(store, wanted, engine, "cpu", limits, partial(service.failed, name)))  # type: ignore[arg-type]
+        [(_, ready, chat)] = load(store, wanted, engine, "cpu", limits, partial(service.failed, name))  # type: ignore[arg-type]
+        service.ready(name, ready, chat)
     with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
         yield Served(url, service, store, model, tokenizer)
     service.close()

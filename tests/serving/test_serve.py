@@ -41,6 +41,7 @@ def test_a_mistake_is_one_error_message(trained: Store) -> None:
     assert "--allow-origin * is not an origin" in refused(trained, "--allow-origin", "*")
     assert "names a model that is not served; use one of pretrain@1" in refused(trained, "--alias", "a=b")
     assert "--alias pretrain@1 is not a new name" in refused(trained, "--alias", "pretrain@1")
+    assert "--lora pretrain@1 has no adapter; name a LoRA" in refused(trained, "--lora", "pretrain@1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"Cannot listen on 127.0.0.1:{port}" in refused(trained, "--port", str(port))
@@ -74,7 +75,7 @@ def test_weights_can_be_served_in_bfloat16(trained: Store) -> None:
     with pytest.raises(UserError, match="--precision needs the engine homegrown"):
         choose(plain, "llama.cpp", "cpu", "bf16")
     limits = Limits(rows=1, context=None, threads=1, precision="bf16")
-    engine, _ = load(trained, plain, "homegrown", "cpu", limits, lambda message: None)
+    [(_, engine, _)] = load(trained, plain, "homegrown", "cpu", limits, lambda message: None)
     assert isinstance(engine, OwnEngine)
     model = engine._engine.model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
