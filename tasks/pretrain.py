@@ -1,20 +1,23 @@
 """pretrain: weights, metrics, samples and a training curve."""
 
 import math
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from homegrown.config.recipe import AdaptationSettings, ModelSettings, TrainingSettings
 from homegrown.reporting import charts
+from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.training import extension
 from homegrown.training.job import CURVE, SAMPLES
 from homegrown.util import devices
-from homegrown.util.progress import Outcome
+from homegrown.util.progress import Metric, Outcome
 from tasks.locks import computing_on
 from tasks.stage import Handle, Work, stage, store
-from tasks.ui.markdown import code, picture, quoted
+from tasks.ui.markdown import code, picture, quoted, table
 from tasks.ui.panels import Panel
 
 _STEPS_SHOWN = 6
@@ -31,8 +34,25 @@ def _live(folder: Path) -> str | None:
 
 
 def _report(artifact: Artifact) -> str:
-    """Show the curve and the samples of several steps."""
-    return _training(artifact.path, _STEPS_SHOWN)
+    """Show the curve, the sources of a mixture, and the samples of several steps."""
+    return "\n\n".join([*_sources(artifact.manifest.metrics), _training(artifact.path, _STEPS_SHOWN)])
+
+
+def _sources(metrics: Mapping[str, Metric]) -> list[str]:
+    """Return a table of what each source of the mixture gave, and the loss on its held-out text."""
+    names = [name[len("mixture_") : -len("_epochs")] for name in metrics if re.fullmatch("mixture_.*_epochs", name)]
+    rows = [
+        [
+            name,
+            shown(metrics[f"mixture_{name}_tokens"]),
+            share(int(metrics[f"mixture_{name}_tokens"]), int(metrics["tokens"])),
+            shown(metrics[f"mixture_{name}_epochs"]),
+            shown(metrics.get(f"mixture_{name}_bits_per_byte", "")),
+        ]
+        for name in names
+    ]
+    header = ["source", "tokens", "of all", "epochs", "bits per byte, held out"]
+    return ["### Sources", table(header, rows)] if rows else []
 
 
 def _excerpt(artifact: Artifact) -> str:

@@ -49,7 +49,7 @@ class Source(Settings):
         gt=0,
         le=1,
         description="Share of the documents to keep, chosen by a hash of their ids; limit_mb counts the kept ones. At "
-        "most 1: deduplication would drop repeated documents.",
+        "most 1: deduplication would drop repeated documents; pack.mixture repeats.",
     )
 
 
@@ -358,6 +358,45 @@ class TokenizerSettings(Settings):
         return self
 
 
+class Weight(Settings):
+    """The weight of a source: a number of tokens, or how often its text is read."""
+
+    tokens: Amount | None = Field(default=None, description="Tokens of the source in a phase.")
+    epochs: Amount | None = Field(default=None, description="Readings of the source's text; more than 1 repeats it.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.tokens is None) == (self.epochs is None):
+            raise ValueError("a weight needs either tokens or epochs")
+        return self
+
+
+class Phase(Settings):
+    """A part of the training with its own weights of sources."""
+
+    share: float = Field(default=1, gt=0, le=1, description="Share of the training steps.")
+    weights: dict[Name, Weight] = Field(
+        min_length=1,
+        description="Weight of each source by its name; 0 leaves it out. Training reads the sources in these "
+        "proportions, for as many steps as max_steps gives the phase.",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not any(weight.tokens or weight.epochs for weight in self.weights.values()):
+            raise ValueError("all weights of a phase are 0; raise one")
+        return self
+
+
+def _whole(phases: list[Phase] | None) -> list[Phase] | None:
+    if phases is not None and abs((total := sum(phase.share for phase in phases)) - 1) > 1e-9:
+        raise ValueError(f"the shares of the phases add up to {total:.6g}; make it 1")
+    return phases
+
+
+Mixture = Annotated[Annotated[list[Phase], Field(min_length=1)] | None, AfterValidator(_whole)]
+
+
 class PackSettings(Settings):
     """Token shards."""
 
@@ -365,6 +404,11 @@ class PackSettings(Settings):
         default="contiguous",
         description="contiguous: windows of the context over the concatenated documents; best_fit: complete documents "
         "in rows of the context, at most 1% padding, and no attention between documents.",
+    )
+    mixture: Mixture = Field(
+        default=None,
+        description="Phases of the training, each with the weights of the sources; null: all text, each document once "
+        "per epoch.",
     )
 
 
@@ -677,6 +721,14 @@ class Recipe(Settings):
         """Settings of `model` for `pack`: contiguous tokens do not depend on the context."""
         return RowSettings(context=self.context if self.pack.layout == "best_fit" else None)
 
+    def _source_names(self) -> set[str]:
+        """Return the names of all sources of the training text."""
+        names = {source.name for source in self.ingest.sources}
+        if self.replay is not None:
+            names |= {source.name for source in self.replay.sources}
+            names |= {"conversations"} if self.replay.conversations else set()
+        return names
+
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if self.base is None and (self.model is None or self.adaptation is not None):
@@ -711,6 +763,9 @@ class Recipe(Settings):
             raise ValueError(f"evaluation.stride must be at most {setting} ({self.context})")
         if self.shard.validation_share + self.shard.test_share >= 0.5:
             raise ValueError("shard.validation_share + shard.test_share must be below 0.5")
+        for number, phase in enumerate(self.pack.mixture or []):
+            if problem := _misnamed(set(phase.weights), self._source_names()):
+                raise ValueError(f"pack.mixture.{number}.weights {problem}")
         if self.model is None:
             return self
         if self.training.initialisation == "bigrams" and (self.model.tied or self.model.family == "classic"):
@@ -720,6 +775,14 @@ class Recipe(Settings):
         if self.training.initialisation == "heads" and self.model.family == "classic":
             raise ValueError("training.initialisation 'heads' needs model.family 'modern'; choose 'random'")
         return self
+
+
+def _misnamed(weighted: set[str], sources: set[str]) -> str | None:
+    if unknown := weighted - sources:
+        return f"names {', '.join(sorted(unknown))}, but the sources are {', '.join(sorted(sources))}"
+    if missing := sources - weighted:
+        return f"lacks {', '.join(sorted(missing))}; add a weight, such as epochs 1, or epochs 0 to leave it out"
+    return None
 
 
 # --- export -----------------------------------------------------------------------------------------------------------

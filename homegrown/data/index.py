@@ -39,7 +39,8 @@ class TokenFile(_Strict):
 
     `tokens_file` is the raw array of tokens; `documents_file` has the start of each document (npy, int64). `bytes` is
     the size of the text as UTF-8, without special tokens. `learned_file`, if any, is the loss mask: one byte per
-    token, 0 or 1. `values_file`, if any, has a number for each document (npy, float64).
+    token, 0 or 1. `values_file`, if any, has a number for each document (npy, float64). `source`: that of all its
+    documents, None if not separated.
     """
 
     tokens_file: str
@@ -50,11 +51,20 @@ class TokenFile(_Strict):
     layout: RowFiles | None = None
     learned_file: str | None = None
     values_file: str | None = None
+    source: str | None = None
+
+
+class MixedPhase(_Strict):
+    """A phase of the mixture: its share of the training steps, and the epochs of each source in one reading of it."""
+
+    share: float
+    epochs: dict[str, float]
 
 
 class Index(_Strict):
     """All shards of all splits, in order; `context`: length of their rows, None in the contiguous layout.
 
+    With a `mixture`, the shards of train and validation have one source each, and those of a source are neighbors.
     `start`: the token before each document if the shards omit it, as without a start token; it ends the previous one.
     """
 
@@ -63,6 +73,7 @@ class Index(_Strict):
     context: int | None = None
     start: int | None = None
     splits: dict[Split, list[TokenFile]]
+    mixture: list[MixedPhase] | None = None
 
 
 def token_type(vocabulary_size: int) -> TokenType:

@@ -2,22 +2,20 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from homegrown.data.index import Split, TokenFile, read_index
+from homegrown.data.index import MixedPhase, Split, TokenFile, read_index
+from homegrown.data.mixture import Order, phase_ends
 from homegrown.data.permutation import Permutation
 from homegrown.data.rows import Rows, map_array
 from homegrown.util.errors import UserError
 from homegrown.util.seeds import derive
 
 Tokens = npt.NDArray[np.int64]
-
-_BLOCK = 4096
-"""Windows whose order is computed at once; bounds memory."""
 
 
 class TokenSplit:
@@ -46,6 +44,11 @@ class TokenSplit:
         self._rows = None if index.context is None else Rows(packed, files, self._shards, index.context)
         self._first_token = np.cumsum([0, *(file.tokens for file in files)]).tolist()
         self._first_document = np.cumsum([0, *(file.documents for file in files)]).tolist()
+        self.mixture = index.mixture
+        self.whole = range(self.tokens if self._rows is None else len(self._rows))
+        """The tokens of the split, or its rows."""
+        self.stretches = _stretches(files) if index.mixture else {}
+        """Those of each source of a mixture."""
 
     @property
     def longest_document(self) -> int:
@@ -142,27 +145,41 @@ class TokenSplit:
 class Batches:
     """Shuffled training batches, a pure function of the step: training resumes at any step without other state.
 
-    Each epoch draws every window once, in an order seeded by the epoch. The windows start at an offset seeded by the
-    epoch too, so the position of a token in its window changes; rows of the layout best_fit have no offset. The last
-    batch of an epoch continues into the next epoch.
+    Each epoch of a source draws every window of it once, in an order seeded by the epoch. The windows start at an
+    offset seeded by the epoch too, so the position of a token in its window changes; rows of the layout best_fit have
+    no offset. Without a mixture all text is one source. The last batch of an epoch continues into the next epoch.
     """
 
-    def __init__(self, split: TokenSplit, context: int, batch_size: int, seed: int):
+    def __init__(self, split: TokenSplit, context: int, batch_size: int, seed: int, steps: int | None = None):
         """Prepare batches of `batch_size` windows of `context` tokens and one more.
 
+        A mixture of several phases needs the `steps` of the training, whose shares the phases are.
+
         Raises:
-            UserError: the split is shorter than one window.
+            UserError: the split, or a source of its mixture, is shorter than one window.
         """
         if not split.windows(context):
             raise UserError(
                 f"The training split has {split.tokens} tokens, fewer than one window of model.context "
                 f"({context}) + 1; add text or lower model.context."
             )
-        self._split, self._context, self._batch_size, self._seed = split, context, batch_size, seed
+        self._split, self._context, self._batch_size = split, context, batch_size
         self._contiguous = split.context is None
-        self._windows = max(1, (split.tokens - context) // context) if self._contiguous else split.windows(context)
-        self._offsets = min(context, split.tokens - self._windows * context)
-        self._starts = lru_cache(maxsize=2)(self._draw)
+        phases = split.mixture or [MixedPhase(share=1.0, epochs={"": 1.0})]
+        names = sorted({name for phase in phases for name in phase.epochs})
+        stretches = split.stretches if split.mixture else {"": split.whole}
+        self._windows = {name: _Windows(split, stretches[name], context, seed, name) for name in names}
+        if len(phases) > 1 and steps is None:
+            raise ValueError("a mixture of several phases needs the number of steps")
+        ends = [end * batch_size for end in phase_ends([phase.share for phase in phases], steps or 0)]
+        lengths = [end - begin for begin, end in pairwise([0, *ends[:-1]])]
+        self._order = Order([self._counts(phase) for phase in phases], lengths, seed)
+        self._first, self._starts = self._draw(0)
+
+    def _counts(self, phase: MixedPhase) -> list[int]:
+        """Return the windows of each source in one reading of a phase."""
+        epochs = [(phase.epochs.get(name, 0.0), windows) for name, windows in self._windows.items()]
+        return [max(1, round(many * windows.count)) if many else 0 for many, windows in epochs]
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -172,25 +189,72 @@ class Batches:
     def batch(self, step: int) -> Tokens:
         """Return batch `step` (from 0) as int64 [batch_size, context + 1] or, of rows, [batch_size, 3, context]."""
         drawn = range(step * self._batch_size, (step + 1) * self._batch_size)
-        chosen = [self._start(*divmod(number, self._windows)) for number in drawn]
+        chosen = [self._start(number) for number in drawn]
         if self._contiguous:
             return self._split.read_at(chosen, self._context + 1)
         return self._split.read(chosen, self._context)
 
-    def _start(self, epoch: int, position: int) -> int:
-        block, within = divmod(position, _BLOCK)
-        return self._starts(epoch, block)[within]
+    def drawn(self, steps: int) -> dict[str, tuple[int, float]]:
+        """Return the tokens and epochs of each source of the mixture in the first steps; empty without one."""
+        if not self._split.mixture:
+            return {}
+        counts = self._order.drawn(steps * self._batch_size).tolist()
+        windows = zip(self._windows.items(), counts, strict=True)
+        return {name: (count * self._context, count / own.count) for (name, own), count in windows}
 
-    def _draw(self, epoch: int, block: int) -> list[int]:
-        """Return a block of the epoch's window starts, or of its row numbers."""
-        positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self._windows), dtype=np.int64)
-        order = Permutation(self._windows, derive(self._seed, "order", epoch))(positions)
-        if not self._contiguous:
-            rows: list[int] = order.tolist()
-            return rows
-        offset = derive(self._seed, "offset", epoch) % self._offsets
-        starts: list[int] = (offset + order * self._context).tolist()
+    def _start(self, number: int) -> int:
+        if not 0 <= number - self._first < len(self._starts):
+            self._first, self._starts = self._draw(number)
+        return self._starts[number - self._first]
+
+    def _draw(self, number: int) -> tuple[int, list[int]]:
+        """Return the first window of the block with `number`, and its window starts or row numbers."""
+        block = self._order.block(number)
+        starts = np.empty(len(block), np.int64)
+        for source, windows in enumerate(self._windows.values()):
+            own = block.sources == source
+            starts[own] = windows.starts(block.draws[own])
+        drawn: list[int] = starts.tolist()
+        return block.first, drawn
+
+
+class _Windows:
+    """The windows of a source, epoch after epoch, each epoch in its own order."""
+
+    def __init__(self, split: TokenSplit, stretch: range, context: int, seed: int, name: str):
+        self._seed = derive(seed, "source", name) if name else seed
+        self._stretch, self._context, self._contiguous = stretch, context, split.context is None
+        tokens = len(stretch)
+        if self._contiguous and tokens <= context:
+            raise UserError(
+                f"Source {name} of pack.mixture has {tokens} training tokens, fewer than one window of model.context "
+                f"({context}) + 1; add text, or set its weight to 0."
+            )
+        self.count = max(1, (tokens - context) // context) if self._contiguous else tokens
+        self._offsets = min(context, tokens - self.count * context)
+
+    def starts(self, draws: Tokens) -> Tokens:
+        """Return the starts of windows, or the numbers of rows, of increasing draws."""
+        starts = np.empty_like(draws)
+        epochs, positions = np.divmod(draws, self.count)
+        for epoch in np.unique(epochs).tolist():
+            own = epochs == epoch
+            order = Permutation(self.count, derive(self._seed, "order", epoch))(positions[own])
+            if self._contiguous:
+                order = derive(self._seed, "offset", epoch) % self._offsets + order * self._context
+            starts[own] = self._stretch.start + order
         return starts
+
+
+def _stretches(files: Sequence[TokenFile]) -> dict[str, range]:
+    """Return the tokens, or rows, of each source, whose files are neighbors."""
+    found: dict[str, range] = {}
+    end = 0
+    for file in files:
+        begin, end = end, end + (file.layout.rows if file.layout else file.tokens)
+        name = file.source or ""
+        found[name] = range(found[name].start if name in found else begin, end)
+    return found
 
 
 def _map_tokens(packed: Path, file: TokenFile, dtype: str) -> npt.NDArray[np.uint16 | np.uint32]:

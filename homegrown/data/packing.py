@@ -1,8 +1,9 @@
 """Packing: documents, each between its special tokens, as memory-mapped token shards."""
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from homegrown.config.recipe import PackSettings
+from homegrown.config.recipe import PackSettings, Phase
 from homegrown.data.best_fit import lay_out
 from homegrown.data.index import (
     SPLITS,
     Index,
+    MixedPhase,
     RowFiles,
     Split,
     TokenFile,
@@ -54,11 +56,27 @@ class _Part:
     tokenizer: Path
     shard_tokens: int
     context: int | None
+    by_source: bool
 
     @property
     def record(self) -> Path:
         """The list of the part's files, written after them: marks the part as complete."""
         return self.out / self.split / f"part-{self.number:05d}.json"
+
+
+@dataclass
+class _Open:
+    """The documents of the next file, their tokens and the bytes of their text."""
+
+    documents: list[Document] = field(default_factory=list)
+    tokens: int = 0
+    bytes: int = 0
+
+    def add(self, document: Document, size: int) -> None:
+        """Add a document whose text has `size` bytes."""
+        self.documents.append(document)
+        self.tokens += len(document)
+        self.bytes += size
 
 
 def pack(
@@ -85,15 +103,20 @@ def pack(
     layout except for the order of documents, which follows the rows; `rows-PPPPP-NN.npy` and `pieces-PPPPP-NN.npy`
     describe the rows.
 
+    With `settings.mixture`, each file of train and validation has the documents of one source, `SOURCE-NN` in its name,
+    and the index has the epochs of each source. Nothing is written twice: the loader repeats a source by reading it
+    again, in another order.
+
     Raises:
-        UserError: the tokenizer or a shard cannot be read, or no training text is left.
+        UserError: the tokenizer or a shard cannot be read, or no training text is left, or none of a source that the
+            mixture weights.
     """
     if (settings.layout == "best_fit") != (context is not None):
         raise ValueError("the layout best_fit needs a context, and no other takes one")
     loaded = load(tokenizer)
     size, start = loaded.get_vocab_size(), _implied_start(special_ids(loaded), context is not None)
     parts = [
-        _Part(out, split, number, shard, tokenizer, shard_tokens, context)
+        _Part(out, split, number, shard, tokenizer, shard_tokens, context, bool(settings.mixture) and split != "test")
         for split in SPLITS
         for number, shard in enumerate(parquet_parts(shards / split))
     ]
@@ -103,7 +126,21 @@ def pack(
         progress(done, len(parts), tokens=sum(file.tokens for files in splits.values() for file in files))
     if not splits["train"]:
         raise UserError(f"{shards / 'train'} has no documents; add text, or filter less.")
-    write_index(out, Index(dtype=token_type(size), vocabulary_size=size, context=context, start=start, splits=splits))
+    mixture = None
+    if settings.mixture:
+        splits = {split: sorted(files, key=lambda file: file.source or "") for split, files in splits.items()}
+        mixture = [_mixed(phase, _tokens_by_source(splits["train"])) for phase in settings.mixture]
+    write_index(
+        out,
+        Index(
+            dtype=token_type(size),
+            vocabulary_size=size,
+            context=context,
+            start=start,
+            splits=splits,
+            mixture=mixture,
+        ),
+    )
     everything = [file for files in splits.values() for file in files]
     marks = 2 if start is None else 1
     documents, tokens = sum(file.documents for file in everything), sum(file.tokens for file in everything)
@@ -115,8 +152,39 @@ def pack(
             **{f"{split}_tokens": sum(file.tokens for file in files) for split, files in splits.items()},
             "bytes_per_token": sum(file.bytes for file in everything) / max(1, tokens - marks * documents),
             **_row_metrics([file.layout for file in everything if file.layout], tokens - documents, context),
+            **_mixture_metrics(mixture, _tokens_by_source(splits["train"])),
         },
     )
+
+
+def _tokens_by_source(files: list[TokenFile]) -> dict[str, int]:
+    tokens: Counter[str] = Counter()
+    for file in files:
+        tokens[file.source or ""] += file.tokens
+    return dict(tokens)
+
+
+def _mixed(phase: Phase, tokens: dict[str, int]) -> MixedPhase:
+    """Return a phase with its weights as epochs; raise UserError for a weighted source without training text."""
+    epochs: dict[str, float] = {}
+    for name, weight in sorted(phase.weights.items()):
+        wanted = weight.epochs if weight.epochs is not None else (weight.tokens or 0) / max(1, tokens.get(name, 0))
+        if wanted and not tokens.get(name):
+            raise UserError(
+                f"pack.mixture weights {name}, which has no training text; set its weight to 0, or add text."
+            )
+        if wanted:
+            epochs[name] = wanted
+    return MixedPhase(share=phase.share, epochs=epochs)
+
+
+def _mixture_metrics(mixture: list[MixedPhase] | None, tokens: dict[str, int]) -> dict[str, Metric]:
+    """Return the training tokens of each source, and its epochs in one reading of all phases."""
+    metrics: dict[str, Metric] = {}
+    for name, count in (tokens if mixture else {}).items():
+        epochs = sum(phase.epochs.get(name, 0.0) for phase in mixture or [])
+        metrics |= {f"mixture_{name}_tokens": count, f"mixture_{name}_epochs": epochs}
+    return metrics
 
 
 def _row_metrics(layouts: list[RowFiles], predictions: int, context: int | None) -> dict[str, Metric]:
@@ -136,18 +204,22 @@ def _pack_part(part: _Part) -> list[TokenFile]:
     encoder, marks, dtype = _encoder(part.tokenizer)
     encode = special_tokens_encoder(part.tokenizer) if _is_templated(part.shard) else encoder.encode
     files: list[TokenFile] = []
-    documents: list[Document] = []
-    tokens = size = 0
-    for batch in read_shard(part.shard, ["text"]):
-        for text, text_size in zip(batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
-            documents.append(_document(encode(text), marks, dtype, part.context is not None))
-            tokens += len(documents[-1])
-            size += text_size
-            if tokens >= part.shard_tokens:
-                files.append(_write(part, len(files), documents, size))
-                documents, tokens, size = [], 0, 0
-    if documents:
-        files.append(_write(part, len(files), documents, size))
+    open_files: dict[str, _Open] = {}
+
+    def close(source: str) -> None:
+        files.append(_write(part, open_files.pop(source), source, numbers[source]))
+        numbers[source] += 1
+
+    numbers: Counter[str] = Counter()
+    for batch in read_shard(part.shard, ["text", "source"] if part.by_source else ["text"]):
+        sources = batch["source"].to_pylist() if part.by_source else [""] * len(batch)
+        for source, text, size in zip(sources, batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
+            opened = open_files.setdefault(source, _Open())
+            opened.add(_document(encode(text), marks, dtype, part.context is not None), size)
+            if opened.tokens >= part.shard_tokens:
+                close(source)
+    for source in sorted(open_files):
+        close(source)
     with replacing(part.record) as temporary:
         temporary.write_bytes(_FILES.dump_json(files, indent=1))
     return files
@@ -192,10 +264,12 @@ def _implied_start(marks: SpecialIds, rows: bool) -> int | None:
     return marks.start if marks.bos is None and not rows else None
 
 
-def _write(part: _Part, number: int, documents: list[Document], size: int) -> TokenFile:
+def _write(part: _Part, opened: _Open, source: str, number: int) -> TokenFile:
     """Write a shard of tokens and, in the layout best_fit, its rows."""
     pieces = None
     if part.context:
-        lengths = np.array([len(document) - 1 for document in documents], dtype=np.int64)
+        lengths = np.array([len(document) - 1 for document in opened.documents], dtype=np.int64)
         pieces = lay_out(lengths, part.context)
-    return write_shard(ShardPlace(part.out, part.split, f"{part.number:05d}-{number:02d}"), documents, size, pieces)
+    name = f"{part.number:05d}-{f'{source}-' if source else ''}{number:02d}"
+    file = write_shard(ShardPlace(part.out, part.split, name), opened.documents, opened.bytes, pieces)
+    return file.model_copy(update={"source": source}) if part.by_source else file

@@ -23,7 +23,7 @@ from homegrown.planning.layouts import Fit, fits, layouts
 from homegrown.planning.memory import Layout, training_memory
 from homegrown.planning.probe import Probed, probe
 from homegrown.planning.target import Target
-from homegrown.planning.text import Text, conversations_of, text_of
+from homegrown.planning.text import MixedSource, Text, conversations_of, mixed_sources, text_of
 from homegrown.store.artifacts import Store
 
 GUIDE = {
@@ -61,6 +61,7 @@ class Plan:
     compute_optimal_tokens: int | None
     text: Text
     epochs: float | None
+    mixture: list[MixedSource]
     target: Target
     fits: list[Fit]
     cost: Cost | None
@@ -125,6 +126,7 @@ def make_plan(
         compute_optimal_tokens=None if recipe.base else compute_optimal_tokens(config.parameter_count()),
         text=text,
         epochs=tokens / once if once else None,
+        mixture=[] if isinstance(recipe, FinetuneRecipe) else mixed_sources(recipe, text, tokens),
         target=target,
         fits=ways,
         cost=cost,

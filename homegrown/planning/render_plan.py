@@ -42,6 +42,10 @@ def _summary(plan: Plan) -> Table:
             ]
         )
     rows.append(["text", _text(plan)])
+    for number, source in enumerate(plan.mixture):
+        epochs = "" if source.epochs is None else f", {source.epochs:.3g} epochs"
+        part = f"{source.tokens / plan.tokens:.1%}"
+        rows.append(["" if number else "mixture", f"{source.name}: {count(source.tokens)} tokens ({part}){epochs}"])
     cost = plan.cost
     where = f"{plan.target.count} x {plan.target.name}" if plan.target.count > 1 else plan.target.name
     if cost is None:

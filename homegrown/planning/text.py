@@ -1,7 +1,9 @@
 """The training tokens of a recipe: counted if its text is packed, else estimated from its sources."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -34,12 +36,46 @@ _PACKED = (".gz", ".zst", ".bz2", ".xz", ".parquet", ".zip", ".epub")
 
 @dataclass(frozen=True)
 class Text:
-    """Available training tokens and bytes of text that ingest reads, None if unknown, and their origin."""
+    """Available training tokens and bytes of text that ingest reads, None if unknown, and their origin.
+
+    `by_source` has the tokens of each source that is known, if the recipe mixes them.
+    """
 
     tokens: int | None
     counted: bool
     source: str
     bytes: int | None
+    by_source: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MixedSource:
+    """What a training reads of a source of its mixture: tokens, and epochs, None where its text is unknown."""
+
+    name: str
+    tokens: int
+    epochs: float | None
+
+
+def mixed_sources(recipe: Recipe, text: Text, tokens: int) -> list[MixedSource]:
+    """Return what a training on `tokens` reads of each source; nothing without a mixture or where one is unknown."""
+    read: Counter[str] = Counter()
+    for phase in recipe.pack.mixture or []:
+        weights = {
+            name: weight.tokens
+            if weight.epochs is None
+            else weight.epochs and weight.epochs * text.by_source.get(name, math.nan)
+            for name, weight in phase.weights.items()
+        }
+        total = sum(weight or 0 for weight in weights.values())
+        if not math.isfinite(total):
+            return []
+        for name, weight in weights.items():
+            read[name] += round(tokens * phase.share * (weight or 0) / total) if total else 0
+    return [
+        MixedSource(name, count, count / text.by_source[name] if text.by_source.get(name) else None)
+        for name, count in sorted(read.items())
+    ]
 
 
 def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
@@ -48,17 +84,25 @@ def text_of(store: Store, recipe: Recipe, vocabulary_size: int) -> Text:
     if packed:
         read = next((one for one in store.lineage(packed) if one.manifest.stage == "ingest"), None)
         size = int(read.manifest.metrics["text_bytes"]) if read else None
-        return Text(int(packed.manifest.metrics["train_tokens"]), True, packed.name, size)
+        metrics = packed.manifest.metrics
+        names = {name for phase in recipe.pack.mixture or [] for name in phase.weights}
+        counted = {
+            name: int(metrics[f"mixture_{name}_tokens"]) for name in names if f"mixture_{name}_tokens" in metrics
+        }
+        return Text(int(metrics["train_tokens"]), True, packed.name, size, counted)
     sizes = [_size(source) for source in recipe.ingest.sources]
     known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
-        return Text(None, False, "unknown until ingest has read the sources", None)
     held_out = recipe.shard.validation_share + recipe.shard.test_share
+    rate = _KEPT_SHARE * (1 - held_out) / bytes_per_token(vocabulary_size)
+    sources = zip(recipe.ingest.sources, sizes, strict=True)
+    each = {source.name: int(size * rate) for source, size in sources if size is not None and recipe.pack.mixture}
+    if len(known) < len(sizes):
+        return Text(None, False, "unknown until ingest has read the sources", None, each)
     kept = sum(known) * _KEPT_SHARE * (1 - held_out)
     if recipe.replay is not None:
         kept /= 1 - recipe.replay.share
     tokens = int(kept / bytes_per_token(vocabulary_size))
-    return Text(tokens, False, "estimated from the size of the sources", sum(known))
+    return Text(tokens, False, "estimated from the size of the sources", sum(known), each)
 
 
 _MARKED = 6

@@ -147,6 +147,7 @@ class RecordMetrics(Callback):
                 seconds=state.seconds,
                 validation_loss=validation.loss if validation else None,
                 validation_bits_per_byte=validation.bits_per_byte if validation else None,
+                validation_by_source=validation.by_source if validation else {},
             )
         )
         state.samples += step.samples

@@ -152,7 +152,10 @@ class Checkpoints:
         make_state(model, optimizers, storage.shapes(folder))
         storage.load(_tensors(model, optimizers, average), folder, self._group)
         state = TrainingState(**json.loads((folder / "state.json").read_text()))
-        state.metrics = [StepMetrics(**row) for row in pq.read_table(folder / "metrics.parquet").to_pylist()]
+        rows = pq.read_table(folder / "metrics.parquet").to_pylist()
+        state.metrics = [
+            StepMetrics(**row | {"validation_by_source": dict(row["validation_by_source"])}) for row in rows
+        ]
         state.samples = [Sample(**row) for row in pq.read_table(folder / "samples.parquet").to_pylist()]
         return state
 

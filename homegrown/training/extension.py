@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from homegrown.config.recipe import TrainingSettings
+from homegrown.data.mixture import phase_ends
 from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.training.job import CHECKPOINTS, EXTENDED
 from homegrown.training.schedule import common_steps, stable_steps
@@ -46,7 +47,7 @@ def extend(store: Store, order: Order, out: Path, choices: Choices, note: Callab
 
     wanted = TrainingSettings.model_validate(order.settings["settings"])
     made = [artifact for artifact in store.all() if artifact.manifest.stage == order.stage]
-    finished = filter(None, (_finished(artifact, order, wanted) for artifact in made))
+    finished = filter(None, (_finished(store, artifact, order, wanted) for artifact in made))
     related = sorted(finished, key=lambda one: (one.step, one.artifact.manifest.version), reverse=True)
     own = max(steps_in(out / CHECKPOINTS), default=0)
     if own and own >= max((one.step for one in related), default=0):
@@ -66,7 +67,7 @@ def extend(store: Store, order: Order, out: Path, choices: Choices, note: Callab
         note(f"{nearest.artifact.name} is not extended, training starts from step 1: {problem}.")
 
 
-def _finished(artifact: Artifact, order: Order, wanted: TrainingSettings) -> _Finished | None:
+def _finished(store: Store, artifact: Artifact, order: Order, wanted: TrainingSettings) -> _Finished | None:
     """Return an artifact whose inputs and settings are those of `order`, but for the learning rate."""
     settings = artifact.manifest.settings
     if artifact.manifest.key == order.key or artifact.manifest.inputs != dict(order.inputs):
@@ -77,8 +78,16 @@ def _finished(artifact: Artifact, order: Order, wanted: TrainingSettings) -> _Fi
         return None
     if _others(settings) != _others(order.settings) or _kept_equal(training) != _kept_equal(wanted):
         return None
-    common = common_steps(training, wanted)
+    common = min(common_steps(training, wanted), *_first_phase(store, order, training, wanted))
     return _Finished(artifact, training, common, last_checkpoint(artifact.path / CHECKPOINTS, common))
+
+
+def _first_phase(store: Store, order: Order, *runs: TrainingSettings) -> list[int]:
+    """Return the end of the first phase of the mixture in each run: it depends on the number of steps."""
+    packed = next((one for one in store.all() if one.manifest.key == order.inputs.get("pack")), None)
+    mixture = packed and packed.manifest.settings.get("settings", {}).get("mixture")
+    ends = [phase_ends([phase["share"] for phase in mixture or [{"share": 1}]], run.max_steps)[0] for run in runs]
+    return ends if mixture and len(mixture) > 1 else [run.max_steps for run in runs]
 
 
 def _others(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Metrics and samples of each step, and their Arrow tables. Field names are those of stored columns."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
@@ -18,6 +18,7 @@ METRICS_SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("validation_loss", pa.float64()),
         pa.field("validation_bits_per_byte", pa.float64()),
+        pa.field("validation_by_source", pa.map_(pa.string(), pa.float64()), nullable=False),
     ]
 )
 SAMPLES_SCHEMA = pa.schema(
@@ -50,6 +51,8 @@ class StepMetrics:
     seconds: float
     validation_loss: float | None = None
     validation_bits_per_byte: float | None = None
+    validation_by_source: dict[str, float] = field(default_factory=dict)
+    """Bits per byte of each source of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Sample:
 
 def metrics_table(rows: list[StepMetrics]) -> pa.Table:
     """Return the steps as a table."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], METRICS_SCHEMA)
+    values = [asdict(row) | {"validation_by_source": list(row.validation_by_source.items())} for row in rows]
+    return pa.Table.from_pylist(values, METRICS_SCHEMA)
 
 
 def samples_table(rows: list[Sample]) -> pa.Table:

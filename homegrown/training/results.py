@@ -51,6 +51,9 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     if kept.validation_loss is not None and kept.validation_bits_per_byte is not None:
         summary["validation_loss"] = kept.validation_loss
         summary["validation_bits_per_byte"] = kept.validation_bits_per_byte
+    for name, (tokens, epochs) in trainer.batches.drawn(state.step).items():
+        summary |= {f"mixture_{name}_tokens": tokens, f"mixture_{name}_epochs": epochs}
+    summary |= {f"mixture_{name}_bits_per_byte": bits for name, bits in kept.validation_by_source.items()}
     with replacing(out / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
 

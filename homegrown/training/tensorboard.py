@@ -63,6 +63,7 @@ class EventFile:
 
     def _write(self, row: StepMetrics, samples: Sequence[Sample]) -> None:
         figures = {tag: getattr(row, name) for tag, name in _TAGS.items()}
+        figures |= {f"loss/bits_per_byte_{source}": bits for source, bits in row.validation_by_source.items()}
         summary = Summary(
             value=[
                 Summary.Value(tag=tag, simple_value=figure)

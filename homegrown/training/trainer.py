@@ -146,7 +146,10 @@ class Trainer:
         self.task = job.task(train, self.tokenizer)
         self.config = self.task.config
         self.precision = choose_precision(job.training.precision, worker.kind)
-        self.batches = Batches(train, self.config.context, job.training.batch_size, derive(job.seed, "batches"))
+        steps = job.training
+        self.batches = Batches(
+            train, self.config.context, steps.batch_size, derive(job.seed, "batches"), steps.max_steps
+        )
         microbatch.check(self.settings, worker.count)
         self.batch_tokens = self.settings.batch_size * self.config.context
         for callback in callbacks:

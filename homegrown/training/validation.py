@@ -1,7 +1,8 @@
 """The loss on held-out text."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ class Validation:
     """Mean loss, in nats per token of text, and bits per byte of text.
 
     Bits per byte divides the loss of all tokens, ends of documents included, by the bytes of their text: it compares
-    models with different tokenizers.
+    models with different tokenizers. `by_source` has the bits per byte of each source of a mixture; a window counts for
+    the source of its first token.
     """
 
     loss: float
     bits_per_byte: float
+    by_source: dict[str, float] = field(default_factory=dict)
 
 
 class Validator:
@@ -49,7 +52,11 @@ class Validator:
             raise UserError("The validation split has no text; add text or raise shard.validation_share.")
         wanted = min(windows, math.ceil(settings.validation_tokens / context))
         chosen = np.linspace(0, windows - 1, wanted).round().astype(np.int64)
-        self._indices = chosen[worker.rank :: worker.count]
+        self._sources = list(split.stretches)
+        places = chosen if split.context is not None else chosen * context
+        ends = [stretch.stop for stretch in split.stretches.values()]
+        own = slice(worker.rank, None, worker.count)
+        self._indices, self._source_of = chosen[own], np.searchsorted(ends, places, side="right")[own]
         self._split, self._context = split, context
         self._token_bytes, self._worker, self._precision = token_bytes, worker, precision
 
@@ -59,16 +66,32 @@ class Validator:
         objective.eval()
         loss, nats = torch.zeros((2, 1), dtype=torch.float64, device=self._worker.device)
         terms = text_bytes = 0
-        for start in range(0, len(self._indices), rows):
-            windows = self._split.read(self._indices[start : start + rows], self._context)
-            batch = torch.from_numpy(windows).to(self._worker.device)
+        by_source = torch.zeros((2, len(self._sources)), dtype=torch.float64)
+        for indices, source in self._batches(rows):
+            batch = torch.from_numpy(self._split.read(indices, self._context)).to(self._worker.device)
             with self._precision.autocast():
                 measured = objective.measure(batch)
             loss += measured.loss
             nats += measured.nats
             terms += measured.terms
-            text_bytes += int(self._token_bytes[measured.predicted.cpu().numpy()].sum())
+            size = int(self._token_bytes[measured.predicted.cpu().numpy()].sum())
+            text_bytes += size
+            if self._sources:
+                by_source[:, source] += torch.tensor([measured.nats.item(), size], dtype=torch.float64)
         objective.train()
         counts = torch.tensor([terms, text_bytes], dtype=torch.float64, device=self._worker.device)
-        total, text, all_terms, all_bytes = self._worker.sum(torch.cat([loss, nats, counts])).tolist()
-        return Validation(total / all_terms, text / math.log(2) / max(1, all_bytes))
+        sums = torch.cat([loss, nats, counts, by_source.flatten().to(self._worker.device)])
+        total, text, all_terms, all_bytes, *each = self._worker.sum(sums).tolist()
+        figures = zip(self._sources, each[: len(self._sources)], each[len(self._sources) :], strict=True)
+        return Validation(
+            total / all_terms,
+            text / math.log(2) / max(1, all_bytes),
+            {name: own / math.log(2) / many for name, own, many in figures if many},
+        )
+
+    def _batches(self, rows: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield windows, at most `rows` and of one source, with the number of the source."""
+        for source in np.unique(self._source_of).tolist():
+            own = self._indices[self._source_of == source]
+            for start in range(0, len(own), rows):
+                yield own[start : start + rows], source

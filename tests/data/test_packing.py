@@ -81,10 +81,10 @@ from homegrown.data import packing
 
 if __name__ == "__main__":
     write = packing._write
-    def slowly(part, number, documents, size):
+    def slowly(part, *rest):
         if part.number == 1:
             time.sleep(60)
-        return write(part, number, documents, size)
+        return write(part, *rest)
     packing._write = slowly
     out, shards, tokenizer = map(Path, sys.argv[1:4])
     settings, context = PackSettings.model_validate_json(sys.argv[4]), int(sys.argv[5]) or None

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from homegrown.config.recipe import ModelSettings, PackSettings, TokenizerSettings, TrainingSettings
 from homegrown.data.packing import pack
 from homegrown.tokenizer.train import train_tokenizer
+from homegrown.training.distributed import Worker
 
 ONSETS, ENDINGS = (
     ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sh"],
@@ -48,6 +49,18 @@ def alone() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def worker(alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """The only worker, in this process."""
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    worker = Worker("cpu")
+    torch.set_num_threads(1)
+    worker.writers = dist.group.WORLD
+    yield worker
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

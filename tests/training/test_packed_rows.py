@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
 from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
@@ -57,18 +55,6 @@ def loss_alone(model: Transformer, batch: np.ndarray) -> tuple[float, int]:
                     nats += float(cross_entropy(model(inputs[None, piece])[0], targets[piece], reduction="sum"))
                 count += int((targets[piece] != -100).sum())
     return nats, count
-
-
-@pytest.fixture
-def worker(alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    """The only worker, in this process."""
-    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    worker = Worker("cpu")
-    torch.set_num_threads(1)
-    worker.writers = dist.group.WORLD
-    yield worker
-    torch.use_deterministic_algorithms(False)
 
 
 def test_losses_are_those_of_each_document_alone(
