@@ -34,6 +34,8 @@ def _report(artifact: Artifact) -> str:
     counts = {name: metrics.get(f"{name}_documents", 0) for name in _sources(artifact)}
     rows = [[name, shown(count), share(float(count), documents)] for name, count in counts.items()]
     parts = ["### Sources", table(["source", "documents", "of all"], rows)]
+    revisions = {name: metrics[f"{name}_revision"] for name in counts if f"{name}_revision" in metrics}
+    parts += [f"`{name}` was read at commit `{revision}`." for name, revision in revisions.items()]
     if len(counts) > 1:
         values, notes = [float(count) for count in counts.values()], [row[1] for row in rows]
         parts.append(picture(charts.bars(list(counts), values, notes, "Documents"), "Documents by source"))
@@ -90,8 +92,6 @@ def _check_unchanged(raw: dict[str, str], source: AnySource) -> dict[str, str]:
     """
     from homegrown.corpus import sources
 
-    if source.kind == "hub":  # a commit
-        return {}
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
         found = sources.identity(source, digests)
     if sources.digest_of(found) != raw[source.name]:

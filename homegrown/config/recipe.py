@@ -127,7 +127,7 @@ class HubSource(Source):
     revision: str | None = Field(
         default=None,
         pattern=r"^\w[\w-]*(?:[./][\w-]+)*$",
-        description="Commit or tag; needed for a reproducible run.",
+        description="Commit, tag or branch; null: main. The commit that it names when the run starts is read and recorded.",
     )
     text_column: str = Field(default="text", description="Column with the text.")
 

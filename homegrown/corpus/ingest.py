@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import AnySource, IngestSettings
+from homegrown.config.recipe import AnySource, HubSource, IngestSettings
+from homegrown.corpus import hub
 from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_rows, write_shard
 from homegrown.corpus.documents import QUARANTINE, REPAIRS, SKIPPED, SOURCES
 from homegrown.corpus.ingest_plan import plan
@@ -18,7 +19,7 @@ from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.sources import Found, find
 from homegrown.corpus.units import Summary, Unit, read_unit, rows_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import write_parquet
+from homegrown.util.files import replacing, write_parquet
 from homegrown.util.parallel import in_flight, map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
@@ -38,7 +39,8 @@ def ingest(
     `sources` the counts of each source (`homegrown.corpus.documents` has their columns). Units of work stay in
     `out/units` until all are read, so a killed run resumes at the first missing one. `limit_mb` of a source keeps its
     first documents up to that much text. `check` is called for each source when its files are found; it returns the
-    SHA-256 of files by locator, which those that are read must have. Raises UserError for a missing path or column, for
+    SHA-256 of files by locator, which those that are read must have. Of a hub dataset, the commit that
+    its revision names at the start is read, and recorded. Raises UserError for a missing path or column, for
     a file that changes, and for a corpus without documents.
     """
     spent = out / ".spent"
@@ -48,7 +50,8 @@ def ingest(
     metrics: dict[str, Metric] = {}
     counted: list[dict[str, str | int]] = []
     skipped: list[dict[str, str | int]] = []
-    for number, source in enumerate(settings.sources):
+    for number, named in enumerate(settings.sources):
+        source = _pinned(named, out / "units")
         found = find(source)
         known = check(source)
         pieces = [replace(piece, sha256=known.get(piece.locator, "")) for piece in found.files]
@@ -64,6 +67,8 @@ def ingest(
         kept += documents
         quarantined += zip(units, shifted, strict=True)
         metrics[f"{source.name}_documents"] = sum(len(file.sizes) for file in documents)
+        if isinstance(source, HubSource) and source.revision:
+            metrics[f"{source.name}_revision"] = source.revision
         skipped += _skipped(source.name, found, summaries)
         counted.append(
             _counts(source.name, found, summaries) | {"documents": sum(len(file.sizes) for file in documents)}
@@ -85,6 +90,21 @@ def ingest(
     shutil.rmtree(spent)
     unread = sum(int(counts["quarantined"]) + int(counts["left_out"]) for counts in counted)
     return Outcome(rows + unread, rows, metrics=metrics)
+
+
+def _pinned(source: AnySource, units: Path) -> AnySource:
+    """Return the source; of a hub dataset with its commit, that of the first attempt if this one resumes."""
+    if not isinstance(source, HubSource):
+        return source
+    kept = units / f"{source.name}.commit"
+    if kept.is_file():
+        return source.model_copy(update={"revision": kept.read_text()})
+    source = hub.pinned(source)
+    if source.revision:
+        units.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as temporary:
+            temporary.write_text(source.revision)
+    return source
 
 
 def _counts(name: str, found: Found, summaries: list[Summary]) -> dict[str, str | int]:

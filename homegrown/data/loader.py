@@ -45,7 +45,7 @@ class TokenSplit:
         self._first_token = np.cumsum([0, *(file.tokens for file in files)]).tolist()
         self._first_document = np.cumsum([0, *(file.documents for file in files)]).tolist()
         self.mixture = index.mixture
-        self.whole = range(self.tokens if self._rows is None else len(self._rows))
+        self.everything = range(self.tokens if self._rows is None else len(self._rows))
         """The tokens of the split, or its rows."""
         self.stretches = _stretches(files) if index.mixture else {}
         """Those of each source of a mixture."""
@@ -167,7 +167,7 @@ class Batches:
         self._contiguous = split.context is None
         phases = split.mixture or [MixedPhase(share=1.0, epochs={"": 1.0})]
         names = sorted({name for phase in phases for name in phase.epochs})
-        stretches = split.stretches if split.mixture else {"": split.whole}
+        stretches = split.stretches if split.mixture else {"": split.everything}
         self._windows = {name: _Windows(split, stretches[name], context, seed, name) for name in names}
         if len(phases) > 1 and steps is None:
             raise ValueError("a mixture of several phases needs the number of steps")
