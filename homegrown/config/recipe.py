@@ -127,7 +127,7 @@ class HubSource(Source):
     revision: str | None = Field(
         default=None,
         pattern=r"^\w[\w-]*(?:[./][\w-]+)*$",
-        description="Commit, tag or branch; null: main. The commit that it names when the run starts is read and recorded.",
+        description="Commit, tag or branch, pinned to a commit when the run starts; null: main.",
     )
     text_column: str = Field(default="text", description="Column with the text.")
 
