@@ -1,11 +1,13 @@
 """First passes of training in many launched processes under load: do all get the same bits; JSON as last line.
 
-    python -m benchmarks.determinism [--launches 100] [--compiled 10]      # half an hour on 2 busy processors
+    python -m benchmarks.determinism [--launches 100] [--compiled 10] [--minutes 30] [--folder data/determinism]
 
 Each process builds the same model of `tiny`'s shape, initialised from bigrams, and takes the gradients of one
 micro-batch in float32 and bfloat16, with two threads, while as many other processes compute as the machine has
 processors. The last `--compiled` ones compile the model first. Every figure is the number of different results: 1 is
-the goal.
+the goal. `instructions` says on which processors: bfloat16 was found to differ on those with AMX.
+
+A call with the same folder resumes; `--minutes` ends it earlier.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,20 +35,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--launches", type=int, default=100, help="processes (default: 100)")
     parser.add_argument("--compiled", type=int, default=10, help="those that compile the model (default: 10)")
+    parser.add_argument("--minutes", type=float, default=30, help="time limit of this call (default: 30)")
+    parser.add_argument("--folder", type=Path, default=Path("data/determinism"), help="records (data/determinism)")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(_passes(arguments.one, arguments.compile)))
         return
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    records = arguments.folder / "records.jsonl"
+    records.touch()
+    done = len(records.read_text().splitlines())
+    end = time.monotonic() + arguments.minutes * 60
+    compiled = [number >= arguments.launches - arguments.compiled for number in range(done, arguments.launches)]
+    with tempfile.TemporaryDirectory() as text, ThreadPoolExecutor(cpu_count()) as pool, records.open("a") as file:
+        write_synthetic(Path(text), VOCABULARY, 256, 200)
+        for found in pool.map(lambda one: _launched(Path(text), one) if time.monotonic() < end else None, compiled):
+            if found:
+                file.write(json.dumps(found) + "\n")
+                file.flush()
     different: defaultdict[str, set[str]] = defaultdict(set)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cpu_count()) as pool:
-        write_synthetic(Path(folder), VOCABULARY, 256, 200)
-        compiled = [number >= arguments.launches - arguments.compiled for number in range(arguments.launches)]
-        for found in pool.map(lambda compile_it: _launched(Path(folder), compile_it), compiled):
-            for name, digest in found.items():
-                different[name].add(digest)
-    print(json.dumps({"launches": arguments.launches, **{name: len(kinds) for name, kinds in different.items()}}))
+    lines = records.read_text().splitlines()
+    for line in lines:
+        for name, digest in json.loads(line).items():
+            different[name].add(digest)
+    instructions = sorted(different.pop("instructions", set()))
+    kinds = {name: len(digests) for name, digests in different.items()}
+    print(json.dumps({"launches": len(lines), **kinds, "instructions": instructions}))
 
 
 def _launched(folder: Path, compile_it: bool) -> dict[str, str]:
@@ -68,7 +85,7 @@ def _passes(folder: Path, compile_it: bool) -> dict[str, str]:
     from homegrown.training.compilation import compile_model
     from homegrown.training.initialisation import initialize
     from homegrown.training.next_token import NextToken
-    from homegrown.training.precision import Precision
+    from homegrown.training.precision import Precision, arithmetic
 
     def digest(tensors: Iterable[torch.Tensor]) -> str:
         whole = hashlib.sha256()
@@ -83,7 +100,7 @@ def _passes(folder: Path, compile_it: bool) -> dict[str, str]:
     torch.manual_seed(1)
     model = Transformer(config)
     initialize(model, "bigrams", split)
-    found = {"weights": digest(model.parameters())}
+    found = {"weights": digest(model.parameters()), "instructions": str(arithmetic(1)["instructions"])}
     if compile_it:
         compile_model(model)
     windows, objective = torch.from_numpy(Batches(split, config.context, ROWS, 1).batch(0)), NextToken(model)

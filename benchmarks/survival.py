@@ -1,17 +1,18 @@
 """A small chain, killed at random moments and started again: is anything lost, or different; JSON as last line.
 
-    python -m benchmarks.survival [--kills 100] [--minutes 40] [--folder data/survival]     # up to 40 minutes
+    python -m benchmarks.survival [--kills 100] [--minutes 40] [--folder data/survival]     # up to 40 minutes, 7 GB
 
 Two undisturbed runs give the reference: the keys, and the digests of all files that are equal in both (weights, tokens,
-documents; not times and what shows them). Then SIGKILL ends one process after the other, at a seeded random moment of
-its life: in runs of the terminal the run, its server and its trainer by turns, then under `homegrown up` the command
-itself, a deployed run, the worker, the server and the trainer. After each kill, what does not start by itself is
-started again. A chain that ends before the next moment is compared with the reference, and the next one begins in an
-empty store.
+documents; not times and what shows them). Then five projects are killed at the same time, each with a server of its
+own, because a chain mostly waits or uses one processor: SIGKILL ends one process after the other, at a seeded random
+moment of its life. In two projects these are runs of the terminal, their server and their trainer by turns; in the
+others, under `homegrown up`, the command itself, a deployed run, the worker, the server and the trainer. After each
+kill, what does not start by itself is started again. A chain that ends before the next moment is compared with the
+reference, and the next one begins in an empty store.
 
 `lost` counts published artifacts that are gone or made twice, checkpoints from which training did not resume, and
-chains that did not end within ten minutes; `different` counts keys and files that differ from the reference. `stuck`
-counts runs that the server shows in progress at the end, `left` processes that did not end.
+chains that did not end within twenty minutes of the last kill; `different` counts keys and files that differ from the
+reference. `stuck` counts runs that the server shows in progress at the end, `left` processes that did not end.
 
 A call with the same folder resumes; `--minutes` ends it earlier.
 """
@@ -25,13 +26,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TextIO
-from unittest import mock
 
 import httpx
 import psutil
@@ -52,19 +55,24 @@ CHANGES = (
 )
 TERMINAL = ("run", "server", "trainer")
 DEPLOYED = ("up", "run", "worker", "server", "trainer")
-TERMINAL_SHARE = 0.4
-"""Part of the kills that hit runs of the terminal."""
+LANES = ("terminal-1", "terminal-2", "deployed-1", "deployed-2", "deployed-3")
+"""The projects; each has a fifth of the kills."""
 EARLY = 0.3
-"""Moments are drawn from this part of an undisturbed life: most kills then come before its end."""
-PATIENCE = 600.0
+"""Moments are drawn from this part of an undisturbed chain: most kills then come before its end."""
+EARLY_TRAINER = 0.7
+"""The same for the trainer's life, which a kill does not end: training resumes."""
+PATIENCE = 1200.0
 RETRY_SECONDS = 10.0
 """Time for the server to start a killed run again."""
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.5
 _WORDS = {
-    "server": "guarded_server",
-    "worker": "worker start",
-    "trainer": "homegrown.training.worker",
+    "run": ("prefect.engine", "prefect.flow_engine"),
+    "server": ("guarded_server",),
+    "worker": ("worker start",),
+    "trainer": ("homegrown.training.worker",),
 }
+Late = Callable[[], bool]
+"""Whether the time of this call is over."""
 
 
 @dataclass
@@ -75,6 +83,7 @@ class Reference:
     digests: dict[str, str]
     seconds: float
     training_seconds: float
+    """From the start of the trainer's process to its end."""
 
 
 @dataclass
@@ -102,7 +111,7 @@ class Chain:
 class Terminal:
     """Runs of the chain in a terminal; each starts a server if none answers."""
 
-    def __init__(self, project: Project, log: TextIO) -> None:
+    def __init__(self, project: Project, log: TextIO, late: Late) -> None:
         self._project, self._log = project, log
         self._runs: list[subprocess.Popen[str]] = []
 
@@ -133,7 +142,7 @@ class Terminal:
         """Begin a new chain."""
         self._runs.clear()
 
-    def stop(self) -> int:
+    def stop(self) -> int | None:
         """Return how many runs the server shows as in progress; its own next run marks those that died."""
         return 0
 
@@ -145,8 +154,8 @@ class Terminal:
 class Deployed:
     """Runs of a deployment, under one `homegrown up`."""
 
-    def __init__(self, project: Project, log: TextIO) -> None:
-        self._project, self._log = project, log
+    def __init__(self, project: Project, log: TextIO, late: Late) -> None:
+        self._project, self._log, self._late = project, log, late
         self._up: subprocess.Popen[str] | None = None
         self._ui: Ui | None = None
         self._run: str | None = None
@@ -182,14 +191,19 @@ class Deployed:
     def begin(self) -> None:
         """Begin a new chain, when no run of the last one is at work any more."""
         end = time.monotonic() + PATIENCE
-        while _pids(self._project, "run") and time.monotonic() < end:
+        while _pids(self._project, "run") and time.monotonic() < end and not self._late():
             time.sleep(_POLL_SECONDS)
         self._run, self._crashed, self.ended = None, None, False
 
-    def stop(self) -> int:
-        """Wait until the server shows every run as ended; stop `up`, and return the number of the others."""
+    def stop(self) -> int | None:
+        """Wait until the server shows every run as ended; stop `up`, and return the number of the others.
+
+        Returns None if the time of the call is over before.
+        """
         end, left = time.monotonic() + PATIENCE, 1
         while left and time.monotonic() < end:
+            if self._late():
+                return None
             time.sleep(_POLL_SECONDS)
             with suppress(httpx.HTTPError):
                 ui = Ui(self._project.origin)
@@ -208,62 +222,90 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of the moments (default: 1)")
     parser.add_argument("--folder", type=Path, default=Path("data/survival"), help="the project folder (data/survival)")
     arguments = parser.parse_args()
-    with Benchmark(arguments.folder.resolve(), arguments.seed, arguments.minutes) as benchmark:
-        benchmark.run(arguments.kills)
-        print(json.dumps(benchmark.result()))
+    stopped = threading.Event()
+    end = time.monotonic() + arguments.minutes * 60
+    with ThreadPoolExecutor(len(LANES)) as pool, ExitStack() as stack:
+        lanes = []
+        for number, name in enumerate(LANES):
+            kills = (arguments.kills + number) // len(LANES)
+            lane = Lane(arguments.folder.resolve() / name, f"{arguments.seed}-{name}", kills, end, stopped)
+            lanes.append(stack.enter_context(lane))
+        stack.callback(stopped.set)
+        made = list(pool.map(Lane.undisturbed, lanes[:2]))
+        if reference := _agreed([one for one in made if one]):
+            list(pool.map(lambda lane: lane.run(reference), lanes))
+    every = [lane.result() for lane in lanes]
+    print(json.dumps({name: sum(one[name] for one in every) for name in every[0]}))
 
 
-class Benchmark:
-    """The project folder, and the records of kills and chains in it."""
+class Lane:
+    """A project folder, and the records of kills and chains in it."""
 
-    def __init__(self, folder: Path, seed: int, minutes: float) -> None:
+    def __init__(self, folder: Path, seed: str, kills: int, end: float, stopped: threading.Event) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._seed = folder, seed
-        self._end = time.monotonic() + minutes * 60
+        self._folder, self._seed, self._kills = folder, seed, kills
+        self._end, self._stopped = end, stopped
         self._project = Project(folder, f"http://127.0.0.1:{port(folder)}")
         self._store = Store(folder / "artifacts")
         self._records = folder / "records.jsonl"
+        self._log = (folder / "log.txt").open("a")
 
-    def __enter__(self) -> "Benchmark":
+    def __enter__(self) -> "Lane":
         self._end_all()
         shutil.copy("pyproject.toml", self._folder)  # Prefect's settings
         write_corpus(self._folder / "data")
         recipe = small_recipe(Path("data"), *CHANGES).model_dump(mode="json")
         write_deployments(self._folder, parameters={"recipe": recipe, "until": LAST, "force": [], "changes": []})
-        self._log = (self._folder / "log.txt").open("a")
         return self
 
     def __exit__(self, *error: object) -> None:
         self._end_all()
         self._log.close()
 
-    def run(self, kills: int) -> None:
-        """Kill until there are `kills` of them, or the time is over."""
-        reference = self._reference()
-        first = round(kills * TERMINAL_SHARE)
-        for mode, targets, begin, end in ((Terminal, TERMINAL, 0, first), (Deployed, DEPLOYED, first, kills)):
-            done = len(self._of("kill"))
-            unchecked = begin < done <= end and self._of("")[-1]["what"] == "kill"
-            if self._late or not (begin <= done < end or unchecked):
-                continue
-            runner, chain = mode(self._project, self._log), Chain()
-            for number in range(done, end):
-                while not self._late and not self._kill(
-                    number, targets[number % len(targets)], runner, chain, reference
-                ):
-                    chain = self._next(runner, chain, reference)
-            while not (self._late or runner.ended or chain.is_late):
-                self._wait(runner)
-            self._next(runner, chain, reference)
-            if not self._late:
-                self._record(what="stop", mode=mode.__name__, stuck=runner.stop(), left=self._left())
+    def undisturbed(self) -> Reference | None:
+        """Return what a run makes that nothing disturbs; None if the time is over before its end."""
+        file = self._folder / "undisturbed.json"
+        if not file.exists():
+            self._clear()
+            began, trainer = time.monotonic(), set[float]()
+            run = start(self._project, self._log, "run", "tiny", "--until", LAST)
+            while run.poll() is None:
+                if self._late():
+                    return None
+                if _pids(self._project, "trainer"):
+                    trainer.add(time.monotonic())
+                time.sleep(_POLL_SECONDS)
+            if run.returncode != 0:
+                raise SystemExit(f"a run failed; see {self._log.name}")
+            keys, digests = _made(self._store)
+            made = Reference(keys, digests, time.monotonic() - began, max(trainer) - min(trainer))
+            self._clear()
+            file.write_text(json.dumps(asdict(made)))
+        return Reference(**json.loads(file.read_text()))
+
+    def run(self, reference: Reference) -> None:
+        """Kill until there are as many kills as wanted, or the time is over."""
+        is_terminal = self._folder.name.startswith("terminal")
+        mode, targets = (Terminal, TERMINAL) if is_terminal else (Deployed, DEPLOYED)
+        done = len(self._of("kill"))
+        if self._late() or self._of("stop"):
+            return
+        runner, chain = mode(self._project, self._log, self._late), Chain()
+        for number in range(done, self._kills):
+            while not self._late() and not self._kill(number, targets[number % len(targets)], runner, chain, reference):
+                chain = self._next(runner, chain, reference)
+        while not (self._late() or runner.ended or chain.is_late):
+            self._wait(runner)
+        self._next(runner, chain, reference)
+        if not self._late() and (stuck := runner.stop()) is not None:
+            self._record(what="stop", stuck=stuck, left=self._left())
 
     def result(self) -> dict[str, int]:
         """Return the figures of all calls so far."""
         chains, stops = self._of("chain"), self._of("stop")
         for one in [*chains, *stops]:
             if one.get("lost") or one.get("different") or one.get("stuck") or one.get("left"):
-                print(one)
+                print(self._folder.name, one)
         return {
             "kills": len(self._of("kill")),
             "lost": sum(len(one["lost"]) for one in chains),
@@ -273,19 +315,18 @@ class Benchmark:
             "chains": len(chains),
         }
 
-    @property
     def _late(self) -> bool:
-        return time.monotonic() > self._end
+        return self._stopped.is_set() or time.monotonic() > self._end
 
     def _kill(
         self, number: int, target: str, runner: "Terminal | Deployed", chain: Chain, reference: Reference
     ) -> bool:
         """Kill a target at the moment of this number; return False if the chain ended before it, or never ends."""
-        life = reference.training_seconds if target == "trainer" else reference.seconds
-        seconds = random.Random(f"{self._seed}-{number}").uniform(0, life * EARLY)
+        life = reference.training_seconds * EARLY_TRAINER if target == "trainer" else reference.seconds * EARLY
+        seconds = random.Random(f"{self._seed}-{number}").uniform(0, life)
         born: float | None = None
         while True:
-            if self._late or runner.ended or chain.is_late:
+            if self._late() or runner.ended or chain.is_late:
                 return False
             pids = runner.pids(target)
             if pids and born is None:
@@ -299,7 +340,7 @@ class Benchmark:
         chain.began = time.monotonic()
         made = sorted({folder.split("/")[0] for folder in chain.published})
         place = {"after": round(seconds, 1), "published": len(made), "checkpoint": chain.checkpoint}
-        self._record(what="kill", number=number, mode=type(runner).__name__, target=target, **place)
+        self._record(what="kill", number=number, target=target, **place)
         runner.after(target)
         return True
 
@@ -309,7 +350,7 @@ class Benchmark:
 
     def _next(self, runner: "Terminal | Deployed", chain: Chain, reference: Reference) -> Chain:
         """Compare a chain that has ended with the reference, and begin the next one."""
-        if self._late:
+        if self._late():
             return chain
         lost = [] if runner.ended else ["the chain did not end"]
         there = {f"{one.manifest.stage}/{one.path.name}": one.manifest.key for one in self._store.all()}
@@ -322,7 +363,7 @@ class Benchmark:
             lost.append(f"training resumed before step {chain.checkpoint}")
         keys, digests = _made(self._store)
         different = _differences(reference.keys, keys) + _differences(reference.digests, digests)
-        self._record(what="chain", mode=type(runner).__name__, lost=lost, different=different)
+        self._record(what="chain", lost=lost, different=different)
         if lost or different:
             shutil.copytree(self._store.root, self._folder / f"odd-{time.time():.0f}", symlinks=True)
         if not runner.ended:
@@ -338,27 +379,6 @@ class Benchmark:
         for path in self._store.root.glob("[!.]*"):
             path.rename(trash / path.name)
         shutil.rmtree(trash)
-
-    def _reference(self) -> Reference:
-        """Return what two undisturbed runs agree on; the first one also compiles what every later one reuses."""
-        file = self._folder / "reference.json"
-        if not file.exists():
-            made: list[tuple[dict[str, str], dict[str, str]]] = []
-            for _ in range(2):
-                self._clear()
-                began = time.monotonic()
-                run = start(self._project, self._log, "run", "tiny", "--until", LAST)
-                if run.wait() != 0:
-                    raise SystemExit(f"the undisturbed run failed; see {self._log.name}")
-                seconds = time.monotonic() - began
-                made.append(_made(self._store))
-            (keys, one), (_, two) = made
-            training = self._store.resolve("pretrain").manifest.seconds
-            equal = {name: digest for name, digest in one.items() if two.get(name) == digest}
-            if not any(name.endswith("model.safetensors") for name in equal) or made[0][0] != made[1][0]:
-                raise SystemExit("two undisturbed runs differ in their weights or keys")
-            file.write_text(json.dumps([keys, equal, seconds, training]))
-        return Reference(*json.loads(file.read_text()))
 
     def _left(self) -> int:
         """Return the number of processes that do not end by themselves."""
@@ -383,6 +403,18 @@ class Benchmark:
         return [one for one in map(json.loads, lines) if what in ("", one["what"])]
 
 
+def _agreed(made: Sequence[Reference]) -> Reference | None:
+    """Return what two undisturbed runs agree on, also about their length; None without two."""
+    if len(made) < 2:
+        return None
+    one, two = made
+    equal = {name: digest for name, digest in one.digests.items() if two.digests.get(name) == digest}
+    if not any(name.endswith("model.safetensors") for name in equal) or one.keys != two.keys:
+        raise SystemExit("two undisturbed runs differ in their weights or keys")
+    seconds, training = fmean(each.seconds for each in made), fmean(each.training_seconds for each in made)
+    return Reference(one.keys, equal, seconds, training)
+
+
 def _made(store: Store) -> tuple[dict[str, str], dict[str, str]]:
     """Return the keys that a finished run recorded, and the digests of the files of all artifacts."""
     finished = [one for one in runs.recorded(store).values() if one.finished and LAST in one.keys]
@@ -397,25 +429,23 @@ def _differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[
     return [name for name, value in expected.items() if found.get(name) != value]
 
 
-def start(project: Project, log: TextIO, *arguments: str, user: int | None = None) -> "subprocess.Popen[str]":
-    """Start a command of `homegrown` in the project's folder, as another user if one is given."""
+def start(project: Project, log: TextIO, *arguments: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[str]":
+    """Start a command of `homegrown` in the project's folder; the prefix starts it, for example as another user."""
     log.write(f"\n$ homegrown {' '.join(arguments)}\n")
     log.flush()
-    more: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-    with mock.patch.dict(os.environ, {} if user is None else {"HOME": str(project.folder)}):
-        return project.homegrown(*arguments, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, **more)
+    output: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT}
+    return project.homegrown(*arguments, prefix=prefix, start_new_session=True, **output)
 
 
 def _pids(project: Project, target: str) -> list[int]:
     """Return the processes of a target that the project has started."""
     found = []
-    for pid, command in project.processes().items():
+    for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if target == "run":
-                if "prefect.engine" in command or "prefect.flow_engine" in command:
-                    found.append(pid)
-            elif _WORDS[target] in command:
-                found.append(pid)
+            command = " ".join(process.cmdline())
+            if any(word in command for word in _WORDS[target]):
+                if process.environ().get("PREFECT_HOME") == str(project.home):
+                    found.append(process.pid)
     return found
 
 

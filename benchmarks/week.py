@@ -5,8 +5,9 @@
 `homegrown up` runs in a folder on a disk of its own (a tmpfs, which needs root), with Prefect's database on it, and a
 schedule starts a run every `--interval` seconds. Before every second one a file is added to its text, so that there is
 something to make. A seeded sixth of the runs is cancelled while it runs. After a third of them the disk is filled, and
-freed three runs later; after 60% the server is ended. Meanwhile a second user (uid 65534 if it can run Python, with a
-folder and a server of their own) reads the store and runs the same pipeline three times.
+freed three runs later; after 60% the server is ended. Meanwhile a second user (uid 65534, with a folder and a server of
+their own) reads the store and runs the same pipeline three times. The output of all commands and the server's log are
+kept beside the folder.
 
 `stuck` counts runs that do not end within ten minutes after the schedule stops, `lost` times of the schedule without
 a run and artifacts of completed runs that are gone, `unexplained` runs that ended otherwise than completed, cancelled
@@ -19,6 +20,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -27,7 +29,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ PATIENCE = 600.0
 AROUND_SECONDS = 60.0
 """Time around the full disk in which a run may fail."""
 OTHER_UID = 65534
+_OPEN = """set -e
+umask 022
+mount --bind "$1" /mnt
+mount -t tmpfs -o mode=755 tmpfs "$2"
+mkdir -p "$1"
+mount --bind /mnt "$1"
+shift 2
+exec "$@"
+"""
 
 
 @dataclass
@@ -106,8 +116,9 @@ def _week(folder: Path, count: int, interval: int) -> dict[str, Any]:
             if up.poll() is None:
                 up.send_signal(signal.SIGINT)
                 up.wait()
+            for path in (folder / "artifacts/.state").glob("*.log"):
+                shutil.copy(path, folder.with_name(f"{folder.name}-{path.name}"))
     result["other_user"] = Counter("ok" if one.wait() == 0 else "failed" for one in week.others)
-    result["uids"] = len({os.geteuid(), _other_uid()})
     result["left"] = len(project.processes())
     result["minutes"] = round((time.monotonic() - began) / 60, 1)
     return result
@@ -123,7 +134,7 @@ def _happen(
         with suppress(OSError):
             _add_text(project.folder / "data", week.added)
     for place, one in enumerate(due):
-        chosen, seconds = random.Random(place).random() < CANCELLED_SHARE, random.Random(place + 0.5).uniform(0, 10)
+        chosen, seconds = random.Random(place).random() < CANCELLED_SHARE, random.Random(place + 0.5).uniform(0, 5)
         running = one["state_type"] == "RUNNING" and time.time() - _time(one["start_time"]) > seconds
         if chosen and running and one["id"] not in week.cancelled:
             ui.post(f"/flow_runs/{one['id']}/set_state", state={"type": "CANCELLING"})
@@ -139,7 +150,7 @@ def _happen(
     if number >= (len(week.others) // 2 + 1) * count // 4 and len(week.others) < 6:
         store = str(project.folder / "artifacts")
         for arguments in (("--artifacts", store, "artifacts"), ("run", "tiny", "--until", LAST)):
-            week.others.append(start(other, log, *arguments, user=_other_uid()))
+            week.others.append(start(other, log, *arguments, prefix=_as_other(other.folder)))
 
 
 def _add_text(folder: Path, number: int) -> None:
@@ -249,18 +260,20 @@ def _other_project(folder: Path) -> Project:
     folder.mkdir()
     project = _project(folder, 3600)
     for path in (folder, *folder.rglob("*")):
-        os.chown(path, _other_uid(), _other_uid())
+        os.chown(path, OTHER_UID, OTHER_UID)
     return project
 
 
-@cache
-def _other_uid() -> int:
-    """Return the second user's: this process's own if another one cannot run this Python."""
-    try:
-        subprocess.run([sys.executable, "-c", "import homegrown"], user=OTHER_UID, group=OTHER_UID, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return os.geteuid()
-    return OTHER_UID
+def _as_other(home: Path) -> list[str]:
+    """Return what starts a command as the second user.
+
+    Python may be in a folder that is closed to others, for example root's home. The command then sees another folder
+    in its place, with nothing but Python.
+    """
+    become = ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", "env", f"HOME={home}"]
+    python = Path(sys.base_prefix)
+    closed = next((one for one in reversed(python.parents) if not one.stat().st_mode & stat.S_IXOTH), None)
+    return ["unshare", "--mount", "sh", "-c", _OPEN, "sh", str(python), str(closed), *become] if closed else become
 
 
 def _database_mb(project: Project) -> float:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Project:
     def home(self) -> Path:
         return self.folder / "prefect"
 
-    def homegrown(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    def homegrown(self, *arguments: str, prefix: Sequence[str] = (), **options: Any) -> "subprocess.Popen[str]":
         environment = os.environ | {
             "PREFECT_API_URL": f"{self.origin}/api",
             "PREFECT_HOME": str(self.home),
@@ -46,7 +46,7 @@ class Project:
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
-        command = [sys.executable, "-m", "homegrown.cli.main", *arguments]
+        command = [*prefix, sys.executable, "-m", "homegrown.cli.main", *arguments]
         return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, **options)
 
     def processes(self) -> dict[int, str]:
