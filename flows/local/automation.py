@@ -10,6 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -30,6 +31,7 @@ SILENCE = timedelta(seconds=90)
 ATTEMPTS = 3
 """Maximum attempts at a run of a deployment whose process is repeatedly killed."""
 
+_RECENTLY = timedelta(hours=1)
 _SILENT = "No heartbeat for 90 s"
 # A worker's messages about a run that SIGABRT, SIGBUS, SIGKILL or SIGSEGV ended.
 _KILLED = [f"Process exited with status code: {code}.*" for code in (-6, -7, -9, -11)]
@@ -148,7 +150,9 @@ def watch_runs_in_progress(client: SyncPrefectClient) -> None:
 def restart_unstarted(client: SyncPrefectClient, pools: Sequence[str], age: timedelta = timedelta(0)) -> None:
     """Schedule the runs again that a worker of these pools took, at least `age` ago, and whose process never reported.
 
-    A pending run sends no heartbeat, so no automation would notice that its process or its worker died.
+    A pending run sends no heartbeat, so no automation would notice that its process or its worker died. A run whose
+    start failed, for example because the server was away or too busy, crashed without an attempt: it is scheduled again
+    too, unless that has happened three times.
     """
     pending = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])))
     for run in client.read_flow_runs(flow_run_filter=pending):
@@ -156,6 +160,14 @@ def restart_unstarted(client: SyncPrefectClient, pools: Sequence[str], age: time
         if run.work_pool_name in pools and since is not None and datetime.now(UTC) - since >= age:
             state: State[Any] = Scheduled(message="Its process never started.")
             client.set_flow_run_state(run.id, state, force=True)
+    crashed = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+        start_time=FlowRunFilterStartTime.model_validate({"after_": datetime.now(UTC) - _RECENTLY}),
+    )
+    for run in client.read_flow_runs(flow_run_filter=crashed):
+        if run.work_pool_name in pools and run.run_count == 0:
+            if sum(one.is_crashed() for one in client.read_flow_run_states(run.id)) < ATTEMPTS:
+                client.set_flow_run_state(run.id, Scheduled(message="Its start failed."), force=True)
 
 
 def _is_same(found: Automation, other: AutomationCore) -> bool:

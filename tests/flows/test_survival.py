@@ -20,7 +20,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelled, Cancelling, Pending, Running
+from prefect.states import Cancelled, Cancelling, Crashed, Pending, Running
 from prefect.workers.process import ProcessWorker
 
 from flows.local import automation, children
@@ -292,6 +292,20 @@ def test_a_run_whose_process_never_began_is_scheduled_again(project: Project, mo
         automation.watch_runs_in_progress(client)
         assert f"prefect.flow-run.{run}" in heard
         client.set_flow_run_state(run, Cancelled(), force=True)
+
+
+def test_a_run_whose_start_fails_is_scheduled_again_twice(project: Project) -> None:
+    deployment = project.deploy()
+    with get_client(sync_client=True) as client:
+        parameters = {"recipe": small_recipe(Path("data")).model_dump(mode="json")}
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+        for expected in ("Scheduled", "Scheduled", "Crashed"):
+            client.set_flow_run_state(run, Pending(), force=True)
+            client.set_flow_run_state(run, Crashed(message="Failed to submit flow run to infrastructure"), force=True)
+            restart_unstarted(client, ["another pool"])
+            assert state(run) == "Crashed"
+            restart_unstarted(client, [project.folder.name])
+            assert state(run) == expected
 
 
 def test_runs_of_the_terminal_are_killed_stopped_and_cancelled(project: Project) -> None:
