@@ -141,7 +141,7 @@ def prepare(folder: Path, text: str, base: Path) -> Path:
         ingest(stages["ingest"], recipe.ingest, executor=executor)
         dedup(stages["dedup"], stages["ingest"], recipe.dedup, seed=SEED, memory_gb=memory, executor=executor)
         filter_documents(stages["filter"], stages["dedup"], recipe.filter, executor=executor)
-        shard(stages["shard"], stages["filter"], recipe.shard, seed=SEED, memory_gb=memory)
+        shard(stages["shard"], stages["filter"], recipe.shard, seed=SEED, executor=executor)
         train_tokenizer(stages["tokenizer"], stages["shard"], recipe.tokenizer)
         settings = PackSettings(layout="contiguous")
         pack(stages["pack"], stages["shard"], base, settings, executor=executor)

@@ -38,7 +38,7 @@ def run_directly(root: Path, changes: tuple[str, ...]) -> None:
     pooled(ingest, documents, recipe.ingest)
     pooled(dedup, unique, documents, recipe.dedup, seed=seed, memory_gb=memory)
     pooled(filter_documents, passing, unique, recipe.filter)
-    shard(shards, passing, recipe.shard, seed=seed, memory_gb=memory, progress=silent)
+    pooled(shard, shards, passing, recipe.shard, seed=seed)
     train_tokenizer(tokenizer, shards, recipe.tokenizer, progress=silent)
     pooled(pack, tokens, shards, tokenizer, recipe.pack, context=recipe.rows.context)
     pretrain(

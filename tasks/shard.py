@@ -76,6 +76,5 @@ def shard(work: Work, settings: ShardSettings, filter: Handle) -> Outcome:
     """Shuffle and split the documents; no validation or test document has a near duplicate in train."""
     from homegrown.corpus import shard as engine
 
-    return engine.shard(
-        work.out, filter.path, settings, seed=work.seed, memory_gb=work.compute.memory_gb, progress=work.progress
-    )
+    with work.executor() as executor:
+        return engine.shard(work.out, filter.path, settings, seed=work.seed, executor=executor, progress=work.progress)

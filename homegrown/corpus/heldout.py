@@ -1,5 +1,6 @@
 """Documents similar to those held out for validation and test, below the threshold of duplicates."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from homegrown.corpus.compiled import compiled
 from homegrown.corpus.lsh import agreement, band_keys, banding
 from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, sketch
+from homegrown.util.files import replacing
 
 PERMUTATIONS = 126
 
@@ -28,21 +30,45 @@ class Signer:
 
     def __init__(self, threshold: float, seed: int) -> None:
         self._bands, rows = banding(threshold, PERMUTATIONS)
-        self._permuted = permutations(self._bands * rows, seed)
-        self._signatures = [np.empty((0, self._bands * rows), np.uint32)]
+        self.size = self._bands * rows
+        self._permuted = permutations(self.size, seed)
+        self._signatures = [np.empty((0, self.size), np.uint32)]
 
-    def add(self, texts: pa.StringArray) -> None:
-        """Add texts; their numbers continue from 0 over all calls."""
-        sketches = sketch(texts, SHINGLE_WORDS, self._permuted)
-        # Texts without words are similar to none; no text has their signature.
-        self._signatures.append(sketches.signatures)
+    def sign(self, texts: pa.StringArray) -> NDArray[np.uint32]:
+        """Return the signatures of texts; one without words is similar to none, because no text has its signature."""
+        return sketch(texts, SHINGLE_WORDS, self._permuted).signatures
+
+    def add(self, signatures: NDArray[np.uint32]) -> None:
+        """Add documents by their signatures; their numbers continue from 0 over all calls."""
+        self._signatures.append(signatures)
 
     def finish(self) -> HeldOut:
-        """Return the index of all added texts."""
+        """Return the index of all added documents."""
         signatures = np.concatenate(self._signatures)
         keys = band_keys(signatures, self._bands)
         owners = np.argsort(keys, axis=1, kind="stable")
         return HeldOut(self._permuted, self._bands, signatures, np.take_along_axis(keys, owners, axis=1), owners)
+
+
+_FILES = ("permuted", "signatures", "keys", "owners")
+
+
+def index_files(folder: Path) -> tuple[Path, ...]:
+    """Return the paths of a saved index."""
+    return tuple(folder / f"{name}.npy" for name in _FILES)
+
+
+def save(held_out: HeldOut, files: tuple[Path, ...]) -> None:
+    """Write an index to `index_files`."""
+    for name, path in zip(_FILES, files, strict=True):
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, getattr(held_out, name))
+
+
+def load(files: tuple[Path, ...]) -> HeldOut:
+    """Return a saved index, mapped into memory: the processes of a machine share it."""
+    permuted, signatures, keys, owners = (np.load(path, mmap_mode="c") for path in files)
+    return HeldOut(permuted, len(keys), signatures, keys, owners)
 
 
 def most_similar(

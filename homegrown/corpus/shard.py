@@ -1,11 +1,16 @@
-"""The shard stage: documents shuffled out of core and split into train, validation and test shards of even size."""
+"""The shard stage: documents shuffled and split into train, validation and test shards of even size.
+
+Three steps, each in shards of work: sign the held-out documents, spread all documents over buckets (map), sort buckets
+and write shards (reduce). The process that runs the stage has counts per shard and per bucket, nothing per document.
+"""
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +21,18 @@ from numpy.typing import NDArray
 from homegrown.config.recipe import ShardSettings
 from homegrown.corpus.contamination import Runs, contaminated, runs_of_files
 from homegrown.corpus.documents import SCHEMA
-from homegrown.corpus.heldout import HeldOut, Signer, most_similar
+from homegrown.corpus.exchange import facts_of, read_buckets, write_buckets
+from homegrown.corpus.heldout import HeldOut, Signer, index_files, load, most_similar, save
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.segmenter import MISSING
-from homegrown.corpus.split_choice import SPLITS, bounds, hashes
+from homegrown.corpus.split_choice import SPLITS, Bounds, bounds, hashes
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, write_parquet
+from homegrown.util.files import parquet_parts, replacing, write_parquet
+from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 from homegrown.util.seeds import derive
 
 REASONS = ("near_validation", "near_test", "contaminated")
-_DROPPED = 3  # instead of a split
 DROPPED = pa.schema(
     [
         ("id", pa.string()),
@@ -40,21 +46,65 @@ DROPPED = pa.schema(
         ("words", pa.string()),  # the shared run of words
     ]
 )
-_RANKED = SCHEMA.append(pa.field("rank", pa.int64()))
+_RANKED = SCHEMA.append(pa.field("key", pa.uint64()))
+_OWNERS = pa.schema([("id", pa.string()), ("split", pa.int8())])  # of held-out documents
 _log = logging.getLogger(__name__)
-_BATCH = 4096  # rows whose texts are in memory at once
-_BUCKETS = 500  # files open at once
-_SHARE = 8  # maximum share of a bucket in memory: sorting needs it twice, beside Parquet's buffers
+_BATCH = 4096  # rows whose texts are compared at once
+_FINE = 16  # buckets per shard to write: the neighbors that it reads and does not use are a sixteenth
+_BUCKETS = 16_384  # of a split
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A shard to write: documents `first` to `last` in the shuffled order."""
+class _Signing:
+    """Sign the held-out documents of one input shard."""
 
-    path: Path
+    documents: Path
+    signed: Path
+    ends: Bounds
+    settings: ShardSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Indexing:
+    """Join the signed documents of all shards to one index."""
+
+    signed: tuple[Path, ...]
+    owners: Path
+    index: tuple[Path, ...]
+    settings: ShardSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Spreading:
+    """Spread one input shard over buckets, without the documents that leak."""
+
+    documents: Path
+    spread: Path
+    dropped: Path
+    ends: Bounds
+    buckets: tuple[int, ...]  # of each split
+    owners: Path
+    index: tuple[Path, ...]
+    runs: tuple[Path, Path]
+    settings: ShardSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """Write shards `first` up to `last` of the `parts` of a split from its buckets `start` up to `stop`."""
+
+    spread: tuple[Path, ...]
+    folder: Path
+    start: int
+    stop: int
+    before: int  # bytes of the split's text before these buckets
+    text_bytes: int  # of the split
+    parts: int
     first: int
     last: int
-    text_bytes: int
 
 
 def shard(
@@ -63,15 +113,15 @@ def shard(
     settings: ShardSettings,
     *,
     seed: int,
-    memory_gb: float,
+    executor: Executor,
     progress: Progress = silent,
 ) -> Outcome:
     """Shuffle and split `filtered/documents` into `train`, `validation` and `test` under `out`.
 
     A seeded hash of the id chooses the split and the place in it, so a document's split does not depend on the rest of
-    the corpus. Only if a held-out split would be empty, the documents with the nearest hashes are held out. Texts pass
-    through files of at most an eighth of `memory_gb`, each sorted on its own. Memory besides: about 40 bytes per
-    document, 800 per held-out one.
+    the corpus. Only if a held-out split would be empty, the documents with the nearest hashes are held out. Buckets are
+    ranges of the hash; neither they nor the shards of the input change a byte. A worker has one input shard, or one
+    shard to write, in memory, and the index of held-out documents, about 800 bytes each.
 
     Deduplication leaves pairs below its threshold, and filters may have changed a text since. So a training document
     with an estimated Jaccard similarity of `max_similarity` or more to a held-out one goes to `dropped`. So does one
@@ -81,36 +131,151 @@ def shard(
     Raises UserError if a split would be empty.
     """
     inputs = parquet_parts(filtered / "documents")
-    steps = 4 * len(inputs)
-    runs = runs_of_files(settings.decontaminate)
     seed = derive(seed, "shard")
-    splits, keys, sizes, held_out = _index(inputs, settings, seed, lambda done: progress(done, steps))
-    reasons = _drop(inputs, out, splits, held_out, runs, settings, lambda done: progress(len(inputs) + done, steps))
-    counts = np.bincount(splits, minlength=len(SPLITS))[: len(SPLITS)]
+    runs = runs_of_files(settings.decontaminate)
+    ends = bounds(inputs, settings, seed)
+    scratch = out / "exchange"
+    signing = [_Signing(path, scratch / "signed" / f"{path.stem}.arrow", ends, settings, seed) for path in inputs]
+    sizes = [0] * len(SPLITS)
+    for done, own in enumerate(map_ordered(executor, _sign, signing), 1):
+        sizes = [size + more for size, more in zip(sizes, own, strict=True)]
+        progress(done, 3 * len(inputs))
+
+    owners, index = scratch / "owners.arrow", index_files(scratch / "index")
+    signed = tuple(job.signed for job in signing)
+    executor.submit(_join, _Indexing(signed, owners, index, settings, seed)).result()
+    shard_bytes = settings.shard_mb * MEGABYTE
+    buckets = tuple(min(_BUCKETS, _FINE * max(1, round(size / shard_bytes))) for size in sizes)
+    run_files = _save_runs(runs, scratch)
+    spreading = [
+        _Spreading(
+            path,
+            scratch / "spread" / f"{path.stem}.arrow",
+            out / "dropped" / path.name,
+            ends,
+            buckets,
+            owners,
+            index,
+            run_files,
+            settings,
+            seed,
+        )
+        for path in inputs
+    ]
+    counts, bytes_of = np.zeros(len(SPLITS), np.int64), np.zeros(sum(buckets), np.int64)
+    reasons = dict.fromkeys(REASONS, 0)
+    for done, facts in enumerate(map_ordered(executor, _spread, spreading), len(inputs) + 1):
+        counts += facts["documents"]
+        bytes_of += facts["bytes"]
+        for reason in REASONS:
+            reasons[reason] += facts["dropped"][reason]
+        progress(done, 3 * len(inputs))
     _check(counts, settings)
-    order = np.lexsort((keys, splits))[: counts.sum()]
-    ranks = np.full(len(splits), -1, np.int64)
-    ranks[order] = np.arange(len(order))
-    parts = list(_parts(out, counts, sizes[order], int(settings.shard_mb * MEGABYTE)))
-    buckets = _buckets(parts, int(memory_gb * 1e9 / _SHARE))
-    spill = out / "spill"
-    shutil.rmtree(spill, ignore_errors=True)
-    spill.mkdir(parents=True)
-    _spread(inputs, ranks, buckets, spill, lambda done: progress(2 * len(inputs) + done, steps))
-    for number, bucket in enumerate(buckets):
-        _write_bucket(_spilled(spill, number), bucket)
-        progress(len(inputs) * (3 + (number + 1) / len(buckets)), steps)
-    shutil.rmtree(spill)
+
+    spread = tuple(job.spread for job in spreading)
+    writing = list(_plan(out, spread, buckets, bytes_of, shard_bytes))
+    for done, _ in enumerate(map_ordered(executor, _write, writing), 1):
+        progress(len(inputs) * (2 + done / len(writing)), 3 * len(inputs))
+    shutil.rmtree(scratch)
+
     metrics: dict[str, Metric] = {}
-    for split, name in enumerate(SPLITS):
-        metrics[f"{name}_documents"] = int(counts[split])
-        metrics[f"{name}_bytes"] = int(sizes[splits == split].sum())
+    for name, count, own_bytes in zip(SPLITS, counts, _of_splits(buckets, bytes_of), strict=True):
+        metrics |= {f"{name}_documents": int(count), f"{name}_bytes": int(own_bytes.sum())}
     metrics |= {f"dropped_{reason}": reasons[reason] for reason in REASONS}
     metrics |= {"evaluation_runs": len(runs.hashes), "evaluation_texts_too_short": runs.short}
     if runs.unsegmented:
         metrics["unsegmented"] = runs.unsegmented
         _log.warning("%d %s", runs.unsegmented, MISSING)
-    return Outcome(len(splits), len(order), metrics=metrics)
+    kept = int(counts.sum())
+    return Outcome(kept + sum(reasons.values()), kept, metrics=metrics)
+
+
+# --- map --------------------------------------------------------------------------------------------------------------
+
+
+def _sign(job: _Signing) -> list[int]:
+    """Write ids, splits and signatures of the held-out documents; return the bytes of text of each split."""
+    if not job.signed.exists():
+        signer = Signer(job.settings.max_similarity, job.seed % 2**32)
+        signature = pa.binary(4 * signer.size)
+        schema = _OWNERS.append(pa.field("signature", signature))
+        sizes = [0] * len(SPLITS)
+        batches = []
+        for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["id", "text"]):
+            splits, _ = _splits_and_keys(batch["id"], job.ends, job.seed)
+            text_bytes = pc.binary_length(batch["text"]).to_numpy()
+            sizes = [size + int(text_bytes[splits == split].sum()) for split, size in enumerate(sizes)]
+            own = batch.filter(pa.array(splits > 0))
+            packed = pa.py_buffer(signer.sign(own["text"]).astype("<u4", copy=False))
+            signatures = pa.FixedSizeBinaryArray.from_buffers(signature, len(own), [None, packed])
+            batches.append(pa.record_batch([own["id"], pa.array(splits[splits > 0]), signatures], schema=schema))
+        table = pa.Table.from_batches(batches, schema)
+        write_buckets(job.signed, table, np.zeros(len(table), np.int64), {"bytes": sizes})
+    found: list[int] = facts_of(job.signed)["bytes"]
+    return found
+
+
+def _splits_and_keys(ids: pa.Array, ends: Bounds, seed: int) -> tuple[NDArray[np.int8], NDArray[np.uint64]]:
+    hashed = hashes(ids, seed)
+    splits = np.array([ends.split(chosen_by) for chosen_by, _ in hashed], np.int8)
+    return splits, np.array([key for _, key in hashed], np.uint64)
+
+
+def _join(job: _Indexing) -> None:
+    """Write the index of all held-out documents, and id and split of each."""
+    if job.owners.exists():
+        return
+    signer = Signer(job.settings.max_similarity, job.seed % 2**32)
+    owners = []
+    for batch in read_buckets(job.signed, 0, 1):
+        signer.add(np.frombuffer(batch["signature"].buffers()[1], "<u4").reshape(len(batch), signer.size))
+        owners.append(batch.select(_OWNERS.names))
+    save(signer.finish(), job.index)
+    table = pa.Table.from_batches(owners, _OWNERS)
+    write_buckets(job.owners, table, np.zeros(len(table), np.int64), {})
+
+
+def _spread(job: _Spreading) -> dict[str, Any]:
+    """Write the documents of a shard by bucket, and those that leak; return documents, bytes and reasons."""
+    if job.spread.exists():
+        return facts_of(job.spread)
+    held_out = _HeldOut(load(job.index), pa.Table.from_batches(read_buckets([job.owners], 0, 1), _OWNERS))
+    runs = Runs(np.load(job.runs[0]), np.load(job.runs[1]), short=0, unsegmented=0)
+    starts = np.cumsum([0, *job.buckets])
+    counts, bytes_of = np.zeros(len(SPLITS), np.int64), np.zeros(sum(job.buckets), np.int64)
+    batches, numbers, dropped = [], [np.empty(0, np.int64)], [DROPPED.empty_table()]
+    for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH):
+        splits, keys = _splits_and_keys(batch["id"], job.ends, job.seed)
+        rows = np.flatnonzero(splits == 0)
+        leaks = _leaks(batch.take(pa.array(rows)), held_out, runs, job.settings)
+        dropped.append(leaks.drop_columns("row"))
+        kept = np.ones(len(batch), bool)
+        kept[rows[leaks["row"].to_numpy()]] = False
+        splits, keys, batch = splits[kept], keys[kept], batch.filter(pa.array(kept))
+        many = np.array(job.buckets, np.uint64)[splits]
+        own = starts[splits] + ((keys >> np.uint64(32)) * many >> np.uint64(32)).astype(np.int64)
+        counts += np.bincount(splits, minlength=len(SPLITS))
+        np.add.at(bytes_of, own, pc.binary_length(batch["text"]).to_numpy())
+        batches.append(pa.record_batch([*batch.select(SCHEMA.names).columns, pa.array(keys)], schema=_RANKED))
+        numbers.append(own)
+    table = pa.concat_tables(dropped)
+    write_parquet(job.dropped, table)
+    reasons = {row["values"]: row["counts"] for row in table["reason"].value_counts().to_pylist()}
+    facts = {
+        "documents": counts.tolist(),
+        "bytes": bytes_of.tolist(),
+        "dropped": {reason: reasons.get(reason, 0) for reason in REASONS},
+    }
+    write_buckets(job.spread, pa.Table.from_batches(batches, _RANKED), np.concatenate(numbers), facts)
+    return facts
+
+
+def _save_runs(runs: Runs, folder: Path) -> tuple[Path, Path]:
+    paths = folder / "runs.npy", folder / "files.npy"
+    for path, values in zip(paths, (runs.hashes, runs.files), strict=True):
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, values)
+    return paths
 
 
 @dataclass(frozen=True)
@@ -118,59 +283,7 @@ class _HeldOut:
     """Index of the held-out documents, and their ids and splits."""
 
     index: HeldOut
-    ids: pa.Array
-    splits: NDArray[np.int8]
-
-
-def _index(
-    inputs: list[Path], settings: ShardSettings, seed: int, report: Callable[[int], None]
-) -> tuple[NDArray[np.int8], NDArray[np.uint64], NDArray[np.int64], _HeldOut]:
-    """Return split, shuffling key and text bytes of every document in order, and the held-out documents."""
-    ends = bounds(inputs, settings, seed)
-    splits, keys, sizes = [np.empty(0, np.int8)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    signer = Signer(settings.max_similarity, seed % 2**32)
-    held_ids, held_splits = [pa.array([], pa.string())], [np.empty(0, np.int8)]
-    for done, path in enumerate(inputs, 1):
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=["id", "text"]):
-            hashed = hashes(batch["id"], seed)
-            splits.append(np.array([ends.split(chosen_by) for chosen_by, _ in hashed], np.int8))
-            keys.append(np.array([key for _, key in hashed], np.uint64))
-            sizes.append(pc.binary_length(batch["text"]).to_numpy().astype(np.int64))
-            own = batch.filter(pa.array(splits[-1] > 0))
-            signer.add(own["text"])
-            held_ids.append(own["id"])
-            held_splits.append(splits[-1][splits[-1] > 0])
-        report(done)
-    held_out = _HeldOut(signer.finish(), pa.concat_arrays(held_ids), np.concatenate(held_splits))
-    return np.concatenate(splits), np.concatenate(keys), np.concatenate(sizes), held_out
-
-
-def _drop(
-    inputs: list[Path],
-    out: Path,
-    splits: NDArray[np.int8],
-    held_out: _HeldOut,
-    runs: Runs,
-    settings: ShardSettings,
-    report: Callable[[int], None],
-) -> dict[str, int]:
-    """Write the dropped training documents and remove them from `splits`; return the number by reason."""
-    reasons = dict.fromkeys(REASONS, 0)
-    place = 0
-    for done, path in enumerate(inputs, 1):
-        tables = [DROPPED.empty_table()]
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH):
-            rows = np.flatnonzero(splits[place : place + len(batch)] == 0)
-            found = _leaks(batch.take(pa.array(rows)), held_out, runs, settings)
-            tables.append(found.drop_columns("row"))
-            splits[place + rows[found["row"].to_numpy()]] = _DROPPED
-            place += len(batch)
-        table = pa.concat_tables(tables)
-        write_parquet(out / "dropped" / path.name, table)
-        for row in table["reason"].value_counts().to_pylist():
-            reasons[row["values"]] += row["counts"]
-        report(done)
-    return reasons
+    owners: pa.Table
 
 
 def _leaks(batch: pa.RecordBatch, held_out: _HeldOut, runs: Runs, settings: ShardSettings) -> pa.Table:
@@ -179,8 +292,8 @@ def _leaks(batch: pa.RecordBatch, held_out: _HeldOut, runs: Runs, settings: Shar
     found: dict[int, dict[str, object]] = {}
     for row in np.flatnonzero(nearest >= 0).tolist():
         owner = int(nearest[row])
-        reason = f"near_{SPLITS[held_out.splits[owner]]}"
-        similar_to = held_out.ids[owner].as_py()
+        reason = f"near_{SPLITS[held_out.owners['split'][owner].as_py()]}"
+        similar_to = held_out.owners["id"][owner].as_py()
         found[row] = {"reason": reason, "similar_to": similar_to, "similarity": float(similarities[row])}
     for row, file, words in contaminated(batch["text"], runs):
         found.setdefault(row, {"reason": "contaminated", "file": settings.decontaminate[file], "words": words})
@@ -199,70 +312,56 @@ def _check(counts: NDArray[np.int64], settings: ShardSettings) -> None:
     raise UserError(f"The corpus is too small: {total} documents leave none for {name}; add text{share}.")
 
 
-def _parts(out: Path, counts: NDArray[np.int64], sizes: NDArray[np.int64], shard_bytes: int) -> Iterator[_Part]:
-    """Yield the shards of every split, of even size, as close to `shard_bytes` as possible; `sizes` are in order."""
-    first = 0
-    for name, count in zip(SPLITS, counts, strict=True):
-        ends = np.cumsum(sizes[first : first + count])
-        parts = max(1, round(int(ends[-1]) / shard_bytes))
-        numbers = (ends - sizes[first : first + count]) * parts // ends[-1]
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        for number, (start, stop) in enumerate(zip(starts, [*starts[1:], count], strict=True)):
-            text_bytes = int(ends[stop - 1] - ends[start] + sizes[first + start])
-            yield _Part(out / name / f"part-{number:05d}.parquet", first + int(start), first + int(stop), text_bytes)
-        first += int(count)
+# --- reduce -----------------------------------------------------------------------------------------------------------
 
 
-def _buckets(parts: list[_Part], most: int) -> list[list[_Part]]:
-    """Group neighboring shards up to `most` bytes of text, or more to limit the number of buckets."""
-    most = max(most, sum(part.text_bytes for part in parts) // (_BUCKETS // 2))
-    buckets: list[list[_Part]] = []
-    taken = most + 1
-    for part in parts:
-        if taken + part.text_bytes > most:
-            buckets.append([])
-            taken = 0
-        buckets[-1].append(part)
-        taken += part.text_bytes
-    return buckets
+def _of_splits(buckets: tuple[int, ...], values: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the values of the buckets of each split."""
+    return np.split(values, np.cumsum(buckets)[:-1])
 
 
-def _spilled(folder: Path, number: int) -> Path:
-    return folder / f"{number:03d}.arrow"
+def _plan(
+    out: Path, spread: tuple[Path, ...], buckets: tuple[int, ...], bytes_of: NDArray[np.int64], shard_bytes: float
+) -> Iterator[_Writing]:
+    """Yield the jobs that write the shards of every split, of even size, as close to `shard_bytes` as possible.
+
+    A document is in the shard of its first byte in the shuffled order. So a job needs the buckets that contain the
+    first byte of one of its shards, up to the one with the last.
+    """
+    start = 0
+    for name, own in zip(SPLITS, _of_splits(buckets, bytes_of), strict=True):
+        ends = np.cumsum(own)
+        total = int(ends[-1])
+        parts = max(1, round(total / shard_bytes))
+        # The first and the last shard with a byte of each bucket.
+        lows = [_part(int(end - size), total, parts) for end, size in zip(ends, own, strict=True)]
+        highs = [_part(int(end), total, parts) for end in ends]
+        together = max(1, 2 * parts // len(own))
+        for first in range(0, parts, together):
+            last = min(parts, first + together)
+            low, high = int(np.searchsorted(highs, first)), int(np.searchsorted(lows, last))
+            before = int(ends[low] - own[low])
+            yield _Writing(spread, out / name, start + low, start + high, before, total, parts, first, last)
+        start += len(own)
 
 
-def _spread(
-    inputs: list[Path],
-    ranks: NDArray[np.int64],
-    buckets: list[list[_Part]],
-    folder: Path,
-    report: Callable[[int], None],
-) -> None:
-    """Write every document with its rank in the shuffled order to the file of its bucket."""
-    firsts = np.array([bucket[0].first for bucket in buckets])
-    place = 0
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(pa.ipc.new_stream(_spilled(folder, number), _RANKED)) for number in range(len(buckets))
-        ]
-        for done, path in enumerate(inputs, 1):
-            for batch in pq.ParquetFile(path).iter_batches(_BATCH):
-                own = ranks[place : place + len(batch)]
-                ranked = pa.record_batch([*batch.select(SCHEMA.names).columns, pa.array(own)], schema=_RANKED)
-                targets = np.searchsorted(firsts, own, side="right") - 1
-                for target in np.unique(targets[own >= 0]):
-                    writers[target].write_batch(ranked.filter(pa.array((targets == target) & (own >= 0))))
-                place += len(batch)
-            report(done)
+def _part(place: int, total: int, parts: int) -> int:
+    """Return the shard of a document whose first byte is at `place`; the last one may be empty."""
+    return min(parts - 1, place * parts // max(1, total))
 
 
-def _write_bucket(spilled: Path, parts: list[_Part]) -> None:
-    """Sort one bucket and write its missing shards."""
-    if not all(part.path.exists() for part in parts):
-        with pa.ipc.open_stream(spilled) as reader:
-            table = reader.read_all()
-        table = table.take(pc.sort_indices(table, [("rank", "ascending")])).drop_columns("rank")
-        for part in parts:
-            if not part.path.exists():
-                write_parquet(part.path, table.slice(part.first - parts[0].first, part.last - part.first))
-    spilled.unlink()
+def _write(job: _Writing) -> None:
+    """Sort the documents of some buckets and write the missing shards among them."""
+    paths = {number: job.folder / f"part-{number:05d}.parquet" for number in range(job.first, job.last)}
+    missing = [number for number, path in paths.items() if not path.exists()]
+    if not missing:
+        return
+    table = pa.Table.from_batches(read_buckets(job.spread, job.start, job.stop), _RANKED).combine_chunks()
+    order = np.argsort(table["key"].to_numpy(), kind="stable")
+    sizes = pc.binary_length(table["text"]).to_numpy().astype(np.int64)[order]
+    places = (job.before + np.cumsum(sizes) - sizes).tolist()
+    numbers = np.array([_part(place, job.text_bytes, job.parts) for place in places], np.int64)
+    for number in missing:
+        own = order[slice(*np.searchsorted(numbers, [number, number + 1]))]
+        if len(own):  # none starts here if the previous document is longer than a shard
+            write_parquet(paths[number], table.take(pa.array(own)).drop_columns("key"))

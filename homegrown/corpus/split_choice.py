@@ -1,8 +1,8 @@
 """The split of a document: a seeded hash of its id decides, independent of the rest of the corpus."""
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from homegrown.config.recipe import ShardSettings
+from homegrown.corpus.documents import row_count
 
 SPLITS = ("train", "validation", "test")
 _HASH_BITS = 64
@@ -43,12 +44,16 @@ def bounds(inputs: Sequence[Path], settings: ShardSettings, seed: int) -> Bounds
     """
     test = int(settings.test_share * 2**_HASH_BITS)
     validation = test + int(settings.validation_share * 2**_HASH_BITS)
-    files = [pq.ParquetFile(path) for path in inputs]
-    documents = sum(file.metadata.num_rows for file in files)
+    documents = sum(row_count(path) for path in inputs)
     if documents < 3 or documents * min(settings.test_share, settings.validation_share) >= _SURE:
         return Bounds(test, validation)
-    columns = (file.read(["id"])["id"].combine_chunks() for file in files)
-    chosen_by = sorted(value for value, _ in chain.from_iterable(hashes(ids, seed) for ids in columns))
-    test = max(test, chosen_by[0] + 1)
-    rest = [value for value in chosen_by if value >= test]
+    test = max(test, min(_chosen_by(inputs, seed)) + 1)
+    rest = heapq.nsmallest(2, (value for value in _chosen_by(inputs, seed) if value >= test))
     return Bounds(test, max(validation, rest[0] + 1) if len(rest) > 1 else validation)
+
+
+def _chosen_by(inputs: Sequence[Path], seed: int) -> Iterator[int]:
+    """Yield the number that chooses the split of each document."""
+    for path in inputs:
+        for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
+            yield from (value for value, _ in hashes(batch["id"], seed))

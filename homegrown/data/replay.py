@@ -165,7 +165,7 @@ def _held_out(shards: Path, splitting: ShardSettings, seed: int) -> HeldOut:
     for split in SPLITS[1:]:
         for part in parquet_parts(shards / split):
             for batch in _rows(part):
-                signer.add(batch["text"])
+                signer.add(signer.sign(batch["text"]))
     return signer.finish()
 
 

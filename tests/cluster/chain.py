@@ -54,7 +54,7 @@ def make(store: Store, raw: str, executor: Open, at_progress: Callable[[str], No
         lambda out, pool: filter_documents(out, unique.path, rules, executor=pool, progress=report("filter")),
     )
     settings = ShardSettings(shard_mb=0.05, validation_share=0.1, test_share=0.1)
-    split = stage("shard", lambda out: shard(out, passed.path, settings, seed=1, memory_gb=0.5))
+    split = in_shards("shard", lambda out, pool: shard(out, passed.path, settings, seed=1, executor=pool))
     small = TokenizerSettings(vocabulary_size=320, sample_mb=1)
     tokenizer = stage("tokenizer", lambda out: train_tokenizer(out, split.path, small))
     in_shards(

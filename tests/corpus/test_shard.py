@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -7,18 +9,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from homegrown.config.recipe import ShardSettings
+from homegrown.corpus import shard as engine
 from homegrown.corpus.shard import shard
 from homegrown.corpus.split_choice import SPLITS
 from homegrown.util.errors import UserError
-from homegrown.util.progress import Outcome
+from homegrown.util.progress import Metric, Outcome
 from tests.corpus.made_up import corpus, digests, edited, jaccard, rows_of, sentence, write_documents
 
 SETTINGS = ShardSettings(validation_share=0.1, test_share=0.2, shard_mb=0.05, max_similarity=1.0)
 
 
-def run(base: Path, texts: list[str], rows: int = 100, seed: int = 1, memory_gb: float = 1) -> Outcome:
+def sharded(base: Path, settings: ShardSettings, seed: int = 1) -> Outcome:
+    with ThreadPoolExecutor(2) as executor:
+        return shard(base / "out", base / "in", settings, seed=seed, executor=executor)
+
+
+def run(base: Path, texts: list[str], rows: int = 100, seed: int = 1) -> Outcome:
     write_documents(base / "in", texts, rows)
-    return shard(base / "out", base / "in", SETTINGS, seed=seed, memory_gb=memory_gb)
+    return sharded(base, SETTINGS, seed)
 
 
 def ids(base: Path) -> dict[str, list[str]]:
@@ -53,12 +61,17 @@ def test_shards_are_even_and_shuffled(tmp_path: Path) -> None:
     assert 0.4 < later / len(positions) < 0.6
 
 
-def test_memory_and_shards_of_the_input_do_not_change_a_byte_but_the_seed_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fine", "most"), [(1, 16_384), (16, 3), (16, 1)])
+def test_buckets_and_shards_of_the_input_do_not_change_a_byte_but_the_seed_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fine: int, most: int
+) -> None:
     texts = sorted(set(corpus(2, 600)))
     run(tmp_path / "one", texts)
-    run(tmp_path / "other", texts, rows=37, memory_gb=1e-4)  # some ten buckets
-    for split in SPLITS:
-        assert digests(tmp_path / "one" / "out" / split) == digests(tmp_path / "other" / "out" / split)
+    monkeypatch.setattr(engine, "_FINE", fine)
+    monkeypatch.setattr(engine, "_BUCKETS", most)
+    run(tmp_path / "other", texts, rows=37)
+    for part in SPLITS:
+        assert digests(tmp_path / "one" / "out" / part) == digests(tmp_path / "other" / "out" / part)
     assert ids(tmp_path / "one") == ids(tmp_path / "other")
     run(tmp_path / "seed", texts, seed=2)
     assert ids(tmp_path / "seed")["test"] != ids(tmp_path / "one")["test"]
@@ -79,7 +92,7 @@ def test_of_a_few_files_at_least_one_is_held_out_for_each(tmp_path: Path, seed: 
     for count in (3, len(texts)):
         base = tmp_path / str(count)
         write_documents(base / "in", texts[:count], 100)
-        shard(base / "out", base / "in", few, seed=seed, memory_gb=1)
+        sharded(base, few, seed)
         assert [len(of_split) for of_split in ids(base).values()] == [count - 2, 1, 1]
 
 
@@ -90,14 +103,36 @@ def test_a_corpus_too_small_to_split_is_an_error(tmp_path: Path) -> None:
         run(tmp_path / "none", [])
 
 
-def test_a_run_that_was_cut_short_is_finished(tmp_path: Path) -> None:
-    run(tmp_path, corpus(1, 300))
-    expected = digests(tmp_path / "out")
-    first = sorted((tmp_path / "out" / "train").iterdir())[0]
-    first.unlink()
-    (tmp_path / "out" / "spill").mkdir()
-    (tmp_path / "out" / "spill" / "000.arrow").write_bytes(b"torn")
-    run(tmp_path, corpus(1, 300))
+class Stop(BaseException):
+    pass
+
+
+def test_a_run_that_was_cut_short_anywhere_is_finished_and_repeats_no_finished_file(tmp_path: Path) -> None:
+    run(tmp_path / "whole", corpus(1, 300))
+    expected = digests(tmp_path / "whole" / "out")
+    write_documents(tmp_path / "in", corpus(1, 300), 100)
+    before: dict[Path, int] = {}
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in (tmp_path / "out").rglob("[!.]*.*") if path.suffix != ".npy"}
+
+    def stop_after(calls: int) -> Callable[..., None]:
+        left = [calls]
+
+        def progress(*_: float, **__: Metric) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise Stop
+
+        return progress
+
+    for calls in range(1, 9):  # while signing, spreading and writing
+        with ThreadPoolExecutor(1) as executor, pytest.raises(Stop):
+            shard(tmp_path / "out", tmp_path / "in", SETTINGS, seed=1, executor=executor, progress=stop_after(calls))
+        now = files()
+        assert before.items() <= now.items()
+        before = now
+    sharded(tmp_path, SETTINGS)
     assert digests(tmp_path / "out") == expected
 
 
@@ -108,7 +143,7 @@ def test_no_training_text_is_like_a_held_out_one(tmp_path: Path) -> None:
     texts += [" ".join(edited(random, words, 0.04)) for words in originals]  # Jaccard about 0.65, below dedup's 0.7
     write_documents(tmp_path / "in", texts)
     settings = SETTINGS.model_copy(update={"max_similarity": 0.4})
-    outcome = shard(tmp_path / "out", tmp_path / "in", settings, seed=1, memory_gb=1)
+    outcome = sharded(tmp_path, settings)
     splits = {split: {row["id"]: row["text"] for row in rows_of(tmp_path / "out" / split)} for split in SPLITS}
     for split in ("validation", "test"):
         for text in splits[split].values():
@@ -136,19 +171,12 @@ def test_what_shares_13_words_with_an_evaluation_is_dropped_with_the_words(tmp_p
     paths = [str(tmp_path / "test.jsonl"), str(tmp_path / "other.txt")]
     settings = SETTINGS.model_copy(update={"decontaminate": paths, "validation_share": 0.01, "test_share": 0.01})
     write_documents(tmp_path / "in", texts)
-    outcome = shard(tmp_path / "out", tmp_path / "in", settings, seed=4, memory_gb=1)
+    outcome = sharded(tmp_path, settings, 4)
     dropped = {row["words"]: row["file"] for row in rows_of(tmp_path / "out" / "dropped")}
     assert dropped == {shown[0]: paths[0], shown[1]: paths[0], shown[2]: paths[1]}
     assert outcome.metrics["dropped_contaminated"] == 3 and outcome.metrics["evaluation_texts_too_short"] == 1
     with pytest.raises(UserError, match="file nowhere not found"):
-        shard(
-            tmp_path / "x",
-            tmp_path / "in",
-            SETTINGS.model_copy(update={"decontaminate": ["nowhere"]}),
-            seed=1,
-            memory_gb=1,
-        )
+        sharded(tmp_path, SETTINGS.model_copy(update={"decontaminate": ["nowhere"]}))
     (tmp_path / "bad.jsonl").write_text("{broken")
     with pytest.raises(UserError, match=r"bad\.jsonl cannot be read"):
-        bad = SETTINGS.model_copy(update={"decontaminate": [str(tmp_path / "bad.jsonl")]})
-        shard(tmp_path / "x", tmp_path / "in", bad, seed=1, memory_gb=1)
+        sharded(tmp_path, SETTINGS.model_copy(update={"decontaminate": [str(tmp_path / "bad.jsonl")]}))
