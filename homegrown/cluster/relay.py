@@ -19,6 +19,7 @@ from typing import Any
 from homegrown.store.digests import sha256
 from homegrown.store.remote import Damaged, Remote
 from homegrown.util.errors import UserError
+from homegrown.util.files import note_digest, noted_digest
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Relay:
                 place = self._root / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 Path(folder, name).replace(place)
+                note_digest(place, delivery.written[name])
         self._there |= delivery.written
         with self._lock, self._journal.open("a") as journal:
             journal.write(json.dumps([self._identity(function, arguments), list(delivery.written)]) + "\n")
@@ -126,7 +128,8 @@ def run(function: Callable[..., Any], parcel: Parcel) -> Delivery:
         paths.sort(key=lambda path: path.stat().st_mtime_ns)
         written = [name for path in paths if (name := path.relative_to(root).as_posix()) not in parcel.own]
         remote.upload(root, written)
-        return Delivery(_named(result, root), {name: sha256(root / name) for name in written})
+        digests = {name: noted_digest(root / name) or sha256(root / name) for name in written}
+        return Delivery(_named(result, root), digests)
     finally:
         shutil.rmtree(root / parcel.partial, ignore_errors=True)
         for name in parcel.own:

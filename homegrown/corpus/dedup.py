@@ -207,7 +207,7 @@ def _set_writer(path: Path | None) -> Iterator[Callable[[Sets], None]]:
         yield lambda sets: None
         return
     schema = pa.schema([("shingles", pa.list_(pa.uint32()))])
-    with replacing(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
+    with replacing(path, scratch=True) as temporary, pa.ipc.new_file(temporary, schema) as writer:
 
         def write(sets: Sets) -> None:
             lists = pa.ListArray.from_arrays(pa.array(sets.starts.astype(np.int32)), pa.array(sets.shingles))

@@ -27,7 +27,7 @@ def write_buckets(path: Path, table: pa.Table, buckets: NDArray[np.integer[Any]]
     notes = {_BUCKETS: present.astype("<u4").tobytes(), _FACTS: json.dumps(facts).encode()}
     rows = table.combine_chunks().take(pa.array(order)).replace_schema_metadata(notes)
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with replacing(path) as temporary, pa.ipc.new_file(temporary, rows.schema, options=options) as writer:
+    with replacing(path, scratch=True) as temporary, pa.ipc.new_file(temporary, rows.schema, options=options) as writer:
         for first, last in pairwise([*firsts, len(order)]):
             writer.write_table(rows.slice(first, last - first), max_chunksize=last - first)
 

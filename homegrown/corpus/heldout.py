@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from homegrown.corpus.compiled import compiled
 from homegrown.corpus.lsh import agreement, band_keys, banding
 from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, sketch
-from homegrown.util.files import replacing
+from homegrown.util.files import writing
 
 PERMUTATIONS = 126
 
@@ -61,7 +61,7 @@ def index_files(folder: Path) -> tuple[Path, ...]:
 def save(held_out: HeldOut, files: tuple[Path, ...]) -> None:
     """Write an index to `index_files`."""
     for name, path in zip(_FILES, files, strict=True):
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with writing(path) as file:
             np.save(file, getattr(held_out, name))
 
 

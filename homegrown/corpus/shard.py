@@ -27,7 +27,7 @@ from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.segmenter import MISSING
 from homegrown.corpus.split_choice import SPLITS, Bounds, bounds, hashes
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, replacing, write_parquet
+from homegrown.util.files import parquet_parts, write_parquet, writing
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 from homegrown.util.seeds import derive
@@ -273,7 +273,7 @@ def _spread(job: _Spreading) -> dict[str, Any]:
 def _save_runs(runs: Runs, folder: Path) -> tuple[Path, Path]:
     paths = folder / "runs.npy", folder / "files.npy"
     for path, values in zip(paths, (runs.hashes, runs.files), strict=True):
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with writing(path) as file:
             np.save(file, values)
     return paths
 

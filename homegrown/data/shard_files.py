@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from homegrown.data.best_fit import Pieces
 from homegrown.data.index import RowFiles, Split, TokenFile
-from homegrown.util.files import replacing
+from homegrown.util.files import writing
 
 Document = npt.NDArray[np.uint16 | np.uint32]
 Learned = npt.NDArray[np.bool_]
@@ -84,11 +84,11 @@ def _starts(documents: Sequence[Document]) -> npt.NDArray[np.int64]:
 
 
 def _write_all(path: Path, arrays: Sequence[Document] | Sequence[Learned]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as stream:
+    with writing(path) as stream:
         for array in arrays:
             stream.write(array.data)
 
 
 def _save(path: Path, array: npt.NDArray[np.int64]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as stream:
+    with writing(path) as stream:
         np.save(stream, array, allow_pickle=False)

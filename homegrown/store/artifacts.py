@@ -28,11 +28,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from homegrown.store.digests import Digests
+from homegrown.store.digests import Digests, sha256
 from homegrown.store.remote import Damaged, Remote
 from homegrown.util import locks
 from homegrown.util.errors import UserError, is_disk_full
-from homegrown.util.files import is_shared, replacing, share, share_new_files, sync
+from homegrown.util.files import PARTIAL, is_shared, noted_digest, replacing, share, share_new_files, sync
 from homegrown.util.parallel import cpu_count
 from homegrown.util.progress import Metric, Outcome
 
@@ -331,15 +331,16 @@ class Store:
 
     def _publish(self, order: Order, slot: Path, outcome: Outcome, started: datetime, seconds: float) -> Manifest:
         partial = partial_of(slot)
+        files = {
+            file.relative_to(partial).as_posix(): FileFacts(
+                bytes=file.stat().st_size, sha256=noted_digest(file) or sha256(file)
+            )
+            for file in sorted(partial.rglob("*"))
+            if file.is_file() and not file.name.startswith(".")
+        }
         for leftover in partial.rglob(".*"):
             if leftover.is_file():
                 leftover.unlink()
-        with Digests(self._state / "digests.sqlite") as digests:
-            files = {
-                file.relative_to(partial).as_posix(): FileFacts(bytes=file.stat().st_size, sha256=digests.file(file))
-                for file in sorted(partial.rglob("*"))
-                if file.is_file()
-            }
         manifest = Manifest(
             stage=order.stage,
             version=int(slot.name.split("-")[0]),
@@ -363,7 +364,7 @@ class Store:
     def _place(self, slot: Path, manifest: Manifest) -> None:
         """Rename a slot's partial folder, which has exactly the files of the manifest, to its place."""
         partial = partial_of(slot)
-        with replacing(partial / MANIFEST) as temporary:
+        with replacing(partial / MANIFEST, scratch=True) as temporary:
             temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
         shared = is_shared(self.root)
         for path in (*partial.rglob("*"), partial):
@@ -374,6 +375,9 @@ class Store:
             self._discard(slot)
         partial.rename(slot)
         sync(slot.parent)
+        with Digests(self._state / "digests.sqlite") as digests:
+            for name, facts in manifest.files.items():
+                digests.know(slot / name, facts.sha256)
 
     # --- the remote ---------------------------------------------------------------------------------------------------
 
@@ -488,7 +492,7 @@ def problem_of(artifact: Artifact, digest: Callable[[Path], str]) -> str | None:
 
 def partial_of(slot: Path) -> Path:
     """Return the partial folder of a slot."""
-    return slot.with_name(f".{slot.name}.partial")
+    return slot.with_name(f".{slot.name}{PARTIAL}")
 
 
 def explained(error: BaseException, root: Path) -> UserError | None:

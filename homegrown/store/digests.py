@@ -59,16 +59,22 @@ class Digests:
 
     def of(self, path: Path, kind: str, compute: Callable[[Path], str]) -> str:
         """Return `compute(path)`, cached as `kind`; it must depend on nothing but the file's content."""
-        name = str(path.absolute())
-        status = path.stat()
-        facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        row = self._known(name, kind)
+        facts = _facts_of(path)
+        row = self._known(str(path.absolute()), kind)
         if row is not None and row[:-1] == facts:
             return str(row[-1])
         value = compute(path)
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
-            self._new[name, kind] = (*facts, value)
+        self._remember(path, kind, facts, value)
         return value
+
+    def know(self, path: Path, digest: str) -> None:
+        """Take the SHA-256 of a file from whoever wrote it."""
+        self._remember(path, "sha256", _facts_of(path), digest)
+
+    def _remember(self, path: Path, kind: str, facts: _Facts, value: str) -> None:
+        _, modified, changed, _ = facts
+        if time.time_ns() - max(modified, changed) > _SETTLED_NS:
+            self._new[str(path.absolute()), kind] = (*facts, value)
 
     def _known(self, name: str, kind: str) -> tuple[int | str, ...] | None:
         if self._database is None:
@@ -108,6 +114,11 @@ class Digests:
         except OSError:
             return False
         return True
+
+
+def _facts_of(path: Path) -> _Facts:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _connect(cache: Path) -> sqlite3.Connection:

@@ -1,5 +1,7 @@
-"""Files written atomically, Parquet tables, and SQLite files that several processes write."""
+"""Files written atomically with their digests, Parquet tables, and SQLite files that several processes write."""
 
+import hashlib
+import io
 import os
 import sqlite3
 import stat
@@ -7,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from homegrown.util.errors import UserError
 
@@ -22,19 +24,95 @@ _WAIT = 30
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, scratch: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; sync and rename it into place on success, remove it on failure.
 
-    Its name is unique: in a shared folder, two machines may write the same file.
+    Its name is unique: in a shared folder, two machines may write the same file. The digest of a file of an artifact is
+    noted by its writer, unless it is `scratch` that is not published.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         sync(temporary)
+        if not scratch and _is_unpublished(path) and temporary.is_file():
+            with temporary.open("rb") as file:  # just written, so in the cache of the system
+                _note(path, temporary, hashlib.file_digest(file, "sha256").hexdigest())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose bytes replace `path` on success; the digest is taken from the stream."""
+    with replacing(path, scratch=True) as temporary:
+        with _Hashing(temporary) as stream:
+            yield cast("BinaryIO", stream)
+        if _is_unpublished(path):
+            _note(path, temporary, stream.digest.hexdigest())
+
+
+class _Hashing(io.RawIOBase):
+    """A file open for writing, and the SHA-256 of what was written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+PARTIAL = ".partial"
+"""The end of the name of an unpublished artifact's folder, which starts with a dot."""
+
+
+def _is_unpublished(path: Path) -> bool:
+    return any(part.startswith(".") and part.endswith(PARTIAL) for part in path.parts)
+
+
+def _note(path: Path, written: Path, digest: str) -> None:
+    _note_of(path).write_text(f"{_facts(written)} {digest}")
+
+
+def note_digest(path: Path, digest: str) -> None:
+    """Note the SHA-256 of an artifact's file that its writer has told."""
+    _note(path, path, digest)
+
+
+def noted_digest(path: Path) -> str | None:
+    """Return the SHA-256 that the writer of a file noted; None if there is none or the file has changed since."""
+    try:
+        facts, _, digest = _note_of(path).read_text().rpartition(" ")
+    except OSError:
+        return None
+    return digest if facts == _facts(path) and len(digest) == 64 else None
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _facts(path: Path) -> str:
+    """Return what a rename keeps and another write changes."""
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def is_shared(folder: Path) -> bool:
@@ -75,8 +153,8 @@ def write_parquet(path: Path, table: "pa.Table") -> None:
     import pyarrow.parquet as pq  # a cached run imports this module without writing tables
 
     repeating = [name for name in table.column_names if name != "text"]  # a dictionary of texts saves nothing
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=16_384, use_dictionary=repeating)
+    with writing(path) as stream:
+        pq.write_table(table, stream, compression="zstd", row_group_size=16_384, use_dictionary=repeating)
 
 
 def read_parquet(folder: Path, columns: list[str] | None = None) -> "pa.Table":

@@ -10,11 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store import artifacts, digests
+from homegrown.store.artifacts import Artifact, Order, Store, partial_of, problem_of
+from homegrown.store.digests import sha256
 from homegrown.store.lookup import find_model
 from homegrown.util.errors import UserError
+from homegrown.util.files import replacing, write_parquet, writing
 from homegrown.util.progress import Outcome
 
 
@@ -263,3 +269,42 @@ def test_an_adapter_beside_its_complete_model_needs_no_merge(store: Store) -> No
     assert find_model(store, "pretrain") == made["pretrain"]
     with pytest.raises(UserError, match="adapter without its merged model"):
         find_model(store, "finetune")
+
+
+def test_publishing_reads_no_file_whose_writer_noted_the_digest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"id": [str(number) for number in range(50_000)]})
+
+    def build(out: Path) -> Outcome:
+        write_parquet(out / "documents" / "part-00000.parquet", table)
+        with replacing(out / "facts.json") as temporary:
+            temporary.write_text("{}")
+        with writing(out / "tokens.bin") as stream:
+            np.save(stream, np.arange(10_000))
+        for name in ("changed", "moved"):
+            with replacing(out / name) as temporary:
+                temporary.write_text("before")
+        (out / "changed").write_text("after, by other means")
+        (out / "other.txt").write_text("without a note")
+        (out / "moved").replace(out / "elsewhere")
+        return Outcome(1, 1)
+
+    read: list[str] = []
+
+    def reading(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(artifacts, "sha256", reading)
+    wanted = order()
+    artifact, _ = store.make(wanted, store.slot("toy", wanted.key), build)
+    assert sorted(read) == ["changed", "elsewhere", "other.txt"]
+    assert problem_of(artifact, sha256) is None
+    assert pq.read_table(artifact.path / "documents").equals(table)
+    assert not list(artifact.path.rglob(".*")), "notes are not published"
+
+
+def test_after_publishing_a_check_reads_no_settled_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_SETTLED_NS", -1)
+    artifact, _ = make(store, order())
+    monkeypatch.setattr(digests, "sha256", lambda path: pytest.fail(f"{path} is read"))
+    assert store.damage(artifact) is None
