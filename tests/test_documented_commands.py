@@ -42,6 +42,7 @@ TEXTS = (
         "[base] →",
         "pipelines.yaml ",
         "pretrain: ",
+        "pack:",
         "3 of 12 records",
         "--set finetuning.rank",
         "location /",
