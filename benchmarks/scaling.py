@@ -152,7 +152,6 @@ def train_once(data: Path, model: ModelSettings, settings: TrainingSettings, out
     from homegrown.training.stopping import Stop
     from homegrown.training.trainer import Trainer
 
-    torch.set_num_threads(threads)
     out.mkdir(exist_ok=True)
     never = {"checkpoint_every": settings.max_steps + 1, "sample_every": settings.max_steps + 1, "sample_prompts": []}
     settings = settings.model_copy(update={**never, "compile": "never"})
@@ -160,7 +159,9 @@ def train_once(data: Path, model: ModelSettings, settings: TrainingSettings, out
         packed=data / "packed", tokenizer=data / "tokenizer", model=model, training=settings, seed=1, device="cpu"
     )
     began = time.process_time()
-    trainer = Trainer(job, out, only_worker(out), Report(out / PROGRESS), standard())
+    worker = only_worker(out)
+    torch.set_num_threads(threads)  # a worker takes all processors
+    trainer = Trainer(job, out, worker, Report(out / PROGRESS), standard())
     trainer.start()
     trainer.run(Stop())
     seconds = (time.process_time() - began) / threads
