@@ -170,7 +170,8 @@ def dial(recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine:
     if not candidates:
         given = "the smallest model" if budget.parameters is None else "a model of this --size"
         raise UserError(f"Time or memory do not suffice for {given}; set a longer --time or a smaller --size.")
-    best = min(candidates, key=lambda one: one.bits_per_byte)
+    # The first of those that promise the same, as far as it is printed: the smallest.
+    best = min(candidates, key=lambda one: round(one.bits_per_byte, 2))
     tokenizer = recipe.tokenizer.model_copy(update={"vocabulary_size": best.config.vocabulary_size})
     chosen = recipe.model_copy(update={"model": best.model, "training": best.training, "tokenizer": tokenizer})
     return Dialed(
@@ -199,7 +200,8 @@ def of_size(
         one = _longest(depth, vocabulary, recipe, budget, text, speed, machine)
         if one and vocabulary in rules.vocabulary_sizes(min(text.train_bytes, one.text_bytes), one.epochs):
             found.append(one)
-    return min(found, key=lambda one: one.bits_per_byte, default=None)
+    # Vocabularies that promise the same: the largest, whose tokens are the fewest.
+    return min(found, key=lambda one: (round(one.bits_per_byte, 3), -one.config.vocabulary_size), default=None)
 
 
 def _longest(

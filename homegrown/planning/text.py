@@ -19,8 +19,9 @@ from homegrown.util.errors import UserError
 
 _UP_TO_PACK = ("seed", "base", "replay", "ingest", "dedup", "filter", "shard", "tokenizer", "pack")
 
-_BYTES_PER_TOKEN = {1024: 2.4, 4096: 3.25, 16384: 3.95, 32768: 4.2}
-"""By vocabulary size: the mean of English Wikipedia and Python documentation, held out from 14 and 18 MB."""
+_BYTES_PER_TOKEN = {512: 1.87, 1024: 2.4, 4096: 3.25, 16384: 3.95, 32768: 4.2}
+"""By vocabulary size: the mean of English Wikipedia and Python documentation, held out from 14 and 18 MB; for
+512 tokens by the ratio that Shakespeare has to 1,024."""
 
 _KEPT_SHARE = 0.92
 """Share of the text that the corpus stages keep, measured with `tiny`; filters of web text drop far more."""

@@ -81,6 +81,25 @@ def test_a_text_that_is_read_many_times_gets_dropout_and_its_best_step() -> None
     assert often.training.dropout > 0
     assert often.training.patience is not None
     assert often.tokenizer.vocabulary_size < once.tokenizer.vocabulary_size
+    assert often.training.batch_size < once.training.batch_size
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "vocabulary", "tokens", "bytes_per_token", "measured"),
+    [
+        (4, 128, 1024, 3.0e6, 2.614, 2.036),
+        (4, 128, 2048, 3.0e6, 3.156, 2.063),
+        (4, 256, 1024, 6.0e6, 2.614, 2.078),
+    ],
+)
+def test_the_loss_of_shakespeare_is_promised(
+    layers: int, width: int, vocabulary: int, tokens: float, bytes_per_token: float, measured: float
+) -> None:
+    """Against rows of benchmarks/results/scaling.csv, which judge the last tenth."""
+    shape = rules.shape(width // 64).model_copy(update={"layers": layers})
+    config = ModelConfig.from_settings(shape, vocabulary, 0)
+    promised = rules.promised_loss(config, tokens * bytes_per_token, 1_003_786, 2.351)
+    assert promised == pytest.approx(measured, rel=0.04)
 
 
 def test_the_same_measurements_give_the_same_recipe() -> None:
@@ -124,7 +143,7 @@ def test_shapes_are_even_and_wide_ones_have_heads_of_128() -> None:
 def test_repeated_text_is_worth_less_than_new_text() -> None:
     assert rules.effective(5, 10) == 5
     assert 20 < rules.effective(40, 10) < 40
-    assert rules.effective(1e9, 10) == pytest.approx(10 * 5)
+    assert rules.effective(1e9, 10) == pytest.approx(10 * 9)
 
 
 def test_facts_of_a_text(tmp_path: Path) -> None:
