@@ -8,18 +8,20 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.evaluation.bootstrap import Interval
+from homegrown.evaluation.bootstrap import Interval, interval, mean_interval
 from homegrown.evaluation.costs import TestDocuments
+from homegrown.evaluation.overlap import bleu_counts, bleu_of_counts
 from homegrown.quantization.variants import ORIGINAL
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.differences import differing, reasons_between
 from homegrown.store.runs import RunRecord, State
 from homegrown.training.job import METRICS
-from homegrown.util.files import parquet_parts
+from homegrown.util.files import parquet_parts, read_parquet
 from homegrown.util.progress import Metric
 
 
@@ -65,9 +67,16 @@ class Stage:
         return "gone" if self.keys[number] else "not made"
 
 
+_COSTS = ("bits_per_byte", "perplexity")
+_OVERLAPS = ("bleu", "sentence_bleu", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum")
+_PAIRED = re.compile(rf"(?:(.+)_)??({'|'.join((*_COSTS, *_OVERLAPS))})")
+"""A metric that can be paired by test document, behind the variant that the manifest's metrics name."""
+_SEED = 1  # of the resamples; the same for every comparison
+
+
 @dataclass(frozen=True)
 class Paired:
-    """The difference of a run to the base in bits per byte, paired by test document.
+    """The difference of a run to the base in bits per byte, BLEU or ROUGE, paired by test document.
 
     Both are None if the two have no test documents in common, `interval` also for a single document.
     """
@@ -95,7 +104,7 @@ class Row:
     metric: str
     values: list[Metric | None]
     paired: "list[Paired] | None" = None
-    """The significance of each difference to the base, for bits per byte and perplexity on test text."""
+    """The significance of each difference to the base, for the metrics of test text that documents have."""
 
     @property
     def differences(self) -> list[float | None]:
@@ -275,19 +284,56 @@ def _variants(stage: Stage) -> list[Row]:
 
 
 def _paired(row: Row, stage: Stage) -> Row:
-    """Return the row with the significance of its differences, if it is of a cost of predicting test text."""
-    metric = re.fullmatch(r"(?:(.+)_)?(bits_per_byte|perplexity)", row.metric)
+    """Return the row with the significance of its differences, if it is a metric of single test documents."""
+    metric = _PAIRED.fullmatch(row.metric)
     if stage.name != "evaluate" or metric is None:
         return row
-    variant = row.variant or metric[1] or ORIGINAL
-    base, *others = (TestDocuments.read(one.path, variant) if one else None for one in stage.artifacts)
-    paired = []
-    for other in others:
-        above = other.above(base) if base and other else None
-        if base and other and metric[2] == "perplexity" and not np.array_equal(other.costs.tokens, base.costs.tokens):
-            above = None  # of another tokenizer, so not comparable
-        paired.append(Paired(*above) if above else Paired())
-    return replace(row, paired=paired)
+    variant, name = row.variant or metric[1] or ORIGINAL, metric[2]
+    pair = _paired_costs if name in _COSTS else _paired_overlaps
+    base, *others = stage.artifacts
+    return replace(row, paired=[pair(base, other, variant, name) if base and other else Paired() for other in others])
+
+
+def _paired_costs(base: Artifact, other: Artifact, variant: str, metric: str) -> Paired:
+    """Pair the costs of predicting test documents."""
+    ours, theirs = (TestDocuments.read(one.path, variant) for one in (base, other))
+    above = theirs.above(ours) if ours and theirs else None
+    if ours and theirs and metric == "perplexity" and not np.array_equal(theirs.costs.tokens, ours.costs.tokens):
+        above = None  # of another tokenizer, so not comparable
+    return Paired(*above) if above else Paired()
+
+
+def _paired_overlaps(base: Artifact, other: Artifact, variant: str, metric: str) -> Paired:
+    """Pair the scores of completions, if both have the same prompts and references."""
+    ours, theirs = (_completions(one, variant) for one in (base, other))
+    if not ours or [one[:3] for one in ours] != [one[:3] for one in theirs]:
+        return Paired()
+    if metric == "bleu":
+        counts = [
+            np.array([bleu_counts(reference, text) for _, _, reference, text, _ in rows], dtype=np.float64)
+            for rows in (ours, theirs)
+        ]
+        width = counts[0].shape[1]
+
+        def above(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return bleu_of_counts(sums[:, width:]) - bleu_of_counts(sums[:, :width])
+
+        columns = np.concatenate(counts, axis=1)
+        return Paired(float(above(columns.sum(axis=0, keepdims=True))[0]), interval(columns, above, _SEED))
+    column = metric.removeprefix("sentence_")
+    values = np.array([two[4][column] - one[4][column] for one, two in zip(ours, theirs, strict=True)])
+    return Paired(float(values.mean()), mean_interval(values, _SEED))
+
+
+def _completions(evaluation: Artifact, variant: str) -> list[tuple[str, str, str, str, dict[str, float]]]:
+    """Return id, prompt, reference, completion and scores of each completed document; none if it has none."""
+    if not parquet_parts(evaluation.path / "continuations"):
+        return []
+    return [
+        (row["id"], row["prompt"], row["reference"], row["continuation"], row)
+        for row in read_parquet(evaluation.path / "continuations").to_pylist()
+        if row["variant"] == variant
+    ]
 
 
 def _results(artifact: Artifact) -> dict[str, dict[str, Metric]]:

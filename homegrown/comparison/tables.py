@@ -11,12 +11,12 @@ from homegrown.reporting.blocks import Cell, Table, Verdict
 from homegrown.reporting.numbers import shown
 from homegrown.util.progress import Metric
 
-_LESS_IS_BETTER = ("bits_per_byte", "perplexity", "loss", "repeated_4grams")
-_MORE_IS_BETTER = ("bleu", "rouge_1", "rouge_2", "rouge_l", "distinct_2")  # speeds depend on the machine's load too
+_LESS_IS_BETTER = ("bits_per_byte", "perplexity")
+_MORE_IS_BETTER = ("bleu", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum")
 _NEITHER = ("self_bleu",)  # it ends as one that is
 _HEADLINES = ("bits_per_byte", "perplexity", "bleu", "rouge_l", "tokens_per_second")
 _DIGITS = 5
-_LEGEND = "✓ better, ✗ worse than the base; bits per byte and perplexity of test text only where significant."
+_LEGEND = "✓ better, ✗ worse than the base, where the difference on test documents is significant."
 
 
 def tables(comparison: Comparison, *, intervals: bool = False) -> list[Table]:
@@ -66,10 +66,10 @@ def headlines(comparison: Comparison, most: int = len(_HEADLINES)) -> list[Row]:
 def verdict(row: Row, number: int) -> Verdict:
     """Say whether a run's value is better or worse than the base's.
 
-    Empty if the metric has no good side, or if the difference on test text is not significant.
+    Empty if the metric has no good side, or no difference by test document that is significant.
     """
     base, value = row.values[0], row.values[number]
-    if row.paired is not None and (number == 0 or not row.paired[number - 1].is_significant):
+    if number == 0 or row.paired is None or not row.paired[number - 1].is_significant:
         return ""
     if not isinstance(value, int | float) or not isinstance(base, int | float) or value == base:
         return ""

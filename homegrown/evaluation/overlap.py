@@ -54,11 +54,11 @@ def bleu_of_one(reference: str, text: str) -> float:
 
 def bleu_interval(references: Sequence[str], texts: Sequence[str], seed: int) -> Interval | None:
     """Return the interval of `bleu` over other documents (Koehn 2004); None for one document."""
-    columns = np.array([_counts(reference, text) for reference, text in zip(references, texts, strict=True)])
+    columns = np.array([bleu_counts(reference, text) for reference, text in zip(references, texts, strict=True)])
     return interval(columns, bleu_of_counts, seed)
 
 
-def _counts(reference: str, text: str) -> list[float]:
+def bleu_counts(reference: str, text: str) -> list[float]:
     """Return a text's counts for corpus BLEU: shared and all n-grams of orders 1 to 4, and the words of both texts."""
     expected, words = wordpunct_tokenize(reference), wordpunct_tokenize(text)
     found = [modified_precision([expected], words, n) for n in range(1, _ORDERS + 1)]

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from homegrown.evaluation.overlap import bleu_of_one, rouge
 from homegrown.store import runs
 from homegrown.store.artifacts import Order, Store
 from homegrown.training.metrics import METRICS_SCHEMA
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome
 
+REFERENCE = "one two three four five"
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -25,12 +28,13 @@ def write_run(
     bits: float = 2.0,
     recipe: str = "tiny",
     costs: Sequence[float] = (),
+    completions: Sequence[str] = (),
     **more: Any,
 ) -> None:
     """Record a run of three stages, `ingest`, `pretrain` and `evaluate`, with a setting, curves and a table.
 
     `costs` are the bits of each test document, of 100 bytes and 25 tokens; without them there are 40 documents of equal
-    cost.
+    cost. `completions` are those of prompts whose reference is `one two three four five`.
     """
     keys: dict[str, str] = {}
     folders: dict[str, str] = {}
@@ -42,7 +46,7 @@ def write_run(
 
     made("ingest", {"path": "data"}, [], lambda out: Outcome(3, 2, metrics={"text_bytes": 100}))
     made("pretrain", {"rate": rate}, ["ingest"], lambda out: _train(out, bits))
-    made("evaluate", {"samples": 2}, ["pretrain"], lambda out: _evaluate(out, bits, costs))
+    made("evaluate", {"samples": 2}, ["pretrain"], lambda out: _evaluate(out, bits, costs, completions))
     run = runs.RunRecord(
         recipe={"name": recipe, "training": {"rate": rate, "steps": 4}},
         started=BEGAN + timedelta(hours=hours),
@@ -65,15 +69,36 @@ def _train(out: Path, bits: float) -> Outcome:
     return Outcome(100, 40, "tokens", {"validation_bits_per_byte": bits + 0.5, "weights": "final"})
 
 
-def _evaluate(out: Path, bits: float, costs: Sequence[float]) -> Outcome:
+def _evaluate(out: Path, bits: float, costs: Sequence[float], completions: Sequence[str]) -> Outcome:
     documents = [
         {"variant": name, "id": f"{number:02}", "nats": (cost + 100 * more) * math.log(2), "tokens": 25, "bytes": 100}
         for number, cost in enumerate(costs or [100 * bits] * 40)
         for name, more in (("original", 0.0), ("int8<", 0.25))
     ]
     write_parquet(out / "documents" / "part-00000.parquet", pa.Table.from_pylist(documents))
+    continued = [
+        {
+            "variant": "original",
+            "id": f"{number:02}",
+            "prompt": "count",
+            "reference": REFERENCE,
+            "continuation": text,
+            "bleu": bleu_of_one(REFERENCE, text),
+            **asdict(rouge(REFERENCE, text)),
+        }
+        for number, text in enumerate(completions)
+    ]
+    if continued:
+        write_parquet(out / "continuations" / "part-00000.parquet", pa.Table.from_pylist(continued))
     rows = [
-        {"variant": name, "bits_per_byte": bits + more, "bleu": 10 * bits, "device": "cpu"}
+        {
+            "variant": name,
+            "bits_per_byte": bits + more,
+            "bleu": 10 * bits,
+            "rouge_l": 10 * bits,
+            "self_bleu": 10 * bits,
+            "device": "cpu",
+        }
         for name, more in (("original", 0.0), ("int8<", 0.25))
     ]
     write_parquet(out / "results" / "part-00000.parquet", pa.Table.from_pylist(rows))

@@ -70,7 +70,8 @@ def test_what_differs_why_and_what_it_did(two: Store) -> None:
     words = row(found, "weights")
     assert (words.differences, words.percent) == ([None], [None])
     assert found.gone == []
-    assert [verdict(one, 1) for one in headlines(found)] == ["better", "worse"]  # bits per byte, BLEU
+    assert [one.metric for one in headlines(found)] == ["bits_per_byte", "bleu", "rouge_l"]
+    assert [verdict(one, 1) for one in headlines(found)] == ["better", "", ""]  # no completions
 
 
 def test_every_metric_is_in_the_json_and_what_differs_in_the_table(two: Store) -> None:
@@ -166,7 +167,34 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_comparison(two: Sto
 def test_what_the_load_of_the_machine_changes_is_neither_better_nor_worse() -> None:
     for metric in ("tokens_per_second", "flops_utilisation", "seconds to make"):
         assert verdict(Row("evaluate", "original", metric, [100, 300]), 1) == ""
-    assert verdict(Row("pretrain", None, "validation_bits_per_byte", [2.0, 1.9]), 1) == "better"
+    assert verdict(Row("pretrain", None, "validation_bits_per_byte", [2.0, 1.9]), 1) == ""
+
+
+def test_bleu_and_rouge_are_better_or_worse_only_where_significant_by_document(store: Store) -> None:
+    """Of 40 completions all have three of five words or four, or one has four and one has two."""
+    three, four = "one two three x y", "one two three four y"
+    mixed = ["one two x y z", four, *[three] * 38]
+    write_run(store, "base", rate=0.1, completions=[three] * 40)
+    write_run(store, "more", rate=0.2, completions=[four] * 39 + [three], hours=1)
+    write_run(store, "mixed", rate=0.3, completions=mixed, hours=2)
+    write_run(store, "other", rate=0.4, completions=[four] * 39, hours=3)
+    write_run(store, "few", rate=0.5, completions=[three] * 12, hours=4)
+    write_run(store, "fewer", rate=0.6, completions=[four] * 12, hours=5)
+    for metric in ("bleu", "rouge_l"):
+        for names, significant in {
+            ("base", "more", "mixed", "other"): [True, False, False],
+            ("more", "base"): [True],
+            ("few", "fewer"): [False],
+        }.items():
+            found = row(compared(store, *names), metric, "original")
+            assert found.paired is not None
+            assert [one.is_significant for one in found.paired] == significant
+    paired = row(compared(store, "base", "more"), "rouge_l", "original").paired
+    assert paired is not None and paired[0].difference == pytest.approx(100 / 5 * 39 / 40)
+    changed = replace(row(compared(store, "base", "more"), "rouge_l", "original"), values=[60, 80])
+    assert [verdict(changed, 0), verdict(changed, 1)] == ["", "better"]
+    alike = replace(row(compared(store, "base", "more"), "self_bleu", "original"), values=[1, 2])
+    assert verdict(alike, 1) == ""
 
 
 def test_bits_per_byte_are_better_or_worse_only_where_significant(store: Store) -> None:
