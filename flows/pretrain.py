@@ -8,6 +8,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -24,7 +25,7 @@ from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Order
 from homegrown.store.differences import previous_of, reasons
 from homegrown.store.lookup import find_model
-from homegrown.util.errors import UserError
+from homegrown.util.errors import SourceChanged, UserError
 from tasks.base import base as import_base
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
@@ -79,7 +80,7 @@ SWEEP_TAG = "sweep:"
 """Prefix of the tag of a sweep's flow runs; the sweep's name follows."""
 
 CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
-    "ingest": lambda run, recipe, made: ingest(run, settings=recipe.ingest),
+    "ingest": lambda run, recipe, made: _ingest(run, recipe),
     "dedup": lambda run, recipe, made: dedup(run, settings=recipe.dedup, ingest=made["ingest"]),
     "filter": lambda run, recipe, made: filter_documents(run, settings=recipe.filter, dedup=made["dedup"]),
     "shard": lambda run, recipe, made: shard(run, settings=recipe.shard, filter=made["filter"]),
@@ -106,6 +107,15 @@ CHAIN: dict[StageName, Callable[[Run, Recipe, Made], Handle]] = {
     ),
 }
 """The stages in order, each with its inputs."""
+
+
+def _ingest(run: Run, recipe: Recipe) -> Handle:
+    """Read the sources, once again if a file changed meanwhile; its new content has another key."""
+    try:
+        return ingest(run, settings=recipe.ingest)
+    except SourceChanged as error:
+        get_run_logger().warning("%s It is read again.", error)
+        return ingest(run, settings=recipe.ingest)
 
 
 def _documents(made: Made) -> Handle:

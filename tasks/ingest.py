@@ -12,7 +12,7 @@ from homegrown.reporting.blocks import table_as_markdown
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
-from homegrown.util.errors import UserError
+from homegrown.util.errors import SourceChanged
 from homegrown.util.progress import Outcome
 from tasks.stage import Work, stage, store
 from tasks.ui.markdown import picture, quoted, table
@@ -86,7 +86,7 @@ def ingest(work: Work, settings: IngestSettings) -> Outcome:
 
 
 def _check_unchanged(raw: dict[str, str], source: AnySource) -> dict[str, str]:
-    """Raise UserError if the files of a source have another content than the artifact's key says.
+    """Raise SourceChanged if the files of a source have another content than the artifact's key says.
 
     Return the SHA-256 of its local files by locator; of other sources nothing.
     """
@@ -95,5 +95,7 @@ def _check_unchanged(raw: dict[str, str], source: AnySource) -> dict[str, str]:
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
         found = sources.identity(source, digests)
     if sources.digest_of(found) != raw[source.name]:
-        raise UserError(f"Source {source.name}: its files changed since the run started; run again.")
+        raise SourceChanged(
+            f"Source {source.name}: its files changed since the run started; run again when they are complete."
+        )
     return {locator: known for locator, known in found if isinstance(known, str)} if source.kind == "files" else {}

@@ -18,7 +18,7 @@ from homegrown.corpus.streams import is_remote
 from homegrown.corpus.text import Cleaned, cleaned
 from homegrown.corpus.warned import counted
 from homegrown.store.digests import sha256
-from homegrown.util.errors import UserError
+from homegrown.util.errors import SourceChanged, UserError
 from homegrown.util.files import replacing, write_parquet
 
 SIZED = SCHEMA.append(pa.field("bytes", pa.int64()))  # documents with the UTF-8 bytes of their texts
@@ -101,7 +101,9 @@ def _check_here(unit: Unit, *, is_read: bool) -> None:
                 "it (a shared folder, s3://)."
             ) from error
         if not same:
-            raise UserError(f"Source {unit.source.name}: {path} changed while it was read; run again.")
+            raise SourceChanged(
+                f"Source {unit.source.name}: {path} changed while it was read; run again when it is complete."
+            )
 
 
 def _read(unit: Unit) -> Summary:

@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class SourceChanged(UserError):
+    """A file of a source changed during reading; reading it again can succeed."""
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Return whether a full disk or an exceeded quota caused an error, even if a library wraps it."""
     numbers = (errno.ENOSPC, errno.EDQUOT)

@@ -1,5 +1,6 @@
 """The whole chain on a small corpus: what a second run, a change, a deletion and a kill each re-run."""
 
+import logging
 import os
 import re
 import shutil
@@ -13,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.pretrain import CHAIN, pretrain
+from homegrown.config.recipe import IngestSettings
 from homegrown.store import fingerprint, runs
 from homegrown.store.artifacts import Store
+from homegrown.util.errors import SourceChanged
+from tasks.stage import Run
 from tasks.ui.events import Event, listening
 from tests.flows.small import small_recipe, write_project
 from tests.flows.warm import Command
@@ -161,3 +165,22 @@ def test_the_command_line_ends_with_one_sentence(prefect_server: str, tmp_path: 
     assert done.returncode == 1
     assert "Traceback" not in output
     assert re.search(r"^Error: .*data.*\.$", output, re.MULTILINE), output
+
+
+def test_sources_that_change_while_they_are_read_are_read_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    def ingest(run: Run, settings: IngestSettings) -> str:
+        tries.append("read")
+        if len(tries) != 2:
+            raise SourceChanged("raw: a.jsonl changed while it was read.")
+        return "handle"
+
+    monkeypatch.setattr("flows.pretrain.ingest", ingest)
+    monkeypatch.setattr("flows.pretrain.get_run_logger", lambda: logging.getLogger("test"))
+    recipe = small_recipe(Path("data"))
+    assert CHAIN["ingest"](Run(1, recipe.compute), recipe, {}) == "handle"
+    with pytest.raises(SourceChanged):
+        CHAIN["ingest"](Run(1, recipe.compute), recipe, {})
+        CHAIN["ingest"](Run(1, recipe.compute), recipe, {})
+    assert len(tries) == 4
