@@ -17,7 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
 
 from flows.local import server_users
-from flows.local.prefect_internals import forget_lost_events, use_packaged_views
+from flows.local.prefect_internals import forget_lost_events, use_packaged_views, write_in_turn
 from homegrown.util.guard import LOOPBACK, Policy
 
 
@@ -28,6 +28,7 @@ def guarded() -> ASGIApp:
     """
     use_packaged_views()
     forget_lost_events()
+    write_in_turn()
     app = create_app(final=True)
     return Policy(TrustedHostMiddleware(app, allowed_hosts=LOOPBACK, www_redirect=False))
 

@@ -5,6 +5,7 @@ them against the installed Prefect.
 """
 
 import json
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -79,6 +80,27 @@ def forget_lost_events() -> None:
     from prefect.server.events.ordering import memory
 
     memory.PRECEDING_EVENT_LOOKBACK = LOST_EVENT  # type: ignore[attr-defined]  # imported there
+
+
+def write_in_turn() -> None:
+    """Make the server take SQLite's lock for writing at the start of a transaction, so that requests wait for it.
+
+    A transaction that reads first and then writes fails at once, whatever its time-out, when another wrote meanwhile
+    (SQLITE_BUSY_SNAPSHOT). The server answers 503, and with four or more runs at once a worker's repeated requests fail
+    too: it marks the run as Crashed. PostgreSQL does not need this.
+
+    Waits for: a server setting of the transaction mode, or transactions that Prefect begins with `IMMEDIATE`.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def begin_immediate(
+        self: AioSqliteConfiguration, session: Any, with_for_update: bool = False
+    ) -> AbstractAsyncContextManager[Any]:
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[assignment, method-assign]
 
 
 def use_packaged_views() -> None:

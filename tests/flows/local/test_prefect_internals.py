@@ -11,10 +11,13 @@ import httpx
 import pytest
 from prefect.exceptions import TerminationSignal
 from prefect.server.api import collections
+from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.events.ordering import memory
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.states import exception_to_crashed_state
 from prefect.utilities.names import generate_slug
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from flows.local import prefect_internals as internals
 
@@ -81,6 +84,47 @@ def test_the_server_reads_views_from_its_package(monkeypatch: pytest.MonkeyPatch
     assert "process" in workers["prefect"]
     with pytest.raises(KeyError):
         asyncio.run(collections.get_collection_view("aggregate-block-metadata"))
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_transaction_that_reads_first_waits_for_another_that_writes(
+    in_turn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the change, Prefect still fails at once: when it no longer does, the change is not needed."""
+    begin = AioSqliteConfiguration.begin_transaction
+    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", begin)  # restored at the end
+    if in_turn:
+        internals.write_in_turn()
+    database = AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path / 'prefect.db'}")
+    add = text("UPDATE counter SET value = value + 1")
+
+    async def count() -> int:
+        engine = await database.engine()
+        async with await database.session(engine) as session, database.begin_transaction(session):
+            await session.execute(text("CREATE TABLE counter AS SELECT 0 AS value"))
+        read = asyncio.Event()
+
+        async def slow() -> None:
+            async with await database.session(engine) as session, database.begin_transaction(session):
+                await session.execute(text("SELECT value FROM counter"))
+                read.set()
+                await asyncio.sleep(0.3)
+                await session.execute(add)
+
+        async def quick() -> None:
+            await read.wait()
+            async with await database.session(engine) as session, database.begin_transaction(session):
+                await session.execute(add)
+
+        await asyncio.gather(slow(), quick())
+        async with await database.session(engine) as session:
+            return int((await session.execute(text("SELECT value FROM counter"))).scalar_one())
+
+    if in_turn:
+        assert asyncio.run(count()) == 2
+    else:
+        with pytest.raises(OperationalError, match="database is locked"):
+            asyncio.run(count())
 
 
 def test_random_names_are_told_from_given_ones() -> None:
