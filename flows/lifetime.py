@@ -13,7 +13,6 @@ from uuid import UUID
 import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
@@ -21,8 +20,8 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
 from flows import AUTHOR_TAG
+from flows.local.automation import end_task_runs
 from flows.local.children import KILLED, end_with_worker
-from flows.local.prefect_internals import ABORTED
 from homegrown.store.artifacts import Store
 from homegrown.util import locks
 from homegrown.util.users import user_name
@@ -64,7 +63,7 @@ def watch_over(store: Store, run: UUID) -> None:
         locks.acquire(folder / str(run))
     _mine.add(run)
     with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
-        _end_task_runs(client, run, Crashed(message="The previous attempt ended here."))
+        end_task_runs(client, run, Crashed(message="The previous attempt ended here."))
         _end_dead_runs(client, folder)
     if "PREFECT__FLOW_RUN_ID" not in os.environ and threading.current_thread() is threading.main_thread():
         context = contextvars.copy_context()  # carries the address of the run's server
@@ -78,16 +77,16 @@ def after_crash(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
         if now.deployment_id is None and now.id in _mine:
             # Its process still runs this hook, so a signal or the UI stopped it.
             cancelled: State[Any] = Cancelled(message=f"Stopped. {_RESUME}")
-            _end_task_runs(client, now.id, cancelled)
+            end_task_runs(client, now.id, cancelled)
             client.set_flow_run_state(now.id, cancelled, force=True)
             return
-        _end_task_runs(client, now.id, Crashed(message=state.message))
+        end_task_runs(client, now.id, Crashed(message=state.message))
 
 
 def after_cancellation(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of a cancellation: ends the task runs."""
     with get_client(sync_client=True) as client:
-        _end_task_runs(client, flow_run.id, Cancelled())
+        end_task_runs(client, flow_run.id, Cancelled())
 
 
 def _end_dead_runs(client: SyncPrefectClient, folder: Path) -> None:
@@ -99,7 +98,7 @@ def _end_dead_runs(client: SyncPrefectClient, folder: Path) -> None:
             run = client.read_flow_run(UUID(file.name))
             cancelling = run.state_type is StateType.CANCELLING
             end: State[Any] = Cancelled() if cancelling else Crashed(message=f"{KILLED}. {_RESUME}")
-            _end_task_runs(client, run.id, end)
+            end_task_runs(client, run.id, end)
             if run.state_type in (StateType.RUNNING, StateType.CANCELLING):
                 client.set_flow_run_state(run.id, end, force=True)
             file.unlink()
@@ -107,13 +106,6 @@ def _end_dead_runs(client: SyncPrefectClient, folder: Path) -> None:
             file.unlink()
         finally:
             locks.release(file)
-
-
-def _end_task_runs(client: SyncPrefectClient, run: UUID, state: State[Any]) -> None:
-    for one in client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run]}})):
-        stopped = one.state and one.state.is_crashed() and str(one.state.message).startswith(ABORTED)
-        if one.state is None or not one.state.is_final() or (stopped and state.is_cancelled()):
-            client.set_task_run_state(one.id, state, force=True)
 
 
 def _listen(run: UUID) -> None:

@@ -24,7 +24,8 @@ def start(arguments: Sequence[str], log: Path, *, tied: bool = True) -> "subproc
 
     The child gets its own session, so that Ctrl-C reaches only this process, which then stops the child. On Linux the
     kernel ends it (SIGTERM) when this process dies, even by `kill -9`, unless it is not `tied`. Call this in the main
-    thread, because the kernel regards the starting thread as the parent.
+    thread, because the kernel regards the starting thread as the parent. SIGINT, which Prefect's worker sends itself to
+    stop, has its default effect again: what starts in the background of a shell ignores it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -34,13 +35,14 @@ def start(arguments: Sequence[str], log: Path, *, tied: bool = True) -> "subproc
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()) if tied and sys.platform == "linux" else None,
+            preexec_fn=_prepare(os.getpid() if tied and sys.platform == "linux" else None),
         )
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Send SIGTERM to a child, and kill it after `seconds`."""
+    """Send SIGTERM to a child, which may stand still by SIGSTOP, and kill it after `seconds`."""
     process.terminate()
+    process.send_signal(signal.SIGCONT)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -106,11 +108,15 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def _end_with(parent: int) -> Callable[[], None]:
+def _prepare(parent: int | None) -> Callable[[], None]:
+    """Return what a child does before it executes its program; with `parent`, it is tied to that process."""
+
     def prepare() -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # the parent died before the prctl call
-            os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if parent is not None:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # the parent died before the prctl call
+                os._exit(1)
 
     return prepare
 

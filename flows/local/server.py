@@ -1,6 +1,7 @@
 """The Prefect server: the configured one, or one that is started if none answers and ends with its last user."""
 
 import base64
+import os
 import socket
 import subprocess
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from prefect.context import refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
@@ -17,11 +19,18 @@ from prefect.settings import get_current_settings
 
 from flows.local import children, server_database, server_log, server_owner, server_users
 from homegrown.util.errors import UserError
+from homegrown.util.files import is_shared
+from homegrown.util.users import user_name
 
-LOG = "server.log"
-"""Name of the server's log in the folder of a store's state."""
+_ADDRESS = "http://127.0.0.1:4200/api"
 _START_SECONDS = 300  # it takes 7, more on a busy machine
 _ANSWER_SECONDS = 30  # of a busy server that has accepted the connection
+
+
+if get_current_settings().api.url is None:
+    # Outside of a project's folder; Prefect's clients would start a server of their own in every process.
+    os.environ["PREFECT_API_URL"] = _ADDRESS
+    refresh_global_settings_context()
 
 
 @contextmanager
@@ -61,7 +70,12 @@ def running(log: Path) -> Iterator[str]:
 
 def address() -> str:
     """Return the configured address of the Prefect API."""
-    return (get_current_settings().api.url or "http://127.0.0.1:4200/api").rstrip("/")
+    return (get_current_settings().api.url or _ADDRESS).rstrip("/")
+
+
+def log_of(state: Path) -> Path:
+    """Return the file of the server's log in the folder of a store's state; in a shared store each user has one."""
+    return state / (f"server-{user_name()}.log" if is_shared(state.parent) else "server.log")
 
 
 def answers(api: str) -> bool:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 from prefect import get_client
@@ -36,9 +37,7 @@ _RUN_STOP_SECONDS = 40.0
 """Time for runs to stop: they finish a step and write a checkpoint."""
 _OWN_END_SECONDS = 15.0
 """Time for processes whose parent died to end by themselves."""
-_REPORT_SECONDS = 1.0
-"""Time for a worker to report the end of its runs to the server."""
-_WORKER_STOP_SECONDS = 20.0
+_WORKER_STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 _READ_LOG_SECONDS = 15.0
 _LOOK_SECONDS = 300.0
@@ -122,7 +121,7 @@ class Machine:
             if server.answers(self.api):
                 server_owner.check(self.api, may_choose=False)
             else:
-                arguments, log = server.command(self.api), self._state / server.LOG
+                arguments, log = server.command(self.api), server.log_of(self._state)
                 if sizes := server_database.compact():
                     self._report(f"Compacted Prefect's database from {file_size(sizes[0])} to {file_size(sizes[1])}.")
                 self._report("Starting the Prefect server; this takes up to a minute.")
@@ -131,12 +130,9 @@ class Machine:
                 server.wait(self._server.process, self.api, log)
         with get_client(sync_client=True) as client:
             try:
-                for pool in self._checked.pools:
-                    _ensure_pool(client, pool)
+                limits = {pool: _ensure_pool(client, pool) for pool in self._checked.pools}
                 automation.ensure(client)
-                local = server_owner.is_local(self.api)
-                for name in automation.resume_dead_runs(client, Path.cwd(), self._state / "runs", local=local):
-                    self._report(f"The run {name} was killed; it resumes.")
+                self._resume_dead_runs(client)
                 automation.watch_runs_in_progress(client)
                 for message in remove_deleted(client, Path.cwd(), self._checked.schedules, self._file):
                     self._report(message)
@@ -150,6 +146,7 @@ class Machine:
             name = f"{platform.node()}-{Path.cwd().name}"
             for pool in self._checked.pools:
                 arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", _POOL_TYPE, "--name", name]
+                arguments += ["--limit", str(limits[pool])]
                 self._workers.append(Service("worker", arguments, self._state / f"worker-{pool}.log"))
             if deploying.wait() != 0:
                 raise UserError(f"{self._file} could not be deployed; see the end of {_short(self._deploy_log)}.")
@@ -170,7 +167,7 @@ class Machine:
                 read_next = time.monotonic() + _READ_LOG_SECONDS
                 for log in self._state.glob("*.log"):
                     server_log.rotate(log)
-                for error in server_log.repeated_errors(self._state / server.LOG):
+                for error in server_log.repeated_errors(server.log_of(self._state)):
                     if error.message not in reported:
                         reported.add(error.message)
                         self._report(str(error))
@@ -186,14 +183,19 @@ class Machine:
         """End the runs in progress, then the workers, then the server unless others use it; `patience` 0 kills them.
 
         The runs come first because a stopping worker kills its runs before they can report their end to the server.
+        Meanwhile the workers stand still, or they would take the next runs that wait.
         """
         if self._workers and patience:
             self._report("Stopping; runs in progress write a checkpoint. Ctrl-C again kills them.")
         for worker in self._workers:
-            if children.end_children(worker.process.pid, _RUN_STOP_SECONDS * patience):
-                time.sleep(_REPORT_SECONDS * patience)
+            worker.process.send_signal(signal.SIGSTOP)
+        unbegun = self._unbegun_runs() if self._workers else {}
+        for worker in self._workers:
+            children.end_children(worker.process.pid, _RUN_STOP_SECONDS * patience)
             children.stop(worker.process, _WORKER_STOP_SECONDS * patience)
         self._end_orphans(_RUN_STOP_SECONDS * patience)
+        if self._workers:
+            self._end_dead_runs(unbegun)
         if self._server:
             with server_users.gate(self._user.parent):
                 if server_users.is_used(self._user.parent, besides=self._user):
@@ -209,9 +211,32 @@ class Machine:
             self._look_next = time.monotonic() + _LOOK_AFTER_RESTART_SECONDS
             return
         # The kernel has sent SIGTERM to its runs (`children.end_with_worker`), which now stop.
+        died = datetime.now(UTC) - timedelta(seconds=2 * _POLL_SECONDS)
         self._end_orphans(_RUN_STOP_SECONDS, wait=_OWN_END_SECONDS)
+        if server.answers(self.api):
+            with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
+                self._resume_dead_runs(client, died)
         service.start()
         self._look_after_runs(timedelta(0) if self.own_server else timedelta(seconds=_LOOK_SECONDS))
+
+    def _resume_dead_runs(self, client: SyncPrefectClient, since: datetime | None = None) -> None:
+        local, locks_of_runs = server_owner.is_local(self.api), self._state / "runs"
+        for name in automation.resume_dead_runs(client, Path.cwd(), locks_of_runs, local=local, since=since):
+            self._report(f"The run {name} was killed; it resumes.")
+
+    def _unbegun_runs(self) -> dict[UUID, int]:
+        if not server.answers(self.api):
+            return {}
+        with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
+            return automation.unbegun_runs(client, Path.cwd())
+        return {}
+
+    def _end_dead_runs(self, unbegun: dict[UUID, int]) -> None:
+        if not server.answers(self.api):
+            return
+        with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
+            local, locks_of_runs = server_owner.is_local(self.api), self._state / "runs"
+            automation.end_dead_runs(client, Path.cwd(), locks_of_runs, unbegun, local=local)
 
     def _look_after_runs(self, unstarted: timedelta) -> None:
         """Find runs whose process died unnoticed: what they reported was lost with a server, a worker or a full disk.
@@ -323,10 +348,15 @@ def _lock(state: Path) -> Path:
     return state / "locks" / "up"
 
 
-def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
+def _ensure_pool(client: SyncPrefectClient, name: str) -> int:
+    """Create a work pool if it is missing; return how many runs this machine executes at once for it.
+
+    That is the limit of the pool, or 1: the runs of a machine share its processors and its GPU.
+    """
     template = ProcessWorker.get_default_base_job_template()
     try:
         client.create_work_pool(WorkPoolCreate(name=name, type=_POOL_TYPE, base_job_template=template))
+        return 1
     except ObjectAlreadyExists:
         found = client.read_work_pool(name)
         if found.type != _POOL_TYPE:
@@ -334,6 +364,7 @@ def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
                 f"The work pool {name!r} of {server.address()} has the type {found.type}, not {_POOL_TYPE}; name "
                 f"another in {PIPELINES}, or run `prefect work-pool delete {name}`."
             ) from None
+        return found.concurrency_limit or 1
 
 
 def _short(path: Path) -> str:

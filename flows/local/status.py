@@ -102,7 +102,7 @@ def read_status(state: Path) -> Status:
     api = server.address()
     facts = services.up_facts(state)
     up = facts.process if facts else None
-    errors = [str(error) for error in server_log.repeated_errors(state / server.LOG)]
+    errors = [str(error) for error in server_log.repeated_errors(server.log_of(state))]
     if not server.answers(api):
         return Status(api, answers=False, up=up, errors=errors)
     try:

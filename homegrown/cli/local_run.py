@@ -59,7 +59,7 @@ def prefect_server(store: Store, console: Console, prepare: Callable[[], T]) -> 
             if not server.answers(server.address()):
                 console.print("Starting a Prefect server, which takes 10 s or more; `homegrown up` keeps one running.")
                 status.update("waiting for the Prefect server")
-            api = stack.enter_context(server.running(store.root / ".state" / server.LOG))
+            api = stack.enter_context(server.running(server.log_of(store.root / ".state")))
         if owner := server_owner.other_user(api):
             console.print(f"This Prefect server belongs to the user {owner}, who can see the run.", highlight=False)
         with _interruption_reported():

@@ -24,6 +24,7 @@ def up(store: Store, install: bool, uninstall: bool) -> None:
     if uninstall:
         _uninstall(store)
         return
+    import logging
     import os
     from contextlib import ExitStack
     from pathlib import Path
@@ -33,6 +34,7 @@ def up(store: Store, install: bool, uninstall: bool) -> None:
     # Prefect reads its settings when it is imported. The worker passes them to its runs.
     os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
     os.environ["PWD"] = str(Path.cwd())  # pipelines.yaml has it; a program that changes its folder may leave an old one
+    logging.getLogger("EventsWorker").setLevel(logging.CRITICAL)  # Prefect's, about a server that is slow or away
     console = Console(highlight=False, soft_wrap=True)
     try:
         with ExitStack() as stack:

@@ -119,6 +119,8 @@ def recorded(store: Store) -> dict[str, RunRecord]:
     for file in store.root.glob("runs/[!.]*.json"):
         try:
             found[file.stem] = RunRecord.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}); make it readable or delete it.") from error
         except ValidationError as error:
             raise UserError(f"{file} is not a valid record of a run; delete it.") from error
     return dict(sorted(found.items(), key=lambda item: item[1].started))

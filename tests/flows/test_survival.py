@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -18,7 +19,7 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Cancelling, Crashed, Pending, Running
 from prefect.workers.process import ProcessWorker
@@ -90,11 +91,12 @@ class Project:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the worker stops itself by it
             )
         try:
             yield
         finally:
-            children.stop(process, 20)  # as `homegrown up` does: now and then Prefect's worker never ends by itself
+            children.stop(process, 20)
 
     def deploy(self) -> UUID:
         """Deploy the flow to the project's work pool."""
@@ -306,6 +308,33 @@ def test_a_run_whose_start_fails_is_scheduled_again_twice(project: Project) -> N
             assert state(run) == "Crashed"
             restart_unstarted(client, [project.folder.name])
             assert state(run) == expected
+
+
+def test_runs_whose_processes_died_with_their_worker_end_or_wait(project: Project) -> None:
+    deployment = project.deploy()
+    place = (project.folder, project.store.root / ".state" / "runs")
+    parameters = {"recipe": small_recipe(Path("data")).model_dump(mode="json")}
+    with get_client(sync_client=True) as client:
+
+        def started(*states: State[Any]) -> UUID:
+            run = client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+            for one in states:
+                client.set_flow_run_state(run, one, force=True)
+            return run
+
+        begun, cancelling = started(Pending(), Running()), started(Pending(), Running(), Cancelling())
+        pending, reported, attempted = started(Pending()), started(Pending()), started(Pending())
+        alive = started(Pending(), Running())
+        with locks.exclusive(place[1] / str(alive)):
+            unbegun = automation.unbegun_runs(client, project.folder)
+            assert set(unbegun) == {pending, reported, attempted}
+            client.set_flow_run_state(reported, Crashed(message="Process exited with status code: -15."), force=True)
+            client.set_flow_run_state(attempted, Running(), force=True)
+            client.set_flow_run_state(attempted, Crashed(), force=True)
+            automation.end_dead_runs(client, *place, unbegun, local=True)
+            assert (automation.unbegun_runs(client, project.folder), state(alive)) == ({}, "Running")
+        assert (state(begun), state(cancelling), state(attempted)) == ("Crashed", "Cancelled", "Crashed")
+        assert (state(pending), state(reported)) == ("Scheduled", "Scheduled")
 
 
 def test_runs_of_the_terminal_are_killed_stopped_and_cancelled(project: Project) -> None:

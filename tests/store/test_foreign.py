@@ -74,6 +74,7 @@ def homegrown(store: Store, *arguments: str) -> "subprocess.CompletedProcess[str
         (["artifacts"], "dedup@1"),
         (["gc"], "Nothing to delete."),
         (["status"], "No Prefect server answers at"),
+        (["run", "tiny", "--until", "dedup", "--dry-run"], "2 of 2 stages would run."),
     ],
 )
 def test_reading_commands_work_on_a_foreign_store(

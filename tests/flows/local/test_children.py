@@ -69,6 +69,24 @@ def test_a_stopped_child_is_gone_even_if_it_will_not_hear(tmp_path: Path) -> Non
     assert deaf.returncode == -signal.SIGKILL
 
 
+def test_a_child_hears_sigint_where_this_process_ignores_it(tmp_path: Path) -> None:
+    """As in the background of a shell; Prefect's worker stops by a SIGINT that it sends itself."""
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = children.start(["-c", SLEEP], tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(60) != 0
+
+
+def test_a_child_that_stands_still_ends_as_others_do(tmp_path: Path) -> None:
+    child = children.start(["-c", SLEEP], tmp_path / "log")
+    child.send_signal(signal.SIGSTOP)
+    children.stop(child, 60)
+    assert child.returncode == -signal.SIGTERM
+
+
 def test_orphans_are_adopted_and_ended() -> None:
     """In a process of its own: adopting would last as long as the tests' process."""
     done = subprocess.run([sys.executable, "-c", ADOPTS], capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.local import server, server_owner
+from homegrown.util.users import user_name
 from tests.flows.local.project import write_deployments
 from tests.flows.small import write_corpus
 from tests.other_user import EVE, needs_root, started
@@ -82,3 +83,28 @@ def test_a_server_of_another_user_is_used_only_if_it_is_named(
 def test_ones_own_server_is_used(prefect_server: str) -> None:
     assert server_owner.other_user(prefect_server) is None
     server_owner.check(prefect_server, may_choose=False)
+
+
+def test_clients_outside_of_a_projects_folder_use_the_server_too(tmp_path: Path) -> None:
+    """Without an address, Prefect starts a server in each process, which times out on a busy machine."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    program = (
+        "from flows.local import server\nfrom prefect import get_client\n"
+        "client = get_client(sync_client=True)\nprint(server.address(), client.server_type.name, client.api_url)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment | {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    default = "http://127.0.0.1:4200/api"
+    assert done.stdout.split() == [default, "SERVER", f"{default}/"]
+
+
+def test_each_user_of_a_shared_store_has_a_log(tmp_path: Path) -> None:
+    assert server.log_of(tmp_path / ".state") == tmp_path / ".state" / "server.log"
+    tmp_path.chmod(0o2775)
+    assert server.log_of(tmp_path / ".state") == tmp_path / ".state" / f"server-{user_name()}.log"

@@ -45,30 +45,34 @@ def test_up_serves_the_ui_and_leaves_nothing(project: Project) -> None:
 
     # Both runs wait for their turn to make something, however fast the machine is.
     with locks.exclusive(project.folder / "artifacts" / ".state" / "locks" / "ingest.versions"):
-        _a_killed_worker(ui, project, log)
-        last = ui.start(force=["ingest"])
-        until(lambda: "summary" in ui.keys({"flow_run_id": {"any_": [last]}}), "the third run goes on")
+        second = _a_killed_worker(ui, project, log)
+        waiting = ui.start(force=["ingest"])  # for its turn: a machine executes one run at a time
         up.send_signal(signal.SIGTERM)
         assert up.wait() == 0, log.read_text()
     assert project.processes() == {}
     with sqlite3.connect(project.home / "prefect.db") as database:
-        ended = database.execute("SELECT state_type FROM flow_run WHERE id = ?", [last]).fetchone()
-    # A worker that is stopped while it submits the second run again does not end, and is killed: then nobody reports
-    # the end of the third, and the next `up` starts it again.
-    assert ended in (("CRASHED",), ("RUNNING",))
+        states = dict(database.execute("SELECT id, state_type FROM flow_run"))
+    assert (states[second], states[waiting]) == ("CRASHED", "SCHEDULED")
     assert _answer("status").startswith("No Prefect server answers at " + project.origin)
 
 
-def _a_killed_worker(ui: "Ui", project: Project, log: Path) -> None:
-    """It takes its run with it, and another takes its place."""
+def _a_killed_worker(ui: "Ui", project: Project, log: Path) -> str:
+    """It takes its run with it, another takes its place, and starts the run again, which is returned."""
     busy = ui.start(force=["ingest"])
-    until(lambda: ui.state(busy) == "RUNNING", "the second run goes on")
+    until(lambda: _has_begun(ui, busy), "the second run goes on")
     engines = [pid for pid, command in project.processes().items() if "prefect.engine" in command]
     (worker,) = (pid for pid, command in project.processes().items() if "worker start" in command)
     os.kill(worker, signal.SIGKILL)
     until(lambda: "The worker ended (killed by signal 9)" in log.read_text(), "up says so")
     until(lambda: not set(engines) & set(project.processes()), "its run has ended")
     until(lambda: any("worker start" in command for command in project.processes().values()), "a new worker")
+    until(lambda: ui.get(f"/flow_runs/{busy}")["run_count"] == 2, "the second run goes on again")
+    assert log.read_text().count("was killed; it resumes.") == 1
+    return busy
+
+
+def _has_begun(ui: "Ui", run: str) -> bool:
+    return "summary" in ui.keys({"flow_run_id": {"any_": [run]}})
 
 
 def _answer(*arguments: str) -> str:
