@@ -60,7 +60,7 @@ def write_run(
 
 def _train(out: Path, bits: float) -> Outcome:
     steps = [
-        dict.fromkeys(METRICS_SCHEMA.names, 1)
+        {field.name: [] if pa.types.is_map(field.type) else 1 for field in METRICS_SCHEMA}
         | {"step": step, "loss": bits + 1 / step, "skipped": False, "validation_loss": bits if step == 4 else None}
         for step in range(1, 5)
     ]

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prefect.workers.process import ProcessWorker
 
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
@@ -95,12 +96,13 @@ def test_eight_runs_at_once_on_postgresql(project: Project, database: str) -> No
     try:
         until(lambda: _answers(project.origin), "the server is ready")
         assert not (project.home / "prefect.db-wal").exists()
+        ui, template = Ui(project.origin), ProcessWorker.get_default_base_job_template()
+        ui.post("/work_pools/", name="homegrown", type="process", base_job_template=template, concurrency_limit=RUNS)
         with logs[1].open("w") as output:
             arguments = shlex.split(COMPOSE["worker"]["command"])[1:]
             up = project.homegrown(*arguments, stdout=output, stderr=subprocess.STDOUT)
         until(lambda: "Ctrl-C stops everything" in logs[1].read_text() or up.poll() is not None, "up is ready")
         assert up.poll() is None, logs[1].read_text()
-        ui = Ui(project.origin)
         started = [ui.start(force=["ingest"], changes=[f"seed={seed}"]) for seed in range(RUNS)]
         until(lambda: {ui.state(run) for run in started} == {"COMPLETED"}, "all runs are completed")
         up.terminate()
