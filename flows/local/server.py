@@ -27,7 +27,7 @@ _START_SECONDS = 300  # it takes 7, more on a busy machine
 _ANSWER_SECONDS = 30  # of a busy server that has accepted the connection
 
 
-if get_current_settings().api.url is None:
+if not get_current_settings().api.url:
     # Outside of a project's folder; Prefect's clients would start a server of their own in every process.
     os.environ["PREFECT_API_URL"] = _ADDRESS
     refresh_global_settings_context()

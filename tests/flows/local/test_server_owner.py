@@ -85,7 +85,8 @@ def test_ones_own_server_is_used(prefect_server: str) -> None:
     server_owner.check(prefect_server, may_choose=False)
 
 
-def test_clients_outside_of_a_projects_folder_use_the_server_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variables", [{}, {"PREFECT_API_URL": ""}], ids=["unset", "empty"])
+def test_clients_outside_of_a_projects_folder_use_the_server_too(variables: dict[str, str], tmp_path: Path) -> None:
     """Without an address, Prefect starts a server in each process, which times out on a busy machine."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     program = (
@@ -95,7 +96,7 @@ def test_clients_outside_of_a_projects_folder_use_the_server_too(tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env=environment | {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment | {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)} | variables,
         capture_output=True,
         text=True,
         check=True,
