@@ -496,12 +496,17 @@ def partial_of(slot: Path) -> Path:
 
 
 def explained(error: BaseException, root: Path) -> UserError | None:
-    """Return the message for a failed write: a full disk, or a store of another user; None for another error."""
+    """Return the message for a failed write: a full disk, a store of another user, something in the way; else None."""
     if is_disk_full(error):
         return UserError(_disk_full(root))
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         if error.filename is None or Path(str(error.filename)).absolute().is_relative_to(root):
             return UserError(_not_writable(root, error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST) and error.filename:
+        path = Path(str(error.filename)).absolute()
+        if path.is_relative_to(root / ".state"):
+            path = next((one for one in path.parents if one.is_file()), path)
+            return UserError(f"{path} is a {'file' if path.is_file() else 'folder'} where none belongs; delete it.")
     return None
 
 

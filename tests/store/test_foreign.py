@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from homegrown.store import runs
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Order, Store, explained
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 
@@ -140,3 +140,17 @@ def test_a_disk_that_is_full_when_a_run_starts_is_one_message(full_disk: Path) -
         pass
     with pytest.raises(UserError, match=r"The disk of .* is full .*free some space"):
         Store(full_disk / "artifacts").slot("ingest", "1" * 64)
+
+
+def test_something_in_the_way_of_the_state_is_one_message(store: Store) -> None:
+    version = store.root / ".state" / "dedup.version"
+    version.mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{version} is a folder where none belongs; delete it\."):
+        store.slot("dedup", "0" * 64)
+    shutil.rmtree(store.root)
+    (store.root / ".state").mkdir(parents=True)
+    locks = store.root / ".state" / "locks"
+    locks.write_text("")
+    with pytest.raises(OSError) as raised:
+        store.slot("dedup", "0" * 64)
+    assert str(explained(raised.value, store.root)) == f"{locks} is a file where none belongs; delete it."
