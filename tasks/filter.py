@@ -17,16 +17,20 @@ _RULES_DRAWN = 15
 _RULES_WITH_EXAMPLES = 8
 _EXCERPT = 400  # characters
 _LANGUAGES = 30
+_PAIRS = 10
 
 
 def _content(settings: FilterSettings) -> dict[str, str]:
-    """Return the digest of the word list, of which the engine reports a missing one, and the segmenter."""
+    """Return the digests of word list and good documents, which the engine reports if missing, and the segmenter."""
     from homegrown.corpus import segmenter
+    from homegrown.corpus.quality import example
 
-    if settings.word_list is None or not Path(settings.word_list.path).is_file():
-        return segmenter.key()
+    read = {} if settings.word_list is None else {"word_list": Path(settings.word_list.path)}
+    if settings.example is not None:
+        folder = Path(settings.example.good)
+        read |= {f"example {path.relative_to(folder).as_posix()}": path for path in example.files(str(folder))}
     with Digests(store().root / ".state" / "raw.sqlite") as digests:
-        return segmenter.key() | {"word_list": digests.file(Path(settings.word_list.path))}
+        return segmenter.key() | {name: digests.file(path) for name, path in read.items() if path.is_file()}
 
 
 def _report(artifact: Artifact) -> str:
@@ -37,7 +41,7 @@ def _report(artifact: Artifact) -> str:
         "### Rules",
         "A dropped document counts for the first rule that it fails.",
         table(
-            ["rule", "threshold", "dropped", "of all", "failing"],
+            ["rule", "threshold", "dropped", "of all", "failing", "no other"],
             [
                 [
                     _name(rule),
@@ -45,6 +49,7 @@ def _report(artifact: Artifact) -> str:
                     shown(rule["dropped"]),
                     share(rule["dropped"], documents),
                     shown(rule["failed"]),
+                    shown(rule["alone"]),
                 ]
                 for rule in failing
             ],
@@ -56,9 +61,35 @@ def _report(artifact: Artifact) -> str:
         parts.append(_picture(failing))
     quiet = ", ".join(f"`{rule['rule']}`" for rule in rules if not rule["failed"])
     parts += [f"No document fails {quiet}."] if quiet else []
+    parts += [*_overlap(artifact), *_example(artifact), *_by_source(artifact)]
     parts += unsegmented(artifact.manifest.metrics)
     parts += _by_language(artifact)
     return "\n\n".join([*parts, *_examples(artifact, failing)])
+
+
+def _overlap(artifact: Artifact) -> list[str]:
+    """Return the pairs of rules that most documents fail together."""
+    pairs = list(rows_of(artifact.path / "overlap"))[:_PAIRS]
+    lines = [[_name(row), _name({"rule": row["other"]}), shown(row["both"])] for row in pairs]
+    return ["### Documents that fail two rules", table(["rule", "other rule", "documents"], lines)] if lines else []
+
+
+def _example(artifact: Artifact) -> list[str]:
+    """Return how well the good documents are told from the corpus, if they are a rule."""
+    auc = artifact.manifest.metrics.get("example_auc")
+    return (
+        [] if auc is None else [f"On held-out documents, the good ones are told from the corpus with AUC {shown(auc)}."]
+    )
+
+
+def _by_source(artifact: Artifact) -> list[str]:
+    """Return what is kept of each source, if there are several."""
+    rows = list(rows_of(artifact.path / "by_source"))
+    lines = [
+        [row["source"], shown(row["documents"]), shown(row["kept"]), share(row["kept"], row["documents"])]
+        for row in rows
+    ]
+    return ["### Sources", table(["source", "documents", "kept", "of these"], lines)] if len(rows) > 1 else []
 
 
 def _by_language(artifact: Artifact) -> list[str]:

@@ -271,6 +271,17 @@ class WordList(Settings):
     max_listed_words: Share = Field(default=0, description="Share of a document's words on the list.")
 
 
+class Example(Settings):
+    """Likeness to documents that you call good, learned from them and the corpus (DCLM's recipe, Li et al. 2024)."""
+
+    good: LocalPath = Field(
+        description="Folder of good documents: .txt and .md files, or .jsonl and .parquet with text; at least 20."
+    )
+    min_percentile: Share = Field(
+        default=0.9, description="Percentile in the corpus of a document's likeness; DCLM keeps the top tenth."
+    )
+
+
 class FilterSettings(Settings):
     """Rules that a document must pass, in order; null disables a set of rules."""
 
@@ -283,6 +294,7 @@ class FilterSettings(Settings):
     c4: C4 | None
     fineweb: FineWeb | None
     word_list: WordList | None = None
+    example: Example | None = None
     language: Literal["auto"] | None = Field(
         default=None,
         description="auto: thresholds with the published value are FineWeb-2's for the language of each document, "

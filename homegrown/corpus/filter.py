@@ -16,10 +16,11 @@ from homegrown.config.recipe import FilterSettings
 from homegrown.corpus.documents import SCHEMA, row_count
 from homegrown.corpus.languages import Languages, check_languages, identify
 from homegrown.corpus.quality import signals, word_list
+from homegrown.corpus.quality.example import MOST_OTHERS, Classifier, chosen, fit, good_texts
 from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, thresholds, values
 from homegrown.corpus.redaction import redact
 from homegrown.corpus.segmenter import MISSING
-from homegrown.util.files import parquet_parts, write_parquet
+from homegrown.util.files import parquet_parts, replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
@@ -42,6 +43,21 @@ RULES = pa.schema(
         ("threshold", pa.float64()),  # of English documents; null for languages: it differs per document
         ("dropped", pa.int64()),  # documents that fail this rule first
         ("failed", pa.int64()),  # documents that fail it; languages are identified only for those that pass all others
+        ("alone", pa.int64()),  # documents that fail it and no other rule
+    ]
+)
+OVERLAP = pa.schema(
+    [
+        ("rule", pa.string()),
+        ("other", pa.string()),  # a later rule
+        ("both", pa.int64()),  # documents that fail both
+    ]
+)
+BY_SOURCE = pa.schema(
+    [
+        ("source", pa.string()),
+        ("documents", pa.int64()),
+        ("kept", pa.int64()),
     ]
 )
 BY_LANGUAGE = pa.schema(
@@ -64,6 +80,7 @@ class _Job:
     documents: Path
     out: Path
     settings: FilterSettings
+    classifier: Classifier | None
 
     def part(self, table: str) -> Path:
         return self.out / table / self.documents.name
@@ -79,28 +96,37 @@ class _Judged:
 def filter_documents(
     out: Path, deduplicated: Path, settings: FilterSettings, *, executor: Executor, progress: Progress = silent
 ) -> Outcome:
-    """Apply the rules to `deduplicated/documents`; write five tables to `out`, all but the last two shard by shard.
+    """Apply the rules to `deduplicated/documents`; write seven tables to `out`, the first three shard by shard.
 
     `documents` are those that pass, after C4's removal of lines and redaction; `dropped` are the others, with the first
-    failed rule; `signals` has the measured values of each, in the order of the input; `rules` and `by_language` are
-    summaries. A value equal to its threshold passes. With `language: auto`, thresholds and stop words are those of the
-    document's language (`homegrown.corpus.quality.by_language`). For `languages` the value is the probability of the
-    most likely wanted language, the threshold that of the most likely language. Raises UserError for an unknown
-    language and an unreadable word list.
+    failed rule; `signals` has the measured values of each, in the order of the input; `rules`, `overlap`, `by_source`
+    and `by_language` are summaries. A value equal to its threshold passes. With `language: auto`, thresholds and stop
+    words are those of the document's language (`homegrown.corpus.quality.by_language`). For `languages` the value is
+    the probability of the most likely wanted language, the threshold that of the most likely language. The classifier
+    of `example` is written as `example/weights.npy` and `example/scores.npy`. Raises UserError for an unknown
+    language, an unreadable word list, and too few good documents.
     """
     check_languages(settings.languages)
     if settings.word_list:
         word_list.check(settings.word_list.path)
     parts = parquet_parts(deduplicated / "documents")
-    jobs = [_Job(part, out, settings) for part in parts]
+    classifier = _learned(out, parts, settings.example.good) if settings.example else None
+    jobs = [_Job(part, out, settings, classifier) for part in parts]
     names = [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)
-    dropped, failed = np.zeros(len(names), int), np.zeros(len(names), int)
+    dropped, failed, alone = (np.zeros(len(names), int) for _ in range(3))
+    both = np.zeros((len(rules(settings)),) * 2, int)
+    sources: Counter[str] = Counter()
+    kept_sources: Counter[str] = Counter()
     kept = redacted = unsegmented = 0
     identified: Counter[str] = Counter()
     lost: Counter[tuple[str, str]] = Counter()  # by language and rule
     for done, job in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
-        kept += row_count(job.part("documents"))
-        drops = pq.read_table(job.part("dropped"), columns=["rule", "language"])
+        passed = Counter(pq.read_table(job.part("documents"), columns=["source"])["source"].to_pylist())
+        kept += passed.total()
+        kept_sources.update(passed)
+        sources.update(passed)
+        drops = pq.read_table(job.part("dropped"), columns=["rule", "language", "source"])
+        sources.update(drops["source"].to_pylist())
         first, languages = drops["rule"].to_pylist(), drops["language"].to_pylist()
         lost.update((language, rule) for language, rule in zip(languages, first, strict=True) if language)
         measured = pq.read_table(job.part("signals"))
@@ -108,17 +134,27 @@ def filter_documents(
         unsegmented += pc.sum(measured["unsegmented"]).as_py() or 0
         identified.update(language for language in measured["language"].to_pylist() if language)
         dropped += [first.count(name) for name in names]
-        fails = failures(measured, settings).sum(axis=1)
-        failed += [*fails, *[first.count(LANGUAGES)] * (len(names) - len(fails))]
+        fails = failures(measured, settings).astype(np.int64)
+        foreign = [first.count(LANGUAGES)] * (len(names) - len(fails))
+        failed += [*fails.sum(axis=1), *foreign]
+        alone += [*(fails * (fails.sum(axis=0) == 1)).sum(axis=1), *foreign]
+        both += fails @ fails.T
         progress(done, len(jobs), dropped=int(dropped.sum()))
     thresholds = [rule.threshold for rule in rules(settings)] + [None] * bool(settings.languages)
-    columns = zip((names, thresholds, dropped, failed), RULES.types, strict=True)
+    columns = zip((names, thresholds, dropped, failed, alone), RULES.types, strict=True)
     summary = pa.table([pa.array(column, kind) for column, kind in columns], schema=RULES)
     write_parquet(out / "rules" / "part-00000.parquet", summary)
+    write_parquet(out / "overlap" / "part-00000.parquet", _overlap(names, both))
+    counts = [
+        {"source": name, "documents": count, "kept": kept_sources[name]} for name, count in sorted(sources.items())
+    ]
+    write_parquet(out / "by_source" / "part-00000.parquet", pa.Table.from_pylist(counts, BY_SOURCE))
     write_parquet(out / "by_language" / "part-00000.parquet", _by_language(identified, lost))
     metrics: dict[str, Metric] = {
         f"dropped_{name}": int(count) for name, count in zip(names, dropped, strict=True) if count
     }
+    if classifier:
+        metrics["example_auc"] = classifier.auc
     if settings.redact:
         metrics["redacted"] = redacted
     if unsegmented:
@@ -127,13 +163,44 @@ def filter_documents(
     return Outcome(kept + int(dropped.sum()), kept, metrics=metrics)
 
 
+def _learned(out: Path, parts: list[Path], folder: str) -> Classifier:
+    """Return a classifier of the good documents against a sample of the corpus, and write its arrays."""
+    good = good_texts(folder)
+    rows = np.cumsum([0, *map(row_count, parts)])
+    places = np.unique(np.linspace(0, rows[-1] - 1, min(int(rows[-1]), MOST_OTHERS)).round().astype(np.int64))
+    texts: list[str] = []
+    for part, first, end in zip(parts, rows, rows[1:], strict=False):
+        wanted = places[(places >= first) & (places < end)] - first
+        for batch in pq.ParquetFile(part).iter_batches(_BATCH, columns=["text"]):
+            own = wanted[wanted < len(batch)]
+            texts += batch["text"].take(pa.array(own)).to_pylist()
+            wanted = wanted[len(own) :] - len(batch)
+    classifier = fit(good, chosen(texts, MOST_OTHERS))
+    (out / "example").mkdir(parents=True, exist_ok=True)
+    for name, array in (("weights", classifier.weights), ("scores", classifier.scores)):
+        with replacing(out / "example" / f"{name}.npy") as temporary, temporary.open("wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+    return classifier
+
+
+def _overlap(names: list[str], both: NDArray[np.int64]) -> pa.Table:
+    """Return OVERLAP, the most frequent pairs first."""
+    pairs = [(int(both[one, other]), one, other) for one, other in zip(*np.triu_indices(len(both), 1), strict=True)]
+    rows = [
+        {"rule": names[one], "other": names[other], "both": count}
+        for count, one, other in sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))
+        if count
+    ]
+    return pa.Table.from_pylist(rows, OVERLAP)
+
+
 def _filter_shard(job: _Job) -> _Job:
     """Filter a shard unless its output exists."""
     if not job.part("documents").exists():  # written last
         judged = _Judged()
         for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH):
             for documents in signals.slices(batch):
-                _judge(documents, job.settings, judged)
+                _judge(documents, job.settings, judged, job.classifier)
         write_parquet(job.part("signals"), pa.concat_tables(judged.signals))
         write_parquet(job.part("dropped"), pa.concat_tables(judged.dropped))
         write_parquet(job.part("documents"), pa.concat_tables(judged.kept))
@@ -151,12 +218,12 @@ def _by_language(identified: Counter[str], lost: Counter[tuple[str, str]]) -> pa
     return pa.Table.from_pylist(rows, BY_LANGUAGE)
 
 
-def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged) -> None:
+def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged, classifier: Classifier | None) -> None:
     """Measure documents and add each to the kept or the dropped ones."""
     found = None
     if settings.language == "auto" or settings.min_language_score is not None:
         found = identify(documents["text"], settings.languages)
-    measured, texts = signals.measure(documents["id"], documents["text"], settings, found)
+    measured, texts = signals.measure(documents["id"], documents["text"], settings, found, classifier)
     active, bounds = rules(settings), thresholds(measured, settings)
     first = np.full(len(documents), -1)  # by document, the first failed rule
     value, threshold = np.zeros(len(documents)), np.zeros(len(documents))

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -12,7 +13,9 @@ import yaml
 from homegrown.config.recipe import FilterSettings, GopherQuality, GopherRepetition
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.quality.by_language import adapted, table_of
+from homegrown.corpus.quality.example import fit
 from homegrown.corpus.quality.rules import failures, rules
+from homegrown.corpus.quality.texts import take_apart
 from homegrown.corpus.redaction import redact
 from homegrown.util.errors import UserError
 from tests.corpus.made_up import digests, rows_of, write_documents
@@ -123,6 +126,88 @@ def test_redaction_is_of_what_is_kept_and_counted(tmp_path: Path, executor: Exec
     assert [row["redacted"] for row in rows_of(tmp_path / "out" / "signals")] == [0, 2]
     assert outcome.metrics == {"dropped_min_characters": 1, "redacted": 2}
     assert "@b.com" not in rows_of(tmp_path / "out" / "documents")[0]["text"]
+
+
+def test_the_tables_count_how_rules_overlap_and_what_is_kept_of_each_source(tmp_path: Path, executor: Executor) -> None:
+    texts = ["short", "123 456", "x" * 50, "1" * 60, "a text of good length"]
+    write_documents(tmp_path / "in", texts, rows=2)
+    bounds = {"min_characters": 10, "max_characters": 40, "min_alphabetic_share": 0.6}
+    settings = FilterSettings.model_validate(LAX | bounds)
+    filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    counts = {row["rule"]: (row["failed"], row["alone"]) for row in rows_of(tmp_path / "out" / "rules")}
+    assert counts == {"min_characters": (2, 1), "max_characters": (2, 1), "min_alphabetic_share": (2, 0)}
+    overlap = {(row["rule"], row["other"]): row["both"] for row in rows_of(tmp_path / "out" / "overlap")}
+    assert overlap == {
+        ("min_characters", "min_alphabetic_share"): 1,
+        ("max_characters", "min_alphabetic_share"): 1,
+    }
+    assert rows_of(tmp_path / "out" / "by_source") == [{"source": "made-up", "documents": 5, "kept": 1}]
+
+
+def prose(random: Random, good: bool) -> str:
+    """Return words of which every fourth is more frequent in good documents, or in others."""
+    common = ["river", "stone", "window", "letter", "garden", "winter", "simple", "number"]
+    marked = ["theorem", "lemma", "proof", "axiom"] if good else ["buy", "cheap", "click", "deal"]
+    return " ".join(random.choice(marked if random.random() < 0.25 else common) for _ in range(60))
+
+
+def test_documents_like_the_good_ones_are_kept(tmp_path: Path, executor: Executor) -> None:
+    random = Random(1)
+    good, like, other = (
+        [prose(random, kind) for _ in range(count)] for kind, count in ((True, 100), (True, 60), (False, 540))
+    )
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in good[:90]))
+    for number, text in enumerate(good[90:]):
+        (tmp_path / "good" / f"{number}.txt").write_text(text)
+    texts = [*like, *other]
+    random.shuffle(texts)
+    write_documents(tmp_path / "in", texts, rows=200)
+    settings = FilterSettings.model_validate(LAX | {"example": {"good": str(tmp_path / "good"), "min_percentile": 0.9}})
+    outcome = filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    kept = {row["text"] for row in rows_of(tmp_path / "out" / "documents")}
+    assert kept <= set(like)
+    assert len(kept) > 40
+    assert float(outcome.metrics["example_auc"]) > 0.9
+    for row in rows_of(tmp_path / "out" / "dropped"):
+        assert row["rule"] == "example.min_percentile"
+        assert row["value"] < row["threshold"] == 0.9
+    assert np.load(tmp_path / "out" / "example" / "weights.npy", allow_pickle=False).dtype == np.float32
+    filter_documents(tmp_path / "again", tmp_path / "in", settings, executor=executor)
+    assert digests(tmp_path / "again") == digests(tmp_path / "out")
+
+
+def test_the_area_under_the_curve_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    random = Random(2)
+    good, others = ([prose(random, random.random() < share) for _ in range(300)] for share in (0.8, 0.4))
+    classifier = fit(good, others)
+    own = classifier.percentiles(take_apart(pa.array(good[::5])))
+    rest = classifier.percentiles(take_apart(pa.array(others[::5])))
+    expected = roc_auc_score([1] * len(own) + [0] * len(rest), [*own, *rest])
+    assert classifier.auc == pytest.approx(expected, abs=0.02)  # percentiles have ties that scores do not have
+    assert np.sort(rest).tolist() == pytest.approx((np.arange(60) + 1) / 60, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({}, "no file in a supported format"),
+        ({"a.txt": "one"}, "needs at least 20"),
+        ({"a.jsonl": "{}"}, "a.jsonl has no"),
+    ],
+)
+def test_too_few_good_documents_are_an_error(
+    tmp_path: Path, executor: Executor, written: dict[str, str], message: str
+) -> None:
+    (tmp_path / "good").mkdir()
+    for name, content in written.items():
+        (tmp_path / "good" / name).write_text(content)
+    write_documents(tmp_path / "in", ["a text"])
+    settings = FilterSettings.model_validate(LAX | {"example": {"good": str(tmp_path / "good")}})
+    with pytest.raises(UserError, match=message):
+        filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
 
 
 def test_words_of_a_list_drop_a_document(tmp_path: Path, executor: Executor) -> None:

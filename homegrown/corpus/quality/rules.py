@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from homegrown.config.recipe import (
     C4,
+    Example,
     FilterSettings,
     FineWeb,
     GopherQuality,
@@ -24,7 +25,7 @@ from homegrown.config.recipe import (
     Settings,
     WordList,
 )
-from homegrown.corpus.quality import basic, c4, fineweb, gopher_quality, gopher_repetition, junk, word_list
+from homegrown.corpus.quality import basic, c4, example, fineweb, gopher_quality, gopher_repetition, junk, word_list
 from homegrown.corpus.quality.by_language import ANY, adapted, table_of
 from homegrown.corpus.quality.texts import Values
 
@@ -36,6 +37,7 @@ SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
     "c4": (c4, C4),
     "fineweb": (fineweb, FineWeb),
     "word_list": (word_list, WordList),
+    "example": (example, Example),
 }
 LANGUAGES = "languages"
 LANGUAGE_SCORE = "language_score"  # a column of the signals that identification fills

@@ -11,6 +11,7 @@ from homegrown.config.recipe import FilterSettings
 from homegrown.corpus.languages import Languages
 from homegrown.corpus.quality import c4, junk
 from homegrown.corpus.quality.by_language import stop_words
+from homegrown.corpus.quality.example import Classifier
 from homegrown.corpus.quality.rules import SETS, measures, tables_of
 from homegrown.corpus.quality.texts import ENGLISH, Values, stop_word_lists, take_apart
 from homegrown.corpus.quality.word_list import look_up
@@ -35,7 +36,7 @@ def _schema() -> pa.Schema:
 
 
 SCHEMA = _schema()
-"""`id`, the basic measures, a struct of measures per set (junk, c4, word_list: null if disabled), the language."""
+"""`id`, the basic measures, a struct of measures per set (of some null if disabled), the language."""
 
 
 def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -49,12 +50,17 @@ def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def measure(
-    ids: pa.StringArray, texts: pa.StringArray, settings: FilterSettings, languages: Languages | None = None
+    ids: pa.StringArray,
+    texts: pa.StringArray,
+    settings: FilterSettings,
+    languages: Languages | None = None,
+    classifier: Classifier | None = None,
 ) -> tuple[pa.Table, pa.StringArray]:
     """Measure texts without nulls; return their rows of SCHEMA, and the texts to keep.
 
     The texts to keep are those that C4's rules leave, if they apply; FineWeb's measures are of these. `languages` are
-    filled in, if known; with `language: auto` they decide on stop words and on C4's rules.
+    filled in, if known; with `language: auto` they decide on stop words and on C4's rules. `classifier` is that of
+    `settings.example`.
     """
     n = len(texts)
     auto = languages is not None and settings.language == "auto"
@@ -75,6 +81,8 @@ def measure(
     inputs["fineweb"] = kept
     if settings.word_list:
         inputs["word_list"] = look_up(texts, settings.word_list.path)
+    if classifier:
+        inputs["example"] = classifier.percentiles(raw)
     columns: dict[str, pa.Array] = {"id": ids}
     for name, measured in inputs.items():
         found: dict[str, Values] = {each: function(measured) for each, function in measures(name).items()}
