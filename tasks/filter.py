@@ -75,11 +75,9 @@ def _overlap(artifact: Artifact) -> list[str]:
 
 
 def _example(artifact: Artifact) -> list[str]:
-    """Return how well the good documents are told from the corpus, if they are a rule."""
+    """Return how well the classifier separates good documents from the corpus, if it is a rule."""
     auc = artifact.manifest.metrics.get("example_auc")
-    return (
-        [] if auc is None else [f"On held-out documents, the good ones are told from the corpus with AUC {shown(auc)}."]
-    )
+    return [] if auc is None else [f"The classifier of `example` has an AUC of {shown(auc)} on held-out documents."]
 
 
 def _by_source(artifact: Artifact) -> list[str]:

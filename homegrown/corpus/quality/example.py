@@ -55,7 +55,7 @@ def percentile(found: Values) -> Values:
 
 
 def files(folder: str) -> list[Path]:
-    """Return the files of good documents; raise UserError if there are none."""
+    """Return the files of good documents; raise UserError for an empty folder."""
     found = sorted(path for path in Path(folder).rglob("*") if path.suffix in FORMATS and path.is_file())
     if not found:
         raise UserError(f"filter.example.good: {folder} has no file in a supported format ({', '.join(FORMATS)}).")

@@ -108,16 +108,25 @@ def test_dedup_shows_the_similarity_of_duplicates(tmp_path: Path) -> None:
 
 def test_filter_shows_rules_by_what_they_dropped_with_examples(tmp_path: Path) -> None:
     made = artifact(tmp_path, "filter", 400, 390)
-    counts = [("min_characters", 200.0, 1, 1), ("c4.max_curly_brackets", 0.0, 9, 12), ("max_characters", 5e5, 0, 0)]
-    write(
-        made.path / "rules", [dict(zip(("rule", "threshold", "dropped", "failed"), one, strict=True)) for one in counts]
-    )
+    counts = [
+        ("min_characters", 200.0, 1, 1, 0),
+        ("c4.max_curly_brackets", 0.0, 9, 12, 8),
+        ("max_characters", 5e5, 0, 0, 0),
+    ]
+    columns = ("rule", "threshold", "dropped", "failed", "alone")
+    write(made.path / "rules", [dict(zip(columns, one, strict=True)) for one in counts])
+    write(made.path / "overlap", [{"rule": "min_characters", "other": "c4.max_curly_brackets", "both": 1}])
+    write(made.path / "by_source", [{"source": name, "documents": 200, "kept": 195} for name in ("web", "books")])
     text = "a | b ```\n" * 100
     example = {"id": "d1", "rule": "c4.max_curly_brackets", "value": 7.0, "threshold": 0.0, "text_start": text}
     write(made.path / "dropped", [example])
     report = filter._report(made)
     check(filter._excerpt(made), pictured=1)
-    assert report.index("| c4: max curly brackets | 0 | 9 | 2.2% | 12 |") < report.index("| min characters | 200 | 1 |")
+    assert "| min characters | c4: max curly brackets | 1 |" in report
+    assert "| web | 200 | 195 | 97.5% |" in report
+    assert report.index("| c4: max curly brackets | 0 | 9 | 2.2% | 12 | 8 |") < report.index(
+        "| min characters | 200 | 1 |"
+    )
     assert "No document fails `max_characters`." in report
     assert "`c4.max_curly_brackets`: measured 7, threshold 0, document d1" in report
     assert "````text\na | b ```\n" in report
