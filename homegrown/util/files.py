@@ -97,7 +97,7 @@ def note_digest(path: Path, digest: str) -> None:
 
 
 def noted_digest(path: Path) -> str | None:
-    """Return the SHA-256 that the writer of a file noted; None if there is none or the file has changed since."""
+    """Return the SHA-256 that the writer of a file noted; None without a note, or if the file has changed since."""
     try:
         facts, _, digest = _note_of(path).read_text().rpartition(" ")
     except OSError:
