@@ -1,12 +1,18 @@
-"""Overhead of a shard on local processes and on a Dask cluster, and transfer rates of a remote store.
+"""Overhead of a shard on local processes and on a Dask cluster, transfer rates of a remote store, and stages at scale.
 
     python -m benchmarks.scale_out      # some minutes; --quick for empty shards and the rates only
+    python -m benchmarks.scale_out --documents 1e5 1e6 --workers 1 2 --dask 8      # dedup and shard alone
+    python -m benchmarks.scale_out --gigabytes 10 --workers 2                      # ingest to pack
 
-Everything runs on one machine: 2 processes, 2 Dask workers, an S3 server (moto, one Python process). The CPU times of
-the process that runs a stage and of Dask's scheduler show how many workers each can keep busy, whatever else runs. The
-last line is one JSON object.
+The last two keep files and results in `--folder`, and resume.
+
+Everything runs on one machine. For the overhead: 2 processes, 2 Dask workers, an S3 server (moto, one Python process);
+the CPU times of the process that runs a stage and of Dask's scheduler show how many workers each can keep busy. For
+stages, `peak_gb` is the memory of the driver and its workers without mapped files, `driver_gb` the peak of the driver.
+The last line is one JSON object.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -22,6 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import scale_out_stages
 from benchmarks.measuring import real_texts, table
 from homegrown.cluster.dask import ClusterExecutor, dask_workers
 from homegrown.cluster.relay import Relay
@@ -41,7 +48,21 @@ FILES = 8
 
 
 def main() -> None:
-    quick = "--quick" in sys.argv
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="empty shards and the rates only")
+    parser.add_argument("--gigabytes", type=float, help="made-up text from ingest to pack")
+    parser.add_argument("--documents", type=float, nargs="+", help="made-up documents for dedup and shard")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="processes")
+    parser.add_argument("--dask", type=int, default=0, help="Dask workers that make the same bytes")
+    parser.add_argument("--folder", default="scale-out", help="files and results")
+    arguments = parser.parse_args()
+    if arguments.gigabytes or arguments.documents:
+        scale_out_stages.main(arguments)
+    else:
+        overhead(arguments.quick)
+
+
+def overhead(quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         store = Store(root / "artifacts")
@@ -77,7 +98,7 @@ def main() -> None:
         out.mkdir(parents=True)
         with process_pool(WORKERS) as executor:
             measure("processes", executor, out, lambda: 0.0)
-        with s3() as address, dask(root) as scheduler:
+        with s3() as address, dask(root, WORKERS) as scheduler:
             compute = ComputeSettings(executor="dask", address=scheduler, workers=WORKERS)
             remote = Remote(address)
             with dask_workers(compute, store, out) as executor:
@@ -125,7 +146,7 @@ def documents(store: Store, root: Path) -> None:
 
 
 def shuffling(store: Store, root: Path) -> float:
-    """Return MB of text per CPU second of the stage `shard`, without its workers, its start included."""
+    """Return MB of text per CPU second of the stage `shard`, its start included."""
     from homegrown.corpus.documents import SCHEMA
     from homegrown.corpus.shard import shard
 
@@ -133,7 +154,8 @@ def shuffling(store: Store, root: Path) -> float:
     tables = [pq.read_table(part, schema=SCHEMA) for part in sorted(filtered.glob("documents/*.parquet"))]
     size = float(sum(table["text"].nbytes for table in tables)) / 1e6
     before = time.process_time()
-    shard(root / "shuffled", filtered, load_recipe("medium").shard, seed=1, memory_gb=1)
+    with ThreadPoolExecutor(1) as executor:
+        shard(root / "shuffled", filtered, load_recipe("medium").shard, seed=1, executor=executor)
     return size / (time.process_time() - before)
 
 
@@ -182,14 +204,23 @@ time.sleep(1e6)
 
 
 @contextlib.contextmanager
-def dask(root: Path) -> Iterator[str]:
-    """Yield the address of a scheduler with two workers, each in its own process."""
+def dask_pool(workers: int, out: Path) -> Iterator[Executor]:
+    """Yield an executor on Dask workers of this machine for the files of `out`."""
+    with tempfile.TemporaryDirectory() as folder, dask(Path(folder), workers) as address:
+        compute = ComputeSettings(executor="dask", address=address, workers=workers)
+        with dask_workers(compute, Store(out.parent), out) as executor:
+            yield executor
+
+
+@contextlib.contextmanager
+def dask(root: Path, workers: int) -> Iterator[str]:
+    """Yield the address of a scheduler with workers, each in its own process."""
     file = root / "scheduler.json"
     command = [sys.executable, "-m", "dask"]
     with contextlib.ExitStack() as running:
         arguments = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
         running.enter_context(process(*command, "scheduler", *arguments))
-        for _ in range(WORKERS):
+        for _ in range(workers):
             arguments = ["--no-dashboard", "--no-nanny", "--nthreads", "1", "--scheduler-file", str(file)]
             running.enter_context(process(*command, "worker", *arguments, "--local-directory", str(root)))
         while not file.exists() or not file.stat().st_size:

@@ -1,9 +1,8 @@
 """The dedup stage: documents without exact and near duplicates, and a table of the dropped ones."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -17,30 +16,15 @@ from numpy.typing import NDArray
 
 from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.documents import row_count
-from homegrown.corpus.duplicates import Part, find_duplicates
+from homegrown.corpus.duplicates import Index, Shards, find_duplicates, partitions, read_drops, spilling
 from homegrown.corpus.lsh import banding
-from homegrown.corpus.minhash import SHINGLE_WORDS, Sets, permutations, shingle_sets, sketch
+from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, shingle_sets, sketch
 from homegrown.corpus.paragraphs import cut
+from homegrown.corpus.sketched import Sketched, sketched, written
 from homegrown.util.files import parquet_parts, replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Outcome, Progress, silent
 from homegrown.util.seeds import derive
-
-
-@contextmanager
-def spilling(folder: Path, memory_gb: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection to an empty database in `folder`, cleared of a killed run's files; remove it afterwards."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    connection = duckdb.connect(str(folder / "spill.duckdb"))
-    try:
-        connection.execute(f"SET memory_limit = '{int(memory_gb * 1000)}MB'")
-        connection.execute(f"SET temp_directory = '{str(folder / 'temporary').replace(chr(39), chr(39) * 2)}'")
-        yield connection
-    finally:
-        connection.close()
-        shutil.rmtree(folder)
-
 
 DROPPED = pa.schema(
     [
@@ -69,16 +53,33 @@ _BATCH = 4096  # rows whose texts are in memory at once
 class _Sketching:
     documents: Path
     remaining: Path  # the same documents without repeated paragraphs; `documents` if nothing is cut
-    part: Part
+    table: Path
+    files: Sketched
     permuted: NDArray[np.uint32]  # from minhash.permutations
     quality: bool
 
 
 @dataclass(frozen=True)
+class _Listing:
+    """List all dropped documents in the order of places, and the largest clusters."""
+
+    index: Index
+    drops: tuple[Path, ...]
+    emptied: Path | None
+    spill: Path
+    memory_gb: float
+    clusters: Path
+    listed: Path
+
+
+@dataclass(frozen=True)
 class _Keeping:
     documents: Path
+    remaining: Path
+    first: int  # place of the first row
+    listed: Path
+    dropped: Path
     kept: Path
-    dropped: NDArray[np.int64]
 
 
 def dedup(
@@ -114,7 +115,9 @@ def dedup(
     """
     parts = parquet_parts(ingested / "documents")
     bands, rows = effective_banding(settings)
-    steps = (2 if settings.paragraphs is None else 3) * len(parts) + bands
+    firsts = tuple(accumulate((row_count(part) for part in parts), initial=0))
+    scratch = out / "exchange"
+    steps = (3 if settings.paragraphs is None else 4) * len(parts) + 2 * partitions(firsts[-1])
     done = 0
 
     def advance() -> None:
@@ -123,40 +126,45 @@ def dedup(
         progress(done, steps)
 
     permuted = permutations(bands * rows, derive(seed, "dedup"))
-    sets = out / "shingles" if settings.verification == "jaccard" else None
-    firsts = _firsts(parts)
-    with spilling(out / "spill", memory_gb) as connection:
-        remaining, cuts = parts, dict[str, int | float | str]()
-        if settings.paragraphs is not None:
-            remaining = cut(connection, out, parts, firsts, settings.paragraphs, executor, advance)
-        sketching = [
-            _Sketching(
-                path,
-                rest,
-                Part(out / "signatures" / path.name, sets / f"{path.stem}.arrow" if sets else None),
-                permuted,
-                settings.keep == "best_quality",
-            )
-            for path, rest in zip(parts, remaining, strict=True)
-        ]
-        for _ in map_ordered(executor, _write_sketches, sketching):
-            advance()
-        find_duplicates(connection, out / "spill", [job.part for job in sketching], settings, bands, advance)
-        if settings.paragraphs is not None:
-            cuts |= {"emptied": _drop_emptied(connection)} | _cut_metrics(out / "cut")
-        metrics = _metrics(connection) | cuts
-        write_parquet(out / "clusters.parquet", _clusters(connection))
-        keeping = (
-            _write_dropped(connection, part, rest, first, out)
-            for part, rest, first in zip(parts, remaining, firsts, strict=True)
+    remaining, emptied, cuts = parts, None, dict[str, int | float | str]()
+    if settings.paragraphs is not None:
+        with spilling(out / "spill", memory_gb) as connection:
+            remaining = cut(connection, out, parts, list(firsts[:-1]), settings.paragraphs, executor, advance)
+            emptied = scratch / "emptied.parquet"
+            write_parquet(emptied, connection.table("emptied").to_arrow_table())
+        cuts = _cut_metrics(out / "cut")
+    sketching = [
+        _Sketching(
+            path,
+            rest,
+            out / "signatures" / path.name,
+            sketched(scratch / "sketches", path.stem, settings.verification == "jaccard"),
+            permuted,
+            settings.keep == "best_quality",
         )
-        kept = 0
-        for count in map_ordered(executor, _write_kept, keeping):
-            kept += count
-            advance()
-    for spent in (out / "shingles", out / "paragraphs", out / "remaining"):
+        for path, rest in zip(parts, remaining, strict=True)
+    ]
+    for _ in map_ordered(executor, _write_sketches, sketching):
+        advance()
+    shards = Shards(
+        tuple(job.table for job in sketching), tuple(job.files for job in sketching), firsts[:-1], bands * rows
+    )
+    index, drops = find_duplicates(scratch, shards, firsts[-1], settings, bands, memory_gb, executor, advance)
+    listing = _Listing(
+        *(index, drops, emptied, out / "spill", memory_gb, out / "clusters.parquet", scratch / "listed.parquet")
+    )
+    metrics = executor.submit(_list, listing).result() | cuts
+    keeping = [
+        _Keeping(part, rest, first, listing.listed, out / "dropped" / part.name, out / "documents" / part.name)
+        for part, rest, first in zip(parts, remaining, firsts, strict=False)
+    ]
+    kept = 0
+    for count in map_ordered(executor, _write_kept, keeping):
+        kept += count
+        advance()
+    for spent in (scratch, out / "paragraphs", out / "remaining"):
         shutil.rmtree(spent, ignore_errors=True)
-    return Outcome(sum(row_count(part) for part in parts), kept, metrics=metrics | {"bands": bands, "rows": rows})
+    return Outcome(firsts[-1], kept, metrics=metrics | {"bands": bands, "rows": rows})
 
 
 def effective_banding(settings: DedupSettings) -> tuple[int, int]:
@@ -167,13 +175,12 @@ def effective_banding(settings: DedupSettings) -> tuple[int, int]:
 
 
 def _write_sketches(job: _Sketching) -> None:
-    sketches, sets = job.part
-    if sketches.exists() and (sets is None or sets.exists()):
+    if job.table.exists() and job.files.complete:
         return
     signature = pa.binary(4 * job.permuted.shape[1])
     schema = pa.schema([*_SKETCH, *[("quality", pa.float64())] * job.quality, ("signature", signature)])
     batches = []
-    with _set_writer(sets) as write_sets:
+    with written(job.files) as writer:
         for batch, original in _batches(job):
             digests, lengths, words, signatures = sketch(batch["text"], SHINGLE_WORDS, job.permuted)
             if original is not None:  # exact duplicates are so with all of their paragraphs
@@ -182,12 +189,13 @@ def _write_sketches(job: _Sketching) -> None:
             column = pa.FixedSizeBinaryArray.from_buffers(signature, len(batch), [None, packed])
             high, low = (np.ascontiguousarray(half) for half in digests.T)
             columns = [batch["id"], high, low, lengths, words]
-            if sets or job.quality:
+            shingles = None
+            if job.files.shingles or job.quality:
                 shingles = shingle_sets(batch["text"], SHINGLE_WORDS)
-                write_sets(shingles)
                 columns += [shingles.letters * shingles.distinct] * job.quality
+            writer.add(signatures, shingles)
             batches.append(pa.record_batch([*columns, column], schema=schema))
-    write_parquet(sketches, pa.Table.from_batches(batches, schema))
+    write_parquet(job.table, pa.Table.from_batches(batches, schema))
 
 
 def _batches(job: _Sketching) -> Iterator[tuple[pa.RecordBatch, pa.StringArray | None]]:
@@ -200,52 +208,74 @@ def _batches(job: _Sketching) -> Iterator[tuple[pa.RecordBatch, pa.StringArray |
     yield from ((batch, before["text"]) for batch, before in zip(batches, original, strict=True))
 
 
-@contextmanager
-def _set_writer(path: Path | None) -> Iterator[Callable[[Sets], None]]:
-    """Yield a function that writes the shingles of batches of texts to an Arrow file, if there is one."""
-    if path is None:
-        yield lambda sets: None
-        return
-    schema = pa.schema([("shingles", pa.list_(pa.uint32()))])
-    with replacing(path, scratch=True) as temporary, pa.ipc.new_file(temporary, schema) as writer:
-
-        def write(sets: Sets) -> None:
-            lists = pa.ListArray.from_arrays(pa.array(sets.starts.astype(np.int32)), pa.array(sets.shingles))
-            writer.write_batch(pa.record_batch([lists], schema=schema))
-
-        yield write
+def _list(job: _Listing) -> dict[str, int | float | str]:
+    """Write all dropped documents in the order of places, and the largest clusters; return the metrics."""
+    with spilling(job.spill, job.memory_gb) as connection:
+        if not job.listed.exists():
+            _join_drops(connection, job)
+        connection.execute(
+            "CREATE OR REPLACE VIEW dropped AS SELECT * FROM read_parquet(?)".replace("?", _quoted(job.listed))
+        )
+        if not job.clusters.exists():
+            write_parquet(job.clusters, _clusters(connection))
+        return _metrics(connection) | ({} if job.emptied is None else {"emptied": _emptied(connection)})
 
 
-def _write_dropped(connection: duckdb.DuckDBPyConnection, part: Path, rest: Path, first: int, out: Path) -> _Keeping:
-    """Write the shard's part of the dropped table; return the job that writes the kept rows."""
-    last = first + row_count(part)
-    query = "SELECT * FROM dropped WHERE place >= ? AND place < ? ORDER BY place"
-    table = connection.sql(query, params=[first, last]).to_arrow_table()
-    rows = table["place"].to_numpy().astype(np.int64) - first
-    origins = pq.read_table(part, columns=["source", "path", "position"]).take(pa.array(rows))
-    for name in origins.column_names:
-        table = table.append_column(name, origins[name])
-    write_parquet(out / "dropped" / part.name, table.select(DROPPED.names).cast(DROPPED))
-    return _Keeping(rest, out / "documents" / part.name, rows)
+def _join_drops(connection: duckdb.DuckDBPyConnection, job: _Listing) -> None:
+    connection.register("drops", read_drops(job.drops))
+    connection.execute("CREATE TABLE near AS SELECT * FROM drops")
+    connection.unregister("drops")
+    connection.execute(f"CREATE VIEW documents AS SELECT * FROM read_parquet({_quoted(job.index.documents)})")
+    # The kept document of an exact group may be a near-duplicate itself.
+    connection.execute(
+        """CREATE TABLE dropped AS
+        SELECT document.place, document.id, original.id AS duplicate_of, kind, similarity, kept.id AS cluster
+        FROM (
+            SELECT node, original, 'near' AS kind, similarity, kept FROM near
+            UNION ALL
+            SELECT documents.node, keeper, 'exact', 1.0, coalesce(near.kept, keeper)
+            FROM documents LEFT JOIN near ON near.node = keeper WHERE documents.node <> keeper
+        ) found
+        JOIN documents document ON document.node = found.node
+        JOIN documents original ON original.node = found.original
+        JOIN documents kept ON kept.node = found.kept"""
+    )
+    if job.emptied is not None:
+        _drop_emptied(connection, job.emptied)
+    with replacing(job.listed, scratch=True) as temporary:
+        connection.execute(f"COPY (FROM dropped ORDER BY place) TO {_quoted(temporary)} (FORMAT parquet)")
+    connection.execute("DROP TABLE dropped")
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a string of SQL."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _write_kept(job: _Keeping) -> int:
-    """Write the shard without the dropped rows; return the number of kept rows."""
-    if not job.kept.exists():
-        table = pq.read_table(job.documents)
-        keep = np.ones(len(table), bool)
-        keep[job.dropped] = False
-        write_parquet(job.kept, table.filter(pa.array(keep)))
+    """Write a shard's part of the dropped table, and the shard without it; return the number of kept rows."""
+    if not (job.kept.exists() and job.dropped.exists()):
+        documents = pq.read_table(job.remaining)
+        last = job.first + len(documents)
+        table = pq.read_table(job.listed, filters=[("place", ">=", job.first), ("place", "<", last)])
+        rows = table["place"].to_numpy().astype(np.int64) - job.first
+        origins = pq.read_table(job.documents, columns=["source", "path", "position"]).take(pa.array(rows))
+        for name in origins.column_names:
+            table = table.append_column(name, origins[name])
+        write_parquet(job.dropped, table.select(DROPPED.names).cast(DROPPED))
+        keep = np.ones(len(documents), bool)
+        keep[rows] = False
+        write_parquet(job.kept, documents.filter(pa.array(keep)))
     return row_count(job.kept)
 
 
-def _drop_emptied(connection: duckdb.DuckDBPyConnection) -> int:
-    """Add documents without a remaining paragraph to `dropped`, in the cluster of one that has it; return how many."""
+def _drop_emptied(connection: duckdb.DuckDBPyConnection, emptied: Path) -> None:
+    """Add documents without a remaining paragraph to `dropped`, in the cluster of one that has it."""
     connection.execute(
-        """CREATE TABLE added AS
+        f"""CREATE TABLE added AS
         SELECT emptied.place, own.id, holding.id AS duplicate_of, 'paragraphs' AS kind, 1.0 AS similarity,
             coalesce(dropped.cluster, holding.id) AS cluster
-        FROM emptied
+        FROM read_parquet({_quoted(emptied)}) emptied
         JOIN documents own ON own.place = emptied.place
         JOIN documents holding ON holding.place = holder
         LEFT JOIN dropped ON dropped.place = holder
@@ -253,7 +283,10 @@ def _drop_emptied(connection: duckdb.DuckDBPyConnection) -> int:
     )
     connection.execute("UPDATE dropped SET cluster = added.cluster FROM added WHERE dropped.cluster = added.id")
     connection.execute("INSERT INTO dropped SELECT * FROM added")
-    return int(connection.table("added").count("*").fetchall()[0][0])
+
+
+def _emptied(connection: duckdb.DuckDBPyConnection) -> int:
+    return int(connection.sql("SELECT count(*) FROM dropped WHERE kind = 'paragraphs'").fetchall()[0][0])
 
 
 def _cut_metrics(account: Path) -> dict[str, int | float | str]:
@@ -270,11 +303,6 @@ def _clusters(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             list(id ORDER BY id)[:5] AS examples
         FROM dropped GROUP BY cluster ORDER BY documents DESC, cluster LIMIT {_LARGEST}"""
     ).to_arrow_table()
-
-
-def _firsts(parts: list[Path]) -> list[int]:
-    """Return the place of the first row of each shard."""
-    return list(accumulate((row_count(part) for part in parts), initial=0))[:-1]
 
 
 def _metrics(connection: duckdb.DuckDBPyConnection) -> dict[str, int | float | str]:

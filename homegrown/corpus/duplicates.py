@@ -1,23 +1,38 @@
 """Duplicates found from sketches: exact groups, near-duplicate clusters, and the kept document of each.
 
 Documents have two numbers: `place` in the order of the shards, `node` in the order of ids. So no result depends on the
-order of documents or on the shards. Memory: about 30 bytes per document. Signatures and band keys are in memory-mapped
-files; DuckDB sorts and spills.
+order of documents or on the shards. Each step is shards of work that pass files to the next one:
+
+- index: node, exact group and rank of every document, sorted by DuckDB, which spills;
+- bands: the band keys of a shard, by partition of the keys;
+- link: the similar documents among those of a partition with equal keys;
+- label: the component of each node (`homegrown.corpus.components`);
+- route and cluster: the links of some components, and the documents dropped from them.
+
+A link is in the spanning forest of its component if it joins two trees when all links come in the order of bands and
+keys. A link of a part that is in this forest is in the forest of the part too, so no partition changes a link.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from homegrown.config.recipe import DedupSettings
-from homegrown.corpus.documents import row_count
-from homegrown.corpus.lsh import Documents, band_keys, link, roots, similarities, stars
+from homegrown.corpus.components import label
+from homegrown.corpus.exchange import read_buckets, write_buckets
+from homegrown.corpus.lsh import WINDOW, Documents, band_keys, forest, link, roots_of, similarities, stars
+from homegrown.corpus.sketched import Sketched, fetch
+from homegrown.util.files import replacing
+from homegrown.util.parallel import map_ordered
 
 Nodes = NDArray[np.uint32]
 
@@ -27,31 +42,52 @@ _ORDERS = {
     "first": "place",
     "best_quality": "quality DESC, length DESC, node",
 }
+PARTITIONS = 8
+"""Of band keys, for most corpora: a pair is verified once in each, so more are more work."""
+
+SMALL, LARGE = 50_000, 2_000_000
+"""Documents per partition: fewer need fewer partitions, more need more."""
+
+CHUNK = 20_000
+"""Documents whose sketches are in memory at once."""
+
+_BAND = pa.schema([("key", pa.uint64()), ("node", pa.uint32())])
+_LINK = pa.schema(
+    [
+        ("band", pa.uint8()),
+        ("key", pa.uint64()),
+        ("left", pa.uint32()),
+        ("right", pa.uint32()),
+        ("similarity", pa.float64()),
+    ]
+)
+_DROP = pa.schema(
+    [("node", pa.uint32()), ("original", pa.uint32()), ("similarity", pa.float64()), ("kept", pa.uint32())]
+)
 
 
-class Part(NamedTuple):
-    """The sketches of a shard (see `homegrown.corpus.dedup`), and its sets of shingles if they are compared."""
+@dataclass(frozen=True)
+class Shards:
+    """All shards: their sketches as tables and by row, the place of the first row of each, permutations."""
 
-    sketches: Path
-    shingles: Path | None
-
-
-class Index(NamedTuple):
-    """All documents by node: place, kept document of the exact group, rank in the order of keeping, words."""
-
-    places: Nodes
-    keepers: Nodes
-    ranks: Nodes
-    words: NDArray[np.int32]
+    tables: tuple[Path, ...]
+    files: tuple[Sketched, ...]
+    firsts: tuple[int, ...]
+    size: int
 
 
-class Compared(NamedTuple):
-    """The s documents to compare: `nodes` (s,), their sketches, band keys (bands, s); `slots` by node."""
+@dataclass(frozen=True)
+class Index:
+    """Files of all documents. By node: place, rank in the order of keeping. By place: node, whether to compare it.
 
-    nodes: Nodes
-    slots: Nodes
-    documents: Documents
-    keys: NDArray[np.uint64]
+    `documents` has place, node, id and keeper (the kept node of the exact group).
+    """
+
+    places: Path
+    ranks: Path
+    nodes: Path
+    compared: Path
+    documents: Path
 
 
 class Links(NamedTuple):
@@ -61,175 +97,364 @@ class Links(NamedTuple):
     similarities: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class _Indexing:
+    shards: Shards
+    index: Index
+    spill: Path
+    keep: str
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class _Banding:
+    files: Sketched
+    first: int
+    size: int
+    index: Index
+    bands: int
+    partitions: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Linking:
+    banded: tuple[Path, ...]
+    partition: int
+    bands: int
+    shards: Shards
+    index: Index
+    threshold: float
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Routing:
+    links: Path
+    labels: Path
+    groups: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Clustering:
+    routed: tuple[Path, ...]
+    group: int
+    shards: Shards
+    index: Index
+    linkage: str
+    threshold: float
+    out: Path
+
+
+@contextmanager
+def spilling(folder: Path, memory_gb: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection to an empty database in `folder`, cleared of a killed run's files; remove it afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    connection = duckdb.connect(str(folder / "spill.duckdb"))
+    try:
+        connection.execute("SET enable_progress_bar = false")  # the stage's own shows it
+        connection.execute(f"SET memory_limit = '{int(memory_gb * 1000)}MB'")
+        connection.execute(f"SET temp_directory = '{str(folder / 'temporary').replace(chr(39), chr(39) * 2)}'")
+        yield connection
+    finally:
+        connection.close()
+        shutil.rmtree(folder)
+
+
+def partitions(documents: int) -> int:
+    """Return the number of partitions of the band keys."""
+    return max(1, min(PARTITIONS, documents // SMALL), documents // LARGE)
+
+
 def find_duplicates(
-    connection: duckdb.DuckDBPyConnection,
     folder: Path,
-    parts: list[Part],
+    shards: Shards,
+    documents: int,
     settings: DedupSettings,
     bands: int,
+    memory_gb: float,
+    executor: Executor,
     advance: Callable[[], None],
-) -> None:
-    """Create the table `dropped` of every duplicate among `parts` in `connection`.
+) -> tuple[Index, tuple[Path, ...]]:
+    """Return the index of all documents and the files of the near-duplicates to drop (see `read_drops`).
 
-    Its columns: `place, id, duplicate_of, kind, similarity, cluster`. `folder` is for memory-mapped files; `advance` is
-    called after each band.
+    `folder` is for the files between the steps; `advance` is called after each shard of the bands and each partition.
     """
-    index = _index(connection, [part.sketches for part in parts], settings.keep)
-    compared = _spread(folder, parts, index, bands)
-    parents = np.arange(len(index.places), dtype=np.uint32)
-    links = _link(connection, compared, settings.threshold, parents, advance)
-    clustered = _stars if settings.linkage == "star" else _chains
-    near = clustered(index, compared, settings.threshold, links, roots(parents))
-    connection.register("drops", pa.concat_tables([near, _exact(index, near)]))
-    connection.execute(
-        """CREATE TABLE dropped AS
-        SELECT document.place, document.id, original.id AS duplicate_of, kind, similarity, kept.id AS cluster
-        FROM drops
-        JOIN documents document ON document.node = drops.node
-        JOIN documents original ON original.node = drops.original
-        JOIN documents kept ON kept.node = drops.kept
-        ORDER BY document.place"""
-    )
-    connection.unregister("drops")
-
-
-def _index(connection: duckdb.DuckDBPyConnection, sketches: list[Path], keep: str) -> Index:
-    """Create the table `documents` (place, node, id) and return the arrays by node."""
-    connection.execute(
-        "CREATE TABLE sketches (place UINTEGER, id VARCHAR, high UBIGINT, low UBIGINT, length INTEGER, words INTEGER, "
-        "quality DOUBLE)"
-    )
-    quality = "quality" if keep == "best_quality" else "0"
-    first = 0
-    for part in sketches:
-        connection.execute(
-            f"INSERT INTO sketches SELECT ? + file_row_number, id, digest_high, digest_low, length, words, {quality} "
-            "FROM read_parquet(?, file_row_number = true)",
-            [first, str(part)],
-        )
-        first += row_count(part)
-    connection.execute(
-        f"""CREATE TABLE ranked AS SELECT *, (row_number() OVER (ORDER BY {_ORDERS[keep]}) - 1)::UINTEGER AS rank
-        FROM (SELECT *, (row_number() OVER (ORDER BY id, place) - 1)::UINTEGER AS node FROM sketches)"""
-    )
-    arrays = connection.sql(
-        """SELECT place, first_value(node) OVER (PARTITION BY high, low ORDER BY rank) AS keeper, rank, words
-        FROM ranked ORDER BY node"""
-    ).fetchnumpy()
-    connection.execute("CREATE TABLE documents AS SELECT place, node, id FROM ranked")
-    connection.execute("DROP TABLE ranked; DROP TABLE sketches")
-    return Index(*(np.asarray(arrays[name]) for name in ("place", "keeper", "rank", "words")))
-
-
-def _spread(folder: Path, parts: list[Part], index: Index, bands: int) -> Compared:
-    """Write sketches to memory-mapped files, except those of exact duplicates and of texts without words."""
-    everyone = np.arange(len(index.places), dtype=np.uint32)
-    nodes = everyone[(index.keepers == everyone) & (index.words > 0)]
-    nodes = nodes[np.argsort(index.places[nodes])]
-    slots = np.zeros(len(everyone), np.uint32)
-    slots[nodes] = np.arange(len(nodes), dtype=np.uint32)
-    places = index.places[nodes]
-    size = _signature_size(parts)
-    signatures: Nodes = _mapped(folder / "signatures.u32", np.uint32, (len(nodes), size))
-    keys: NDArray[np.uint64] = _mapped(folder / "keys.u64", np.uint64, (bands, len(nodes)))
-    counts = [np.empty(0, np.int64)]
-    first = 0
-    with (folder / "shingles.u32").open("wb") as file:
-        for part in parts:
-            column = pq.read_table(part.sketches, columns=["signature"])["signature"].combine_chunks()
-            rows = np.frombuffer(column.buffers()[1], np.uint32)[: len(column) * size].reshape(-1, size)
-            low, high = np.searchsorted(places, [first, first + len(column)])
-            own = places[low:high] - first
-            signatures[low:high] = rows[own]
-            keys[:, low:high] = band_keys(signatures[low:high], bands)
-            if part.shingles is not None:
-                counts.append(_append_sets(file, part.shingles, own))
-            first += len(column)
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))]) if len(counts) > 1 else np.empty(0, np.int64)
-    shingles = np.empty(0, np.uint32)
-    if starts.size and starts[-1]:
-        shingles = np.memmap(folder / "shingles.u32", np.uint32, "r+")
-    return Compared(nodes, slots, Documents(signatures, shingles, starts), keys)
-
-
-def _signature_size(parts: list[Part]) -> int:
-    """Return the number of permutations."""
-    return int(pq.read_schema(parts[0].sketches).field("signature").type.byte_width // 4) if parts else 0
-
-
-def _append_sets(file: BinaryIO, path: Path, rows: Nodes) -> NDArray[np.int64]:
-    """Append the shingles of some rows of a shard, ascending, to a file; return the number of each."""
-    with pa.memory_map(str(path)) as mapped:
-        column = pa.ipc.open_file(mapped).read_all()["shingles"].combine_chunks().take(pa.array(rows))
-        file.write(np.asarray(column.flatten()).tobytes())
-        return np.asarray(column.value_lengths()).astype(np.int64)
-
-
-def _mapped(path: Path, kind: type[np.unsignedinteger[Any]], shape: tuple[int, int]) -> NDArray[Any]:
-    """Return an array in a memory-mapped file; an empty one needs no file."""
-    return np.memmap(path, kind, "w+", shape=shape) if all(shape) else np.empty(shape, kind)
-
-
-def _link(
-    connection: duckdb.DuckDBPyConnection,
-    compared: Compared,
-    threshold: float,
-    parents: Nodes,
-    advance: Callable[[], None],
-) -> Links:
-    """Join in `parents` documents that agree in a band and are similar, band by band."""
-    pairs, alike = [np.empty((0, 2), np.uint32)], [np.empty(0, np.float64)]
-    for keys in compared.keys:
-        connection.register("band", pa.table({"key": np.asarray(keys), "node": compared.nodes}))
-        batches = connection.sql("SELECT key, node FROM band ORDER BY key, node").to_arrow_reader(1_000_000)
-        for bucket_keys, nodes in _complete_buckets(batches):
-            linked, own = link(bucket_keys, nodes, compared.slots, compared.documents, threshold, parents)
-            pairs.append(linked)
-            alike.append(own)
-        connection.unregister("band")
+    names = ("places.u32", "ranks.u32", "nodes.u32", "compared.bool", "documents.parquet")
+    index = Index(*(folder / name for name in names))
+    executor.submit(_write_index, _Indexing(shards, index, folder / "database", settings.keep, memory_gb)).result()
+    count = partitions(documents)
+    banding = [
+        _Banding(files, first, shards.size, index, bands, count, folder / "bands" / f"{number:05d}.arrow")
+        for number, (files, first) in enumerate(zip(shards.files, shards.firsts, strict=True))
+    ]
+    for _ in map_ordered(executor, _write_bands, banding):
         advance()
-    return Links(np.concatenate(pairs), np.concatenate(alike))
+    banded = tuple(job.out for job in banding)
+    linking = [
+        _Linking(banded, part, bands, shards, index, settings.threshold, folder / "links" / f"{part:05d}.arrow")
+        for part in range(count)
+    ]
+    for _ in map_ordered(executor, _write_links, linking):
+        advance()
+    links = tuple(job.out for job in linking)
+    labels = folder / "labels.u32"
+    label(links, documents, labels, folder / "passed", executor)
+    routing = [_Routing(path, labels, count, folder / "routed" / path.name) for path in links]
+    for _ in map_ordered(executor, _route, routing):
+        pass
+    routed = tuple(job.out for job in routing)
+    clustering = [
+        _Clustering(
+            *(routed, group, shards, index, settings.linkage, settings.threshold),
+            folder / "drops" / f"{group:05d}.arrow",
+        )
+        for group in range(count)
+    ]
+    for _ in map_ordered(executor, _cluster, clustering):
+        advance()
+    return index, tuple(job.out for job in clustering)
 
 
-def _complete_buckets(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[NDArray[np.uint64], Nodes]]:
-    """Yield keys and nodes of sorted batches without splitting a bucket."""
-    keys, nodes = np.empty(0, np.uint64), np.empty(0, np.uint32)
-    for batch in batches:
-        keys = np.concatenate([keys, batch["key"].to_numpy()])
-        nodes = np.concatenate([nodes, batch["node"].to_numpy()])
-        complete = int(np.searchsorted(keys, keys[-1]))
-        yield keys[:complete], nodes[:complete]
-        keys, nodes = keys[complete:], nodes[complete:]
-    yield keys, nodes
+def read_drops(files: tuple[Path, ...]) -> pa.RecordBatchReader:
+    """Return node, original, similarity and kept node of each near-duplicate to drop."""
+    return pa.RecordBatchReader.from_batches(_DROP, read_buckets(files, 0, 1))
 
 
-def _stars(index: Index, compared: Compared, threshold: float, links: Links, tree: Nodes) -> pa.Table:
+# --- index ------------------------------------------------------------------------------------------------------------
+
+
+def _write_index(job: _Indexing) -> None:
+    if job.index.documents.exists():
+        return
+    with spilling(job.spill, job.memory_gb) as connection:
+        connection.execute(
+            "CREATE TABLE sketches (place UINTEGER, id VARCHAR, high UBIGINT, low UBIGINT, length INTEGER, "
+            "words INTEGER, quality DOUBLE)"
+        )
+        quality = "quality" if job.keep == "best_quality" else "0"
+        for table, first in zip(job.shards.tables, job.shards.firsts, strict=True):
+            connection.execute(
+                f"INSERT INTO sketches SELECT ? + file_row_number, id, digest_high, digest_low, length, words, "
+                f"{quality} FROM read_parquet(?, file_row_number = true)",
+                [first, str(table)],
+            )
+        connection.execute(
+            f"""CREATE TABLE ranked AS
+            SELECT *, (row_number() OVER (ORDER BY {_ORDERS[job.keep]}) - 1)::UINTEGER AS rank
+            FROM (SELECT *, (row_number() OVER (ORDER BY id, place) - 1)::UINTEGER AS node FROM sketches)"""
+        )
+        connection.execute("DROP TABLE sketches")
+        connection.execute(
+            """CREATE TABLE documents AS SELECT place, node, id, rank, words,
+            first_value(node) OVER (PARTITION BY high, low ORDER BY rank) AS keeper FROM ranked"""
+        )
+        connection.execute("DROP TABLE ranked")
+        by_node = "SELECT place, rank FROM documents ORDER BY node"
+        by_place = "SELECT node, keeper = node AND words > 0 AS compared FROM documents ORDER BY place"
+        for query, paths in (
+            (by_node, (job.index.places, job.index.ranks)),
+            (by_place, (job.index.nodes, job.index.compared)),
+        ):
+            with (
+                replacing(paths[0], scratch=True) as one,
+                replacing(paths[1], scratch=True) as other,
+                one.open("wb") as left,
+                other.open("wb") as right,
+            ):
+                for batch in connection.sql(query).to_arrow_reader(1_000_000):
+                    left.write(batch.column(0).to_numpy().tobytes())
+                    right.write(batch.column(1).to_numpy(zero_copy_only=False).tobytes())
+        with replacing(job.index.documents, scratch=True) as temporary:
+            path = str(temporary).replace("'", "''")
+            connection.execute(
+                f"COPY (SELECT place, node, id, keeper FROM documents ORDER BY node) TO '{path}' (FORMAT parquet)"
+            )
+
+
+def _mapped(path: Path, kind: type[np.uint32] | type[np.bool_] = np.uint32) -> NDArray[Any]:
+    """Return an array in a file; an empty one cannot be mapped."""
+    return np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.empty(0, kind)
+
+
+# --- bands and links --------------------------------------------------------------------------------------------------
+
+
+def _write_bands(job: _Banding) -> None:
+    """Write key and node of the compared documents of a shard, by partition and band."""
+    if job.out.exists():
+        return
+    signatures = _mapped(job.files.signatures).reshape(-1, job.size)
+    own = slice(job.first, job.first + len(signatures))
+    compared = np.flatnonzero(_mapped(job.index.compared, np.bool_)[own])
+    nodes = _mapped(job.index.nodes)[own][compared]
+    keys = band_keys(np.ascontiguousarray(signatures[compared]), job.bands)
+    buckets = (keys % np.uint64(job.partitions)).astype(np.int64) * job.bands + np.arange(job.bands)[:, None]
+    table = pa.table([keys.ravel(), np.tile(nodes, job.bands)], schema=_BAND)
+    write_buckets(job.out, table, buckets.ravel(), {})
+
+
+def _write_links(job: _Linking) -> None:
+    """Write the links of a partition, a spanning forest, in the order of bands and keys."""
+    if job.out.exists():
+        return
+    shared = [_shared_keys(job, band) for band in range(job.bands)]
+    members = np.unique(np.concatenate([nodes for _, nodes in shared]))
+    parents = np.arange(len(members), dtype=np.uint32)
+    slots = np.zeros(len(members), np.uint32)
+    tables = [_LINK.empty_table()]
+    for band, (band_keys_, nodes) in enumerate(shared):
+        local = np.searchsorted(members, nodes).astype(np.uint32)
+        keys, local = _apart(band_keys_, local, parents)
+        for own in _chunks(keys):
+            chosen = np.unique(local[own])
+            documents, places = _fetched(job.shards, job.index, members[chosen])
+            slots[chosen] = places
+            pairs, alike = link(keys[own], local[own], slots, documents, job.threshold, parents)
+            order = np.argsort(local[own], kind="stable")
+            found = order[np.searchsorted(local[own][order], pairs[:, 1])]
+            left, right = members[pairs[:, 0]], members[pairs[:, 1]]
+            bands = np.full(len(pairs), band, np.uint8)
+            tables.append(pa.table([bands, keys[own][found], left, right, alike], schema=_LINK))
+    table = pa.concat_tables(tables)
+    write_buckets(job.out, table, np.zeros(len(table), np.int64), {})
+
+
+def _shared_keys(job: _Linking, band: int) -> tuple[NDArray[np.uint64], Nodes]:
+    """Return the keys of a band that several documents have, with their nodes, sorted by key, then node."""
+    bucket = job.partition * job.bands + band
+    table = pa.Table.from_batches(read_buckets(job.banded, bucket, bucket + 1), _BAND)
+    keys, nodes = table["key"].to_numpy(), table["node"].to_numpy()
+    order = np.lexsort((nodes, keys))
+    keys, nodes = keys[order], nodes[order]
+    same = keys[1:] == keys[:-1]
+    several = np.concatenate([same, [False]]) | np.concatenate([[False], same]) if len(keys) else np.empty(0, bool)
+    return keys[several], nodes[several]
+
+
+def _apart(keys: NDArray[np.uint64], nodes: Nodes, parents: Nodes) -> tuple[NDArray[np.uint64], Nodes]:
+    """Return the rows of the keys whose documents are not all joined yet."""
+    if not len(keys):
+        return keys, nodes
+    own = roots_of(parents, nodes)
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    apart = np.minimum.reduceat(own, starts) != np.maximum.reduceat(own, starts)
+    rows = np.repeat(apart, np.diff(np.append(starts, len(keys))))
+    return keys[rows], nodes[rows]
+
+
+def _chunks(keys: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of about CHUNK documents of complete keys, or a part of a key that more documents have.
+
+    `link` compares a document with the first of its key and with those in a window before it, so a part has them too.
+    """
+    first, count = 0, len(keys)
+    while first < count:
+        last = min(count, first + CHUNK)
+        if last < count:
+            last = int(np.searchsorted(keys, keys[last]))
+        if last > first:
+            yield np.arange(first, last)
+        else:  # one key
+            last = int(np.searchsorted(keys, keys[first], side="right"))
+            for start in range(first, last, CHUNK):
+                before = np.arange(max(first + 1, start - WINDOW), start)
+                yield np.concatenate(
+                    [[first] if start > first else [], before, np.arange(start, min(last, start + CHUNK))]
+                ).astype(np.int64)
+        first = last
+
+
+def _fetched(shards: Shards, index: Index, nodes: Nodes) -> tuple[Documents, Nodes]:
+    """Return the sketches of some nodes, and the number of each node among them."""
+    places = _mapped(index.places)[nodes].astype(np.int64)
+    order = np.argsort(places)
+    numbers = np.empty(len(nodes), np.uint32)
+    numbers[order] = np.arange(len(nodes), dtype=np.uint32)
+    return fetch(shards.files, shards.firsts, places[order], shards.size), numbers
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------------
+
+
+def _route(job: _Routing) -> None:
+    """Write the links of a partition with their component, by group of components."""
+    if job.out.exists():
+        return
+    labels = _mapped(job.labels)
+    table = pa.Table.from_batches(read_buckets([job.links], 0, 1), _LINK)
+    own = labels[table["left"].to_numpy()]
+    groups = (own.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)) % np.uint64(job.groups)
+    write_buckets(job.out, table.append_column("label", pa.array(own)), groups, {})
+
+
+def _cluster(job: _Clustering) -> None:
+    """Write the documents to drop of a group of components."""
+    if job.out.exists():
+        return
+    schema = _LINK.append(pa.field("label", pa.uint32()))
+    table = pa.Table.from_batches(read_buckets(job.routed, job.group, job.group + 1), schema)
+    order = np.lexsort((table["key"].to_numpy(), table["band"].to_numpy()))
+    left, right, labels = (table[name].to_numpy()[order] for name in ("left", "right", "label"))
+    nodes, first = np.unique(np.concatenate([left, right]), return_index=True)
+    trees = np.concatenate([labels, labels])[first]
+    ends = [np.searchsorted(nodes, own).astype(np.uint32) for own in (left, right)]
+    kept = forest(ends[0], ends[1], len(nodes))
+    links = Links(np.stack([left[kept], right[kept]], axis=1), table["similarity"].to_numpy()[order][kept])
+    clustered = _stars if job.linkage == "star" else _chains
+    drops = clustered(job, nodes, trees, links)
+    write_buckets(job.out, drops, np.zeros(len(drops), np.int64), {})
+
+
+def _stars(job: _Clustering, nodes: Nodes, trees: Nodes, links: Links) -> pa.Table:
     """Return the documents that are similar to a kept one; each is dropped for that one alone."""
-    nodes = np.unique(links.pairs)
-    nodes = nodes[np.lexsort((index.ranks[nodes], tree[nodes]))]
-    places, alike = stars(compared.documents, compared.slots[nodes], tree[nodes], threshold)
-    dropped = places != np.arange(len(nodes))
-    kept = nodes[places[dropped]]
-    return _drops(nodes[dropped], kept, "near", alike[dropped], kept)
+    ranks = _mapped(job.index.ranks)[nodes]
+    order = np.lexsort((ranks, trees))
+    nodes, trees = nodes[order], trees[order]
+    tables = [_DROP.empty_table()]
+    for own in _complete(trees):
+        documents, slots = _fetched(job.shards, job.index, nodes[own])
+        places, alike = stars(documents, slots, trees[own], job.threshold)
+        dropped = places != np.arange(len(places))
+        kept = nodes[own][places[dropped]]
+        tables.append(pa.table([nodes[own][dropped], kept, alike[dropped], kept], schema=_DROP))
+    return pa.concat_tables(tables)
 
 
-def _chains(index: Index, compared: Compared, threshold: float, links: Links, tree: Nodes) -> pa.Table:
+def _complete(trees: Nodes) -> Iterator[slice]:
+    """Yield slices of about CHUNK documents of complete clusters."""
+    first = 0
+    while first < len(trees):
+        last = int(np.searchsorted(trees, trees[min(len(trees), first + CHUNK) - 1], side="right"))
+        yield slice(first, last)
+        first = last
+
+
+def _chains(job: _Clustering, nodes: Nodes, trees: Nodes, links: Links) -> pa.Table:
     """Return the dropped documents of every cluster: all but the first in the order of keeping.
 
     The `original` of a document is the kept one if the two are similar themselves, else its most similar neighbor among
     the links of the cluster.
     """
-    nodes = np.unique(links.pairs)
-    order = np.lexsort((index.ranks[nodes], tree[nodes]))
-    clusters, first = np.unique(tree[nodes][order], return_index=True)
-    kept = nodes[order[first]][np.searchsorted(clusters, tree[nodes])]
+    order = np.lexsort((_mapped(job.index.ranks)[nodes], trees))
+    clusters, first = np.unique(trees[order], return_index=True)
+    kept = nodes[order[first]][np.searchsorted(clusters, trees)]
     neighbors, alike = _nearest(links)
     dropped = nodes != kept
     nodes, neighbors, alike, kept = nodes[dropped], neighbors[dropped], alike[dropped], kept[dropped]
-
-    direct = similarities(compared.documents, compared.slots[nodes], compared.slots[kept], threshold)
-    originals = np.where(direct >= threshold, kept, neighbors)
-    return _drops(nodes, originals, "near", np.where(direct >= threshold, direct, alike), kept)
+    tables = [_DROP.empty_table()]
+    for start in range(0, len(nodes), CHUNK):
+        own = slice(start, start + CHUNK)
+        both = np.unique(np.concatenate([nodes[own], kept[own]]))
+        documents, slots = _fetched(job.shards, job.index, both)
+        one, other = (slots[np.searchsorted(both, ends[own])] for ends in (nodes, kept))
+        direct = similarities(documents, one, other, job.threshold)
+        near = direct >= job.threshold
+        originals, nearest = np.where(near, kept[own], neighbors[own]), np.where(near, direct, alike[own])
+        tables.append(pa.table([nodes[own], originals, nearest, kept[own]], schema=_DROP))
+    return pa.concat_tables(tables)
 
 
 def _nearest(links: Links) -> tuple[Nodes, NDArray[np.float64]]:
@@ -239,18 +464,3 @@ def _nearest(links: Links) -> tuple[Nodes, NDArray[np.float64]]:
     order = np.lexsort((pairs[:, 1], -alike, pairs[:, 0]))
     _, best = np.unique(pairs[order, 0], return_index=True)
     return pairs[order[best], 1], alike[order[best]]
-
-
-def _exact(index: Index, near: pa.Table) -> pa.Table:
-    """Return the dropped documents of exact groups; the kept one may be a near-duplicate of the original."""
-    kept = np.arange(len(index.keepers), dtype=np.uint32)
-    kept[near["node"].to_numpy()] = near["kept"].to_numpy()
-    nodes = np.flatnonzero(index.keepers != np.arange(len(kept))).astype(np.uint32)
-    originals = index.keepers[nodes]
-    return _drops(nodes, originals, "exact", np.ones(len(nodes)), kept[originals])
-
-
-def _drops(nodes: Nodes, originals: Nodes, kind: str, similarities: NDArray[np.float64], kept: Nodes) -> pa.Table:
-    kinds = pa.array([kind] * len(nodes), pa.string())
-    columns = {"node": nodes, "original": originals, "kind": kinds, "similarity": similarities, "kept": kept}
-    return pa.table(columns)

@@ -189,3 +189,25 @@ def _root(parents: NDArray[np.uint32], node: int) -> int:
         parents[node] = parents[parents[node]]
         node = parents[node]
     return node
+
+
+@compiled
+def roots_of(parents: NDArray[np.uint32], nodes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the root of each of some nodes."""
+    result = np.empty_like(nodes)
+    for i in range(nodes.size):
+        result[i] = _root(parents, nodes[i])
+    return result
+
+
+@compiled
+def forest(left: NDArray[np.uint32], right: NDArray[np.uint32], nodes: int) -> NDArray[np.bool_]:
+    """Return which links join two trees of `nodes` nodes, in their order (Kruskal 1956)."""
+    parents = np.arange(nodes).astype(np.uint32)
+    joining = np.zeros(left.size, np.bool_)
+    for i in range(left.size):
+        one, other = _root(parents, left[i]), _root(parents, right[i])
+        if one != other:
+            parents[max(one, other)] = min(one, other)
+            joining[i] = True
+    return joining

@@ -92,7 +92,7 @@ def _note(path: Path, written: Path, digest: str) -> None:
 
 
 def note_digest(path: Path, digest: str) -> None:
-    """Note the SHA-256 of an artifact's file that its writer has told."""
+    """Note the SHA-256 of an artifact's file that its writer took."""
     _note(path, path, digest)
 
 

@@ -8,6 +8,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasketch import MinHash, MinHashLSH
@@ -15,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homegrown.config.recipe import DedupSettings
+from homegrown.corpus import components, duplicates
 from homegrown.corpus.dedup import dedup
+from homegrown.corpus.exchange import write_buckets
 from homegrown.corpus.lsh import WINDOW, Documents, banding, link, roots
 from homegrown.util.seeds import derive
 from tests.corpus.made_up import corpus, digests, jaccard, rows_of, write_documents
@@ -124,6 +127,46 @@ def test_workers_do_not_change_a_byte(tmp_path: Path, processes: Executor) -> No
         out, tmp_path / "threads" / "in", SETTINGS, seed=5, memory_gb=0.5, executor=ThreadPoolExecutor(1)
     )
     assert outcome_again.rows_in == 120 and outcome_again.rows_out == len(rows_of(out / "documents"))
+
+
+@pytest.mark.parametrize("linkage", ["star", "single"])
+def test_partitions_chunks_and_label_passing_do_not_change_a_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linkage: str
+) -> None:
+    texts = corpus(3, 400) + windows(40, 12) + [f"{windows(1, 1)[0]} {number}" for number in range(70)]
+    settings = DedupSettings.model_validate({"linkage": linkage})
+    write_documents(tmp_path / "in", texts, 90)
+
+    def digest(name: str) -> dict[str, str]:
+        with ThreadPoolExecutor(2) as pool:
+            dedup(tmp_path / name, tmp_path / "in", settings, seed=5, memory_gb=0.5, executor=pool)
+        return digests(tmp_path / name)
+
+    expected = digest("one")
+    monkeypatch.setattr(duplicates, "SMALL", 100)  # 5 partitions
+    monkeypatch.setattr(duplicates, "CHUNK", 40)  # fewer than the documents of one key
+    assert digest("parts") == expected
+    monkeypatch.setattr(components, "UNION_MEMORY", 0)
+    monkeypatch.setattr(components, "_RANGE", 60)
+    assert digest("passed") == expected
+
+
+def test_label_passing_finds_the_components_of_union_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(2)
+    chain = np.arange(400, 500)
+    pairs = np.concatenate([draw.integers(0, 400, (150, 2)), np.stack([chain[:-1], chain[1:]], axis=1)]).astype(
+        np.uint32
+    )
+    links = pa.table({"left": pairs.min(axis=1), "right": pairs.max(axis=1)})
+    write_buckets(tmp_path / "links", links, np.arange(len(pairs)) % 3, {})
+    found = []
+    for memory in (10**9, 0):
+        monkeypatch.setattr(components, "UNION_MEMORY", memory)
+        monkeypatch.setattr(components, "_RANGE", 90)
+        with ThreadPoolExecutor(2) as pool:
+            components.label((tmp_path / "links",), 520, tmp_path / f"labels-{memory}", tmp_path / "passed", pool)
+        found.append(np.fromfile(tmp_path / f"labels-{memory}", np.uint32))
+    assert np.array_equal(*found) and set(found[0][400:500]) == {400} and len(set(found[0])) > 200
 
 
 def test_nothing_and_one_document(tmp_path: Path) -> None:

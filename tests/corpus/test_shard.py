@@ -108,8 +108,8 @@ class Stop(BaseException):
 
 
 def test_a_run_that_was_cut_short_anywhere_is_finished_and_repeats_no_finished_file(tmp_path: Path) -> None:
-    run(tmp_path / "whole", corpus(1, 300))
-    expected = digests(tmp_path / "whole" / "out")
+    run(tmp_path / "complete", corpus(1, 300))
+    expected = digests(tmp_path / "complete" / "out")
     write_documents(tmp_path / "in", corpus(1, 300), 100)
     before: dict[Path, int] = {}
 
