@@ -110,7 +110,7 @@ def measure(recipe: Recipe, machine: Machine, seconds: float) -> Row:
         step_seconds=STEP_SECONDS,
         layers=recipe.new_model.layers,
     )
-    known = recognized(probed.device, target.memory_bytes) if target.device == "cuda" else None
+    known = recognized(probed.device, target.memory_bytes) if target.device != "cpu" else None
     flops = probed.tokens_per_second * config.flops_per_token()
     return Row(
         preset=recipe.name,

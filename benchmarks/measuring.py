@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from homegrown.util.devices import peak_memory
+from homegrown.util.devices import resident_peak
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
 def _measure(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
     before, start = cpu_seconds(), time.perf_counter()
     result = function(*arguments)
-    return Measured(result, cpu_seconds() - before, time.perf_counter() - start, peak_memory() / 1e9)
+    return Measured(result, cpu_seconds() - before, time.perf_counter() - start, resident_peak() / 1e9)
 
 
 def cpu_seconds() -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.training_peers import CONTEXT, VOCABULARY, GPT2Style, PlainLoop, llama
+from benchmarks.training_peers import CONTEXT, VOCABULARY, GPT2Style, NanochatLoop, PlainLoop, llama
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.data.loader import Batches, TokenSplit
@@ -32,6 +32,9 @@ from homegrown.training.stopping import Stop
 SEED = 1
 BATCH = 4
 """Batch size of the peers: small ones are best for them in so little time."""
+NANOCHAT_BATCH = 8
+NANOCHAT_TOKENS_PER_SECOND = 5000
+"""About what two cores of a processor with bf16 do; its rule for decay asks for the tokens of the run."""
 HELD_OUT_WINDOWS = 134
 _MANY = 100_000
 """More steps than any contestant takes: the time is divided into so many when a learning rate follows the clock."""
@@ -81,6 +84,9 @@ def build(name: str, data: Path, seconds: float) -> Contestant:
     if kind == "nanogpt":
         gpt2 = GPT2Style()
         return Peer(data, PlainLoop(gpt2, gpt2, float(rate)))
+    if kind == "nanochat":
+        tokens = seconds * NANOCHAT_TOKENS_PER_SECOND
+        return Peer(data, NanochatLoop(float(rate), NANOCHAT_BATCH, tokens), NANOCHAT_BATCH)
     if kind == "llama":
         model = llama()
         return Peer(data, PlainLoop(model, lambda tokens: model(tokens, use_cache=False).logits, 1e-3))
@@ -108,12 +114,12 @@ class HeldOut:
 
 
 class Peer:
-    """A model in the plain loop, on the batches of ours."""
+    """A model in a loop of its own, on the batches of ours."""
 
-    def __init__(self, data: Path, loop: PlainLoop):
+    def __init__(self, data: Path, loop: PlainLoop | NanochatLoop, batch: int = BATCH):
         self.gone = self.spent = 0.0
-        self._loop, self._held_out = loop, HeldOut(data)
-        self._batches = Batches(TokenSplit(data / "packed", "train"), CONTEXT, BATCH, SEED)
+        self._loop, self._held_out, self._batch = loop, HeldOut(data), batch
+        self._batches = Batches(TokenSplit(data / "packed", "train"), CONTEXT, batch, SEED)
 
     def steps(self) -> Iterator[int]:
         """Train without end."""
@@ -121,7 +127,7 @@ class Peer:
         while True:
             self._loop.step(torch.from_numpy(self._batches.batch(step)), self.gone)
             step += 1
-            yield BATCH * CONTEXT
+            yield self._batch * CONTEXT
 
     def bits_per_byte(self) -> float:
         """Measure the current model."""

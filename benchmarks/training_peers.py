@@ -1,8 +1,19 @@
-"""The peers of `homegrown`'s training: nanoGPT's recipe, and transformers' Llama in a plain loop."""
+"""The peers of `homegrown`'s training: nanoGPT's recipe, transformers' Llama in a plain loop, and nanochat.
 
+    python -m benchmarks.training_peers
+
+fetches nanochat, of which nothing is part of this project, into `.peers` in the project's root.
+"""
+
+import importlib
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +22,9 @@ from torch import Tensor, nn
 from homegrown.training.precision import choose_precision
 
 VOCABULARY, CONTEXT, WIDTH, LAYERS, HEADS = 4096, 256, 256, 4, 4
+
+NANOCHAT = Path(__file__).parents[1] / ".peers" / "nanochat"
+REPOSITORY, COMMIT = "https://github.com/karpathy/nanochat", "92d63d4e8bb4df75c3b71618f31ddde2378b2bcd"
 
 
 class _Block(nn.Module):
@@ -117,3 +131,71 @@ class PlainLoop:
         with self.precision.autocast():
             logits = self.logits(windows[:, :-1])
         return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten(), reduction="sum")
+
+
+class NanochatLoop:
+    """nanochat's model and optimizer, with the rates, decay and schedules of its `scripts/base_train.py`.
+
+    Its dial gives 4 layers a width of 256; heads of 64 and full attention are those of its script for CPUs, and so is
+    the type of its products, unless the processor has bf16, as with ours. Its rules scale rates by the root of the
+    batch and decay by the tokens; `rate` multiplies all rates, because the rules were made for larger batches.
+    Schedules follow the share of the time that is gone. The model is not compiled, as with all; the optimizer compiles
+    its own steps, before its clock runs.
+    """
+
+    def __init__(self, rate: float, batch: int, tokens: float):
+        if choose_precision("auto", "cpu").dtype == torch.bfloat16:
+            os.environ["NANOCHAT_DTYPE"] = "bfloat16"
+        sys.path.insert(0, str(NANOCHAT))
+        gpt = importlib.import_module("nanochat.gpt")
+        shape = {"n_layer": LAYERS, "n_head": HEADS, "n_kv_head": HEADS, "n_embd": WIDTH, "window_pattern": "L"}
+        self.model: Any = gpt.GPT(gpt.GPTConfig(sequence_len=CONTEXT, vocab_size=VOCABULARY, **shape))
+        ratio, reference = batch * CONTEXT / 2**19, 12 * (12 * 12 * 768**2 + 32_768 * 768)
+        self._decay = 0.28 * math.sqrt(ratio) * reference / tokens
+        self._rate = rate * math.sqrt(ratio)
+        for warm in (True, False):
+            self.model.init_weights()
+            self.optimizer = self.model.setup_optimizer(
+                unembedding_lr=0.008 * self._rate,
+                embedding_lr=0.3 * self._rate,
+                scalar_lr=0.5 * self._rate,
+                matrix_lr=0.02 * self._rate,
+            )
+            self.steps = 0
+            if warm:
+                self.step(torch.zeros(batch, CONTEXT + 1, dtype=torch.int64), 0.0)
+
+    def step(self, windows: Tensor, gone: float) -> None:
+        """Train on int64 [rows, context + 1] when the share `gone` of the time has passed."""
+        left = 1 - min(1.0, gone)
+        slowing = min(1.0, left / 0.65)
+        share = (self.steps + 1) / 40 if self.steps < 40 else slowing + (1 - slowing) * 0.05
+        warm = min(1.0, self.steps / 400)
+        momentum = 0.85 + 0.12 * warm if warm < 1 else 0.9 + 0.07 * slowing
+        self.steps += 1
+        self.model(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()).backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+            if group["kind"] == "muon":
+                group["momentum"] = momentum
+                group["weight_decay"] = self._decay * 0.5 * (1 + math.cos(math.pi * (1 - left)))
+        self.optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+
+    def nats(self, windows: Tensor) -> Tensor:
+        """Return the summed loss of all next tokens."""
+        loss: Tensor = self.model(windows[:, :-1].contiguous(), windows[:, 1:].contiguous(), loss_reduction="sum")
+        return loss
+
+
+def fetch() -> None:
+    """Clone nanochat at the commit with which ours is compared."""
+    NANOCHAT.mkdir(parents=True, exist_ok=True)
+    for arguments in (["init", "--quiet"], ["fetch", "--quiet", "--depth=1", REPOSITORY, COMMIT]):
+        subprocess.run(["git", *arguments], cwd=NANOCHAT, check=True)
+    subprocess.run(["git", "checkout", "--quiet", "--force", COMMIT], cwd=NANOCHAT, check=True)
+
+
+if __name__ == "__main__":
+    fetch()
+    print(f"nanochat is in {NANOCHAT.relative_to(NANOCHAT.parents[1])}.")

@@ -72,7 +72,7 @@ def lm_eval(
     max_documents: int | None = None,
     few_shot: int = 0,
     download: bool = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps"] = "auto",
 ) -> Handle:
     """Measure a model on tasks of lm-evaluation-harness; a measurement that exists is reused.
 

@@ -5,7 +5,7 @@ from homegrown.util import devices
 from homegrown.util.progress import Outcome
 from tasks.finetune import system_of
 from tasks.locks import computing_on
-from tasks.pretrain import TRAINING_PANEL
+from tasks.pretrain import TRAINING_PANEL, nodes_of
 from tasks.stage import Handle, Work, stage
 
 
@@ -35,5 +35,6 @@ def dpo(
             device=device,
             processes=work.compute.processes,
             parallel=work.compute.parallel,
+            nodes=nodes_of(work.compute),
             progress=work.progress,
         )

@@ -4,7 +4,7 @@ from homegrown.config.finetune_recipe import FinetuneSettings, FinetuneTraining
 from homegrown.util import devices
 from homegrown.util.progress import Outcome
 from tasks.locks import computing_on
-from tasks.pretrain import TRAINING_PANEL
+from tasks.pretrain import TRAINING_PANEL, nodes_of
 from tasks.stage import Handle, Work, artifact_of, stage
 
 
@@ -33,6 +33,7 @@ def finetune(
             device=device,
             processes=work.compute.processes,
             parallel=work.compute.parallel,
+            nodes=nodes_of(work.compute),
             progress=work.progress,
         )
 

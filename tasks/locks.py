@@ -84,7 +84,7 @@ def computing_on(device: str, processes: int) -> Iterator[None]:
     Other runs on this machine, of any user and in any project folder, wait. GPUs are locked in one order, so that two
     runs with several GPUs never deadlock.
     """
-    names = devices.gpu_names(processes) if device == "cuda" else []
+    names = [] if device == "cpu" else devices.names(device, processes)
     with ExitStack() as stack:
         for name in sorted(names):
             file = Path(tempfile.gettempdir()) / f"homegrown-gpu-{name}.lock"

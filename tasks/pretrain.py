@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.recipe import AdaptationSettings, ModelSettings, TrainingSettings
+from homegrown.config.recipe import AdaptationSettings, ComputeSettings, ModelSettings, TrainingSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.training import extension
-from homegrown.training.job import CURVE, SAMPLES
+from homegrown.training.job import CURVE, SAMPLES, Nodes
 from homegrown.util import devices
 from homegrown.util.progress import Metric, Outcome
 from tasks.locks import computing_on
@@ -104,6 +104,11 @@ def _extend(work: Work, choices: extension.Choices) -> None:
         extension.extend(store(), work.order, work.out, choices, work.note)
 
 
+def nodes_of(compute: ComputeSettings) -> Nodes:
+    """Return the machines of a training."""
+    return Nodes(compute.nodes, compute.rendezvous)
+
+
 @stage(
     "pretrain",
     engine=["homegrown.training.pretraining", "homegrown.training.worker"],
@@ -127,6 +132,7 @@ def pretrain(work: Work, settings: TrainingSettings, model: ModelSettings, pack:
             device=device,
             processes=work.compute.processes,
             parallel=work.compute.parallel,
+            nodes=nodes_of(work.compute),
             progress=work.progress,
         )
 
@@ -156,5 +162,6 @@ def continue_pretraining(
             device=device,
             processes=work.compute.processes,
             parallel=work.compute.parallel,
+            nodes=nodes_of(work.compute),
             progress=work.progress,
         )

@@ -37,5 +37,6 @@ COMMANDS = {
     "sweep": Lazy("homegrown.cli.sweep:sweep", "Run a pipeline for several setting values."),
     "up": Lazy("homegrown.cli.up:up", "Start the Prefect server, worker and deployments."),
     "verify": Lazy("homegrown.cli.verify:verify", "Read all artifacts and report damaged ones."),
+    "worker": Lazy("homegrown.cli.worker:worker", "Train together with a run on another machine."),
     "why": Lazy("homegrown.cli.why:why", "Explain why a stage ran again."),
 }

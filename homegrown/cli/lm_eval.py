@@ -37,7 +37,11 @@ if TYPE_CHECKING:
     help="Answered examples before each question.",
 )
 @click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Compute device."
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda", "xpu", "mps"]),
+    help="Compute device.",
 )
 @click.option("--download", is_flag=True, help="Fetch task data from the Hugging Face hub.")
 @click.pass_obj
@@ -48,7 +52,7 @@ def lm_eval(
     include: Path | None,
     limit: int | None,
     few_shot: int,
-    device: Literal["auto", "cpu", "cuda"],
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps"],
     download: bool,
 ) -> None:
     """Evaluate a model with lm-evaluation-harness.

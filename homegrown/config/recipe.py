@@ -675,8 +675,20 @@ class ComputeSettings(Settings):
         description="processes: number of processes for shards, 0: one per processor. dask: number of workers to wait "
         "for, 0: one; workers that join later are used too.",
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    processes: Positive = Field(default=1, description="Training processes, one per GPU.")
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps"] = Field(
+        default="auto",
+        description="Device, as PyTorch names its types: cuda is NVIDIA's and AMD's, xpu Intel's, mps Apple's; auto: "
+        "an accelerator if there is one.",
+    )
+    processes: Positive = Field(default=1, description="Training processes of a machine, one per GPU.")
+    nodes: Positive = Field(
+        default=1, description="Machines that train together; the others run `homegrown worker --join`."
+    )
+    rendezvous: str = Field(
+        default="127.0.0.1:29400",
+        pattern=r"^[\w.-]+:\d{1,5}$",
+        description="Address at which this machine waits for the other nodes. Whoever reaches it can run any code.",
+    )
     parallel: Parallel = Field(
         default="ddp",
         description="Data parallelism of the training: ddp: the full model in each process; fsdp: a shard of it, for "

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from homegrown.evaluation.windows import Numbers, Windows
-from homegrown.model.loss import CHUNK_TOKENS
+from homegrown.model.loss import chunk_tokens
 from homegrown.model.transformer import Transformer
 
 _BATCH_TOKENS = 4096
@@ -53,7 +53,7 @@ def _batch(model: Transformer, text: Text, windows: Windows) -> npt.NDArray[np.f
     given = torch.from_numpy(tokens).to(model.device)
     hidden = model.hidden_states(given[:, :-1])[counted]
     targets = given[:, 1:][counted]
-    rows = CHUNK_TOKENS[model.device.type]
+    rows = chunk_tokens(model.device.type)
     costs = [
         F.cross_entropy(model.logits(part).float(), expected, reduction="none")
         for part, expected in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from homegrown.config.finetune_recipe import FinetuneSettings
 from homegrown.config.recipe import AdaptationSettings, Parallel, TrainingSettings
-from homegrown.training.job import TrainingJob
+from homegrown.training.job import ALONE, Nodes, TrainingJob
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, Progress, silent
 
@@ -124,6 +124,7 @@ def adapt(
     device: str,
     processes: int,
     parallel: Parallel = "ddp",
+    nodes: Nodes = ALONE,
     progress: Progress = silent,
 ) -> Outcome:
     """Continue the pretraining of the model in the folder `base` on the tokens that `pack` made with its tokenizer.
@@ -158,7 +159,7 @@ def adapt(
         device=device,
         parallel=parallel,
     )
-    summary = run_job(job, out, processes, progress, "homegrown.finetuning.adaptation")
+    summary = run_job(job, out, processes, progress, "homegrown.finetuning.adaptation", nodes=nodes)
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)
 
 

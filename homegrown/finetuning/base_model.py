@@ -50,7 +50,7 @@ def load_frozen(
     """Return the model of `folder` as `load_base` does, before it gets an adapter; it computes the same."""
     if settings.method == "full":
         return weights.load(folder, dtype=lambda *_: torch.float32, config=config)
-    products = choose_precision(settings.precision, "cuda" if resolve(device) == "cuda" else "cpu").dtype
+    products = choose_precision(settings.precision, resolve(device)).dtype
 
     def frozen(name: str, tensor: torch.Tensor) -> torch.dtype:
         trained = embeddings and name in VOCABULARY

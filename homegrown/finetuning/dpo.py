@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from homegrown.config.finetune_recipe import DpoSettings, FinetuneSettings, FinetuneTraining
 from homegrown.config.recipe import Parallel
 from homegrown.finetuning.job import MODEL, FinetuneJob, TunedModel
+from homegrown.training.job import ALONE, Nodes
 from homegrown.util.progress import Outcome, Progress, silent
 
 if TYPE_CHECKING:  # writing a job needs no PyTorch
@@ -68,6 +69,7 @@ def dpo(
     device: str,
     processes: int,
     parallel: Parallel = "ddp",
+    nodes: Nodes = ALONE,
     progress: Progress = silent,
 ) -> Outcome:
     """Train the model in the folder `base` on the pairs packed by `homegrown.finetuning.reference`.
@@ -98,7 +100,7 @@ def dpo(
         device=device,
         parallel=parallel,
     )
-    summary = run_job(job, out, processes, progress, "homegrown.finetuning.dpo")
+    summary = run_job(job, out, processes, progress, "homegrown.finetuning.dpo", nodes=nodes)
     if settings.method == "full":
         save_system(out / MODEL, system)
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from homegrown.data.rows import NO_TARGET, parts
-from homegrown.model.loss import CHUNK_TOKENS
+from homegrown.model.loss import chunk_tokens
 from homegrown.model.transformer import Transformer
 from homegrown.training.next_token import Measured, Objective
 
@@ -33,7 +33,7 @@ def answer_nats(model: Transformer, windows: Tensor) -> AnswerNats:
     states, wanted = model.hidden_states(inputs, starts=starts)[trained], targets[trained]
     place = torch.arange(len(windows), device=windows.device)[:, None] * windows.shape[-1] + starts
     _, answer = torch.unique(place[trained], return_inverse=True)
-    size = CHUNK_TOKENS[windows.device.type]
+    size = chunk_tokens(windows.device.type)
     chunks = [
         checkpoint(
             _nats,

@@ -42,7 +42,7 @@ def prepare(
     """
     outcome = prepare_pairs(out, base, settings, rows=rows, progress=progress)
     index = read_index(out)
-    precision = choose_precision(reference.precision, "cuda" if device == "cuda" else "cpu")
+    precision = choose_precision(reference.precision, device)
     model = load_frozen(base, weights.load_config(base / "config.json"), reference, device=device).to(device)
     model.set_context(index.context or 0)
     splits = {}

@@ -10,6 +10,7 @@ from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.quantization.requirements import check_installed, misfit
 from homegrown.tokenizer.chat_files import save_system
+from homegrown.training.job import ALONE, Nodes
 from homegrown.training.run import run_job
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, Progress, silent
@@ -29,6 +30,7 @@ def finetune(
     device: str,
     processes: int,
     parallel: Parallel = "ddp",
+    nodes: Nodes = ALONE,
     progress: Progress = silent,
 ) -> Outcome:
     """Train the model in the folder `base` on the answers packed by the stage `instructions`.
@@ -54,7 +56,7 @@ def finetune(
         device=device,
         parallel=parallel,
     )
-    summary = run_job(job, out, processes, progress, _WORKER)
+    summary = run_job(job, out, processes, progress, _WORKER, nodes=nodes)
     if settings.method == "full":
         save_system(out / MODEL, system)
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)

@@ -7,17 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
+CHUNK_TOKENS, ACCELERATOR_CHUNK_TOKENS = 512, 4096
 """Tokens of a chunk. On 2 cores, 512 is the fastest at a vocabulary of 4,096 and width 256, and within 7% of unchunked
-logits at 32,000 and 768; a GPU is faster with larger products."""
+logits at 32,000 and 768; an accelerator is faster with larger products."""
 
-ROWS = {"cpu": 1, "cuda": 64}
+ROWS, ACCELERATOR_ROWS = 1, 64
 """The rows of the output projection are padded with zeros to a multiple of this, in the products of training alone:
 weights, logits and files have exactly the rows of the vocabulary. A GPU's fast products need it. A CPU gained nothing:
 1,024 tokens of width 576 in bf16 took 827 ms with a vocabulary of 49,153, and 843 ms with 49,216."""
 
 IGNORED = -100
 """A target without loss and gradient; the `ignore_index` of PyTorch's cross-entropy."""
+
+
+def chunk_tokens(device: str) -> int:
+    """Return the tokens of a chunk on a type of device."""
+    return CHUNK_TOKENS if device == "cpu" else ACCELERATOR_CHUNK_TOKENS
 
 
 def linear_cross_entropy(
@@ -83,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         learning: bool,
         compiled: bool,
     ) -> Tensor:
-        rows = CHUNK_TOKENS[hidden.device.type]
+        rows = chunk_tokens(hidden.device.type)
         with torch.autocast(hidden.device.type, enabled=False):
             inputs, matrix = hidden.to(dtype), _padded(weight, dtype)
             size, width = len(weight), len(matrix)
@@ -139,7 +144,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _padded(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the weight in `dtype`, with rows of zeros up to a multiple of `ROWS`."""
-    missing = -len(weight) % ROWS[weight.device.type]
+    missing = -len(weight) % (ROWS if weight.device.type == "cpu" else ACCELERATOR_ROWS)
     if not missing:
         return weight.to(dtype)
     padded = weight.new_zeros((len(weight) + missing, weight.shape[1]), dtype=dtype)

@@ -12,6 +12,7 @@ from homegrown.planning.machine import Machine
 from homegrown.planning.presets import Wants, wants
 from homegrown.planning.recipe_checks import recipe_checks
 from homegrown.store.artifacts import Store
+from homegrown.util import devices
 from homegrown.util.errors import UserError
 
 
@@ -52,10 +53,13 @@ def diagnose(machine: Machine, store: Store, recipes: list[Recipe], recipe: Reci
 
 def _gpus(machine: Machine, recipe: Recipe | None) -> Iterator[Check]:
     for gpu in machine.gpus:
-        found = f"{gpu.name}, {gpu.memory_bytes / 1e9:.1f} GB, driver {gpu.driver}"
-        yield Check("GPU", found, "none", "ok")
-    if not machine.gpus and (recipe is None or recipe.compute.device != "cuda"):
-        yield Check("GPU", "none in nvidia-smi", "none", "ok", "Without one, `tiny` trains in minutes.")
+        found = f"{gpu.name}, {gpu.memory_bytes / 1e9:.1f} GB"
+        yield Check("GPU", f"{found}, driver {gpu.driver}" if gpu.driver else found, "none", "ok")
+    for kind in dict.fromkeys(gpu.kind for gpu in machine.gpus):
+        missing = devices.fallbacks(kind)
+        yield Check("fallbacks", "; ".join(missing) or "none", "none", "warn" if missing else "ok")
+    if not machine.gpus and (recipe is None or recipe.compute.device in ("auto", "cpu")):
+        yield Check("GPU", "none", "none", "ok", "Without one, `tiny` trains in minutes.")
 
 
 def _writable(root: Path) -> Check:

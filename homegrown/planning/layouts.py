@@ -26,7 +26,7 @@ class Fit:
 def layouts(
     recipe: AnyRecipe,
     config: ModelConfig,
-    device: Literal["cpu", "cuda"],
+    device: str,
     value_bytes: Literal[2, 4],
     devices: int,
     memory_bytes: int,

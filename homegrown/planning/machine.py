@@ -1,16 +1,20 @@
-"""Hardware of this machine, detected without PyTorch: processors and their instructions, memory, GPUs."""
+"""Hardware of this machine: processors and their instructions, memory, GPUs."""
 
 import csv
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
+from homegrown.util import devices
 from homegrown.util.parallel import cpu_count
+
+_OTHER_DRIVERS = (Path("/dev/kfd"), Path("/dev/dri"))
+"""Of AMD's and of Intel's GPUs on Linux."""
 
 _CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -28,12 +32,14 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True)
 class LocalGpu:
-    """A GPU of this machine as its driver describes it; `watts` is its power limit, None without one."""
+    """A GPU of this machine; `driver` is empty and `watts`, its power limit, None if no tool of its maker was asked."""
 
     name: str
     memory_bytes: int
     driver: str
     watts: float | None
+    kind: str = "cuda"
+    """The type of its `torch.device`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,11 @@ class Machine:
     memory_bytes: int
     gpus: tuple[LocalGpu, ...]
 
-    def device(self, setting: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-        """Return the device on which a recipe with this `compute.device` trains."""
-        return "cuda" if setting == "cuda" or (setting == "auto" and self.gpus) else "cpu"
+    def device(self, setting: str) -> str:
+        """Return the type of device on which a recipe with this `compute.device` trains."""
+        if setting != "auto":
+            return setting
+        return self.gpus[0].kind if self.gpus else "cpu"
 
     @property
     def computes_in_bf16(self) -> bool:
@@ -82,14 +90,14 @@ def available_memory() -> int:
 
 
 def _gpus() -> list[LocalGpu]:
-    """Ask nvidia-smi; a machine without it has no GPU that PyTorch's CUDA build can use."""
+    """Ask nvidia-smi, which is quicker than importing PyTorch; else PyTorch, if there may be another maker's GPU."""
     query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,driver_version,power.limit"]
     try:
         said = subprocess.run(
             [*query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True, timeout=30
         )
     except (OSError, subprocess.SubprocessError):
-        return []
+        return _other_gpus() if sys.platform == "darwin" or any(map(Path.exists, _OTHER_DRIVERS)) else []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = []
     for index, uuid, name, megabytes, driver, watts in csv.reader(said.stdout.splitlines(), skipinitialspace=True):
@@ -98,3 +106,11 @@ def _gpus() -> list[LocalGpu]:
             limit = float(watts) if watts.replace(".", "").isdigit() else None
             found.append(LocalGpu(name, int(megabytes) * 2**20, driver, limit))
     return found
+
+
+def _other_gpus() -> list[LocalGpu]:
+    kind = devices.accelerator()
+    if kind is None:
+        return []
+    gpu = LocalGpu(devices.describe(kind), devices.total_memory(kind), "", None, kind)
+    return [gpu] * devices.count()

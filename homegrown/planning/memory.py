@@ -23,12 +23,12 @@ from homegrown.planning.compute import (
 
 CPU_OPS_CONTEXT = 512
 """`homegrown.model.cpu_ops.LONGEST`, whose import needs PyTorch; longer contexts keep no attention scores."""
-CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
-"""`homegrown.model.loss.CHUNK_TOKENS`, likewise."""
+CHUNK_TOKENS, ACCELERATOR_CHUNK_TOKENS = 512, 4096
+"""Those of `homegrown.model.loss`, likewise."""
 PADDED_ROWS = 64
-"""`homegrown.model.loss.ROWS` of a GPU, likewise."""
-MUON_BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
-"""`homegrown.training.muon.BATCH_ELEMENTS`, likewise."""
+"""`homegrown.model.loss.ACCELERATOR_ROWS`, likewise."""
+MUON_BATCH_ELEMENTS, ACCELERATOR_MUON_BATCH_ELEMENTS = 2**20, 2**26
+"""Those of `homegrown.training.muon`, likewise."""
 MARGIN = 0.1
 """Share of a device's memory that a plan leaves free for fragmentation, libraries and small allocations."""
 
@@ -43,7 +43,7 @@ class Layout:
     device, `passes` the forward passes of one device in a step.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: str
     value_bytes: Literal[2, 4]
     rows: int
     passes: int
@@ -137,11 +137,11 @@ def _adapter_memory(config: ModelConfig, settings: TrainingSettings, layout: Lay
     gradients = _FLOAT * trained // parts
     average = average_bytes(config, settings, adapter) // parts
     activations = _adapter_saved(config, layout, adapter)
-    chunk = min(tokens, CHUNK_TOKENS[layout.device])
+    chunk = min(tokens, _chunk_tokens(layout))
     working = (_FLOAT + size) * (tokens * config.hidden + chunk * config.vocabulary_size)
     if adapter.embeddings:
         working += 2 * size * tables
-    if layout.device == "cuda" and config.vocabulary_size % PADDED_ROWS:
+    if layout.device != "cpu" and config.vocabulary_size % PADDED_ROWS:
         working += size * config.vocabulary_size * config.hidden  # a copy of the frozen output projection
     if sharded:
         working += int(stored - blocks * size * (1 - 2 / config.layers))
@@ -250,7 +250,7 @@ def _norm_saved(config: ModelConfig, tokens: int) -> int:
 def _loss_work(config: ModelConfig, layout: Layout) -> int:
     """Return what the loss needs besides what it saves: hidden states, a narrow embedding, logits of a chunk."""
     tokens, size = layout.rows * config.context, layout.value_bytes
-    chunk = min(tokens, CHUNK_TOKENS[layout.device])
+    chunk = min(tokens, _chunk_tokens(layout))
     embedding = size * config.vocabulary_size * config.hidden
     logits, next_logits = (size * count * config.vocabulary_size for count in (chunk, min(chunk, tokens - chunk)))
     narrow = size * tokens * config.hidden + embedding if size < _FLOAT else 0
@@ -282,10 +282,15 @@ def _update_work(config: ModelConfig, layout: Layout) -> int:
     """Return what Muon needs for its largest batch of matrices: two copies, and two of their squares."""
     alike = Counter((min(shape), max(shape)) for shape in block_matrices(config))
     works = []
+    elements = MUON_BATCH_ELEMENTS if layout.device == "cpu" else ACCELERATOR_MUON_BATCH_ELEMENTS
     for (m, n), count in alike.items():
-        together = min(config.layers * count, max(1, MUON_BATCH_ELEMENTS[layout.device] // (m * n)))
+        together = min(config.layers * count, max(1, elements // (m * n)))
         works.append(together * layout.value_bytes * 2 * (m * n + m * m))
     return max(works)
+
+
+def _chunk_tokens(layout: Layout) -> int:
+    return CHUNK_TOKENS if layout.device == "cpu" else ACCELERATOR_CHUNK_TOKENS
 
 
 def _gathered(config: ModelConfig) -> int:

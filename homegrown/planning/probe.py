@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -60,7 +59,7 @@ class Probed(BaseModel):
     model: ModelSettings
     training: TrainingSettings
     device: str
-    kind: Literal["cpu", "cuda"]
+    kind: str
     precision: str
     micro_batch_size: int
     compiled: bool
@@ -85,7 +84,7 @@ class Probed(BaseModel):
 def probe(
     recipe: AnyRecipe,
     config: ModelConfig,
-    kind: Literal["cpu", "cuda"],
+    kind: str,
     *,
     seconds: float,
     step_seconds: float | None = None,

@@ -4,7 +4,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import Adapter, flops_per_token, step_tokens
@@ -15,6 +15,7 @@ from homegrown.training.job import PARENT_LOCK, PROGRESS, REFUSAL
 from homegrown.training.pretraining import Job, NewModel
 from homegrown.training.stopping import Stop, end_process
 from homegrown.training.worker import prepare_environment
+from homegrown.util import devices
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
@@ -45,7 +46,7 @@ class _NewModelBelowAdapter(NewModel):
     def __init__(self, job: _AdapterJob, train: "TokenSplit", tokenizer: "Tokenizer"):
         super().__init__(job, train, tokenizer)
         self._adapter, self._precision = job.adapter, job.training.precision
-        self._kind: Literal["cpu", "cuda"] = "cuda" if job.device == "cuda" else "cpu"
+        self._kind = job.device
         self.flops_per_token = flops_per_token(self.config, job.adapter)
 
     def begin(self) -> "Transformer":
@@ -94,13 +95,12 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     from homegrown.training.distributed import Worker
     from homegrown.training.peak import matmul_peak
     from homegrown.training.progress_file import Report
-    from homegrown.training.throughput import peak_memory
     from homegrown.training.trainer import Trainer
 
     worker = Worker(order.job.device)
     worker.join(out)
     job = _training(order, worker)
-    base = peak_memory(worker.device)
+    base = devices.peak_memory(worker.device)
     trainer = Trainer(job, out, worker, Report(out / PROGRESS), standard())
     trainer.start()
     steps = trainer.steps(stop)
@@ -120,11 +120,10 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
         return None
     measured = trainer.state.metrics[warm:]
     speed = statistics.median(row.tokens_per_second for row in measured)
-    cuda = worker.kind == "cuda"
     return Probed(
         model=job.model,
         training=job.training,
-        device=torch.cuda.get_device_name(worker.device) if cuda else this_machine().processor,
+        device=this_machine().processor if worker.kind == "cpu" else devices.describe(worker.kind),
         kind=worker.kind,
         precision=str(trainer.precision.dtype).removeprefix("torch."),
         micro_batch_size=trainer.micro_batch_size,
@@ -156,7 +155,7 @@ def _training(order: ProbeJob, worker: "Worker") -> Job:
     compiled = compiles(training.compile, worker.kind, flops_per_token(config, order.adapter), tokens)
     if order.step_seconds is not None:
         # Compiling on a CPU takes longer than the rest of the probe and saves a twelfth of its time.
-        compiled = compiled and worker.kind == "cuda"
+        compiled = compiled and worker.kind != "cpu"
         dtype = choose_precision(training.precision, worker.kind).dtype
         model, training = slice_of(
             model,

@@ -21,6 +21,7 @@ from homegrown.quantization.requirements import check_recipe
 from homegrown.reporting.numbers import duration
 from homegrown.store.artifacts import Store
 from homegrown.training.compilation import compiles
+from homegrown.util import devices
 from homegrown.util.errors import UserError
 
 _LONG_SECONDS = 7 * 24 * 3600
@@ -40,15 +41,15 @@ def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store) 
     if recipe.replay is not None:
         yield _sources("replay", recipe.replay.sources, recipe.replay.conversations)
     device = machine.device(recipe.compute.device)
-    if device == "cuda" and len(machine.gpus) < recipe.compute.processes:
+    if device != "cpu" and len(machine.gpus) < recipe.compute.processes:
         yield _too_few_gpus(recipe, machine)
         return
     target = this_machine_as_target(machine, recipe, None)
     yield _training_memory(recipe, target, store)
     yield _corpus_memory(recipe, machine)
     yield _disk(wants, store.root)
-    if device == "cuda":
-        yield _pytorch_sees(machine)
+    if device != "cpu":
+        yield _pytorch_sees(machine, device)
     else:
         yield _compiler(recipe, store)
         yield _time(recipe, store)
@@ -119,7 +120,7 @@ def _deviations(source: PackagesSource, problems: list[str]) -> list[str]:
 
 def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:
     needed, there = recipe.compute.processes, len(machine.gpus)
-    found = f"{there} x {machine.gpus[0].name}" if machine.gpus else "none in nvidia-smi"
+    found = f"{there} x {machine.gpus[0].name}" if machine.gpus else "none"
     least = max(1, there)
     advice = "Set compute.device to 'auto' or 'cpu'." if not there else f"Set compute.processes to {least}."
     return Check("GPU", found, str(needed), "bad", advice)
@@ -130,7 +131,7 @@ def _training_memory(recipe: Recipe, target: Target, store: Store) -> Check:
     ways = layouts(recipe, config, target.device, target.value_bytes, target.count, target.memory_bytes)
     base = PROCESS_BYTES if target.device == "cpu" else 0
     available = (1 - MARGIN) * target.memory_bytes - base
-    what = "GPU memory" if target.device == "cuda" else "memory to train"
+    what = "GPU memory" if target.device != "cpu" else "memory to train"
     found = f"{target.name}: {target.memory_bytes / 1e9:.1f} GB"
     if target.count > 1:
         found = f"{target.count} x {found} each"
@@ -172,20 +173,20 @@ def _disk(wants: Wants, root: Path) -> Check:
     return Check("disk", found, needed, "ok" if wants.text_is_known else "warn")
 
 
-def _pytorch_sees(machine: Machine) -> Check:
+def _pytorch_sees(machine: Machine, device: str) -> Check:
     import torch
 
-    driver = machine.gpus[0].driver
-    found = f"driver {driver}, PyTorch {torch.__version__}"
-    if torch.cuda.is_available():
-        name, (major, minor) = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
-        return Check("CUDA", f"{found} sees {name}, capability {major}.{minor}", "a GPU visible to PyTorch", "ok")
-    advice = "Install PyTorch's CUDA build and a driver that supports it."
-    return Check("CUDA", f"{found} sees no GPU", "a GPU visible to PyTorch", "bad", advice)
+    found, needed = f"PyTorch {torch.__version__}", f"an accelerator of type {device}, visible to PyTorch"
+    if driver := machine.gpus[0].driver:
+        found = f"driver {driver}, {found}"
+    if devices.accelerator() == device:
+        return Check("accelerator", f"{found} sees {devices.describe(device)}", needed, "ok")
+    advice = "Install the build of PyTorch for this GPU, and a driver that supports it."
+    return Check("accelerator", f"{found} sees none", needed, "bad", advice)
 
 
 def _compiler(recipe: Recipe, store: Store) -> Check:
-    compiler = next((found for found in map(shutil.which, ("g++", "clang++", "cl")) if found), None)
+    compiler = devices.compiler("cpu")
     config, setting = config_of(recipe, store), recipe.training.compile
     tokens = step_tokens(config, recipe.training) * recipe.training.max_steps
     needed = "one, for torch.compile" if setting == "always" else "none"

@@ -224,7 +224,7 @@ def training(
     tokens: float,
     different_tokens: float,
     *,
-    device: Literal["cpu", "cuda"],
+    device: str,
     devices: int,
 ) -> TrainingSettings:
     """Return the settings of a training that reads about `tokens`; the rules do not set what stays as in `base`."""

@@ -1,7 +1,6 @@
 """The speed of training on this machine, measured once with three models and kept in the store."""
 
 import json
-from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,13 +11,14 @@ from homegrown.planning.machine import Machine
 from homegrown.planning.probe import Probed, probe, work
 from homegrown.planning.scaling_rules import pass_rows, shape
 from homegrown.store.artifacts import Store
+from homegrown.util import devices
 from homegrown.util.files import replacing
 
 SPEEDS = "speeds.json"
 """In the store's folder of states: the speeds by machine."""
 _PROBED: dict[str, tuple[tuple[int, int, int], ...]] = {
     "cpu": ((2, 4096, 16), (6, 4096, 8), (2, 16_384, 16)),
-    "cuda": ((6, 16_384, 64), (16, 16_384, 64), (6, 65_536, 64)),
+    "accelerator": ((6, 16_384, 64), (16, 16_384, 64), (6, 65_536, 64)),
 }
 """Depth, vocabulary and sequences per step of the models."""
 _SECONDS = 3.0
@@ -68,22 +68,22 @@ def speed_of(store: Store, recipe: Recipe, machine: Machine) -> Speed:
     return measured
 
 
-def _name(recipe: Recipe, machine: Machine, device: Literal["cpu", "cuda"]) -> str:
+def _name(recipe: Recipe, machine: Machine, device: str) -> str:
     """Return what the speed depends on: the processors or GPUs, and the precision."""
     compute, precision = recipe.compute, recipe.training.precision
-    if device == "cuda":
+    if device != "cpu":
         gpus = ", ".join(dict.fromkeys(gpu.name for gpu in machine.gpus))
         return f"{compute.processes} x {gpus}, {precision}"
     instructions = " ".join(machine.instructions)
     return f"{machine.processors} x {machine.processor}, {instructions}, {precision}"
 
 
-def measure(recipe: Recipe, device: Literal["cpu", "cuda"], *, processor_time: bool = False) -> Speed:
+def measure(recipe: Recipe, device: str, *, processor_time: bool = False) -> Speed:
     """Train three models for some seconds each; by processor time if asked for, or if the machine is busy."""
     parts: list[list[float]] = []
     took: list[float] = []
     busy, first, devices = False, 0.0, recipe.compute.processes
-    for depth, vocabulary, rows in _PROBED[device]:
+    for depth, vocabulary, rows in _PROBED["cpu" if device == "cpu" else "accelerator"]:
         model = shape(depth)
         config = ModelConfig.from_settings(model, vocabulary, dropout=0.0)
         probed = probe(_probing(recipe, model, rows, device), config, device, seconds=_SECONDS, layers=depth)
@@ -118,7 +118,7 @@ def _idle_seconds(probed: Probed, processor_time: bool) -> tuple[float, bool]:
     return (probed.busy_seconds if busy else probed.step_seconds), busy
 
 
-def _probing(recipe: Recipe, model: ModelSettings, rows: int, device: Literal["cpu", "cuda"]) -> Recipe:
+def _probing(recipe: Recipe, model: ModelSettings, rows: int, device: str) -> Recipe:
     """Return a recipe of the model to probe."""
     training = recipe.training.model_copy(
         update={
@@ -126,7 +126,7 @@ def _probing(recipe: Recipe, model: ModelSettings, rows: int, device: Literal["c
             "micro_batch_size": pass_rows(model, rows) if device == "cpu" else "auto",
             "orthogonalization_steps": 3 if device == "cpu" else 5,
             # A GPU's run that is worth a plan is long enough to compile; on a CPU it gains a twelfth.
-            "compile": "always" if device == "cuda" else "never",
+            "compile": "never" if device == "cpu" or devices.compiler(device) is None else "always",
             "initialisation": "random",
             "dropout": 0.0,
         }

@@ -18,7 +18,7 @@ class Target:
     """`count` devices with the memory and power of each; `value_bytes` is the size of a number in matrix products."""
 
     name: str
-    device: Literal["cpu", "cuda"]
+    device: str
     count: int
     value_bytes: Literal[2, 4]
     memory_bytes: int
@@ -29,22 +29,22 @@ class Target:
 
 
 def this_machine_as_target(machine: Machine, recipe: AnyRecipe, watts: float | None) -> Target:
-    """Return this machine with the device and the number of processes of the recipe.
+    """Return machines such as this one, with the device and the number of processes and nodes of the recipe.
 
     Raises:
         UserError: the recipe requires a GPU and the machine has none.
     """
     device = machine.device(recipe.compute.device)
-    processes, precision = recipe.compute.processes, recipe.training.precision
-    if device == "cuda":
+    processes, nodes, precision = recipe.compute.processes, recipe.compute.nodes, recipe.training.precision
+    if device != "cpu":
         if not machine.gpus:
-            raise UserError("compute.device is 'cuda', but this machine has no GPU; name one with --gpu.")
+            raise UserError(f"compute.device is {device!r}, but this machine has no GPU; name one with --gpu.")
         gpu = machine.gpus[0]
         source = "the GPU's power limit" if gpu.watts else "assumed; the driver reports no power limit"
         return Target(
             name=gpu.name,
             device=device,
-            count=processes,
+            count=processes * nodes,
             value_bytes=value_bytes(precision, narrow=True),
             memory_bytes=gpu.memory_bytes,
             watts=watts or gpu.watts or _GPU_WATTS,
@@ -54,7 +54,7 @@ def this_machine_as_target(machine: Machine, recipe: AnyRecipe, watts: float | N
     return Target(
         name=f"{machine.processor}, {machine.processors} processors",
         device=device,
-        count=processes,
+        count=processes * nodes,
         value_bytes=value_bytes(precision, narrow=machine.computes_in_bf16),
         memory_bytes=machine.memory_bytes // processes,
         watts=watts or WATTS_PER_PROCESSOR * machine.processors / processes,

@@ -20,6 +20,7 @@ from homegrown.model.transformer import Transformer
 from homegrown.quantization.linear import METHODS, try_out
 from homegrown.quantization.requirements import REQUIREMENTS
 from homegrown.tokenizer.loading import copy_tokenizer
+from homegrown.util import devices
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
@@ -108,8 +109,11 @@ def device_of(folder: Path, device: str) -> str:
 
 
 def device_for(variant: Variant | None, device: str) -> str:
-    """Return the device that runs a variant: `device`, except that PyTorch's dynamic int8 has only CPU kernels."""
-    return "cpu" if variant == "int8-dynamic" else device
+    """Return the device that runs a variant: `device`, or the CPU if it has no kernels; dynamic int8 has none."""
+    lacks_kernels = variant is not None and REQUIREMENTS[variant].library == "bitsandbytes"
+    if variant == "int8-dynamic" or (lacks_kernels and not devices.traits(device).bitsandbytes):
+        return "cpu"
+    return device
 
 
 def disk_megabytes(folder: Path) -> float:

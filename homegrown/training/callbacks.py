@@ -11,9 +11,9 @@ from homegrown.training.objective import unsharded
 from homegrown.training.samples import Sampler
 from homegrown.training.schedule import stable_steps
 from homegrown.training.tensorboard import EventFile
-from homegrown.training.throughput import peak_memory
 from homegrown.training.trainer import Callback, Step, Trainer
 from homegrown.training.validation import Validator
+from homegrown.util.devices import peak_memory
 from homegrown.util.progress import Metric
 from homegrown.util.seeds import derive
 

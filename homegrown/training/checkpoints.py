@@ -32,6 +32,7 @@ from homegrown.training.averaging import SUFFIX, WeightAverage
 from homegrown.training.metrics import Sample, StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import make_state, state_tensors, trained
 from homegrown.training.schedule import extendable
+from homegrown.util import devices
 from homegrown.util.errors import is_disk_full
 from homegrown.util.files import sync, write_parquet
 
@@ -75,7 +76,7 @@ class Checkpoints:
     ):
         """Keep `keep_checkpoints` in `folder`; the leading worker calls `note` with what a person should know."""
         self.folder, self._settings, self._note, self._group = folder, settings, note, group
-        on_gpu = device.type == "cuda"
+        on_gpu = devices.traits(device.type).pins
         self._stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=on_gpu,

@@ -1,14 +1,14 @@
 """Whether a run is long enough for `torch.compile` to pay for itself, and compiling a model's blocks."""
 
-import shutil
 from typing import TYPE_CHECKING, Literal
 
 from homegrown.config.recipe import TrainingSettings
+from homegrown.util import devices
 
 if TYPE_CHECKING:  # a plan calls `compiles` without PyTorch
     from homegrown.model.transformer import Transformer
 
-LEAST_FLOPS: dict[str, float] = {"cpu": 2e14, "cuda": 2e16}
+LEAST_FLOPS, ACCELERATOR_LEAST_FLOPS = 2e14, 2e16
 """Floating-point operations of a run from which `auto` compiles.
 
 On 2 CPU cores compiled blocks took 8% less time (tiny, bf16) and 20 to 30 seconds to compile: paid back after some six
@@ -16,28 +16,22 @@ minutes, at 0.2 to 0.4 TFLOP/s. The figure for GPUs means a minute of compiling 
 100 TFLOP/s; an H100 took 26 to 50 seconds to its first step, all included.
 """
 
-_COMPILERS = {"cpu": ("g++", "clang++", "cl"), "cuda": ("gcc", "clang")}
-"""C++ compilers for the code on a CPU; C compilers for the launchers of Triton's kernels on a GPU."""
 
-
-def compiles(
-    setting: Literal["auto", "always", "never"], device: Literal["cpu", "cuda"], flops_per_token: int, tokens: int
-) -> bool:
+def compiles(setting: Literal["auto", "always", "never"], device: str, flops_per_token: int, tokens: int) -> bool:
     """Return whether to compile a run that trains on `tokens`.
 
     It depends only on the recipe and the machine, not on a measurement, so that a run can be repeated.
     """
     if setting == "auto":
-        possible = any(map(shutil.which, _COMPILERS[device]))
-        return possible and flops_per_token * tokens >= LEAST_FLOPS[device]
+        least = LEAST_FLOPS if device == "cpu" else ACCELERATOR_LEAST_FLOPS
+        return devices.compiler(device) is not None and flops_per_token * tokens >= least
     return setting == "always"
 
 
 def choice(settings: TrainingSettings, device: str, flops_per_token: int, context: int) -> str:
     """Return what `training.compile` means for a run: always or never."""
-    kind: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
     tokens = settings.max_steps * settings.batch_size * context
-    return "always" if compiles(settings.compile, kind, flops_per_token, tokens) else "never"
+    return "always" if compiles(settings.compile, device, flops_per_token, tokens) else "never"
 
 
 def compile_model(model: "Transformer") -> None:

@@ -2,16 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 from torch.distributed import ProcessGroup
 
-from homegrown.training.job import STORE
-from homegrown.util.devices import gpu_names, resolve
+from homegrown.training.job import RENDEZVOUS, STORE
+from homegrown.util import devices
 from homegrown.util.parallel import cpu_count
 
 _left: list[ProcessGroup | None] = []
@@ -33,12 +32,11 @@ class Worker:
         """
         self.rank, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        self.kind: Literal["cpu", "cuda"] = "cuda" if resolve(device) == "cuda" else "cpu"
-        if self.kind == "cuda":
-            gpu_names(local_count)
-            torch.cuda.set_device(local_rank)
-            torch.set_float32_matmul_precision("high")
-            self.device = torch.device("cuda", local_rank)
+        self.kind = devices.resolve(device)
+        self.sums = torch.float64 if devices.traits(self.kind).doubles else torch.float32
+        if self.kind != "cpu":
+            devices.names(self.kind, local_count)
+            self.device = devices.select(self.kind, local_rank)
         else:
             torch.set_num_threads(max(1, cpu_count() // local_count))
             torch.use_deterministic_algorithms(True)
@@ -53,11 +51,20 @@ class Worker:
     def join(self, out: Path) -> None:
         """Connect to the other workers through a file in the folder `out`; returns when all have connected.
 
-        Each attempt of the elastic launcher has its own file, because the addresses of dead workers remain.
+        Workers of several machines connect at the address where their launchers met. Each attempt of the elastic
+        launcher has its own file, or keys, because the addresses of dead workers remain.
         """
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = FileStore(str(out / f"{STORE}{attempt}"), self.count)
-        backend = "cpu:gloo,cuda:nccl" if self.kind == "cuda" else "gloo"
+        store: Store
+        if address := os.environ.get(RENDEZVOUS):
+            host, _, port = address.rpartition(":")
+            attempt = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            store = PrefixStore(f"homegrown/{attempt}", TCPStore(host, int(port), wait_for_workers=False))
+        else:
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = FileStore(str(out / f"{STORE}{attempt}"), self.count)
+        backend = "gloo"
+        if self.kind != "cpu" and self.count > 1:
+            backend = f"cpu:gloo,{self.kind}:{dist.get_default_backend_for_device(self.kind)}"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count)
         self.writers = dist.new_group(backend="gloo")
 
@@ -72,17 +79,22 @@ class Worker:
 
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` [any shape], which must be on this worker's device, summed over all workers."""
-        dist.all_reduce(values)
+        if self.count > 1:
+            dist.all_reduce(values)
         return values
 
     def least(self, value: int) -> int:
         """Return the smallest of all workers' values."""
+        if self.count == 1:
+            return value
         shared = torch.tensor(value, device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MIN)
         return int(shared)
 
     def agree(self, value: int) -> int:
         """Return the leading worker's `value`."""
+        if self.count == 1:
+            return value
         shared = torch.tensor(value, device=self.device)
         dist.broadcast(shared, src=0)
         return int(shared)

@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -37,6 +38,23 @@ EXTENDED = "extended.txt"
 """File with the folder of the artifact that the run extends."""
 STORE = ".store-"
 """Prefix of the files in which launcher and workers leave their addresses."""
+
+
+RENDEZVOUS = "HOMEGROWN_RENDEZVOUS"
+"""Variable of the environment with the address where the workers of several machines meet."""
+MACHINE_LOCK = "HOMEGROWN_MACHINE_LOCK"
+"""Variable of the environment with the file that the launcher of a machine that joined keeps locked."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines that train together: how many, and the address HOST:PORT at which that of the run listens."""
+
+    count: int = 1
+    address: str = "127.0.0.1:29400"
+
+
+ALONE = Nodes()
 
 
 class TrainingJob(Settings, ABC):

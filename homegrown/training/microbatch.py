@@ -8,12 +8,16 @@ from torch.optim import Muon, Optimizer
 from homegrown.config.recipe import TrainingSettings
 from homegrown.training.distributed import Worker
 from homegrown.training.objective import local_part
+from homegrown.util import devices
 from homegrown.util.errors import UserError
 
 _CPU_TOKENS = 1024
 """Tokens in a forward pass on a CPU, whose memory is not measured, so that a run gives the same bits on any machine.
 On 2 cores in bf16: at a width of 256, 512 tokens gave 4,600 tokens a second, 1,024 4,950, 2,048 5,500, 4,096 4,700 and
 8,192 3,300; at a width of 768, 512 gave 270, 1,024 300 and 2,048 230."""
+
+_BLIND_TOKENS = 4096
+"""Tokens in a forward pass on an accelerator whose peak memory PyTorch does not keep."""
 
 _MARGIN = 0.1
 """Share of a GPU's memory left free, for fragments and for needs of a step that the measurement does not see."""
@@ -45,9 +49,10 @@ def choose(
     share = settings.batch_size // worker.count
     if worker.kind == "cpu":
         return largest(share, _CPU_TOKENS // context)
+    if not devices.traits(worker.kind).peaks:
+        return largest(share, worker.least(_BLIND_TOKENS // context))
     first, second = (_peak_bytes(objective, (rows, *window), worker.device) for rows in (1, 2))
-    free, _ = torch.cuda.mem_get_info()
-    available = free + torch.cuda.memory_reserved()
+    available = devices.available_memory(worker.device)
     spare = (1 - _MARGIN) * available - first - _bytes_to_come(objective, optimizers)
     return largest(share, worker.least(1 + int(spare // max(1, second - first))))
 
@@ -59,10 +64,10 @@ def largest(share: int, bound: int) -> int:
 
 def _peak_bytes(objective: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
     """Return the peak memory of a forward and backward pass, weights and gradients included."""
-    torch.cuda.reset_peak_memory_stats()
+    devices.reset_peak_memory(device)
     objective(torch.zeros(shape, dtype=torch.int64, device=device)).backward()
     objective.zero_grad(set_to_none=True)
-    return torch.cuda.max_memory_allocated()
+    return devices.peak_memory(device)
 
 
 def _bytes_to_come(objective: nn.Module, optimizers: list[Optimizer]) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
+BATCH_ELEMENTS, ACCELERATOR_BATCH_ELEMENTS = 2**20, 2**26
 """Numbers in a batch of matrices of one shape that are orthogonalized together: it saves calls for small matrices, and
 fills a GPU, which a product of two matrices of a small model leaves mostly idle."""
 
@@ -74,8 +74,9 @@ def _batches(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):
         alike[tuple(sorted(matrix.shape))].append(index)
+    elements = BATCH_ELEMENTS if device == "cpu" else ACCELERATOR_BATCH_ELEMENTS
     for (rows, columns), indices in alike.items():
-        size = max(1, BATCH_ELEMENTS[device] // (rows * columns))
+        size = max(1, elements // (rows * columns))
         for start in range(0, len(indices), size):
             yield indices[start : start + size]
 

@@ -25,7 +25,7 @@ def distribute(objective: Objective, worker: Worker, parallel: Parallel) -> nn.M
     if worker.count == 1:
         return objective
     if parallel == "ddp":
-        ids = [worker.device.index] if worker.kind == "cuda" else None
+        ids = None if worker.kind == "cpu" else [worker.device.index]
         return DistributedDataParallel(objective, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
     for block in objective.model.model.layers:
         fully_shard(block)

@@ -48,7 +48,7 @@ def optimizers(model: nn.Module, settings: TrainingSettings, embedding_lr_share:
 
 def orthogonalization_dtype(settings: TrainingSettings, device: str) -> torch.dtype:
     """Return bfloat16, enough for Muon, if the model's products are in it; else float32."""
-    products = choose_precision(settings.precision, "cuda" if device == "cuda" else "cpu").dtype
+    products = choose_precision(settings.precision, device).dtype
     return torch.bfloat16 if products == torch.bfloat16 else torch.float32
 
 

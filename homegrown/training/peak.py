@@ -5,7 +5,9 @@ from functools import cache
 
 import torch
 
-_SIZES = {"cpu": (384, 768, 1536), "cuda": (2048, 4096, 8192)}
+from homegrown.util import devices
+
+_SIZES, _ACCELERATOR_SIZES = (384, 768, 1536), (2048, 4096, 8192)
 _SECONDS = 0.2
 """Time to measure each size."""
 
@@ -22,7 +24,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 @cache
 def _measure(device: torch.device, dtype: torch.dtype, _threads: int, _precision: str) -> float:
     best = 0.0
-    for size in _SIZES[device.type]:
+    for size in _SIZES if device.type == "cpu" else _ACCELERATOR_SIZES:
         rate = _rate(device, dtype, size)
         # A much slower size no longer fits the caches; larger ones would only take long.
         if rate < best / 2:
@@ -43,8 +45,7 @@ def _rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
         start = time.perf_counter()
         for _ in range(repeats):
             torch.mm(left, right, out=product)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        devices.synchronize(device)
         taken = (time.perf_counter() - start) / repeats
         best = min(best, taken)
         # A batch is long enough to hide the clock's resolution and the launch of kernels.

@@ -8,12 +8,14 @@ from typing import Literal
 
 import torch
 
+from homegrown.util import devices
+
 
 @dataclass(frozen=True)
 class Precision:
     """Weights and their gradients stay float32; products are computed in `dtype` (Micikevicius et al. 2018)."""
 
-    device: Literal["cpu", "cuda"]
+    device: str
     dtype: torch.dtype
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -32,7 +34,7 @@ class Precision:
         On processors with AMX, 3 of 70 launched runs in bfloat16 had another loss in their first step, under load; the
         cause is not known.
         """
-        if self.device == "cuda":
+        if self.device != "cpu":
             return "computed on a GPU"
         return "bfloat16 on AMX" if self.dtype == torch.bfloat16 and _uses_amx() else ""
 
@@ -52,7 +54,7 @@ def changed(before: Mapping[str, int | str], now: Mapping[str, int | str]) -> st
     return ", ".join(f"{name} {before[name]} → {now[name]}" for name in now if before.get(name, now[name]) != now[name])
 
 
-def choose_precision(setting: Literal["auto", "bf16", "fp16", "fp32"], device: Literal["cpu", "cuda"]) -> Precision:
+def choose_precision(setting: Literal["auto", "bf16", "fp16", "fp32"], device: str) -> Precision:
     """Return the precision that `setting` names; `auto` is the fastest without loss on the device."""
     if setting == "auto":
         setting = _fastest(device)
@@ -60,11 +62,10 @@ def choose_precision(setting: Literal["auto", "bf16", "fp16", "fp32"], device: L
     return Precision(device, types[setting])
 
 
-def _fastest(device: Literal["cpu", "cuda"]) -> Literal["bf16", "fp16", "fp32"]:
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
+def _fastest(device: str) -> Literal["bf16", "fp16", "fp32"]:
+    if devices.computes_in_bf16(device):
+        return "bf16"
+    return "fp16" if device == "cuda" else "fp32"
 
 
 def _uses_amx() -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from homegrown.config.recipe import ModelSettings, Parallel, TrainingSettings
 from homegrown.data.loader import TokenSplit
-from homegrown.training.job import TrainingJob
+from homegrown.training.job import ALONE, Nodes, TrainingJob
 from homegrown.training.run import run_job
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, Progress, silent
@@ -116,6 +116,7 @@ def pretrain(
     device: str,
     processes: int,
     parallel: Parallel = "ddp",
+    nodes: Nodes = ALONE,
     progress: Progress = silent,
 ) -> Outcome:
     """Train a model from the folders of packed tokens and of their tokenizer, with `processes` workers.
@@ -140,5 +141,5 @@ def pretrain(
         device=device,
         parallel=parallel,
     )
-    summary = run_job(job, out, processes, progress)
+    summary = run_job(job, out, processes, progress, nodes=nodes)
     return Outcome(rows_in=train.tokens, rows_out=int(summary["tokens"]), unit="tokens", metrics=summary)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from homegrown.training.job import (
+    ALONE,
     CHECKPOINTS,
     EXTENDED,
     JOB,
@@ -14,6 +15,7 @@ from homegrown.training.job import (
     STEPS,
     SUMMARY,
     WORKER_LOCK,
+    Nodes,
     TrainingJob,
 )
 from homegrown.util.progress import Metric, Progress
@@ -21,8 +23,10 @@ from homegrown.util.progress import Metric, Progress
 WORKER = "homegrown.training.worker"
 
 
-def run_job(job: TrainingJob, out: Path, processes: int, progress: Progress, worker: str = WORKER) -> dict[str, Metric]:
-    """Train the job in the folder `out` with `processes` of the module `worker`; return its summary.
+def run_job(
+    job: TrainingJob, out: Path, processes: int, progress: Progress, worker: str = WORKER, nodes: Nodes = ALONE
+) -> dict[str, Metric]:
+    """Train the job in the folder `out` with `processes` of the module `worker` on each node; return its summary.
 
     Raises:
         UserError: a setting does not fit the data or the machine, or training diverges repeatedly.
@@ -31,7 +35,8 @@ def run_job(job: TrainingJob, out: Path, processes: int, progress: Progress, wor
     if not (out / SUMMARY).exists():
         from homegrown.training.launcher import launch  # PyTorch is slow to import, and needed only here
 
-        launch(job.write(out.resolve()), processes, progress, worker, job.loss_unit)
+        path = job.write(out.resolve())
+        launch(path, processes, progress, worker, job.loss_unit, device=job.device, nodes=nodes)
     summary: dict[str, Metric] = json.loads((out / SUMMARY).read_bytes())
     _tidy(out, job)
     files = [path for path in (out / CHECKPOINTS).rglob("*") if path.is_file()]

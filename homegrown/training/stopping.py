@@ -68,3 +68,15 @@ class Stop:
             self.request()
 
         threading.Thread(target=wait, name="stop-without-parent", daemon=True).start()
+
+    def die_without(self, lock: Path) -> None:
+        """Exit as soon as the launching process of a machine that joined releases `lock`.
+
+        The workers of the other machines then fail too, restart, and wait for this machine to come back.
+        """
+
+        def wait() -> None:
+            locks.acquire(lock)
+            os._exit(1)
+
+        threading.Thread(target=wait, name="die-without-parent", daemon=True).start()

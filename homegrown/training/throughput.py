@@ -6,10 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
-
-from homegrown.util import devices
-
 _RECENT = 50
 
 
@@ -52,10 +48,3 @@ class Watch:
         left = {work: self._max_steps // every - step // every for work, every in self._every.items()}
         # The median, so that a first step that compiles does not promise hours.
         return sum(statistics.median_low(self._seconds[work]) * left[work] for work in left if self._seconds[work])
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory of this process so far in bytes: on its GPU, or else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return devices.peak_memory()

@@ -45,6 +45,7 @@ from homegrown.training.spikes import SpikeRule
 from homegrown.training.stopping import Stop
 from homegrown.training.throughput import Watch
 from homegrown.training.validation import Validation
+from homegrown.util import devices
 from homegrown.util.errors import UserError
 from homegrown.util.seeds import derive
 
@@ -280,7 +281,7 @@ class Trainer:
     def _update(self, windows: Tensor, stop: Stop) -> Update:
         """Take one optimizer step on this worker's `windows` [B / workers, ...], all workers together."""
         targets = self._targets(windows)
-        nats = torch.zeros((), dtype=torch.float64, device=self.worker.device)
+        nats = torch.zeros((), dtype=self.worker.sums, device=self.worker.device)
         micro_batches = torch.split(windows, self.micro_batch_size)
         for place, rows in enumerate(micro_batches):
             # Dropout depends on the micro-batch's place in the batch: the same however many workers share it.
@@ -296,7 +297,9 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         norm = clip_gradients(self.optimizers, self.settings.clip_norm)
         # Summed together, so that all workers see the same bits and decide alike.
-        mine = torch.tensor([norm / self.worker.count, stop.requested], dtype=torch.float64, device=self.worker.device)
+        mine = torch.tensor(
+            [norm / self.worker.count, stop.requested], dtype=self.worker.sums, device=self.worker.device
+        )
         update = self._judge(targets, *self.worker.sum(torch.cat([nats[None], mine])).tolist())
         # The scaler leaves out only the optimizer whose gradients overflow: the other must not move either.
         taken = not update.skipped and math.isfinite(update.grad_norm)
@@ -325,7 +328,7 @@ class Trainer:
 
         Each launch begins with the same model, so another loss shows that this process computes otherwise.
         """
-        if self.worker.kind == "cuda":
+        if self.worker.kind != "cpu":
             return {}
         facts = arithmetic(self.worker.count)
         if self.worker.count == 1 or self.job.parallel == "ddp":
@@ -369,7 +372,7 @@ class Trainer:
 
     def _watch(self) -> Watch:
         peak = matmul_peak(self.worker.device, self.precision.dtype)
-        peaks = self.worker.sum(torch.tensor(peak, dtype=torch.float64, device=self.worker.device))
+        peaks = self.worker.sum(torch.tensor(peak, dtype=self.worker.sums, device=self.worker.device))
         every = {callback.name: callback.every for callback in self.callbacks}
         return Watch(self.settings.max_steps, every, self.batch_tokens, self.task.flops_per_token, float(peaks))
 
@@ -391,7 +394,7 @@ class Trainer:
 
         def read(number: int) -> Tensor:
             windows = torch.from_numpy(self.batches.batch(number)[mine])
-            return windows.pin_memory() if self.worker.kind == "cuda" else windows
+            return windows.pin_memory() if devices.traits(self.worker.kind).pins else windows
 
         first = self.state.step + self.spikes.rolled_back_steps
         coming = loader.submit(read, first)

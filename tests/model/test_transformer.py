@@ -119,13 +119,13 @@ def test_a_sequence_longer_than_the_context_is_an_error(make_model) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_chunked_cross_entropy_is_cross_entropy(bias: bool, ignored: int) -> None:
     random = torch.Generator().manual_seed(3)
-    rows = 2 * CHUNK_TOKENS["cpu"] + 77
+    rows = 2 * CHUNK_TOKENS + 77
     hidden = torch.randn(rows, 24, generator=random, dtype=torch.float64).requires_grad_()
     weight = torch.randn(50, 24, generator=random, dtype=torch.float64).requires_grad_()
     offset = torch.randn(50, generator=random, dtype=torch.float64).requires_grad_() if bias else None
     targets = torch.randint(50, (rows,), generator=random)
     targets[torch.arange(rows) % 10 < ignored] = IGNORED
-    targets[: CHUNK_TOKENS["cpu"] * (ignored > 0)] = IGNORED
+    targets[: CHUNK_TOKENS * (ignored > 0)] = IGNORED
     inputs = [tensor for tensor in (hidden, weight, offset) if tensor is not None]
     logits = torch.nn.functional.linear(hidden, weight, offset)
     expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
@@ -145,7 +145,7 @@ def test_padded_rows_change_neither_loss_nor_gradients(
     """As on a GPU; 300 rows are padded to 320, and 320 are not."""
 
     def learned(vocabulary: int, rows: int) -> list[torch.Tensor]:
-        monkeypatch.setitem(loss.ROWS, "cpu", rows)
+        monkeypatch.setattr(loss, "ROWS", rows)
         shape = ModelSettings(
             family=family, hidden=64, layers=1, heads=4, kv_heads=4, feed_forward=128, context=32, tied=False
         )

@@ -20,6 +20,7 @@ from homegrown.planning.doctor import diagnose
 from homegrown.planning.machine import LocalGpu, Machine
 from homegrown.quantization import requirements
 from homegrown.store.artifacts import Store
+from homegrown.util import devices
 
 GIB = 2**30
 GPU = LocalGpu("NVIDIA L4", 24 * GIB, "550.54", 72.0)
@@ -161,10 +162,17 @@ def test_too_few_gpus_are_bad(look: Callable[..., dict[str, Check]]) -> None:
 
 
 def test_a_gpu_that_pytorch_does_not_see_is_bad(look: Callable[..., dict[str, Check]], monkeypatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     found = look(replace(MACHINE, gpus=(GPU,)), "small")
-    assert found["CUDA"].verdict == "bad"
+    assert found["accelerator"].verdict == "bad"
     assert found["GPU memory"].verdict == "ok"
+
+
+def test_fallbacks_of_an_accelerator_are_named(look: Callable[..., dict[str, Check]]) -> None:
+    apple = look(replace(MACHINE, gpus=(LocalGpu("Apple M4", 16 * GIB, "", None, "mps"),)))["fallbacks"]
+    assert apple.verdict == "warn"
+    assert {"one training process", "no torch.compile", "sums in float32"} <= {*apple.found.split("; ")}
+    assert look(replace(MACHINE, gpus=(GPU,)))["fallbacks"].found == "none"
 
 
 def test_a_full_disk_is_bad(look: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +184,7 @@ def test_a_full_disk_is_bad(look: Callable[..., dict[str, Check]], monkeypatch: 
 def test_without_a_compiler_only_a_demand_for_it_is_bad(
     look: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe_checks.shutil, "which", lambda _: None)
+    monkeypatch.setattr(devices.shutil, "which", lambda _: None)
     settings = ("training.compile=auto", "training.compile=always")
     assert [look(MACHINE, "tiny", setting)["C++ compiler"].verdict for setting in settings] == ["ok", "bad"]
 

@@ -128,9 +128,10 @@ def test_sharding_divides_what_is_held_and_not_what_is_computed(training_setting
 
 def test_constants_are_those_of_the_model() -> None:
     assert memory.CPU_OPS_CONTEXT == cpu_ops.LONGEST
-    assert memory.CHUNK_TOKENS == loss.CHUNK_TOKENS
-    assert loss.ROWS == {"cpu": 1, "cuda": memory.PADDED_ROWS}
+    assert (memory.CHUNK_TOKENS, memory.ACCELERATOR_CHUNK_TOKENS) == (loss.CHUNK_TOKENS, loss.ACCELERATOR_CHUNK_TOKENS)
+    assert (1, memory.PADDED_ROWS) == (loss.ROWS, loss.ACCELERATOR_ROWS)
     assert memory.MUON_BATCH_ELEMENTS == muon.BATCH_ELEMENTS
+    assert memory.ACCELERATOR_MUON_BATCH_ELEMENTS == muon.ACCELERATOR_BATCH_ELEMENTS
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

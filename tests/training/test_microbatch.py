@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from homegrown.config.recipe import TrainingSettings
 from homegrown.training import microbatch
+from homegrown.util import devices
 
 KILOBYTE = 10**3
 
@@ -56,12 +57,18 @@ def test_on_a_gpu_it_is_found_from_two_measured_passes(
 ) -> None:
     objective = Simulated()
     free = (memory * KILOBYTE - 100 * KILOBYTE, memory * KILOBYTE)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: free)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 100 * KILOBYTE)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: objective.peak)
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda _: free)
+    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda _: 100 * KILOBYTE)
+    monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(devices, "peak_memory", lambda _: objective.peak)
     settings = training_settings.model_copy(update={"batch_size": 64, "micro_batch_size": "auto"})
     worker = SimpleNamespace(kind="cuda", count=1, device=torch.device("cpu"), least=lambda value: value)
     optimizers = [torch.optim.AdamW(objective.parameters())]
     assert microbatch.choose(settings, 32, (33,), worker, objective, optimizers) == expected
     assert objective.weight.grad is None
+
+
+def test_without_a_measured_peak_it_is_fixed(training_settings: TrainingSettings) -> None:
+    settings = training_settings.model_copy(update={"batch_size": 512, "micro_batch_size": "auto"})
+    worker = SimpleNamespace(kind="mps", count=1, least=lambda value: value)
+    assert microbatch.choose(settings, 32, (33,), worker, nn.Identity(), []) == 4096 // 32

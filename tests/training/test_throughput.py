@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from homegrown.training import curve, peak, throughput
 from homegrown.training.curve import LiveCurve, draw_curve
 from homegrown.training.metrics import StepMetrics
-from homegrown.training.throughput import Watch, peak_memory
+from homegrown.training.throughput import Watch
+from homegrown.util.devices import peak_memory
 
 
 class Clock:

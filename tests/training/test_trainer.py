@@ -58,9 +58,9 @@ def test_a_setting_that_does_not_fit_is_refused(build, wrong: dict[str, Any], me
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^compute\.device is 'cuda', but PyTorch sees no GPU; .*\.$"):
+    with pytest.raises(UserError, match=r"^compute\.device is 'cuda', but PyTorch sees no accelerator; .*\.$"):
         resolve("cuda")
 
 
