@@ -1,13 +1,16 @@
 """Training beside its peers: bits per byte against seconds, on the same tokens, the same machine, the same time.
 
     python -m benchmarks.training [--seconds 60] [--clock wall|processor] [--only shakespeare|wikipedia] [--out FOLDER]
+                                  [--contestants modern nanochat-8x4]
+    python -m benchmarks.training_peers     # first, once: fetches nanochat
 
 Each contestant is a process of its own. They take turns of two seconds, so that other load on the machine affects all
 alike; a contestant's clock runs only while it trains, and every learning rate follows the clock. On a busy machine
 `--clock processor` counts processor time. The engine's own `Trainer` trains ours. All have 4 to 5 million parameters
-and a context of 256, and are measured on the same held-out text. Speeds are those of the median step.
+(nanochat 7, of which it only looks up 3) and a context of 256, and are measured on the same held-out text. Speeds are
+those of the median step.
 
-Needs ../shared/corpora beside the repository. It takes 20 minutes at 60 seconds; the pictures go to `--out`, and the
+Needs ../shared/corpora beside the repository. It takes 30 minutes at 60 seconds; the pictures go to `--out`, and the
 last line is one JSON object: each of our figures divided by theirs, the worse of the two corpora.
 """
 
@@ -17,6 +20,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import CORPORA
+from benchmarks.training_peers import NANOCHAT
 from homegrown.config.recipe import PackSettings, TokenizerSettings
 from homegrown.data.packing import pack
 from homegrown.tokenizer.train import train_tokenizer
@@ -43,8 +48,13 @@ CONTESTANTS = {
     "nanogpt-0.002": "(d) nanoGPT's recipe, 2e-3",
     "nanogpt-0.004": "(d) nanoGPT's recipe, 4e-3",
     "llama": "(e) LlamaForCausalLM, 1e-3",
+    "nanochat-4x4": "(f) nanochat, 4 times its rates, batch 4",
+    "nanochat-8x4": "(f) nanochat, 8 times its rates, batch 4",
+    "nanochat-8x8": "(f) nanochat, 8 times its rates, batch 8",
+    "nanochat-16x8": "(f) nanochat, 16 times its rates, batch 8",
 }
 NANOGPT = [name for name in CONTESTANTS if name.startswith("nanogpt")]
+NANOCHATS = [name for name in CONTESTANTS if name.startswith("nanochat")]
 Clock = Literal["wall", "processor"]
 TURN_SECONDS = 2.0
 POINTS = 6
@@ -66,8 +76,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="training time of each contestant (default 60)")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall", help="which seconds (default wall)")
     parser.add_argument("--only", choices=["shakespeare", "wikipedia"], help="one corpus alone")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS], help="these alone")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where picture and table go")
     arguments = parser.parse_args()
+    if {*arguments.contestants} & {*NANOCHATS} and not NANOCHAT.is_dir():
+        sys.exit("nanochat is missing; run: python -m benchmarks.training_peers")
     if not CORPORA.is_dir():
         raise SystemExit(f"{CORPORA} is missing; this benchmark needs its texts.")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for corpus in [arguments.only] if arguments.only else ["shakespeare", "wikipedia"]:
             prepare(Path(folder) / corpus, *TEXTS[corpus]())
-            runs = compete(Path(folder) / corpus, arguments.seconds, arguments.clock)
+            runs = compete(Path(folder) / corpus, arguments.seconds, arguments.clock, arguments.contestants)
             print_table(corpus, runs)
             draw(arguments.out / f"training-{corpus}.png", corpus, runs)
             ratios.append(compare(runs))
@@ -168,12 +181,12 @@ def tokenize(folder: Path, vocabulary: int) -> None:
 # --- the contest ------------------------------------------------------------------------------------------------------
 
 
-def compete(data: Path, seconds: float, clock: Clock) -> list[Run]:
-    """Train all contestants in turns, each for `seconds` of its own clock."""
+def compete(data: Path, seconds: float, clock: Clock, names: list[str]) -> list[Run]:
+    """Train contestants in turns, each for `seconds` of its own clock."""
     context = multiprocessing.get_context("spawn")
     runs: dict[str, Run] = {}
     lines: dict[str, Connection] = {}
-    for name in CONTESTANTS:
+    for name in names:
         ours, its = context.Pipe()
         context.Process(target=contend, args=(name, data, seconds, clock, its), daemon=True).start()
         lines[name], runs[name] = ours, Run(name)
@@ -229,18 +242,20 @@ def contend(name: str, data: Path, seconds: float, clock: Clock, line: Connectio
 
 
 def compare(runs: list[Run]) -> dict[str, float]:
-    """Return our last figures divided by theirs."""
+    """Return our last figures divided by theirs, the best of each kind, for those that took part."""
     last = {run.name: run.bits_per_byte[-1] for run in runs}
     speed = {run.name: run.tokens_per_second for run in runs}
-    nanogpt = min(NANOGPT, key=lambda name: last[name])
-    its_speed = statistics.median(speed[name] for name in NANOGPT)
-    return {
-        "bpb_vs_nanogpt": round(last["modern"] / last[nanogpt], 4),
-        "bpb_vs_guide": round(last["modern"] / last["classic"], 4),
-        "bpb_vs_own_adamw": round(last["modern"] / last["modern-adamw"], 4),
-        "tokens_per_second_vs_nanogpt": round(speed["modern-adamw"] / its_speed, 3),
-        "tokens_per_second_vs_llama": round(speed["modern-adamw"] / speed["llama"], 3),
-    }
+    found: dict[str, float] = {}
+    rivals = {"nanogpt": NANOGPT, "nanochat": NANOCHATS, "guide": ["classic"], "own_adamw": ["modern-adamw"]}
+    for kind, names in rivals.items():
+        there = [last[name] for name in names if name in last]
+        if there and "modern" in last:
+            found[f"bpb_vs_{kind}"] = round(last["modern"] / min(there), 4)
+    for kind, names in {"nanogpt": NANOGPT, "llama": ["llama"]}.items():
+        speeds = [speed[name] for name in names if name in speed]
+        if speeds and "modern-adamw" in speed:
+            found[f"tokens_per_second_vs_{kind}"] = round(speed["modern-adamw"] / statistics.median(speeds), 3)
+    return found
 
 
 def print_table(corpus: str, runs: list[Run]) -> None:

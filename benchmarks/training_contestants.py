@@ -32,7 +32,6 @@ from homegrown.training.stopping import Stop
 SEED = 1
 BATCH = 4
 """Batch size of the peers: small ones are best for them in so little time."""
-NANOCHAT_BATCH = 8
 NANOCHAT_TOKENS_PER_SECOND = 5000
 """About what two cores of a processor with bf16 do; its rule for decay asks for the tokens of the run."""
 HELD_OUT_WINDOWS = 134
@@ -85,8 +84,9 @@ def build(name: str, data: Path, seconds: float) -> Contestant:
         gpt2 = GPT2Style()
         return Peer(data, PlainLoop(gpt2, gpt2, float(rate)))
     if kind == "nanochat":
+        multiple, _, batch = rate.partition("x")
         tokens = seconds * NANOCHAT_TOKENS_PER_SECOND
-        return Peer(data, NanochatLoop(float(rate), NANOCHAT_BATCH, tokens), NANOCHAT_BATCH)
+        return Peer(data, NanochatLoop(float(multiple), int(batch), tokens), int(batch))
     if kind == "llama":
         model = llama()
         return Peer(data, PlainLoop(model, lambda tokens: model(tokens, use_cache=False).logits, 1e-3))
