@@ -56,6 +56,7 @@ NOT_RUN = {
     r"pip install": "installs",
     r"s3://bucket|example\.com": "needs another machine",
     r"--host 192\.168": "needs an address of the reader",
+    r"compute\.nodes=|worker --join": "needs another machine; tests/training/test_nodes.py has two launchers",
     r"compute\.executor=dask|dask ": "needs a cluster; tests/cluster has one",
     r"vllm|mlx_lm|llama-server|ollama create|lmstudio|tensorboard": "another program",
     r"export [A-Z_]+=": "sets a variable in the reader's shell",

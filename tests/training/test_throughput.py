@@ -139,7 +139,7 @@ def test_the_peak_is_that_of_the_fastest_size(fresh: None, monkeypatch: pytest.M
             multiply(left, right, out=out)
         clock["now"] += counter.get_total_flops() / (3e6 if len(left) == 96 else 2e6)
 
-    monkeypatch.setattr(peak, "_SIZES", {"cpu": (48, 96, 192)})
+    monkeypatch.setattr(peak, "_SIZES", (48, 96, 192))
     monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: clock["now"]))
     monkeypatch.setattr(torch, "mm", slow_mm)
     assert peak.matmul_peak(CPU, torch.float32) == pytest.approx(3e6)
@@ -147,7 +147,7 @@ def test_the_peak_is_that_of_the_fastest_size(fresh: None, monkeypatch: pytest.M
 
 def test_the_peak_is_measured_once_for_each_number_of_threads(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = count(1)
-    monkeypatch.setattr(peak, "_SIZES", {"cpu": (48,)})
+    monkeypatch.setattr(peak, "_SIZES", (48,))
     monkeypatch.setattr(peak, "_rate", lambda *_: float(next(rates)))
     asked = [peak.matmul_peak(CPU, torch.float32) for _ in range(2)]
     threads = torch.get_num_threads()
