@@ -120,7 +120,12 @@ def _tables(source: HubSource, piece: Piece, first: int) -> Iterator[pa.Table]:
         import datasets
 
         dataset = datasets.load_dataset(
-            "parquet", data_files=[piece.address], split="train", streaming=True, token=_token()
+            "parquet",
+            data_files=[piece.address],
+            split="train",
+            streaming=True,
+            token=_token(),
+            batch_size=_ROWS,  # by default that of the first row group, which fails on a file without rows
         )
     else:
         dataset = _open(source).shard(num_shards=piece.stop, index=piece.start)

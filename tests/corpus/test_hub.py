@@ -86,6 +86,7 @@ def parquet(rows: list[str]) -> bytes:
 
 def files(version: int = 1) -> Files:
     shards = {f"sample/10BT/{n:03d}_00000.parquet": parquet(texts(n, version)) for n in range(SHARDS)}
+    shards["sample/10BT/003_00000.parquet"] = parquet([])
     return {
         "README.md": CARD.encode(),
         "data/CC-MAIN-2024-10/train-00000-of-00001.parquet": parquet(["other"]),
