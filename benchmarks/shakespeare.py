@@ -3,9 +3,9 @@
     python -m benchmarks.shakespeare [--minutes 10]
 
 The first nine tenths are the training text, of which the first fiftieth is held out for validation: the last one begins
-the play that the last tenth continues. The last tenth is judged once, at the end. Minutes are those of the tokenizer, the tokens and the training, as a clock shows them, or the
-processor time per processor if other programs ran too. No setting is touched. nanoGPT's README has 1.4697 for 10.65
-million parameters and 3 minutes of an A100.
+the play that the last tenth continues. The last tenth is judged once, at the end. Minutes are those of the tokenizer,
+the tokens and the training, as a clock shows them, or the processor time per processor if other programs ran too. No
+setting is touched. nanoGPT's README has 1.4697 for 10.65 million parameters and 3 minutes of an A100.
 
 Needs ../shared/corpora beside the repository. The last line is one JSON object.
 """
