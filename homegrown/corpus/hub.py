@@ -8,15 +8,16 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from homegrown.config.recipe import HubSource
 from homegrown.corpus.readers.tables import column_of, column_problem, text_row, texts
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.streams import first_line
 from homegrown.util.errors import UserError
+
+if TYPE_CHECKING:  # every run imports this module, even if nothing is read
+    import pyarrow as pa
 
 Result = TypeVar("Result")
 
@@ -114,7 +115,7 @@ def _parquet_files(source: HubSource) -> list[tuple[int, str]]:
     return list(enumerate(files))
 
 
-def _tables(source: HubSource, piece: Piece, first: int) -> Iterator[pa.Table]:
+def _tables(source: HubSource, piece: Piece, first: int) -> "Iterator[pa.Table]":
     """Yield the rows of a piece from `first` on; raise UserError if the column is missing."""
     if piece.address.startswith("hf://"):
         import datasets

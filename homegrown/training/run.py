@@ -39,7 +39,8 @@ def run_job(
         launch(path, processes, progress, worker, job.loss_unit, device=job.device, nodes=nodes)
     summary: dict[str, Metric] = json.loads((out / SUMMARY).read_bytes())
     _tidy(out, job)
-    files = [path for path in (out / CHECKPOINTS).rglob("*") if path.is_file()]
+    # Without the hidden notes of digests, which are not published.
+    files = [path for path in (out / CHECKPOINTS).rglob("[!.]*") if path.is_file()]
     return summary | {"checkpoint_megabytes": sum(path.stat().st_size for path in files) / 1e6}
 
 
