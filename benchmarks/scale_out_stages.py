@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from benchmarks.measuring import cpu_seconds, real_texts, table
 from homegrown.config.pipelines import load_recipe
-from homegrown.util.devices import peak_memory
+from homegrown.util.devices import resident_peak
 
 _PART = 40_000  # documents of a shard that is made up
 _SEED = 20
@@ -196,7 +196,7 @@ def run(stage: str, before: Path, out: Path, workers: int) -> Results:
 
 def _stage(stage: str, before: Path, out: Path, workers: int) -> Results:
     recipe = load_recipe("medium", ["dedup.paragraphs=null"])
-    base, cpu = peak_memory(), cpu_seconds()
+    base, cpu = resident_peak(), cpu_seconds()
     with executor_of(workers, out) as pool:
         pool.submit(int).result()
         start = time.perf_counter()
@@ -205,7 +205,7 @@ def _stage(stage: str, before: Path, out: Path, workers: int) -> Results:
     return {
         "seconds": round(seconds, 2),
         "cpu": round(cpu_seconds() - cpu, 2),
-        "driver_gb": round(peak_memory() / 1e9, 4),
+        "driver_gb": round(resident_peak() / 1e9, 4),
         "driver_start_gb": round(base / 1e9, 4),
         "rows": [outcome.rows_in, outcome.rows_out],
     }

@@ -195,7 +195,7 @@ class Checkpoints:
         write_parquet(folder / "samples.parquet", samples_table(state.samples))
         small = {key: value for key, value in asdict(state).items() if key not in ("metrics", "samples")}
         (folder / "state.json").write_text(json.dumps(small, indent=2) + "\n")
-        digests = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+        digests = {path.name: sha256(path) for path in sorted(_published(folder))}
         (folder / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
         for path in folder.iterdir():
             sync(path)
@@ -248,11 +248,16 @@ def _remove_all_but(folder: Path, steps: Sequence[int], *more: int) -> None:
             shutil.rmtree(path)
 
 
+def _published(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint without the hidden notes of digests, which publishing removes."""
+    return list(folder.glob("[!.]*"))
+
+
 def is_intact(folder: Path) -> bool:
     """Return whether a checkpoint is complete, by the digests of its files."""
     try:
         digests = json.loads((folder / _DIGESTS).read_bytes())
-        files = [path for path in folder.iterdir() if path.name != _DIGESTS]
+        files = [path for path in _published(folder) if path.name != _DIGESTS]
         return bool(files) and digests == {path.name: sha256(path) for path in files}
     except (OSError, ValueError):
         return False

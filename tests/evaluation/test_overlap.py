@@ -8,7 +8,7 @@ import sacrebleu
 from nltk.tokenize import wordpunct_tokenize
 
 from homegrown.evaluation.diversity import distinct_share, repeated_share, self_bleu
-from homegrown.evaluation.overlap import _counts, bleu, bleu_of_counts, bleu_of_one, rouge, words
+from homegrown.evaluation.overlap import bleu, bleu_counts, bleu_of_counts, bleu_of_one, rouge, words
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -35,7 +35,7 @@ def test_bleu_of_summed_counts_is_that_of_nltk(length: int) -> None:
     dice = random.Random(length)
     for _ in range(30):
         pair = [[" ".join(dice.choices("abcdef", k=dice.randint(1, length))) for _ in range(5)] for _ in range(2)]
-        sums = np.array([_counts(*one) for one in zip(*pair, strict=True)]).sum(axis=0, keepdims=True)
+        sums = np.array([bleu_counts(*one) for one in zip(*pair, strict=True)]).sum(axis=0, keepdims=True)
         assert bleu_of_counts(sums) == pytest.approx(bleu(*pair))
 
 

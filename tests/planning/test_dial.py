@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.auto import text_changes
 from homegrown.cli.main import cli
@@ -210,6 +211,12 @@ def test_a_file_is_split_into_chapters_and_a_folder_is_not(tmp_path: Path) -> No
 
 
 def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(store: Store, tmp_path: Path) -> None:
+    # Where Prefect's settings are already read, as by tests before this one, the command's variable comes too late.
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: store.root}):
+        check_command(store, tmp_path)
+
+
+def check_command(store: Store, tmp_path: Path) -> None:
     machine = this_machine()
     name = module._name(load_auto(), machine, machine.device("auto"))
     (store.root / ".state").mkdir(parents=True)

@@ -177,6 +177,7 @@ ALONE = {
     "kind": "cpu",
     "device": torch.device("cpu"),
     "leads": True,
+    "sums": torch.float64,
     "sum": lambda values: values,
     "agree": lambda value: value,
 }
