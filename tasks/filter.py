@@ -81,7 +81,7 @@ def _example(artifact: Artifact) -> list[str]:
 
 
 def _by_source(artifact: Artifact) -> list[str]:
-    """Return what is kept of each source, if there are several."""
+    """Return a table of the documents kept of each source, if there are several."""
     rows = list(rows_of(artifact.path / "by_source"))
     lines = [
         [row["source"], shown(row["documents"]), shown(row["kept"]), share(row["kept"], row["documents"])]

@@ -4,6 +4,7 @@ import bz2
 import io
 import lzma
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,9 @@ class Ending(io.RawIOBase):
         self._has_ended = size == 0
         return size
 
+    @abstractmethod
     def _fill(self, buffer: memoryview) -> int:
         """Read into the buffer; raise Damaged."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def read(source: HubSource, piece: Piece) -> Iterator[Document | Fault]:
             return
         except UserError:
             raise
-        except Exception as error:  # datasets raises what its HTTP clients and file formats raise
+        except Exception as error:  # datasets passes on the errors of its HTTP clients and file formats
             waits = iter(_WAITS) if number > before else waits
             if not _wait(error, waits):
                 where = f"{source.dataset}, {piece.locator}"
@@ -177,7 +177,7 @@ def _retried(call: Callable[[], Result], source: HubSource) -> Result:
 
 
 def _wait(error: Exception, waits: Iterator[float]) -> bool:
-    """Wait as long as the hub asks, or longer each time; return False if trying again is no use."""
+    """Wait for the time that the hub names, or longer each time; return False for an error that would repeat."""
     status = _status(error)
     if status is None:
         passing = isinstance(error, OSError | EOFError) and not isinstance(error, FileNotFoundError | PermissionError)

@@ -44,7 +44,7 @@ def split(address: str) -> tuple[str, int]:
         UserError: it is not HOST:PORT.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         raise UserError(f"{address!r} is not an address; write HOST:PORT, such as 10.0.0.1:29400.")
     return host, int(port)
 

@@ -76,6 +76,8 @@ def test_it_listens_at_one_address_alone(address: str) -> None:
     assert interface_of(local_address(f"{host}:{port}")).startswith("lo")
     with pytest.raises(UserError, match="HOST:PORT"):
         split("10.0.0.1")
+    with pytest.raises(UserError, match="HOST:PORT"):
+        split("10.0.0.1:99999")
 
 
 @pytest.mark.minutes
