@@ -138,7 +138,9 @@ class Trained:
     epochs: float
 
 
-def train_once(data: Path, model: ModelSettings, settings: TrainingSettings, out: Path, threads: int = 1) -> Trained:
+def train_once(
+    data: Path, model: ModelSettings, settings: TrainingSettings, out: Path, threads: int = 1, seed: int = 1
+) -> Trained:
     """Train with the engine's own loop and write the results of a training to `out`."""
     import torch
 
@@ -156,7 +158,7 @@ def train_once(data: Path, model: ModelSettings, settings: TrainingSettings, out
     never = {"checkpoint_every": settings.max_steps + 1, "sample_every": settings.max_steps + 1, "sample_prompts": []}
     settings = settings.model_copy(update={**never, "compile": "never"})
     job = Job(
-        packed=data / "packed", tokenizer=data / "tokenizer", model=model, training=settings, seed=1, device="cpu"
+        packed=data / "packed", tokenizer=data / "tokenizer", model=model, training=settings, seed=seed, device="cpu"
     )
     began = time.process_time()
     worker = only_worker(out)
