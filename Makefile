@@ -19,6 +19,8 @@ install: .venv/.installed
 demo: install
 	$(BIN)/homegrown run tiny
 
+# Many tests start processes: each would compile the same modules again where Python is told to write no bytecode.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: install lint types
 	$(BIN)/python -m pytest --numprocesses 2
 

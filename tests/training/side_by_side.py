@@ -7,9 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -17,6 +20,7 @@ from pydantic import TypeAdapter
 
 from homegrown.finetuning.dpo import DpoJob
 from homegrown.finetuning.job import FinetuneJob
+from homegrown.training import worker as process
 from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
 from homegrown.training.pretraining import Job
@@ -86,6 +90,29 @@ def run_here(legs: list[Leg], job: AnyJob, *more: Callback) -> list[Trainer]:
         torch.use_deterministic_algorithms(False)
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             del os.environ[name]
+
+
+@contextmanager
+def launched_here() -> Iterator[None]:
+    """Let whatever trains do so in this process, the only worker of its group, instead of one started for it."""
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    with (
+        mock.patch("homegrown.training.launcher.launch", _launch_here),
+        mock.patch.multiple(Worker, join=_join_nobody, leave=lambda worker: None),
+        mock.patch.dict(os.environ, ranks),
+    ):
+        yield
+    torch.use_deterministic_algorithms(False)
+
+
+def _launch_here(job: Path, *_: Any, **__: Any) -> None:
+    process.train(Job.read(job), job.parent, Stop())
+
+
+def _join_nobody(worker: Worker, _: Path) -> None:
+    torch.set_num_threads(1)
+    assert dist.group.WORLD
+    worker.writers = dist.group.WORLD
 
 
 def run_in_two(legs: list[Leg], job: AnyJob) -> None:

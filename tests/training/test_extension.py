@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from homegrown.training.checkpoints import steps_in
 from homegrown.training.pretraining import choices, pretrain
 from homegrown.training.schedule import common_steps, lr_share, stable_steps
 from homegrown.util.progress import Outcome
+from tests.training.side_by_side import launched_here
 
 WSD = {"schedule": "wsd", "max_steps": 18, "decay_steps": 6, "initialisation": "heads", "keep_checkpoints": 3}
 
@@ -60,6 +61,12 @@ class Runs:
         artifact, made = self.store.make(order, self.store.slot("pretrain", order.key), build)
         assert made
         return artifact
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process(alone: None) -> Iterator[None]:
+    with launched_here():
+        yield
 
 
 @pytest.fixture(scope="module")
