@@ -10,7 +10,7 @@ from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
-from tasks.ui.markdown import picture, quoted, table
+from tasks.ui.markdown import code, picture, quoted, table
 from tasks.ui.panels import Panel, rows_of, unsegmented
 
 _RULES_DRAWN = 15
@@ -21,11 +21,13 @@ _PAIRS = 10
 
 
 def _content(settings: FilterSettings) -> dict[str, str]:
-    """Return the digests of word list and good documents, which the engine reports if missing, and the segmenter."""
+    """Return the digests of lists and good documents, which the engine reports if missing, and the segmenter."""
     from homegrown.corpus import segmenter
     from homegrown.corpus.quality import example
 
     read = {} if settings.word_list is None else {"word_list": Path(settings.word_list.path)}
+    for name, lists in (("blocked_urls", settings.blocked_urls), ("allowed_urls", settings.allowed_urls)):
+        read |= {f"{name} {number}": Path(path) for number, path in enumerate(lists.paths if lists else [])}
     if settings.example is not None:
         folder = Path(settings.example.good)
         read |= {f"example {path.relative_to(folder).as_posix()}": path for path in example.files(str(folder))}
@@ -61,10 +63,19 @@ def _report(artifact: Artifact) -> str:
         parts.append(_picture(failing))
     quiet = ", ".join(f"`{rule['rule']}`" for rule in rules if not rule["failed"])
     parts += [f"No document fails {quiet}."] if quiet else []
-    parts += [*_overlap(artifact), *_example(artifact), *_by_source(artifact)]
+    parts += [*_without_url(artifact), *_overlap(artifact), *_example(artifact), *_by_source(artifact)]
     parts += unsegmented(artifact.manifest.metrics)
     parts += _by_language(artifact)
     return "\n\n".join([*parts, *_examples(artifact, failing)])
+
+
+def _without_url(artifact: Artifact) -> list[str]:
+    """Return how many documents no list of URLs judges, if there are lists."""
+    metric = artifact.manifest.metrics.get("without_url")
+    documents = artifact.manifest.rows_in
+    return (
+        [] if metric is None else [f"Documents without a URL, which lists of URLs pass: {metric:,} of {documents:,}."]
+    )
 
 
 def _overlap(artifact: Artifact) -> list[str]:
@@ -146,7 +157,8 @@ def _examples(artifact: Artifact, rules: list[dict[str, Any]]) -> list[str]:
     for rule in (rule for rule in wanted if rule in found):
         row = found[rule]
         measured = f"measured {shown(row['value'])}, threshold {shown(row['threshold'])}"
-        parts += [f"`{rule}`: {measured}, document {row['id']}", quoted(row["text_start"][:_EXCERPT])]
+        where = f", {code(row['url'])}" if "_urls." in rule else ""
+        parts += [f"`{rule}`: {measured}, document {row['id']}{where}", quoted(row["text_start"][:_EXCERPT])]
     return parts
 
 

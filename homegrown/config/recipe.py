@@ -70,6 +70,10 @@ class FilesSource(Source):
         default="text",
         description="Column, key or element with the text, in formats that have them; a.b is b in a.",
     )
+    url_column: str = Field(
+        default="url",
+        description="Column or key with the URL of a document, for lists of filter; documents without it have none.",
+    )
     separator: str | None = Field(
         default=None,
         min_length=1,
@@ -130,6 +134,10 @@ class HubSource(Source):
         description="Commit, tag or branch, pinned to a commit when the run starts; null: main.",
     )
     text_column: str = Field(default="text", description="Column with the text.")
+    url_column: str = Field(
+        default="url",
+        description="Column with the URL of a document, for lists of filter; documents without it have none.",
+    )
 
 
 AnySource = Annotated[FilesSource | PackagesSource | HubSource, Field(discriminator="kind")]
@@ -282,6 +290,23 @@ class Example(Settings):
     )
 
 
+_LISTS = "UTF-8 text files with one domain or URL per line and # comments; a domain covers its subdomains."
+
+
+class BlockedUrls(Settings):
+    """Lists of domains and URLs whose documents are dropped; documents without a URL pass."""
+
+    paths: list[LocalPath] = Field(min_length=1, description=_LISTS)
+    max_matches: Count = Field(default=0, description="Number of lines that cover a document's URL.")
+
+
+class AllowedUrls(Settings):
+    """Lists of domains and URLs whose documents are kept, and no other ones; documents without a URL pass."""
+
+    paths: list[LocalPath] = Field(min_length=1, description=_LISTS)
+    min_matches: Count = Field(default=1, description="Number of lines that cover a document's URL.")
+
+
 class FilterSettings(Settings):
     """Rules that a document must pass, in order; null disables a set of rules."""
 
@@ -295,6 +320,8 @@ class FilterSettings(Settings):
     fineweb: FineWeb | None
     word_list: WordList | None = None
     example: Example | None = None
+    blocked_urls: BlockedUrls | None = None
+    allowed_urls: AllowedUrls | None = None
     language: Literal["auto"] | None = Field(
         default=None,
         description="auto: thresholds with the published value are FineWeb-2's for the language of each document, "

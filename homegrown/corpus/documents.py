@@ -13,6 +13,7 @@ SCHEMA = pa.schema(
         ("source", pa.string()),  # the source's name
         ("path", pa.string()),  # relative to the source's root
         ("position", pa.int64()),  # row, line or document number in that file, from 1
+        ("url", pa.string()),  # as in the source; null: none
     ]
 )
 

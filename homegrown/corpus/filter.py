@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from homegrown.config.recipe import FilterSettings
 from homegrown.corpus.documents import SCHEMA, row_count
 from homegrown.corpus.languages import Languages, check_languages, identify
-from homegrown.corpus.quality import signals, word_list
+from homegrown.corpus.quality import signals, urls, word_list
 from homegrown.corpus.quality.example import MOST_OTHERS, Classifier, chosen, fit, good_texts
-from homegrown.corpus.quality.rules import LANGUAGES, failures, rules, thresholds, values
+from homegrown.corpus.quality.rules import LANGUAGES, Rule, failures, rules, thresholds, values
 from homegrown.corpus.redaction import redact
 from homegrown.corpus.segmenter import MISSING
+from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts, replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
@@ -35,6 +36,7 @@ DROPPED = pa.schema(
         ("value", pa.float64()),
         ("threshold", pa.float64()),
         ("text_start", pa.string()),  # 200 characters
+        ("url", pa.string()),
     ]
 )
 RULES = pa.schema(
@@ -102,14 +104,16 @@ def filter_documents(
     failed rule; `signals` has the measured values of each, in the order of the input; `rules`, `overlap`, `by_source`
     and `by_language` are summaries. A value equal to its threshold passes. With `language: auto`, thresholds and stop
     words are those of the document's language (`homegrown.corpus.quality.by_language`). For `languages` the value is
-    the probability of the most likely wanted language, the threshold that of the most likely language. The classifier
-    of `example` is written as `example/weights.npy` and `example/scores.npy`. Raises UserError for an unknown
-    language, an unreadable word list, and too few good documents.
+    the probability of the most likely wanted language, the threshold that of the most likely language. Documents
+    without a URL pass lists of URLs, and are counted. The classifier of `example` is written as `example/weights.npy`
+    and `example/scores.npy`. Raises UserError for an unknown language, an unreadable list, documents without any URL
+    where lists have to judge, and too few good documents.
     """
     check_languages(settings.languages)
     if settings.word_list:
         word_list.check(settings.word_list.path)
     parts = parquet_parts(deduplicated / "documents")
+    lists = _url_lists(settings, parts)
     classifier = _learned(out, parts, settings.example.good) if settings.example else None
     jobs = [_Job(part, out, settings, classifier) for part in parts]
     names = [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)
@@ -117,7 +121,7 @@ def filter_documents(
     both = np.zeros((len(rules(settings)),) * 2, int)
     sources: Counter[str] = Counter()
     kept_sources: Counter[str] = Counter()
-    kept = redacted = unsegmented = 0
+    kept = redacted = unsegmented = without_url = 0
     identified: Counter[str] = Counter()
     lost: Counter[tuple[str, str]] = Counter()  # by language and rule
     for done, job in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
@@ -132,6 +136,7 @@ def filter_documents(
         measured = pq.read_table(job.part("signals"))
         redacted += pc.sum(measured["redacted"]).as_py() or 0
         unsegmented += pc.sum(measured["unsegmented"]).as_py() or 0
+        without_url += int(np.isnan(values(measured, lists[0])).sum()) if lists else 0
         identified.update(language for language in measured["language"].to_pylist() if language)
         dropped += [first.count(name) for name in names]
         fails = failures(measured, settings).astype(np.int64)
@@ -157,10 +162,30 @@ def filter_documents(
         metrics["example_auc"] = classifier.auc
     if settings.redact:
         metrics["redacted"] = redacted
+    if lists:
+        metrics["without_url"] = without_url
     if unsegmented:
         metrics["unsegmented"] = unsegmented
         _log.warning("%d %s", unsegmented, MISSING)
     return Outcome(kept + int(dropped.sum()), kept, metrics=metrics)
+
+
+def _url_lists(settings: FilterSettings, parts: list[Path]) -> list[Rule]:
+    """Return the rules of lists of URLs; raise UserError for a bad list, and if no document has a URL."""
+    chosen = [rule for rule in rules(settings) if rule.signal[0] in ("blocked_urls", "allowed_urls")]
+    for name in (rule.signal[0] for rule in chosen):
+        urls.check(getattr(settings, name).paths, f"filter.{name}.paths")
+        if not any(_has_value(part, "url") for part in parts):
+            raise UserError(f"filter.{name}: no document has a URL; set url_column of a source, or {name} to null.")
+    return chosen
+
+
+def _has_value(part: Path, column: str) -> bool:
+    """Return whether a column has a value, from the footer of a Parquet file."""
+    metadata = pq.read_metadata(part)
+    place = metadata.schema.names.index(column)
+    statistics = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
+    return any(one is None or one.num_values for one in statistics)
 
 
 def _learned(out: Path, parts: list[Path], folder: str) -> Classifier:
@@ -223,7 +248,7 @@ def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged,
     found = None
     if settings.language == "auto" or settings.min_language_score is not None:
         found = identify(documents["text"], settings.languages)
-    measured, texts = signals.measure(documents["id"], documents["text"], settings, found, classifier)
+    measured, texts = signals.measure(documents["id"], documents["text"], settings, found, classifier, documents["url"])
     active, bounds = rules(settings), thresholds(measured, settings)
     first = np.full(len(documents), -1)  # by document, the first failed rule
     value, threshold = np.zeros(len(documents)), np.zeros(len(documents))
@@ -255,6 +280,7 @@ def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged,
         pa.array(value[dropped]),
         pa.array(threshold[dropped]),
         pc.utf8_slice_codeunits(originals["text"], 0, 200),
+        originals["url"],
     ]
     judged.dropped.append(pa.table(columns, schema=DROPPED))
 

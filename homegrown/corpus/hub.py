@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from homegrown.config.recipe import HubSource
-from homegrown.corpus.readers.tables import column_of, column_problem, text_row, texts
+from homegrown.corpus.readers.tables import column_of, column_problem, text_row, texts, urls
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.streams import first_line
 from homegrown.util.errors import UserError
@@ -57,9 +57,10 @@ def read(source: HubSource, piece: Piece) -> Iterator[Document | Fault]:
         before = number
         try:
             for table in _tables(source, piece, number):
-                for text in texts(column_of(table, source.text_column).combine_chunks()):
+                values = texts(column_of(table, source.text_column).combine_chunks())
+                for text, url in zip(values, urls(table, source.url_column), strict=True):
                     number += 1
-                    yield text_row(piece.locator, text, source.text_column, number)
+                    yield text_row(piece.locator, text, source.text_column, number, url)
             return
         except UserError:
             raise

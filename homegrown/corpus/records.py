@@ -10,13 +10,14 @@ MEGABYTE = 1_000_000
 class Document:
     """A text as read, not yet cleaned; `position` counts rows, lines or documents of the file from 1.
 
-    `replaced` counts the places with invalid bytes, each of which became U+FFFD.
+    `replaced` counts the places with invalid bytes, each of which became U+FFFD. `url` is "" for none.
     """
 
     path: str
     position: int
     text: str
     replaced: int = 0
+    url: str = ""
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _changed(before: str, after: str) -> tuple[str, str]:
     return before[start : start + _EXCERPT], after[start : start + _EXCERPT]
 
 
-def _row(unit: Unit, record: Document | Fault, text: str) -> tuple[str, str, str, str, int, int] | Fault:
+def _row(unit: Unit, record: Document | Fault, text: str) -> tuple[str, str, str, str, int, str | None, int] | Fault:
     """Return the row of SIZED for a document with a clean text, or the fault that prevents it."""
     if isinstance(record, Fault):
         return record
@@ -166,7 +166,7 @@ def _row(unit: Unit, record: Document | Fault, text: str) -> tuple[str, str, str
     if size > unit.longest:
         return Fault(record.path, record.position, f"{size / MEGABYTE:.1f} MB, longer than max_document_mb")
     name = unit.source.name
-    return document_id(name, record.path, text), text, name, record.path, record.position, size
+    return document_id(name, record.path, text), text, name, record.path, record.position, record.url or None, size
 
 
 def _is_drawn(identity: str, weight: float) -> bool:
@@ -183,13 +183,13 @@ class _Rows:
 
     def __init__(self, stem: Path, schema: pa.Schema, file_bytes: int) -> None:
         self._stem, self._schema, self._file_bytes = stem, schema, file_bytes
-        self._rows: list[tuple[str | int, ...]] = []
+        self._rows: list[tuple[str | int | None, ...]] = []
         self._buffered = 0
         self._files = 0
         self.count = 0
         self.total = 0
 
-    def add(self, row: tuple[str | int, ...], size: int) -> None:
+    def add(self, row: tuple[str | int | None, ...], size: int) -> None:
         """Add a row of about `size` bytes."""
         self._rows.append(row)
         self._buffered += size

@@ -38,8 +38,9 @@ def corpus(seed: int, count: int = 120) -> list[str]:
     return [" ".join(words) for words in documents]
 
 
-def write_documents(folder: Path, texts: list[str], rows: int = 50) -> Path:
+def write_documents(folder: Path, texts: list[str], rows: int = 50, urls: list[str | None] | None = None) -> Path:
     """Write texts as shards of documents under `folder/documents`, with the ids that ingest gives; return `folder`."""
+    urls = urls or [None] * len(texts)
     for number, first in enumerate(range(0, max(1, len(texts)), rows)):
         part = texts[first : first + rows]
         columns: list[list[Any]] = [
@@ -48,6 +49,7 @@ def write_documents(folder: Path, texts: list[str], rows: int = 50) -> Path:
             ["made-up"] * len(part),
             ["x.txt"] * len(part),
             list(range(first + 1, first + 1 + len(part))),
+            urls[first : first + rows],
         ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         write_parquet(folder / "documents" / f"part-{number:05d}.parquet", pa.table(arrays, schema=SCHEMA))

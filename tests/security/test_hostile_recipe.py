@@ -159,7 +159,9 @@ def test_every_free_text_of_a_recipe_is_known() -> None:
         "FilesSource.separator",  # searched for as it stands
         "FilesSource.delimiter",  # split at as it stands
         "FilesSource.encoding",  # looked up in WHATWG's table and Python's
+        "FilesSource.url_column",
         "HubSource.text_column",
+        "HubSource.url_column",
         "FilterSettings.languages",  # of a fixed list
         "TrainingSettings.sample_prompts",  # text for the model
     }

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from homegrown.config.recipe import (
     C4,
+    AllowedUrls,
+    BlockedUrls,
     Example,
     FilterSettings,
     FineWeb,
@@ -25,7 +27,17 @@ from homegrown.config.recipe import (
     Settings,
     WordList,
 )
-from homegrown.corpus.quality import basic, c4, example, fineweb, gopher_quality, gopher_repetition, junk, word_list
+from homegrown.corpus.quality import (
+    basic,
+    c4,
+    example,
+    fineweb,
+    gopher_quality,
+    gopher_repetition,
+    junk,
+    urls,
+    word_list,
+)
 from homegrown.corpus.quality.by_language import ANY, adapted, table_of
 from homegrown.corpus.quality.texts import Values
 
@@ -38,6 +50,8 @@ SETS: dict[str, tuple[ModuleType, type[Settings]]] = {
     "fineweb": (fineweb, FineWeb),
     "word_list": (word_list, WordList),
     "example": (example, Example),
+    "blocked_urls": (urls, BlockedUrls),
+    "allowed_urls": (urls, AllowedUrls),
 }
 LANGUAGES = "languages"
 LANGUAGE_SCORE = "language_score"  # a column of the signals that identification fills

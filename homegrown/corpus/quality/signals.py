@@ -14,6 +14,7 @@ from homegrown.corpus.quality.by_language import stop_words
 from homegrown.corpus.quality.example import Classifier
 from homegrown.corpus.quality.rules import SETS, measures, tables_of
 from homegrown.corpus.quality.texts import ENGLISH, Values, stop_word_lists, take_apart
+from homegrown.corpus.quality.urls import look_up as look_up_urls
 from homegrown.corpus.quality.word_list import look_up
 from homegrown.corpus.segmenter import unsegmented
 
@@ -55,12 +56,13 @@ def measure(
     settings: FilterSettings,
     languages: Languages | None = None,
     classifier: Classifier | None = None,
+    urls: pa.StringArray | None = None,
 ) -> tuple[pa.Table, pa.StringArray]:
     """Measure texts without nulls; return their rows of SCHEMA, and the texts to keep.
 
     The texts to keep are those that C4's rules leave, if they apply; FineWeb's measures are of these. `languages` are
     filled in, if known; with `language: auto` they decide on stop words and on C4's rules. `classifier` is that of
-    `settings.example`.
+    `settings.example`; `urls` are those of the documents.
     """
     n = len(texts)
     auto = languages is not None and settings.language == "auto"
@@ -83,6 +85,10 @@ def measure(
         inputs["word_list"] = look_up(texts, settings.word_list.path)
     if classifier:
         inputs["example"] = classifier.percentiles(raw)
+    for name in ("blocked_urls", "allowed_urls"):
+        if urls is not None and (lists := getattr(settings, name)):
+            inputs[name] = look_up_urls(urls, lists.paths, f"filter.{name}.paths")
+            skipped[name] = np.isnan(inputs[name])
     columns: dict[str, pa.Array] = {"id": ids}
     for name, measured in inputs.items():
         found: dict[str, Values] = {each: function(measured) for each, function in measures(name).items()}

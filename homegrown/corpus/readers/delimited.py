@@ -25,8 +25,8 @@ class _Rows:
     """The rows of a stream as fields of bytes, [] for a blank line; a reason in place of a row that cannot be read.
 
     A quotation mark that opens a field and does not close, or closes within a line far below, makes its own line
-    unreadable; the lines below are rows of their own. `width` and `text` are the number of columns and the place of the
-    text, known after the header.
+    unreadable; the lines below are rows of their own. `width`, `text` and `url` are the number of columns and the
+    places of text and URL, known after the header.
     """
 
     def __init__(self, stream: Stream, delimiter: bytes, quoting: bool, longest: int) -> None:
@@ -35,6 +35,7 @@ class _Rows:
         self._again: deque[bytes] = deque()
         self._damage: Damaged | None = None
         self.width = self.text = 0
+        self.url: int | None = None
 
     def next(self) -> list[bytes] | str | None:
         """Return the next row; None at the end. Raises Damaged."""
@@ -224,7 +225,7 @@ def _document(file: File, rows: _Rows, row: list[bytes]) -> Document | Fault:
     text = row[rows.text]
     if len(text) > file.longest:
         return file.fault(rows.too_long())
-    return file.document(*decode_utf8(text))
+    return file.document(*decode_utf8(text), "" if rows.url is None else decode_utf8(row[rows.url])[0])
 
 
 def _has_header(file: File, names: list[str]) -> bool:
@@ -241,8 +242,11 @@ def _find_text(file: File, names: list[str], rows: _Rows) -> str:
         if column not in names:
             return no_column(where, names, column).rstrip(".") + "; or header: false."
         rows.text = names.index(column)
+        rows.url = names.index(file.source.url_column) if file.source.url_column in names else None
     elif column.isdecimal() and 1 <= int(column) <= len(names):
         rows.text = int(column) - 1
+        url = file.source.url_column
+        rows.url = int(url) - 1 if url.isdecimal() and 1 <= int(url) <= len(names) else None
     elif len(names) > 1:
         return f"{where} has no header; set text_column to the number of a column, 1 to {len(names)}."
     return ""

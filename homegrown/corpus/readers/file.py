@@ -7,6 +7,8 @@ from homegrown.corpus import encodings
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import Stream
 
+LONGEST_URL = 8_192  # characters; a longer one counts as none
+
 
 @dataclass(frozen=True)
 class File:
@@ -36,9 +38,9 @@ class File:
         """Return bytes as text, and the number of places with invalid ones; raise Undecodable."""
         return encodings.decode(data, declared, self.source.encoding)
 
-    def document(self, text: str, replaced: int = 0) -> Document | Fault:
+    def document(self, text: str, replaced: int = 0, url: str = "") -> Document | Fault:
         """Return a document at the current position; a fault if too much of it had invalid bytes."""
-        return document(self.piece.locator, self.tally.lines, text, replaced)
+        return document(self.piece.locator, self.tally.lines, text, replaced, url)
 
     def fault(self, reason: str) -> Fault:
         """Return a fault at the current position: 0 before the first record, which means the file itself."""
@@ -50,8 +52,9 @@ class File:
         return self.fault(reason)
 
 
-def document(locator: str, position: int, text: str, replaced: int) -> Document | Fault:
+def document(locator: str, position: int, text: str, replaced: int, url: str = "") -> Document | Fault:
     """Return a document, or a fault if invalid bytes were replaced in too much of its text."""
     if replaced > encodings.MOST_REPLACED * len(text):
         return Fault(locator, position, f"invalid bytes at {replaced} of {len(text):,} characters")
-    return Document(locator, position, text, replaced)
+    url = url.encode(errors="replace").decode() if len(url) <= LONGEST_URL else ""
+    return Document(locator, position, text, replaced, url)

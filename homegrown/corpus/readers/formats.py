@@ -133,7 +133,7 @@ def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Itera
     try:
         with opened(piece.address) as stream:
             for record in _read(File(piece, stream, source, longest, tally), ""):
-                left -= len(record.text) if isinstance(record, Document) else 0
+                left -= len(record.text) + len(record.url) if isinstance(record, Document) else 0
                 if left < 0:
                     yield Fault(record.path, record.position, "yields hundreds of times its size")
                     return

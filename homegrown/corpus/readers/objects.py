@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from homegrown.config.recipe import FilesSource
 from homegrown.corpus.compression import Damaged
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.readers.json_scanner import Group, Malformed, Replaced, Scanner, TooLong, Unclosed
@@ -191,7 +192,8 @@ def _row(file: File, row: Any, what: str) -> Document | Fault:
     if not isinstance(text, str):
         return file.fault(f"the value of {column!r} is not a string")
     replaced = min(row.replaced, text.count("\ufffd")) if isinstance(row, Replaced) else 0
-    return file.document(text, replaced)
+    url = find(row, file.source.url_column)
+    return file.document(text, replaced, url if isinstance(url, str) else "")
 
 
 def find(row: Any, column: str) -> Any:
@@ -260,7 +262,7 @@ def _value(file: File, scanner: Scanner, first: int) -> Iterator[Document | Faul
         file.next()
         yield file.fault(str(error))
     else:
-        rows = _inner_rows(value, file.source.text_column)
+        rows = _inner_rows(value, file.source)
         if rows is None:
             file.next()
             yield _row(file, value, "value")
@@ -269,13 +271,14 @@ def _value(file: File, scanner: Scanner, first: int) -> Iterator[Document | Faul
                 yield _item(file, row)
 
 
-def _inner_rows(value: Any, column: str) -> list[Any] | None:
+def _inner_rows(value: Any, source: FilesSource) -> list[Any] | None:
     """Return the texts or objects in an object: an array at the column's path, within it, or under any key.
 
     None if the object has the text itself.
     """
     if not isinstance(value, dict):
         return None
+    column = source.text_column
     found = find(value, column)
     if found is not None:
         return found if isinstance(found, list) else None
@@ -284,16 +287,20 @@ def _inner_rows(value: Any, column: str) -> list[Any] | None:
         inner = find(value, ".".join(parts[:depth]))
         if isinstance(inner, list):
             rest = ".".join(parts[depth:])
-            return [_as_row(item, rest, column) for item in inner]
+            return [_as_row(item, rest, source) for item in inner]
     for inner in value.values():
         if isinstance(inner, list) and any(_has(item, column) for item in inner):
             return inner
     return None
 
 
-def _as_row(item: Any, path: str, column: str) -> Any:
-    """Return an item as an object with the value of `path` as the column's."""
-    return {column: find(item, path)} if _has(item, path) else item
+def _as_row(item: Any, path: str, source: FilesSource) -> Any:
+    """Return an item as an object with the value of `path` as the text column's, and its URL."""
+    if not _has(item, path):
+        return item
+    parent = source.text_column.removesuffix(path)
+    url = find(item, source.url_column.removeprefix(parent))
+    return {source.url_column: url, source.text_column: find(item, path)}
 
 
 def _members(file: File, scanner: Scanner) -> Iterator[Document | Fault]:
@@ -333,7 +340,7 @@ def _member_items(file: File, scanner: Scanner, key: str) -> Iterator[Document |
         if isinstance(item, Unclosed):
             raise item
         if key == first_key and rest:
-            yield _item(file, _as_row(item, rest, column))
+            yield _item(file, _as_row(item, rest, file.source))
         elif key == column or isinstance(item, Malformed | TooLong) or _has(item, column):
             yield _item(file, item)
 

@@ -20,7 +20,7 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
     import pyarrow as pa  # here: every run imports this module, even if nothing is read
     import pyarrow.parquet as pq
 
-    column = file.source.text_column
+    column, url = file.source.text_column, file.source.url_column
     with ExitStack() as open_files:
         stream = open_files.enter_context(seekable(file.stream, _SPOOLED * file.longest))
         metadata = pq.read_metadata(stream)
@@ -28,9 +28,10 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
         if problem:
             yield file.has_no_text(problem, problem)
             return
+        columns = [column, *([url] if has_text(metadata.schema.to_arrow_schema(), url) else [])]
         # Keep dictionaries: one text of a file could fill a thousand rows.
         table = open_files.enter_context(
-            pq.ParquetFile(stream, metadata=metadata, buffer_size=BUFFER, pre_buffer=False, read_dictionary=[column])
+            pq.ParquetFile(stream, metadata=metadata, buffer_size=BUFFER, pre_buffer=False, read_dictionary=columns)
         )
         before = sum(metadata.row_group(i).num_rows for i in range(file.piece.start))
         for group in range(table.num_row_groups)[file.piece.start : file.piece.stop]:
@@ -39,8 +40,8 @@ def read_parquet(file: File) -> Iterator[Document | Fault]:
             size = metadata.row_group(group).total_byte_size / max(1, metadata.row_group(group).num_rows)
             rows = max(1, min(4096, int(8 * BUFFER / max(1, size))))
             try:
-                for batch in table.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
-                    yield from _texts(file, column_of(batch, column))
+                for batch in table.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+                    yield from _texts(file, batch)
             except (pa.ArrowException, OSError) as error:
                 file.next()
                 yield file.fault(f"the row group cannot be read from here on: {first_line(error)}")
@@ -57,7 +58,7 @@ def read_arrow(file: File) -> Iterator[Document | Fault]:
             return
         for batch in batches:
             batch.validate(full=True)  # else offsets out of bounds would be read
-            yield from _texts(file, column_of(batch, column))
+            yield from _texts(file, batch)
 
 
 def _arrow(stream: Stream) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
@@ -72,18 +73,19 @@ def _arrow(stream: Stream) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
     return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
-def _texts(file: File, values: "pa.Array") -> Iterator[Document | Fault]:
-    for text in texts(values):
+def _texts(file: File, batch: "pa.RecordBatch") -> Iterator[Document | Fault]:
+    values = texts(column_of(batch, file.source.text_column))
+    for text, url in zip(values, urls(batch, file.source.url_column), strict=True):
         file.next()
         file.tally.texts += 1
-        yield text_row(file.piece.locator, text, file.source.text_column, file.tally.lines)
+        yield text_row(file.piece.locator, text, file.source.text_column, file.tally.lines, url)
 
 
-def text_row(locator: str, text: bytes | None, column: str, number: int) -> Document | Fault:
-    """Return the document or fault of one value that `texts` returns."""
+def text_row(locator: str, text: bytes | None, column: str, number: int, url: bytes | None) -> Document | Fault:
+    """Return the document or fault of one value that `texts` returns, with its URL."""
     if text is None:
         return Fault(locator, number, f"{column!r} is null")
-    return document(locator, number, *decode_utf8(text))
+    return document(locator, number, *decode_utf8(text), decode_utf8(url or b"")[0])
 
 
 def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
@@ -103,6 +105,11 @@ def column_problem(where: str, schema: "pa.Schema", column: str) -> str:
     if not any(is_text(inner) for is_text in _text_types()):
         return f"Column {column!r} of {where} has type {kind}, not text; set another text_column."
     return ""
+
+
+def has_text(schema: "pa.Schema", column: str) -> bool:
+    """Return whether `schema` has a text `column`."""
+    return not column_problem("", schema, column)
 
 
 def _path(names: list[str], column: str) -> list[str]:
@@ -133,6 +140,16 @@ def column_of(table: "pa.Table | pa.RecordBatch", column: str) -> "pa.Array":
 def no_column(where: str, names: list[str], column: str) -> str:
     """Return an error message for a missing text column."""
     return f"{where} has no column {column!r}; set text_column to one of: {' '.join(', '.join(names)[:300].split())}."
+
+
+def urls(batch: "pa.RecordBatch | pa.Table", column: str) -> list[bytes | None]:
+    """Return the values of a text column of URLs, None for each row without it."""
+    import pyarrow as pa
+
+    if not has_text(batch.schema, column):
+        return [None] * len(batch)
+    values = column_of(batch, column)
+    return texts(values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values)
 
 
 def texts(column: "pa.Array") -> list[bytes | None]:

@@ -58,4 +58,4 @@ def _document(file: File, page: web_archive.Page) -> Document | Fault:
         return file.fault(str(error))
     except Exception as error:  # of an HTML parser
         return file.fault(f"the page cannot be read: {error.__class__.__name__}: {first_line(error)}")
-    return file.document(text, replaced) if text or not is_page else file.fault(_NO_TEXT)
+    return file.document(text, replaced, page.url) if text or not is_page else file.fault(_NO_TEXT)

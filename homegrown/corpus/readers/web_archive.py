@@ -18,7 +18,7 @@ PAGES = frozenset({"text/html", "application/xhtml+xml"})
 
 _WANTED = frozenset({"response", "conversion", "resource"})
 _WARC = re.compile(rb"WARC/\d\.\d+\s*\Z")
-_ARC = re.compile(rb"[a-z][a-z0-9+.-]*:\S* \S+ \d{8,14} (\S+) (?:.* )?(\d+)\s*\Z", re.IGNORECASE)
+_ARC = re.compile(rb"([a-z][a-z0-9+.-]*:\S*) \S+ \d{8,14} (\S+) (?:.* )?(\d+)\s*\Z", re.IGNORECASE)
 _INNER = re.compile(rb"\nWARC/\d\.\d+\r?\n")  # a head in the block of another record, whose length is wrong
 _MEMBER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")  # the start of a member of gzip
 _CHECKSUM = re.compile(r"incorrect (data|length) check")  # zlib's messages: any byte of the member may be wrong
@@ -33,8 +33,9 @@ _WRONG_LENGTH = "the record's length is wrong"
 
 @dataclass(frozen=True)
 class Page:
-    """A page or plain text of an archive: media type, encoding if known, and its bytes."""
+    """A page or plain text of an archive: its address ("": none), media type, encoding if known, and bytes."""
 
+    url: str
     kind: str
     charset: str | None
     data: bytes
@@ -59,6 +60,7 @@ class _Head:
     kind: str  # of the record
     media: str
     length: int | None
+    url: str = ""
 
 
 @dataclass
@@ -204,7 +206,7 @@ def _head(source: _Source, line: bytes) -> _Head | None:
     arc = _ARC.match(line)
     if arc:
         kind = "warcinfo" if line.startswith(b"filedesc:") else "response"
-        return _Head(kind, arc[1].decode("latin-1"), int(arc[2]))
+        return _Head(kind, arc[2].decode("latin-1"), int(arc[3]), arc[1].decode(errors="replace"))
     if not _WARC.match(line):
         return None
     lines: list[bytes] = []
@@ -219,6 +221,7 @@ def _head(source: _Source, line: bytes) -> _Head | None:
         fields.get("warc-type", "").lower(),
         fields.get("content-type", ""),
         int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None,
+        fields.get("warc-target-uri", "").strip("<> "),
     )
 
 
@@ -263,7 +266,7 @@ def _interpreted(head: _Head, block: bytes, longest: int) -> Page | Wrong | Othe
         return Wrong(f"the page's {encoding} encoding is damaged: {first_line(error)}")
     if len(body) > longest:
         return Wrong(f"longer than {longest / MEGABYTE:g} MB (max_document_mb)")
-    return Page(kind, _charset(media), body)
+    return Page(head.url, kind, _charset(media), body)
 
 
 def _split(block: bytes) -> tuple[bytes, bytes]:
