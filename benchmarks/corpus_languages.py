@@ -85,6 +85,7 @@ def _kept(documents: list[tuple[str, str, str]], definition: str) -> set[int]:
         [language for language, *_ in documents],
         [kind for _, kind, _ in documents],
         list(range(len(documents))),
+        [None] * len(documents),
     ]
     with TemporaryDirectory() as folder, process_pool(1) as executor:
         write_parquet(Path(folder) / "in" / "documents" / "part-00000.parquet", pa.table(columns, schema=SCHEMA))

@@ -84,7 +84,14 @@ def synthesize(folder: Path, count: int, seed: int = 1) -> Truth:
             texts.append(vocabulary[own].tobytes()[:-1])
             ids.append(f"{document:032x}")
         n = len(texts)
-        columns = [ids, pa.array(texts, pa.binary()).cast(pa.string()), ["synthetic"] * n, ["x"] * n, range(n)]
+        columns = [
+            ids,
+            pa.array(texts, pa.binary()).cast(pa.string()),
+            ["synthetic"] * n,
+            ["x"] * n,
+            range(n),
+            [None] * n,
+        ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         path = folder / "documents" / f"part-{number:05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,7 @@ def documents(store: Store, root: Path) -> None:
                 ["real"] * len(part),
                 ["x"] * len(part),
                 list(range(1, len(part) + 1)),
+                [None] * len(part),
             ]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
             write_parquet(out / "documents" / f"part-{number:05d}.parquet", pa.table(arrays, schema=SCHEMA))

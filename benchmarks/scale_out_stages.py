@@ -105,7 +105,7 @@ def made_up(folder: Path, count: int) -> Results:
             texts.append(vocabulary[own].tobytes()[:-1])
         ids = [sha256(f"{number} {row}".encode()).hexdigest()[:32] for row in range(size)]
         places = [["made-up"] * size, ["x"] * size, range(number * _PART, number * _PART + size)]
-        columns = [ids, pa.array(texts, pa.binary()).cast(pa.string()), *places]
+        columns = [ids, pa.array(texts, pa.binary()).cast(pa.string()), *places, [None] * size]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         write_parquet(folder / "documents" / f"part-{number:05d}.parquet", pa.table(arrays, schema=SCHEMA))
     return {}
