@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from pydantic import ValidationError
 
 from flows.lifetime import after_cancellation, after_crash, begin
@@ -82,4 +83,4 @@ def adapt(
     """
     begin()
     changes = [*adaptation_changes(base, data, replay), *changes]
-    return run_chain(change_recipe(recipe, changes), until, from_stage, force)
+    return run_chain(change_recipe(recipe, changes, get_run_logger().warning), until, from_stage, force)

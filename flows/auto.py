@@ -75,4 +75,4 @@ def auto(
     budget = Budget.of(time, size, tokens)
     before, after = dial.split(changes)
     incomplete = change_recipe(recipe, [*text_changes(data), *before])
-    return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, dial.show))
+    return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, dial.show, dial.note))

@@ -3,6 +3,7 @@
 from functools import partial
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows.finetune import Made, check_base, check_force, context_of, finish, first_stages, last_stages, start
@@ -48,7 +49,7 @@ def dpo(
         recipe: All settings of the run.
     """
     begin()
-    recipe = change_recipe(recipe, [*changes, *([f"base={base}"] if base else [])])
+    recipe = change_recipe(recipe, [*changes, *([f"base={base}"] if base else [])], get_run_logger().warning)
     stages = stages_of(recipe)
     check_force(stages, force)
     check_base(recipe)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows.lifetime import after_cancellation, after_crash, begin
@@ -102,7 +103,7 @@ def finetune(
         recipe: All settings of the run.
     """
     begin()
-    recipe = change_recipe(recipe, [*changes, *([f"base={base}"] if base else [])])
+    recipe = change_recipe(recipe, [*changes, *([f"base={base}"] if base else [])], get_run_logger().warning)
     stages = stages_of(recipe)
     check_force(stages, force)
     check_base(recipe)

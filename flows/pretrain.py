@@ -233,7 +233,7 @@ def pretrain(
         recipe: All settings of the run.
     """
     begin()
-    return run_chain(change_recipe(recipe, changes), until, from_stage, force)
+    return run_chain(change_recipe(recipe, changes, get_run_logger().warning), until, from_stage, force)
 
 
 def run_chain(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
@@ -23,10 +24,12 @@ def split(changes: list[str]) -> tuple[list[str], list[str]]:
     return [change for change in changes if change not in after], after
 
 
-def choose(budget: Budget, changes: list[str], shown: Callable[[Dialed], None]) -> Callable[[Recipe, Handle], Recipe]:
+def choose(
+    budget: Budget, changes: list[str], shown: Callable[[Dialed], None], note: Callable[[str], None]
+) -> Callable[[Recipe, Handle], Recipe]:
     """Return what completes a recipe once its text is known: the choice for the budget, with `changes` made to it.
 
-    Without an artifact of the text, as in a dry run, its size is estimated.
+    Without an artifact of the text, as in a dry run, its size is estimated. `note` gets what follows from `changes`.
     """
 
     def complete(recipe: Recipe, shards: Handle) -> Recipe:
@@ -35,7 +38,7 @@ def choose(budget: Budget, changes: list[str], shown: Callable[[Dialed], None]) 
         speed = speed_of(store(), change_recipe(recipe, precision), machine)
         found = dial(recipe, budget, _facts(recipe, shards), speed, machine)
         shown(found)
-        return change_recipe(found.recipe, changes)
+        return change_recipe(found.recipe, changes, note)
 
     return complete
 
@@ -51,3 +54,9 @@ def show(found: Dialed) -> None:
     chosen = table(found)
     print_table(chosen)
     create_markdown_artifact(table_as_markdown(chosen), "dial", f"{found.recipe.name}: what was chosen, and why")
+
+
+def note(message: str) -> None:
+    """Print a message and add it to the log of the run."""
+    print(message)
+    get_run_logger().warning(message)

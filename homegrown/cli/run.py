@@ -105,7 +105,7 @@ def run(
         if pipeline != AUTO:
             return stages, lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
         Budget.of(time, size, tokens)
-        change_recipe(recipe, [*text_changes(data), *changes])
+        change_recipe(recipe, [*text_changes(data), *changes], note=lambda _: None)
         return stages, lambda: auto(
             time=time,
             size=size,
@@ -147,13 +147,13 @@ def _print_choice(
     from tasks import dial
 
     def show(found: Dialed) -> None:
-        values = change_recipe(found.recipe, after).model_dump(mode="json")
+        values = change_recipe(found.recipe, after, note=lambda _: None).model_dump(mode="json")
         click.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120))
         print_table(table(found))
         click.echo()
 
     before, after = dial.split(changes)
-    complete = dial.choose(budget, after, show)
+    complete = dial.choose(budget, after, show, click.echo)
     _print_plan(change_recipe(recipe, before), until, from_stage, force, complete)
 
 

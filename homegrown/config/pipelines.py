@@ -1,7 +1,8 @@
 """Recipes by name from the Prefect deployment file, with single settings changed."""
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +23,17 @@ _PRETRAIN, _ADAPT = "flows.pretrain.pretrain", "flows.adapt.adapt"
 _FINETUNE, _DPO = "flows.finetune.finetune", "flows.dpo.dpo"
 _AUTO = "flows.auto.auto"
 """Entry points of the flows with a recipe; deployments of fine-tuning and DPO have the names of others."""
+_WARMUP_SHARE = 10
+"""A shortened training warms up for at most a tenth of its steps, as one by `epochs` does."""
+_log = logging.getLogger(__name__)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The C parser where PyYAML was built with it: .02 instead of .17 s for `pipelines.yaml`, at each command."""
 
 
 def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
     """Return the recipe of the deployment `name` in `file`, with `changes` such as `training.max_steps=200`.
+
+    A warm-up that `changes` do not set follows fewer steps, which is logged.
 
     Raises:
         UserError: the file, the pipeline or a changed setting does not exist, or a value has the wrong type.
@@ -99,8 +105,10 @@ def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
     return load_recipe(name, file=file).model_dump(mode="json")
 
 
-def change_recipe(recipe: AnyRecipe, changes: Iterable[str]) -> AnyRecipe:
+def change_recipe(recipe: AnyRecipe, changes: Iterable[str], note: Callable[[str], None] = _log.warning) -> AnyRecipe:
     """Return the recipe with `changes` such as `training.max_steps=200`.
+
+    A warm-up that they do not set follows fewer steps; `note` is called with a message then.
 
     Raises:
         UserError: a changed setting does not exist, or a value has the wrong type.
@@ -108,7 +116,7 @@ def change_recipe(recipe: AnyRecipe, changes: Iterable[str]) -> AnyRecipe:
     changes = list(changes)
     if not changes:
         return recipe
-    return _changed(type(recipe), recipe.model_dump(mode="json"), changes, f"The recipe {recipe.name!r}")
+    return _changed(type(recipe), recipe.model_dump(mode="json"), changes, f"The recipe {recipe.name!r}", note)
 
 
 def pipeline_names(file: Path = PIPELINES) -> list[str]:
@@ -164,12 +172,22 @@ def _deployed(kind: type[AnyRecipe], entrypoint: str, name: str, changes: Iterab
     return _changed(kind, values[name], changes, f"The recipe of {flow}/{name} in {file}")
 
 
-def _changed(kind: type[AnyRecipe], values: dict[str, Any], changes: Iterable[str], what: str) -> AnyRecipe:
+def _changed(
+    kind: type[AnyRecipe],
+    values: dict[str, Any],
+    changes: Iterable[str],
+    what: str,
+    note: Callable[[str], None] = _log.warning,
+) -> AnyRecipe:
     changes, unchanged, values = list(changes), values, _copy(values)
     for change in changes:
         _apply(values, change)
+    following = _shorten_warmup(values, unchanged, changes)
     try:
-        return kind.model_validate(values)
+        recipe = kind.model_validate(values)
+        if following:
+            note(following)
+        return recipe
     except ValidationError as error:
         if changes and _is_valid(kind, unchanged):
             subject = f"{', '.join(shown(repr(change)) for change in changes)} of {what[0].lower()}{what[1:]}"
@@ -184,6 +202,24 @@ def _is_valid(kind: type[AnyRecipe], values: dict[str, Any]) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def _shorten_warmup(values: dict[str, Any], unchanged: dict[str, Any], changes: list[str]) -> str | None:
+    """Shorten the warm-up in `values` if `changes` lower max_steps and do not set it; return a message then."""
+    names = {change.partition("=")[0].strip() for change in changes}
+    if "training.max_steps" not in names or names & {"training", "training.warmup_steps"}:
+        return None
+    training, before = values["training"], unchanged["training"]
+    steps, own = training["max_steps"], training.get("warmup_steps")
+    if training.get("epochs") is not None or not (isinstance(steps, int) and isinstance(own, int)):
+        return None
+    if not 0 < steps < before["max_steps"] or own <= steps // _WARMUP_SHARE:
+        return None
+    warmup = training["warmup_steps"] = steps // _WARMUP_SHARE
+    return (
+        f"training.warmup_steps is {warmup:,}, not {own:,}: at most a tenth of max_steps ({steps:,}); set it to change "
+        "that."
+    )
 
 
 def _copy(value: Any) -> Any:

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from homegrown.config.finetune_recipe import DpoRecipe, FinetuneRecipe
-from homegrown.config.pipelines import PIPELINES, load_dpo, load_finetuning, load_recipe, recipe_values
+from homegrown.config.pipelines import PIPELINES, change_recipe, load_dpo, load_finetuning, load_recipe, recipe_values
 from homegrown.config.recipe import Recipe
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
@@ -120,6 +120,36 @@ def test_a_change_is_made_in_one_recipe_only() -> None:
     assert changed.ingest.sources[0].limit_mb == 3
     assert changed.training.learning_rate == before.training.learning_rate
     assert load_recipe("tiny") == before
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large", "classic-large", "starter"])
+def test_three_steps_are_one_change_of_every_preset(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    own = load_recipe(name).training.warmup_steps
+    shortened = load_recipe(name, ["training.max_steps=3"]).training
+    assert (shortened.max_steps, shortened.warmup_steps) == (3, 0)
+    (said,) = caplog.messages
+    assert said.startswith(f"training.warmup_steps is 0, not {own:,}: at most a tenth of max_steps (3)")
+
+
+def test_warmup_follows_fewer_steps_unless_it_is_set(caplog: pytest.LogCaptureFixture) -> None:
+    assert load_recipe("medium", ["training.max_steps=1000"]).training.warmup_steps == 100
+    caplog.clear()
+    for changes, warmup in (
+        (["training.max_steps=4200"], 420),
+        (["training.max_steps=20000"], 420),
+        (["training.max_steps=1000", "training.warmup_steps=300"], 300),
+        (["training.warmup_steps=300", "training.max_steps=1000"], 300),
+    ):
+        assert load_recipe("medium", changes).training.warmup_steps == warmup
+    assert not caplog.messages
+    with pytest.raises(UserError, match=r"warmup_steps \(420\) must be less than max_steps \(3\)"):
+        load_recipe("medium", ["training.max_steps=3", "training.warmup_steps=420"])
+    noted: list[str] = []
+    assert change_recipe(load_recipe("small"), ["training.max_steps=3"], noted.append).training.warmup_steps == 0
+    assert len(noted) == 1
+    assert not caplog.messages
+    by_epochs = load_finetuning("small", ["training.max_steps=3", "training.warmup_steps=2"]).training
+    assert by_epochs.resolved(320).warmup_steps == 2  # epochs counts there
 
 
 @pytest.mark.parametrize(

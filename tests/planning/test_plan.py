@@ -193,6 +193,13 @@ def test_the_command_prints_a_table_and_json(store: Store) -> None:
     assert told["cost"]["kilowatt_hours"] > 0
 
 
+def test_the_command_says_what_follows_from_fewer_steps(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--artifacts", str(store.root), "plan", "large", "--set", "training.max_steps=3", "--gpu", "h100"]
+    shown = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert shown.stderr.startswith("training.warmup_steps is 0, not 1,000: at most a tenth of max_steps (3)")
+    assert json.loads(shown.stdout)["steps"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -147,7 +147,9 @@ def test_all_pipelines_deploy_and_a_wrong_setting_is_refused(prefect_server: str
 
 
 @pytest.mark.slow
-def test_a_run_changes_one_setting_and_keeps_what_it_ran(in_prefect: Store, tmp_path: Path) -> None:
+def test_a_run_changes_one_setting_and_keeps_what_it_ran(
+    in_prefect: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_corpus(tmp_path / "data")
     recipe = small_recipe(tmp_path / "data")
     with pytest.raises(UserError, match="nowhere"):
@@ -162,7 +164,8 @@ def test_a_run_changes_one_setting_and_keeps_what_it_ran(in_prefect: Store, tmp_
 
     pretrain(recipe=recipe, until="ingest", changes=["ingest.shard_mb=0.1", "training.max_steps=7"])
     record = list(runs.recorded(in_prefect).values())[-1]
-    assert record.recipe == small_recipe(tmp_path / "data", "ingest.shard_mb=0.1", "training.max_steps=7").model_dump(
-        mode="json"
-    )
+    # The warm-up follows, and the run's log says so.
+    expected = ("ingest.shard_mb=0.1", "training.max_steps=7", "training.warmup_steps=0")
+    assert record.recipe == small_recipe(tmp_path / "data", *expected).model_dump(mode="json")
+    assert any("training.warmup_steps is 0, not 2" in message for message in caplog.messages)
     assert in_prefect.resolve("ingest").manifest.settings["settings"]["shard_mb"] == 0.1
