@@ -1,11 +1,16 @@
 """`homegrown sql`: DuckDB over views of every artifact."""
 
+import re
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
 
 _MOST_ROWS, _MOST_CHARACTERS = 40, 300  # in a terminal, the latter of a cell
 
@@ -21,7 +26,8 @@ def sql(store: Store, statement: str, as_csv: bool) -> None:
 
     `dedup.dropped` is a table of the latest dedup, `"dedup@3".dropped` of its version 3; `artifacts`, `files`, `runs`
     and `SHOW ALL TABLES` list what exists. `documents`, `dropped` (of every stage, with `stage` and `reason`),
-    `quarantine` and `shards` (with `split`) belong to the latest corpus.
+    `quarantine` and `shards` (with `split`) belong to the latest corpus. `ratings` has the answers to `homegrown
+    rate`, `feedback` the pairs of `homegrown feedback`.
 
     Documents similar to one, by the signatures of dedup:
 
@@ -36,9 +42,22 @@ def sql(store: Store, statement: str, as_csv: bool) -> None:
     from homegrown.store import catalog
 
     with catalog.connect(store) as connection:
+        # Only if it is meant: reading it decides which new pairs are held out.
+        if re.search(r"\b(feedback|tables)\b", statement, re.IGNORECASE):
+            _add_feedback(connection, store)
         if as_csv:
             catalog.write_csv(connection, statement, sys.stdout)
         else:
             table = catalog.table_of(connection, statement, _MOST_ROWS if sys.stdout.isatty() else None)
             if table:
                 print_table(table, most=_MOST_CHARACTERS)
+
+
+def _add_feedback(connection: "duckdb.DuckDBPyConnection", store: Store) -> None:
+    """Add the view `feedback`: a row for each pair."""
+    import pyarrow as pa
+
+    from homegrown.rating.feedback import PAIRS, Feedback
+
+    rows = [pair.row() for pair in Feedback(store).pairs().pairs]
+    connection.register("feedback", pa.Table.from_pylist(rows, schema=PAIRS))

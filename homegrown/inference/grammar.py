@@ -53,6 +53,8 @@ def json_rule(schema: Any) -> str:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise UserError(f"The schema is malformed at {error.json_path}: {error.message}.") from None
+    except RecursionError:
+        raise UserError("The schema is nested too deeply; send a flatter one.") from None
     rule = _json(schema if _combined(schema) else _closed(schema))
     if problem := _problem(f"start: {rule}"):
         raise UserError(f"The schema cannot be used at {_place(schema, '$')}: {_reason(problem)}.")
@@ -116,6 +118,10 @@ class Grammars:
         matcher = LLMatcher(self._vocabulary, LLMatcher.grammar_from_lark(text), log_level=0)
         if matcher.is_error():
             raise UserError(f"The grammar cannot be used: {_reason(matcher.get_error())}.")
+        start = matcher.deep_copy()
+        start.compute_bitmask()
+        if start.is_stopped() and not start.is_accepting():
+            raise UserError("The grammar allows no output; check it for a rule that refers to itself.")
         return Grammar(text, self._vocabulary.vocab_size, matcher)
 
 

@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from homegrown.rating.ratings import CRITERIA, all_answers
 from homegrown.store.artifacts import RATINGS, Store
 from homegrown.util.errors import UserError
@@ -29,8 +31,20 @@ _HELD_OUT_EVERY = 5
 _LEAST_DIFFERENCE = 1.0
 """Between the mean scores of two answers that make a pair."""
 
+_OF_ANSWER = (("", pa.string()), ("_model", pa.string()), ("_seed", pa.int64()))
+
 _ANSWERS = "answers@"
 """The beginning of the systems whose completions answer questions."""
+
+PAIRS = pa.schema(
+    [
+        ("given", pa.timestamp("us", tz="UTC")),
+        *((name, pa.string()) for name in ("kind", "prompt", "question")),
+        *((f"{answer}{field}", kind) for answer in ("chosen", "rejected") for field, kind in _OF_ANSWER),
+        ("held_out", pa.bool_()),
+    ]
+)
+"""Columns of the table of pairs."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS feedback (
@@ -79,6 +93,18 @@ class RatedPair:
             "source": self.kind,
             "models": {name: {"model": one.model, "seed": one.seed, **one.settings} for name, one in answers.items()},
         }
+
+    def row(self) -> dict[str, Any]:
+        """Return the pair as a row of `PAIRS`; the prompt is JSON, the question its last message."""
+        row: dict[str, Any] = {
+            "given": self.given,
+            "kind": self.kind,
+            "prompt": json.dumps(self.prompt, ensure_ascii=False),
+        }
+        row |= {"question": self.prompt[-1]["content"], "held_out": self.held_out}
+        for name, one in (("chosen", self.chosen), ("rejected", self.rejected)):
+            row |= {name: one.text, f"{name}_model": one.model, f"{name}_seed": one.seed}
+        return row
 
 
 @dataclass(frozen=True)

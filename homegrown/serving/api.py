@@ -1,24 +1,24 @@
 """The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import fastapi
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import StreamingResponse
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from homegrown.inference.engine import Request
@@ -46,6 +46,7 @@ from homegrown.serving.wire import (
     EmbeddingsBody,
     TokenizeBody,
     conversation,
+    reason,
 )
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
@@ -53,6 +54,7 @@ from homegrown.util.guard import Policy, SameOrigin
 from homegrown.util.seeds import derive
 
 _T = TypeVar("_T")
+_Route = TypeVar("_Route", bound=Callable[..., Any])
 
 _REFUSALS: dict[Reason, tuple[int, str, str | None]] = {
     "unknown_model": (404, "invalid_request_error", "model_not_found"),
@@ -69,8 +71,6 @@ _RETRY = {"Retry-After": "1"}
 
 _OLLAMA = "0.6.0"
 """The version of Ollama whose API this is; its clients compare it."""
-
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def application(
@@ -95,7 +95,13 @@ def application(
     app.add_middleware(AnswerCount, metrics=service.metrics)
     if origins:
         # The browser asks first, without the key, whether a page of another origin may send it.
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_private_network=True,
+        )
     app.add_middleware(SameOrigin, allowed=origins)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Policy)
@@ -104,7 +110,7 @@ def application(
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    read = partial(app.api_route, methods=["GET", "HEAD"])
+    read = partial(_reader, app)
 
     @read("/v1/models")
     async def models() -> dict[str, Any]:
@@ -112,7 +118,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         data = [model_object(service.model(name), name) for name in (*service.names, *service.listed_aliases)]
         return {"object": "list", "data": data}
 
-    @read("/v1/models/{name}")
+    @read("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """Return a model."""
         return model_object(service.model(name), name)
@@ -183,23 +189,20 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     _add_ollama(app, service)
 
-    async def elsewhere(http: fastapi.Request) -> Response:
-        """Refuse a path or a method that no route has."""
-        routes = [route for route in app.routes if isinstance(route, APIRoute)]
-        found = [route for route in routes if route.matches(http.scope)[0] is Match.PARTIAL]
-        if not found:
-            raise HTTPException(404, f"The path {http.url.path} does not exist; see /openapi.json.")
-        allowed = ", ".join(sorted({method for route in found for method in route.methods or ()}))
-        message = f"{http.url.path} does not take {http.method}; use {allowed}."
-        raise HTTPException(405, message, {"Allow": allowed})
 
-    for path in ("/v1/{rest:path}", "/v1", "/api/{rest:path}", "/health", "/metrics", "/tokenize", "/detokenize"):
-        app.add_route(path, elsewhere, methods=_METHODS)
+def _reader(app: FastAPI, path: str) -> Callable[[_Route], _Route]:
+    """Return a decorator that adds a route for GET and HEAD; only the first is in the schema."""
+
+    def add(function: _Route) -> _Route:
+        app.head(path, include_in_schema=False)(function)
+        return app.get(path)(function)
+
+    return add
 
 
 def _add_ollama(app: FastAPI, service: Service) -> None:
     """Add the routes of Ollama's API."""
-    read = partial(app.api_route, methods=["GET", "HEAD"])
+    read = partial(_reader, app)
 
     @read("/api/version")
     async def version() -> dict[str, str]:
@@ -221,7 +224,8 @@ def _add_ollama(app: FastAPI, service: Service) -> None:
     @app.post("/api/show")
     async def show(body: ollama.ShowBody) -> dict[str, Any]:
         """Describe a model."""
-        return ollama.shown(service.model(body.model), service.context(body.model), service.chat(body.model).template)
+        name = body.model or body.name
+        return ollama.shown(service.model(name), service.context(name), service.chat(name).template)
 
     @app.post("/api/chat")
     async def chat(body: ollama.ChatBody, http: fastapi.Request) -> Response:
@@ -282,7 +286,7 @@ async def _answer(
     choices: Sequence[Choice],
 ) -> Response:
     """Submit all requests or none; return the response, streamed or complete."""
-    prompt_field = "prompt" if isinstance(body, CompletionBody) else "messages"
+    prompt_field = objects.prompt_field
     if len(requests) > (most := service.capacity(body.model)):
         message = f"{len(requests)} choices exceed this server's {most} at a time; reduce them, or raise --queue."
         raise Refused(message, "invalid", "n" if body.n > 1 else prompt_field)
@@ -382,15 +386,33 @@ class _EventStream(StreamingResponse):
 def _add_errors(app: FastAPI) -> None:
     async def answer(http: fastapi.Request, error: Exception) -> Response:
         status, body, headers = _error(error)
-        if isinstance(error, RequestValidationError) and not _says_json(http):
-            message = "The header Content-Type is not application/json; send it with the body."
-            status, body = 415, error_object(message, "invalid_request_error", None, None)
+        message = None
+        if status == 400 and http.headers.get("content-encoding", "identity") != "identity":
+            status, message = 415, "The header Content-Encoding is not supported; send the body uncompressed."
+        elif isinstance(error, RequestValidationError) and not _says_json(http):
+            status, message = 415, "The header Content-Type is not application/json; send it with the body."
+        elif isinstance(error, HTTPException) and str(error.detail) == HTTPStatus(error.status_code).phrase:
+            message, headers = _no_route(app, http, headers)
+        if message:
+            body = error_object(message, "invalid_request_error", None, None)
         if http.url.path.startswith("/api/"):
             body = {"error": body["error"]["message"]}  # as Ollama has it
         return JSONResponse(body, status, headers)
 
-    for kind in (UserError, RequestValidationError, ValidationError, HTTPException, Exception):
+    kinds = (UserError, RequestValidationError, ValidationError, UnicodeEncodeError, HTTPException, Exception)
+    for kind in kinds:
         app.add_exception_handler(kind, answer)
+
+
+def _no_route(app: FastAPI, http: fastapi.Request, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Return the message and headers for a path or a method that no route has."""
+    path, routes = http.url.path, [route for route in app.routes if isinstance(route, Route)]
+    found = [route for route in routes if route.matches(http.scope)[0] is Match.PARTIAL]
+    allowed = ", ".join(sorted({method for route in found for method in route.methods or ()}))
+    if allowed:
+        return f"{path} does not take {http.method}; use {allowed}.", {**headers, "Allow": allowed}
+    hint = f"OpenAI's API has /v1{path}" if f"/v1{path}" in {route.path for route in routes} else "see /openapi.json"
+    return f"The path {path} does not exist; {hint}.", headers
 
 
 def _says_json(http: fastapi.Request) -> bool:
@@ -400,6 +422,8 @@ def _says_json(http: fastapi.Request) -> bool:
 
 def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Return the status, the body in OpenAI's shape, and headers."""
+    if isinstance(error, UnicodeEncodeError):
+        error = Refused("The text has an unpaired surrogate; send valid Unicode.", "invalid")
     if isinstance(error, Refused):
         status, kind, code = _REFUSALS[error.reason]
         return status, error_object(str(error), kind, error.field, code), _RETRY if status in (429, 503) else {}
@@ -410,12 +434,15 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         if first["type"] == "json_invalid":
             message = f"The body is not valid JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
             return 400, error_object(message, "invalid_request_error", None, None), {}
-        # A body of another API, translated, has no place of its own in the request.
-        place = first["loc"][1:] if isinstance(error, RequestValidationError) else first["loc"]
-        field = ".".join(str(part) for part in place) or None
-        message = f"{field or 'The body'}: {first['msg']}."
+        field = ".".join(str(part) for part in first["loc"][1:]) or None
+        message = f"{field}: {reason(first)}." if field else "The body is not a JSON object; send one."
         return 400, error_object(message, "invalid_request_error", field, None), {}
     if isinstance(error, HTTPException):
-        body = error_object(str(error.detail), "invalid_request_error", None, None)
+        message = str(error.detail)
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            message = f"The body is not UTF-8 at byte {error.__cause__.start}; send JSON in UTF-8."
+        elif isinstance(error.__cause__, RecursionError):
+            message = "The body is nested too deeply; send a flatter one."
+        body = error_object(message, "invalid_request_error", None, None)
         return error.status_code, body, dict(error.headers or {})
     return 500, error_object("The server failed; see its log.", "server_error", None, None), {}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import Any, ClassVar, Literal
@@ -9,9 +10,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from homegrown.inference.streaming import Chunk
+from homegrown.serving.refusal import Refused
 from homegrown.serving.responses import Choice
 from homegrown.serving.service import Model
-from homegrown.serving.wire import ChatCompletionBody, CompletionBody, Fields
+from homegrown.serving.wire import ChatCompletionBody, CompletionBody, Fields, translated
 
 _DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's, where they differ from OpenAI's."""
@@ -50,6 +52,13 @@ class Options(Fields):
         return {**_DEFAULTS, **given}
 
 
+_NAMES = {name: f"options.{name}" for name in Options.model_fields} | {
+    "max_tokens": "options.num_predict",
+    "repetition_penalty": "options.repeat_penalty",
+}
+"""Ollama's names of OpenAI's fields."""
+
+
 class _Ollama(Fields):
     without_effect = frozenset({"keep_alive"})
     neutral: ClassVar[Mapping[str, Any]] = {
@@ -77,8 +86,10 @@ class _Ollama(Fields):
         found["stream_options"] = {"include_usage": True}
         if self.format == "json":
             found["response_format"] = {"type": "json_object"}
-        elif self.format not in (None, ""):
+        elif isinstance(self.format, dict):
             found["guided_json"] = self.format
+        elif self.format not in (None, ""):
+            raise Refused("format: Give json or a JSON schema.", "invalid", "format")
         return found
 
 
@@ -92,10 +103,10 @@ class GenerateBody(_Ollama):
     def translated(self) -> ChatCompletionBody | CompletionBody:
         """Return the same request in OpenAI's shape: a completion if it is `raw`, otherwise a chat."""
         if self.raw:
-            return CompletionBody.model_validate({**self._common(), "prompt": self.prompt})
+            return translated(CompletionBody, {**self._common(), "prompt": self.prompt}, _NAMES)
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         messages = [*system, {"role": "user", "content": self.prompt}]
-        return ChatCompletionBody.model_validate({**self._common(), "messages": messages})
+        return translated(ChatCompletionBody, {**self._common(), "messages": messages}, _NAMES)
 
 
 class ChatBody(_Ollama):
@@ -106,21 +117,24 @@ class ChatBody(_Ollama):
 
     def translated(self) -> ChatCompletionBody:
         """Return the same request in OpenAI's shape."""
-        messages, count = [], 0
-        for sent in self.messages:
+        messages = []
+        for number, sent in enumerate(self.messages):
             message = {name: value for name, value in sent.items() if value not in (None, [], "") or name == "content"}
-            calls = []
-            for call in message.pop("tool_calls", []):
-                function = dict(call.get("function") or {})
-                arguments = json.dumps(function.get("arguments") or {})
-                calls.append(
-                    {"id": f"call_{count}", "function": {"name": function.get("name"), "arguments": arguments}}
-                )
-                count += 1
+            if "tool_calls" in message:
+                with suppress(AttributeError, TypeError):  # a malformed one is refused below
+                    calls = enumerate(message["tool_calls"])
+                    message["tool_calls"] = [_call(f"call_{number}_{place}", call["function"]) for place, call in calls]
             if "tool_name" in message:
                 message["name"] = message.pop("tool_name")
-            messages.append({**message, "tool_calls": calls})
-        return ChatCompletionBody.model_validate({**self._common(), "messages": messages, "tools": self.tools})
+            messages.append(message)
+        fields = {**self._common(), "messages": messages, "tools": self.tools}
+        return translated(ChatCompletionBody, fields, _NAMES)
+
+
+def _call(name: str, function: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool call in OpenAI's shape, whose arguments are text."""
+    arguments = json.dumps(function.get("arguments") or {})
+    return {"id": name, "function": {"name": function.get("name"), "arguments": arguments}}
 
 
 class ShowBody(Fields):
@@ -128,7 +142,9 @@ class ShowBody(Fields):
 
     without_effect = frozenset({"verbose"})
 
-    model: str
+    model: str = ""
+    name: str = ""
+    """Its older name."""
 
 
 class OllamaObjects:
@@ -139,6 +155,7 @@ class OllamaObjects:
 
     def __init__(self, model: Model, kind: Literal["chat", "generate"]):
         self._model, self._kind, self._start = model, kind, perf_counter_ns()
+        self.prompt_field = "messages" if kind == "chat" else "prompt"
         self._first: int | None = None
 
     def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:

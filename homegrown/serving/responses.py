@@ -88,6 +88,8 @@ def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
 class Objects(Protocol):
     """The objects of one response in the shape of an API, as plain JSON values."""
 
+    prompt_field: str
+    """The field of the prompt in error messages."""
     media_type: str
     """Of a stream."""
     tail: bytes
@@ -118,6 +120,7 @@ class ResponseObjects:
     def __init__(self, model: Model, *, chat: bool, logprobs: bool):
         """`logprobs` tells whether the request asks for them."""
         self._chat, self._logprobs, self._token_bytes = chat, logprobs, model.token_bytes
+        self.prompt_field = "messages" if chat else "prompt"
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -228,4 +231,6 @@ def embeddings_object(model: Model, vectors: Sequence[Sequence[float]], tokens: 
 
 def error_object(message: str, kind: str, field: str | None, code: str | None) -> dict[str, Any]:
     """Return an error in OpenAI's shape."""
-    return {"error": {"message": message, "type": kind, "param": field, "code": code}}
+    # They can have names that were sent, in which half of a surrogate pair has no bytes.
+    shown = [text and text.encode(errors="backslashreplace").decode() for text in (message, field)]
+    return {"error": {"message": shown[0], "type": kind, "param": shown[1], "code": code}}

@@ -12,8 +12,9 @@ from homegrown.inference.streaming import Chunk
 from homegrown.serving.refusal import Refused
 from homegrown.serving.responses import Choice
 from homegrown.serving.service import Model
-from homegrown.serving.wire import ChatCompletionBody, Fields, expected
+from homegrown.serving.wire import ChatCompletionBody, Fields, expected, translated
 
+_ROLES = ("system", "developer", "user", "assistant")
 _TEXT = ("input_text", "output_text", "text")
 
 
@@ -68,14 +69,18 @@ class ResponsesBody(Fields):
             form = dict(self.text.format)
             kind = form.pop("type", None)
             found["response_format"] = {"type": kind, **({"json_schema": form} if kind == "json_schema" else form)}
-        return ChatCompletionBody.model_validate(found)
+        return translated(ChatCompletionBody, found, {"max_tokens": "max_output_tokens"})
 
 
 def _message(item: dict[str, Any]) -> dict[str, Any]:
     if item.get("type", "message") != "message" or "role" not in item:
         message = f"input has an item of type {item.get('type')}, which is not supported; send messages of text."
         raise Refused(message, "invalid", "input")
+    if item["role"] not in _ROLES:
+        raise Refused(f"input has an unknown role; use one of {', '.join(_ROLES)}.", "invalid", "input")
     content = item.get("content")
+    if not isinstance(content, (str, list)):
+        raise Refused("input has a message without text; give content.", "invalid", "input")
     if isinstance(content, list):
         if any(not isinstance(part, dict) or part.get("type") not in _TEXT for part in content):
             raise Refused("Only text content is supported; send parts of type input_text.", "invalid", "input")
@@ -86,6 +91,7 @@ def _message(item: dict[str, Any]) -> dict[str, Any]:
 class ResponsesObjects:
     """The objects of one response."""
 
+    prompt_field = "input"
     media_type = "text/event-stream"
     tail = b""
 

@@ -327,4 +327,5 @@ def _check_text(*texts: str) -> None:
 
 def _too_long(context: int, prompt_tokens: int, max_tokens: int | None) -> str:
     message = f"This model's maximum context length is {context} tokens, but the prompt has {prompt_tokens}"
-    return f"{message}; shorten it." if max_tokens is None else f"{message} and max_tokens is {max_tokens}; reduce one."
+    more = "; shorten it" if max_tokens is None else f" and the completion up to {max_tokens}; reduce one"
+    return f"{message}{more}."

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar, choice_grammar, json_grammar, regex_grammar, text_grammar
@@ -39,6 +39,10 @@ _MAX_TOP_LOGPROBS = 20
 _BAN = -100
 """The logit_bias that bans a token."""
 
+_CLOSE = 0.75
+"""The similarity of an unknown name to the one that was probably meant."""
+
+_Choices = Annotated[list[str], Field(min_length=1)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -95,7 +99,7 @@ class Fields(BaseModel, allow_inf_nan=False):
         if unknown:
             shown = []
             for name in unknown:
-                close = get_close_matches(name, known, 1)
+                close = get_close_matches(name, known, 1, _CLOSE)
                 shown.append(f"{name} (did you mean {close[0]}?)" if close else name)
             message = f"Unsupported: {', '.join(shown)}; remove what could change the answer."
             raise Refused(message, "invalid", cls.within or unknown[0])
@@ -109,6 +113,29 @@ def prompts(given: str | list[int] | list[str] | list[list[int]]) -> Sequence[st
     if isinstance(given[0], int):
         return [[token for token in given if isinstance(token, int)]]
     return [one for one in given if not isinstance(one, int)]
+
+
+_Form = TypeVar("_Form", bound=Fields)
+
+
+def reason(error: ErrorDetails) -> str:
+    """Return what is wrong with a field, without the names of Python's types."""
+    return "Give an object" if error["type"] in ("model_type", "model_attributes_type", "dict_type") else error["msg"]
+
+
+def translated(kind: type[_Form], fields: Mapping[str, Any], names: Mapping[str, str]) -> _Form:
+    """Return the body that another API's request becomes; `names` are those of its fields where they differ.
+
+    Raises:
+        Refused: a field is malformed; the message has the name that was sent.
+    """
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, *rest = first["loc"]
+        place = ".".join(str(part) for part in (names.get(str(field), field), *rest))
+        raise Refused(f"{place}: {reason(first)}.", "invalid", place) from None
 
 
 class StreamOptions(Fields):
@@ -161,7 +188,7 @@ class StructuredOutputs(Fields):
 
     given: Any = Field(None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: _Choices | None = None
     grammar: str | None = None
     json_object: bool = False
 
@@ -177,15 +204,16 @@ class _Body(Fields):
         }
     )
     neutral: ClassVar[Mapping[str, Any]] = {
-        "functions": [],
+        **dict.fromkeys(("early_stopping", "ignore_eos", "include_stop_str_in_output", "return_token_ids"), False),
+        **dict.fromkeys(("return_tokens_as_token_ids", "use_beam_search"), False),
+        **dict.fromkeys(("detokenize", "include_reasoning", "skip_special_tokens"), True),
+        **dict.fromkeys(("spaces_between_special_tokens",), True),
+        **dict.fromkeys(("dry_multiplier", "dynatemp_range", "mirostat", "top_a", "xtc_probability"), 0),
+        **dict.fromkeys(("length_penalty", "repeat_penalty", "tfs_z"), 1),
+        **{name: [] for name in ("bad_words", "documents", "functions")},
+        "chat_template_kwargs": {},
         "function_call": "none",
         "modalities": ["text"],
-        "ignore_eos": False,
-        "include_stop_str_in_output": False,
-        "length_penalty": 1,
-        "mirostat": 0,
-        "skip_special_tokens": True,
-        "use_beam_search": False,
         "verbosity": "medium",
     }
 
@@ -211,7 +239,7 @@ class _Body(Fields):
     grammar: str | None = None
     guided_json: Any = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: _Choices | None = None
     guided_grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
 
@@ -447,6 +475,8 @@ def conversation(sent: Sequence[ChatMessage]) -> list[Message]:
 
 class ChatCompletionBody(_Body):
     """The body of `/v1/chat/completions`."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {**_Body.neutral, "best_of": 1, "echo": False}
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
     max_tokens: int | None = Field(None, ge=1)

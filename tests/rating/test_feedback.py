@@ -162,3 +162,17 @@ def test_a_kill_loses_at_most_the_pair_being_written_and_processes_write_at_once
     assert by_name["killed"] == list(range(len(by_name["killed"])))
     Feedback(store).choose(ask("after"), answer("a"), answer("b"))
     assert Feedback(store).pairs().pairs[-1].prompt == ask("after")
+
+
+def test_pairs_are_a_table_of_sql(feedback: Feedback, store: Store) -> None:
+    def query(statement: str) -> str:
+        done = CliRunner().invoke(cli, ["--artifacts", str(store.root), "sql", "--csv", statement])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "feedback" in query("SHOW ALL TABLES")
+    assert query("SELECT count(*) FROM feedback").split() == ["count_star()", "0"]
+    feedback.choose(ask("Why?"), answer("So."), answer("No.", 7))
+    feedback.edit(ask("When?"), "Now.", answer("Then."))
+    shown = query("SELECT kind, question, chosen, chosen_model, rejected, rejected_seed, held_out FROM Feedback")
+    assert shown.splitlines()[1:] == ["choice,Why?,So.,finetune@2,No.,7,False", "edit,When?,Now.,edited,Then.,1,True"]

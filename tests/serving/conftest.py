@@ -137,7 +137,7 @@ def serving(tokenizer: Tokenizer, folder: Path, context: int) -> Iterator[Served
         model.model.embed_tokens.weight[~torch.tensor(plain)] = 0
     store = published(Store(folder / "artifacts"), model, tokenizer)
     artifact = store.resolve("pretrain")
-    aliases, typed = {"gpt-4o-mini": OWN}, {"typed": OWN}
+    aliases, typed = {"gpt-4o-mini": OWN, "org/model": OWN}, {"typed": OWN}
     service = Service([Model(OWN, 1), Model(LLAMA, 2)], queue=QUEUE, aliases=aliases, typed=typed)
     limits = Limits(rows=ROWS, context=None, threads=1)
     for name, engine in ((OWN, "homegrown"), (LLAMA, "llama.cpp")):

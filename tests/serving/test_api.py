@@ -1,10 +1,12 @@
 """The API through OpenAI's own client, with both engines, against the engine itself, torch and transformers."""
 
 import asyncio
+import gzip
 import json
 import shutil
 import socket
 import subprocess
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ from tests.waiting import wait_for
 CLIENTS = 50
 
 PROMPT = "The user"
+SURROGATE = "The text has an unpaired surrogate; send valid Unicode."
 TALK: list[Any] = [
     {"role": "developer", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]},
@@ -40,7 +43,7 @@ both = pytest.mark.parametrize("name", [OWN, LLAMA])
 
 
 def test_the_models_are_listed(served: Served) -> None:
-    assert [one.id for one in served.client.models.list()] == [OWN, LLAMA, "gpt-4o-mini"]
+    assert [one.id for one in served.client.models.list()] == [OWN, LLAMA, "gpt-4o-mini", "org/model"]
     assert served.client.models.retrieve(LLAMA).created == 2
     with pytest.raises(openai.NotFoundError, match="is not served; use one of pretrain@1") as caught:
         served.client.models.retrieve("gpt-4")
@@ -398,12 +401,13 @@ def test_a_temperature_of_nearly_nothing_is_greedy(served: Served, name: str) ->
         ({"max_tokens": -1}, "max_tokens: Input should be greater than or equal to 0"),
         ({"stop": ["x"] * 17}, "400 - stop: Give a string or at most 16 strings, each of 1 to 256"),
         ({"prompt": []}, "prompt: Give a string"),
+        ({"guided_choice": []}, "guided_choice: List should have at least 1 item"),
         ({"temprature": 0}, r"temprature \(did you mean temperature\?\)"),
         ({"best_off": 1, "ignore_eos": True}, r"Unsupported: best_off \(did you mean best_of\?\), ignore_eos;"),
         ({"prompt": [5, 280]}, "those of pretrain@1 are 0 to 274"),
         (
             {"prompt": "x", "max_tokens": CONTEXT},
-            "length is 128 tokens, but the prompt has 2 and max_tokens is 128",
+            "length is 128 tokens, but the prompt has 2 and the completion up to 128; reduce one",
         ),
         ({"prompt": [9] * CONTEXT}, "length is 128 tokens, but the prompt has 128; shorten it"),
     ],
@@ -424,11 +428,13 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "Only text content"),
         ({"messages": [{"role": "robot", "content": "x"}]}, r"messages\.0\.role"),
+        ({"messages": ["x"]}, r"messages\.0: Give an object\."),
         ({"messages": [{"role": "user", "content": 5}]}, r"messages\.0\.content: Give text, or a list of parts"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}, *TALK]}, r"tool_calls\.0\.function: Field"),
         ({"functions": [{"name": "f", "parameters": {}}]}, "Unsupported: functions;"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"repeat_penalty": 5.0}, r"repeat_penalty \(did you mean repetition_penalty\?\)"),
+        ({"reasoning_effort": "low"}, "Unsupported: reasoning_effort;"),
         ({"continue_final_message": True}, "needs an answer to continue as the last message"),
         ({"add_generation_prompt": False}, "can be false only for an answer to continue"),
         ({"stream_options": {"include_usge": True}}, "did you mean include_usage"),
@@ -459,6 +465,9 @@ def test_fields_that_change_nothing_are_ignored(served: Served) -> None:
         "metadata": {"a": "b"},
         "modalities": ["text"],
         "functions": [],
+        "repeat_penalty": 1.0,
+        "echo": False,
+        "chat_template_kwargs": {},
     }
     said = [{**one, "annotations": [], "refusal": None, "tool_calls": []} for one in TALK]
     answers = [
@@ -488,6 +497,7 @@ def test_head_and_other_methods(served: Served) -> None:
         assert head.headers["content-type"] == found.headers["content-type"]
         refused = httpx.post(f"{served.url}/{path}", json={})
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+    assert (httpx.post(f"{served.url}/").status_code, httpx.head(f"{served.url}/").status_code) == (405, 200)
     refused = httpx.get(f"{served.url}/v1/chat/completions")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
     assert refused.json()["error"]["message"] == "/v1/chat/completions does not take GET; use POST."
@@ -495,6 +505,8 @@ def test_head_and_other_methods(served: Served) -> None:
         missing = httpx.request(method, f"{served.url}/v1/audio/speech")
         assert missing.status_code == 404
         assert missing.json()["error"]["message"] == "The path /v1/audio/speech does not exist; see /openapi.json."
+    without_v1 = httpx.post(f"{served.url}/chat/completions", json={}).json()["error"]["message"]
+    assert without_v1 == "The path /chat/completions does not exist; OpenAI's API has /v1/chat/completions."
     with pytest.raises(openai.NotFoundError, match="/v1/moderations does not exist"):
         served.client.moderations.create(model=OWN, input="x")
 
@@ -507,7 +519,7 @@ def test_a_missing_content_type_is_named(served: Served) -> None:
 
 
 def test_an_alias_is_another_name(served: Served) -> None:
-    for name in ("gpt-4o-mini", "typed"):
+    for name in ("gpt-4o-mini", "org/model", "typed"):
         assert served.client.completions.create(model=name, prompt="x", max_tokens=1).model == OWN
         assert served.client.models.retrieve(name).id == name
 
@@ -516,20 +528,55 @@ def test_an_alias_is_another_name(served: Served) -> None:
     ("route", "body", "message"),
     [
         ("completions", '{"model": ', "The body is not valid JSON: Expecting value, at character 10."),
-        ("completions", r'{"prompt": "cut \ud83d"}', "The text has an unpaired surrogate; send valid Unicode."),
+        ("completions", "", "The body is not a JSON object; send one."),
+        ("completions", "[]", "The body is not a JSON object; send one."),
+        ("completions", "[" * 100_000, "The body is nested too deeply; send a flatter one."),
+        (
+            "completions",
+            b'{"prompt": "\xe9"}'.decode("latin-1"),
+            "The body is not UTF-8 at byte 35; send JSON in UTF-8.",
+        ),
+        ("completions", r'{"prompt": "cut \ud83d"}', SURROGATE),
         (
             "chat/completions",
             r'{"messages": [{"role": "user", "content": "cut \ud83d"}]}',
-            "The text has an unpaired surrogate; send valid Unicode.",
+            SURROGATE,
         ),
     ],
 )
 def test_a_malformed_body_is_refused(served: Served, route: str, body: str, message: str) -> None:
     content = body.replace("{", f'{{"model": "{OWN}", ', 1) if body.endswith("}") else body
     headers = {"Content-Type": "application/json"}
-    answer = httpx.post(f"{served.url}/v1/{route}", content=content, headers=headers)
+    answer = httpx.post(f"{served.url}/v1/{route}", content=content.encode("latin-1"), headers=headers)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == message
+
+
+def test_a_compressed_body_is_refused(served: Served) -> None:
+    content = gzip.compress(json.dumps({"model": OWN, "prompt": "x"}).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = httpx.post(f"{served.url}/v1/completions", content=content, headers=headers)
+    assert answer.status_code == 415 and "send the body uncompressed" in answer.json()["error"]["message"]
+
+
+def test_a_body_in_another_encoding_of_unicode_is_read(served: Served) -> None:
+    content = json.dumps({"model": OWN, "prompt": "é", "max_tokens": 1, "temperature": 0}, ensure_ascii=False)
+    texts = {
+        httpx.post(
+            f"{served.url}/v1/completions",
+            content=content.encode(encoding),
+            headers={"Content-Type": "application/json"},
+        ).json()["choices"][0]["text"]
+        for encoding in ("utf-8", "utf-8-sig", "utf-16")
+    }
+    assert len(texts) == 1
+
+
+def test_openapi_json_describes_each_route_once(served: Served) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    assert paths["/v1/models"].keys() == {"get"} and "/v1/chat/completions" in paths
 
 
 @both

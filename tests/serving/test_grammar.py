@@ -136,6 +136,11 @@ def test_a_grammar_outranks_a_ban_but_follows_a_bias(served: Served) -> None:
     assert answer.message.content in ("yes", "no")
 
 
+DEEP: Any = {"type": "string"}
+for _ in range(300):
+    DEEP = {"type": "array", "items": DEEP}
+
+
 @pytest.mark.parametrize(
     ("options", "field", "message"),
     [
@@ -150,6 +155,8 @@ def test_a_grammar_outranks_a_ban_but_follows_a_bias(served: Served) -> None:
             r"\$\.properties\.a\.items: .*not",
         ),
         ({"guided_json": {"$ref": "#/x"}}, "guided_json", r"at \$: Pointer '/x' does not exist"),
+        ({"guided_json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, None, "no output"),
+        ({"guided_json": DEEP}, "guided_json", "nested too deeply"),
         ({"guided_json": {"type": "string", "pattern": "("}}, "guided_json", r"at \$\.pattern"),
         ({"guided_json": "{"}, "guided_json", "guided_json is not JSON"),
         ({"guided_json": [1]}, "guided_json", "give a JSON schema"),
@@ -164,7 +171,7 @@ def test_a_grammar_outranks_a_ban_but_follows_a_bias(served: Served) -> None:
     ],
 )
 def test_a_malformed_grammar_is_a_400_that_names_the_place(
-    served: Served, options: Any, field: str, message: str
+    served: Served, options: Any, field: str | None, message: str
 ) -> None:
     for name in (OWN, LLAMA):
         with pytest.raises(openai.BadRequestError, match=message) as caught:

@@ -57,11 +57,13 @@ def test_generate_asks_or_continues(served: Served, name: str) -> None:
 
 
 def test_models_are_listed_and_shown(served: Served) -> None:
-    assert [one.model for one in client(served).list().models] == [OWN, LLAMA, "gpt-4o-mini"]
+    assert [one.model for one in client(served).list().models] == [OWN, LLAMA, "gpt-4o-mini", "org/model"]
     assert [one.model for one in client(served).ps().models] == [OWN, LLAMA]
     shown = client(served).show(f"{OWN}:latest")
     assert shown.modelinfo is not None and shown.modelinfo["homegrown.context_length"] == 128
     assert shown.template is not None and "message" in shown.template
+    older = httpx.post(f"{served.url}/api/show", json={"name": OWN})
+    assert older.json()["template"] == shown.template
     assert httpx.get(f"{served.url}/api/version").json().keys() == {"version"}
 
 
@@ -91,7 +93,12 @@ def test_formats_and_tools(served_long: Served, name: str) -> None:
         ({"model": "none"}, 404, "is not served"),
         ({"think": True}, 400, "Unsupported: think"),
         ({"options": {"repeat_last_n": 4}}, 400, "Unsupported: repeat_last_n"),
-        ({"options": {"temperature": 9}}, 400, "temperature: Input should be less than or equal to 2"),
+        ({"options": {"temperature": 9}}, 400, "options.temperature: Input should be less than or equal to 2"),
+        ({"options": {"num_predict": 0}}, 400, "options.num_predict: Input should be greater than or equal to 1"),
+        ({"options": {"repeat_penalty": 0}}, 400, "options.repeat_penalty: Input should be greater than 0"),
+        ({"messages": [{"role": "assistant", "tool_calls": ["x"]}]}, 400, "messages.0.tool_calls.0: Give an object"),
+        ({"messages": [{"role": "assistant", "tool_calls": 5}]}, 400, "messages.0.tool_calls: Input should be a"),
+        ({"format": "xml"}, 400, "format: Give json or a JSON schema"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role"),
         ({"format": {"type": "foo"}}, 400, "The schema is malformed at $.type"),
     ],

@@ -57,6 +57,9 @@ def test_a_response_fits_a_schema(served: Served) -> None:
         ({"previous_response_id": "resp_1"}, "Unsupported: previous_response_id"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "of type function_call_output"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "Only text content"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input has an unknown role"),
+        ({"input": [{"role": "user", "content": 5}]}, "input has a message without text"),
+        ({"max_output_tokens": 10**6}, "the completion up to 1000000; reduce one"),
         ({"temperature": 5}, "temperature: Input should be less than or equal to 2"),
     ],
 )

@@ -352,7 +352,13 @@ scroller.addEventListener("scroll", () => {
   if (scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40) follow = true;
   else if (scroller.scrollTop < top) follow = false;
   top = scroller.scrollTop;
+  $("end").hidden = follow;
 }, { passive: true });
+
+function followText() {
+  if (follow) scroller.scrollTop = scroller.scrollHeight;
+  $("end").hidden = follow;
+}
 
 function say(text) { $("status").textContent = text; }
 
@@ -371,14 +377,14 @@ function draw() {
   $("turns").replaceChildren(...talk.turns.map((turn, place) => drawn(turn, place)));
   $("empty").hidden = talk.turns.length > 0;
   $("empty").textContent = mode === "chat" ? "Ask something. Everything stays on this server." : "Type the beginning of a text: the model continues it.";
-  if (follow) scroller.scrollTop = scroller.scrollHeight;
+  followText();
 }
 
 function drawTurn(place) {
   const old = $("turns").children[place], focused = old?.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   old?.replaceWith(drawn(talk.turns[place], place));
   if (focused) $("turns").children[place].querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
-  if (follow) scroller.scrollTop = scroller.scrollHeight;
+  followText();
 }
 
 const focusTurn = (place) => $("turns").children[place].querySelector("button")?.focus();
@@ -453,8 +459,10 @@ function editing(place, text, keep, verb) {
   const cancel = () => { drawTurn(place); focusTurn(place); };
   const editor = make("li", { class: "turn editor" }, box, make("div", { class: "tools" }, button(verb, verb, () => keep(box.value)), button("Cancel", "Cancel", cancel)));
   box.addEventListener("keydown", (event) => { if (event.key === "Escape") cancel(); });
+  box.addEventListener("input", () => grow(box));
   $("turns").children[place].replaceWith(editor);
   box.focus();
+  grow(box);
   box.setSelectionRange(text.length, text.length);
 }
 
@@ -532,10 +540,11 @@ function toggleList(shown) {
   $("show-list").setAttribute("aria-expanded", String(shown));
 }
 
-function grow() {
-  const box = $("message");
+/** Make a box as high as its text. */
+function grow(box = $("message")) {
   box.style.height = "auto";
   box.style.height = `${box.scrollHeight + 2}px`;
+  followText();
 }
 
 function theme(value) {
@@ -546,7 +555,8 @@ $("composer").addEventListener("submit", (event) => { event.preventDefault(); se
 $("message").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing && mode === "chat") { event.preventDefault(); send($("message").value); }
 });
-$("message").addEventListener("input", grow);
+$("message").addEventListener("input", () => grow());
+$("end").addEventListener("click", () => { follow = true; followText(); $("message").focus(); });
 $("stop").addEventListener("click", () => { for (const one of running ?? []) one.abort(); });
 $("new").addEventListener("click", begin);
 $("mode-chat").addEventListener("click", () => setMode("chat"));
