@@ -90,4 +90,6 @@ def _answer(conversation: "Conversation", line: str) -> None:
         answer.stop()
     click.echo()
     if answer.finish_reason == "length":
-        click.echo(f"(Maximum length reached: {answer.completion_tokens} tokens.)", err=True)
+        full = answer.completion_tokens < conversation.max_tokens
+        why = f"The context of {conversation.context} tokens is full" if full else "Maximum length reached"
+        click.echo(f"({why}: {answer.completion_tokens} tokens.)", err=True)

@@ -61,7 +61,7 @@ class Conversation:
         self.context = model.config.context
         self._engine, self._chat, self._sampling = Engine(model, rows=1), chat, sampling
         self._table = vocabulary_bytes(chat.tokenizer)
-        self._max_tokens, self._seed = max_tokens, seed
+        self.max_tokens, self._seed = max_tokens, seed
         self._system = [] if system is None else [Message("system", system)]
         self._messages: list[Message] = []
         if self._system and not self._fits(self._system):
@@ -89,7 +89,7 @@ class Conversation:
         prompt_ids = self._chat.encode([*self._system, *kept], reply=True)
         request = Request(
             prompt_ids=prompt_ids,
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
             sampling=self._sampling,
             seed=derive(self._seed, "chat", *prompt_ids),
             stop_ids=self._chat.stop_ids,
@@ -98,4 +98,4 @@ class Conversation:
 
     def _fits(self, messages: Sequence[Message]) -> bool:
         remaining = self.context - len(self._chat.encode(messages, reply=True))
-        return remaining >= min(self._max_tokens, max(1, self.context // self._ANSWER_SHARE))
+        return remaining >= min(self.max_tokens, max(1, self.context // self._ANSWER_SHARE))

@@ -183,7 +183,8 @@ class OllamaObjects:
         return [*said, {**self._head(), **self._said(""), **self._end(choice, prompt_tokens or 0)}]
 
     def frame(self, value: dict[str, Any]) -> bytes:
-        """Return a part of a stream as bytes."""
+        """Return a part of a stream as bytes; an error is its message alone."""
+        value = {"error": value["error"]["message"]} if "error" in value else value
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
     def _head(self) -> dict[str, Any]:

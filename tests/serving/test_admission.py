@@ -138,7 +138,10 @@ def test_stopping_ends_the_requests(silent: tuple[Silent, Service, str]) -> None
     soon(lambda: len(engine.requests) == 1)
     engine.deliveries[0](Chunk("Yes", (), 1, None, 0.1))
     assert next(stream).choices[0].text == "Yes"
-    service.stop()
+    asked = {"model": "silent", "messages": [{"role": "user", "content": "x"}]}
+    with httpx.stream("POST", f"{url}/api/chat", json=asked, auth=("me", KEY)) as other:
+        service.stop()
+        assert other.read() == b'{"error":"The server was stopped."}\n'
     with pytest.raises(openai.APIError, match="The server was stopped"):
         next(stream)
 

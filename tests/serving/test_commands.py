@@ -16,6 +16,7 @@ from homegrown.inference.generation import generate
 from homegrown.model.transformer import Transformer
 from homegrown.store.artifacts import Store
 from homegrown.tokenizer.chat_files import save_system
+from tests.serving.conftest import CONTEXT
 
 
 def call(store: Store, *arguments: str, typed: str | bytes = "") -> Result:
@@ -133,6 +134,12 @@ def test_a_conversation_in_the_terminal(trained: Store) -> None:
     assert len(lines) > 2
     assert "/reset starts a new conversation" in talk.stderr
     assert "<|im" not in talk.stdout
+
+
+def test_a_conversation_that_fills_the_context_says_so(trained: Store) -> None:
+    for length, reason in (("1000", f"The context of {CONTEXT} tokens is full: "), ("5", "Maximum length reached: 5 ")):
+        talk = call(trained, "chat", "--temperature", "0", "--max-length", length, typed="Why?\n")
+        assert reason in talk.stderr
 
 
 def test_the_system_option_replaces_the_models_system_message(trained: Store, monkeypatch: pytest.MonkeyPatch) -> None:
