@@ -69,6 +69,15 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
+@pytest.fixture
+def trains_here() -> Iterator[None]:
+    """What trains, trains in this process: for tests of what comes before and after."""
+    from tests.training.side_by_side import launched_here
+
+    with launched_here():
+        yield
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server on loopback with a database of its own, for the whole session; yields its API's address."""

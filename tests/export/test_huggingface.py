@@ -6,7 +6,7 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,32 +149,45 @@ _RUN_4 = """
 import json, sys, transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 assert transformers.__version__.startswith("4.")
-folder, prompts = sys.argv[1], sys.argv[2:]
-text, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-for given in (prompts, *([prompt] for prompt in prompts)):
-    found = model.generate(**text(given, return_tensors="pt", padding=True), max_new_tokens=6, do_sample=False)
-    print(json.dumps(found[:, -6:].tolist()))
+for line in sys.stdin:
+    folder, prompts = json.loads(line)
+    text, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    batches = (prompts, *([prompt] for prompt in prompts))
+    given = [text(batch, return_tensors="pt", padding=True) for batch in batches]
+    found = [model.generate(**one, max_new_tokens=6, do_sample=False)[:, -6:].tolist() for one in given]
+    print(json.dumps(found), flush=True)
 """
 
 
+@pytest.fixture(scope="module")
+def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, list[str]], Any]]:
+    """How transformers 4 continues prompts together and each alone: a process beside our transformers 5."""
+    where = tmp_path_factory.mktemp("transformers4")
+    needs = ["transformers==4.57.6", "huggingface_hub<1", "tokenizers<0.23"]
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(where), *needs]
+    if subprocess.run(install, check=False).returncode:
+        pytest.skip("the package index does not answer")
+    environment = {**os.environ, "PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", _RUN_4], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        given, found = process.stdin, process.stdout
+        assert given and found
+
+        def ask(folder: Path, prompts: list[str]) -> Any:
+            print(json.dumps([str(folder), prompts]), file=given, flush=True)
+            return json.loads(found.readline())
+
+        yield ask
+        given.close()
+
+
 @pytest.mark.slow
-def test_transformers_4_continues_a_padded_batch(exported: tuple[Path, Path], tmp_path_factory: Any) -> None:
-    """In an environment of its own, beside our transformers 5."""
-    where = tmp_path_factory.getbasetemp() / "transformers4"
-    if not where.exists():
-        needs = ["transformers==4.57.6", "huggingface_hub<1", "tokenizers<0.23"]
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(where), *needs]
-        if subprocess.run(install, check=False).returncode:
-            pytest.skip("the package index does not answer")
+def test_transformers_4_continues_a_padded_batch(
+    exported: tuple[Path, Path], transformers_4: Callable[[Path, list[str]], Any]
+) -> None:
     prompts = ["the naïve", "reads x12 and 日本語 reads the"]
-    ran = subprocess.run(
-        [sys.executable, "-c", _RUN_4, str(exported[1]), *prompts],
-        env={**os.environ, "PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    together, first, second = map(json.loads, ran.stdout.splitlines()[-3:])
+    together, first, second = transformers_4(exported[1], prompts)
     assert together == [*first, *second]
     theirs, text = load(exported[1]), AutoTokenizer.from_pretrained(exported[1])
     batch = text(prompts, return_tensors="pt", padding=True)

@@ -21,6 +21,7 @@ from homegrown.util.errors import UserError
 from homegrown.util.seeds import derive
 
 pytest.importorskip("peft")
+pytestmark = pytest.mark.usefixtures("trains_here")
 
 CONTEXT = 32
 

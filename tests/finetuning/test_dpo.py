@@ -324,6 +324,7 @@ def test_the_untrained_model_has_the_loss_of_indifference(base: Path, packed: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.usefixtures("trains_here")
 def test_training_prefers_the_chosen_answers(tmp_path: Path, base: Path, packed: Path, method: str) -> None:
     pytest.importorskip("peft")
     loop = training(max_steps=12, validate_every=6, sample_prompts=[], sample_tokens=2, learning_rate=5e-3)

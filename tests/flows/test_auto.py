@@ -21,6 +21,7 @@ CHANGES = ["shard.validation_share=0.08", "shard.test_share=0.1", "compute.worke
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(in_prefect: Store, tmp_path: Path) -> None:
     write_corpus(tmp_path / "data")
     recipe, machine = load_auto(), this_machine()

@@ -32,6 +32,7 @@ def write_pairs(path: Path, count: int = 12) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_a_fine_tuned_model_is_trained_on_preferences_and_is_a_model_like_others(
     in_prefect: Store, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_fine_tuned_model_is_trained_on_preferences_and_is_a_model_like_others
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_a_folder_is_a_base_and_variants_are_measured_on_pairs(in_prefect: Store, tmp_path: Path) -> None:
     """All weights, in rows of two answers that are longer than the context of the base."""
     from flows.dpo import dpo

@@ -64,6 +64,7 @@ def recipe_for(tmp_path: Path, *changes: str) -> FinetuneRecipe:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_an_adapter_becomes_a_model_that_everything_reads(in_prefect: Store, tmp_path: Path) -> None:
     base = add_base(in_prefect)
     made = finetune(recipe=recipe_for(tmp_path))
@@ -124,6 +125,7 @@ def check_served(store: Store, base: Artifact, adapter: Artifact, merged: Artifa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_all_weights_of_an_exported_model_learn(in_prefect: Store, tmp_path: Path) -> None:
     """A folder as base, `full`, a quantized variant; classic, because no step of it is compiled, which takes long."""
     add_base(in_prefect, "classic")

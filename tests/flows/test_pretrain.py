@@ -113,6 +113,7 @@ def test_a_comment_runs_nothing_again_and_an_edit_of_the_packer_from_pack_on(eng
     assert next(stage for stage in STAGES if before[stage] != after[stage]) == "pack"
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_more_steps_extend_a_finished_run(in_prefect: Store) -> None:
     wsd = ("training.schedule=wsd", "training.decay_steps=4")
     events: list[Event] = []

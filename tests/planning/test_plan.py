@@ -155,6 +155,7 @@ def trained(store: Store, tmp_path: Path) -> tuple[Recipe, dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_what_a_run_took_is_set_beside_what_is_predicted(
     store: Store, trained: tuple[Recipe, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

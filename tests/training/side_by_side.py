@@ -18,16 +18,19 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
+from homegrown.finetuning.adaptation import AdaptationJob
 from homegrown.finetuning.dpo import DpoJob
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.training import worker as process
 from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
+from homegrown.training.job import TrainingJob
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.stopping import Stop, end_process
 from homegrown.training.trainer import Callback, Trainer
 from homegrown.util.errors import UserError
+from homegrown.util.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,13 @@ def run_here(legs: list[Leg], job: AnyJob, *more: Callback) -> list[Trainer]:
 
 @contextmanager
 def launched_here() -> Iterator[None]:
-    """Let whatever trains do so in this process, the only worker of its group, instead of one started for it."""
+    """Let whatever trains do so in this process, the only worker of its group, instead of one started for it.
+
+    A start costs four seconds of processor time; what starts, stops and dies with a real one is tested elsewhere.
+    """
+    alone = not dist.is_initialized()
+    if alone:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     with (
         mock.patch("homegrown.training.launcher.launch", _launch_here),
@@ -103,10 +112,20 @@ def launched_here() -> Iterator[None]:
     ):
         yield
     torch.use_deterministic_algorithms(False)
+    if alone:
+        dist.destroy_process_group()
 
 
-def _launch_here(job: Path, *_: Any, **__: Any) -> None:
-    process.train(Job.read(job), job.parent, Stop())
+_KINDS: dict[str, type[TrainingJob]] = {
+    "homegrown.training.worker": Job,
+    "homegrown.finetuning.worker": FinetuneJob,
+    "homegrown.finetuning.adaptation": AdaptationJob,
+    "homegrown.finetuning.dpo": DpoJob,
+}
+
+
+def _launch_here(job: Path, processes: int, progress: Progress, worker: str, *_: Any, **__: Any) -> None:
+    process.train(_KINDS[worker].read(job), job.parent, Stop())
 
 
 def _join_nobody(worker: Worker, _: Path) -> None:

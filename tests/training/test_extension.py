@@ -64,7 +64,7 @@ class Runs:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_this_process(alone: None) -> Iterator[None]:
+def in_this_process() -> Iterator[None]:
     with launched_here():
         yield
 
