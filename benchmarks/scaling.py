@@ -20,7 +20,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -139,9 +139,15 @@ class Trained:
 
 
 def train_once(
-    data: Path, model: ModelSettings, settings: TrainingSettings, out: Path, threads: int = 1, seed: int = 1
+    data: Path,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    out: Path,
+    threads: int = 1,
+    seed: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> Trained:
-    """Train with the engine's own loop and write the results of a training to `out`."""
+    """Train with the engine's own loop and write the results of a training to `out`; it compiles on a GPU only."""
     import torch
 
     from benchmarks.training_contestants import only_worker
@@ -156,12 +162,12 @@ def train_once(
 
     out.mkdir(exist_ok=True)
     never = {"checkpoint_every": settings.max_steps + 1, "sample_every": settings.max_steps + 1, "sample_prompts": []}
-    settings = settings.model_copy(update={**never, "compile": "never"})
+    settings = settings.model_copy(update={**never, "compile": "never" if device == "cpu" else settings.compile})
     job = Job(
-        packed=data / "packed", tokenizer=data / "tokenizer", model=model, training=settings, seed=seed, device="cpu"
+        packed=data / "packed", tokenizer=data / "tokenizer", model=model, training=settings, seed=seed, device=device
     )
     began = time.process_time()
-    worker = only_worker(out)
+    worker = only_worker(out, device)
     torch.set_num_threads(threads)  # a worker takes all processors
     trainer = Trainer(job, out, worker, Report(out / PROGRESS), standard())
     trainer.start()

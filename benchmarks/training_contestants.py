@@ -212,9 +212,10 @@ def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
     return batch * shape.context / min(took)
 
 
-def only_worker(folder: Path) -> Worker:
+def only_worker(folder: Path, device: str = "cpu") -> Worker:
+    """Return the one worker of a training in this process."""
     place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     os.environ.update({name: str(value) for name, value in place.items()})
-    worker = Worker("cpu")
+    worker = Worker(device)
     worker.join(folder)
     return worker
