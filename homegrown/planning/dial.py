@@ -27,6 +27,7 @@ from homegrown.util.files import parquet_parts
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _SAMPLE_BYTES = 1_000_000
+_NEARLY = 1.002
 _FORWARD_SHARE = 1 / 3
 """Share of a forward pass in the operations of a training step."""
 
@@ -170,8 +171,9 @@ def dial(recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine:
     if not candidates:
         given = "the smallest model" if budget.parameters is None else "a model of this --size"
         raise UserError(f"Time or memory do not suffice for {given}; set a longer --time or a smaller --size.")
-    # The first of those that promise the same, as far as it is printed: the smallest.
-    best = min(candidates, key=lambda one: round(one.bits_per_byte, 2))
+    # The smallest of those that promise nearly the same: it takes less memory and answers sooner.
+    least = min(one.bits_per_byte for one in candidates)
+    best = next(one for one in candidates if one.bits_per_byte <= _NEARLY * least)
     tokenizer = recipe.tokenizer.model_copy(update={"vocabulary_size": best.config.vocabulary_size})
     chosen = recipe.model_copy(update={"model": best.model, "training": best.training, "tokenizer": tokenizer})
     return Dialed(
@@ -231,9 +233,9 @@ def _training(
     depth: int, vocabulary: int, recipe: Recipe, tokens: float, text: TextFacts, speed: Speed, machine: Machine
 ) -> Candidate:
     """Return the training of a model of this depth on so many tokens, or on fewer if the text has not enough."""
-    model, devices = rules.shape(depth), recipe.compute.processes
     once = text.train_bytes / bytes_per_token(vocabulary)
     tokens = min(tokens, rules.MOST_EPOCHS * once)
+    model, devices = rules.shape(depth, tokens / once), recipe.compute.processes
     training = rules.training(
         recipe.training, model, vocabulary, tokens, once, device=machine.device(recipe.compute.device), devices=devices
     )
@@ -285,7 +287,7 @@ def _reasons(best: Candidate, candidates: list[Candidate], budget: Budget, text:
         Reason(
             "training",
             f"{count(tokens)} tokens, {best.epochs:.2g} epochs",
-            f"more than {rules.MOST_EPOCHS} epochs gain nothing" if limited else "what the budget allows",
+            f"more than {rules.MOST_EPOCHS:g} epochs gain nothing" if limited else "what the budget allows",
         ),
         Reason("batch", f"{training.batch_size * model.context:,} tokens, {training.max_steps:,} steps", "by tokens"),
         Reason(

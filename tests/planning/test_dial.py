@@ -90,13 +90,14 @@ def test_a_text_that_is_read_many_times_gets_dropout_and_its_best_step() -> None
     [
         (4, 128, 1024, 3.0e6, 2.614, 2.036),
         (4, 128, 2048, 3.0e6, 3.156, 2.063),
-        (4, 256, 1024, 6.0e6, 2.614, 2.078),
+        (4, 256, 2048, 3.1e6, 3.158, 2.001),
+        (4, 256, 2048, 4.7e6, 3.158, 1.987),
     ],
 )
 def test_the_loss_of_shakespeare_is_promised(
     layers: int, width: int, vocabulary: int, tokens: float, bytes_per_token: float, measured: float
 ) -> None:
-    """Against rows of benchmarks/results/scaling.csv, which judge the last tenth."""
+    """Against rows of benchmarks/results/scaling.csv, and `benchmarks.shakespeare`, which judge the last tenth."""
     shape = rules.shape(width // 64).model_copy(update={"layers": layers})
     config = ModelConfig.from_settings(shape, vocabulary, 0)
     promised = rules.promised_loss(config, tokens * bytes_per_token, 1_003_786, 2.351)
@@ -144,7 +145,7 @@ def test_shapes_are_even_and_wide_ones_have_heads_of_128() -> None:
 def test_repeated_text_is_worth_less_than_new_text() -> None:
     assert rules.effective(5, 10) == 5
     assert 20 < rules.effective(40, 10) < 40
-    assert rules.effective(1e9, 10) == pytest.approx(10 * 9)
+    assert rules.effective(1e9, 10) == pytest.approx(10 * 5)
 
 
 def test_facts_of_a_text(tmp_path: Path) -> None:
