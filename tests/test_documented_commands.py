@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import prefect.main  # noqa: F401  # replaces all log handlers: under CliRunner, absl's would close pytest's stderr
 import pytest
 import yaml
 from click.testing import CliRunner

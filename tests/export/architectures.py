@@ -48,7 +48,7 @@ def save_base(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> to
     kind, changes = BASES[name]
     tokenizer = base_tokenizer(name)
     shape = {
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "vocab_size": tokenizer.get_vocab_size() + 5,
     }  # fmt: skip
     torch.manual_seed(0)

@@ -170,6 +170,8 @@ def test_onnx_computes_the_same(base: Base) -> None:
 
     if base.ours.config.rope_scaling is None and base.ours.config.sliding_window is None and base.ours.config.tied:
         pytest.skip("the layout of other tests")
+    if base.folder.name.startswith(("llama-linear", "llama-yarn")):
+        pytest.skip("scaled positions are constants of the graph: those of llama3 and qwen2-yarn are enough")
     write_onnx(base.model, base.folder / "onnx", int8=False)
     session = onnxruntime.InferenceSession(base.folder / "onnx" / "onnx" / "model.onnx")
     config, past = base.ours.config, []
