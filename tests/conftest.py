@@ -33,7 +33,11 @@ LONGEST = (
     "flows/local/test_deployments.py",
     "training/test_parallel.py",
     "flows/test_export.py",
+    "flows/test_adapt.py",
     "serving/test_serve.py",
+    "flows/test_auto.py",
+    "finetuning/test_dpo.py",
+    "flows/test_dpo.py",
 )
 """The longest files, in the order in which two processes take them.
 
