@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from benchmarks import scale_out_stages
 from benchmarks.measuring import real_texts, table
 from homegrown.cluster.dask import ClusterExecutor, dask_workers
-from homegrown.cluster.relay import Relay
+from homegrown.cluster.through_store import ThroughStore
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import ComputeSettings
 from homegrown.corpus.filter import filter_documents
@@ -106,12 +106,11 @@ def overhead(quick: bool) -> None:
                 measure("dask", executor, out, lambda: cpu_of_scheduler(executor))
                 manifest = store.root / "dedup/1-0123456789abcdef/manifest.json"
                 names = [f"dedup/1-0123456789abcdef/{name}" for name in json.loads(manifest.read_text())["files"]]
-                remote.upload(store.root, names)
+                remote.upload({name: store.root / name for name in names})
                 with ThreadPoolExecutor(16) as transfers:
-                    relayed = ClusterExecutor(
-                        executor.client, scheduler, WORKERS, Relay(remote, store.root, out), transfers
-                    )
-                    measure("relay", relayed, out, lambda: cpu_of_scheduler(executor))
+                    exchange = ThroughStore(remote, store.root, out)
+                    through = ClusterExecutor(executor.client, scheduler, WORKERS, exchange, transfers)
+                    measure("store", through, out, lambda: cpu_of_scheduler(executor))
             results |= rates(remote, root)
         if not quick:
             results["shard_mb_per_cpu_s"] = shuffling(store, root)
@@ -170,9 +169,9 @@ def rates(remote: Remote, root: Path) -> dict[str, float]:
     digests = {name: sha256(root / name) for name in names}
     size = FILES * FILE_BYTES / 1e6
     start = time.perf_counter()
-    remote.upload(root, names)
+    remote.upload({name: root / name for name in names})
     middle = time.perf_counter()
-    remote.download(root / "back", digests)
+    remote.download({name: root / "back" / name for name in names}, digests)
     return {"upload_mb_s": size / (middle - start), "download_mb_s": size / (time.perf_counter() - middle)}
 
 
@@ -247,7 +246,7 @@ def show(results: dict[str, float]) -> None:
     rows = [
         (f"{shard} shard, {name}", *(f"{results[f'{name}_{shard}_{what}']:.1f}" for what in _COLUMNS))
         for shard in ("empty", "real")
-        for name in ("processes", "dask", "relay")
+        for name in ("processes", "dask", "store")
         if f"{name}_{shard}_ms" in results
     ]
     table("Milliseconds per shard", ("", "wall-clock", "driver, CPU", "scheduler, CPU"), rows)

@@ -53,7 +53,7 @@ def _histogram(similarities: list[float]) -> tuple[list[int], float]:
     return counts, low
 
 
-@stage("dedup", engine=["homegrown.corpus.dedup"], seeded=True, panel=Panel(_report))
+@stage("dedup", engine=["homegrown.corpus.dedup"], seeded=True, panel=Panel(_report), in_shards=True)
 def dedup(work: Work, settings: DedupSettings, ingest: Handle) -> Outcome:
     """Drop exact and near duplicates; list each with the document that it duplicates."""
     from homegrown.corpus import dedup as engine

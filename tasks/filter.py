@@ -162,7 +162,7 @@ def _examples(artifact: Artifact, rules: list[dict[str, Any]]) -> list[str]:
     return parts
 
 
-@stage("filter", engine=["homegrown.corpus.filter"], raw=_content, panel=Panel(_report, _excerpt))
+@stage("filter", engine=["homegrown.corpus.filter"], raw=_content, panel=Panel(_report, _excerpt), in_shards=True)
 def filter_documents(work: Work, settings: FilterSettings, dedup: Handle) -> Outcome:
     """Drop documents that fail a rule; list each with the rule and the measured value."""
     from homegrown.corpus import filter as engine

@@ -71,7 +71,7 @@ def _quarantine(artifact: Artifact) -> str:
     return f"Count{partly(artifact.path / 'quarantine')}, reason and an example:\n\n{quoted(chr(10).join(lines))}"
 
 
-@stage("ingest", engine=["homegrown.corpus.ingest"], raw=_content, panel=Panel(_report))
+@stage("ingest", engine=["homegrown.corpus.ingest"], raw=_content, panel=Panel(_report), in_shards=True)
 def ingest(work: Work, settings: IngestSettings) -> Outcome:
     """Read the sources into Parquet shards; unreadable input goes to quarantine with its reason."""
     from homegrown.corpus import ingest as engine

@@ -4,7 +4,7 @@ from homegrown.config.recipe import PackSettings, RowSettings
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.util.progress import Outcome
-from tasks.stage import Handle, Work, stage
+from tasks.stage import Handle, Work, artifact_of, stage, store
 from tasks.ui.markdown import table
 from tasks.ui.panels import Panel
 
@@ -25,7 +25,7 @@ def _mixture(artifact: Artifact) -> str:
     """Return a table of the sources: their tokens, their epochs in each phase, and what they give."""
     from homegrown.data.index import read_index
 
-    phases, metrics = read_index(artifact.path).mixture or [], artifact.manifest.metrics
+    phases, metrics = read_index(store().fetch(artifact, "index.json").path).mixture or [], artifact.manifest.metrics
     header = ["source", "tokens", *(f"epochs in {phase.share:.0%}" for phase in phases), "tokens mixed", "of all"]
     tokens = {
         name: int(metrics[f"mixture_{name}_tokens"]) for name in sorted({key for one in phases for key in one.epochs})
@@ -44,11 +44,12 @@ def _mixture(artifact: Artifact) -> str:
     return table(header, rows)
 
 
-@stage("pack", engine=["homegrown.data.packing"], panel=Panel(_report))
+@stage("pack", engine=["homegrown.data.packing"], panel=Panel(_report), in_shards=True)
 def pack(work: Work, settings: PackSettings, rows: RowSettings, shard: Handle, tokenizer: Handle) -> Outcome:
     """Encode the shards into token files."""
     from homegrown.data import packing as engine
 
+    store().fetch(artifact_of(tokenizer))
     with work.executor() as executor:
         return engine.pack(
             work.out,

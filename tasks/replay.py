@@ -5,7 +5,7 @@ from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
 from homegrown.util.progress import Outcome
-from tasks.stage import Handle, Work, stage, store
+from tasks.stage import Handle, Work, artifact_of, stage, store
 from tasks.ui.panels import Panel
 
 
@@ -43,7 +43,8 @@ def replay(
     """Mix other text and conversations into the training documents."""
     from homegrown.data.replay import replay as engine
 
-    with work.executor() as executor:
+    store().fetch(artifact_of(shard))
+    with work.processes() as executor:
         return engine(
             work.out,
             shard.path,

@@ -71,7 +71,14 @@ def _excerpt(artifact: Artifact) -> str:
     )
 
 
-@stage("shard", engine=["homegrown.corpus.shard"], seeded=True, raw=_content, panel=Panel(_report, _excerpt))
+@stage(
+    "shard",
+    engine=["homegrown.corpus.shard"],
+    seeded=True,
+    raw=_content,
+    panel=Panel(_report, _excerpt),
+    in_shards=True,
+)
 def shard(work: Work, settings: ShardSettings, filter: Handle) -> Outcome:
     """Shuffle and split the documents; no validation or test document has a near duplicate in train."""
     from homegrown.corpus import shard as engine

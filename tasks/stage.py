@@ -74,12 +74,17 @@ class Work:
     """Whether the user asked to run the stage again."""
     note: Callable[[str], None]
     """Shows a message to whoever started the run."""
+    inputs: list[Artifact]
 
     def executor(self) -> AbstractContextManager[Executor]:
         """Return the executor of the stage's shards: processes of this machine, or workers of a cluster."""
         if self.compute.executor == "dask":
-            return dask.dask_workers(self.compute, store(), self.out)
-        return parallel.process_pool(self.compute.workers)
+            return dask.dask_workers(self.compute, store(), self.out, self.inputs)
+        return self.processes()
+
+    def processes(self) -> AbstractContextManager[Executor]:
+        """Return an executor of this machine."""
+        return parallel.process_pool(0 if self.compute.executor == "dask" else self.compute.workers)
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,12 @@ class Stage:
         seeded: bool,
         raw: Callable[[Any], dict[str, str]] | None,
         panel: panels.Panel | None,
+        in_shards: bool,
     ) -> None:
         self.name = name
         self._body = body
         self.engine = engine
+        self._in_shards = in_shards
         self._seeded = seeded
         self._raw = raw
         self._panel = panel
@@ -188,9 +195,15 @@ class Stage:
                 forced = self.name in run.force
                 if not forced and (why := run.why(order)):
                     self._note(why)
-                return self._body(Work(out, run.seed, run.compute, progress, order, forced, self._note), **arguments)
+                inputs = [artifact_of(one) for one in arguments.values() if isinstance(one, Handle)]
+                for one in inputs:
+                    if not files_stay and one.manifest.stage != "shard":  # its readers take parts of files at a store
+                        store().fetch(one)
+                work = Work(out, run.seed, run.compute, progress, order, forced, self._note, inputs)
+                return self._body(work, **arguments)
 
-        artifact, made = store().make(order, slot, build)
+        files_stay = self._in_shards and run.compute.executor == "dask"
+        artifact, made = store().make(order, slot, build, files_stay=files_stay)
         event = Event(self.name, "made" if made else "cached", artifact=artifact)
         get_run_logger().info("%s: %s", self.name, made_in_words(event))
         emit(event)
@@ -217,6 +230,7 @@ def stage(
     seeded: bool = False,
     raw: Callable[[Any], dict[str, str]] | None = None,
     panel: panels.Panel | None = None,
+    in_shards: bool = False,
 ) -> Callable[[Callable[..., Outcome]], Stage]:
     """Make a stage of a function `(work, **settings and inputs) -> Outcome`.
 
@@ -226,8 +240,10 @@ def stage(
         seeded: Whether the stage uses random numbers, so that the recipe's seed enters the key.
         raw: Returns the digests of raw input files for the stage's settings; they enter the key.
         panel: The stage's page in the UI.
+        in_shards: Whether only shards on the stage's executor read and write large files, so that a cluster may leave
+            them at the store.
     """
-    return lambda body: Stage(name, body, engine, seeded, raw, panel)
+    return lambda body: Stage(name, body, engine, seeded, raw, panel, in_shards)
 
 
 def _is_transient(task: Any, task_run: TaskRun, state: State[Any]) -> bool:

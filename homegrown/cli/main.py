@@ -55,11 +55,12 @@ class _Group(click.Group):
 def cli(context: click.Context, root: Path) -> None:
     """Train a language model on your own text and machine."""
     from homegrown.store.artifacts import Store
+    from homegrown.store.remote import Remote
 
     # The project's own log lines only: those of libraries would break the live display.
     for name in ("homegrown", "tasks", "flows"):
         logging.getLogger(name).addHandler(logging.StreamHandler())
-    context.obj = Store(root)
+    context.obj = Store(root, Remote.of_environment())
 
 
 def main() -> None:

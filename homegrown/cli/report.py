@@ -24,7 +24,7 @@ def report_corpus(store: Store, out: Path) -> None:
     from homegrown.corpus.account import account, latest_chain
     from homegrown.corpus.corpus_report import html
 
-    chain = latest_chain(store)
+    chain = {stage: store.fetch(artifact) for stage, artifact in latest_chain(store).items()}
     page = html(account(chain, store.root / ".state" / "duckdb"))
     with written(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

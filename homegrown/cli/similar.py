@@ -42,8 +42,8 @@ def similar(store: Store, file: Path, name: str, most: int) -> None:
         raise UserError(f"{file} is not text: {error}; give a text file.") from error
     matches = engine.similar(
         text,
-        artifact.path / "signatures",
-        ingested.path / "documents",
+        store.fetch(artifact, "signatures").path / "signatures",
+        store.fetch(ingested, "documents").path / "documents",
         seed=dict(artifact.manifest.settings)["seed"],
         most=most,
     )

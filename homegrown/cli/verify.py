@@ -18,7 +18,7 @@ def verify(store: Store) -> None:
 
     every = store.all()
     damaged = [f"{folder.relative_to(store.root)}: its manifest cannot be read" for folder in store.damaged()]
-    damaged += [f"{one.name}: {problem}" for one in every if (problem := problem_of(one, sha256))]
+    damaged += [f"{one.name}: {problem}" for one in every if (problem := problem_of(one, sha256, store.is_there))]
     for line in damaged:
         click.echo(line)
     size = file_size(sum(one.manifest.bytes for one in every))

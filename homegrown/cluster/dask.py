@@ -10,17 +10,17 @@ import ipaddress
 import os
 import platform
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from homegrown.cluster import relay
-from homegrown.cluster.relay import Parcel, Relay
+from homegrown.cluster import through_store
+from homegrown.cluster.through_store import Parcel, ThroughStore
 from homegrown.config.recipe import ComputeSettings
-from homegrown.store.artifacts import Store, libraries
+from homegrown.store.artifacts import Artifact, Store, libraries
 from homegrown.store.fingerprint import code_fingerprint
 from homegrown.store.remote import VARIABLE
 from homegrown.util.errors import UserError
@@ -40,11 +40,13 @@ _TRANSFERS = 16  # concurrent transfers
 
 
 @contextmanager
-def dask_workers(compute: ComputeSettings, store: Store, out: Path) -> Iterator[Executor]:
+def dask_workers(
+    compute: ComputeSettings, store: Store, out: Path, inputs: Sequence[Artifact] = ()
+) -> Iterator[Executor]:
     """Yield an executor on the cluster's workers for the shards of the stage that writes the partial folder `out`.
 
-    Workers without access to the artifacts folder exchange files through the store's remote. After an exception,
-    running shards finish, and nothing waits for them.
+    Workers without access to the artifacts folder exchange files through the store's remote; others find the files of
+    the `inputs` in the folder. After an exception, running shards finish, and nothing waits for them.
 
     Raises:
         UserError: distributed is not installed, no scheduler answers, workers are too few, or a worker cannot import
@@ -61,9 +63,12 @@ def dask_workers(compute: ComputeSettings, store: Store, out: Path) -> Iterator[
                     f"The workers of {address} have no access to the folder {store.root}; share it under the same "
                     f"path, or set {VARIABLE} to a store that all can reach, such as s3://bucket/prefix."
                 )
-            carrier = Relay(store.remote, store.root, out)
+            carrier = ThroughStore(store.remote, store.root, out)
+        else:
+            for artifact in inputs:
+                store.fetch(artifact)
         threads = sum(client.nthreads().values())
-        with ThreadPoolExecutor(_TRANSFERS, "relay") as transfers:
+        with ThreadPoolExecutor(_TRANSFERS, "transfers") as transfers:
             yield ClusterExecutor(client, address, threads, carrier, transfers)
 
 
@@ -71,13 +76,13 @@ class ClusterExecutor(Executor):
     """Submits to a Dask client. Futures cannot be cancelled: their shards may already be writing."""
 
     def __init__(
-        self, client: "Client", address: str, threads: int, carrier: Relay | None, transfers: ThreadPoolExecutor
+        self, client: "Client", address: str, threads: int, carrier: ThroughStore | None, transfers: ThreadPoolExecutor
     ) -> None:
         self._max_workers = threads  # as in the pools of concurrent.futures
         self._address = address
         self.client = client
         self._dask = client.get_executor(pure=False)
-        self._relay = carrier
+        self._store = carrier
         self._transfers = transfers
         self._facts = functools.cache(facts)
 
@@ -87,16 +92,18 @@ class ClusterExecutor(Executor):
             raise TypeError("functions of shards take no keyword arguments")
         future: Future[Result] = Future()
         future.set_running_or_notify_cancel()
-        if self._relay is None:
+        if self._store is None:
             self._send(future, fn, args, args)
         else:
-            self._transfers.submit(self._relayed, self._relay, future, fn, args)
+            self._transfers.submit(self._exchange, self._store, future, fn, args)
         return future
 
-    def _relayed(self, carrier: Relay, future: "Future[Any]", fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _exchange(
+        self, carrier: ThroughStore, future: "Future[Any]", fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
         with _passing_errors_to(future):
-            if carrier.has(fn, args):
-                future.set_result(fn(*args))
+            if done := carrier.delivered(fn, args):
+                future.set_result(done[0])
             else:
                 self._send(future, fn, args, carrier.pack(args))
 
@@ -119,13 +126,13 @@ class ClusterExecutor(Executor):
                     f"{error.allowed_failures + 1} workers of {self._address} died on {_described(fn, args)}, most "
                     "likely out of memory; give workers more memory, or lower shard_mb."
                 ) from error
-            if self._relay is None:
+            if self._store is None:
                 future.set_result(result)
             else:
-                self._transfers.submit(self._unpack, self._relay, future, fn, args, result)
+                self._transfers.submit(self._unpack, self._store, future, fn, args, result)
 
     def _unpack(
-        self, carrier: Relay, future: "Future[Any]", fn: Callable[..., Any], args: tuple[Any, ...], result: Any
+        self, carrier: ThroughStore, future: "Future[Any]", fn: Callable[..., Any], args: tuple[Any, ...], result: Any
     ) -> None:
         with _passing_errors_to(future):
             future.set_result(carrier.unpack(fn, args, result))
@@ -141,7 +148,7 @@ def _passing_errors_to(future: "Future[Any]") -> Iterator[None]:
 
 
 def _described(fn: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    paths = relay.paths(args)
+    paths = through_store.paths(args)
     return f"one shard ({fn.__name__} of {paths[0] if paths else args})"
 
 
@@ -233,7 +240,7 @@ def run_shard(function: Callable[..., Any], what: tuple[Any, ...] | Parcel, expe
 
     _limit_threads(get_worker().state.nthreads)
     check(expected)
-    return relay.run(function, what) if isinstance(what, Parcel) else function(*what)
+    return through_store.run(function, what) if isinstance(what, Parcel) else function(*what)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from homegrown.corpus.languages import identify
 from homegrown.corpus.split_choice import SPLITS
 from homegrown.store.artifacts import Artifact, Store
+from homegrown.util.elsewhere import opened
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts
 
@@ -153,8 +154,8 @@ def account(chain: dict[str, Artifact], spill: Path, memory_gb: float = 2) -> Ac
 
 def inputs(artifact: Path) -> list[dict[str, Any]]:
     """Return the counts of each source of an ingest artifact; none for one of an earlier version."""
-    path = artifact / "sources.parquet"
-    return pq.read_table(path).to_pylist() if path.exists() else []
+    found = opened(artifact / "sources.parquet")
+    return [] if isinstance(found, Path) and not found.exists() else pq.ParquetFile(found).read().to_pylist()
 
 
 def _skipped(connection: duckdb.DuckDBPyConnection) -> list[Reason]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.units import Summary, Unit, documents_of, rows_of
+from homegrown.util.elsewhere import opened
 from homegrown.util.files import write_parquet
 
 _TABLE_ROWS = 1_000_000  # in one part
@@ -62,7 +63,7 @@ def within_limit(units: list[Unit], shifted: list[int]) -> list[Kept]:
     left = np.iinfo(np.int64).max if units[0].limit_bytes is None else units[0].limit_bytes
     for unit, shift in zip(units, shifted, strict=True):
         for path in documents_of(unit):
-            sizes = pq.read_table(path, columns=["bytes"])["bytes"].to_numpy()
+            sizes = pq.ParquetFile(opened(path)).read(["bytes"])["bytes"].to_numpy()
             count = int(np.searchsorted(np.cumsum(sizes), left, side="right"))
             kept.append(Kept(path, sizes[:count], shift))
             left -= int(sizes[:count].sum())
@@ -96,10 +97,23 @@ def write_shard(shard: Shard) -> None:
         write_parquet(shard.path, pa.concat_tables(tables))
 
 
-def write_rows(folder: Path, schema: pa.Schema, units: Iterable[tuple[Unit, int]]) -> None:
-    """Write a table of the units with their shifts; at least one part, so that the table can be queried."""
-    tables = (_shifted(pq.read_table(path), shift) for unit, shift in units for path in rows_of(unit, folder.name))
-    number = 0
+@dataclass(frozen=True)
+class Table:
+    """A table to write, and the files of its rows with the shift of their positions."""
+
+    folder: Path
+    rows: tuple[tuple[Path, int], ...]
+
+
+def table_of(folder: Path, units: Iterable[tuple[Unit, int]]) -> Table:
+    """Return the table of the units with their shifts."""
+    return Table(folder, tuple((path, shift) for unit, shift in units for path in rows_of(unit, folder.name)))
+
+
+def write_rows(table: Table, schema: pa.Schema) -> None:
+    """Write a table; at least one part, so that the table can be queried."""
+    folder, number = table.folder, 0
+    tables = (_shifted(pq.read_table(path), shift) for path, shift in table.rows)
     batch = [schema.empty_table()]
     for table in tables:
         if sum(map(len, batch)) >= _TABLE_ROWS:

@@ -10,18 +10,18 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from homegrown.config.recipe import DedupSettings
-from homegrown.corpus.documents import row_count
+from homegrown.corpus.documents import row_count, row_counts
 from homegrown.corpus.duplicates import Index, Shards, find_duplicates, partitions, read_drops, spilling
 from homegrown.corpus.lsh import banding
 from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, shingle_sets, sketch
 from homegrown.corpus.paragraphs import cut
 from homegrown.corpus.sketched import Sketched, sketched, written
-from homegrown.util.files import parquet_parts, replacing, write_parquet
+from homegrown.util.elsewhere import parts_of
+from homegrown.util.files import replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Outcome, Progress, silent
 from homegrown.util.seeds import derive
@@ -38,6 +38,7 @@ DROPPED = pa.schema(
         ("cluster", pa.string()),  # the kept document of the cluster
     ]
 )
+_EMPTIED = pa.schema([("place", pa.uint64()), ("holder", pa.uint64())])
 _LARGEST = 1000  # clusters in clusters.parquet
 _SKETCH = [
     ("id", pa.string()),
@@ -113,9 +114,9 @@ def dedup(
     seed `derive(seed, "dedup") % 2**32`. `id` depends on a text and its file, not on its position: repeated rows of a
     file share an id, at most one of them is kept, and `dropped` identifies the others by position.
     """
-    parts = parquet_parts(ingested / "documents")
+    parts = parts_of(ingested / "documents")
     bands, rows = effective_banding(settings)
-    firsts = tuple(accumulate((row_count(part) for part in parts), initial=0))
+    firsts = tuple(accumulate(row_counts(parts), initial=0))
     scratch = out / "exchange"
     steps = (3 if settings.paragraphs is None else 4) * len(parts) + 2 * partitions(firsts[-1])
     done = 0
@@ -128,11 +129,11 @@ def dedup(
     permuted = permutations(bands * rows, derive(seed, "dedup"))
     remaining, emptied, cuts = parts, None, dict[str, int | float | str]()
     if settings.paragraphs is not None:
-        with spilling(out / "spill", memory_gb) as connection:
-            remaining = cut(connection, out, parts, list(firsts[:-1]), settings.paragraphs, executor, advance)
-            emptied = scratch / "emptied.parquet"
-            write_parquet(emptied, connection.table("emptied").to_arrow_table())
-        cuts = _cut_metrics(out / "cut")
+        found = cut(out, parts, firsts[:-1], settings.paragraphs, memory_gb, executor, advance)
+        remaining, emptied = found.parts, scratch / "emptied.parquet"
+        columns = [[row[number] for row in found.emptied] for number in range(2)]
+        write_parquet(emptied, pa.table(columns, schema=_EMPTIED))
+        cuts = {"cut_paragraphs": found.paragraphs, "cut_characters": found.characters}
     sketching = [
         _Sketching(
             path,
@@ -287,13 +288,6 @@ def _drop_emptied(connection: duckdb.DuckDBPyConnection, emptied: Path) -> None:
 
 def _emptied(connection: duckdb.DuckDBPyConnection) -> int:
     return int(connection.sql("SELECT count(*) FROM dropped WHERE kind = 'paragraphs'").fetchall()[0][0])
-
-
-def _cut_metrics(account: Path) -> dict[str, int | float | str]:
-    """Return the numbers of cut paragraphs and characters."""
-    sizes = [pc.sum(pq.read_table(part, columns=["characters"])["characters"]) for part in parquet_parts(account)]
-    count = sum(row_count(part) for part in parquet_parts(account))
-    return {"cut_paragraphs": count, "cut_characters": sum(size.as_py() or 0 for size in sizes)}
 
 
 def _clusters(connection: duckdb.DuckDBPyConnection) -> pa.Table:

@@ -1,10 +1,16 @@
 """The tables of documents and of quarantine: their columns, and the id of a document."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+
+from homegrown.util.elsewhere import opened
+
+_READERS = 16
 
 SCHEMA = pa.schema(
     [
@@ -70,5 +76,11 @@ def document_id(source: str, path: str, text: str) -> str:
 
 
 def row_count(part: Path) -> int:
-    """Return the number of rows of a Parquet file, from its footer."""
-    return int(pq.read_metadata(part).num_rows)
+    """Return the number of rows of a Parquet file, from its footer; it may be at a store."""
+    return int(pq.read_metadata(opened(part)).num_rows)
+
+
+def row_counts(parts: Sequence[Path]) -> list[int]:
+    """Return the number of rows of each Parquet file; several footers are read at once."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(row_count, parts))

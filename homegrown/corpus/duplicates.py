@@ -30,7 +30,7 @@ from homegrown.config.recipe import DedupSettings
 from homegrown.corpus.components import label
 from homegrown.corpus.exchange import read_buckets, write_buckets
 from homegrown.corpus.lsh import WINDOW, Documents, band_keys, forest, link, roots_of, similarities, stars
-from homegrown.corpus.sketched import Sketched, fetch
+from homegrown.corpus.sketched import Sketched, fetch, signatures_of
 from homegrown.util.files import replacing
 from homegrown.util.parallel import map_ordered
 
@@ -286,7 +286,7 @@ def _write_bands(job: _Banding) -> None:
     """Write key and node of the compared documents of a shard, by partition and band."""
     if job.out.exists():
         return
-    signatures = _mapped(job.files.signatures).reshape(-1, job.size)
+    signatures = signatures_of(job.files, job.size)
     own = slice(job.first, job.first + len(signatures))
     compared = np.flatnonzero(_mapped(job.index.compared, np.bool_)[own])
     nodes = _mapped(job.index.nodes)[own][compared]

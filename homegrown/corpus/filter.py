@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from homegrown.config.recipe import FilterSettings
-from homegrown.corpus.documents import SCHEMA, row_count
+from homegrown.corpus.documents import SCHEMA, row_counts
 from homegrown.corpus.languages import Languages, check_languages, identify
 from homegrown.corpus.quality import signals, urls, word_list
 from homegrown.corpus.quality.example import MOST_OTHERS, Classifier, chosen, fit, good_texts
 from homegrown.corpus.quality.rules import LANGUAGES, Rule, failures, rules, thresholds, values
 from homegrown.corpus.redaction import redact
 from homegrown.corpus.segmenter import MISSING
+from homegrown.util.elsewhere import opened, parts_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, replacing, write_parquet
+from homegrown.util.files import replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
@@ -88,6 +89,29 @@ class _Job:
         return self.out / table / self.documents.name
 
 
+@dataclass(frozen=True)
+class _Sample:
+    documents: Path
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """The counts of a shard: by source, by language, by language and rule, by rule, by pair of rules."""
+
+    sources: dict[str, int]
+    kept_sources: dict[str, int]
+    identified: dict[str, int]
+    lost: list[tuple[str, str, int]]
+    redacted: int
+    unsegmented: int
+    without_url: int
+    dropped: list[int]
+    failed: list[int]
+    alone: list[int]
+    both: list[int]
+
+
 @dataclass
 class _Judged:
     kept: list[pa.Table] = field(default_factory=lambda: [SCHEMA.empty_table()])
@@ -112,48 +136,42 @@ def filter_documents(
     check_languages(settings.languages)
     if settings.word_list:
         word_list.check(settings.word_list.path)
-    parts = parquet_parts(deduplicated / "documents")
+    parts = parts_of(deduplicated / "documents")
     lists = _url_lists(settings, parts)
-    classifier = _learned(out, parts, settings.example.good) if settings.example else None
+    classifier = _learned(out, parts, settings.example.good, executor) if settings.example else None
     jobs = [_Job(part, out, settings, classifier) for part in parts]
-    names = [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)
+    names = _names(settings)
     dropped, failed, alone = (np.zeros(len(names), int) for _ in range(3))
     both = np.zeros((len(rules(settings)),) * 2, int)
     sources: Counter[str] = Counter()
     kept_sources: Counter[str] = Counter()
-    kept = redacted = unsegmented = without_url = 0
+    redacted = unsegmented = without_url = 0
     identified: Counter[str] = Counter()
     lost: Counter[tuple[str, str]] = Counter()  # by language and rule
-    for done, job in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
-        passed = Counter(pq.read_table(job.part("documents"), columns=["source"])["source"].to_pylist())
-        kept += passed.total()
-        kept_sources.update(passed)
-        sources.update(passed)
-        drops = pq.read_table(job.part("dropped"), columns=["rule", "language", "source"])
-        sources.update(drops["source"].to_pylist())
-        first, languages = drops["rule"].to_pylist(), drops["language"].to_pylist()
-        lost.update((language, rule) for language, rule in zip(languages, first, strict=True) if language)
-        measured = pq.read_table(job.part("signals"))
-        redacted += pc.sum(measured["redacted"]).as_py() or 0
-        unsegmented += pc.sum(measured["unsegmented"]).as_py() or 0
-        without_url += int(np.isnan(values(measured, lists[0])).sum()) if lists else 0
-        identified.update(language for language in measured["language"].to_pylist() if language)
-        dropped += [first.count(name) for name in names]
-        fails = failures(measured, settings).astype(np.int64)
-        foreign = [first.count(LANGUAGES)] * (len(names) - len(fails))
-        failed += [*fails.sum(axis=1), *foreign]
-        alone += [*(fails * (fails.sum(axis=0) == 1)).sum(axis=1), *foreign]
-        both += fails @ fails.T
+    for done, counts in enumerate(map_ordered(executor, _filter_shard, jobs), 1):
+        sources.update(counts.sources)
+        kept_sources.update(counts.kept_sources)
+        identified.update(counts.identified)
+        for language, rule, count in counts.lost:
+            lost[language, rule] += count
+        redacted += counts.redacted
+        unsegmented += counts.unsegmented
+        without_url += counts.without_url
+        dropped += counts.dropped
+        failed += counts.failed
+        alone += counts.alone
+        both += np.array(counts.both, int).reshape(both.shape)
         progress(done, len(jobs), dropped=int(dropped.sum()))
+    kept = kept_sources.total()
     thresholds = [rule.threshold for rule in rules(settings)] + [None] * bool(settings.languages)
     columns = zip((names, thresholds, dropped, failed, alone), RULES.types, strict=True)
     summary = pa.table([pa.array(column, kind) for column, kind in columns], schema=RULES)
     write_parquet(out / "rules" / "part-00000.parquet", summary)
     write_parquet(out / "overlap" / "part-00000.parquet", _overlap(names, both))
-    counts = [
+    by_source = [
         {"source": name, "documents": count, "kept": kept_sources[name]} for name, count in sorted(sources.items())
     ]
-    write_parquet(out / "by_source" / "part-00000.parquet", pa.Table.from_pylist(counts, BY_SOURCE))
+    write_parquet(out / "by_source" / "part-00000.parquet", pa.Table.from_pylist(by_source, BY_SOURCE))
     write_parquet(out / "by_language" / "part-00000.parquet", _by_language(identified, lost))
     metrics: dict[str, Metric] = {
         f"dropped_{name}": int(count) for name, count in zip(names, dropped, strict=True) if count
@@ -170,9 +188,13 @@ def filter_documents(
     return Outcome(kept + int(dropped.sum()), kept, metrics=metrics)
 
 
+def _url_rules(settings: FilterSettings) -> list[Rule]:
+    return [rule for rule in rules(settings) if rule.signal[0] in ("blocked_urls", "allowed_urls")]
+
+
 def _url_lists(settings: FilterSettings, parts: list[Path]) -> list[Rule]:
     """Return the rules of lists of URLs; raise UserError for a bad list, and if no document has a URL."""
-    chosen = [rule for rule in rules(settings) if rule.signal[0] in ("blocked_urls", "allowed_urls")]
+    chosen = _url_rules(settings)
     for name in (rule.signal[0] for rule in chosen):
         urls.check(getattr(settings, name).paths, f"filter.{name}.paths")
         if not any(_has_value(part, "url") for part in parts):
@@ -182,24 +204,27 @@ def _url_lists(settings: FilterSettings, parts: list[Path]) -> list[Rule]:
 
 def _has_value(part: Path, column: str) -> bool:
     """Return whether a column has a value, from the footer of a Parquet file."""
-    metadata = pq.read_metadata(part)
+    metadata = pq.read_metadata(opened(part))
     place = metadata.schema.names.index(column)
     statistics = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
     return any(one is None or one.num_values for one in statistics)
 
 
-def _learned(out: Path, parts: list[Path], folder: str) -> Classifier:
+def _names(settings: FilterSettings) -> list[str]:
+    """Return the names of all rules; that of the languages is the last."""
+    return [rule.name for rule in rules(settings)] + [LANGUAGES] * bool(settings.languages)
+
+
+def _learned(out: Path, parts: list[Path], folder: str, executor: Executor) -> Classifier:
     """Return a classifier of the good documents against a sample of the corpus, and write its arrays."""
     good = good_texts(folder)
-    rows = np.cumsum([0, *map(row_count, parts)])
+    rows = np.cumsum([0, *row_counts(parts)])
     places = np.unique(np.linspace(0, rows[-1] - 1, min(int(rows[-1]), MOST_OTHERS)).round().astype(np.int64))
-    texts: list[str] = []
-    for part, first, end in zip(parts, rows, rows[1:], strict=False):
-        wanted = places[(places >= first) & (places < end)] - first
-        for batch in pq.ParquetFile(part).iter_batches(_BATCH, columns=["text"]):
-            own = wanted[wanted < len(batch)]
-            texts += batch["text"].take(pa.array(own)).to_pylist()
-            wanted = wanted[len(own) :] - len(batch)
+    samples = (
+        _Sample(part, tuple((places[(places >= first) & (places < end)] - first).tolist()))
+        for part, first, end in zip(parts, rows, rows[1:], strict=False)
+    )
+    texts = [text for found in map_ordered(executor, _sampled, samples) for text in found]
     classifier = fit(good, chosen(texts, MOST_OTHERS))
     (out / "example").mkdir(parents=True, exist_ok=True)
     for name, array in (("weights", classifier.weights), ("scores", classifier.scores)):
@@ -219,8 +244,18 @@ def _overlap(names: list[str], both: NDArray[np.int64]) -> pa.Table:
     return pa.Table.from_pylist(rows, OVERLAP)
 
 
-def _filter_shard(job: _Job) -> _Job:
-    """Filter a shard unless its output exists."""
+def _sampled(job: _Sample) -> list[str]:
+    """Return the texts of some rows of a shard."""
+    wanted, texts = np.array(job.rows, np.int64), list[str]()
+    for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["text"]):
+        own = wanted[wanted < len(batch)]
+        texts += batch["text"].take(pa.array(own)).to_pylist()
+        wanted = wanted[len(own) :] - len(batch)
+    return texts
+
+
+def _filter_shard(job: _Job) -> _Counts:
+    """Filter a shard unless its output exists; return its counts."""
     if not job.part("documents").exists():  # written last
         judged = _Judged()
         for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH):
@@ -229,7 +264,26 @@ def _filter_shard(job: _Job) -> _Job:
         write_parquet(job.part("signals"), pa.concat_tables(judged.signals))
         write_parquet(job.part("dropped"), pa.concat_tables(judged.dropped))
         write_parquet(job.part("documents"), pa.concat_tables(judged.kept))
-    return job
+    passed = Counter(pq.read_table(job.part("documents"), columns=["source"])["source"].to_pylist())
+    drops = pq.read_table(job.part("dropped"), columns=["rule", "language", "source"])
+    first, languages = drops["rule"].to_pylist(), drops["language"].to_pylist()
+    lost = Counter((language, rule) for language, rule in zip(languages, first, strict=True) if language)
+    measured, names, lists = pq.read_table(job.part("signals")), _names(job.settings), _url_rules(job.settings)
+    fails = failures(measured, job.settings).astype(np.int64)
+    foreign = [first.count(LANGUAGES)] * (len(names) - len(fails))
+    return _Counts(
+        sources=dict(passed + Counter(drops["source"].to_pylist())),
+        kept_sources=dict(passed),
+        identified=dict(Counter(language for language in measured["language"].to_pylist() if language)),
+        lost=[(*pair, count) for pair, count in lost.items()],
+        redacted=pc.sum(measured["redacted"]).as_py() or 0,
+        unsegmented=pc.sum(measured["unsegmented"]).as_py() or 0,
+        without_url=int(np.isnan(values(measured, lists[0])).sum()) if lists else 0,
+        dropped=[first.count(name) for name in names],
+        failed=[*fails.sum(axis=1).tolist(), *foreign],
+        alone=[*(fails * (fails.sum(axis=0) == 1)).sum(axis=1).tolist(), *foreign],
+        both=(fails @ fails.T).ravel().tolist(),
+    )
 
 
 def _by_language(identified: Counter[str], lost: Counter[tuple[str, str]]) -> pa.Table:

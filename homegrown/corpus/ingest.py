@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 
 from homegrown.config.recipe import AnySource, HubSource, IngestSettings
 from homegrown.corpus import hub
-from homegrown.corpus.assembly import Kept, shards, shifts, within_limit, write_rows, write_shard
+from homegrown.corpus.assembly import Kept, shards, shifts, table_of, within_limit, write_rows, write_shard
 from homegrown.corpus.documents import QUARANTINE, REPAIRS, SKIPPED, SOURCES
 from homegrown.corpus.ingest_plan import plan
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.sources import Found, find
 from homegrown.corpus.units import Summary, Unit, read_unit, rows_of
+from homegrown.util.elsewhere import opened
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet
 from homegrown.util.parallel import in_flight, map_ordered
@@ -78,8 +79,8 @@ def ingest(
         raise UserError(_nothing(quarantined))
     for _ in map_ordered(executor, write_shard, shards(out / "documents", kept, int(settings.shard_mb * MEGABYTE))):
         pass
-    write_rows(out / "quarantine", QUARANTINE, quarantined)
-    write_rows(out / "repairs", REPAIRS, quarantined)
+    for table, schema in (("quarantine", QUARANTINE), ("repairs", REPAIRS)):
+        executor.submit(write_rows, table_of(out / table, quarantined), schema).result()
     write_parquet(out / "skipped.parquet", pa.Table.from_pylist(skipped, SKIPPED))
     write_parquet(out / "sources.parquet", pa.Table.from_pylist(counted, SOURCES))
     metrics |= {"text_bytes": sum(int(file.sizes.sum()) for file in kept)}
@@ -178,6 +179,6 @@ def _nothing(quarantined: list[tuple[Unit, int]]) -> str:
     """Return the message for a corpus without documents, with the first reason in quarantine."""
     for unit, _ in quarantined:
         for path in rows_of(unit, "quarantine")[:1]:
-            row = pq.read_table(path).slice(0, 1).to_pylist()[0]
+            row = pq.ParquetFile(opened(path)).read().slice(0, 1).to_pylist()[0]
             return f"No document could be read; {row['path']} is in quarantine: {row['reason']}."
     return "The sources have no document within their limit_mb; raise it or add text."

@@ -4,21 +4,23 @@ CCNet does so by lines (Wenzek et al. 2020, section 3.1), datatrove by sentences
 in lower case with white space folded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from homegrown.config.recipe import ParagraphSettings
+from homegrown.corpus.documents import row_count
+from homegrown.corpus.duplicates import spilling
 from homegrown.corpus.minhash import SHINGLE_WORDS, sketch
-from homegrown.util.files import write_parquet
+from homegrown.util.files import replacing, write_parquet
 from homegrown.util.parallel import map_ordered
 
 CUT = pa.schema(
@@ -51,80 +53,95 @@ _SCHEMA = pa.schema(
 @dataclass(frozen=True)
 class _Hashing:
     documents: Path
-    out: Path
+    hashes: Path
+    ids: Path
     settings: ParagraphSettings
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Find the paragraphs to cut among the hashes of all shards; `firsts` has the place of each shard's first row."""
+
+    hashes: tuple[Path, ...]
+    ids: tuple[Path, ...]
+    firsts: tuple[int, ...]
+    min_documents: int
+    spill: Path
+    memory_gb: float
+    cuts: Path  # place, number, holder (its place), kept_in (its id); in ascending order
 
 
 @dataclass(frozen=True)
 class _Cutting:
     documents: Path
+    first: int
+    cuts: Path
     out: Path
     account: Path
-    cuts: pa.Table  # row, number, holder (its place), kept_in (its id); in ascending order
     separator: str
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """What was cut of a shard; row and holder of each document that is empty now."""
+
+    paragraphs: int
+    characters: int
+    emptied: list[tuple[int, int]]
+
+
+class Remaining(NamedTuple):
+    """The shards that remain, the place and the holder of each empty document, and what was cut."""
+
+    parts: list[Path]
+    emptied: list[tuple[int, int]]
+    paragraphs: int
+    characters: int
+
+
 def cut(
-    connection: duckdb.DuckDBPyConnection,
     out: Path,
     parts: list[Path],
-    firsts: list[int],
+    firsts: tuple[int, ...],
     settings: ParagraphSettings,
+    memory_gb: float,
     executor: Executor,
     advance: Callable[[], None],
-) -> list[Path]:
+) -> Remaining:
     """Cut repeated paragraphs of the shards `parts`; return the shards that remain, those without cuts unchanged.
 
     A paragraph of at least `min_characters` that occurs in at least `min_documents` different documents stays in the
     first of them. Writes the table `cut` under `out` (see CUT), and shards with cuts under `out/remaining`, whose rows
-    are those of `parts`: a document may be empty. Creates the table `emptied` in `connection`: `place`, and `holder`,
-    the place of a document that has its first cut paragraph. `firsts` has the place of each shard's first row.
+    are those of `parts`: a document may be empty. Its holder is the place of a document that has its first cut
+    paragraph. `firsts` has the place of each shard's first row.
     """
-    hashing = [_Hashing(part, out / "paragraphs" / part.name, settings) for part in parts]
-    connection.execute(
-        "CREATE TABLE paragraphs (place UBIGINT, number UINTEGER, high UBIGINT, low UBIGINT, document UBIGINT)"
-    )
-    for (job, first), _ in zip(
-        zip(hashing, firsts, strict=True), map_ordered(executor, _write_hashes, hashing), strict=True
-    ):
-        connection.execute(
-            'INSERT INTO paragraphs SELECT ? + "row", number, high, low, document FROM read_parquet(?)',
-            [first, str(job.out)],
-        )
+    scratch = out / "paragraphs"
+    hashing = [_Hashing(part, scratch / "hashes" / part.name, scratch / "ids" / part.name, settings) for part in parts]
+    for _ in map_ordered(executor, _write_hashes, hashing):
         advance()
-    connection.execute(
-        """CREATE TABLE cuts AS
-        WITH repeated AS (
-            SELECT high, low, min((place << 32) | number) AS spot FROM paragraphs
-            GROUP BY high, low HAVING count(DISTINCT document) >= ?
+    hashes, ids = tuple(job.hashes for job in hashing), tuple(job.ids for job in hashing)
+    cuts = scratch / "cuts.parquet"
+    finding = _Finding(hashes, ids, firsts, settings.min_documents, out / "spill", memory_gb, cuts)
+    executor.submit(_write_cuts, finding).result()
+    cutting = [
+        _Cutting(part, first, cuts, out / "remaining" / part.name, out / "cut" / part.name, SEPARATORS[settings.unit])
+        for part, first in zip(parts, firsts, strict=True)
+    ]
+    found = Remaining([], [], 0, 0)
+    for job, own in zip(cutting, map_ordered(executor, _cut, cutting), strict=True):
+        found.parts.append(job.out if own.paragraphs else job.documents)
+        found.emptied.extend((job.first + row, holder) for row, holder in own.emptied)
+        found = found._replace(
+            paragraphs=found.paragraphs + own.paragraphs, characters=found.characters + own.characters
         )
-        SELECT place, number, repeated.spot >> 32 AS holder FROM paragraphs JOIN repeated USING (high, low)
-        WHERE (place << 32) | number <> spot""",
-        [settings.min_documents],
-    )
-    connection.execute("DROP TABLE paragraphs")
-    connection.execute("CREATE TABLE holders (place UBIGINT, id VARCHAR)")
-    for part, first in zip(parts, firsts, strict=True):
-        connection.execute(
-            """INSERT INTO holders SELECT ? + file_row_number AS place, id FROM read_parquet(?, file_row_number = true)
-            WHERE place IN (SELECT holder FROM cuts)""",
-            [first, str(part)],
-        )
-    connection.execute("CREATE TABLE emptied (place UBIGINT, holder UBIGINT)")
-    made: list[Path] = []
-    jobs = _jobs(connection, out, parts, firsts, SEPARATORS[settings.unit])
-    for part, first, (path, emptied) in zip(parts, firsts, map_ordered(executor, _write_cut, jobs), strict=True):
-        made.append(path or part)
-        for row, holder in emptied:
-            connection.execute("INSERT INTO emptied VALUES (?, ?)", [first + row, holder])
-    connection.execute("DROP TABLE cuts; DROP TABLE holders")
-    return made
+    return found
 
 
 def _write_hashes(job: _Hashing) -> None:
-    """Write the hashes of the paragraphs of a shard."""
-    if job.out.exists():
+    """Write the hashes of the paragraphs of a shard, and the ids of its documents."""
+    if job.hashes.exists():
         return
+    write_parquet(job.ids, pq.read_table(job.documents, columns=["id"]))
     batches, row = [], 0
     for batch in pq.ParquetFile(job.documents).iter_batches(_BATCH, columns=["text"]):
         texts = batch["text"]
@@ -137,48 +154,76 @@ def _write_hashes(job: _Hashing) -> None:
         columns = [rows + row, numbers.astype(np.uint32), *found.digests.T, documents[rows]]
         batches.append(pa.record_batch([np.ascontiguousarray(column[long]) for column in columns], schema=_SCHEMA))
         row += len(texts)
-    write_parquet(job.out, pa.Table.from_batches(batches, _SCHEMA))
+    write_parquet(job.hashes, pa.Table.from_batches(batches, _SCHEMA))
 
 
-def _jobs(
-    connection: duckdb.DuckDBPyConnection, out: Path, parts: list[Path], firsts: list[int], separator: str
-) -> Iterator[_Cutting]:
-    for part, first in zip(parts, firsts, strict=True):
-        last = first + pq.read_metadata(part).num_rows
-        cuts = connection.sql(
-            """SELECT (cuts.place - ?)::UINTEGER AS row, number, holder, holders.id AS kept_in
-            FROM cuts JOIN holders ON holders.place = holder WHERE cuts.place >= ? AND cuts.place < ? ORDER BY ALL""",
-            params=[first, first, last],
-        ).to_arrow_table()
-        yield _Cutting(part, out / "remaining" / part.name, out / "cut" / part.name, cuts, separator)
+def _write_cuts(job: _Finding) -> None:
+    """Write the occurrences of repeated paragraphs but for the first of each."""
+    if job.cuts.exists():
+        return
+    with spilling(job.spill, job.memory_gb) as connection:
+        connection.execute(
+            "CREATE TABLE paragraphs (place UBIGINT, number UINTEGER, high UBIGINT, low UBIGINT, document UBIGINT)"
+        )
+        for path, first in zip(job.hashes, job.firsts, strict=True):
+            connection.execute(
+                'INSERT INTO paragraphs SELECT ? + "row", number, high, low, document FROM read_parquet(?)',
+                [first, str(path)],
+            )
+        connection.execute(
+            """CREATE TABLE cuts AS
+            WITH repeated AS (
+                SELECT high, low, min((place << 32) | number) AS spot FROM paragraphs
+                GROUP BY high, low HAVING count(DISTINCT document) >= ?
+            )
+            SELECT place, number, repeated.spot >> 32 AS holder FROM paragraphs JOIN repeated USING (high, low)
+            WHERE (place << 32) | number <> spot""",
+            [job.min_documents],
+        )
+        connection.execute("DROP TABLE paragraphs")
+        connection.execute("CREATE TABLE holders (place UBIGINT, id VARCHAR)")
+        for path, first in zip(job.ids, job.firsts, strict=True):
+            connection.execute(
+                """INSERT INTO holders
+                SELECT ? + file_row_number AS place, id FROM read_parquet(?, file_row_number = true)
+                WHERE place IN (SELECT holder FROM cuts)""",
+                [first, str(path)],
+            )
+        with replacing(job.cuts, scratch=True) as temporary:
+            path_ = str(temporary).replace("'", "''")
+            connection.execute(
+                f"""COPY (
+                    SELECT cuts.place, number, holder, holders.id AS kept_in
+                    FROM cuts JOIN holders ON holders.place = holder ORDER BY ALL
+                ) TO '{path_}' (FORMAT parquet)"""
+            )
 
 
-def _write_cut(job: _Cutting) -> tuple[Path | None, list[tuple[int, int]]]:
-    """Write a shard without its cut paragraphs, and the account; return the path, None if nothing is cut.
-
-    Also returns row and holder of each document that is empty now.
-    """
-    if not len(job.cuts):
-        return None, []
+def _cut(job: _Cutting) -> _Cut:
+    """Write a shard without its cut paragraphs, and the account, if something is cut."""
+    last = job.first + row_count(job.documents)
+    cuts = pq.read_table(job.cuts, filters=[("place", ">=", job.first), ("place", "<", last)])
+    if not len(cuts):
+        return _Cut(0, 0, [])
     table = pq.read_table(job.documents)
     texts = table["text"].to_pylist()
     account: list[dict[str, str | int]] = []
     emptied: list[tuple[int, int]] = []
-    for row, group in groupby(job.cuts.to_pylist(), key=lambda one: one["row"]):
-        cuts = {one["number"]: one for one in group}
+    for place, group in groupby(cuts.to_pylist(), key=lambda one: one["place"]):
+        row, own = place - job.first, {one["number"]: one for one in group}
         origin = {name: table[name][row].as_py() for name in ("id", "source", "path", "position")}
         remaining, start = [], 0
         for number, paragraph in enumerate(texts[row].split(job.separator)):
-            if number in cuts:
-                shown = {"text_start": paragraph.strip()[:_SHOWN], "kept_in": cuts[number]["kept_in"]}
+            if number in own:
+                shown = {"text_start": paragraph.strip()[:_SHOWN], "kept_in": own[number]["kept_in"]}
                 account.append(origin | shown | {"start": start, "characters": len(paragraph)})
             else:
                 remaining.append(paragraph)
             start += len(paragraph) + len(job.separator)
         texts[row] = job.separator.join(remaining).strip("\n")
         if not texts[row].strip():
-            emptied.append((row, min(cuts.items())[1]["holder"]))
-    place = table.column_names.index("text")
+            emptied.append((row, min(own.items())[1]["holder"]))
+    column = table.column_names.index("text")
     write_parquet(job.account, pa.Table.from_pylist(account, CUT))
-    write_parquet(job.out, table.set_column(place, table.schema.field("text"), pa.array(texts, pa.string())))
-    return job.out, emptied
+    write_parquet(job.out, table.set_column(column, table.schema.field("text"), pa.array(texts, pa.string())))
+    return _Cut(len(account), sum(int(one["characters"]) for one in account), emptied)

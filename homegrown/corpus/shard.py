@@ -26,8 +26,9 @@ from homegrown.corpus.heldout import HeldOut, Signer, index_files, load, most_si
 from homegrown.corpus.records import MEGABYTE
 from homegrown.corpus.segmenter import MISSING
 from homegrown.corpus.split_choice import SPLITS, Bounds, bounds, hashes
+from homegrown.util.elsewhere import parts_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, write_parquet, writing
+from homegrown.util.files import write_parquet, writing
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 from homegrown.util.seeds import derive
@@ -130,7 +131,7 @@ def shard(
     compared with each other. (Brown et al. 2020 remove 200 characters around a run; here the document is dropped.)
     Raises UserError if a split would be empty.
     """
-    inputs = parquet_parts(filtered / "documents")
+    inputs = parts_of(filtered / "documents")
     seed = derive(seed, "shard")
     runs = runs_of_files(settings.decontaminate)
     ends = bounds(inputs, settings, seed)

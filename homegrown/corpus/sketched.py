@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from homegrown.corpus.compiled import compiled
 from homegrown.corpus.lsh import Documents
 from homegrown.corpus.minhash import Sets
+from homegrown.util.elsewhere import noted, ranges
 from homegrown.util.files import replacing
+
+Number = TypeVar("Number", np.uint32, np.int64)
 
 
 class Sketched(NamedTuple):
@@ -73,17 +76,43 @@ def fetch(parts: tuple[Sketched, ...], firsts: tuple[int, ...], places: NDArray[
         own = np.flatnonzero(numbers == number)
         rows = places[own] - firsts[number]
         files = parts[number]
-        signatures[own] = np.memmap(files.signatures, np.uint32, "r").reshape(-1, size)[rows]
+        signatures[own] = _rows(files.signatures, np.uint32, size, rows)
         if files.shingles is not None and files.starts is not None:
-            starts = np.asarray(np.memmap(files.starts, np.int64, "r"))
-            begins, ends = starts[rows], starts[rows + 1]
-            counts.append(ends - begins)
-            if (total := int((ends - begins).sum())) > 0:
-                shingles.append(_gathered(np.asarray(np.memmap(files.shingles, np.uint32, "c")), begins, ends, total))
+            ends = np.unique(np.concatenate([rows, rows + 1]))
+            starts = _rows(files.starts, np.int64, 1, ends)[:, 0]
+            begins, stops = (starts[np.searchsorted(ends, edge)] for edge in (rows, rows + 1))
+            counts.append(stops - begins)
+            shingles.append(_values(files.shingles, begins, stops))
     compared = parts[0].shingles is not None
     return Documents(
         signatures, np.concatenate(shingles), np.cumsum(np.concatenate(counts)) if compared else np.empty(0, np.int64)
     )
+
+
+def signatures_of(files: Sketched, size: int) -> NDArray[np.uint32]:
+    """Return all signatures of a shard."""
+    if files.signatures.exists():
+        return np.fromfile(files.signatures, np.uint32).reshape(-1, size)
+    there = noted(files.signatures)
+    ends = np.array([there.bytes if there else 0])
+    return np.frombuffer(ranges(files.signatures, ends * 0, ends), np.uint32).reshape(-1, size)
+
+
+def _rows(path: Path, kind: type[Number], size: int, rows: NDArray[np.int64]) -> NDArray[Number]:
+    """Return some rows of a file, ascending."""
+    if path.exists():
+        return np.asarray(np.memmap(path, kind, "r")).reshape(-1, size)[rows]
+    width = size * np.dtype(kind).itemsize
+    return np.frombuffer(ranges(path, rows * width, (rows + 1) * width), kind).reshape(-1, size)
+
+
+def _values(path: Path, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Return the values of a file from each of `begins` to its end."""
+    if not (total := int((ends - begins).sum())):
+        return np.empty(0, np.uint32)
+    if path.exists():
+        return _gathered(np.asarray(np.memmap(path, np.uint32, "c")), begins, ends, total)
+    return np.frombuffer(ranges(path, 4 * begins, 4 * ends), np.uint32)
 
 
 @compiled

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from homegrown.config.recipe import ShardSettings
-from homegrown.corpus.documents import row_count
+from homegrown.corpus.documents import row_counts
+from homegrown.util.elsewhere import opened
 
 SPLITS = ("train", "validation", "test")
 _HASH_BITS = 64
@@ -44,7 +45,7 @@ def bounds(inputs: Sequence[Path], settings: ShardSettings, seed: int) -> Bounds
     """
     test = int(settings.test_share * 2**_HASH_BITS)
     validation = test + int(settings.validation_share * 2**_HASH_BITS)
-    documents = sum(row_count(path) for path in inputs)
+    documents = sum(row_counts(inputs))
     if documents < 3 or documents * min(settings.test_share, settings.validation_share) >= _SURE:
         return Bounds(test, validation)
     test = max(test, min(_chosen_by(inputs, seed)) + 1)
@@ -55,5 +56,5 @@ def bounds(inputs: Sequence[Path], settings: ShardSettings, seed: int) -> Bounds
 def _chosen_by(inputs: Sequence[Path], seed: int) -> Iterator[int]:
     """Yield the number that chooses the split of each document."""
     for path in inputs:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
+        for batch in pq.ParquetFile(opened(path)).iter_batches(columns=["id"]):
             yield from (value for value, _ in hashes(batch["id"], seed))

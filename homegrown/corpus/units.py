@@ -18,6 +18,7 @@ from homegrown.corpus.streams import is_remote
 from homegrown.corpus.text import Cleaned, cleaned
 from homegrown.corpus.warned import counted
 from homegrown.store.digests import sha256
+from homegrown.util.elsewhere import parts_of
 from homegrown.util.errors import SourceChanged, UserError
 from homegrown.util.files import replacing, write_parquet
 
@@ -54,12 +55,12 @@ class Summary:
 
 def documents_of(unit: Unit) -> list[Path]:
     """Return the files of a unit's documents (SIZED) in order."""
-    return sorted(unit.folder.glob("documents-*.parquet"))
+    return parts_of(unit.folder, "documents-*.parquet")
 
 
 def rows_of(unit: Unit, table: str) -> list[Path]:
     """Return the files of a unit's rows of `quarantine` or `repairs` in order."""
-    return sorted(unit.folder.glob(f"{table}-*.parquet"))
+    return parts_of(unit.folder, f"{table}-*.parquet")
 
 
 def read_unit(unit: Unit) -> Summary:

@@ -31,8 +31,9 @@ from homegrown.tokenizer.encoding import Encoder
 from homegrown.tokenizer.loading import load
 from homegrown.tokenizer.sample import read_shard, text_bytes
 from homegrown.tokenizer.special import SpecialIds, special_ids
+from homegrown.util.elsewhere import parts_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, replacing
+from homegrown.util.files import replacing
 from homegrown.util.parallel import map_ordered
 from homegrown.util.progress import Metric, Outcome, Progress, silent
 
@@ -118,7 +119,7 @@ def pack(
     parts = [
         _Part(out, split, number, shard, tokenizer, shard_tokens, context, bool(settings.mixture) and split != "test")
         for split in SPLITS
-        for number, shard in enumerate(parquet_parts(shards / split))
+        for number, shard in enumerate(parts_of(shards / split))
     ]
     splits: dict[Split, list[TokenFile]] = {split: [] for split in SPLITS}
     for done, (part, files) in enumerate(zip(parts, map_ordered(executor, _pack_part, parts), strict=True), start=1):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from homegrown.reporting.numbers import file_size
 from homegrown.tokenizer.sample import read_shard
-from homegrown.util.files import parquet_parts
+from homegrown.util.elsewhere import parts_of
 
 PRIMER_BYTES = 2_000_000
 """Training text that xz reads first: a quarter of its dictionary, half a second twice."""
@@ -45,7 +45,7 @@ def xz_size(texts: Iterable[bytes]) -> int:
 
 
 def _documents(folder: Path) -> Iterator[bytes]:
-    for shard in parquet_parts(folder):
+    for shard in parts_of(folder):
         for batch in read_shard(shard, ["text"]):
             yield from (text.encode() for text in batch["text"].to_pylist())
 

@@ -14,8 +14,8 @@ from homegrown.data.rows import map_array
 from homegrown.tokenizer.encoding import Encoder
 from homegrown.tokenizer.sample import read_shard
 from homegrown.tokenizer.special import SpecialIds, special_ids
+from homegrown.util.elsewhere import parts_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _known(shards: Path, tokenizer: Tokenizer) -> dict[int, list[tuple[str, str]
     """Return id and source of all documents by the digest of their tokens; several for equal texts."""
     encoder = Encoder(tokenizer)
     known: dict[int, list[tuple[str, str]]] = {}
-    for shard in parquet_parts(shards):
+    for shard in parts_of(shards):
         for batch in read_shard(shard, ["id", "text", "source"]):
             for row in batch.to_pylist():
                 digest = _digest(encoder.encode(row["text"]).astype(np.int64))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from homegrown.util.elsewhere import opened, parts_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, replacing
+from homegrown.util.files import replacing
 from homegrown.util.seeds import derive
 
 LAST_WORD, NEXT_PASSAGE = "heldout_last_word", "heldout_next_passage"
@@ -49,8 +50,8 @@ def write_tasks(shards: Path, folder: Path, names: Sequence[str]) -> list[dict[s
 
 
 def _texts(test: Path) -> Iterator[str]:
-    for part in parquet_parts(test):
-        for batch in pq.ParquetFile(part).iter_batches(batch_size=256, columns=["text"]):
+    for part in parts_of(test):
+        for batch in pq.ParquetFile(opened(part)).iter_batches(batch_size=256, columns=["text"]):
             yield from batch["text"].to_pylist()
 
 

@@ -21,8 +21,8 @@ from homegrown.planning.text import bytes_per_token, text_of
 from homegrown.reporting.blocks import Table
 from homegrown.reporting.numbers import count, duration, file_size
 from homegrown.store.artifacts import Store
+from homegrown.util.elsewhere import opened, parts_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts
 
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -109,8 +109,8 @@ def estimated(store: Store, recipe: Recipe) -> TextFacts:
 
 
 def _texts(folder: Path) -> Iterator[str]:
-    for path in parquet_parts(folder):
-        for batch in pq.ParquetFile(path).iter_batches(256, columns=["text"]):
+    for path in parts_of(folder):
+        for batch in pq.ParquetFile(opened(path)).iter_batches(256, columns=["text"]):
             yield from batch.column(0).to_pylist()
 
 

@@ -7,7 +7,8 @@ folder `<root>/.state/` has the store's locks and caches; it can be deleted when
 If the root has the setgid bit, new files and folders have its group's permissions, so that a group shares the store.
 
 With a remote (`homegrown.store.remote`), a published artifact is copied there, its manifest last. An artifact that
-only the remote has is downloaded instead of made.
+only the remote has is downloaded instead of made. What workers wrote to the remote stays there: the folder here has the
+manifest, and `Store.fetch` downloads the files for whoever reads them.
 """
 
 import errno
@@ -29,8 +30,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from homegrown.store.digests import Digests, sha256
-from homegrown.store.remote import Damaged, Remote
-from homegrown.util import locks
+from homegrown.store.remote import VARIABLE, Damaged, Remote
+from homegrown.util import elsewhere, locks
 from homegrown.util.errors import UserError, is_disk_full
 from homegrown.util.files import PARTIAL, is_shared, noted_digest, replacing, share, share_new_files, sync
 from homegrown.util.parallel import cpu_count
@@ -177,10 +178,34 @@ class Store:
     def damage(self, artifact: Artifact) -> str | None:
         """Return and log what is wrong with an artifact's files (size or digest); None for a complete artifact."""
         with Digests(self._state / "digests.sqlite") as digests:
-            problem = problem_of(artifact, digests.file)
+            problem = problem_of(artifact, digests.file, self.is_there)
         if problem:
             _log.warning("%s is damaged and not used: %s.", artifact.path, problem)
         return problem
+
+    def is_there(self, artifact: Artifact) -> bool:
+        """Return whether the remote has the artifact, complete."""
+        return self.remote is not None and self._there(artifact.path) == artifact.manifest
+
+    def fetch(self, artifact: Artifact, table: str = "") -> Artifact:
+        """Download the files of an artifact that are only at the remote, all or those of one table; return it.
+
+        Raises:
+            UserError: no remote is set, or it lacks a file.
+        """
+        facts = artifact.manifest.files
+        names = [name for name in facts if PurePosixPath(name).is_relative_to(table)]
+        missing = {self._name(artifact.path, name): name for name in names if not (artifact.path / name).exists()}
+        if not missing:
+            return artifact
+        if self.remote is None:
+            raise UserError(f"{artifact.name} has files at a store only; set {VARIABLE} to its address.")
+        digests = {there: facts[name].sha256 for there, name in missing.items()}
+        try:
+            self.remote.download({there: artifact.path / name for there, name in missing.items()}, digests)
+        except Damaged as error:
+            raise UserError(f"{error}; run the pipeline of {artifact.name} again.") from error
+        return artifact
 
     def all(self) -> list[Artifact]:
         """Return every artifact with a readable manifest, by stage and version, without checking its files."""
@@ -262,6 +287,8 @@ class Store:
             return False
         try:
             self._discard(folder)
+            if self.remote and _PARTIAL.fullmatch(folder.name):
+                self.remote.remove(self._name(folder))
         finally:
             locks.release(lock)
         return True
@@ -282,8 +309,8 @@ class Store:
                 slot = found.path if found else self._reserve(stage, key, fresh)
             except OSError as error:
                 raise (explained(error, self.root) or error) from error
-        if found and self.remote and self._there(found.path) != found.manifest:  # made before the remote was set
-            self._copy(found, self.remote)
+        if found and self.remote and not self.is_there(found):  # made before the remote was set
+            self._copy(found.path, found, self.remote)
         return slot
 
     def _reserve(self, stage: str, key: str, fresh: bool) -> Path:
@@ -301,17 +328,20 @@ class Store:
         self._mkdir(partial_of(slot))
         return slot
 
-    def make(self, order: Order, slot: Path, build: Callable[[Path], Outcome]) -> tuple[Artifact, bool]:
+    def make(
+        self, order: Order, slot: Path, build: Callable[[Path], Outcome], *, files_stay: bool = False
+    ) -> tuple[Artifact, bool]:
         """Return the artifact of `order` at `slot`, and whether `build` made it.
 
         `build` gets the partial folder with the files of an interrupted attempt. If another process makes the artifact,
-        wait for it and use its result; if that process dies, take over.
+        wait for it and use its result; if that process dies, take over. The files of one that only the remote has are
+        downloaded, unless `files_stay`.
         """
         with locks.exclusive(self._lock_of(slot)):
             made = self._read(slot) if slot.is_dir() else None
             if made is not None and not self.damage(made):
-                if self.remote and self._there(slot) != made.manifest:  # as after an interrupted copy
-                    self._copy(made, self.remote)
+                if self.remote and not self.is_there(made):  # as after an interrupted copy
+                    self._copy(slot, made, self.remote)
                 return made, False
             partial = partial_of(slot)
             if partial.is_dir() and any(path.is_symlink() for path in partial.rglob("*")):
@@ -319,28 +349,26 @@ class Store:
             self._mkdir(partial)
             started, clock = datetime.now(UTC), time.monotonic()
             try:
-                if self.remote and (downloaded := self._download(order.key, slot, self.remote)):
+                if self.remote and (downloaded := self._download(order.key, slot, self.remote, files_stay)):
                     return downloaded, False
                 outcome = build(partial)
                 manifest = self._publish(order, slot, outcome, started, time.monotonic() - clock)
             except Exception as error:
                 raise (explained(error, self.root) or error) from error
-            if self.remote:
-                self._copy(Artifact(slot, manifest), self.remote)
+            if self.remote and not self.is_there(Artifact(slot, manifest)):
+                self._copy(slot, Artifact(slot, manifest), self.remote)
             return Artifact(slot, manifest), True
 
     def _publish(self, order: Order, slot: Path, outcome: Outcome, started: datetime, seconds: float) -> Manifest:
         partial = partial_of(slot)
-        files = {
+        there = elsewhere.files_below(partial)
+        files = {name: FileFacts(bytes=found.bytes, sha256=found.sha256) for name, found in there.items()} | {
             file.relative_to(partial).as_posix(): FileFacts(
                 bytes=file.stat().st_size, sha256=noted_digest(file) or sha256(file)
             )
             for file in sorted(partial.rglob("*"))
             if file.is_file() and not file.name.startswith(".")
         }
-        for leftover in partial.rglob(".*"):
-            if leftover.is_file():
-                leftover.unlink()
         manifest = Manifest(
             stage=order.stage,
             version=int(slot.name.split("-")[0]),
@@ -356,8 +384,17 @@ class Store:
             rows_out=outcome.rows_out,
             unit=outcome.unit,
             metrics=outcome.metrics,
-            files=files,
+            files=dict(sorted(files.items())),
         )
+        if there and self.remote:
+            self._copy(partial, Artifact(slot, manifest), self.remote)
+            shutil.rmtree(partial)
+            self._mkdir(partial)
+            elsewhere.note_store(partial, self.remote.address)
+        else:
+            for leftover in partial.rglob(".*"):
+                if leftover.is_file():
+                    leftover.unlink()
         self._place(slot, manifest)
         return manifest
 
@@ -365,7 +402,7 @@ class Store:
         """Rename a slot's partial folder, which has exactly the files of the manifest, to its place."""
         partial = partial_of(slot)
         with replacing(partial / MANIFEST, scratch=True) as temporary:
-            temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
+            temporary.write_text(_as_json(manifest))
         shared = is_shared(self.root)
         for path in (*partial.rglob("*"), partial):
             if shared:
@@ -377,7 +414,8 @@ class Store:
         sync(slot.parent)
         with Digests(self._state / "digests.sqlite") as digests:
             for name, facts in manifest.files.items():
-                digests.know(slot / name, facts.sha256)
+                if (slot / name).exists():
+                    digests.know(slot / name, facts.sha256)
 
     # --- the remote ---------------------------------------------------------------------------------------------------
 
@@ -393,29 +431,41 @@ class Store:
         except ValidationError:
             return None
 
-    def _copy(self, artifact: Artifact, remote: Remote) -> None:
-        """Copy an artifact to the remote, its manifest last, so that readers see a complete artifact or none."""
-        remote.remove(self._name(artifact.path, MANIFEST))  # of a damaged copy
-        remote.upload(self.root, [self._name(artifact.path, name) for name in artifact.manifest.files])
-        remote.upload(self.root, [self._name(artifact.path, MANIFEST)])
-        remote.remove(self._name(partial_of(artifact.path)))
+    def _copy(self, folder: Path, artifact: Artifact, remote: Remote) -> None:
+        """Copy an artifact to the remote, its manifest last, so that readers see a complete artifact or none.
 
-    def _download(self, key: str, slot: Path, remote: Remote) -> Artifact | None:
+        The files are in `folder`, or in the partial folder of the remote, where workers wrote them.
+        """
+        names, partial = artifact.manifest.files, partial_of(artifact.path)
+        remote.remove(self._name(artifact.path, MANIFEST))  # of a damaged copy
+        here = {self._name(artifact.path, name): folder / name for name in names if (folder / name).exists()}
+        remote.upload(here)
+        moved = {self._name(partial, name): self._name(artifact.path, name) for name in names}
+        remote.copy({old: new for old, new in moved.items() if new not in here})
+        remote.write(self._name(artifact.path, MANIFEST), _as_json(artifact.manifest).encode())
+        remote.remove(self._name(partial))
+
+    def _download(self, key: str, slot: Path, remote: Remote, files_stay: bool) -> Artifact | None:
         """Download the artifact of a slot from the remote; return None if it is missing or damaged there."""
         manifest, partial = self._there(slot), partial_of(slot)
         if manifest is None or manifest.key != key:
             return None
-        _log.info("%s is downloaded from %s.", slot, remote.address)
         downloaded = self._state / "downloaded" / self._name(slot)
         shutil.rmtree(downloaded, ignore_errors=True)
         downloaded.mkdir(parents=True)
-        try:
-            digests = {self._name(slot, name): facts.sha256 for name, facts in manifest.files.items()}
-            remote.download(self._state / "downloaded", digests)
-        except Damaged as error:
-            _log.warning("%s; it is not used.", error)
-            return None
+        if files_stay:
+            elsewhere.note_store(downloaded, remote.address)
+        else:
+            _log.info("%s is downloaded from %s.", slot, remote.address)
+            files = manifest.files
+            digests = {self._name(slot, name): facts.sha256 for name, facts in files.items()}
+            try:
+                remote.download({self._name(slot, name): downloaded / name for name in files}, digests)
+            except Damaged as error:
+                _log.warning("%s; it is not used.", error)
+                return None
         self._discard(partial)
+        remote.remove(self._name(partial))
         downloaded.rename(partial)
         self._place(slot, manifest)
         return Artifact(slot, manifest)
@@ -475,19 +525,30 @@ class Store:
         shutil.rmtree(trash, ignore_errors=True)  # garbage collection deletes what remains
 
 
-def problem_of(artifact: Artifact, digest: Callable[[Path], str]) -> str | None:
-    """Return the first problem of an artifact's files, with their digests by `digest`; None for a complete artifact."""
+def problem_of(
+    artifact: Artifact, digest: Callable[[Path], str], is_there: Callable[[Artifact], bool] = lambda artifact: False
+) -> str | None:
+    """Return the first problem of an artifact's files, with their digests by `digest`; None for a complete artifact.
+
+    Files that are missing here may be at the remote, if it `is_there`.
+    """
+    missing = ""
     for name, facts in artifact.manifest.files.items():
         file = artifact.path / name
         if not file.is_file():
-            return f"{name} is missing"
+            missing = missing or f"{name} is missing"
+            continue
         if file.is_symlink():
             return f"{name} is a link"
         if file.stat().st_size != facts.bytes:
             return f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
         if digest(file) != facts.sha256:
             return f"{name} has changed since it was published (its SHA-256 differs)"
-    return None
+    return missing if missing and not is_there(artifact) else None
+
+
+def _as_json(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=2) + "\n"
 
 
 def partial_of(slot: Path) -> Path:

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from homegrown.config import addresses
 from homegrown.store.digests import sha256
+from homegrown.util.elsewhere import filesystem
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 
@@ -72,30 +72,52 @@ class Remote:
                 return None
             return content
 
-    def upload(self, root: Path, names: Iterable[str]) -> None:
-        """Copy files of the folder `root` to the remote."""
+    def names(self, folder: str) -> set[str]:
+        """Return the names of all files below a folder."""
         with self._answering():
-            files, there = self._place()
-            _each(lambda name: files.put_file(str(root / name), f"{there}/{name}"), names)
+            files, root = self._place()
+            try:
+                found = files.find(f"{root}/{folder}")
+            except FileNotFoundError:
+                return set()
+            return {name[len(root) :].lstrip("/") for name in found}
 
-    def download(self, root: Path, digests: Mapping[str, str]) -> None:
-        """Copy files from the remote into `root`; `digests` has the SHA-256 of each by name.
+    def upload(self, sources: Mapping[str, Path]) -> None:
+        """Copy files to the remote, each to its name."""
+        with self._answering():
+            files, root = self._place()
+            _each(lambda name: files.put_file(str(sources[name]), f"{root}/{name}"), sources)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        with self._answering():
+            files, root = self._place()
+            files.pipe_file(f"{root}/{name}", content)
+
+    def copy(self, names: Mapping[str, str]) -> None:
+        """Copy files within the remote, by their old names; an object store does so itself."""
+        with self._answering():
+            files, root = self._place()
+            _each(lambda name: files.cp_file(f"{root}/{name}", f"{root}/{names[name]}"), names)
+
+    def download(self, places: Mapping[str, Path], digests: Mapping[str, str]) -> None:
+        """Copy files from the remote to their places; `digests` has the SHA-256 of each, empty if none was taken.
 
         Raises:
             Damaged: a file is missing at the remote or has another digest; other files may have been copied.
         """
 
         def one(name: str) -> None:
-            with replacing(root / name) as temporary:
+            with replacing(places[name], scratch=True) as temporary:
                 try:
-                    files.get_file(f"{there}/{name}", str(temporary))
+                    files.get_file(f"{root}/{name}", str(temporary))
                 except FileNotFoundError:
                     raise Damaged(f"{name} is missing at {self.address}") from None
-                if sha256(temporary) != digests[name]:
+                if digests[name] and sha256(temporary) != digests[name]:
                     raise Damaged(f"{name} at {self.address} has changed since it was published (its SHA-256 differs)")
 
         with self._answering():
-            files, there = self._place()
+            files, root = self._place()
             _each(one, digests)
 
     def remove(self, name: str) -> None:
@@ -110,13 +132,7 @@ class Remote:
     def _place(self) -> tuple[Any, str]:
         """Return the file system and the path in it."""
         if self._opened is None:
-            from fsspec.core import url_to_fs
-
-            local = urlsplit(self.address).scheme in ("", "file", "local")
-            # No cached listings: another machine may have written since.
-            options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
-            files, root = url_to_fs(self.address, **options)
-            self._opened = files, root.rstrip("/")
+            self._opened = filesystem(self.address)
         return self._opened
 
     @contextmanager

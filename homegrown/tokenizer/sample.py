@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from homegrown.util.elsewhere import opened
 from homegrown.util.errors import UserError
 
 _BATCH_ROWS = 1024
@@ -20,7 +21,7 @@ def read_shard(shard: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         UserError: the file is not Parquet, or a column is missing.
     """
     try:
-        with pq.ParquetFile(shard) as file:
+        with pq.ParquetFile(opened(shard)) as file:
             if missing := [column for column in columns if column not in file.schema_arrow.names]:
                 raise UserError(f"{shard} has no column {missing[0]!r}; run the stage `shard` again.")
             yield from (batch for batch in file.iter_batches(_BATCH_ROWS, columns=columns) if batch.num_rows)

@@ -15,8 +15,9 @@ from homegrown.tokenizer.loading import TOKENIZER_FILE, copy_tokenizer, load, to
 from homegrown.tokenizer.sample import read_sample, text_bytes
 from homegrown.tokenizer.special import GUIDE_TOKENS, SPECIAL_TOKENS, add_own
 from homegrown.tokenizer.usage import by_name, measure_usage
+from homegrown.util.elsewhere import parts_of
 from homegrown.util.errors import UserError
-from homegrown.util.files import parquet_parts, replacing, write_parquet
+from homegrown.util.files import replacing, write_parquet
 from homegrown.util.progress import Outcome, Progress, silent
 
 _LEAST_FREQUENCY = 2
@@ -36,7 +37,7 @@ def train_tokenizer(
     Raises:
         UserError: the text has too few pairs to fill the vocabulary, or the given tokenizer is not supported.
     """
-    parts = parquet_parts(shards / "train")
+    parts = parts_of(shards / "train")
     passes, seen = 1 if settings.path or base else 2, 0
 
     def sample() -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from homegrown.reporting.numbers import duration, file_size, quantity, shown
 from homegrown.store.artifacts import Artifact, Store
-from homegrown.util.files import parquet_parts, replacing
+from homegrown.util.elsewhere import opened, parts_of
+from homegrown.util.files import replacing
 from homegrown.util.progress import Metric
 from tasks.ui.figures import figure
 from tasks.ui.markdown import table
@@ -105,12 +106,12 @@ def rows_of(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str
     """Yield the rows of the first shards of a table (`PARTS_READ`)."""
     import pyarrow.parquet as pq
 
-    for part in parquet_parts(folder)[:PARTS_READ]:
+    for part in parts_of(folder)[:PARTS_READ]:
         # `read_table` would import pandas if it is installed.
-        yield from pq.ParquetFile(part).read(columns).to_pylist()
+        yield from pq.ParquetFile(opened(part)).read(columns).to_pylist()
 
 
 def partly(folder: Path) -> str:
     """Return a note if `rows_of` does not read all shards of the table."""
-    parts = len(parquet_parts(folder))
+    parts = len(parts_of(folder))
     return f" (of the first {PARTS_READ} of {parts:,} shards)" if parts > PARTS_READ else ""

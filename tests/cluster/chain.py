@@ -20,12 +20,18 @@ from tests.corpus.made_up import digests, files
 Open = Callable[[Path], AbstractContextManager[Executor]]
 
 
-def make(store: Store, raw: str, executor: Open, at_progress: Callable[[str], None] = lambda stage: None) -> None:
-    """Make all stages; `at_progress` is called with the stage's name whenever a shard is done."""
+def make(
+    store: Store,
+    raw: str,
+    executor: Open,
+    at_progress: Callable[[str], None] = lambda stage: None,
+    fresh: str | None = None,
+) -> None:
+    """Make all stages, one of them anew; `at_progress` gets the stage's name whenever a shard is done."""
 
     def stage(name: str, build: Callable[[Path], Outcome]) -> Artifact:
         order = Order(name, "code", {}, {})
-        artifact, _ = store.make(order, store.slot(name, order.key), build)
+        artifact, _ = store.make(order, store.slot(name, order.key, fresh=name == fresh), build)
         return artifact
 
     def in_shards(name: str, build: Callable[[Path, Executor], Outcome]) -> Artifact:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,10 @@ def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, requ
     name = f"b{abs(hash(request.node.nodeid))}"
     s3fs.S3FileSystem(use_listings_cache=False).mkdir(f"s3://{name}")
     return f"s3://{name}"
+
+
+def _running(dask_worker: Any) -> int:
+    return len(dask_worker.state.all_running_tasks)
 
 
 class Cluster:
@@ -89,6 +94,14 @@ class Cluster:
     def _add_worker(self) -> None:
         arguments = ("--scheduler-file", str(self._file), "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
         self._processes.append(self._start("worker", *arguments))
+
+    def wait_for_running_shards(self) -> None:
+        """Wait for the shards of a stopped run: nobody waits for them, and they still write."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            while any(client.run(_running).values()):
+                time.sleep(0.2)
 
     @property
     def scheduler(self) -> int:
