@@ -294,8 +294,8 @@ def measured(row: Row) -> Row:
     """Train a row, in a process of its own, and return it with its results."""
     lever, tokens, vocabulary = LEVERS[row["lever"]], int(row["tokens"]), int(row["vocabulary"])
     data = tokens_of(row["text"], vocabulary)
-    model = scaling_rules.shape(int(row["depth"]))
     different = TokenSplit(data / "packed", "train").tokens
+    model = scaling_rules.shape(int(row["depth"]), tokens / different)
     base = load_recipe("tiny").training
     rules = scaling_rules.training(base, model, vocabulary, tokens, different, device="cpu", devices=1)
     steps = rules.max_steps * 4 // 3 if lever.batches is HalfBatches else rules.max_steps
