@@ -132,6 +132,12 @@ def cautious_decay(made: list[Optimizer], _: Clock) -> None:
         optimizer.register_step_post_hook(decay)
 
 
+def half_decay(made: list[Optimizer], _: Clock) -> None:
+    """Halve the decay: about what `cautious_decay` leaves of it."""
+    for group in (group for optimizer in made for group in optimizer.param_groups):
+        group["weight_decay"] /= 2
+
+
 def embedding_without_decay(made: list[Optimizer], _: Clock) -> None:
     """Decay the hidden matrices only."""
     made[0].param_groups[0]["weight_decay"] = 0.0
@@ -228,6 +234,7 @@ LEVERS = {
     BASELINE: Lever(),
     "normuon": Lever(change=nor_muon),
     "cautious-decay": Lever(change=cautious_decay),
+    "half-decay": Lever(change=half_decay),
     "embedding-without-decay": Lever(change=embedding_without_decay),
     "final-rate-0.05": Lever({"final_learning_rate_share": 0.05}),
     "final-rate-0.1": Lever({"final_learning_rate_share": 0.1}),
