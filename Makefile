@@ -19,7 +19,7 @@ install: .venv/.installed
 demo: install
 	$(BIN)/homegrown run tiny
 
-# Many tests start processes: each would compile the same modules again where Python is told to write no bytecode.
+# Many tests start programs, and where Python may write no bytecode, each would compile the same modules again.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: install lint types
 	$(BIN)/python -m pytest --numprocesses 2
