@@ -66,7 +66,7 @@ def measure(agreed: int = 3_000, timed: int = 300) -> dict[str, float]:
 
 def _documents(count: int) -> list[str]:
     """Return a seeded mixture: articles, stubs, stories, documentation."""
-    pools = [_docstrings()]
+    pools = [docstrings()]
     if CORPORA.is_dir():
         pools.append([row["text"] for row in _rows("wikipedia-2015.jsonl.gz")])
         pools.append([row["text"] for row in _rows("wikipedia-stubs.jsonl.gz")])
@@ -81,7 +81,7 @@ def _documents(count: int) -> list[str]:
 
 def _passages(count: int) -> list[str]:
     """Return lines of articles, or of documentation, joined to at least 3,000 characters."""
-    texts = [row["text"] for row in _rows("wikipedia-2015.jsonl.gz")] if CORPORA.is_dir() else _docstrings()
+    texts = [row["text"] for row in _rows("wikipedia-2015.jsonl.gz")] if CORPORA.is_dir() else docstrings()
     passages: list[str] = [""]
     for line in "\n".join(texts).split("\n"):
         if len(passages[-1]) >= 3_000:
@@ -95,7 +95,8 @@ def _rows(name: str) -> list[dict[str, str]]:
         return [json.loads(line) for line in file]
 
 
-def _docstrings() -> list[str]:
+def docstrings() -> list[str]:
+    """Return the documentation of functions and classes of some packages."""
     names = ("numpy", "numpy.linalg", "pyarrow", "pyarrow.compute", "pandas", "scipy.stats", "scipy.signal", "duckdb")
     modules = [importlib.import_module(name) for name in names]
     texts = {getattr(vars(module)[name], "__doc__", None) for module in modules for name in vars(module)}

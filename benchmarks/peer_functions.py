@@ -8,8 +8,10 @@ import importlib
 import io
 import json
 import logging
+import random
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -79,6 +81,40 @@ def rensa_signatures(texts: list[str], words: int, permutations: int) -> float:
     return rate(sign, texts)
 
 
+def datatrove_chain(folder: str, out: str, tokenizer: str, words: int, bands: int, rows: int) -> dict[str, Any]:
+    """Read JSONL, drop near-duplicates in four steps, apply the quality filters and tokenize.
+
+    Return documents and tokens that remain, CPU and wall seconds, and peak GB.
+    """
+    before, start = cpu_seconds(), time.perf_counter()
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter
+    from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+
+    config = MinhashConfig(n_grams=words, num_buckets=bands, hashes_per_bucket=rows)
+    reader = JsonlReader(folder)
+    tokens = DocumentTokenizer(f"{out}/tokens", tokenizer, f"{out}/working", "tokens", eos_token="</s>", seed=1)
+    stages: list[tuple[list[Any], int]] = [
+        ([reader, MinhashDedupSignature(f"{out}/signatures", config)], 1),
+        ([MinhashDedupBuckets(f"{out}/signatures", f"{out}/buckets", config=config)], bands),
+        ([MinhashDedupCluster(f"{out}/buckets", f"{out}/remove", config)], 1),
+        ([reader, MinhashDedupFilter(f"{out}/remove"), *_quality_filters(), tokens], 1),
+    ]
+    with contextlib.redirect_stderr(io.StringIO()):  # each task logs a page
+        for number, (pipeline, tasks) in enumerate(stages):
+            LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=f"{out}/logs{number}").run()
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "kept": sum(path.stat().st_size for path in Path(out, "tokens").glob("*.index")) // 8,  # uint64 ends
+        "tokens": sum(path.stat().st_size for path in Path(out, "tokens").glob("*.ds")) // 2,
+        "cpu_seconds": cpu_seconds() - before,
+        "wall_seconds": time.perf_counter() - start,
+        "peak_gb": peak * 1024 / 1e9,
+    }
+
+
 def datatrove_duplicates(folder: str, out: str, words: int, bands: int, rows: int, spacy: bool) -> dict[str, Any]:
     """Run datatrove's four stages; return dropped documents, clusters, CPU and wall seconds, and peak GB."""
     before, start = cpu_seconds(), time.perf_counter()
@@ -132,17 +168,10 @@ def datatrove_verdicts(texts: list[str], at_white_space: bool, timed: bool = Fal
     """Return by text the reason why datatrove's chain drops it, or none and the kept text; texts per CPU second."""
     from datatrove.data import Document
 
-    modules = [importlib.import_module(f"{_FILTERS}{name}") for name in _MODULES]
-    quality, repetition, c4, fineweb = modules
-    filters = [
-        quality.GopherQualityFilter(),
-        repetition.GopherRepetitionFilter(),
-        c4.C4QualityFilter(filter_no_terminal_punct=False),
-        fineweb.FineWebQualityFilter(),
-    ]
+    filters = _quality_filters()
     if at_white_space:
-        for module in (quality, repetition, fineweb):
-            module.split_into_words = _at_white_space  # type: ignore[attr-defined]
+        for module in (_module(name) for name in _MODULES if not name.startswith("c4")):
+            module.split_into_words = _at_white_space
 
     def judge(some: list[str]) -> list[tuple[str, str]]:
         verdicts = []
@@ -156,12 +185,55 @@ def datatrove_verdicts(texts: list[str], at_white_space: bool, timed: bool = Fal
     return {"rate": rate(judge, texts)} if timed else {"verdicts": judge(texts)}
 
 
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{_FILTERS}{name}")
+
+
+def _quality_filters() -> list[Any]:
+    quality, repetition, c4, fineweb = (_module(name) for name in _MODULES)
+    return [
+        quality.GopherQualityFilter(),
+        repetition.GopherRepetitionFilter(),
+        c4.C4QualityFilter(filter_no_terminal_punct=False),
+        fineweb.FineWebQualityFilter(),
+    ]
+
+
 def _reason(verdict: Any) -> str:
     return str(verdict[1]) if isinstance(verdict, tuple) and not verdict[0] else ""
 
 
 def _at_white_space(text: str, _language: str = "") -> list[str]:
     return text.split()
+
+
+def fasttext_scores(
+    good: list[str], others: list[str], judged: list[list[str]], epochs: int, rate: float
+) -> dict[str, Any]:
+    """Return fastText's scores of each list of texts after learning words and pairs of words, and CPU seconds."""
+    import fasttext
+
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [f"__label__{label} {_line(text)}\n" for label, texts in ((1, good), (0, others)) for text in texts]
+        random.Random(1).shuffle(lines)
+        Path(folder, "learned.txt").write_text("".join(lines), encoding="utf-8")
+        before = cpu_seconds()
+        path = str(Path(folder, "learned.txt"))
+        model = fasttext.train_supervised(path, wordNgrams=2, epoch=epochs, lr=rate, thread=1, seed=1, verbose=0)
+    learned = cpu_seconds()
+    lines = [_line(text) for texts in judged for text in texts]
+    found = [dict(model.f.predict(line, 2, 0.0, "strict")) for line in lines]
+    scored = cpu_seconds() - learned
+    scores = iter([next(value for value, label in one.items() if label == "__label__1") for one in found])
+    return {
+        "scores": [list(islice(scores, len(texts))) for texts in judged],
+        "seconds_to_learn": learned - before,
+        "seconds_to_score": scored,
+    }
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -158,6 +158,10 @@ def test_a_configuration_is_read_file_by_file(server: Hub, ingest: Ingest, tmp_p
     answer = ingest(tmp_path / "out")
     assert documents(tmp_path / "out") == expected()
     assert answer["metrics"]["web_revision"] == server.repositories[NAME].names["main"]
+    urls = [
+        url for part in parquet_parts(tmp_path / "out" / "documents") for url in pq.read_table(part)["url"].to_pylist()
+    ]
+    assert urls == [f"https://example.org/{row}" for row in range(ROWS)] * SHARDS
     assert not server.tokens  # that of a login is not sent
 
 
