@@ -36,7 +36,7 @@ from homegrown.config.recipe import Recipe
 from homegrown.data.loader import TokenSplit
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning.compute import config_of
-from homegrown.planning.gpus import GPUS, Gpu, plain
+from homegrown.planning.gpus import recognized
 from homegrown.planning.layouts import layouts
 from homegrown.planning.machine import Machine, this_machine
 from homegrown.planning.memory import Layout, training_memory
@@ -54,9 +54,6 @@ GOALS = {"small": 0.45, "medium": 0.50, "large": 0.55}
 
 STEP_SECONDS = 40.0
 """Longest step at a quarter of the device's peak, as `homegrown.planning.probe` estimates; half of that is usual."""
-
-
-_OTHER_FORMS = ("pcie", "nvl", "laptop", "maxq", "mig", "super")
 
 
 @dataclass(frozen=True)
@@ -251,20 +248,6 @@ def print_rows(rows: list[Row]) -> None:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
-
-
-def recognized(name: str, memory_bytes: int) -> Gpu | None:
-    """Return the GPU of the table that a driver calls `name`, such as "NVIDIA H100 80GB HBM3"; None if unsure.
-
-    Boards of another form than the table's run at other clocks.
-    """
-    said = plain(name)
-    if any(form in said for form in _OTHER_FORMS):
-        return None
-    models = {key: plain(key.split("-")[0]) for key in GPUS}
-    found = [model for model in models.values() if model in said]
-    alike = [GPUS[key] for key, model in models.items() if model == max(found, key=len, default="")]
-    return min(alike, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes), default=None)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from flows.pretrain import Change, StageName, recipe_run_name, run_chain
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Address, Recipe
 from homegrown.planning.dial import Budget
+from homegrown.planning.gpus import find, require
+from homegrown.planning.machine import this_machine
 from tasks import dial
 from tasks.stage import Handle, forget_flow_exception
 
@@ -50,6 +52,7 @@ def auto(
     time: Duration | None = None,
     size: Amount | None = None,
     tokens: Amount | None = None,
+    gpu: str | None = None,
     data: list[Address] = [],  # noqa: B006
     changes: list[Change] = [],  # noqa: B006
     until: StageName = "evaluate",
@@ -63,6 +66,7 @@ def auto(
         time: Duration of the training, such as 45m or 1h30m.
         size: Parameters of the model, such as 30M; by default those with the lowest loss in the time.
         tokens: Tokens to train on, such as 100M, instead of a time.
+        gpu: GPU whose specification replaces the measurement of this machine, such as h100; the machine must have it.
         data: Paths or addresses of text instead of the recipe's sources.
         changes: Settings to change for this run, each as SETTING=VALUE; those of model, training and tokenizer
             replace the chosen ones.
@@ -72,7 +76,9 @@ def auto(
         recipe: All other settings of the run; the chosen model, vocabulary and training replace its own.
     """
     begin()
-    budget = Budget.of(time, size, tokens)
+    budget, chosen = Budget.of(time, size, tokens), None if gpu is None else find(gpu)
+    if chosen is not None:
+        require(chosen, this_machine())
     before, after = dial.split(changes)
     incomplete = change_recipe(recipe, [*text_changes(data), *before])
-    return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, dial.show, dial.note))
+    return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, dial.show, dial.note, chosen))

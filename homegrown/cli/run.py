@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flows.pretrain import Complete, StageName
     from homegrown.config.recipe import Recipe
     from homegrown.planning.dial import Budget
+    from homegrown.planning.gpus import Gpu
     from tasks.stage import Handle
 
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--time", metavar="DURATION", help="Training time of auto, such as 45m.")
 @click.option("--size", metavar="NUMBER", help="Parameters of auto, such as 30M.")
 @click.option("--tokens", metavar="NUMBER", help="Training tokens of auto, such as 100M.")
+@click.option("--gpu", metavar="NAME", help="GPU of auto, such as h100.")
 @click.option("--data", multiple=True, metavar="PATH", help="Text of auto; repeatable.")
 @click.pass_obj
 def run(
@@ -55,22 +57,29 @@ def run(
     time: str | None,
     size: str | None,
     tokens: str | None,
+    gpu: str | None,
     data: tuple[str, ...],
 ) -> None:
     """Run a pipeline; cached stages are reused.
 
     PIPELINE is the name of a deployment in pipelines.yaml. The run uses the Prefect server at the configured address,
-    or starts one. `auto` chooses the best recipe for --time, --size or --tokens on this machine; with --dry-run it
-    prints the recipe.
+    or starts one. `auto` chooses the best recipe for --time, --size or --tokens on this machine, or by the
+    specification of --gpu; with --dry-run it prints the recipe.
     """
     from homegrown.config.pipelines import AUTO, change_recipe, load_auto, load_recipe
 
     given = {"--until": until, "--from": from_stage, "--force": force}
     if only is not None and (others := [name for name, value in given.items() if value]):
         raise UserError(f"--only {only} runs one stage and excludes {others[0]}; leave one of them out.")
-    dials = {"--time": time, "--size": size, "--tokens": tokens, "--data": data}
+    dials = {"--time": time, "--size": size, "--tokens": tokens, "--gpu": gpu, "--data": data}
     if pipeline != AUTO and (others := [name for name, value in dials.items() if value]):
         raise UserError(f"{others[0]} belongs to the pipeline auto; set a setting of {pipeline} with --set.")
+    chosen = None
+    if gpu is not None:
+        from homegrown.planning import gpus
+        from homegrown.planning.machine import this_machine
+
+        chosen = gpus.find(gpu)
     recipe = load_recipe(pipeline, changes) if pipeline != AUTO else load_auto()
     end = only if only is not None else until if until is not None else "evaluate"
     again = force if only is None else (only,)
@@ -88,7 +97,7 @@ def run(
             from homegrown.planning.dial import Budget
 
             budget = Budget.of(time, size, tokens)
-            _print_choice(recipe, budget, [*text_changes(data), *changes], *named())
+            _print_choice(recipe, budget, chosen, [*text_changes(data), *changes], *named())
         else:
             _print_plan(recipe, *named())
         return
@@ -105,11 +114,14 @@ def run(
         if pipeline != AUTO:
             return stages, lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
         Budget.of(time, size, tokens)
+        if chosen is not None:
+            gpus.require(chosen, this_machine())
         change_recipe(recipe, [*text_changes(data), *changes], note=lambda _: None)
         return stages, lambda: auto(
             time=time,
             size=size,
             tokens=tokens,
+            gpu=gpu,
             data=list(data),
             changes=list(changes),
             recipe=recipe,
@@ -134,6 +146,7 @@ def run(
 def _print_choice(
     recipe: "Recipe",
     budget: "Budget",
+    gpu: "Gpu | None",
     changes: list[str],
     until: "StageName",
     from_stage: "StageName | None",
@@ -153,7 +166,7 @@ def _print_choice(
         click.echo()
 
     before, after = dial.split(changes)
-    complete = dial.choose(budget, after, show, click.echo)
+    complete = dial.choose(budget, after, show, click.echo, gpu)
     _print_plan(change_recipe(recipe, before), until, from_stage, force, complete)
 
 

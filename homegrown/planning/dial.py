@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from homegrown.config.recipe import ModelSettings, Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning import scaling_rules as rules
+from homegrown.planning.cost import ASSUMED_UTILISATION
+from homegrown.planning.gpus import Gpu
 from homegrown.planning.layouts import layouts
 from homegrown.planning.machine import Machine
 from homegrown.planning.speed import Speed
@@ -124,7 +126,10 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialed:
-    """A recipe with what it is expected to take and to reach; `reasons` has what was chosen and why."""
+    """A recipe with what it is expected to take and to reach; `reasons` has what was chosen and why.
+
+    `where` is the device that it was chosen for.
+    """
 
     recipe: Recipe
     seconds: float
@@ -133,6 +138,7 @@ class Dialed:
     tokens: int
     epochs: float
     reasons: list[Reason]
+    where: str
 
 
 @dataclass(frozen=True)
@@ -153,10 +159,13 @@ class Candidate:
         return self.training.max_steps * self.training.batch_size * self.config.context
 
 
-def dial(recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine: Machine) -> Dialed:
+def dial(
+    recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine: Machine, gpu: Gpu | None = None
+) -> Dialed:
     """Return the recipe with size, vocabulary, context and training chosen for the budget.
 
-    Of all sizes that fit the memory, it is the one with the lowest expected loss in the given time.
+    `speed` and `machine` are those of a `gpu` that is not at hand, if it is given. Of all sizes that fit the memory,
+    the recipe has the one with the lowest expected loss in the given time.
 
     Raises:
         UserError: no model fits the budget and the memory, or the text is empty.
@@ -183,13 +192,14 @@ def dial(recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine:
         parameters=best.config.parameter_count(),
         tokens=best.tokens,
         epochs=best.epochs,
-        reasons=_reasons(best, candidates, budget, text),
+        reasons=_reasons(best, candidates, budget, text, gpu),
+        where=gpu.name if gpu else "this machine",
     )
 
 
 def table(found: Dialed) -> Table:
     """Return what was chosen and why as a table."""
-    title = f"The recipe for {duration(found.seconds)} of training on this machine"
+    title = f"The recipe for {duration(found.seconds)} of training on {found.where}"
     return Table(["", "chosen", "because"], [list(reason) for reason in found.reasons], align="lll", title=title)
 
 
@@ -263,7 +273,9 @@ def _fits(recipe: Recipe, one: Candidate, machine: Machine) -> bool:
     return layouts(made, one.config, target.device, target.value_bytes, target.count, target.memory_bytes)[0].fits
 
 
-def _reasons(best: Candidate, candidates: list[Candidate], budget: Budget, text: TextFacts) -> list[Reason]:
+def _reasons(
+    best: Candidate, candidates: list[Candidate], budget: Budget, text: TextFacts, gpu: Gpu | None
+) -> list[Reason]:
     model, training, tokens = best.model, best.training, best.tokens
     others = sorted(candidates, key=lambda one: one.bits_per_byte)[1:3]
     beside = ", ".join(
@@ -274,6 +286,9 @@ def _reasons(best: Candidate, candidates: list[Candidate], budget: Budget, text:
         "as given" if budget.parameters else "20 tokens per parameter" if budget.tokens else "lowest loss in time"
     )
     known = "counted" if text.counted else "estimated; counted in a run"
+    timed = "training with validations, on an idle machine"
+    if gpu is not None:
+        timed = f"assumed: {ASSUMED_UTILISATION:.0%} of {gpu.teraflops:g} TFLOP/s each"
     limited = best.epochs > 0.99 * rules.MOST_EPOCHS
     return [
         Reason("text", file_size(text.train_bytes), known),
@@ -300,7 +315,7 @@ def _reasons(best: Candidate, candidates: list[Candidate], budget: Budget, text:
         Reason("averaging", f"{training.averaging or 'none'}", "by epochs: share of the steps"),
         Reason("schedule", f"{training.schedule}, {training.warmup_steps} steps of warm-up", "best at every size"),
         Reason("expected loss", f"{best.bits_per_byte:.2f} bits per byte", _loss_source(text)),
-        Reason("expected time", duration(best.seconds), "training with validations, on an idle machine"),
+        Reason("expected time", duration(best.seconds), timed),
     ]
 
 

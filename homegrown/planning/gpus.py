@@ -1,7 +1,8 @@
 """Public specifications of GPUs that people train on, for plans without the machine at hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from homegrown.planning.machine import LocalGpu, Machine
 from homegrown.util.errors import UserError
 
 GIB = 2**30
@@ -53,6 +54,9 @@ GPUS = {
 }
 
 
+_OTHER_FORMS = ("pcie", "nvl", "laptop", "maxq", "mig", "super")
+
+
 def find(name: str) -> Gpu:
     """Return the GPU with a name such as "h100" or "RTX 4090"; raises UserError for an unknown name."""
     wanted = plain(name)
@@ -62,10 +66,39 @@ def find(name: str) -> Gpu:
     raise UserError(f"--gpu {name}: unknown GPU; choose one of {', '.join(GPUS)}.")
 
 
+def require(gpu: Gpu, machine: Machine) -> None:
+    """Raise UserError unless this machine has the GPU."""
+    if any(recognized(one.name, one.memory_bytes) is gpu for one in machine.gpus):
+        return
+    own = ", ".join(dict.fromkeys(one.name for one in machine.gpus)) or "no GPU"
+    raise UserError(
+        f"This machine has {own}, not the {gpu.name} of --gpu; print its recipe with --dry-run, or leave --gpu out."
+    )
+
+
+def machine_with(gpu: Gpu, count: int, machine: Machine) -> Machine:
+    """Return a machine like this one with so many of the GPU instead of its own."""
+    return replace(machine, gpus=(LocalGpu(gpu.name, gpu.memory_bytes, "", gpu.watts),) * count)
+
+
 def smallest(memory_bytes: float) -> Gpu | None:
     """Return the GPU with the least memory that is enough, the slowest of equals; None if none has enough."""
     enough = [gpu for gpu in GPUS.values() if gpu.memory_bytes >= memory_bytes]
     return min(enough, key=lambda gpu: (gpu.memory_gib, gpu.teraflops), default=None)
+
+
+def recognized(name: str, memory_bytes: int) -> Gpu | None:
+    """Return the GPU of the table that a driver calls `name`, such as "NVIDIA H100 80GB HBM3"; None if unsure.
+
+    Boards of another form than the table's run at other clocks.
+    """
+    said = plain(name)
+    if any(form in said for form in _OTHER_FORMS):
+        return None
+    models = {key: plain(key.split("-")[0]) for key in GPUS}
+    found = [model for model in models.values() if model in said]
+    alike = [GPUS[key] for key, model in models.items() if model == max(found, key=len, default="")]
+    return min(alike, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes), default=None)
 
 
 def plain(name: str) -> str:

@@ -2,11 +2,12 @@
 
 Weights, their average, gradients and the optimizer's moments are float32 (4 bytes). Activations and the copies of
 weights for matrix products have the type of autocast. A test adds up what PyTorch allocates, operation by operation.
-`torch.compile` recomputes some activations, so they are at most what is computed here.
+`torch.compile` recomputes some activations, so they are at most what is computed here. `benchmarks/plan_memory.py` sets
+a plan beside the memory of a real training.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from homegrown.config.recipe import Parallel, TrainingSettings
@@ -31,6 +32,14 @@ MUON_BATCH_ELEMENTS, ACCELERATOR_MUON_BATCH_ELEMENTS = 2**20, 2**26
 """Those of `homegrown.training.muon`, likewise."""
 MARGIN = 0.1
 """Share of a device's memory that a plan leaves free for fragmentation, libraries and small allocations."""
+
+PROCESS_BYTES, LATER_BYTES = 600_000_000, 45_000_000
+"""Memory of a training process beside its tensors, measured on Linux without a GPU, and the part of it that samples and
+the result load: 360 MB after the imports; kernels and TensorBoard's writer come with the first steps. `plan` measures
+all but the later part."""
+_HEAP_SHARE = 0.22
+"""What the allocator of a CPU holds beside live tensors, as a share of the most that a step holds: .25 in `small`, .26
+in 6 layers of it, .20 in 4 layers of `medium`. Freed activations leave gaps of other sizes than the next tensors."""
 
 _FLOAT = 4
 
@@ -58,7 +67,8 @@ class Memory:
     """Bytes on one device.
 
     `activations` is what the forward pass saves for the backward pass; `working` is what the loss and gathering
-    sharded weights need temporarily; `peak` is the most at any one time, at most the sum of all.
+    sharded weights need temporarily; `step` is the most of these at any one time, at most their sum. `heap` is what the
+    allocator holds beside, `checkpoint` the copy of a checkpoint that is being written: nothing on an accelerator.
     """
 
     weights: int
@@ -67,7 +77,14 @@ class Memory:
     optimizer: int
     activations: int
     working: int
-    peak: int
+    step: int
+    heap: int = 0
+    checkpoint: int = 0
+
+    @property
+    def peak(self) -> int:
+        """The most at any one time."""
+        return self.step + self.heap + self.checkpoint
 
 
 _NF4_BYTES = 0.5 + _FLOAT / 64
@@ -77,7 +94,28 @@ _NF4_BYTES = 0.5 + _FLOAT / 64
 def training_memory(
     config: ModelConfig, settings: TrainingSettings, layout: Layout, adapter: Adapter | None = None
 ) -> Memory:
-    """Return the memory of one device during training.
+    """Return the memory of one device during training, with a checkpoint's copy that is written beside its steps."""
+    tensors = _step_memory(config, settings, layout, adapter)
+    if layout.device != "cpu":
+        return tensors
+    heap = int(_HEAP_SHARE * tensors.step)
+    # Trained weights, of which there are as many as gradients, their average and the moments.
+    copied = tensors.gradients + tensors.average + tensors.optimizer
+    if not _saves_between_steps(settings):
+        copied = max(0, tensors.weights + tensors.average + tensors.optimizer + copied - tensors.step - heap)
+    return replace(tensors, heap=heap, checkpoint=copied)
+
+
+def _saves_between_steps(settings: TrainingSettings) -> bool:
+    """Return whether steps follow a checkpoint, whose copy then stays for the next one."""
+    every = settings.checkpoint_every
+    if settings.patience is not None:
+        every = min(every, settings.validate_every)
+    return every < settings.max_steps or settings.schedule == "wsd"
+
+
+def _step_memory(config: ModelConfig, settings: TrainingSettings, layout: Layout, adapter: Adapter | None) -> Memory:
+    """Return the memory of one device during a step.
 
     With FSDP2 (Zhao et al. 2023) a device keeps its shard of weights, average, gradients and moments. During a pass it
     gathers the embedding, the last norm, the current block and the next one. Gradients of all passes of a step but the
@@ -112,7 +150,7 @@ def training_memory(
         optimizer=optimizer,
         activations=activations,
         working=working,
-        peak=weights + average + optimizer + max(accumulated + activations + working, backward, ends, update),
+        step=weights + average + optimizer + max(accumulated + activations + working, backward, ends, update),
     )
 
 
@@ -158,7 +196,7 @@ def _adapter_memory(config: ModelConfig, settings: TrainingSettings, layout: Lay
         optimizer=2 * gradients,
         activations=activations,
         working=working,
-        peak=weights + average + 3 * gradients + activations + max(working, backward, block),
+        step=weights + average + 3 * gradients + activations + max(working, backward, block),
     )
 
 

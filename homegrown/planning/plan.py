@@ -20,7 +20,7 @@ from homegrown.planning.cost import ASSUMED_UTILISATION, Cost, measured_cost, sp
 from homegrown.planning.fit import STAGES, check_fit
 from homegrown.planning.history import Past, past_runs
 from homegrown.planning.layouts import Fit, fits, layouts
-from homegrown.planning.memory import Layout, training_memory
+from homegrown.planning.memory import LATER_BYTES, PROCESS_BYTES, Layout, training_memory
 from homegrown.planning.probe import Probed, probe
 from homegrown.planning.target import Target
 from homegrown.planning.text import MixedSource, Text, conversations_of, mixed_sources, text_of
@@ -66,12 +66,16 @@ class Plan:
     fits: list[Fit]
     cost: Cost | None
     base_memory_bytes: int
-    """Memory of a training process beside the tensors of its steps; 0 if not measured."""
+    """Memory of a training process beside `fits`: measured, or usual for a CPU; 0 on a GPU that is not measured."""
+    memory_bytes: int
+    """Memory of a training process: that of the recipe's layout, and `base_memory_bytes`."""
     past: list[Past]
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain values, times in ISO 8601."""
         values = asdict(self)
+        for fit, one in zip(values["fits"], self.fits, strict=True):
+            fit["memory"]["peak"] = one.memory.peak
         for run in values["past"]:
             run["started"] = run["started"].isoformat()
         return values
@@ -108,6 +112,9 @@ def make_plan(
     elif measure:
         probed = _probe(recipe, config, target)
         cost = measured_cost(recipe, config, target, probed)
+    base = PROCESS_BYTES if target.device == "cpu" else 0
+    if probed:
+        base = _base_memory(recipe, config, target, probed)
     tokens = step_tokens(config, settings) * settings.max_steps
     shape = (config.hidden, config.layers, config.feed_forward, config.context)
     return Plan(
@@ -130,16 +137,16 @@ def make_plan(
         target=target,
         fits=ways,
         cost=cost,
-        base_memory_bytes=_base_memory(recipe, config, target, probed) if probed else 0,
+        base_memory_bytes=base,
+        memory_bytes=base + ways[0].memory.peak,
         past=past,
     )
 
 
 def _base_memory(recipe: AnyRecipe, config: ModelConfig, target: Target, probed: Probed) -> int:
-    """Return what the measured process took beside the tensors of its steps: PyTorch, its libraries and caches.
+    """Return what the measured process took beside its steps: PyTorch, its libraries and caches.
 
-    Some are loaded by the first steps only: 3 layers of `medium` took 0.48 GB more than PyTorch at its start and the
-    tensors, of 2.67 GB in all.
+    Some are loaded by the first steps only, and some by what follows them.
     """
     if probed.kind != "cpu":
         return probed.base_memory_bytes
@@ -155,7 +162,7 @@ def _base_memory(recipe: AnyRecipe, config: ModelConfig, target: Target, probed:
     )
     measured = ModelConfig.from_settings(probed.model, config.vocabulary_size, config.dropout)
     tensors = training_memory(measured, probed.training, layout, adapter_of(recipe)).peak
-    return max(probed.base_memory_bytes, probed.peak_memory_bytes - tensors)
+    return max(probed.base_memory_bytes, probed.peak_memory_bytes - tensors) + LATER_BYTES
 
 
 def _probe(recipe: AnyRecipe, config: ModelConfig, target: Target) -> Probed:

@@ -6,13 +6,10 @@ from homegrown.config.recipe import Recipe
 from homegrown.planning import gpus
 from homegrown.planning.compute import adapter_of, config_of
 from homegrown.planning.disk import disk_needed
-from homegrown.planning.memory import MARGIN, Layout, training_memory
+from homegrown.planning.memory import MARGIN, PROCESS_BYTES, Layout, training_memory
 from homegrown.planning.target import value_bytes
 from homegrown.planning.text import text_of
 from homegrown.store.artifacts import Store
-
-PROCESS_BYTES = 400_000_000
-"""Memory of a process that has imported PyTorch and the training loop, measured on Linux without a GPU."""
 
 _COMFORTABLE_TOKENS = 8192
 """Tokens per forward pass that keep a GPU busy."""

@@ -14,8 +14,8 @@ from homegrown.planning.compute import adapter_of, config_of, flops_per_token, o
 from homegrown.planning.fit import STAGES, check_fit
 from homegrown.planning.layouts import layouts
 from homegrown.planning.machine import Machine, available_memory
-from homegrown.planning.memory import MARGIN
-from homegrown.planning.presets import PROCESS_BYTES, Wants
+from homegrown.planning.memory import MARGIN, PROCESS_BYTES
+from homegrown.planning.presets import Wants
 from homegrown.planning.target import Target, this_machine_as_target
 from homegrown.quantization.requirements import check_recipe
 from homegrown.reporting.numbers import duration

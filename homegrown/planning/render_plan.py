@@ -61,6 +61,9 @@ def _summary(plan: Plan) -> Table:
         )
         energy = f"{cost.kilowatt_hours:.3g} kWh" if cost.kilowatt_hours >= 1 else f"{cost.kilowatt_hours * 1e3:.2g} Wh"
         rows.append(["energy", f"{energy} at {cost.watts:,.0f} W ({cost.watts_source})"])
+    if plan.base_memory_bytes:
+        base = f"{plan.base_memory_bytes / 1e9:.2f} GB of it PyTorch and its libraries"
+        rows.append(["memory", f"{plan.memory_bytes / 1e9:.2f} GB for each training process, {base}"])
     return Table(["", ""], rows, align="ll", title=f"Plan of {plan.recipe}")
 
 
@@ -86,7 +89,17 @@ def _memory(plan: Plan) -> Table:
         parts = [name, *(["checkpointing"] if layout.checkpointing else []), *([] if number else ["(the recipe)"])]
         header.append("\n".join(parts))
     rows: list[list[str | Cell]] = [["rows", *(str(fit.layout.rows) for fit in plan.fits)]]
-    for part in ("weights", "average", "gradients", "optimizer", "activations", "working", "peak"):
+    for part in (
+        "weights",
+        "average",
+        "gradients",
+        "optimizer",
+        "activations",
+        "working",
+        "heap",
+        "checkpoint",
+        "peak",
+    ):
         rows.append([part, *(f"{getattr(fit.memory, part) / 1e9:.3g}" for fit in plan.fits)])
     rows.append(["", *(Cell("fits") if fit.fits else Cell("too much", verdict="worse") for fit in plan.fits)])
     return Table(header, rows, title=f"Memory in GB on {each} of {memory}; {MARGIN:.0%} stay free")
@@ -95,14 +108,13 @@ def _memory(plan: Plan) -> Table:
 def _past(plan: Plan) -> Table:
     rows: list[list[str | Cell]] = []
     if plan.cost:
-        memory = plan.base_memory_bytes + plan.fits[0].memory.peak
         cost = plan.cost
         rows.append(
             [
                 "predicted",
                 f"{cost.tokens_per_second:,.0f}",
                 f"{cost.seconds:,.0f}",
-                f"{memory / 1e9:.2f}",
+                f"{plan.memory_bytes / 1e9:.2f}",
                 plan.target.name,
             ]
         )
@@ -112,7 +124,6 @@ def _past(plan: Plan) -> Table:
         rows,
         align="lrrrl",
         title="Earlier runs of this training, in brackets relative to the prediction",
-        notes=["The predicted memory is that of PyTorch and the steps, without samples and checkpoints."],
     )
 
 

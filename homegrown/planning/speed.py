@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from homegrown.config.recipe import ModelSettings, Recipe, TrainingSettings
 from homegrown.model.config import ModelConfig
+from homegrown.planning.cost import ASSUMED_UTILISATION
+from homegrown.planning.gpus import Gpu
 from homegrown.planning.machine import Machine
 from homegrown.planning.probe import Probed, probe, work
 from homegrown.planning.scaling_rules import pass_rows, shape
@@ -22,6 +24,8 @@ _PROBED: dict[str, tuple[tuple[int, int, int], ...]] = {
 }
 """Depth, vocabulary and sequences per step of the models."""
 _SECONDS = 3.0
+_SPECIFIED_START = 40.0
+"""Seconds to the first step assumed for a GPU: an H100 took 26 to 50 (`benchmarks/results/gpu.md`)."""
 _BUSY = 1.25
 """Ratio of time to processor time above which the machine is taken to be busy with other programs."""
 
@@ -66,6 +70,12 @@ def speed_of(store: Store, recipe: Recipe, machine: Machine) -> Speed:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps({**known, name: measured.model_dump()}, indent=2) + "\n")
     return measured
+
+
+def specified(gpu: Gpu) -> Speed:
+    """Return the speed of a GPU that is not at hand, by its specification, as `plan --gpu` assumes it."""
+    per_flop = 1 / (gpu.teraflops * 1e12 * ASSUMED_UTILISATION)
+    return Speed(per_token=0, per_flop=per_flop, per_logit=0, seconds_to_first_step=_SPECIFIED_START, busy=False)
 
 
 def _name(recipe: Recipe, machine: Machine, device: str) -> str:

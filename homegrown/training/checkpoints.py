@@ -128,6 +128,10 @@ class Checkpoints:
                 state.best_step, state.best_loss = 0, None
             self._give_up(step)
 
+    def release(self) -> None:
+        """Free the memory of the copies; the last checkpoint must be on disk."""
+        self._stager.close()
+
     def newest(self) -> int:
         """Return the step of the newest intact checkpoint, or 0; remove and report damaged ones.
 

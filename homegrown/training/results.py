@@ -10,6 +10,7 @@ from homegrown.training.job import CURVE, EXTENDED, METRICS, SAMPLES, SUMMARY
 from homegrown.training.metrics import StepMetrics, metrics_table, samples_table
 from homegrown.training.optimizer import trained
 from homegrown.training.trainer import Trainer
+from homegrown.util.devices import peak_memory
 from homegrown.util.files import replacing, write_parquet
 from homegrown.util.progress import Metric
 
@@ -24,6 +25,7 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
     state = trainer.state
     last = state.metrics[-1]
     kept = next(row for row in state.metrics if row.step == (state.best_step or state.step))
+    trainer.release()
     trainer.task.keep(trainer.checkpoints, kept.step, out)
     write_parquet(out / METRICS, metrics_table(state.metrics))
     write_parquet(out / SAMPLES, samples_table(state.samples))
@@ -38,7 +40,10 @@ def finish(trainer: Trainer, out: Path, resumed_from: int) -> None:
         "weights_step": kept.step,
         "tokens_per_second": statistics.median(row.tokens_per_second for row in state.metrics),
         "model_flops_utilisation": statistics.median(row.model_flops_utilisation for row in state.metrics),
-        "peak_memory_megabytes": max(row.peak_memory_bytes for row in state.metrics) / 1e6,
+        "peak_memory_megabytes": max(
+            peak_memory(trainer.worker.device), *(row.peak_memory_bytes for row in state.metrics)
+        )
+        / 1e6,
         "seconds": state.seconds,
         "seconds_to_first_step": state.seconds_to_first_step or 0.0,
         "skipped_steps": trainer.spikes.skipped_steps,

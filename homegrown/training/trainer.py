@@ -244,6 +244,11 @@ class Trainer:
         state.callbacks = {callback.name: kept for callback in self.callbacks if (kept := callback.state_dict())}
         self.checkpoints.save(self.model, self.optimizers, state, self.average)
 
+    def release(self) -> None:
+        """Free what only more steps need, so that writing the result takes no more memory than training did."""
+        self.optimizers, self.average = [], None
+        self.checkpoints.release()
+
     def averaged(self) -> AbstractContextManager[None]:
         """Return a context in which the model has the averaged weights, if the settings ask for an average."""
         return self.average.in_place() if self.average else nullcontext()

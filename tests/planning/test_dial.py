@@ -16,10 +16,11 @@ from flows.auto import text_changes
 from homegrown.cli.main import cli
 from homegrown.config.pipelines import load_auto, load_recipe
 from homegrown.model.config import ModelConfig
+from homegrown.planning import gpus
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed as module
 from homegrown.planning.dial import Budget, TextFacts, dial, facts
-from homegrown.planning.machine import Machine, this_machine
+from homegrown.planning.machine import LocalGpu, Machine, this_machine
 from homegrown.planning.probe import work
 from homegrown.planning.speed import Speed, speed_of
 from homegrown.store.artifacts import Store
@@ -211,13 +212,15 @@ def test_a_file_is_split_into_chapters_and_a_folder_is_not(tmp_path: Path) -> No
     assert book["name"] == "book"
 
 
-def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(store: Store, tmp_path: Path) -> None:
+def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Where Prefect's settings are already read, as by tests before this one, the command's variable comes too late.
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: store.root}):
-        check_command(store, tmp_path)
+        check_command(store, tmp_path, monkeypatch)
 
 
-def check_command(store: Store, tmp_path: Path) -> None:
+def check_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = this_machine()
     name = module._name(load_auto(), machine, machine.device("auto"))
     (store.root / ".state").mkdir(parents=True)
@@ -236,9 +239,38 @@ def check_command(store: Store, tmp_path: Path) -> None:
     assert "estimated; counted in a run" in printed
     assert "9 of 9 stages would run." in printed
     assert run("auto", "--time", "5m", *data, "--set", "training.dropout=0.3", "--dry-run") == (0, printed)
+    # Fewer steps than chosen are a change like any other, and the warm-up follows.
+    code, printed = run("auto", "--time", "5m", *data, "--set", "training.max_steps=3", "--dry-run")
+    assert (code, "max_steps: 3" in printed, "training.warmup_steps is 0, not" in printed) == (0, True, True)
+    code, printed = run("auto", "--time", "5m", *data, "--gpu", "h100", "--dry-run")
+    assert code == 0, printed
+    assert "of training on NVIDIA H100 SXM" in printed
+    assert "assumed: 40% of 989 TFLOP/s each" in " ".join(printed.split())
+    monkeypatch.setattr("homegrown.planning.machine._gpus", list)
     for arguments, message in (
         (("auto", "--dry-run"), "needs a budget"),
         (("tiny", "--time", "5m"), "--time belongs to the pipeline auto"),
+        (("tiny", "--gpu", "h100"), "--gpu belongs to the pipeline auto"),
+        (("auto", "--time", "5m", "--gpu", "h900"), "--gpu h900: unknown GPU; choose one of"),
+        (("auto", "--time", "5m", "--gpu", "h100"), "This machine has no GPU, not the NVIDIA H100 SXM of --gpu; print"),
     ):
         code, printed = run(*arguments)
         assert (code, message in printed) == (1, True), printed
+
+
+def test_a_gpu_is_chosen_for_by_its_specification() -> None:
+    t4, h100 = (gpus.GPUS[name] for name in ("t4", "h100"))
+    budget, found = Budget(seconds=3600), []
+    for gpu in (t4, h100):
+        there = gpus.machine_with(gpu, 1, LAPTOP)
+        found.append(dial(load_auto(), budget, LIBRARY, module.specified(gpu), there, gpu))
+        # 6 N D operations (Kaplan et al. 2020) without the embedding, which multiplies nothing, and more for attention.
+        recipe = found[-1].recipe
+        products = found[-1].parameters - recipe.tokenizer.vocabulary_size * recipe.new_model.hidden
+        assert 1 < found[-1].seconds / (6 * products * found[-1].tokens / (gpu.teraflops * 1e12 * 0.4)) < 1.7
+        assert 0.8 * 3600 < found[-1].seconds <= 3600
+    assert found[1].parameters > found[0].parameters
+    assert found[1].bits_per_byte < found[0].bits_per_byte
+    gpus.require(h100, replace(LAPTOP, gpus=(LocalGpu("NVIDIA H100 80GB HBM3", 80 * gpus.GIB, "", None),)))
+    with pytest.raises(UserError, match="This machine has NVIDIA L4, not the NVIDIA H100 SXM of --gpu"):
+        gpus.require(h100, replace(LAPTOP, gpus=(LocalGpu("NVIDIA L4", 24 * gpus.GIB, "", None),)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from homegrown.planning.gpus import GIB, GPUS
+from homegrown.planning.gpus import GIB, GPUS, recognized
 
 SMALL = [
     *("model.hidden=64", "model.layers=2", "model.heads=2", "model.kv_heads=1", "model.feed_forward=128"),
@@ -71,4 +71,4 @@ def test_two_workers_are_measured(
     ],
 )
 def test_drivers_names_are_recognized(said: str, gib: int, key: str | None) -> None:
-    assert gpu.recognized(said, gib * GIB) is (GPUS[key] if key else None)
+    assert recognized(said, gib * GIB) is (GPUS[key] if key else None)

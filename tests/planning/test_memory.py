@@ -113,7 +113,23 @@ def test_the_most_that_a_step_holds(
     assert planned.average == sum(tensor.nbytes for tensor in averages)
     assert planned.gradients == gradients
     assert planned.optimizer == moments
-    assert planned.peak == pytest.approx(live.peak, rel=0.04 if checkpointing else 0.02)
+    assert planned.step == pytest.approx(live.peak, rel=0.04 if checkpointing else 0.02)
+
+
+def test_the_copy_of_a_checkpoint_stays_where_steps_follow_it(training_settings: TrainingSettings) -> None:
+    config, layout = config_of({}, 512), Layout("cpu", 4, 2, 2)
+
+    def planned(**changes: Any) -> memory.Memory:
+        return training_memory(config, training_settings.model_copy(update=changes), layout)
+
+    between = planned(optimizer="adamw", averaging=0.2)
+    assert between.checkpoint == 4 * 4 * config.parameter_count()  # weights, their average, two moments
+    assert between.peak == between.step + between.heap + between.checkpoint
+    at_the_end = planned(optimizer="adamw", averaging=0.2, checkpoint_every=20)
+    assert at_the_end.checkpoint < between.checkpoint
+    assert planned(checkpoint_every=20, patience=1).checkpoint == planned().checkpoint > 0
+    on_gpu = training_memory(config, training_settings, Layout("cuda", 4, 2, 2))
+    assert on_gpu.peak == on_gpu.step
 
 
 def test_sharding_divides_what_is_held_and_not_what_is_computed(training_settings: TrainingSettings) -> None:
@@ -183,4 +199,4 @@ def test_the_most_that_a_step_of_an_adapter_holds(
     planned = training_memory(config, settings, Layout("cpu", value_bytes, rows, 2, checkpointing=checkpointing), given)
     assert planned.weights == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     assert planned.gradients == gradients
-    assert planned.peak == pytest.approx(live.peak, rel=0.08)
+    assert planned.step == pytest.approx(live.peak, rel=0.08)

@@ -18,6 +18,7 @@ from homegrown.planning import plan as module
 from homegrown.planning.compute import config_of
 from homegrown.planning.gpus import find
 from homegrown.planning.machine import Machine
+from homegrown.planning.memory import LATER_BYTES, PROCESS_BYTES
 from homegrown.planning.plan import Plan, make_plan
 from homegrown.planning.probe import Probed, slice_of, work
 from homegrown.planning.render_plan import print_plan
@@ -292,6 +293,10 @@ def test_an_adapter_is_measured_as_one(store: Store, base: str) -> None:
 def test_the_memory_of_a_measured_training_is_what_was_measured(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("tiny", ["training.micro_batch_size=4", "training.compile=never"])
     target = this_machine_as_target(LAPTOP, recipe, None)
-    monkeypatch.setattr(module, "probe", lambda *_, **__: probed(recipe, peak_memory_bytes=10**9))
+    alone = recipe.training.model_copy(update={"checkpoint_every": 10**9})
+    monkeypatch.setattr(module, "probe", lambda *_, **__: probed(recipe, training=alone, peak_memory_bytes=10**9))
     plan = make_plan(recipe, store, target)
-    assert plan.base_memory_bytes + plan.fits[0].memory.peak == 10**9
+    # What the process held, what a run loads later, and the copy of its checkpoints, which the probe does not write.
+    assert plan.memory_bytes == 10**9 + LATER_BYTES + plan.fits[0].memory.checkpoint
+    unmeasured = make_plan(recipe, store, target, measure=False)
+    assert unmeasured.memory_bytes == PROCESS_BYTES + plan.fits[0].memory.peak
