@@ -14,6 +14,9 @@ from homegrown.store.artifacts import Store
 if TYPE_CHECKING:
     from tasks.stage import Handle
 
+FEEDBACK = ("dpo.supervised=1",)
+"""What differs for pairs of feedback: a corrected answer is an example too, which the model has yet to learn."""
+
 
 @click.command()
 @click.argument("recipe", metavar="NAME")
@@ -44,7 +47,9 @@ def dpo(
     answer. The base is a model of the store, best a fine-tuned one, starter (SmolLM2-135M-Instruct), or the folder of a
     Hugging Face model or the GGUF file of a Llama, Mistral, Qwen2 or Qwen3.
     """
-    run_dpo(store, Console(), recipe, base, [*files, *([feedback_file(store)] if feedback else [])], changes, force)
+    if feedback:
+        files, changes = (*files, feedback_file(store)), (*FEEDBACK, *changes)
+    run_dpo(store, Console(), recipe, base, files, changes, force)
 
 
 def run_dpo(

@@ -46,12 +46,12 @@ def finetune(
     --feedback runs dpo/NAME instead, with its settings and its base: preferences are learned by DPO.
     """
     if feedback:
-        from homegrown.cli.dpo import feedback_file, run_dpo
+        from homegrown.cli.dpo import FEEDBACK, feedback_file, run_dpo
 
         if files:
             raise UserError("--data and --feedback are two trainings; fine-tune with --data first, then --feedback.")
         click.echo(f"Preferences are learned by DPO: this is `homegrown dpo {recipe} --feedback`.")
-        run_dpo(store, Console(), recipe, base, [feedback_file(store)], changes, force)
+        run_dpo(store, Console(), recipe, base, [feedback_file(store)], (*FEEDBACK, *changes), force)
         return
     from homegrown.config.pipelines import load_finetuning
 

@@ -164,6 +164,12 @@ class DpoSettings(Settings):
     beta: float = Field(
         default=0.1, gt=0, description="Penalty on the distance from the base; larger keeps the model closer to it."
     )
+    supervised: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the loss of chosen answers in nats per token, in addition to that of DPO (Pang et al. "
+        "2024); with --feedback 1 unless set.",
+    )
 
 
 class ReferenceSettings(Settings):

@@ -41,13 +41,13 @@ class PreferringModel(TunedModel):
     def __init__(self, job: DpoJob, train: "TokenSplit", tokenizer: "Tokenizer"):
         """Check the base; raises UserError as `TunedModel` does."""
         super().__init__(job, train, tokenizer)
-        self._beta = job.dpo.beta
+        self._settings = job.dpo
 
     def objective(self, model: "Transformer") -> "Objective":
         """See `TrainingTask`."""
         from homegrown.finetuning.pairs import PreferencePairs
 
-        return PreferencePairs(model, self._beta)
+        return PreferencePairs(model, self._settings.beta, self._settings.supervised)
 
     def questions(self, most: int) -> "list[Question]":
         """See `TunedModel`: the held-out prompts."""

@@ -57,27 +57,27 @@ def _nats(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) 
 
 
 class PreferencePairs(Objective):
-    """-log sigmoid(beta * margin), summed over pairs.
+    """-log sigmoid(beta * margin), plus `supervised` times -log p of the chosen answer per token; summed over pairs.
 
     The margin is by how much more than the reference the model prefers the chosen answer: log p(chosen) - log
     p(rejected), less the same of the reference. Windows [R, 4, T] hold the reference's log p of each answer.
     """
 
-    def __init__(self, model: Transformer, beta: float):
+    def __init__(self, model: Transformer, beta: float, supervised: float = 0.0):
         super().__init__(model)
-        self._beta = beta
+        self._beta, self._supervised = beta, supervised
 
     def forward(self, windows: Tensor) -> Tensor:
         """See `Objective`."""
         found = answer_nats(self.model, windows)
-        return self._loss(margins(found, windows)) + 0 * found.sums.sum()  # a graph without a pair too
+        return self._loss(found, margins(found, windows)) + 0 * found.sums.sum()  # a graph without a pair too
 
     def measure(self, windows: Tensor) -> Measured:
         """See `Objective`; the text is that of the chosen answers."""
         found = answer_nats(self.model, windows)
         pairs = margins(found, windows)
         chosen = found.targets[found.answer % 2 == 0]
-        return Measured(self._loss(pairs), len(pairs), found.sums[0::2].sum(), chosen)
+        return Measured(self._loss(found, pairs), len(pairs), found.sums[0::2].sum(), chosen)
 
     def count(self, windows: Tensor) -> Tensor | None:
         """See `Objective`: the pairs."""
@@ -86,8 +86,12 @@ class PreferencePairs(Objective):
         place = torch.arange(len(windows), device=windows.device)[:, None] * windows.shape[-1] + starts
         return torch.tensor(len(torch.unique(place[targets != NO_TARGET])) // 2, device=windows.device)
 
-    def _loss(self, pairs: Tensor) -> Tensor:
-        return -F.logsigmoid(self._beta * pairs).sum()
+    def _loss(self, found: AnswerNats, pairs: Tensor) -> Tensor:
+        loss = -F.logsigmoid(self._beta * pairs).sum()
+        if self._supervised:
+            lengths = torch.bincount(found.answer, minlength=len(found.sums))
+            loss = loss + self._supervised * (found.sums / lengths)[0 : 2 * len(pairs) : 2].sum()
+        return loss
 
 
 def margins(found: AnswerNats, windows: Tensor) -> Tensor:

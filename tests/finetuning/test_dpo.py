@@ -149,6 +149,17 @@ def test_the_loss_is_that_of_the_paper(base: Path, packed: Path) -> None:
         assert torch.allclose(one, other, atol=1e-4 * max(1.0, float(other.abs().max())))
     measured = objective.measure(windows)
     assert (measured.terms, measured.loss.item()) == (pairs, pytest.approx(loss.item()))
+    # The chosen answers as examples: the mean over their tokens, each pair with the same weight.
+    nats = []
+    for record in records():
+        question, chosen, _ = texts(record)
+        if question not in validation:
+            nats.append(
+                -log_probability(policy, chat, question, chosen)
+                / (len(chat.tokenizer.encode(chosen, add_special_tokens=False).ids) + 1)
+            )
+    supervised = PreferencePairs(longer, BETA, 0.5)(windows)
+    assert (supervised - loss).item() == pytest.approx(0.5 * torch.stack(nats).sum().item(), rel=1e-4)
 
 
 @pytest.mark.slow
