@@ -57,7 +57,7 @@ def ask(question: str) -> list[dict[str, str]]:
 def browser_of(store: Store, name: str) -> TestClient:
     """The server of a model under the name MODEL, without its command."""
     found = lookup.find_model(store, name)
-    engine, chat = load(
+    [(_, engine, chat)] = load(
         *(store, source(name, found, found.path / "model", None), "homegrown", "cpu"),
         *(Limits(rows=4, context=None, threads=1), lambda message: None),
     )
