@@ -124,7 +124,7 @@ byte between 1,024 and 2,048 tokens, Shakespeare of 0.02."""
 _WEIGHTS_PER_BYTE = 5.0
 """Hidden weights for each byte of different text that lower the loss: more were not tried."""
 _ALIKE, _ALIKE_BYTES, _MIXED_BYTES = 0.963, 1e6, 2e7
-"""Share of the law's loss that a text of one author of a megabyte has beside what bz2 says; Wikipedia's 20 MB have 1."""
+"""Share of the law's loss that a megabyte of one author has beside what bz2 says; 20 MB of Wikipedia have 1."""
 
 
 def promised_loss(config: ModelConfig, text_bytes: float, different_bytes: float, difficulty: float) -> float:

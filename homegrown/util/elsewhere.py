@@ -104,16 +104,16 @@ def _published(path: Path) -> There | None:
 
 def ranges(path: Path, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> bytes:
     """Return the joined bytes of ascending ranges of a noted file; near ones are read by one request."""
-    there = noted(path)
-    if there is None:
+    place = noted(path)
+    if place is None:
         raise FileNotFoundError(f"{path} is neither here nor at a store.")
-    files, root = filesystem(there.store)
+    files, root = filesystem(place.store)
     own = np.flatnonzero(ends > begins)
     begins, ends = begins[own], ends[own]
     firsts = np.flatnonzero(np.concatenate([[True], begins[1:] > ends[:-1] + _GAP])[: len(own)])
     lasts = np.append(firsts[1:], len(own)) - 1
     starts, stops = begins[firsts].tolist(), ends[lasts].tolist()
-    blocks = files.cat_ranges([f"{root}/{there.name}"] * len(firsts), starts, stops, on_error="raise")
+    blocks = files.cat_ranges([f"{root}/{place.name}"] * len(firsts), starts, stops, on_error="raise")
     numbers = np.searchsorted(firsts, np.arange(len(own)), side="right") - 1
     spans = zip(numbers.tolist(), begins.tolist(), ends.tolist(), strict=True)
     return b"".join(blocks[block][begin - starts[block] : end - starts[block]] for block, begin, end in spans)
