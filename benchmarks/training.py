@@ -42,6 +42,7 @@ from homegrown.util.parallel import cpu_count
 
 CONTESTANTS = {
     "modern": "(a) modern, our defaults",
+    "modern-auto": "(a) modern, by the rules of run auto",
     "modern-adamw": "(b) modern, AdamW",
     "classic": "(c) classic, the guide's settings",
     "nanogpt-0.001": "(d) nanoGPT's recipe, 1e-3",
@@ -249,8 +250,9 @@ def compare(runs: list[Run]) -> dict[str, float]:
     rivals = {"nanogpt": NANOGPT, "nanochat": NANOCHATS, "guide": ["classic"], "own_adamw": ["modern-adamw"]}
     for kind, names in rivals.items():
         there = [last[name] for name in names if name in last]
-        if there and "modern" in last:
-            found[f"bpb_vs_{kind}"] = round(last["modern"] / min(there), 4)
+        ours = [last[name] for name in ("modern", "modern-auto") if name in last]
+        if there and ours:
+            found[f"bpb_vs_{kind}"] = round(min(ours) / min(there), 4)
     for kind, names in {"nanogpt": NANOGPT, "llama": ["llama"]}.items():
         speeds = [speed[name] for name in names if name in speed]
         if speeds and "modern-adamw" in speed:

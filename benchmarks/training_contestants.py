@@ -18,6 +18,7 @@ from homegrown.config.recipe import ModelSettings, TrainingSettings
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.planning import scaling_rules as rules
 from homegrown.tokenizer.loading import load, token_bytes
 from homegrown.training import trainer
 from homegrown.training.callbacks import standard
@@ -52,6 +53,11 @@ GUIDE = {
     "dropout": 0.1,
 }
 """The guide's learning rate and schedule, and the other defaults of the trainer that it uses."""
+RULED = (
+    *("batch_size", "learning_rate", "matrix_learning_rate", "momentum", "weight_decay", "dropout"),
+    *("orthogonalization_steps", "averaging"),
+)
+"""The settings of the rules that do not follow from the number of steps, which a clock decides here."""
 CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}
 
 
@@ -91,7 +97,17 @@ def build(name: str, data: Path, seconds: float) -> Contestant:
         model = llama()
         return Peer(data, PlainLoop(model, lambda tokens: model(tokens, use_cache=False).logits, 1e-3))
     changes: dict[str, dict[str, Any]] = {"modern": {}, "modern-adamw": ADAMW, "classic": GUIDE}
+    if name == "modern-auto":
+        return Ours(data, {}, by_rules(data, seconds), seconds=seconds)
     return Ours(data, CLASSIC if name == "classic" else {}, changes[name], seconds=seconds)
+
+
+def by_rules(data: Path, seconds: float) -> dict[str, Any]:
+    """Return the settings that the rules of `run auto` give `tiny`'s model for as many tokens as fit the time."""
+    tiny, once = load_recipe("tiny"), TokenSplit(data / "packed", "train").tokens
+    tokens = seconds * _tokens_per_second(tiny.new_model, tiny.training.batch_size)
+    chosen = rules.training(tiny.training, tiny.new_model, VOCABULARY, tokens, once, device="cpu", devices=1)
+    return chosen.model_dump(include={*RULED})
 
 
 class HeldOut:
@@ -154,7 +170,7 @@ class Ours:
             "compile": "never",
         }
         settings = {**tiny.training.model_dump(), **training, **changes}
-        settings["micro_batch_size"] = settings["batch_size"]
+        settings["micro_batch_size"] = math.gcd(settings["batch_size"], tiny.training.batch_size)
         shape = ModelSettings.model_validate({**tiny.new_model.model_dump(), **model})
         if by_clock:
             batch_tokens = settings["batch_size"] * shape.context
