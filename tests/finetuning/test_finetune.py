@@ -187,10 +187,9 @@ def test_only_the_adapter_is_trained_and_saved(tmp_path: Path, base: Path, packe
     every = {name for name, _ in trainer.model.named_parameters()}
     rows = {"model.embed_tokens.rows", *([] if trainer.config.tied else ["lm_head.rows"])}
     assert trained == {name for name in every if "lora_" in name} | rows
-    moments = {name for optimizer in trainer.optimizers for name in optimizer.state}
-    assert len(moments) == len(trained)
     checkpoint = load_file(next((tmp_path / "out" / "checkpoints").glob("*10/part-1-of-1.safetensors")))
     assert {name.split("/")[0] for name in checkpoint} == trained
+    assert {name.rpartition("/")[0] for name in checkpoint if "/" in name} == trained  # each has its moments
     before = weights.load(base).state_dict()
     for name, tensor in trainer.model.state_dict().items():
         if method == "lora" and name not in trained:

@@ -133,7 +133,7 @@ def test_runs_say_what_they_changed_and_what_came_out(
     plain, other, gone, *others = history(store)
     assert (plain.changed, plain.bits_per_byte, plain.state, plain.last) == ({}, 1.75, "finished", "evaluate")
     assert (other.changed, other.bits_per_byte, other.state, other.last) == (
-        {"training.max_steps": 70},
+        {"training.max_steps": 70, "training.warmup_steps": 7},
         None,
         "stopped",
         None,
