@@ -28,7 +28,7 @@ from homegrown.util.errors import UserError
 
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
-_SAMPLE_BYTES = 1_000_000
+_SAMPLE_BYTES, _SAMPLE_VOCABULARY = 1_000_000, 2048
 _NEARLY = 1.002
 _FORWARD_SHARE = 1 / 3
 """Share of a forward pass in the operations of a training step."""
@@ -79,15 +79,25 @@ def _number(option: str, value: str) -> float:
 
 @dataclass(frozen=True)
 class TextFacts:
-    """The training text: its bytes, counted or estimated, and its bits per byte by bz2, None before it is read."""
+    """The training text: its bytes, counted or estimated, and its bits per byte by bz2, None before it is read.
+
+    `token_bytes` is the ratio of its bytes per token to the usual ones of English text.
+    """
 
     train_bytes: float
     counted: bool
     bz2_bits: float | None
+    token_bytes: float = 1.0
+
+    def bytes_per_token(self, vocabulary: int) -> float:
+        """Return the bytes per token to expect with a vocabulary."""
+        return self.token_bytes * bytes_per_token(vocabulary)
 
 
 def facts(shards: Path, train_bytes: int) -> TextFacts:
-    """Return the facts of a text from the folder of the stage `shard`; its first megabyte is compressed."""
+    """Return the facts of a text from the folder of the stage `shard`; bz2 and BPE compress its first megabyte."""
+    from homegrown.tokenizer import train
+
     parts: list[bytes] = []
     size = 0
     for text in _texts(shards / "train"):
@@ -95,7 +105,12 @@ def facts(shards: Path, train_bytes: int) -> TextFacts:
         size += len(parts[-1])
         if size >= _SAMPLE_BYTES:
             break
-    return TextFacts(train_bytes, True, 8 * len(bz2.compress(b"".join(parts))) / max(1, size))
+    bits = 8 * len(bz2.compress(b"".join(parts))) / max(1, size)
+    ratio = 1.0
+    if size >= _SAMPLE_BYTES // 2:  # of less text, a vocabulary is the text itself
+        texts = [part.decode(errors="ignore") for part in parts]
+        ratio = train.bytes_per_token(texts, _SAMPLE_VOCABULARY) / bytes_per_token(_SAMPLE_VOCABULARY)
+    return TextFacts(train_bytes, counted=True, bz2_bits=bits, token_bytes=ratio)
 
 
 def estimated(store: Store, recipe: Recipe) -> TextFacts:
@@ -243,7 +258,7 @@ def _training(
     depth: int, vocabulary: int, recipe: Recipe, tokens: float, text: TextFacts, speed: Speed, machine: Machine
 ) -> Candidate:
     """Return the training of a model of this depth on so many tokens, or on fewer if the text has not enough."""
-    once = text.train_bytes / bytes_per_token(vocabulary)
+    once = text.train_bytes / text.bytes_per_token(vocabulary)
     tokens = min(tokens, rules.MOST_EPOCHS * once)
     model, devices = rules.shape(depth, tokens / once), recipe.compute.processes
     training = rules.training(
@@ -254,7 +269,7 @@ def _training(
     validations = -(-training.max_steps // training.validate_every)
     validating = validations * training.validation_tokens * _FORWARD_SHARE * step / step_tokens
     taken = training.max_steps * step_tokens
-    text_bytes = taken * bytes_per_token(vocabulary)
+    text_bytes = taken * text.bytes_per_token(vocabulary)
     return Candidate(
         model=model,
         config=config,

@@ -74,6 +74,14 @@ def train_tokenizer(
     )
 
 
+def bytes_per_token(texts: Sequence[str], vocabulary_size: int) -> float:
+    """Return the UTF-8 bytes of texts per token of a byte-level BPE that is trained on them."""
+    tokenizer = _untrained()
+    tokenizer.train_from_iterator(texts, _trainer(TokenizerSettings(vocabulary_size=vocabulary_size, sample_mb=1)))
+    tokens = sum(len(one.ids) for one in tokenizer.encode_batch(texts))
+    return sum(len(text.encode()) for text in texts) / max(1, tokens)
+
+
 def _train(sample: Iterator[pa.RecordBatch], settings: TokenizerSettings) -> Tokenizer:
     tokenizer, seen = _untrained(), 0
     own = re.compile("|".join(map(re.escape, settings.special_tokens))) if settings.special_tokens else None

@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows.auto import text_changes
 from homegrown.cli.main import cli
 from homegrown.config.pipelines import load_auto, load_recipe
+from homegrown.config.recipe import TokenizerSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning import gpus
 from homegrown.planning import scaling_rules as rules
@@ -23,7 +24,9 @@ from homegrown.planning.dial import Budget, TextFacts, dial, facts
 from homegrown.planning.machine import LocalGpu, Machine, this_machine
 from homegrown.planning.probe import work
 from homegrown.planning.speed import Speed, speed_of
+from homegrown.planning.text import bytes_per_token
 from homegrown.store.artifacts import Store
+from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.errors import UserError
 from tests.planning.test_plan import probed
 
@@ -163,6 +166,20 @@ def test_facts_of_a_text(tmp_path: Path) -> None:
     assert easy.bz2_bits is not None
     assert hard.bz2_bits is not None
     assert easy.bz2_bits < 0.1 < 3 < hard.bz2_bits < 5
+
+
+def test_the_tokens_of_a_text_are_those_of_its_own_tokenizer(tmp_path: Path) -> None:
+    """Against the stage `tokenizer`; these few words have more bytes in a token than English has."""
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefghij", k=draw.randint(3, 9))) for _ in range(2000)]
+    (tmp_path / "train").mkdir()
+    text = " ".join(draw.choices(words, k=90_000))
+    table = pa.table({"text": [text[:300_000], text[300_000:]], "source": ["own", "own"]})
+    pq.write_table(table, tmp_path / "train" / "part-00000.parquet")
+    settings = TokenizerSettings(vocabulary_size=2048, sample_mb=2)
+    trained = train_tokenizer(tmp_path, tmp_path, settings).metrics["bytes_per_token"]
+    assert facts(tmp_path, len(text)).bytes_per_token(2048) == pytest.approx(trained, rel=0.01)
+    assert trained != pytest.approx(bytes_per_token(2048), rel=0.1)
 
 
 def test_the_speed_is_measured_once_for_a_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
