@@ -25,6 +25,7 @@ from homegrown.training.callbacks import standard
 from homegrown.training.distributed import Worker
 from homegrown.training.initialisation import choose
 from homegrown.training.job import PROGRESS
+from homegrown.training.precision import choose_precision
 from homegrown.training.pretraining import Job
 from homegrown.training.progress_file import Report
 from homegrown.training.schedule import lr_share
@@ -216,14 +217,17 @@ class Ours:
 
 
 def _tokens_per_second(shape: ModelSettings, batch: int) -> float:
-    """Return a model's approximate speed, from which `initialisation: auto` needs the number of steps."""
+    """Return a model's approximate speed, in the type it trains in: how many steps there will be, rules ask for."""
     model = Transformer(ModelConfig.from_settings(shape, VOCABULARY, dropout=0.0))
+    precision = choose_precision("auto", "cpu")
     model.initialize()
     windows = torch.randint(VOCABULARY, (batch, shape.context + 1))
     took = []
     for _ in range(3):
         began = processor_seconds()
-        torch.autograd.backward(model.loss(windows[:, :-1], windows[:, 1:]))
+        with precision.autocast():
+            loss = model.loss(windows[:, :-1], windows[:, 1:])
+        torch.autograd.backward(loss)
         took.append(processor_seconds() - began)
     return batch * shape.context / min(took)
 
