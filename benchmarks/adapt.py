@@ -22,8 +22,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import CORPORA, cpu_seconds, measured, table
+from homegrown.config.adaptation import AdaptationSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import AdaptationSettings, PackSettings, Recipe, TrainingSettings
+from homegrown.config.recipe import Recipe
+from homegrown.config.tokens import PackSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.evaluation.costs import Costs, by_document
 from homegrown.evaluation.heldout import open_held_out

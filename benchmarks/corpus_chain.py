@@ -125,8 +125,8 @@ def train(folder: Path, texts: list[str]) -> None:
 def homegrown(folder: Path, trained: Path) -> dict[str, int]:
     """Run ingest, dedup, filter, shard and pack; return the documents kept by dedup and filter, and the tokens."""
     from benchmarks.corpus_quality import SETTINGS
+    from homegrown.config.corpus import FilesSource
     from homegrown.config.pipelines import load_recipe
-    from homegrown.config.recipe import FilesSource
     from homegrown.corpus.dedup import dedup
     from homegrown.corpus.filter import filter_documents
     from homegrown.corpus.ingest import ingest

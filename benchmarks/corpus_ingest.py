@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from homegrown.config.recipe import Extractor, FilesSource, IngestSettings
+from homegrown.config.corpus import Extractor, FilesSource, IngestSettings
 from homegrown.corpus import packages
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.readers import formats

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from homegrown.config.recipe import FilterSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.corpus.compiled import buffers
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.filter import filter_documents

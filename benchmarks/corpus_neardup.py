@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measuring import CORPORA, Measured, measured, table
 from benchmarks.peers import call
-from homegrown.config.recipe import DedupSettings
+from homegrown.config.corpus import DedupSettings
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.lsh import probability
 from homegrown.corpus.minhash import SHINGLE_WORDS as WORDS

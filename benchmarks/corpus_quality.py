@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.peers import call
-from homegrown.config.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
+from homegrown.config.filter import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from homegrown.corpus.languages import identify, known_languages
 from homegrown.corpus.quality import signals
 from homegrown.corpus.quality.rules import failures, rules

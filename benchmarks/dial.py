@@ -30,8 +30,9 @@ from typing import Any, Literal
 
 from benchmarks.measuring import CORPORA, table
 from benchmarks.scaling import DATA, tokens_of, train_once
+from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_auto
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed
 from homegrown.planning.dial import Budget, dial, facts, of_size

@@ -34,7 +34,7 @@ from benchmarks.measuring import CORPORA
 from benchmarks.scaling import VALIDATION_TOKENS, tokens_of, train_once
 from benchmarks.training import TEXTS
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import Batches, Tokens, TokenSplit
 from homegrown.data.rows import NO_TARGET, parts
 from homegrown.model.loss import linear_cross_entropy

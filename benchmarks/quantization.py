@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import table
-from homegrown.config.recipe import QuantizationSettings
+from homegrown.config.export import QuantizationSettings
 from homegrown.quantization.quantize import quantize
 from homegrown.quantization.requirements import REQUIREMENTS
 from homegrown.quantization.variants import variants_of

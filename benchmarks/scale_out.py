@@ -32,8 +32,8 @@ from benchmarks import scale_out_stages
 from benchmarks.measuring import real_texts, table
 from homegrown.cluster.dask import ClusterExecutor, dask_workers
 from homegrown.cluster.through_store import ThroughStore
+from homegrown.config.compute import ComputeSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ComputeSettings
 from homegrown.corpus.filter import filter_documents
 from homegrown.store.artifacts import Store
 from homegrown.store.remote import Remote

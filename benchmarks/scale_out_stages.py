@@ -223,7 +223,7 @@ def executor_of(workers: int, out: Path) -> AbstractContextManager[Executor]:
 
 
 def _call(stage: str, recipe: Any, before: Path, out: Path, pool: Executor) -> Any:
-    from homegrown.config.recipe import FilesSource
+    from homegrown.config.corpus import FilesSource
     from homegrown.corpus.dedup import dedup
     from homegrown.corpus.filter import filter_documents
     from homegrown.corpus.ingest import ingest

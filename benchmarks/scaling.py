@@ -26,8 +26,9 @@ import yaml
 
 from benchmarks.measuring import CORPORA
 from benchmarks.training import TEXTS, prepare
+from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.training.job import SUMMARY
 from homegrown.training.worker import prepare_environment
 

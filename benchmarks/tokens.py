@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from benchmarks.measuring import cpu_seconds, measured, real_texts, table
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import PackSettings, Recipe, TokenizerSettings
+from homegrown.config.recipe import Recipe
+from homegrown.config.tokens import PackSettings, TokenizerSettings
 from homegrown.util.files import parquet_parts, write_parquet
 
 VOCABULARY = 32_000

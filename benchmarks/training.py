@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.measuring import CORPORA
 from benchmarks.training_peers import NANOCHAT
-from homegrown.config.recipe import PackSettings, TokenizerSettings
+from homegrown.config.tokens import PackSettings, TokenizerSettings
 from homegrown.data.packing import pack
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.training.worker import prepare_environment

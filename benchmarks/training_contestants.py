@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.training_peers import CONTEXT, VOCABULARY, GPT2Style, NanochatLoop, PlainLoop, llama
+from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer

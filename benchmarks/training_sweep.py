@@ -17,8 +17,8 @@ import yaml
 
 from benchmarks.measuring import CORPORA
 from benchmarks.training import TEXTS, prepare
+from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ModelSettings
 from homegrown.training.worker import prepare_environment
 
 

@@ -11,8 +11,11 @@ from pydantic import ValidationError
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import Change, StageName, recipe_run_name, run_chain
+from homegrown.config.adaptation import ReplaySettings
+from homegrown.config.corpus import AnySource, FilesSource
 from homegrown.config.pipelines import change_recipe, explain
-from homegrown.config.recipe import Address, AnySource, FilesSource, LocalPath, Recipe, ReplaySettings
+from homegrown.config.recipe import Recipe
+from homegrown.config.settings import Address, LocalPath
 from homegrown.util.errors import UserError
 from tasks.stage import Handle, forget_flow_exception
 

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import run_name
+from homegrown.config.compute import ComputeSettings
+from homegrown.config.export import WEIGHT_TYPES, ExportFormat, ExportSettings, WeightType
 from homegrown.config.pipelines import explain
-from homegrown.config.recipe import WEIGHT_TYPES, ComputeSettings, ExportFormat, ExportSettings, WeightType
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact
 from homegrown.store.lookup import find_model

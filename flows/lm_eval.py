@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import run_name
+from homegrown.config.compute import ComputeSettings
+from homegrown.config.evaluation import HarnessSettings
 from homegrown.config.pipelines import explain
-from homegrown.config.recipe import ComputeSettings, HarnessSettings
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Store
 from homegrown.store.lookup import find_model

@@ -17,8 +17,9 @@ from flows.local.prefect_internals import is_random_name
 from homegrown.config.addresses import CREDENTIAL
 from homegrown.config.finetune_recipe import BaseSettings, VocabularySettings
 from homegrown.config.pipelines import change_recipe
-from homegrown.config.recipe import Recipe, RowSettings
+from homegrown.config.recipe import Recipe
 from homegrown.config.starter import is_external
+from homegrown.config.tokens import RowSettings
 from homegrown.planning.fit import check_fit, check_packed
 from homegrown.quantization.requirements import check_recipe
 from homegrown.store import runs

@@ -1,6 +1,6 @@
 """dedup: shards without exact and near duplicates."""
 
-from homegrown.config.recipe import DedupSettings
+from homegrown.config.corpus import DedupSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from homegrown.config.recipe import EvaluationSettings, RowSettings
+from homegrown.config.evaluation import EvaluationSettings
+from homegrown.config.tokens import RowSettings
 from homegrown.reporting import charts
 from homegrown.store.artifacts import Artifact
 from homegrown.util import devices

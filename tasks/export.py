@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from homegrown.config.recipe import ExportFormat, ExportSettings, WeightType
+from homegrown.config.export import ExportFormat, ExportSettings, WeightType
 from homegrown.reporting.numbers import file_size
 from homegrown.store.artifacts import Artifact
 from homegrown.util.progress import Outcome

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.recipe import FilterSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact

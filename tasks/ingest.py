@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from homegrown.config.recipe import AnySource, IngestSettings, PackagesSource
+from homegrown.config.corpus import AnySource, IngestSettings, PackagesSource
 from homegrown.corpus import packages
 from homegrown.reporting import charts
 from homegrown.reporting.blocks import table_as_markdown

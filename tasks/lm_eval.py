@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.recipe import HarnessSettings
+from homegrown.config.evaluation import HarnessSettings
 from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests

@@ -1,6 +1,6 @@
 """pack: memory-mapped token shards."""
 
-from homegrown.config.recipe import PackSettings, RowSettings
+from homegrown.config.tokens import PackSettings, RowSettings
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.util.progress import Outcome

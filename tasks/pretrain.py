@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.recipe import AdaptationSettings, ComputeSettings, ModelSettings, TrainingSettings
+from homegrown.config.adaptation import AdaptationSettings
+from homegrown.config.compute import ComputeSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
 from homegrown.store.artifacts import Artifact

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from homegrown.config.recipe import QuantizationSettings
+from homegrown.config.export import QuantizationSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Artifact

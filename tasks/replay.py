@@ -1,6 +1,7 @@
 """replay: other text mixed into the training documents."""
 
-from homegrown.config.recipe import IngestSettings, ReplaySettings, ShardSettings
+from homegrown.config.adaptation import ReplaySettings
+from homegrown.config.corpus import IngestSettings, ShardSettings
 from homegrown.reporting.numbers import shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests

@@ -1,6 +1,6 @@
 """shard: shuffled train, validation and test shards."""
 
-from homegrown.config.recipe import ShardSettings
+from homegrown.config.corpus import ShardSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import file_size, share, shown
 from homegrown.store.artifacts import Artifact, Store

@@ -19,7 +19,8 @@ from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, ConfigDict
 
 from homegrown.cluster import dask
-from homegrown.config.recipe import ComputeSettings, Settings
+from homegrown.config.compute import ComputeSettings
+from homegrown.config.settings import Settings
 from homegrown.store.artifacts import Artifact, Order, Store, partial_of
 from homegrown.store.fingerprint import code_fingerprint
 from homegrown.store.remote import Remote

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from homegrown.config.recipe import TokenizerSettings
+from homegrown.config.tokens import TokenizerSettings
 from homegrown.reporting.numbers import file_size, shown
 from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests

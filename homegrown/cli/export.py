@@ -15,7 +15,7 @@ from homegrown.store.lookup import check_free, copy_out, find_model
 
 if TYPE_CHECKING:
     from flows.export import Target
-    from homegrown.config.recipe import WeightType
+    from homegrown.config.export import WeightType
     from tasks.stage import Handle
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from homegrown.cluster import through_store
 from homegrown.cluster.through_store import Parcel, ThroughStore
-from homegrown.config.recipe import ComputeSettings
+from homegrown.config.compute import ComputeSettings
 from homegrown.store.artifacts import Artifact, Store, libraries
 from homegrown.store.fingerprint import code_fingerprint
 from homegrown.store.remote import VARIABLE

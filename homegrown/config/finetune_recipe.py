@@ -6,20 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from homegrown.config.recipe import (
-    Address,
-    ComputeSettings,
-    Count,
-    LocalPath,
-    Name,
-    Positive,
-    Projection,
-    QuantizationSettings,
-    Settings,
-    Share,
-    SpecialTokens,
-    TrainingSettings,
-)
+from homegrown.config.adaptation import Projection
+from homegrown.config.compute import ComputeSettings
+from homegrown.config.export import QuantizationSettings
+from homegrown.config.settings import Address, Count, LocalPath, Name, Positive, Settings, Share
+from homegrown.config.tokens import SpecialTokens
+from homegrown.config.training import TrainingSettings
 
 Method = Literal["lora", "qlora", "full"]
 Shape = Literal["messages", "prompt_completion", "alpaca", "question_answer", "sharegpt"]

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from homegrown.config.addresses import shown
 from homegrown.config.finetune_recipe import DpoRecipe, FinetuneRecipe
-from homegrown.config.recipe import Recipe, Settings
+from homegrown.config.recipe import Recipe
+from homegrown.config.settings import Settings
 from homegrown.util.errors import UserError
 
 PIPELINES = Path("pipelines.yaml")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from homegrown.config.recipe import DedupSettings
+from homegrown.config.corpus import DedupSettings
 from homegrown.corpus.documents import row_count, row_counts
 from homegrown.corpus.duplicates import Index, Shards, find_duplicates, partitions, read_drops, spilling
 from homegrown.corpus.lsh import banding

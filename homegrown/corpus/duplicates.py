@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from homegrown.config.recipe import DedupSettings
+from homegrown.config.corpus import DedupSettings
 from homegrown.corpus.components import label
 from homegrown.corpus.exchange import read_buckets, write_buckets
 from homegrown.corpus.lsh import WINDOW, Documents, band_keys, forest, link, roots_of, similarities, stars

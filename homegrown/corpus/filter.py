@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from homegrown.config.recipe import FilterSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.corpus.documents import SCHEMA, row_counts
 from homegrown.corpus.languages import Languages, check_languages, identify
 from homegrown.corpus.quality import signals, urls, word_list

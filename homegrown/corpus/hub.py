@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from homegrown.config.recipe import HubSource
+from homegrown.config.corpus import HubSource
 from homegrown.corpus.readers.tables import column_of, column_problem, text_row, texts, urls
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.corpus.streams import first_line

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import AnySource, HubSource, IngestSettings
+from homegrown.config.corpus import AnySource, HubSource, IngestSettings
 from homegrown.corpus import hub
 from homegrown.corpus.assembly import Kept, shards, shifts, table_of, within_limit, write_rows, write_shard
 from homegrown.corpus.documents import QUARANTINE, REPAIRS, SKIPPED, SOURCES

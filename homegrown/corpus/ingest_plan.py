@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import AnySource, FilesSource, HubSource, IngestSettings, PackagesSource
+from homegrown.config.corpus import AnySource, FilesSource, HubSource, IngestSettings, PackagesSource
 from homegrown.corpus.encodings import SAMPLE, Undecodable, is_utf8
 from homegrown.corpus.readers.formats import form
 from homegrown.corpus.records import MEGABYTE, Piece

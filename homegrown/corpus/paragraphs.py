@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import ParagraphSettings
+from homegrown.config.corpus import ParagraphSettings
 from homegrown.corpus.documents import row_count
 from homegrown.corpus.duplicates import spilling
 from homegrown.corpus.minhash import SHINGLE_WORDS, sketch

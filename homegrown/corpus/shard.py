@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from homegrown.config.recipe import ShardSettings
+from homegrown.config.corpus import ShardSettings
 from homegrown.corpus.contamination import Runs, contaminated, runs_of_files
 from homegrown.corpus.documents import SCHEMA
 from homegrown.corpus.exchange import facts_of, read_buckets, write_buckets

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.recipe import AnySource, FilesSource, IngestSettings, PackagesSource
+from homegrown.config.corpus import AnySource, FilesSource, IngestSettings, PackagesSource
 from homegrown.corpus import hub, packages, remote
 from homegrown.corpus.encodings import codec_of
 from homegrown.corpus.readers.formats import FORMATS, check_installed, form, is_hidden, unread

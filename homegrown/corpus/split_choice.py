@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from homegrown.config.recipe import ShardSettings
+from homegrown.config.corpus import ShardSettings
 from homegrown.corpus.documents import row_counts
 from homegrown.util.elsewhere import opened
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
-from homegrown.config.recipe import AnySource, FilesSource, HubSource, PackagesSource
+from homegrown.config.corpus import AnySource, FilesSource, HubSource, PackagesSource
 from homegrown.corpus import hub, packages
 from homegrown.corpus.documents import QUARANTINE, REPAIRS, SCHEMA, document_id
 from homegrown.corpus.readers import formats

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from homegrown.config.recipe import PackSettings, Phase
+from homegrown.config.tokens import PackSettings, Phase
 from homegrown.data.best_fit import lay_out
 from homegrown.data.index import (
     SPLITS,

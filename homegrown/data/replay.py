@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import IngestSettings, ReplaySettings, ShardSettings
+from homegrown.config.adaptation import ReplaySettings
+from homegrown.config.corpus import IngestSettings, ShardSettings
 from homegrown.corpus.documents import QUARANTINE, SCHEMA, document_id
 from homegrown.corpus.heldout import HeldOut, Signer, most_similar
 from homegrown.corpus.ingest import ingest

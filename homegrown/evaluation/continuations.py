@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homegrown.config.recipe import EvaluationSettings
+from homegrown.config.evaluation import EvaluationSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.data.permutation import Permutation
 from homegrown.inference.generation import generate

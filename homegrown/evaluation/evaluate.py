@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from homegrown.config.recipe import EvaluationSettings
+from homegrown.config.evaluation import EvaluationSettings
 from homegrown.evaluation.baselines import counting_models
 from homegrown.evaluation.compressors import compressed_bits_per_byte
 from homegrown.evaluation.continuations import continue_all, tokens_per_second

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from homegrown.config.recipe import EvaluationSettings
+from homegrown.config.evaluation import EvaluationSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.continuations import Task, choose_tasks
 from homegrown.evaluation.costs import Costs, by_document

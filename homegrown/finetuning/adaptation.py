@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from homegrown.config.adaptation import AdaptationSettings
+from homegrown.config.compute import Parallel
 from homegrown.config.finetune_recipe import FinetuneSettings
-from homegrown.config.recipe import AdaptationSettings, Parallel, TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.training.job import ALONE, Nodes, TrainingJob
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome, Progress, silent

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from homegrown.config.finetune_recipe import FinetuneSettings, ReferenceSettings
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.model import lora, weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.trained_rows import VOCABULARY

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from homegrown.config.compute import Parallel
 from homegrown.config.finetune_recipe import DpoSettings, FinetuneSettings, FinetuneTraining
-from homegrown.config.recipe import Parallel
 from homegrown.finetuning.job import MODEL, FinetuneJob, TunedModel
 from homegrown.training.job import ALONE, Nodes
 from homegrown.util.progress import Outcome, Progress, silent

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from homegrown.config.compute import Parallel
 from homegrown.config.finetune_recipe import FinetuneSettings, FinetuneTraining
-from homegrown.config.recipe import Parallel
 from homegrown.data.loader import TokenSplit
 from homegrown.finetuning.job import MODEL, FinetuneJob
 from homegrown.model import lora, weights

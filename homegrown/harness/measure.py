@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from homegrown.config.recipe import HarnessSettings
+from homegrown.config.evaluation import HarnessSettings
 from homegrown.export.huggingface import write_huggingface
 from homegrown.harness.heldout_tasks import TASKS, write_tasks
 from homegrown.util.errors import UserError

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from homegrown.config.recipe import ModelSettings
+from homegrown.config.model import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)

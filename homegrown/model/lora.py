@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from homegrown.config.adaptation import Projection
 from homegrown.config.finetune_recipe import FinetuneSettings
-from homegrown.config.recipe import Projection
 from homegrown.model import cpu_ops
 from homegrown.model.config import ModelConfig
 from homegrown.model.layers import compute_dtype

@@ -6,8 +6,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from homegrown.config.adaptation import Projection
 from homegrown.config.finetune_recipe import FinetuneRecipe
-from homegrown.config.recipe import ModelSettings, Projection, Recipe, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.recipe import Recipe
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError

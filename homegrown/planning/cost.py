@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import AnyRecipe, adapter_of, flops_per_token, optimizer_bytes, step_tokens
 from homegrown.planning.layouts import Fit

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import ModelSettings, Recipe, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.recipe import Recipe
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning.cost import ASSUMED_UTILISATION

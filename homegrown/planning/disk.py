@@ -1,6 +1,7 @@
 """Disk space that the artifacts of a recipe take."""
 
-from homegrown.config.recipe import Recipe, Variant
+from homegrown.config.export import Variant
+from homegrown.config.recipe import Recipe
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import adapter_of, trained_parameters
 from homegrown.planning.memory import average_bytes, moments

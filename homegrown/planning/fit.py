@@ -8,7 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from homegrown.config.recipe import AnySource, FilesSource, Recipe
+from homegrown.config.corpus import AnySource, FilesSource
+from homegrown.config.recipe import Recipe
 from homegrown.corpus.readers.formats import form
 from homegrown.corpus.records import MEGABYTE, Piece
 from homegrown.corpus.remote import local_path

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from homegrown.config.recipe import Parallel, TrainingSettings
+from homegrown.config.compute import Parallel
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import Adapter, AnyRecipe, adapter_of, flops_per_token, step_tokens
 from homegrown.planning.memory import MARGIN, Layout, Memory, training_memory

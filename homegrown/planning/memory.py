@@ -10,7 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from homegrown.config.recipe import Parallel, TrainingSettings
+from homegrown.config.compute import Parallel
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import (
     Adapter,

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from homegrown.config.recipe import ModelSettings, Settings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.settings import Settings
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import (
     Adapter,

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from homegrown.config.recipe import AnySource, FilesSource, PackagesSource, Recipe
+from homegrown.config.corpus import AnySource, FilesSource, PackagesSource
+from homegrown.config.recipe import Recipe
 from homegrown.corpus.remote import local_path
 from homegrown.corpus.sources import find_files
 from homegrown.data.instruction_files import find

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.corpus.records import MEGABYTE
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import COMPUTE_OPTIMAL_TOKENS, hidden_parameters, optimizer_flops

@@ -5,7 +5,9 @@ import json
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from homegrown.config.recipe import ModelSettings, Recipe, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.recipe import Recipe
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning.cost import ASSUMED_UTILISATION
 from homegrown.planning.gpus import Gpu

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from homegrown.config.corpus import AnySource, FilesSource, PackagesSource
 from homegrown.config.finetune_recipe import FinetuneRecipe
-from homegrown.config.recipe import AnySource, FilesSource, PackagesSource, Recipe
+from homegrown.config.recipe import Recipe
 from homegrown.corpus.records import MEGABYTE
 from homegrown.model.config import ModelConfig
 from homegrown.store.artifacts import Artifact, Store

@@ -2,7 +2,7 @@
 
 import torch
 
-from homegrown.config.recipe import Variant
+from homegrown.config.export import Variant
 from homegrown.quantization.bitsandbytes_linear import FourBit, Int8
 from homegrown.quantization.dynamic_linear import Int8Dynamic
 from homegrown.quantization.method import Method

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from homegrown.config.recipe import QuantizationSettings
+from homegrown.config.export import QuantizationSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.data.rows import NO_TARGET, parts
 from homegrown.inference.generation import generate

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from homegrown.config.recipe import Recipe, Variant
+from homegrown.config.export import Variant
+from homegrown.config.recipe import Recipe
 from homegrown.model.config import ModelConfig
 from homegrown.util.errors import UserError
 

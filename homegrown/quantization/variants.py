@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from homegrown.config.recipe import Variant
+from homegrown.config.export import Variant
 from homegrown.export.gguf import write_gguf
 from homegrown.export.gguf_reader import read_gguf
 from homegrown.export.gguf_types import kind_named

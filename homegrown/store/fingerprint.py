@@ -18,14 +18,17 @@ _parsing = threading.Lock()
 """Python 3.11 fails ("AST constructor recursion depth mismatch") when two threads parse at once, as Dask's do."""
 
 # Modules around the stages: they decide when and where work runs, not what a stage makes. Settings enter a key by
-# value, so the modules of the recipes, which only type them, are here too.
+# value, so the modules that only type them are here too.
+_SETTINGS = "adaptation compute corpus evaluation export filter finetune_recipe model recipe settings tokens training"
 _MACHINERY = frozenset(
-    f"homegrown.{name}"
-    for name in (
-        *("cluster.dask", "cluster.relay", "config.finetune_recipe", "config.recipe", "store.artifacts"),
-        *("store.digests", "store.fingerprint", "store.remote", "util.errors", "util.locks", "util.parallel"),
-        "util.progress",
-    )
+    f"homegrown.{package}.{module}"
+    for package, modules in {
+        "cluster": "dask",
+        "config": _SETTINGS,
+        "store": "artifacts digests fingerprint remote",
+        "util": "errors locks parallel progress",
+    }.items()
+    for module in modules.split()
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from homegrown.config.recipe import TokenizerSettings
+from homegrown.config.tokens import TokenizerSettings
 from homegrown.tokenizer.encoding import SPLIT_PATTERN
 from homegrown.tokenizer.existing import completed, take
 from homegrown.tokenizer.loading import TOKENIZER_FILE, copy_tokenizer, load, token_bytes

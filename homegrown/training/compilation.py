@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.util import devices
 
 if TYPE_CHECKING:  # a plan calls `compiles` without PyTorch

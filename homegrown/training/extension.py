@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.mixture import phase_ends
 from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.training.job import CHECKPOINTS, EXTENDED

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.model.config import ModelConfig
 from homegrown.model.layers import Attention

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from homegrown.config.recipe import Parallel, Settings, TrainingSettings
+from homegrown.config.compute import Parallel
+from homegrown.config.settings import Settings
+from homegrown.config.training import TrainingSettings
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Muon, Optimizer
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.training.distributed import Worker
 from homegrown.training.objective import local_part
 from homegrown.util import devices

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from homegrown.config.recipe import Parallel
+from homegrown.config.compute import Parallel
 from homegrown.training.distributed import Worker
 from homegrown.training.next_token import Objective
 

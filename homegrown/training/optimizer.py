@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.training.averaging import SUFFIX
 from homegrown.training.muon import Muon
 from homegrown.training.precision import choose_precision

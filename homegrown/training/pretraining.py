@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homegrown.config.recipe import ModelSettings, Parallel, TrainingSettings
+from homegrown.config.compute import Parallel
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.training.job import ALONE, Nodes, TrainingJob
 from homegrown.training.run import run_job

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 
 
 def lr_share(step: int, settings: TrainingSettings) -> float:

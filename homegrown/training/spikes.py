@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.util.errors import UserError
 
 WINDOW = 128

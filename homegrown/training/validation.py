@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.training.distributed import Worker
 from homegrown.training.next_token import Objective

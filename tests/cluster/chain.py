@@ -5,8 +5,9 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from homegrown.config.corpus import DedupSettings, ShardSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import DedupSettings, PackSettings, ShardSettings, TokenizerSettings
+from homegrown.config.tokens import PackSettings, TokenizerSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.ingest import ingest

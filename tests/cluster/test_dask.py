@@ -16,7 +16,7 @@ import s3fs
 
 from homegrown.cluster import dask as engine
 from homegrown.cluster.dask import dask_workers
-from homegrown.config.recipe import ComputeSettings
+from homegrown.config.compute import ComputeSettings
 from homegrown.store.artifacts import Store
 from homegrown.store.remote import Remote
 from homegrown.util.errors import UserError
@@ -133,7 +133,7 @@ def test_machines_that_share_no_folder_work_through_the_remote(
 
 
 def test_the_cluster_enters_no_key() -> None:
-    from homegrown.config.recipe import PackSettings, RowSettings
+    from homegrown.config.tokens import PackSettings, RowSettings
     from tasks.pack import pack
     from tasks.stage import Run
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from homegrown.config.recipe import DedupSettings, ShardSettings
+from homegrown.config.corpus import DedupSettings, ShardSettings
 from homegrown.corpus import duplicates
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.shard import shard

@@ -9,7 +9,7 @@ import pytest
 
 from homegrown.cluster import through_store
 from homegrown.cluster.through_store import ThroughStore
-from homegrown.config.recipe import DedupSettings, ParagraphSettings, ShardSettings
+from homegrown.config.corpus import DedupSettings, ParagraphSettings, ShardSettings
 from homegrown.corpus import components
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.shard import shard

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from homegrown.config.recipe import FilesSource, IngestSettings
+from homegrown.config.corpus import FilesSource, IngestSettings
 from homegrown.corpus.documents import SCHEMA, document_id
 from homegrown.util.files import write_parquet
 

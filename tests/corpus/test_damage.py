@@ -14,7 +14,7 @@ from random import Random
 import pytest
 import zstandard
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus.compression import Damaged
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import Document, Fault, Tally

@@ -15,7 +15,7 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homegrown.config.recipe import DedupSettings
+from homegrown.config.corpus import DedupSettings
 from homegrown.corpus import components, duplicates
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.exchange import write_buckets

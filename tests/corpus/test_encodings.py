@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus.encodings import LEAST_CONFIDENCE, Undecodable, as_utf8, codec_of, confidence, decode
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import Document, Fault, Tally

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from homegrown.config.recipe import FilterSettings, GopherQuality, GopherRepetition
+from homegrown.config.filter import FilterSettings, GopherQuality, GopherRepetition
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.quality.by_language import adapted, table_of
 from homegrown.corpus.quality.example import fit

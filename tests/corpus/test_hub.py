@@ -36,7 +36,7 @@ WORKER = """
 import json, os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from homegrown.config.recipe import IngestSettings
+from homegrown.config.corpus import IngestSettings
 from homegrown.corpus import hub, sources
 from homegrown.corpus.ingest import ingest
 from homegrown.store.digests import Digests

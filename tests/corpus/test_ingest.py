@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from homegrown.config.recipe import AnySource, IngestSettings
+from homegrown.config.corpus import AnySource, IngestSettings
 from homegrown.corpus import records, units
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.readers import formats

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import Document, Fault, Tally
 from homegrown.corpus.sources import find_files

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from homegrown.config.recipe import DedupSettings
+from homegrown.config.corpus import DedupSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.ingest import ingest
 from tests.corpus.made_up import corpus, digests, files, write_documents
@@ -19,7 +19,7 @@ import os, signal, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from homegrown.corpus import {stage}
-from homegrown.config.recipe import DedupSettings, IngestSettings
+from homegrown.config.corpus import DedupSettings, IngestSettings
 
 calls = 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.config.recipe import IngestSettings
+from homegrown.config.corpus import IngestSettings
 from homegrown.corpus import packages
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.records import Document, Fault, Piece

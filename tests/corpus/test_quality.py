@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import peers
-from homegrown.config.recipe import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
+from homegrown.config.filter import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from homegrown.corpus.quality import c4, signals
 from homegrown.corpus.quality.rules import SETS, failures, measures, rules
 from tests.corpus.made_up import sentence

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus import remote
 from homegrown.corpus.readers import formats
 from homegrown.corpus.records import Document, Fault, Piece, Tally

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from homegrown.cli.main import cli
-from homegrown.config.recipe import DedupSettings, FilterSettings
+from homegrown.config.corpus import DedupSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.corpus.account import account, latest_chain
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.filter import filter_documents

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homegrown.config.recipe import FilterSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.corpus import segmenter
 from homegrown.corpus.contamination import contaminated, runs_of_files
 from homegrown.corpus.quality import signals

@@ -8,7 +8,7 @@ from random import Random
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.config.recipe import ShardSettings
+from homegrown.config.corpus import ShardSettings
 from homegrown.corpus import shard as engine
 from homegrown.corpus.shard import shard
 from homegrown.corpus.split_choice import SPLITS

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from datasketch import MinHash, MinHashLSH
 
 from homegrown.cli.main import cli
-from homegrown.config.recipe import DedupSettings
+from homegrown.config.corpus import DedupSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.minhash import permutations
 from homegrown.corpus.similar import _signature, similar

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.config.recipe import FilterSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.quality.urls import look_up

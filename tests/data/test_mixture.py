@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import PackSettings
+from homegrown.config.tokens import PackSettings
 from homegrown.data.index import read_index
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.data.mixture import Order, phase_ends

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.config.recipe import PackSettings
+from homegrown.config.tokens import PackSettings
 from homegrown.data.index import read_index, token_type
 from homegrown.data.packing import pack
 from homegrown.tokenizer.loading import load
@@ -76,7 +76,7 @@ KILLED = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from homegrown.config.recipe import PackSettings
+from homegrown.config.tokens import PackSettings
 from homegrown.data import packing
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.config.recipe import IngestSettings, PackSettings, ReplaySettings, ShardSettings
+from homegrown.config.adaptation import ReplaySettings
+from homegrown.config.corpus import IngestSettings, ShardSettings
+from homegrown.config.tokens import PackSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.data.packing import pack
 from homegrown.data.replay import replay

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homegrown.config.recipe import PackSettings
+from homegrown.config.tokens import PackSettings
 from homegrown.data.index import read_index
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.data.packing import pack

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from homegrown.config.recipe import PackSettings, TokenizerSettings
+from homegrown.config.tokens import PackSettings, TokenizerSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.data.packing import pack
 from homegrown.tokenizer.loading import load

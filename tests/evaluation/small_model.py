@@ -2,7 +2,7 @@
 
 import torch
 
-from homegrown.config.recipe import ModelSettings
+from homegrown.config.model import ModelSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 

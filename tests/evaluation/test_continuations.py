@@ -6,7 +6,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from homegrown.config.recipe import EvaluationSettings
+from homegrown.config.evaluation import EvaluationSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.continuations import Task, choose_tasks, continue_all, tokens_per_second
 from homegrown.evaluation.sample import cut, nats, write_sample

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.config.recipe import EvaluationSettings, QuantizationSettings
+from homegrown.config.evaluation import EvaluationSettings
+from homegrown.config.export import QuantizationSettings
 from homegrown.evaluation.evaluate import evaluate
 from homegrown.evaluation.results import Report
 from homegrown.model import weights

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from homegrown.config.recipe import EvaluationSettings
+from homegrown.config.evaluation import EvaluationSettings
 from homegrown.evaluation import general
 from homegrown.evaluation.evaluate import evaluate
 from homegrown.evaluation.evaluation_report import gains

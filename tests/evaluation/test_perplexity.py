@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from homegrown.config.recipe import EvaluationSettings
+from homegrown.config.evaluation import EvaluationSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.examination import Examination, prepare

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import homegrown
-from homegrown.config.recipe import ModelSettings
+from homegrown.config.model import ModelSettings
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer

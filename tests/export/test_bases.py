@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from homegrown.cli.main import cli
 from homegrown.config import starter
+from homegrown.config.compute import ComputeSettings
 from homegrown.config.finetune_recipe import BaseSettings
-from homegrown.config.recipe import ComputeSettings
 from homegrown.config.starter import is_external, starter_file
 from homegrown.export.bases import config_of, import_base
 from homegrown.export.gguf import write_gguf

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-from homegrown.config.recipe import TokenizerSettings
+from homegrown.config.tokens import TokenizerSettings
 from homegrown.export import huggingface
 from homegrown.export.huggingface import write_huggingface
 from homegrown.model import weights

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from homegrown.config.finetune_recipe import ConversationRows, FinetuneSettings, FinetuneTraining, InstructionSettings
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.instructions import prepare
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig

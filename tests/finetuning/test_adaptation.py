@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from homegrown.config.recipe import AdaptationSettings, TrainingSettings
+from homegrown.config.adaptation import AdaptationSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.data.rows import parts
 from homegrown.export.huggingface import write_huggingface

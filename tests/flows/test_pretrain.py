@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.pretrain import CHAIN, pretrain
-from homegrown.config.recipe import IngestSettings
+from homegrown.config.corpus import IngestSettings
 from homegrown.store import fingerprint, runs
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import SourceChanged

@@ -17,7 +17,8 @@ from prefect.flow_engine import run_flow
 from flows.pretrain import CHAIN, planned, pretrain, run_name
 from homegrown.cli.main import cli
 from homegrown.cli.sweep import plan_sweep, run_sweep
-from homegrown.config.recipe import DedupSettings, FilterSettings, IngestSettings
+from homegrown.config.corpus import DedupSettings, IngestSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.store import garbage, runs
 from homegrown.store.artifacts import Store
 from homegrown.store.run_names import find_runs

@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from homegrown.cli.main import cli
-from homegrown.config.recipe import ModelSettings, TokenizerSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.tokens import TokenizerSettings
 from homegrown.harness.heldout_tasks import LAST_WORD, NEXT_PASSAGE, write_tasks
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig

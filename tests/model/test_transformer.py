@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from homegrown.config.recipe import ModelSettings
+from homegrown.config.model import ModelSettings
 from homegrown.model import loss
 from homegrown.model.config import ModelConfig
 from homegrown.model.layers import sinusoidal_table

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 
 
 @pytest.fixture(autouse=True, scope="session")

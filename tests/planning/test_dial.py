@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows.auto import text_changes
 from homegrown.cli.main import cli
 from homegrown.config.pipelines import load_auto, load_recipe
-from homegrown.config.recipe import TokenizerSettings
+from homegrown.config.tokens import TokenizerSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning import gpus
 from homegrown.planning import scaling_rules as rules

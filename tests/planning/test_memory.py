@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from homegrown.config.finetune_recipe import FinetuneSettings
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.model import cpu_ops, lora, loss
 from homegrown.model.config import ModelConfig
 from homegrown.model.trained_rows import VOCABULARY

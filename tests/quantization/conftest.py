@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from homegrown.config.recipe import ModelSettings, PackSettings, TokenizerSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.tokens import PackSettings, TokenizerSettings
 from homegrown.data.packing import pack
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig

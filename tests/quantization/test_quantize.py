@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import pre_tokenizers
 
-from homegrown.config.recipe import QuantizationSettings
+from homegrown.config.export import QuantizationSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.quantization import quantize as stage
 from homegrown.quantization.linear import METHODS

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ModelSettings
 from homegrown.model.config import ModelConfig
 from homegrown.quantization.requirements import REQUIREMENTS, check_recipe, check_requirements
 from homegrown.store.artifacts import Store

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus.contamination import runs_of_files
 from homegrown.corpus.readers import formats, markup
 from homegrown.corpus.records import Document, Fault, Piece, Tally

@@ -12,9 +12,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from homegrown.config import addresses
+from homegrown.config.corpus import FilesSource, HubSource
 from homegrown.config.finetune_recipe import InstructionSettings
 from homegrown.config.pipelines import PIPELINES, load_finetuning, load_recipe
-from homegrown.config.recipe import FilesSource, HubSource, Recipe
+from homegrown.config.recipe import Recipe
 from homegrown.corpus import sources
 from homegrown.corpus.contamination import runs_of_files
 from homegrown.corpus.quality import word_list

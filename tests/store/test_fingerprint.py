@@ -8,6 +8,7 @@ import pytest
 from homegrown.store import fingerprint
 from homegrown.store.fingerprint import code_fingerprint, reached
 
+ROOT = Path(fingerprint.__file__).parents[2]
 _FILES = {
     "__init__.py": '"""Package."""\n',
     "util/__init__.py": "",
@@ -49,6 +50,10 @@ def test_reaches_helpers_lazy_imports_and_packages_but_not_machinery(package: Pa
         "homegrown.text.stage",
         "homegrown.util",
     ]
+
+
+def test_the_modules_that_enter_no_key_exist() -> None:
+    assert [name for name in fingerprint._MACHINERY if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from prefect import flow
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from homegrown.config.compute import ComputeSettings
 from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
-from homegrown.config.recipe import ComputeSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.tokenizer.special import SPECIAL_TOKENS

@@ -8,8 +8,9 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter
 
+from homegrown.config.compute import ComputeSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ComputeSettings, Settings
+from homegrown.config.settings import Settings
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome

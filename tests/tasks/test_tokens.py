@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
+from homegrown.config.compute import ComputeSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ComputeSettings
 from homegrown.util.errors import UserError
 from tasks.pack import pack
 from tasks.stage import Handle, Run

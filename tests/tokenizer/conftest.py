@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from homegrown.config.recipe import PackSettings, TokenizerSettings
+from homegrown.config.tokens import PackSettings, TokenizerSettings
 from homegrown.data.packing import pack
 from homegrown.tokenizer.train import train_tokenizer
 from tests.tokenizer.texts import VOCABULARY, make_texts, write_shard

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from homegrown.config.recipe import PackSettings, TokenizerSettings
+from homegrown.config.tokens import PackSettings, TokenizerSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.data.packing import pack
 from homegrown.tokenizer.encoding import Encoder

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from homegrown.config.recipe import TokenizerSettings
+from homegrown.config.tokens import TokenizerSettings
 from homegrown.tokenizer import usage
 from homegrown.tokenizer.encoding import Encoder, to_bytes
 from homegrown.tokenizer.loading import load, token_bytes
@@ -122,7 +122,7 @@ def test_tokens_that_cannot_be_added_are_an_error(tokens: list[str]) -> None:
 def test_the_same_file_whatever_the_number_of_threads(shards: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from homegrown.config.recipe import TokenizerSettings\n"
+        "from homegrown.config.tokens import TokenizerSettings\n"
         "from homegrown.tokenizer.train import train_tokenizer\n"
         "train_tokenizer(Path(sys.argv[1]), Path(sys.argv[2]), TokenizerSettings(vocabulary_size=700, sample_mb=1))"
     )

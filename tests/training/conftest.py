@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from homegrown.config.recipe import ModelSettings, PackSettings, TokenizerSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.tokens import PackSettings, TokenizerSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.packing import pack
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.training.distributed import Worker

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 from unittest import mock
 
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.finetuning.job import FinetuneJob
 from homegrown.training.pretraining import Job, pretrain
 from homegrown.training.worker import main
@@ -24,7 +25,8 @@ Victim = Literal["parent", "worker", "both"]
 _PRETRAIN = """
 import json, signal, sys
 from pathlib import Path
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.training.pretraining import pretrain
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 job = json.loads(sys.argv[1])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.model import weights
 from homegrown.training.averaging import WeightAverage

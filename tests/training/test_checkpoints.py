@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
+from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training import storage

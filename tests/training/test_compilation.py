@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from homegrown.config.recipe import ModelSettings
+from homegrown.config.model import ModelSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training.compilation import LEAST_FLOPS, compile_model, compiles

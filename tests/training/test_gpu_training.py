@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from homegrown.config.recipe import ModelSettings, PackSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.tokens import PackSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.packing import pack
 from homegrown.finetuning.tuning import finetune
 from homegrown.model.loss import linear_cross_entropy

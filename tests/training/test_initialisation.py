@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer

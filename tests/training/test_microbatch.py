@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homegrown.config.recipe import TrainingSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.training import microbatch
 from homegrown.util import devices
 

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training.muon import orthogonal

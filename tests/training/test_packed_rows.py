@@ -12,7 +12,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
-from homegrown.config.recipe import ModelSettings, PackSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.tokens import PackSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.instructions import prepare
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.data.packing import pack

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from homegrown.config.recipe import ModelSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.training.pretraining import Job

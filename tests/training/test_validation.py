@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from homegrown.config.recipe import ModelSettings, PackSettings, TrainingSettings
+from homegrown.config.model import ModelSettings
+from homegrown.config.tokens import PackSettings
+from homegrown.config.training import TrainingSettings
 from homegrown.data.index import read_index
 from homegrown.data.loader import TokenSplit
 from homegrown.data.packing import pack

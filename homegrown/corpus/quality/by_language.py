@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from homegrown.config.recipe import FilterSettings, FineWeb, GopherQuality, GopherRepetition
+from homegrown.config.filter import FilterSettings, FineWeb, GopherQuality, GopherRepetition
 
 _FIGURES = Path(__file__).with_name("languages.json")
 ANY = "und"  # ISO 639-2: undetermined; the medians of all

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from homegrown.config.recipe import C4
+from homegrown.config.filter import C4
 from homegrown.corpus.characters import ALONE, BREAK, SPACE, Characters, characters, decode
 from homegrown.corpus.compiled import buffers, compiled
 from homegrown.corpus.quality.sentences import count_sentences

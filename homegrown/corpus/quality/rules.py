@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from homegrown.config.recipe import (
+from homegrown.config.filter import (
     C4,
     AllowedUrls,
     BlockedUrls,
@@ -24,9 +24,9 @@ from homegrown.config.recipe import (
     GopherQuality,
     GopherRepetition,
     Junk,
-    Settings,
     WordList,
 )
+from homegrown.config.settings import Settings
 from homegrown.corpus.quality import (
     basic,
     c4,

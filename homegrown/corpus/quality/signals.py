@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from homegrown.config.recipe import FilterSettings
+from homegrown.config.filter import FilterSettings
 from homegrown.corpus.languages import Languages
 from homegrown.corpus.quality import c4, junk
 from homegrown.corpus.quality.by_language import stop_words

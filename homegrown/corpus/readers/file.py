@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus import encodings
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import Stream

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus.compression import COMPRESSIONS, Damaged
 from homegrown.corpus.encodings import Undecodable
 from homegrown.corpus.readers import archives, books, delimited, markup, objects, office, plain, prose, tables, web

@@ -4,7 +4,7 @@ import copy
 import re
 from typing import Any
 
-from homegrown.config.recipe import Extractor
+from homegrown.config.corpus import Extractor
 
 # Never text; of very short pages trafilatura takes all that is not removed.
 _PRUNED = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from homegrown.config.recipe import FilesSource
+from homegrown.config.corpus import FilesSource
 from homegrown.corpus.compression import Damaged
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.readers.json_scanner import Group, Malformed, Replaced, Scanner, TooLong, Unclosed

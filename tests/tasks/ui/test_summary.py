@@ -13,7 +13,8 @@ from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from homegrown.config.recipe import ComputeSettings, Settings
+from homegrown.config.compute import ComputeSettings
+from homegrown.config.settings import Settings
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
