@@ -134,8 +134,10 @@ def serve(
 
 
 def _check_access(hosts: tuple[str, ...], origins: tuple[str, ...]) -> None:
+    from homegrown.util.guard import HOST_NAME
+
     for name in hosts:
-        if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+        if not re.fullmatch(HOST_NAME, name):
             raise UserError(f"--allow-host {name} is not a host name; give one without scheme and port.")
     for origin in origins:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/*]+", origin):

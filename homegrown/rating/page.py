@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from homegrown.rating.items import Item
 from homegrown.rating.ratings import CRITERIA, HIGHEST, LOWEST, Answers
 from homegrown.reporting.html import environment
+from homegrown.util.guard import AllowedHosts
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
@@ -28,7 +28,7 @@ def application(items: Sequence[Item], answers: Answers, hosts: Sequence[str]) -
     """
     by_id, token = {item.id: item for item in items}, secrets.token_urlsafe()
     application = FastAPI(openapi_url=None)
-    application.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    application.add_middleware(AllowedHosts, hosts=hosts, advice="open the address that the command prints")
 
     @application.get("/")
     def show(unscored: bool = False) -> HTMLResponse:

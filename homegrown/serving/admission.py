@@ -6,16 +6,24 @@ import hmac
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from homegrown.serving.metrics import Metrics
-from homegrown.serving.responses import error_object
+from homegrown.serving.responses import error_object, error_response
+from homegrown.util.guard import plain_refusal
 
 MAX_BYTES = 4_000_000
 """Of a request's body."""
 
 _OPEN = ("/health",)
+
+
+def refusal(scope: Scope, status: int, message: str, code: str | None = None) -> Response:
+    """Return the response of a request that reaches no route: text for a browser at the page, otherwise an error."""
+    if scope["path"] == "/":
+        return plain_refusal(scope, status, message)
+    return error_response(scope["path"], status, error_object(message, "invalid_request_error", None, code))
 
 
 class ApiKeyCheck:
@@ -35,8 +43,9 @@ class ApiKeyCheck:
         # The header makes browsers ask for a password; it would confuse programs.
         headers = {} if scope["path"].startswith("/v1/") else {"WWW-Authenticate": 'Basic realm="homegrown"'}
         message = "The API key is missing or wrong; send the key of the server."
-        refusal = error_object(message, "invalid_request_error", None, "invalid_api_key")
-        return await JSONResponse(refusal, 401, headers)(scope, receive, send)
+        answer = refusal(scope, 401, message, "invalid_api_key")
+        answer.headers.update(headers)
+        return await answer(scope, receive, send)
 
     def _has_key(self, headers: Headers) -> bool:
         if self._key is None:

@@ -16,7 +16,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import StreamingResponse
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
@@ -25,7 +24,7 @@ from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar
 from homegrown.inference.streaming import Chunk
 from homegrown.serving import ollama
-from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit
+from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit, refusal
 from homegrown.serving.page import routes as page
 from homegrown.serving.refusal import Reason, Refused
 from homegrown.serving.responses import (
@@ -34,6 +33,7 @@ from homegrown.serving.responses import (
     ResponseObjects,
     embeddings_object,
     error_object,
+    error_response,
     model_object,
 )
 from homegrown.serving.responses_api import ResponsesBody, ResponsesObjects
@@ -50,7 +50,7 @@ from homegrown.serving.wire import (
 )
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
-from homegrown.util.guard import Policy, SameOrigin
+from homegrown.util.guard import AllowedHosts, Policy, SameOrigin
 from homegrown.util.seeds import derive
 
 _T = TypeVar("_T")
@@ -102,8 +102,8 @@ def application(
             allow_headers=["*"],
             allow_private_network=True,
         )
-    app.add_middleware(SameOrigin, allowed=origins)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(SameOrigin, allowed=origins, refusal=refusal)
+    app.add_middleware(AllowedHosts, hosts=hosts, advice="allow it with --allow-host {host}", refusal=refusal)
     app.add_middleware(Policy)
     app.include_router(page.router(service, store))
     return app
@@ -395,9 +395,7 @@ def _add_errors(app: FastAPI) -> None:
             message, headers = _no_route(app, http, headers)
         if message:
             body = error_object(message, "invalid_request_error", None, None)
-        if http.url.path.startswith("/api/"):
-            body = {"error": body["error"]["message"]}  # as Ollama has it
-        return JSONResponse(body, status, headers)
+        return error_response(http.url.path, status, body, headers)
 
     kinds = (UserError, RequestValidationError, ValidationError, UnicodeEncodeError, HTTPException, Exception)
     for kind in kinds:

@@ -9,9 +9,10 @@ import logging
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
 
 _GRAMMAR_PREFIX = "%llguidance {}\n"
 """How llama.cpp tells the grammars of llguidance from its own."""
+
+
+_TOP, _ALL = 64, 2**20
+"""How many tokens of a distribution are read where a token is searched: first the top ones, then all."""
+
+_MOST_DIVISIONS = 16
+"""Of the bytes of hidden tokens, that are compared."""
+
+_CERTAIN = 1e6
+"""The bias of a token that is generated in any case."""
 
 
 def installed() -> bool:
@@ -64,7 +75,9 @@ class LlamaEngine:
         self._table, self._stop_ids = vocabulary_bytes(chat.tokenizer), chat.stop_ids
         self._folder = tempfile.TemporaryDirectory(prefix="homegrown-")
         self._fail, self._running, self._count, self._closed = fail, 0, threading.Lock(), False
-        self._server = _server(file, exact, rows, context, threads, Path(self._folder.name) / "llama.sock")
+        self._ids: dict[bytes, int] = {data: token for token, data in enumerate(self._table) if data}
+        # One more than the requests: for the distributions that llama.cpp does not report.
+        self._server = _server(file, exact, rows + 1, context, threads, Path(self._folder.name) / "llama.sock")
         self._threads = ThreadPoolExecutor(rows, thread_name_prefix="llama.cpp")
 
     def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
@@ -121,14 +134,14 @@ class LlamaEngine:
             return
         errors: list[Exception] = []
         finished = threading.Event()
-        output = None if request.top_logprobs is None else Output(self._table, request)
+        scored = None if request.top_logprobs is None else _Scored(request, Output(self._table, request))
 
         def take(event: dict[str, Any]) -> bool:
             """Deliver an event; return whether llama.cpp should stop."""
             try:
                 if "error" in event:
                     raise _error(event["error"])
-                chunk = _chunk(event) if output is None else self._scored(event, output, request.top_logprobs)
+                chunk = _chunk(event) if scored is None else self._scored(event, scored)
                 deliver(chunk)
                 if chunk.finish_reason:
                     finished.set()
@@ -142,29 +155,94 @@ class LlamaEngine:
         if not (finished.is_set() or cancelled.is_set() or self._closed):
             raise RuntimeError("no finish reason")
 
-    def _scored(self, event: dict[str, Any], output: Output, top_logprobs: int | None) -> Chunk:
+    def _scored(self, event: dict[str, Any], scored: "_Scored") -> Chunk:
         """Return an event of a request with log-probabilities, whose text consists of the bytes of its tokens.
 
         llama.cpp has an event per complete character. Its `bytes` include those of the tokens before, of which it gives
-        nothing else.
+        nothing else but their number.
         """
         plain = _chunk(event)
+        hidden = plain.completion_tokens - scored.count - 1
+        scored.count = plain.completion_tokens
         text, tokens, finish_reason = "", list[TextToken](), plain.finish_reason
         for one in (event["choices"][0]["logprobs"] or {}).get("content", ()):
             if one["id"] in self._stop_ids:
                 continue
-            top = tuple((other["id"], other["logprob"]) for other in one["top_logprobs"][:top_logprobs])
             own, data = self._table[one["id"]], bytes(one["bytes"])
-            more, placed, stopped = output.feed(
-                GeneratedToken(one["id"], None, one["logprob"], top), data[: len(data) - len(own)]
-            )
-            text, tokens = text + more, [*tokens, *placed]
-            if stopped:
-                return replace(plain, text=text, tokens=tuple(tokens), finish_reason=stopped)
+            missing = data[: len(data) - len(own)]
+            generated = self._hidden(scored, missing, hidden) if missing else []
+            unknown = b"" if generated else missing
+            for token in [*generated, _generated(one, one["id"], scored.top)]:
+                more, placed, stopped = scored.output.feed(token, unknown)
+                unknown = b""
+                scored.ids.append(token.id)
+                text, tokens = text + more, [*tokens, *placed]
+                if stopped:
+                    return replace(plain, text=text, tokens=tuple(tokens), finish_reason=stopped)
         if finish_reason:
-            more, placed = output.end()
+            more, placed = scored.output.end()
             text, tokens = text + more, [*tokens, *placed]
         return replace(plain, text=text, tokens=tuple(tokens))
+
+    def _hidden(self, scored: "_Scored", data: bytes, count: int) -> list[GeneratedToken]:
+        """Return the tokens of incomplete characters by their bytes: the most likely division into `count` tokens."""
+        before, known = [*scored.request.prompt_ids, *scored.ids], dict[tuple[int, ...], GeneratedToken]()
+
+        def likelihood(ids: tuple[int, ...]) -> float:
+            for end in range(1, len(ids) + 1):
+                if ids[:end] not in known:
+                    known[ids[:end]] = self._next([*before, *ids[: end - 1]], ids[end - 1], scored.top)
+            return sum(known[ids[:end]].logprob or 0.0 for end in range(1, len(ids) + 1))
+
+        # Special tokens among them have no bytes, and no place that could be known.
+        divided = (list(islice(self._divisions(data, one), _MOST_DIVISIONS)) for one in range(count, 0, -1))
+        found = max(next(filter(None, divided), [()]), key=likelihood)
+        return [known[found[:end]] for end in range(1, len(found) + 1)]
+
+    def _divisions(self, data: bytes, count: int) -> Iterator[tuple[int, ...]]:
+        """Yield the divisions of bytes into a number of tokens."""
+        if count == 1 and data in self._ids:
+            yield (self._ids[data],)
+        for end in range(1, len(data) if count > 1 else 0):
+            if (first := self._ids.get(data[:end])) is not None:
+                yield from ((first, *rest) for rest in self._divisions(data[end:], count - 1))
+
+    def _next(self, before: Sequence[int], token: int, top: int) -> GeneratedToken:
+        """Return the token that follows others, with its log-probabilities."""
+        body: dict[str, Any] = {"prompt": list(before), "max_tokens": 1, "stream": True, "cache_prompt": True}
+        # Generates a token that is complete, with the model's own distribution.
+        body |= {"temperature": 0.0, "logit_bias": [[self._ids[b" "], _CERTAIN]]}
+        for most in (max(top, _TOP), _ALL):
+            events = list[dict[str, Any]]()
+            self._server.handle_completions({**body, "logprobs": most}, events.append)
+            if "error" in events[0]:
+                raise _error(events[0]["error"])
+            (one,) = events[0]["choices"][0]["logprobs"]["content"]
+            if any(other["id"] == token for other in one["top_logprobs"]):
+                break
+        return _generated(one, token, top)
+
+
+@dataclass
+class _Scored:
+    """The output of a request with log-probabilities."""
+
+    request: Request
+    output: Output
+    ids: list[int] = field(default_factory=list)
+    count: int = 0
+    """Tokens generated so far, including those without output."""
+
+    @property
+    def top(self) -> int:
+        return self.request.top_logprobs or 0
+
+
+def _generated(reported: dict[str, Any], token: int, top: int) -> GeneratedToken:
+    """Return a token from llama.cpp's report of the distribution."""
+    found = [(other["id"], other["logprob"]) for other in reported["top_logprobs"]]
+    logprob = reported["logprob"] if token == reported["id"] else dict(found).get(token)
+    return GeneratedToken(token, None, logprob, tuple(found[:top]))
 
 
 def _server(file: Path, exact: bool, rows: int, context: int, threads: int, socket: Path) -> Any:

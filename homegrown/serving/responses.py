@@ -5,11 +5,12 @@ import math
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
+from starlette.responses import JSONResponse
 
 from homegrown.inference.engine import FinishReason
 from homegrown.inference.streaming import Chunk, TextToken, prompt_tokens
@@ -234,3 +235,11 @@ def error_object(message: str, kind: str, field: str | None, code: str | None) -
     # They can have names that were sent, in which half of a surrogate pair has no bytes.
     shown = [text and text.encode(errors="backslashreplace").decode() for text in (message, field)]
     return {"error": {"message": shown[0], "type": kind, "param": shown[1], "code": code}}
+
+
+def error_response(
+    path: str, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return the response with an error of OpenAI's shape, or on Ollama's routes of theirs, its message alone."""
+    shown = {"error": body["error"]["message"]} if path.startswith("/api/") else body
+    return JSONResponse(shown, status, headers)

@@ -5,12 +5,13 @@ it without reading the response. So requests for other hosts are refused, and op
 origins. A header limits what our own pages load (Content Security Policy, level 3).
 """
 
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from homegrown.util.errors import UserError
@@ -25,6 +26,16 @@ POLICY = (
 """For pages with inline scripts: they load nothing from other hosts and send nothing to them."""
 
 _EVERYWHERE = ("0.0.0.0", "::")
+
+HOST_NAME = r"[A-Za-z0-9.-]+"
+
+Refusal = Callable[[Scope, int, str], Response]
+"""Returns the response of a refused request from its status and its message."""
+
+
+def plain_refusal(_: Scope, status: int, message: str) -> Response:
+    """Return the message as plain text."""
+    return PlainTextResponse(message, status)
 
 
 def is_loopback(host: str) -> bool:
@@ -65,11 +76,37 @@ class Policy:
         await self._app(scope, receive, with_policy)
 
 
+class AllowedHosts:
+    """Refuses requests for host names other than `hosts`, of which `*` allows all."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], advice: str, refusal: Refusal = plain_refusal) -> None:
+        """`advice` tells what to do; `{host}` in it is the name that was refused."""
+        self._app, self._hosts = app, frozenset(host.strip("[]").lower() for host in hosts)
+        self._advice, self._refusal = advice, refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle or refuse one request."""
+        if scope["type"] in ("http", "websocket") and "*" not in self._hosts:
+            host = _host_name(Headers(scope=scope).get("host", ""))
+            if host is None or host.lower() not in self._hosts:
+                message = "The header Host names no host; send the address of the server."
+                if host is not None:
+                    message = f"The host name {host} is refused; {self._advice.replace('{host}', host)}."
+                return await self._refusal(scope, 400, message)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
+def _host_name(header: str) -> str | None:
+    """Return the name in a header Host, without its port; None if it has none."""
+    found = re.fullmatch(rf"({HOST_NAME})(:\d*)?|\[([0-9A-Fa-f:.]+)\](:\d*)?", header)
+    return found and (found[1] or found[3])
+
+
 class SameOrigin:
     """Refuses requests from pages of another origin, except those of `allowed`; programs send no origin."""
 
-    def __init__(self, app: ASGIApp, allowed: Sequence[str] = ()) -> None:
-        self._app, self._allowed = app, frozenset(allowed)
+    def __init__(self, app: ASGIApp, allowed: Sequence[str] = (), refusal: Refusal = plain_refusal) -> None:
+        self._app, self._allowed, self._refusal = app, frozenset(allowed), refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle or refuse one request."""
@@ -78,7 +115,8 @@ class SameOrigin:
             origin = headers.get("origin")
             same = origin is None or urlsplit(origin).netloc == headers.get("host")
             if not (same or origin in self._allowed):
-                message = "Requests from pages of another origin are refused; allow one with --allow-origin."
-                refusal = PlainTextResponse(message, 403)
-                return await refusal(scope, receive, send)
+                message = f"Requests from pages of {origin} are refused; allow them with --allow-origin {origin}."
+                if origin == "null":
+                    message = "Requests from pages without an origin are refused; open the page from a server."
+                return await self._refusal(scope, 403, message)(scope, receive, send)
         return await self._app(scope, receive, send)

@@ -68,6 +68,11 @@ def test_the_page_asks_blindly_until_all_is_rated(rated_store: Store, items: lis
         assert client.post("/", data=form | {"coherence": "6"}).status_code == 422
         assert client.post("/", data=form | {"coherence": "4", "factuality": "2"}).status_code == 200
     assert "Thank you" in client.get("/").text
+    other = client.get("/", headers={"Host": "evil.example"})
+    assert (other.status_code, other.text) == (
+        400,
+        "The host name evil.example is refused; open the address that the command prints.",
+    )
     table = all_answers(rated_store.root / RATINGS)
     assert table["item"].to_pylist() == [item.id for item in items]
     assert set(table["coherence"].to_pylist()) == {4}

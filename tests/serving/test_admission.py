@@ -48,6 +48,8 @@ def test_the_key_is_required(silent: tuple[Silent, Service, str]) -> None:
     assert httpx.get(f"{url}/metrics").status_code == 401
     page = httpx.get(url)
     assert page.status_code == 401 and page.headers["www-authenticate"].startswith("Basic")
+    assert page.text == "The API key is missing or wrong; send the key of the server."
+    assert httpx.get(f"{url}/api/tags").json() == {"error": page.text}
     assert httpx.get(url, auth=("me", "wrong")).status_code == 401
     assert httpx.get(url, auth=("me", KEY)).status_code == 200
     assert httpx.get(f"{url}/health").status_code == 503

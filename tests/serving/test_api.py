@@ -24,6 +24,7 @@ from homegrown.export.huggingface import write_huggingface
 from homegrown.inference.generation import generate
 from homegrown.serving.api import application
 from homegrown.tokenizer.chat import Chat, Message
+from homegrown.util.guard import LOOPBACK
 from tests.serving.conftest import CONTEXT, LLAMA, OWN, Served
 from tests.serving.running import running, soon
 from tests.waiting import wait_for
@@ -171,41 +172,65 @@ def token_data(token: str) -> bytes:
     return bytes.fromhex(token[6:].replace("\\x", "")) if token.startswith("bytes:\\x") else token.encode()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_tokens_and_offsets_index_a_text_of_any_bytes(served: Served, stream: bool) -> None:
-    asked = {"model": OWN, "prompt": PROMPT, "max_tokens": 40, "temperature": 2, "n": 8, "seed": 1, "logprobs": 0}
-    texts, tokens, offsets = [""] * 8, [list[str]() for _ in range(8)], [list[int]() for _ in range(8)]
-    answer = served.client.completions.create(**asked, stream=stream)  # type: ignore[call-overload]
+def scored(
+    served: Served, choices: int, stream: bool, **asked: Any
+) -> list[tuple[str, list[str], list[int], list[float], list[dict[str, float]]]]:
+    """Return the text of each choice, and tokens, offsets, log-probabilities and top tokens."""
+    found: Any = [("", [], [], [], []) for _ in range(choices)]
+    answer = served.client.completions.create(**asked, n=choices, stream=stream)
     for piece in answer if stream else [answer]:
         for choice in piece.choices:
-            texts[choice.index] += choice.text
-            if choice.logprobs:
-                tokens[choice.index] += choice.logprobs.tokens
-                offsets[choice.index] += choice.logprobs.text_offset
-    assert sum("\ufffd" in text for text in texts) > 4
-    for text, of_text, found in zip(texts, tokens, offsets, strict=True):
+            text, tokens, offsets, own, top = found[choice.index]
+            if given := choice.logprobs:
+                tokens += given.tokens
+                offsets += given.text_offset
+                own += given.token_logprobs
+                top += given.top_logprobs
+            found[choice.index] = (text + choice.text, tokens, offsets, own, top)
+    return found  # type: ignore[no-any-return]
+
+
+@both
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_and_offsets_index_a_text_of_any_bytes(served: Served, name: str, stream: bool) -> None:
+    asked = {"model": name, "prompt": PROMPT, "max_tokens": 40, "temperature": 2, "seed": 1, "logprobs": 0}
+    answers = scored(served, 8, stream, **asked)
+    assert sum("\ufffd" in text for text, *_ in answers) > 4
+    vocabulary = set(served.service.model(name).table)
+    for text, of_text, found, *_ in answers:
         data = [token_data(token) for token in of_text]
-        assert b"".join(data).decode(errors="replace") == text
+        assert b"".join(data).decode(errors="replace") == text and set(data) <= vocabulary
         begun = [b"".join(data[:count]) + one[:1] for count, one in enumerate(data)]
         assert found == [
             len(one.decode(errors="replace")) - 1 if data[count] else found[count] for count, one in enumerate(begun)
         ]
 
 
-def test_offsets_of_llama_cpp_index_a_text_of_any_bytes(served: Served) -> None:
-    answer = served.client.completions.create(
-        model=LLAMA, prompt=PROMPT, max_tokens=40, temperature=2, n=8, seed=1, logprobs=0, stop=["never to be seen"]
-    )
-    texts = [choice.text for choice in answer.choices]
-    assert sum("\ufffd" in text for text in texts) > 4
-    for choice in answer.choices:
-        assert choice.logprobs and choice.logprobs.tokens and choice.logprobs.text_offset
-        vocabulary = {data for data in served.service.model(LLAMA).table if data}
-        assert {token_data(token) for token in choice.logprobs.tokens} <= vocabulary
-        for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
-            assert token.startswith("bytes:") or choice.text[offset:].startswith(token)
-        assert choice.logprobs.text_offset == sorted(choice.logprobs.text_offset)
-        assert choice.logprobs.text_offset[-1] < len(choice.text)
+@pytest.mark.parametrize("text", ["naïve 😀👩‍🚀!", "漢字とかな", "e\u0301a\u0308\u0323 \ufe0f"])
+def test_tokens_inside_a_character_have_equal_log_probabilities_in_both_engines(served: Served, text: str) -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 60, "temperature": 0, "logprobs": 3}
+    asked |= {"extra_body": {"guided_choice": [text]}}
+    (own,) = scored(served, 1, False, model=OWN, **asked)
+    assert own[0] == text and len(own[1]) > len(text)
+    for stream in (False, True):
+        (found,) = scored(served, 1, stream, model=LLAMA, **asked)
+        assert found[:3] == own[:3]
+        assert found[3] == pytest.approx(own[3], abs=1e-4)
+        assert [max(top.values()) for top in found[4]] == pytest.approx([max(top.values()) for top in own[4]], abs=1e-4)
+    chats = [
+        served.client.chat.completions.create(
+            model=name,
+            messages=TALK,
+            temperature=0,
+            logprobs=True,
+            extra_body={"guided_choice": [text]},
+        )
+        .choices[0]
+        .logprobs
+        for name in (OWN, LLAMA)
+    ]
+    (first, second) = [[(one.token, one.bytes) for one in (chat and chat.content) or ()] for chat in chats]
+    assert first == second and b"".join(bytes(data or ()) for _, data in second).decode() == text
 
 
 @both
@@ -617,10 +642,28 @@ def test_health_is_ok(served: Served) -> None:
 
 def test_other_hosts_and_origins_get_nothing(served: Served) -> None:
     address = f"{served.url}/v1/models"
-    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
-    assert httpx.get(address, headers={"Origin": "https://evil.example"}).status_code == 403
     answer = httpx.get(address, headers={"Origin": served.url})
     assert answer.status_code == 200 and "access-control-allow-origin" not in answer.headers
+    port = served.url.rpartition(":")[2]
+    host = "The host name evil.example is refused; allow it with --allow-host evil.example."
+    origin = "Requests from pages of app://evil are refused; allow them with --allow-origin app://evil."
+    for headers, status, message in (
+        ({"Host": "evil.example"}, 400, host),
+        ({"Host": f"evil.example:{port}"}, 400, host),
+        ({"Host": "<b>"}, 400, "The header Host names no host; send the address of the server."),
+        ({"Origin": "app://evil"}, 403, origin),
+        ({"Origin": "null"}, 403, "Requests from pages without an origin are refused; open the page from a server."),
+    ):
+        openai_error = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+        found = [httpx.get(f"{served.url}{path}", headers=headers) for path in ("/", "/v1/models", "/api/tags")]
+        assert [one.status_code for one in found] == [status] * 3
+        assert (found[0].text, found[1].json(), found[2].json()) == (message, openai_error, {"error": message})
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "[::1]", "[::1]:8080", "127.0.0.1:1"])
+def test_this_machine_has_several_names(served: Served, host: str) -> None:
+    with running(application(served.service, key=None, hosts=LOOPBACK)) as url:
+        assert httpx.get(f"{url}/health", headers={"Host": host}).status_code == 200
 
 
 def test_a_proxy_and_a_page_of_another_origin_can_be_allowed(served: Served) -> None:
