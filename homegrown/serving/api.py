@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
+from time import perf_counter_ns
 from typing import Any, TypeVar
 
 import fastapi
@@ -36,7 +37,7 @@ from homegrown.serving.responses import (
     error_response,
     model_object,
 )
-from homegrown.serving.responses_api import ResponsesBody, ResponsesObjects
+from homegrown.serving.responses_api import FIELDS, ResponsesBody, ResponsesObjects
 from homegrown.serving.service import Generation, Service
 from homegrown.serving.tools import CallFormat, CallReader, call_format
 from homegrown.serving.wire import (
@@ -49,6 +50,7 @@ from homegrown.serving.wire import (
     reason,
 )
 from homegrown.store.artifacts import Store
+from homegrown.tokenizer.chat import Chat
 from homegrown.util.errors import UserError
 from homegrown.util.guard import AllowedHosts, Policy, SameOrigin
 from homegrown.util.seeds import derive
@@ -149,14 +151,16 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def responses(body: ResponsesBody, http: fastapi.Request) -> Response:
         """Answer with text."""
         objects = ResponsesObjects(service.model(body.model), body)
-        return await _answer_chat(service, http, body.translated(), objects)
+        try:
+            return await _answer_chat(service, http, body.translated(), objects)
+        except Refused as error:
+            raise Refused(str(error), error.reason, FIELDS.get(error.field or "", error.field)) from None
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingsBody) -> dict[str, Any]:
         """Return the mean-pooled hidden states of texts."""
-        texts = [service.encode(body.model, prompt) for prompt in body.prompts]
-        vectors = [await asyncio.to_thread(service.embed, body.model, one) for one in texts]
-        tokens, base64 = sum(map(len, texts)), body.encoding_format == "base64"
+        vectors, tokens = await _embed(service, body.model, body.prompts)
+        base64 = body.encoding_format == "base64"
         return embeddings_object(service.model(body.model), vectors, tokens, base64=base64)
 
     @app.post("/tokenize")
@@ -225,7 +229,15 @@ def _add_ollama(app: FastAPI, service: Service) -> None:
     async def show(body: ollama.ShowBody) -> dict[str, Any]:
         """Describe a model."""
         name = body.model or body.name
-        return ollama.shown(service.model(name), service.context(name), service.chat(name).template)
+        form = service.chat(name)
+        return ollama.shown(service.model(name), service.context(name), form.template, tools=_calls_tools(form))
+
+    @app.post("/api/embed")
+    async def embed(body: ollama.EmbedBody) -> dict[str, Any]:
+        """Return the mean-pooled hidden states of texts."""
+        start = perf_counter_ns()
+        vectors, tokens = await _embed(service, body.model, body.texts, cut=body.truncate)
+        return ollama.embedded(service.model(body.model), vectors, tokens, start)
 
     @app.post("/api/chat")
     async def chat(body: ollama.ChatBody, http: fastapi.Request) -> Response:
@@ -249,6 +261,24 @@ def _add_ollama(app: FastAPI, service: Service) -> None:
         request = translated.request(prompt_ids, _seed(translated.seed, 0), grammar)
         requests = [replace(request, max_tokens=None) if body.unlimited else request]
         return await _answer(service, http, translated, objects, requests, [Choice(0)])
+
+
+def _calls_tools(chat: Chat) -> bool:
+    try:
+        call_format(chat)
+    except Refused:
+        return False
+    return True
+
+
+async def _embed(
+    service: Service, name: str, prompts: Sequence[str | list[int]], *, cut: bool = False
+) -> tuple[list[list[float]], int]:
+    """Return the embeddings of texts and the number of their tokens; with `cut`, of as many as fit the context."""
+    texts = [service.encode(name, prompt, prompt_field="input") for prompt in prompts]
+    if cut:
+        texts = [one[: service.context(name)] for one in texts]
+    return [await asyncio.to_thread(service.embed, name, one) for one in texts], sum(map(len, texts))
 
 
 def _grammar(
@@ -406,11 +436,17 @@ def _no_route(app: FastAPI, http: fastapi.Request, headers: dict[str, str]) -> t
     """Return the message and headers for a path or a method that no route has."""
     path, routes = http.url.path, [route for route in app.routes if isinstance(route, Route)]
     found = [route for route in routes if route.matches(http.scope)[0] is Match.PARTIAL]
-    allowed = ", ".join(sorted({method for route in found for method in route.methods or ()}))
+    # Of a router within the application, only the header has the methods.
+    methods = {method for route in found for method in route.methods or ()} | {*_listed(headers.get("Allow", ""))}
+    allowed = ", ".join(sorted(methods))
     if allowed:
-        return f"{path} does not take {http.method}; use {allowed}.", {**headers, "Allow": allowed}
+        return f"{path} does not take {http.method}; use {allowed}.", {"Allow": allowed}
     hint = f"OpenAI's API has /v1{path}" if f"/v1{path}" in {route.path for route in routes} else "see /openapi.json"
     return f"The path {path} does not exist; {hint}.", headers
+
+
+def _listed(header: str) -> list[str]:
+    return [part.strip() for part in header.split(",") if part.strip()]
 
 
 def _says_json(http: fastapi.Request) -> bool:
@@ -441,6 +477,8 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
             message = f"The body is not UTF-8 at byte {error.__cause__.start}; send JSON in UTF-8."
         elif isinstance(error.__cause__, RecursionError):
             message = "The body is nested too deeply; send a flatter one."
+        elif isinstance(error.__cause__, ValueError):
+            message = "The body has a number of too many digits; shorten it."
         body = error_object(message, "invalid_request_error", None, None)
         return error.status_code, body, dict(error.headers or {})
     return 500, error_object("The server failed; see its log.", "server_error", None, None), {}

@@ -91,7 +91,8 @@ class LlamaEngine:
             "echo with logprobs": request.prompt_logprobs,
         }
         if unsupported := [name for name, value in needs.items() if value]:
-            raise Refused(f"llama.cpp does not support {unsupported[0]}; serve with --engine homegrown.", "invalid")
+            message = f"llama.cpp does not support {unsupported[0]}; serve with --engine homegrown."
+            raise Refused(message, "invalid", unsupported[0].partition(" ")[0])
         cancelled = threading.Event()
         self._threads.submit(self._process, request, deliver, cancelled)
         return cancelled.set

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import perf_counter_ns
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from homegrown.inference.streaming import Chunk
 from homegrown.serving.refusal import Refused
 from homegrown.serving.responses import Choice
 from homegrown.serving.service import Model
-from homegrown.serving.wire import ChatCompletionBody, CompletionBody, Fields, translated
+from homegrown.serving.wire import MAX_CHOICES, ChatCompletionBody, CompletionBody, Fields, expected, translated
 
 _DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's, where they differ from OpenAI's."""
@@ -147,6 +147,39 @@ class ShowBody(Fields):
     """Its older name."""
 
 
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class EmbedBody(Fields):
+    """The body of `/api/embed`."""
+
+    without_effect = frozenset({"keep_alive"})
+    neutral: ClassVar[Mapping[str, Any]] = {"options": {}}
+
+    model: str
+    input: Annotated[
+        _Text | Annotated[list[_Text], Field(min_length=1, max_length=MAX_CHOICES)],
+        expected(f"Give a text, or a list of 1 to {MAX_CHOICES}; none can be empty"),
+    ]
+    truncate: bool = True
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+def embedded(model: Model, vectors: Sequence[Sequence[float]], tokens: int, start: int) -> dict[str, Any]:
+    """Return the response of `/api/embed`; `start` is the time of the request in nanoseconds."""
+    return {
+        "model": model.name,
+        "embeddings": vectors,
+        "total_duration": perf_counter_ns() - start,
+        "load_duration": 0,
+        "prompt_eval_count": tokens,
+    }
+
+
 class OllamaObjects:
     """The objects of one response."""
 
@@ -156,7 +189,6 @@ class OllamaObjects:
     def __init__(self, model: Model, kind: Literal["chat", "generate"]):
         self._model, self._kind, self._start = model, kind, perf_counter_ns()
         self.prompt_field = "messages" if kind == "chat" else "prompt"
-        self._first: int | None = None
 
     def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
         """Return the response to a request without `stream`."""
@@ -171,7 +203,6 @@ class OllamaObjects:
 
     def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
         """Return the parts of a stream."""
-        self._first = self._first or perf_counter_ns()
         text = choice.delta.get("content", "")
         return [{**self._head(), **self._said(text), "done": False}] if text else []
 
@@ -197,7 +228,7 @@ class OllamaObjects:
 
     def _end(self, choice: Choice, prompt_tokens: int) -> dict[str, Any]:
         end = perf_counter_ns()
-        first = self._first or end
+        first = choice.begun or end
         return {
             "done": True,
             "done_reason": choice.finish_reason,
@@ -206,7 +237,7 @@ class OllamaObjects:
             "prompt_eval_count": prompt_tokens,
             "prompt_eval_duration": first - self._start,
             "eval_count": choice.completion_tokens,
-            "eval_duration": end - first,
+            "eval_duration": max(1, end - first),  # clients divide by it
         }
 
 
@@ -222,15 +253,15 @@ def tag(model: Model, name: str) -> dict[str, Any]:
     return {"name": name, "model": name, "modified_at": created, "size": 0, "digest": "", "details": _details()}
 
 
-def shown(model: Model, context: int, template: str) -> dict[str, Any]:
-    """Return a model as `/api/show` describes it."""
+def shown(model: Model, context: int, template: str, *, tools: bool) -> dict[str, Any]:
+    """Return a model as `/api/show` describes it; `tools` tells whether its template supports them."""
     return {
         "modelfile": "",
         "parameters": "",
         "template": template,
         "details": _details(),
         "model_info": {"general.architecture": "homegrown", "homegrown.context_length": context},
-        "capabilities": ["completion", "tools"],
+        "capabilities": ["completion", *(["tools"] if tools else [])],
         "modified_at": datetime.fromtimestamp(model.created, UTC).isoformat(),
     }
 

@@ -33,6 +33,8 @@ class Choice:
     text: str = ""
     tokens: list[TextToken] = field(default_factory=list)
     completion_tokens: int = 0
+    begun: int | None = None
+    """Time of the first chunk in nanoseconds."""
     finish_reason: FinishReason | None = None
     reader: CallReader | None = None
     """Finds the tool calls of an answer that may have some."""
@@ -44,6 +46,7 @@ class Choice:
 
     def add(self, chunk: Chunk, table: Sequence[bytes]) -> Chunk:
         """Append a chunk; return it with the positions of its tokens in the text, and with the prompt if it is due."""
+        self.begun = self.begun or time.perf_counter_ns()
         shift = len(self.prompt)
         tokens = tuple(replace(token, offset=token.offset + shift) for token in chunk.tokens)
         if chunk.prompt_logprobs:

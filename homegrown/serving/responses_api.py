@@ -14,6 +14,13 @@ from homegrown.serving.responses import Choice
 from homegrown.serving.service import Model
 from homegrown.serving.wire import ChatCompletionBody, Fields, expected, translated
 
+FIELDS = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+}
+"""This API's names of the fields of a chat."""
+
 _ROLES = ("system", "developer", "user", "assistant")
 _TEXT = ("input_text", "output_text", "text")
 
@@ -34,19 +41,22 @@ class ResponsesBody(Fields):
         {
             *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"),
             *("parallel_tool_calls", "prompt_cache_retention", "max_tool_calls"),
+            "tool_choice",  # tools are refused
         }
     )
     neutral: ClassVar[Mapping[str, Any]] = {
         "tools": [],
-        "tool_choice": "auto",
         "include": [],
+        "reasoning": {},
         "truncation": "disabled",
         "background": False,
         "top_logprobs": 0,
     }
 
     model: str
-    input: Annotated[str | list[dict[str, Any]], expected("Give a string, or a list of messages")]
+    input: Annotated[
+        str | Annotated[list[dict[str, Any]], Field(min_length=1)], expected("Give a string, or a list of messages")
+    ]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = None
@@ -68,8 +78,10 @@ class ResponsesBody(Fields):
         if self.text is not None and self.text.format is not None:
             form = dict(self.text.format)
             kind = form.pop("type", None)
+            if kind == "json_schema" and form.get("schema") is None:
+                raise Refused("text.format has no schema; add it.", "invalid", "text.format.schema")
             found["response_format"] = {"type": kind, **({"json_schema": form} if kind == "json_schema" else form)}
-        return translated(ChatCompletionBody, found, {"max_tokens": "max_output_tokens"})
+        return translated(ChatCompletionBody, found, FIELDS)
 
 
 def _message(item: dict[str, Any]) -> dict[str, Any]:

@@ -203,10 +203,19 @@ class Service:
         """Return the chat format of a model."""
         return cast(Chat, self._loaded(name).chat)
 
-    def encode(self, name: str, prompt: Prompt, *, continued: bool = False, tools: Tools | None = None) -> list[int]:
+    def encode(
+        self,
+        name: str,
+        prompt: Prompt,
+        *,
+        continued: bool = False,
+        tools: Tools | None = None,
+        prompt_field: str = "prompt",
+    ) -> list[int]:
         """Return the token ids of a prompt; raises Refused if the model cannot take it.
 
         With `continued`, the last message is the beginning of the answer. `tools` belong to a conversation.
+        `prompt_field` is the field of token ids in error messages.
         """
         model = self._loaded(name)
         chat = cast(Chat, model.chat)
@@ -225,8 +234,8 @@ class Service:
                 raise Refused(str(error), "invalid", "messages") from None
         ids = [cast(int, token) for token in prompt]
         if not ids:
-            raise Refused("The prompt is empty; give at least one token.", "invalid", "prompt")
-        self._check_tokens(model, "prompt", ids)
+            raise Refused("The prompt is empty; give at least one token.", "invalid", prompt_field)
+        self._check_tokens(model, prompt_field, ids)
         return ids
 
     @staticmethod

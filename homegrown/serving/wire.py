@@ -94,7 +94,7 @@ class Fields(BaseModel, allow_inf_nan=False):
             name
             for name in given
             if name not in known and name not in cls.without_effect
-            if name not in cls.neutral or given[name] != cls.neutral[name]
+            if name not in cls.neutral or _without_null(given[name]) != cls.neutral[name]
         ]
         if unknown:
             shown = []
@@ -104,6 +104,11 @@ class Fields(BaseModel, allow_inf_nan=False):
             message = f"Unsupported: {', '.join(shown)}; remove what could change the answer."
             raise Refused(message, "invalid", cls.within or unknown[0])
         return given
+
+
+def _without_null(value: Any) -> Any:
+    """Return a value without null fields, if it is an object."""
+    return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 def prompts(given: str | list[int] | list[str] | list[list[int]]) -> Sequence[str | list[int]]:
@@ -567,13 +572,19 @@ def _parsed(value: Any, field: str) -> Any:
         raise Refused(f"{field} is not JSON: {error}.", "invalid", field) from None
 
 
+_NOT_EMPTY = Annotated[str, StringConstraints(min_length=1)]
+
+
 class EmbeddingsBody(Fields):
     """The body of `/v1/embeddings`."""
 
     without_effect = frozenset({"user"})
 
     model: str
-    input: _Prompt
+    input: Annotated[
+        _NOT_EMPTY | _Tokens | Annotated[list[_NOT_EMPTY] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
+        expected(f"Give a text, token ids, or a list of 1 to {MAX_CHOICES} of either; none can be empty"),
+    ]
     encoding_format: Literal["float", "base64"] = "float"
 
     @property

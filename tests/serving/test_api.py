@@ -522,7 +522,9 @@ def test_head_and_other_methods(served: Served) -> None:
         assert head.headers["content-type"] == found.headers["content-type"]
         refused = httpx.post(f"{served.url}/{path}", json={})
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
-    assert (httpx.post(f"{served.url}/").status_code, httpx.head(f"{served.url}/").status_code) == (405, 200)
+    page = httpx.post(f"{served.url}/")
+    assert (page.status_code, httpx.head(f"{served.url}/").status_code) == (405, 200)
+    assert page.json()["error"]["message"] == "/ does not take POST; use GET, HEAD."
     refused = httpx.get(f"{served.url}/v1/chat/completions")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
     assert refused.json()["error"]["message"] == "/v1/chat/completions does not take GET; use POST."
@@ -556,6 +558,7 @@ def test_an_alias_is_another_name(served: Served) -> None:
         ("completions", "", "The body is not a JSON object; send one."),
         ("completions", "[]", "The body is not a JSON object; send one."),
         ("completions", "[" * 100_000, "The body is nested too deeply; send a flatter one."),
+        ("completions", f'{{"n": {"9" * 5000}}}', "The body has a number of too many digits; shorten it."),
         (
             "completions",
             b'{"prompt": "\xe9"}'.decode("latin-1"),

@@ -8,6 +8,7 @@ import jsonschema
 import ollama
 import pytest
 
+from homegrown.serving import ollama as ours
 from tests.serving.conftest import LLAMA, OWN, Served
 
 both = pytest.mark.parametrize("name", [OWN, LLAMA])
@@ -40,6 +41,7 @@ def test_a_chat_is_that_of_openais_api(served: Served, name: str) -> None:
     assert "".join(part.message.content for part in parts) == answer.message.content
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
     assert (parts[-1].prompt_eval_count, parts[-1].eval_count) == (expected.usage.prompt_tokens, 20)
+    assert all((one.eval_duration or 0) > 0 and (one.prompt_eval_duration or 0) > 0 for one in (answer, parts[-1]))
 
 
 @both
@@ -65,6 +67,22 @@ def test_models_are_listed_and_shown(served: Served) -> None:
     older = httpx.post(f"{served.url}/api/show", json={"name": OWN})
     assert older.json()["template"] == shown.template
     assert httpx.get(f"{served.url}/api/version").json().keys() == {"version"}
+    assert shown.capabilities == ["completion", "tools"]
+    assert ours.shown(served.service.model(OWN), 1, "", tools=False)["capabilities"] == ["completion"]
+
+
+def test_embeddings_are_those_of_openais_api(served: Served) -> None:
+    texts = ["The user", "Why?"]
+    expected = served.client.embeddings.create(model=OWN, input=texts, encoding_format="float")
+    found = client(served).embed(OWN, texts)
+    assert [list(one) for one in found.embeddings] == [one.embedding for one in expected.data]
+    assert found.prompt_eval_count == expected.usage.prompt_tokens
+    assert client(served).embed(OWN, texts[0]).embeddings == found.embeddings[:1]
+    long = "user " * 200
+    assert client(served).embed(OWN, long).prompt_eval_count == 128
+    for given, message in (({"input": long, "truncate": False}, "maximum context"), ({"input": ""}, "input: Give a")):
+        answer = httpx.post(f"{served.url}/api/embed", json={"model": OWN, **given})
+        assert answer.status_code == 400 and message in answer.json()["error"]
 
 
 @both

@@ -43,7 +43,8 @@ def test_a_response_is_the_answer_of_a_chat(served: Served, name: str) -> None:
 
 def test_a_response_fits_a_schema(served: Served) -> None:
     form: Any = {"format": {"type": "json_schema", "name": "color", "schema": COLOR, "strict": True}}
-    answer = served.client.responses.create(model=OWN, input="x", text=form)
+    unused: Any = {"tools": [], "tool_choice": "none", "parallel_tool_calls": False, "reasoning": {"effort": None}}
+    answer = served.client.responses.create(model=OWN, input="x", text=form, **unused)
     jsonschema.validate(json.loads(answer.output_text), COLOR)
     assert answer.status == "completed"
     with served.client.responses.stream(model=OWN, input="x", text=form) as stream:
@@ -54,6 +55,9 @@ def test_a_response_fits_a_schema(served: Served) -> None:
     ("given", "message"),
     [
         ({"tools": [{"type": "web_search"}]}, "Unsupported: tools"),
+        ({"reasoning": {"effort": "low"}}, "Unsupported: reasoning"),
+        ({"input": []}, "input: Give a string, or a list of messages"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format has no schema; add it"),
         ({"previous_response_id": "resp_1"}, "Unsupported: previous_response_id"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "of type function_call_output"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "Only text content"),
@@ -66,6 +70,14 @@ def test_a_response_fits_a_schema(served: Served) -> None:
 def test_what_a_response_cannot_have_is_a_400(served: Served, given: Any, message: str) -> None:
     with pytest.raises(openai.BadRequestError, match=message):
         served.client.responses.create(**{"model": OWN, "input": "x", **given})
+
+
+def test_the_field_at_fault_is_that_of_the_request(served: Served) -> None:
+    form = {"type": "json_schema", "name": "x", "schema": {"not": {}}}
+    for given, field in (({"text": {"format": form}}, "text.format"), ({"input": "x" * 200}, "input")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            served.client.responses.create(**{"model": OWN, "input": "x", **given})  # type: ignore[call-overload]
+        assert caught.value.param == field
 
 
 def test_an_embedding_is_the_mean_of_the_last_hidden_states(served: Served, tmp_path: Path) -> None:
@@ -88,5 +100,10 @@ def test_an_embedding_is_the_mean_of_the_last_hidden_states(served: Served, tmp_
         served.client.embeddings.create(model=LLAMA, input="x")
     with pytest.raises(openai.BadRequestError, match="maximum context length is 128 tokens"):
         served.client.embeddings.create(model=OWN, input=[9] * 129)
+    for input in ("", ["x", ""], [], [[]]):
+        with pytest.raises(openai.BadRequestError, match="input: Give a text, token ids, or a list of 1 to 64"):
+            served.client.embeddings.create(model=OWN, input=input)
+    with pytest.raises(openai.BadRequestError, match="input has the unknown token 9999"):
+        served.client.embeddings.create(model=OWN, input=[9999])
     with pytest.raises(openai.BadRequestError, match="Unsupported: dimensions"):
         served.client.embeddings.create(model=OWN, input="x", dimensions=5)

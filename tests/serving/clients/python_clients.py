@@ -1,18 +1,13 @@
-"""Run in an environment with the clients: `python python_clients.py URL MODEL`; each prints what it received."""
+"""Run in an environment with a client: `python python_clients.py CLIENT URL MODEL`; prints its version."""
 
 import asyncio
 import sys
 from enum import Enum
+from importlib.metadata import version
 
-import instructor
-from langchain_openai import ChatOpenAI
-from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_ai import Agent, NativeOutput, ToolOutput
-from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.providers.openai import OpenAIProvider
 
-URL, MODEL = f"{sys.argv[1]}/v1", sys.argv[2]
+CLIENT, URL, MODEL = sys.argv[1], f"{sys.argv[2]}/v1", sys.argv[3]
 
 
 class City(Enum):
@@ -30,6 +25,8 @@ class Trip(BaseModel):
 
 
 def openai() -> None:
+    from openai import OpenAI
+
     client = OpenAI(base_url=URL, api_key="any", max_retries=0)
     parsed = client.chat.completions.parse(
         model=MODEL, messages=[{"role": "user", "content": "a trip"}], response_format=Trip, max_tokens=200
@@ -43,6 +40,8 @@ def openai() -> None:
 
 
 def langchain() -> None:
+    from langchain_openai import ChatOpenAI
+
     model = ChatOpenAI(base_url=URL, api_key="any", model=MODEL, max_retries=0, max_tokens=400)
     for method in ("json_schema", "function_calling"):
         assert isinstance(model.with_structured_output(Trip, method=method).invoke("a trip"), Trip)
@@ -61,6 +60,10 @@ def langchain() -> None:
 
 
 def pydantic_ai() -> None:
+    from pydantic_ai import Agent, NativeOutput, ToolOutput
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
     model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key="any"))
     settings = {"max_tokens": 400, "parallel_tool_calls": False}
     for output in (ToolOutput(Trip), NativeOutput(Trip)):
@@ -76,6 +79,9 @@ def pydantic_ai() -> None:
 
 
 def with_instructor() -> None:
+    import instructor
+    from openai import OpenAI
+
     # Mode.JSON asks for any object and describes the schema in the prompt, which needs a model that follows it.
     for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT, instructor.Mode.JSON_SCHEMA):
         client = instructor.from_openai(OpenAI(base_url=URL, api_key="any"), mode=mode)
@@ -84,6 +90,11 @@ def with_instructor() -> None:
         assert isinstance(found, Trip)
 
 
-for one in (openai, langchain, pydantic_ai, with_instructor):
-    one()
-    print(one.__name__, "ok", flush=True)
+CALLS = {
+    "openai": openai,
+    "langchain-openai": langchain,
+    "pydantic-ai-slim": pydantic_ai,
+    "instructor": with_instructor,
+}
+CALLS[CLIENT]()
+print(CLIENT, version(CLIENT), "ok")
