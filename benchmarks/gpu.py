@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu [--preset small medium large] [--seconds 20] [--count 1] [--set training.optimizer=adamw]
     python -m benchmarks.gpu --rates small [--minutes 4]
+    python -m benchmarks.gpu --fp8 large [--minutes 4]
 
 The engine's own `Trainer` trains each preset, a recipe of `pipelines.yaml`, in bfloat16 on made-up tokens, in separate
 processes: model, optimizer, compilation and the search for the micro-batch are those of a run. Activation checkpointing
@@ -12,15 +13,20 @@ MFU is relative to two peaks: the specified peak FLOPS for dense bfloat16, as in
 fastest matrix product measured here. Without a GPU it prints a message and writes nothing; `--device cpu --preset tiny`
 measures a processor. `--rates` trains one preset's model on Wikipedia three times, each for some minutes: with the
 settings that the rules of `run auto` derive for as many tokens as that takes, with half their rates and with twice
-their rates. The best of the three is to be the first. It needs ../shared/corpora beside the repository.
+their rates. The best of the three is to be the first. `--fp8` trains it twice, the same steps in bfloat16 and in FP8
+(`training.precision`), and prints losses and speeds side by side; on a processor FP8 is emulated. Both need
+../shared/corpora beside the repository.
 
 All figures go to `benchmarks/results/gpu-<device>-<date>.json`; the last line is one JSON object.
 """
 
 import argparse
 import json
+import os
 import re
+import statistics
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,9 +36,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.measuring import table
-from benchmarks.scaling import tokens_of, train_once
+from benchmarks.scaling import Trained, tokens_of, train_once
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import Recipe
+from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import TokenSplit
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning.compute import config_of
@@ -43,9 +50,11 @@ from homegrown.planning.memory import Layout, training_memory
 from homegrown.planning.probe import Probed, probe
 from homegrown.planning.target import this_machine_as_target
 from homegrown.store.artifacts import Store
+from homegrown.training import fp8
+from homegrown.training.job import METRICS
 from homegrown.training.worker import prepare_environment
 from homegrown.util.errors import UserError
-from homegrown.util.files import replacing
+from homegrown.util.files import read_parquet, replacing
 from homegrown.util.parallel import cpu_count
 
 STORE = Store(Path("artifacts"))
@@ -82,7 +91,8 @@ def main() -> None:
     parser.add_argument("--preset", nargs="+", default=["small", "medium", "large"], help="recipes of pipelines.yaml")
     parser.add_argument("--seconds", type=float, default=20, help="seconds of steps for each preset (default 20)")
     parser.add_argument("--rates", metavar="PRESET", help="train this preset at three rates instead")
-    parser.add_argument("--minutes", type=float, default=4, help="minutes of each rate (default 4)")
+    parser.add_argument("--fp8", metavar="PRESET", help="train this preset in bfloat16 and in FP8 instead")
+    parser.add_argument("--minutes", type=float, default=4, help="minutes of each training (default 4)")
     parser.add_argument("--count", type=int, default=1, help="GPUs to train on (default 1)")
     parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE", help="change the recipes")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -95,6 +105,10 @@ def main() -> None:
     changes = [f"compute.device={arguments.device}", f"compute.processes={arguments.count}"]
     if arguments.device == "cuda":
         changes.append("training.precision=bf16")
+    if arguments.fp8:
+        recipe = load_recipe(arguments.fp8, [*changes, *arguments.set])
+        print(json.dumps(in_both_precisions(recipe, machine, arguments.device, arguments.minutes, arguments.seconds)))
+        return
     if arguments.rates:
         recipe = load_recipe(arguments.rates, [*changes, *arguments.set])
         print(json.dumps(at_three_rates(recipe, machine, arguments.device, arguments.minutes, arguments.seconds)))
@@ -148,27 +162,94 @@ def measure(recipe: Recipe, machine: Machine, seconds: float) -> Row:
     )
 
 
-def at_three_rates(
-    recipe: Recipe, machine: Machine, device: Literal["cuda", "cpu"], minutes: float, seconds: float
-) -> dict[str, float]:
-    """Train the preset's model for some minutes at half, once and twice the rules' rates; return bits per byte."""
+@dataclass(frozen=True)
+class Comparison:
+    """A training beside others of the same steps: its result, and the loss of each step."""
+
+    trained: Trained
+    losses: list[float]
+    tokens_per_second: float
+
+
+def compared(
+    recipe: Recipe,
+    machine: Machine,
+    device: Literal["cuda", "cpu"],
+    minutes: float,
+    seconds: float,
+    change: Callable[[TrainingSettings], dict[str, TrainingSettings]],
+) -> dict[str, Comparison]:
+    """Train the preset's model on Wikipedia for some minutes with each of the settings that `change` returns.
+
+    It makes them of those that the rules have for as many tokens as that takes.
+    """
     prepare_environment()
     model, vocabulary = recipe.new_model, recipe.tokenizer.vocabulary_size
     tokens = 60 * minutes * measure(recipe, machine, seconds).tokens_per_second
     data = tokens_of("wikipedia", vocabulary)
     once = TokenSplit(data / "packed", "train").tokens
     settings = rules.training(recipe.training, model, vocabulary, tokens, once, device=device, devices=1)
-    found, rows = {}, []
-    for factor in (0.5, 1, 2):
-        rates = {name: factor * getattr(settings, name) for name in ("learning_rate", "matrix_learning_rate")}
-        changed = settings.model_copy(update=rates)
+    found = {}
+    for name, changed in change(settings).items():
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as alone:
             given = (data, model, changed, Path(folder), cpu_count(), recipe.seed, device)
             trained = alone.submit(train_once, *given).result()
-        found[f"{factor:g}"] = trained.bits_per_byte
-        rows.append((f"{factor:g}", f"{trained.bits_per_byte:.4f}", f"{tokens / 1e6:.1f} M", f"{trained.epochs:.2f}"))
-    table(f"{recipe.name} at three rates", ("rates x", "bits per byte", "tokens", "epochs"), rows)
+            rows = read_parquet(Path(folder) / METRICS, ["loss", "tokens_per_second"]).to_pydict()
+        found[name] = Comparison(trained, rows["loss"], statistics.median(rows["tokens_per_second"]))
     return found
+
+
+def at_three_rates(
+    recipe: Recipe, machine: Machine, device: Literal["cuda", "cpu"], minutes: float, seconds: float
+) -> dict[str, float]:
+    """Train the preset's model for some minutes at half, once and twice the rules' rates; return bits per byte."""
+
+    def rates(settings: TrainingSettings) -> dict[str, TrainingSettings]:
+        names = ("learning_rate", "matrix_learning_rate")
+        return {
+            f"{factor:g}": settings.model_copy(update={name: factor * getattr(settings, name) for name in names})
+            for factor in (0.5, 1, 2)
+        }
+
+    found = compared(recipe, machine, device, minutes, seconds, rates)
+    rows = [(name, f"{one.trained.bits_per_byte:.4f}", f"{one.trained.epochs:.2f}") for name, one in found.items()]
+    table(f"{recipe.name} at three rates", ("rates x", "bits per byte", "epochs"), rows)
+    return {name: one.trained.bits_per_byte for name, one in found.items()}
+
+
+def in_both_precisions(
+    recipe: Recipe, machine: Machine, device: Literal["cuda", "cpu"], minutes: float, seconds: float
+) -> dict[str, float]:
+    """Train the preset's model in bfloat16 and in FP8; return what FP8 has, divided by what bfloat16 has."""
+    if device == "cpu":
+        os.environ[fp8.EMULATED] = "1"
+    found = compared(
+        recipe,
+        machine,
+        device,
+        minutes,
+        seconds,
+        lambda settings: {name: settings.model_copy(update={"precision": name}) for name in ("bf16", "fp8")},
+    )
+    bf16, eight = found["bf16"], found["fp8"]
+    every = -(-len(bf16.losses) // 10)
+    places = [range(start, min(start + every, len(bf16.losses))) for start in range(0, len(bf16.losses), every)]
+    means = [[statistics.mean(one.losses[step] for step in place) for one in (bf16, eight)] for place in places]
+    rows = [
+        (f"{place[0] + 1} to {place[-1] + 1}", f"{one:.4f}", f"{other:.4f}", f"{other - one:+.4f}")
+        for place, (one, other) in zip(places, means, strict=True)
+    ]
+    table(f"{recipe.name}: mean loss", ("steps", "bf16", "fp8", "difference"), rows)
+    figures = {
+        "bits_per_byte": eight.trained.bits_per_byte / bf16.trained.bits_per_byte,
+        "tokens_per_second": eight.tokens_per_second / bf16.tokens_per_second,
+    }
+    table(
+        "Both",
+        ("precision", "bits per byte", "tokens/s"),
+        [(name, f"{one.trained.bits_per_byte:.4f}", f"{one.tokens_per_second:,.0f}") for name, one in found.items()],
+    )
+    return figures
 
 
 def predicted(recipe: Recipe, probed: Probed) -> int:

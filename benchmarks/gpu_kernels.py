@@ -14,6 +14,7 @@ preset and variant, divided by those of training as it is.
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from torch import nn
 from torch.nn import attention
 
 from benchmarks.measuring import CORPORA, table
@@ -32,6 +32,7 @@ from homegrown.config.recipe import Recipe
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.training import fp8
 from homegrown.training.compilation import compile_model
 from homegrown.training.next_token import NextToken
 from homegrown.training.objective import clip_gradients
@@ -138,18 +139,11 @@ def flash_4() -> Iterator[None]:
         attention.restore_flash_attention_impl()
 
 
-def fp8(model: Transformer, device: str) -> None:
-    """Let the matrices of the blocks multiply in FP8, one scale for each tensor (torchao's recipe `tensorwise`)."""
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
-
-    chosen = Float8LinearConfig.from_recipe_name("tensorwise")
+def eight_bits(model: Transformer, device: str) -> None:
+    """Let the matrices of the blocks multiply in FP8, as `training.precision: fp8` does; emulated on a CPU."""
     if device == "cpu":
-        chosen = Float8LinearConfig(emulate=True)
-
-    def hidden(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and "lm_head" not in name
-
-    convert_to_float8_training(model, module_filter_fn=hidden, config=chosen)
+        os.environ[fp8.EMULATED] = "1"
+    fp8.convert(model, model.config.context)
 
 
 VARIANTS = [
@@ -157,7 +151,7 @@ VARIANTS = [
     Variant("cuDNN's attention", during=lambda: kernel(attention.SDPBackend.CUDNN_ATTENTION)),
     Variant("FlashAttention 2", during=lambda: kernel(attention.SDPBackend.FLASH_ATTENTION)),
     Variant("FlashAttention 4", during=flash_4),
-    Variant("FP8 products", change=fp8),
+    Variant("FP8 products", change=eight_bits),
 ]
 
 

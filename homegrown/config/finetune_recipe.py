@@ -11,7 +11,7 @@ from homegrown.config.compute import ComputeSettings
 from homegrown.config.export import QuantizationSettings
 from homegrown.config.settings import Address, Count, LocalPath, Name, Positive, Settings, Share
 from homegrown.config.tokens import SpecialTokens
-from homegrown.config.training import TrainingSettings
+from homegrown.config.training import Precision, TrainingSettings
 
 Method = Literal["lora", "qlora", "full"]
 Shape = Literal["messages", "prompt_completion", "alpaca", "question_answer", "sharegpt"]
@@ -168,7 +168,7 @@ class ReferenceSettings(Settings):
     """What the log-probabilities of the base depend on: as at the first step of training."""
 
     method: Method
-    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    precision: Precision
 
 
 class PairSettings(Settings):

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from homegrown.config.settings import Count, Positive, Settings, Share
 
+Precision = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
+
 
 class TrainingSettings(Settings):
     """The pretraining loop."""
@@ -61,8 +63,10 @@ class TrainingSettings(Settings):
     rollback_after: Positive = Field(default=8, description="Skipped updates in a row before a rollback.")
     max_rollbacks: Count = Field(default=5, description="Rollbacks before training fails.")
     dropout: float = Field(ge=0, lt=1)
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="auto: bf16 if the device supports it, fp16 on older GPUs, else fp32."
+    precision: Precision = Field(
+        default="auto",
+        description="auto: bf16 if the device supports it, fp16 on older GPUs, else fp32; fp8: matrices of the blocks "
+        "multiply in FP8, the rest in bf16 (torchao; a GPU from capability 8.9 on).",
     )
     compile: Literal["auto", "always", "never"] = Field(
         default="auto", description="torch.compile; auto: if the run is long enough to repay compiling."

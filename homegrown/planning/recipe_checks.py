@@ -21,6 +21,7 @@ from homegrown.planning.target import Target, this_machine_as_target
 from homegrown.quantization.requirements import check_recipe
 from homegrown.reporting.numbers import duration
 from homegrown.store.artifacts import Store
+from homegrown.training import fp8
 from homegrown.training.compilation import compiles
 from homegrown.util import devices
 from homegrown.util.errors import UserError
@@ -45,6 +46,8 @@ def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store) 
     if device != "cpu" and len(machine.gpus) < recipe.compute.processes:
         yield _too_few_gpus(recipe, machine)
         return
+    if recipe.training.precision == "fp8":
+        yield _eight_bits(recipe, device)
     target = this_machine_as_target(machine, recipe, None)
     yield _training_memory(recipe, target, store)
     yield _corpus_memory(recipe, machine)
@@ -117,6 +120,14 @@ def _deviations(source: PackagesSource, problems: list[str]) -> list[str]:
         problems.append(str(error))
         return []
     return [str(different)] if different else []
+
+
+def _eight_bits(recipe: Recipe, device: str) -> Check:
+    try:
+        fp8.check(recipe.training, device)
+    except UserError as error:
+        return Check("precision", "no FP8", "FP8", "bad", str(error))
+    return Check("precision", "FP8, by torchao", "FP8", "ok")
 
 
 def _too_few_gpus(recipe: Recipe, machine: Machine) -> Check:

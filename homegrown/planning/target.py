@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from homegrown.config.training import Precision
 from homegrown.planning.compute import AnyRecipe
 from homegrown.planning.energy import WATTS_PER_PROCESSOR
 from homegrown.planning.gpus import Gpu
@@ -76,6 +77,9 @@ def gpus_as_target(gpu: Gpu, count: int, recipe: AnyRecipe, watts: float | None)
     )
 
 
-def value_bytes(precision: Literal["auto", "bf16", "fp16", "fp32"], *, narrow: bool) -> Literal[2, 4]:
-    """Return the size of a number in matrix products; `auto` is `narrow` if the device supports it."""
+def value_bytes(precision: Precision, *, narrow: bool) -> Literal[2, 4]:
+    """Return the size of a number in matrix products; `auto` is `narrow` if the device supports it.
+
+    With FP8 the inputs of products are kept in bfloat16.
+    """
     return 4 if precision == "fp32" or (precision == "auto" and not narrow) else 2

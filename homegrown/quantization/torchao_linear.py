@@ -1,14 +1,11 @@
 """Weight-only methods of torchao: int8 rows, and int4 groups in an order that depends on the device."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from homegrown.quantization.method import Tensors, with_bias
+from homegrown.util.quiet import quiet_torchao
 
 
 class WeightOnlyInt8:
@@ -19,7 +16,7 @@ class WeightOnlyInt8:
 
     def pack(self, weight: Tensor) -> Tensors:
         """See `Method`."""
-        with _quiet():
+        with quiet_torchao():
             from torchao.quantization import Int8Tensor, PerRow
 
         packed = Int8Tensor.from_hp(weight, PerRow())
@@ -27,7 +24,7 @@ class WeightOnlyInt8:
 
     def layer(self, tensors: Tensors, bias: Tensor | None, shape: torch.Size) -> nn.Module:
         """See `Method`."""
-        with _quiet():
+        with quiet_torchao():
             from torchao.quantization import Int8Tensor
 
         weight = Int8Tensor(tensors["weight"], tensors["scale"], [1, shape[1]], torch.float32)
@@ -46,7 +43,7 @@ class WeightOnlyInt4:
 
     def pack(self, weight: Tensor) -> Tensors:
         """See `Method`."""
-        with _quiet():
+        with quiet_torchao():
             from torchao.quantization.quant_primitives import (
                 MappingType,
                 _choose_qparams_affine_tinygemm,
@@ -67,7 +64,7 @@ class WeightOnlyInt4:
         return _InBfloat16(_linear(for_device(tensors, shape), shape), bias)
 
     def _for_cpu(self, tensors: Tensors, shape: torch.Size) -> Tensor:
-        with _quiet():
+        with quiet_torchao():
             from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
 
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(_numbers(tensors["weight"]), 1)
@@ -77,7 +74,7 @@ class WeightOnlyInt4:
 
     def _for_gpu(self, tensors: Tensors, shape: torch.Size) -> Tensor:
         """Return the layout for tensor cores, padded to multiples of 8 rows and 1024 columns."""
-        with _quiet():
+        with quiet_torchao():
             from torchao.quantization import Int4TilePackedTo4dTensor
 
         rows, columns = -shape[0] % 8, -shape[1] % 1024
@@ -123,17 +120,3 @@ def _numbers(pairs: Tensor) -> Tensor:
 def _scales(scale: Tensor, middle: Tensor) -> Tensor:
     """Return both in the order of all kernels, bfloat16 [in / group, out, 2]."""
     return torch.stack([scale, middle], dim=-1).transpose(0, 1).contiguous()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Import torchao without its messages on missing extensions and future changes of PyTorch."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from homegrown.config.training import Precision as Setting
+from homegrown.training import fp8
 from homegrown.util import devices
 
 
@@ -17,6 +19,13 @@ class Precision:
 
     device: str
     dtype: torch.dtype
+    eight_bits: bool = False
+    """Whether matrices of the blocks multiply in FP8 (`homegrown.training.fp8`), all else in `dtype`."""
+
+    @property
+    def products(self) -> torch.dtype:
+        """The type of most matrix products, whose peak is the base of MFU."""
+        return torch.float8_e4m3fn if self.eight_bits and not fp8.is_emulated() else self.dtype
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products are computed in `dtype`."""
@@ -54,12 +63,12 @@ def changed(before: Mapping[str, int | str], now: Mapping[str, int | str]) -> st
     return ", ".join(f"{name} {before[name]} → {now[name]}" for name in now if before.get(name, now[name]) != now[name])
 
 
-def choose_precision(setting: Literal["auto", "bf16", "fp16", "fp32"], device: str) -> Precision:
+def choose_precision(setting: Setting, device: str) -> Precision:
     """Return the precision that `setting` names; `auto` is the fastest without loss on the device."""
     if setting == "auto":
         setting = _fastest(device)
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return Precision(device, types[setting])
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.bfloat16}
+    return Precision(device, types[setting], eight_bits=setting == "fp8")
 
 
 def _fastest(device: str) -> Literal["bf16", "fp16", "fp32"]:

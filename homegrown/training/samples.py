@@ -1,6 +1,7 @@
 """Completions of fixed prompts during training."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from tokenizers import Tokenizer
@@ -36,7 +37,9 @@ class Sampler:
         if not self._prompts:
             return []
         # Every length of the cache would be compiled anew.
-        with self._precision.autocast(), torch.compiler.set_stance("force_eager"):
+        # torchao's layers do not run under autocast in inference mode.
+        products = nullcontext() if self._precision.eight_bits else self._precision.autocast()
+        with products, torch.compiler.set_stance("force_eager"):
             written = generate(
                 model,
                 [prompt.tokens for prompt in self._prompts],

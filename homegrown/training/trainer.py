@@ -28,7 +28,7 @@ from torch import Tensor
 
 from homegrown.data.loader import Batches, TokenSplit
 from homegrown.tokenizer.loading import load, token_bytes
-from homegrown.training import microbatch
+from homegrown.training import fp8, microbatch
 from homegrown.training.averaging import WeightAverage
 from homegrown.training.checkpoints import Checkpoints, TrainingState
 from homegrown.training.compilation import compile_model, compiles
@@ -146,6 +146,7 @@ class Trainer:
             )
         self.task = job.task(train, self.tokenizer)
         self.config = self.task.config
+        fp8.check(job.training, worker.kind)
         self.precision = choose_precision(job.training.precision, worker.kind)
         steps = job.training
         self.batches = Batches(
@@ -158,6 +159,8 @@ class Trainer:
         self.model = self.task.begin()
         self.model.model.checkpointing = self.settings.activation_checkpointing
         self.model.to(worker.device)
+        if self.precision.eight_bits:
+            fp8.convert(self.model, self.config.context)
         self.terms = self.task.objective(self.model)
         self.scaler = self.precision.scaler()
         self.spikes = SpikeRule(self.settings)
@@ -376,7 +379,7 @@ class Trainer:
             self.report.note(f"Training rolled back from step {here} to step {step} and skips the batches between.")
 
     def _watch(self) -> Watch:
-        peak = matmul_peak(self.worker.device, self.precision.dtype)
+        peak = matmul_peak(self.worker.device, self.precision.products)
         peaks = self.worker.sum(torch.tensor(peak, dtype=self.worker.sums, device=self.worker.device))
         every = {callback.name: callback.every for callback in self.callbacks}
         return Watch(self.settings.max_steps, every, self.batch_tokens, self.task.flops_per_token, float(peaks))

@@ -193,6 +193,16 @@ def computes_in_bf16(device: str) -> bool:
     return asked is not None and bool(asked(including_emulation=False))
 
 
+def computes_in_fp8(device: str) -> bool:
+    """Return whether products in FP8 are native: NVIDIA's from capability 8.9 on, AMD's from 9.4 on."""
+    import torch
+
+    if device != "cuda":
+        return False
+    capability = torch.get_device_module(device).get_device_capability(0)
+    return bool(capability >= ((9, 4) if torch.version.hip else (8, 9)))
+
+
 def _properties(device: str, index: int) -> Any:
     import torch
 

@@ -2,12 +2,17 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import gpu
 from homegrown.planning.gpus import GIB, GPUS, recognized
+from homegrown.planning.synthetic import write_synthetic
+from homegrown.training import fp8
+from tests.training.side_by_side import launched_here
 
 SMALL = [
     *("model.hidden=64", "model.layers=2", "model.heads=2", "model.kv_heads=1", "model.feed_forward=128"),
@@ -53,6 +58,29 @@ def test_two_workers_are_measured(
     assert row["seconds_to_first_step"] > 0
     assert row["predicted_memory_bytes"] > 10**8
     assert not list(tmp_path.glob("homegrown-probe-*"))
+
+
+@pytest.mark.slow
+def test_the_same_steps_are_trained_in_bfloat16_and_in_fp8(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In this process, and on made-up tokens: a start costs seconds."""
+    pytest.importorskip("torchao")
+    write_synthetic(tmp_path, 300, 128, 64)
+    monkeypatch.setattr(gpu, "tokens_of", lambda *_: tmp_path)
+    monkeypatch.setattr(gpu, "measure", lambda *_: SimpleNamespace(tokens_per_second=100))
+    monkeypatch.setattr(gpu, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setenv(fp8.EMULATED, "0")
+    changes = [part for change in SMALL for part in ("--set", change)]
+    with launched_here():
+        run(monkeypatch, "--device=cpu", "--fp8=tiny", "--minutes=2", *changes)
+    printed = capsys.readouterr().out
+    last = json.loads(printed.splitlines()[-1])
+    assert last["bits_per_byte"] == pytest.approx(1, abs=0.02)
+    assert last["tokens_per_second"] > 0
+    differences = [float(line.split()[-1]) for line in printed.splitlines() if " to " in line]
+    assert any(differences)
+    assert max(map(abs, differences)) < 0.05
 
 
 @pytest.mark.parametrize(

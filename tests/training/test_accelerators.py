@@ -57,6 +57,7 @@ def test_each_type_is_described_and_counted(kind: str) -> None:
     assert devices.describe(kind).startswith(f"a {kind}")
     assert devices.total_memory(kind) == 16 * GIB
     assert choose_precision("auto", kind).dtype == torch.bfloat16
+    assert devices.computes_in_fp8(kind) == (kind == "cuda")
     with pytest.raises(UserError, match=r"^compute\.processes is 3, but PyTorch sees 2 accelerator"):
         devices.names(kind, 3)
 
