@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -20,15 +21,18 @@ from homegrown.planning.machine import this_machine
 from tasks import dial
 from tasks.stage import Handle, forget_flow_exception
 
-_CHAPTERS = "\n\n\n"
-"""Separates the chapters of most books in plain text; one document alone cannot be split for validation."""
+_SEPARATORS = [end * times for times in (3, 2, 1) for end in ("\r\n", "\n")]
+"""Of documents in a file, because one document alone cannot be split for validation: first those of the chapters of
+most books, then of paragraphs and of lines."""
+_DOCUMENTS, _SEARCHED = 20, 4_000_000
+"""Separators that a file must have at least, in so many of its first bytes, to be split there."""
 
 Amount = Annotated[str, Field(pattern=r"^\s*\d[\d.,]*\s*[kKmMbBtT]?\s*$", max_length=32)]
 Duration = Annotated[str, Field(pattern=r"^\s*(\d+(\.\d+)?\s*(s|min|m|h|d)\s*)+$", max_length=32)]
 
 
 def text_changes(data: Sequence[str]) -> list[str]:
-    """Return the changes of a recipe for other text; a file of its own is split into documents at three line ends.
+    """Return the changes of a recipe for other text; a file of its own is split into documents at its line ends.
 
     Raises:
         UserError: a path is wrong.
@@ -36,8 +40,17 @@ def text_changes(data: Sequence[str]) -> list[str]:
     sources = [one.model_dump() for one in sources_of(data)]
     for source in sources:
         if Path(source["path"]).is_file():
-            source["separator"] = _CHAPTERS
+            source["separator"] = _separator(Path(source["path"]))
     return [f"ingest.sources={json.dumps(sources)}"] if sources else []
+
+
+def _separator(file: Path) -> str:
+    """Return the longest run of line ends that splits a file often enough."""
+    start = b""
+    with suppress(OSError), file.open("rb") as stream:  # ingest refuses it with its own message
+        start = stream.read(_SEARCHED)
+    often = (one for one in _SEPARATORS if start.count(one.encode()) >= _DOCUMENTS)
+    return next(often, _SEPARATORS[1])
 
 
 @flow(
@@ -81,5 +94,6 @@ def auto(
     if chosen is not None:
         require(chosen, this_machine())
     before, after = dial.split(changes)
-    incomplete = change_recipe(recipe, [*text_changes(data), *before])
+    incomplete = change_recipe(change_recipe(recipe, text_changes(data)), before)
+    incomplete = dial.sampled(incomplete, budget, after, dial.note, chosen)
     return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, dial.show, dial.note, chosen))

@@ -21,11 +21,13 @@ from homegrown.config.recipe import Recipe
 from homegrown.config.starter import is_external
 from homegrown.config.tokens import RowSettings
 from homegrown.planning.fit import check_fit, check_packed
+from homegrown.planning.machine import this_machine
 from homegrown.quantization.requirements import check_recipe
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Order
 from homegrown.store.differences import previous_of, reasons
 from homegrown.store.lookup import find_model
+from homegrown.training import fp8
 from homegrown.util.errors import SourceChanged, UserError
 from tasks.base import base as import_base
 from tasks.dedup import dedup
@@ -182,10 +184,17 @@ def _make(name: str, run: Run, recipe: Recipe, made: Made) -> Handle:
     return next(make for stage, make in CHAIN.items() if stage == name)(run, recipe, made)
 
 
+def known_until(until: StageName) -> StageName:
+    """Return the last stage up to `until` whose settings no `Complete` changes."""
+    return TEXT_STAGE if TEXT_STAGE in stages_until(until) else until
+
+
 def check(recipe: Recipe, until: StageName) -> None:
     """Raise UserError if a stage up to `until` surely fails: its base, text or libraries are missing or do not fit."""
     stages = stages_until(until)
     check_fit(recipe, store(), stages)
+    if "pretrain" in stages and recipe.training.precision == "fp8":
+        fp8.check(recipe.training, this_machine().device(recipe.compute.device))
     if "quantize" in stages:
         check_recipe(recipe, store())
 
@@ -249,7 +258,7 @@ def run_chain(
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
     stages = shown_stages(recipe, until)
-    check(recipe, until)
+    check(recipe, known_until(until) if complete else until)
     with (
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
@@ -259,6 +268,7 @@ def run_chain(
         def completed(incomplete: Recipe, handle: Handle) -> Recipe:
             chosen = complete(incomplete, handle) if complete else incomplete
             log.completed(chosen.model_dump(mode="json"))
+            check(chosen, until)
             return chosen
 
         for name, handle in _stages(run, recipe, stages, made, completed if complete else None):
@@ -316,8 +326,13 @@ def planned(
 ) -> list[Planned]:
     """Return what a run of the recipe would do, without doing it."""
     forced = forced_stages(until, from_stage, force)
-    check(recipe, until)
+    check(recipe, known_until(until) if complete else until)
     found: list[Planned] = []
+
+    def completed(incomplete: Recipe, handle: Handle) -> Recipe:
+        chosen = complete(incomplete, handle) if complete else incomplete
+        check(chosen, until)
+        return chosen
 
     def plan(order: Order) -> Handle:
         artifact, before = store().find(order.stage, order.key), previous_of(store(), recipe.name, order.stage)
@@ -331,6 +346,6 @@ def planned(
         return Handle(stage=order.stage, folder=artifact.path.name if artifact else "", key=order.key)
 
     run = Run(recipe.seed, recipe.compute, forced, plan=plan)
-    for _ in _stages(run, recipe, shown_stages(recipe, until), {}, complete):
+    for _ in _stages(run, recipe, shown_stages(recipe, until), {}, completed if complete else None):
         pass
     return found

@@ -7,23 +7,53 @@ from prefect.logging import get_run_logger
 
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
-from homegrown.planning.dial import Budget, Dialed, TextFacts, dial, estimated, facts, table
+from homegrown.planning import scaling_rules
+from homegrown.planning.dial import Budget, Dialed, TextFacts, dial, estimated, facts, sample_share, table
 from homegrown.planning.gpus import Gpu, machine_with
-from homegrown.planning.machine import this_machine
-from homegrown.planning.speed import specified, speed_of
+from homegrown.planning.machine import Machine, this_machine
+from homegrown.planning.scaling_rules import WIDTH_PER_LAYER
+from homegrown.planning.speed import Speed, specified, speed_of
+from homegrown.planning.text import text_of
 from homegrown.reporting.blocks import table_as_markdown
+from homegrown.reporting.numbers import file_size
 from homegrown.reporting.terminal import print_table
 from homegrown.util.errors import UserError
 from tasks.stage import Handle, artifact_of, store
 
 _AFTER = ("model.", "training.", "tokenizer.")
 """Groups of settings that the dial chooses; a user's changes of them come after it."""
+_PROCESSES = "compute.processes"
+_LARGE = 50e6
+"""Bytes of text from which a share of the documents may be enough."""
+_OF_WIDTH = ("model.heads", "model.kv_heads", "model.feed_forward")
+"""Settings that follow a changed width, unless they are changed too."""
 
 
 def split(changes: list[str]) -> tuple[list[str], list[str]]:
-    """Return the changes to make before the choice, and those to make to its result."""
+    """Return the changes to make before the choice, and those to make to its result.
+
+    The batch before the choice is one for any number of processes; the choice has another.
+    """
     after = [change for change in changes if change.strip().startswith(_AFTER)]
-    return [change for change in changes if change not in after], after
+    before = [change for change in changes if change not in after]
+    processes = [value for name, _, value in (one.partition("=") for one in before) if name.strip() == _PROCESSES]
+    if processes:
+        before += [f"training.batch_size={processes[-1]}", "training.micro_batch_size=auto"]
+    return before, after
+
+
+def _following(changes: list[str], note: Callable[[str], None]) -> list[str]:
+    """Return the changes with the heads and the feed-forward layers of the rules for a changed width alone."""
+    names = {change.partition("=")[0].strip() for change in changes}
+    if "model.hidden" not in names or names & set(_OF_WIDTH):
+        return changes
+    own = next(change.partition("=")[2] for change in changes if change.partition("=")[0].strip() == "model.hidden")
+    if not own.strip().isdecimal() or int(own) < WIDTH_PER_LAYER or int(own) % WIDTH_PER_LAYER:
+        return changes
+    shape = scaling_rules.shape(int(own) // WIDTH_PER_LAYER)
+    more = [f"{name}={getattr(shape, name.partition('.')[2])}" for name in _OF_WIDTH]
+    note(f"{', '.join(more)} follow model.hidden; set them to change that.")
+    return [*changes, *more]
 
 
 def choose(
@@ -35,7 +65,8 @@ def choose(
 ) -> Callable[[Recipe, Handle], Recipe]:
     """Return what completes a recipe once its text is known: the choice for the budget, with `changes` made to it.
 
-    Without an artifact of the text, as in a dry run, its size is estimated. `note` gets what follows from `changes`.
+    Without an artifact of the text, as in a dry run, its size is estimated. `note` gets what follows from `changes`,
+    and that the speed is measured.
     The figures of a `gpu` replace the measurement of this machine.
 
     Raises:
@@ -43,21 +74,49 @@ def choose(
     """
 
     def complete(recipe: Recipe, shards: Handle) -> Recipe:
-        machine = this_machine()
-        if gpu is not None:
-            if recipe.compute.device == "cpu":
-                raise UserError("compute.device is 'cpu', but --gpu names a GPU; leave one of the two out.")
-            machine = machine_with(gpu, recipe.compute.processes, machine)
-            found = dial(recipe, budget, _facts(recipe, shards), specified(gpu), machine, gpu)
-            shown(found)
-            return change_recipe(found.recipe, changes, note)
-        precision = [change for change in changes if change.strip().startswith("training.precision")]
-        speed = speed_of(store(), change_recipe(recipe, precision), machine)
-        found = dial(recipe, budget, _facts(recipe, shards), speed, machine)
+        speed, machine = _speed(recipe, changes, note, gpu)
+
+        def change(chosen: Recipe) -> Recipe:
+            return change_recipe(chosen, _following(changes, note), note)
+
+        found = dial(recipe, budget, _facts(recipe, shards), speed, machine, gpu, change)
         shown(found)
-        return change_recipe(found.recipe, changes, note)
+        return found.recipe
 
     return complete
+
+
+def sampled(
+    recipe: Recipe, budget: Budget, changes: list[str], note: Callable[[str], None], gpu: Gpu | None = None
+) -> Recipe:
+    """Return the recipe with a share of the documents of its files, if they are much more than the budget can read.
+
+    Sources that have a share or a limit keep it. `note` gets the share; other arguments are those of `choose`.
+    """
+    size = text_of(store(), recipe, recipe.tokenizer.vocabulary_size).bytes
+    whole = [one for one in recipe.ingest.sources if one.kind == "files" and one.weight == 1 and one.limit_mb is None]
+    if size is None or size < _LARGE or not whole:
+        return recipe
+    share = sample_share(size, recipe, budget, *_speed(recipe, changes, note, gpu))
+    if share == 1:
+        return recipe
+    note(
+        f"Of the {file_size(size)} of text, {share:.2g} of the documents are used: the training reads no more. Set "
+        "ingest.sources to change that."
+    )
+    sources = [one.model_copy(update={"weight": share}) if one in whole else one for one in recipe.ingest.sources]
+    return recipe.model_copy(update={"ingest": recipe.ingest.model_copy(update={"sources": sources})})
+
+
+def _speed(recipe: Recipe, changes: list[str], note: Callable[[str], None], gpu: Gpu | None) -> tuple[Speed, Machine]:
+    """Return the speed and the machine to choose for: this one, or one with the `gpu`."""
+    machine = this_machine()
+    if gpu is None:
+        precision = [change for change in changes if change.strip().startswith("training.precision")]
+        return speed_of(store(), change_recipe(recipe, precision), machine, note), machine
+    if recipe.compute.device == "cpu":
+        raise UserError("compute.device is 'cpu', but --gpu names a GPU; leave one of the two out.")
+    return specified(gpu), machine_with(gpu, recipe.compute.processes, machine)
 
 
 def _facts(recipe: Recipe, shards: Handle) -> TextFacts:

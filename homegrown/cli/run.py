@@ -1,8 +1,10 @@
 """`homegrown run`: runs a pipeline in this process."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,9 +64,9 @@ def run(
 ) -> None:
     """Run a pipeline; cached stages are reused.
 
-    PIPELINE is the name of a deployment in pipelines.yaml. The run uses the Prefect server at the configured address,
-    or starts one. `auto` chooses the best recipe for --time, --size or --tokens on this machine, or by the
-    specification of --gpu; with --dry-run it prints the recipe.
+    PIPELINE is the name of a deployment in pipelines.yaml, or a file with a recipe. The run uses the Prefect server at
+    the configured address, or starts one. `auto` chooses the best recipe for --time, --size or --tokens on this
+    machine, or by the specification of --gpu; with --dry-run it prints the recipe, which > FILE.yaml keeps for a run.
     """
     from homegrown.config.pipelines import AUTO, change_recipe, load_auto, load_recipe
 
@@ -97,26 +99,28 @@ def run(
             from homegrown.planning.dial import Budget
 
             budget = Budget.of(time, size, tokens)
-            _print_choice(recipe, budget, chosen, [*text_changes(data), *changes], *named())
+            _print_choice(change_recipe(recipe, text_changes(data)), budget, chosen, list(changes), *named())
         else:
             _print_plan(recipe, *named())
         return
 
     def prepare() -> "Flow[dict[str, Handle]]":
         from flows.auto import auto, text_changes
-        from flows.pretrain import check, forced_stages, pretrain, shown_stages
+        from flows.pretrain import check, forced_stages, known_until, pretrain, shown_stages
         from homegrown.planning.dial import Budget
+        from tasks import dial
 
         last, first, forced = named()
         forced_stages(last, first, forced)
-        check(recipe, last)
         stages = shown_stages(recipe, last)
         if pipeline != AUTO:
+            check(recipe, last)
             return stages, lambda: pretrain(recipe=recipe, until=last, from_stage=first, force=forced)
         Budget.of(time, size, tokens)
         if chosen is not None:
             gpus.require(chosen, this_machine())
-        change_recipe(recipe, [*text_changes(data), *changes], note=lambda _: None)
+        before, _ = dial.split(list(changes))
+        check(change_recipe(change_recipe(recipe, text_changes(data)), before), known_until(last))
         return stages, lambda: auto(
             time=time,
             size=size,
@@ -130,6 +134,7 @@ def run(
             force=forced,
         )
 
+    given_again = [part for name, value in dials.items() for one in _each(value) for part in (name, one)]
     made = {stage: handle.path for stage, handle in run_flow(store, console, prepare).items()}
     report(
         console,
@@ -137,10 +142,14 @@ def run(
         [
             "generate --prompt 'Return the'",
             "sql 'select rule, count(*) from filter.dropped group by rule'",
-            f"run {recipe.name} --set evaluation.samples=64",
+            shlex.join(["run", pipeline, *given_again, "--set", "evaluation.samples=64"]),
             "chat starter",
         ],
     )
+
+
+def _each(value: str | tuple[str, ...] | None) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value or ()
 
 
 def _print_choice(
@@ -160,14 +169,17 @@ def _print_choice(
     from tasks import dial
 
     def show(found: Dialed) -> None:
-        values = change_recipe(found.recipe, after, note=lambda _: None).model_dump(mode="json")
-        click.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120))
+        values = found.recipe.model_dump(mode="json")
+        click.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120), file=out)
         print_table(table(found))
         click.echo()
 
+    out = sys.stdout
     before, after = dial.split(changes)
-    complete = dial.choose(budget, after, show, click.echo, gpu)
-    _print_plan(change_recipe(recipe, before), until, from_stage, force, complete)
+    with redirect_stdout(sys.stderr):  # standard output has the recipe alone, for a file that `run` takes
+        sampled = dial.sampled(change_recipe(recipe, before), budget, after, click.echo, gpu)
+        complete = dial.choose(budget, after, show, click.echo, gpu)
+        _print_plan(sampled, until, from_stage, force, complete)
 
 
 def _print_plan(

@@ -34,11 +34,14 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe:
     """Return the recipe of the deployment `name` in `file`, with `changes` such as `training.max_steps=200`.
 
-    A warm-up that `changes` do not set follows fewer steps, which is logged.
+    A `name` that ends in .yaml is a file with one recipe, such as `run auto --dry-run` prints. A warm-up that `changes`
+    do not set follows fewer steps, which is logged.
 
     Raises:
         UserError: the file, the pipeline or a changed setting does not exist, or a value has the wrong type.
     """
+    if name.endswith((".yaml", ".yml")):
+        return _changed(Recipe, _one_recipe(Path(name)), changes, f"The recipe in {name}")
     values = _recipes(file, _PRETRAIN, _ADAPT)
     if name == AUTO and name not in values:
         raise UserError(
@@ -149,6 +152,16 @@ def read(file: Path) -> Any:
         return yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+
+
+def _one_recipe(file: Path) -> dict[str, Any]:
+    """Return the values of a file that has one recipe."""
+    if not file.is_file():
+        raise UserError(f"The file of a recipe {file} does not exist; write one with `homegrown run auto --dry-run`.")
+    values = read(file)
+    if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+        raise UserError(f"{file} is not a recipe: it has no name; `homegrown run auto --dry-run` prints one.")
+    return values
 
 
 def _recipes(file: Path, *entrypoints: str) -> dict[str, Any]:

@@ -3,18 +3,20 @@
 import bz2
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
+from homegrown.config.evaluation import EvaluationSettings
 from homegrown.config.model import ModelSettings
 from homegrown.config.recipe import Recipe
 from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning import scaling_rules as rules
+from homegrown.planning.compute import hidden_parameters
 from homegrown.planning.cost import ASSUMED_UTILISATION
 from homegrown.planning.gpus import Gpu
 from homegrown.planning.layouts import layouts
@@ -29,11 +31,20 @@ from homegrown.util.elsewhere import opened, parts_of
 from homegrown.util.errors import UserError
 
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_ENDLESS = 1e15
 _THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _SAMPLE_BYTES, _SAMPLE_VOCABULARY = 1_000_000, 2048
 _NEARLY = 1.002
 _FORWARD_SHARE = 1 / 3
 """Share of a forward pass in the operations of a training step."""
+_LIKE = 1.25
+"""Ratio of a model's size to the wanted one up to which it counts as that size."""
+_MEASURED_WEIGHTS, _MEASURED_TOKENS = (0.29e6, 19e6), (0.1e6, 6e6)
+"""Hidden weights and tokens of the trainings that the rules are fitted to (benchmarks/results/scaling.csv)."""
+_SAMPLED, _SPARE = 4.0, 2.0
+"""Ratio of a text to what a training reads of it from which documents are sampled, and the ratio that is left."""
+_PROMPT, _LEAST_PROMPT = 4 / 7, 2
+"""Share of the prompt in a completion of the evaluation, as in `tiny`, and its fewest tokens."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +94,15 @@ def _number(option: str, value: str) -> float:
 class TextFacts:
     """The training text: its bytes, counted or estimated, and its bits per byte by bz2, None before it is read.
 
-    `token_bytes` is the ratio of its bytes per token to the usual ones of English text.
+    `token_bytes` is the ratio of its bytes per token to the usual ones of English text; `longest_test` the bytes of
+    the longest test document, None before the text is read.
     """
 
     train_bytes: float
     counted: bool
     bz2_bits: float | None
     token_bytes: float = 1.0
+    longest_test: int | None = None
 
     def bytes_per_token(self, vocabulary: int) -> float:
         """Return the bytes per token to expect with a vocabulary."""
@@ -112,7 +125,8 @@ def facts(shards: Path, train_bytes: int) -> TextFacts:
     if size >= _SAMPLE_BYTES // 2:  # of less text, a vocabulary is the text itself
         texts = [part.decode(errors="ignore") for part in parts]
         ratio = train.bytes_per_token(texts, _SAMPLE_VOCABULARY) / bytes_per_token(_SAMPLE_VOCABULARY)
-    return TextFacts(train_bytes, counted=True, bz2_bits=bits, token_bytes=ratio)
+    longest = max((len(text.encode()) for text in _texts(shards / "test")), default=None)
+    return TextFacts(train_bytes, counted=True, bz2_bits=bits, token_bytes=ratio, longest_test=longest)
 
 
 def estimated(store: Store, recipe: Recipe) -> TextFacts:
@@ -123,7 +137,7 @@ def estimated(store: Store, recipe: Recipe) -> TextFacts:
     """
     text = text_of(store, recipe, recipe.tokenizer.vocabulary_size)
     if text.tokens is None:
-        raise UserError("The size of the text is unknown; run `homegrown run auto --until shard` with it first.")
+        raise UserError("The size of the text is unknown before it is read; replace --dry-run by --until shard once.")
     return TextFacts(text.tokens * bytes_per_token(recipe.tokenizer.vocabulary_size), counted=False, bz2_bits=None)
 
 
@@ -177,41 +191,155 @@ class Candidate:
 
 
 def dial(
-    recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine: Machine, gpu: Gpu | None = None
+    recipe: Recipe,
+    budget: Budget,
+    text: TextFacts,
+    speed: Speed,
+    machine: Machine,
+    gpu: Gpu | None = None,
+    change: Callable[[Recipe], Recipe] = lambda chosen: chosen,
 ) -> Dialed:
-    """Return the recipe with size, vocabulary, context and training chosen for the budget.
+    """Return the recipe with size, vocabulary, context and training chosen for the budget, and then changed.
 
     `speed` and `machine` are those of a `gpu` that is not at hand, if it is given. Of all sizes that fit the memory,
-    the recipe has the one with the lowest expected loss in the given time.
+    the recipe has the one with the lowest expected loss in the given time. `change` returns the recipe with a user's
+    own settings of what is chosen; the expectations are those of its sizes and steps.
 
     Raises:
-        UserError: no model fits the budget and the memory, or the text is empty.
+        UserError: no model fits the budget and the memory, or the text is too little.
     """
     if text.train_bytes < 1:
         raise UserError("The training text is empty; `homegrown report corpus` shows what was dropped.")
-    of_sizes = [of_size(depth, recipe, budget, text, speed, machine) for depth in rules.DEPTHS]
-    candidates = [one for one in of_sizes if one is not None]
-    if wanted := budget.parameters or (budget.tokens or 0) / rules.compute_optimal(1):
-        candidates = sorted(candidates, key=lambda one: abs(math.log(one.config.parameter_count() / wanted)))[:1]
-    candidates = [one for one in candidates if _fits(recipe, one, machine)]
-    if not candidates:
-        given = "the smallest model" if budget.parameters is None else "a model of this --size"
-        raise UserError(f"Time or memory do not suffice for {given}; set a longer --time or a smaller --size.")
+    candidates = _of_budget(recipe, budget, text, speed, machine)
+    fitting = [one for one in candidates if _fits(recipe, one, machine)]
+    if not fitting:
+        raise UserError(
+            f"The memory does not suffice to train {count(candidates[0].config.parameter_count())} parameters on "
+            f"{gpu.name if gpu else 'this machine'}; set a smaller {'--tokens' if budget.tokens else '--size'}."
+        )
     # The smallest of those that promise nearly the same: it takes less memory and answers sooner.
-    least = min(one.bits_per_byte for one in candidates)
-    best = next(one for one in candidates if one.bits_per_byte <= _NEARLY * least)
+    least = min(one.bits_per_byte for one in fitting)
+    best = next(one for one in fitting if one.bits_per_byte <= _NEARLY * least)
     tokenizer = recipe.tokenizer.model_copy(update={"vocabulary_size": best.config.vocabulary_size})
-    chosen = recipe.model_copy(update={"model": best.model, "training": best.training, "tokenizer": tokenizer})
+    chosen = recipe.model_copy(
+        update={
+            "model": best.model,
+            "training": best.training,
+            "tokenizer": tokenizer,
+            "evaluation": _evaluation(recipe.evaluation, best, text),
+        }
+    )
+    chosen = Recipe.model_validate(chosen.model_dump())
+    final = change(chosen)
+    if final != chosen:
+        best = _priced(final.new_model, final.tokenizer.vocabulary_size, final.training, recipe, text, speed)
     return Dialed(
-        recipe=Recipe.model_validate(chosen.model_dump()),
+        recipe=final,
         seconds=best.seconds,
         bits_per_byte=best.bits_per_byte,
         parameters=best.config.parameter_count(),
         tokens=best.tokens,
         epochs=best.epochs,
-        reasons=_reasons(best, candidates, budget, text, gpu),
+        reasons=_reasons(best, fitting, budget, text, gpu, recipe, chosen, final),
         where=gpu.name if gpu else "this machine",
     )
+
+
+def sample_share(text_bytes: float, recipe: Recipe, budget: Budget, speed: Speed, machine: Machine) -> float:
+    """Return the share of the documents to read: 1 unless the text is several times what any training here reads."""
+    if budget.seconds is None:
+        tokens = budget.tokens or rules.compute_optimal(budget.parameters or 0.0)
+        read = tokens * bytes_per_token(rules.VOCABULARIES[-1])
+    else:
+        endless = TextFacts(_ENDLESS, counted=False, bz2_bits=None)
+        found = [_longest(rules.DEPTHS[0], one, recipe, budget, endless, speed, machine) for one in rules.VOCABULARIES]
+        read = max((one.text_bytes for one in found if one is not None), default=math.inf)
+    return 1.0 if text_bytes <= _SAMPLED * read else float(f"{_SPARE * read / text_bytes:.2g}")
+
+
+def _of_budget(recipe: Recipe, budget: Budget, text: TextFacts, speed: Speed, machine: Machine) -> list[Candidate]:
+    """Return the trainings within the budget, from the smallest model on: of the given size only, if there is one.
+
+    Raises:
+        UserError: none takes so little time, or the text is too little for the fewest steps.
+    """
+    if budget.parameters is not None:
+        wanted = budget.parameters
+    elif budget.tokens is not None:
+        # What is beyond 15 readings of the text is not read, and so needs no larger model.
+        most = rules.MOST_EPOCHS * text.train_bytes / text.bytes_per_token(rules.VOCABULARIES[-1])
+        wanted = min(budget.tokens, most) / rules.compute_optimal(1)
+    else:
+        of_sizes = [of_size(depth, recipe, budget, text, speed, machine) for depth in rules.DEPTHS]
+        found = [one for one in of_sizes if one is not None]
+        if not found:
+            raise _too_little(recipe, budget, text, speed, machine)
+        return found
+
+    def distance(size: int) -> float:
+        return abs(math.log(size / wanted))
+
+    sizes = {
+        (depth, vocabulary): ModelConfig.from_settings(rules.shape(depth), vocabulary, 0.0).parameter_count()
+        for depth in rules.DEPTHS
+        for vocabulary in rules.vocabulary_sizes(text.train_bytes, epochs=1)
+    }
+    alike = [one for one, size in sizes.items() if distance(size) <= math.log(_LIKE)]
+    alike = alike or [min(sizes, key=lambda one: distance(sizes[one]))]
+    trained = [_longest(depth, vocabulary, recipe, budget, text, speed, machine) for depth, vocabulary in alike]
+    found = [one for one in trained if one is not None]
+    if not found:
+        raise _too_little(recipe, budget, text, speed, machine, alike[0])
+    least = min(found, key=lambda one: (round(one.bits_per_byte, 3), -one.config.vocabulary_size))
+    return [least]
+
+
+def _too_little(
+    recipe: Recipe,
+    budget: Budget,
+    text: TextFacts,
+    speed: Speed,
+    machine: Machine,
+    sized: tuple[int, int] = (rules.DEPTHS[0], rules.VOCABULARIES[0]),
+) -> UserError:
+    """Return the error of a text or a time that is too little for the fewest steps of a depth and a vocabulary."""
+    depth, vocabulary = sized
+    once = text.train_bytes / text.bytes_per_token(vocabulary)
+    most = _training(depth, vocabulary, recipe, math.inf, text, speed, machine)
+    if most.training.max_steps < rules.LEAST_STEPS:
+        needed = text.train_bytes * rules.LEAST_STEPS / most.training.max_steps
+        return UserError(
+            f"The text is too little: {rules.MOST_EPOCHS:g} readings of its {file_size(text.train_bytes)} to train on "
+            f"are {most.training.max_steps} steps, not {rules.LEAST_STEPS}; add text, about {file_size(needed)} in all."
+        )
+    least = most
+    low, high = math.log(1024), math.log(rules.MOST_EPOCHS * once)
+    while high - low > 0.01:  # the fewest tokens with enough steps
+        middle = (low + high) / 2
+        one = _training(depth, vocabulary, recipe, math.exp(middle), text, speed, machine)
+        if one.training.max_steps < rules.LEAST_STEPS:
+            low = middle
+        else:
+            high, least = middle, one
+    what = f"{count(least.config.parameter_count())} parameters"
+    what = what if budget.parameters else f"the smallest model, {what}"
+    smaller = "a smaller --size" if budget.parameters else "--size with --tokens for fewer steps"
+    return UserError(
+        f"--time is too short for {what}: {rules.LEAST_STEPS} steps take {duration(least.seconds)} here; set a longer "
+        f"--time, or {smaller}."
+    )
+
+
+def _evaluation(settings: EvaluationSettings, best: Candidate, text: TextFacts) -> EvaluationSettings:
+    """Return the settings with shorter completions where no test document is long enough for them."""
+    if text.longest_test is None:
+        return settings
+    # Twice the usual bytes for each token, because one document is no mean.
+    most = int(text.longest_test / (2 * text.bytes_per_token(best.config.vocabulary_size)))
+    if settings.prompt_tokens + settings.continuation_tokens <= most:
+        return settings
+    prompt = max(_LEAST_PROMPT, int(most * _PROMPT))
+    return settings.model_copy(update={"prompt_tokens": prompt, "continuation_tokens": max(1, most - prompt)})
 
 
 def table(found: Dialed) -> Table:
@@ -266,6 +394,19 @@ def _training(
     training = rules.training(
         recipe.training, model, vocabulary, tokens, once, device=machine.device(recipe.compute.device), devices=devices
     )
+    return _priced(model, vocabulary, training, recipe, text, speed)
+
+
+def _priced(
+    model: ModelSettings,
+    vocabulary: int,
+    training: TrainingSettings,
+    recipe: Recipe,
+    text: TextFacts,
+    speed: Speed,
+) -> Candidate:
+    """Return a training with the time and the loss to expect of it."""
+    devices, once = recipe.compute.processes, text.train_bytes / text.bytes_per_token(vocabulary)
     config = ModelConfig.from_settings(model, vocabulary, training.dropout)
     step, step_tokens = speed.step_seconds(config, training, devices), training.batch_size * model.context
     validations = -(-training.max_steps // training.validate_every)
@@ -290,37 +431,61 @@ def _fits(recipe: Recipe, one: Candidate, machine: Machine) -> bool:
     return layouts(made, one.config, target.device, target.value_bytes, target.count, target.memory_bytes)[0].fits
 
 
+_CHOSEN = {
+    "size": ("model.hidden", "model.layers", "model.feed_forward", "model.heads", "model.kv_heads", "model.tied"),
+    "vocabulary": ("tokenizer.vocabulary_size", "tokenizer.path"),
+    "context": ("model.context",),
+    "training": ("training.max_steps",),
+    "batch": ("training.batch_size",),
+    "rates": ("training.learning_rate", "training.matrix_learning_rate", "training.optimizer"),
+    "decay": ("training.weight_decay",),
+    "dropout": ("training.dropout",),
+    "averaging": ("training.averaging",),
+    "schedule": ("training.schedule", "training.warmup_steps", "training.final_learning_rate_share"),
+}
+"""The settings of each row of the table."""
+_OF_LOSS = ("rates", "decay", "dropout", "averaging", "schedule")
+"""Rows that the expected loss does not follow if they are changed."""
+
+
 def _reasons(
-    best: Candidate, candidates: list[Candidate], budget: Budget, text: TextFacts, gpu: Gpu | None
+    best: Candidate,
+    candidates: list[Candidate],
+    budget: Budget,
+    text: TextFacts,
+    gpu: Gpu | None,
+    given: Recipe,
+    chosen: Recipe,
+    final: Recipe,
 ) -> list[Reason]:
-    model, training, tokens = best.model, best.training, best.tokens
+    """Return the rows of the table; `given` is the recipe before the choice, `final` the one with own settings."""
+    model, training, tokens, evaluation = best.model, best.training, best.tokens, final.evaluation
     others = sorted(candidates, key=lambda one: one.bits_per_byte)[1:3]
     beside = ", ".join(
         f"{count(one.config.parameter_count())} {one.bits_per_byte:.2f}"
         for one in sorted(others, key=lambda one: one.config.parameter_count())
     )
-    why_size = (
-        "as given" if budget.parameters else "20 tokens per parameter" if budget.tokens else "lowest loss in time"
-    )
-    known = "counted" if text.counted else "estimated; counted in a run"
+    why_size = "lowest loss in time" + (f" (bits per byte of others: {beside})" if beside else "")
+    if budget.tokens:
+        why_size = "20 tokens per parameter"
+    if budget.parameters:
+        near = 1 / _LIKE <= best.config.parameter_count() / budget.parameters <= _LIKE
+        why_size = "as given" if near else f"the nearest to {count(budget.parameters)}"
     timed = "training with validations, on an idle machine"
     if gpu is not None:
         timed = f"assumed: {ASSUMED_UTILISATION:.0%} of {gpu.teraflops:g} TFLOP/s each"
-    limited = best.epochs > 0.99 * rules.MOST_EPOCHS
-    return [
-        Reason("text", file_size(text.train_bytes), known),
-        Reason(
-            "size",
-            f"{count(best.config.parameter_count())}, {model.layers} layers of {model.hidden}",
-            "as given" if budget.parameters else why_size + (f" (bits per byte of others: {beside})" if beside else ""),
-        ),
+    why_tokens = "what the budget allows"
+    if best.epochs > 0.99 * rules.MOST_EPOCHS:
+        wanted = f"; {count(budget.tokens)} were given" if budget.tokens and budget.tokens > 1.01 * tokens else ""
+        why_tokens = f"more than {rules.MOST_EPOCHS:g} epochs gain nothing{wanted}"
+    elif budget.tokens and tokens > 1.5 * budget.tokens:
+        why_tokens = f"the fewest steps; {count(budget.tokens)} were given"
+    rows = [
+        Reason("text", file_size(text.train_bytes), "counted" if text.counted else "estimated; counted in a run"),
+        Reason("size", f"{count(best.config.parameter_count())}, {model.layers} layers of {model.hidden}", why_size),
         Reason("vocabulary", f"{best.config.vocabulary_size:,}", "lowest loss in time for this text"),
         Reason("context", f"{model.context:,}", "for this width"),
-        Reason(
-            "training",
-            f"{count(tokens)} tokens, {best.epochs:.2g} epochs",
-            f"more than {rules.MOST_EPOCHS:g} epochs gain nothing" if limited else "what the budget allows",
-        ),
+        Reason("training", f"{count(tokens)} tokens, {best.epochs:.2g} epochs", why_tokens),
         Reason("batch", f"{training.batch_size * model.context:,} tokens, {training.max_steps:,} steps", "by tokens"),
         Reason(
             "rates",
@@ -331,12 +496,43 @@ def _reasons(
         Reason("dropout", f"{training.dropout:g}", "by epochs"),
         Reason("averaging", f"{training.averaging or 'none'}", "by epochs: share of the steps"),
         Reason("schedule", f"{training.schedule}, {training.warmup_steps} steps of warm-up", "best at every size"),
-        Reason("expected loss", f"{best.bits_per_byte:.2f} bits per byte", _loss_source(text)),
+    ]
+    before, after = _named(chosen), _named(final)
+    own = {row: [name for name in names if before[name] != after[name]] for row, names in _CHOSEN.items()}
+    rows = [
+        Reason(row.what, row.chosen, "changed: " + ", ".join(own[row.what])) if own.get(row.what) else row
+        for row in rows
+    ]
+    if evaluation != given.evaluation:
+        lengths = f"{evaluation.prompt_tokens} tokens and {evaluation.continuation_tokens} to complete"
+        rows.append(Reason("evaluation", lengths, "test documents are short"))
+    unfollowed = ", ".join(row for row in _OF_LOSS if own[row])
+    return [
+        *rows,
+        Reason("expected loss", f"{best.bits_per_byte:.2f} bits per byte", _loss_source(best, text, unfollowed)),
         Reason("expected time", duration(best.seconds), timed),
     ]
 
 
-def _loss_source(text: TextFacts) -> str:
-    if text.bz2_bits is None:
-        return "for text like Wikipedia; yours in a run"
-    return f"measured curve, for text of {text.bz2_bits:.2f} bits per byte by bz2"
+def _loss_source(best: Candidate, text: TextFacts, unfollowed: str) -> str:
+    """Return what the expected loss comes from, and what it leaves out: `unfollowed`, or an unmeasured size."""
+    source = "for text like Wikipedia; yours in a run"
+    if text.bz2_bits is not None:
+        source = f"measured curve, for text of {text.bz2_bits:.2f} bits per byte by bz2"
+    if unfollowed:
+        source += f"; for the chosen {unfollowed}"
+    weights, (few, many) = hidden_parameters(best.config), _MEASURED_WEIGHTS
+    fewest, most = _MEASURED_TOKENS
+    if not (few <= weights <= many and fewest <= best.tokens <= most):
+        source += (
+            f"; extrapolated: measured for {count(few)} to {count(many)} hidden weights and {count(fewest)} to "
+            f"{count(most)} tokens"
+        )
+    return source
+
+
+def _named(recipe: Recipe) -> dict[str, object]:
+    """Return the values of the settings of the table's rows by their names."""
+    values = recipe.model_dump()
+    paths = [name.split(".") for names in _CHOSEN.values() for name in names]
+    return {f"{group}.{name}": values[group][name] for group, name in paths}

@@ -76,6 +76,8 @@ class Probed(BaseModel):
     peak_flops: float
     seconds_to_first_step: float
     """From the start of the launcher to the end of the first optimizer step."""
+    busy_seconds_to_first_step: float
+    """Processor time of launcher and worker until then: its duration on an idle machine, on a CPU."""
     peak_memory_bytes: int
     base_memory_bytes: int
     """Memory of the process before it built the model: PyTorch itself on a CPU, nothing on a GPU."""

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import Adapter, flops_per_token, step_tokens
 from homegrown.planning.energy import EnergyMeter
@@ -107,6 +109,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
     # The first step compiles and allocates. The second may too, so it counts only if a step is slow.
     began = time.perf_counter()
     next(steps)
+    started = time.process_time() + sum(psutil.Process().parent().cpu_times()[:2])
     if worker.agree(time.perf_counter() - began < order.seconds):
         next(steps)
     warm = len(trainer.state.metrics)
@@ -125,7 +128,7 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
         training=job.training,
         device=this_machine().processor if worker.kind == "cpu" else devices.describe(worker.kind),
         kind=worker.kind,
-        precision=str(trainer.precision.dtype).removeprefix("torch."),
+        precision=str(trainer.precision.products).removeprefix("torch."),
         micro_batch_size=trainer.micro_batch_size,
         compiled=job.training.compile == "always",
         steps=taken,
@@ -133,8 +136,9 @@ def measure(order: ProbeJob, out: Path, stop: Stop) -> Probed | None:
         busy_seconds=busy / taken / torch.get_num_threads(),
         tokens_per_second=speed,
         model_flops_utilisation=statistics.median(row.model_flops_utilisation for row in measured),
-        peak_flops=matmul_peak(worker.device, trainer.precision.dtype),
+        peak_flops=matmul_peak(worker.device, trainer.precision.products),
         seconds_to_first_step=trainer.state.seconds_to_first_step or 0.0,
+        busy_seconds_to_first_step=started,
         peak_memory_bytes=measured[-1].peak_memory_bytes,
         base_memory_bytes=base,
         watts=watts,

@@ -1,6 +1,7 @@
 """The speed of training on this machine, measured once with three models and kept in the store."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -50,8 +51,8 @@ class Speed(BaseModel):
         return each * tokens + self.per_flop * work(config, settings, devices)
 
 
-def speed_of(store: Store, recipe: Recipe, machine: Machine) -> Speed:
-    """Return the speed of this machine, measured in half a minute unless the store knows it.
+def speed_of(store: Store, recipe: Recipe, machine: Machine, note: Callable[[str], None] = lambda _: None) -> Speed:
+    """Return the speed of this machine, measured in half a minute unless the store knows it, which `note` reports.
 
     Raises:
         UserError: the recipe requires a GPU that is missing.
@@ -63,6 +64,7 @@ def speed_of(store: Store, recipe: Recipe, machine: Machine) -> Speed:
         return Speed.model_validate(known[name])
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         pass
+    note("The speed of this machine is measured once, in half a minute; on a busy machine it takes longer.")
     measured = measure(recipe, device)
     try:
         known = json.loads(path.read_bytes())
@@ -100,7 +102,9 @@ def measure(recipe: Recipe, device: str, *, processor_time: bool = False) -> Spe
         config = ModelConfig.from_settings(model, vocabulary, dropout=0.0)
         probed = probe(_probing(recipe, model, rows, device), config, device, seconds=_SECONDS, layers=depth)
         seconds, loaded = _idle_seconds(probed, processor_time)
-        busy, first = busy or loaded, max(first, probed.seconds_to_first_step * seconds / probed.step_seconds)
+        start = probed.seconds_to_first_step
+        first = max(first, min(start, probed.busy_seconds_to_first_step) if loaded else start)
+        busy = busy or loaded
         tokens = rows * model.context
         parts.append([tokens, work(config, probed.training, devices), tokens * vocabulary])
         took.append(seconds)

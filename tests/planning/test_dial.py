@@ -9,18 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.auto import text_changes
 from homegrown.cli.main import cli
-from homegrown.config.pipelines import load_auto, load_recipe
+from homegrown.config.pipelines import change_recipe, load_auto, load_recipe
 from homegrown.config.tokens import TokenizerSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning import gpus
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed as module
-from homegrown.planning.dial import Budget, TextFacts, dial, facts
+from homegrown.planning.dial import Budget, TextFacts, dial, facts, sample_share
 from homegrown.planning.machine import LocalGpu, Machine, this_machine
 from homegrown.planning.probe import work
 from homegrown.planning.speed import Speed, speed_of
@@ -129,12 +130,62 @@ def test_what_does_not_fit_is_not_chosen() -> None:
     small = replace(LAPTOP, memory_bytes=6 * 2**27)
     there, here = (dial(load_auto(), Budget(seconds=86400), LIBRARY, SPEED, one) for one in (LAPTOP, small))
     assert here.parameters < there.parameters
-    with pytest.raises(UserError, match="Time or memory"):
-        dial(load_auto(), Budget(parameters=1e9), LIBRARY, SPEED, small)
-    with pytest.raises(UserError, match="Time or memory"):
-        dial(load_auto(), Budget(seconds=4), LIBRARY, SPEED, LAPTOP)
+    for budget, text, message in (
+        (Budget(parameters=1e9), LIBRARY, r"^The memory does not suffice to train 1\..* B parameters on this machine"),
+        (Budget(seconds=4), LIBRARY, r"^--time is too short for the smallest model, .* 60 steps take .* s here"),
+        (Budget(seconds=30, parameters=300e6), LIBRARY, r"^--time is too short for 29\d M parameters: 60 steps take"),
+        (Budget(seconds=600), replace(BOOK, train_bytes=4500), r"^The text is too little: 15 readings of its 4.5 kB"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dial(load_auto(), budget, text, SPEED, small)
     with pytest.raises(UserError, match="empty"):
         dial(load_auto(), Budget(seconds=60), TextFacts(0, counted=True, bz2_bits=None), SPEED, LAPTOP)
+
+
+def test_the_table_says_what_was_not_followed_and_what_was_not_measured() -> None:
+    def why(budget: Budget, text: TextFacts, *changes: str) -> dict[str, str]:
+        found = dial(load_auto(), budget, text, SPEED, LAPTOP, change=lambda one: change_recipe(one, changes))
+        return {row.what: f"{row.chosen}: {row.why}" for row in found.reasons}
+
+    near, measured = why(Budget(parameters=3e6, seconds=300), LIBRARY), why(Budget(seconds=60), LIBRARY)
+    assert near["size"].endswith("as given")
+    assert why(Budget(parameters=1000, seconds=300), LIBRARY)["size"].endswith("the nearest to 1,000")
+    assert "extrapolated" not in measured["expected loss"]
+    assert "extrapolated: measured for" in why(Budget(seconds=86400), LIBRARY)["expected loss"]
+    often = why(Budget(tokens=1e10), BOOK)
+    assert often["training"].endswith("more than 15 epochs gain nothing; 10 B were given")
+    assert int(often["size"][0]) < 5, often["size"]  # not the half a billion of 10 B tokens
+    assert why(Budget(tokens=1), LIBRARY)["training"].endswith("the fewest steps; 1 were given")
+    own = why(Budget(seconds=60), LIBRARY, "training.max_steps=3", "training.learning_rate=0.5")
+    assert "3 steps" in own["batch"]
+    assert own["training"].endswith("changed: training.max_steps")
+    assert "AdamW 0.5: changed: training.learning_rate" in own["rates"]
+    assert "for the chosen rates" in own["expected loss"]
+    assert own["expected time"].startswith("5")  # the start, and three steps
+
+
+def test_completions_are_as_short_as_the_documents() -> None:
+    short, long = (replace(BOOK, longest_test=size) for size in (90, 5000))
+    lengths = []
+    for text in (short, long):
+        settings = dial(load_auto(), Budget(seconds=600), text, SPEED, LAPTOP).recipe.evaluation
+        lengths.append((settings.prompt_tokens, settings.continuation_tokens))
+    usual = load_auto().evaluation
+    assert lengths[1] == (usual.prompt_tokens, usual.continuation_tokens)
+    assert 3 <= sum(lengths[0]) < 90 / 3.25
+    assert min(lengths[0]) >= 1
+
+
+def test_only_a_text_much_larger_than_the_training_reads_is_sampled() -> None:
+    def share(budget: Budget, size: float) -> float:
+        return sample_share(size, load_auto(), budget, SPEED, LAPTOP)
+
+    assert share(Budget(seconds=600), 1e8) == 1
+    sampled = share(Budget(seconds=600), 1e12)
+    read = dial(load_auto(), Budget(seconds=600), LIBRARY, SPEED, LAPTOP).tokens
+    assert 1 < sampled * 1e12 / (read * 3.95) < 20
+    assert share(Budget(seconds=6000), 1e12) > 5 * sampled
+    assert share(Budget(tokens=1e8), 1e12) == pytest.approx(2 * 1e8 * 4.2 / 1e12, rel=0.02)
 
 
 def test_shapes_are_even_and_wide_ones_have_heads_of_128() -> None:
@@ -227,6 +278,9 @@ def test_a_file_is_split_into_chapters_and_a_folder_is_not(tmp_path: Path) -> No
     folder, book = json.loads(change.removeprefix("ingest.sources="))
     assert (folder["separator"], book["separator"]) == (None, "\n\n\n")
     assert book["name"] == "book"
+    for end in ("\n\n\n", "\r\n\r\n\r\n", "\n\n", "\r\n"):
+        (tmp_path / "book.txt").write_bytes(f"A part.{end}".encode() * 30)
+        assert json.loads(text_changes([str(tmp_path / "book.txt")])[0].partition("=")[2])[0]["separator"] == end
 
 
 def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(
@@ -256,6 +310,18 @@ def check_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "estimated; counted in a run" in printed
     assert "9 of 9 stages would run." in printed
     assert run("auto", "--time", "5m", *data, "--set", "training.dropout=0.3", "--dry-run") == (0, printed)
+    # The recipe is alone on standard output, and runs.
+    recipe = CliRunner().invoke(
+        cli, ["--artifacts", str(store.root), "run", "auto", "--time", "5m", *data, "--dry-run"]
+    )
+    (tmp_path / "own.yaml").write_text(recipe.stdout)
+    code, printed = run(str(tmp_path / "own.yaml"), "--set", "training.dropout=0.2", "--dry-run")
+    assert (code, "9 of 9 stages would run." in printed) == (0, True), printed
+    assert load_recipe(str(tmp_path / "own.yaml")).model.hidden == yaml.safe_load(recipe.stdout)["model"]["hidden"]
+    # Two and three processes share the batch that is chosen, and heads follow the width.
+    processes, width = ("--set", "compute.processes=3"), ("--set", "model.hidden=320")
+    code, printed = run("auto", "--time", "5m", *data, *processes, *width, "--dry-run")
+    assert (code, "model.heads=5" in printed, "layers of 320" in printed) == (0, True, True), printed
     # Fewer steps than chosen are a change like any other, and the warm-up follows.
     code, printed = run("auto", "--time", "5m", *data, "--set", "training.max_steps=3", "--dry-run")
     assert (code, "max_steps: 3" in printed, "training.warmup_steps is 0, not" in printed) == (0, True, True)
@@ -266,6 +332,9 @@ def check_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("homegrown.planning.machine._gpus", list)
     for arguments, message in (
         (("auto", "--dry-run"), "needs a budget"),
+        ((str(tmp_path / "none.yaml"),), "The file of a recipe"),
+        ((str(Path("pipelines.yaml").absolute()),), "is not a recipe: it has no name"),
+        (("auto", "--time", "5m", *data, "--set", "model=null"), "The change 'model=null' of the recipe 'auto' cannot"),
         (("tiny", "--time", "5m"), "--time belongs to the pipeline auto"),
         (("tiny", "--gpu", "h100"), "--gpu belongs to the pipeline auto"),
         (("auto", "--time", "5m", "--gpu", "h900"), "--gpu h900: unknown GPU; choose one of"),

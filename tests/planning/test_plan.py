@@ -52,6 +52,7 @@ def probed(recipe: Recipe, **changes: Any) -> Probed:
         "model_flops_utilisation": 0.4,
         "peak_flops": 1e11,
         "seconds_to_first_step": 4.0,
+        "busy_seconds_to_first_step": 4.0,
         "peak_memory_bytes": 10**9,
         "base_memory_bytes": 4 * 10**8,
         "watts": None,
