@@ -35,6 +35,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+import pyarrow.parquet as pq
+
 from benchmarks.measuring import table
 from benchmarks.scaling import Trained, tokens_of, train_once
 from homegrown.config.pipelines import load_recipe
@@ -54,7 +56,7 @@ from homegrown.training import fp8
 from homegrown.training.job import METRICS
 from homegrown.training.worker import prepare_environment
 from homegrown.util.errors import UserError
-from homegrown.util.files import read_parquet, replacing
+from homegrown.util.files import replacing
 from homegrown.util.parallel import cpu_count
 
 STORE = Store(Path("artifacts"))
@@ -194,7 +196,7 @@ def compared(
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as alone:
             given = (data, model, changed, Path(folder), cpu_count(), recipe.seed, device)
             trained = alone.submit(train_once, *given).result()
-            rows = read_parquet(Path(folder) / METRICS, ["loss", "tokens_per_second"]).to_pydict()
+            rows = pq.read_table(Path(folder) / METRICS, columns=["loss", "tokens_per_second"]).to_pydict()
         found[name] = Comparison(trained, rows["loss"], statistics.median(rows["tokens_per_second"]))
     return found
 

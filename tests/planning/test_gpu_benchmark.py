@@ -73,7 +73,7 @@ def test_the_same_steps_are_trained_in_bfloat16_and_in_fp8(
     monkeypatch.setenv(fp8.EMULATED, "0")
     changes = [part for change in SMALL for part in ("--set", change)]
     with launched_here():
-        run(monkeypatch, "--device=cpu", "--fp8=tiny", "--minutes=2", *changes)
+        run(monkeypatch, "--device=cpu", "--fp8=tiny", "--minutes=1", *changes)
     printed = capsys.readouterr().out
     last = json.loads(printed.splitlines()[-1])
     assert last["bits_per_byte"] == pytest.approx(1, abs=0.02)
