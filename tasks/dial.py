@@ -94,8 +94,9 @@ def sampled(
     Sources that have a share or a limit keep it. `note` gets the share; other arguments are those of `choose`.
     """
     size = text_of(store(), recipe, recipe.tokenizer.vocabulary_size).bytes
-    whole = [one for one in recipe.ingest.sources if one.kind == "files" and one.weight == 1 and one.limit_mb is None]
-    if size is None or size < _LARGE or not whole:
+    sources = recipe.ingest.sources
+    unlimited = [one for one in sources if one.kind == "files" and one.weight == 1 and one.limit_mb is None]
+    if size is None or size < _LARGE or not unlimited:
         return recipe
     share = sample_share(size, recipe, budget, *_speed(recipe, changes, note, gpu))
     if share == 1:
@@ -104,7 +105,7 @@ def sampled(
         f"Of the {file_size(size)} of text, {share:.2g} of the documents are used: the training reads no more. Set "
         "ingest.sources to change that."
     )
-    sources = [one.model_copy(update={"weight": share}) if one in whole else one for one in recipe.ingest.sources]
+    sources = [one.model_copy(update={"weight": share}) if one in unlimited else one for one in sources]
     return recipe.model_copy(update={"ingest": recipe.ingest.model_copy(update={"sources": sources})})
 
 

@@ -308,6 +308,8 @@ def _check(counts: NDArray[np.int64], settings: ShardSettings) -> None:
     if counts.all():
         return
     total = int(counts.sum())
+    if not total:
+        raise UserError("The corpus has 0 documents after dedup and filter; `homegrown report corpus` shows why.")
     name = SPLITS[int(np.argmin(counts))]
     share = "" if name == "train" else f", or raise shard.{name}_share ({getattr(settings, f'{name}_share')})"
     raise UserError(f"The corpus is too small: {total} documents leave none for {name}; add text{share}.")

@@ -217,6 +217,12 @@ def test_facts_of_a_text(tmp_path: Path) -> None:
     assert easy.bz2_bits is not None
     assert hard.bz2_bits is not None
     assert easy.bz2_bits < 0.1 < 3 < hard.bz2_bits < 5
+    # A thirtieth of a text promises about what all of it does; bz2 itself has half as many bits more.
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefghij", k=draw.randint(3, 9))) for _ in range(5000)]
+    text = " ".join(draw.choices(words, [1 / (place + 1) for place in range(5000)], k=90_000))
+    complete, part = written("complete", [text]), written("part", [text[:20_000]])
+    assert part.bz2_bits == pytest.approx(complete.bz2_bits, rel=0.2)
 
 
 def test_the_tokens_of_a_text_are_those_of_its_own_tokenizer(tmp_path: Path) -> None:
