@@ -27,12 +27,14 @@ class _Index(IndexDataCacheFile):  # type: ignore[misc]
 def compiled(function: Function) -> Function:
     """Compile a function of arrays and numbers at its first call with their types (numba, nopython mode).
 
-    The cache is valid only while no module of this package changes: numba itself checks just the function's own file
-    and would keep code inlined from other files.
+    The cache is valid only while neither the function's own file nor a module of this package changes: numba itself
+    checks just the own file and would keep code inlined from other files.
     """
     dispatcher = numba.njit(cache=True, nogil=True)(function)
     own = dispatcher._cache
-    own._cache_file = _Index(own._cache_path, own._impl.filename_base, _stamp())
+    own._cache_file = _Index(
+        own._cache_path, own._impl.filename_base, (*_stamp(), _facts(Path(function.__code__.co_filename)))
+    )
     return cast("Function", dispatcher)
 
 
@@ -44,7 +46,10 @@ def buffers(texts: pa.StringArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]
 
 @cache
 def _stamp() -> tuple[tuple[str, int, int], ...]:
-    """Return path, modification time and size of every module of this package."""
-    root = Path(__file__).parent
-    facts = ((path, path.stat()) for path in sorted(root.rglob("*.py")))
-    return tuple((path.relative_to(root).as_posix(), found.st_mtime_ns, found.st_size) for path, found in facts)
+    """Return name, modification time and size of every module of this package."""
+    return tuple(map(_facts, sorted(Path(__file__).parent.rglob("*.py"))))
+
+
+def _facts(module: Path) -> tuple[str, int, int]:
+    found = module.stat()
+    return module.name, found.st_mtime_ns, found.st_size

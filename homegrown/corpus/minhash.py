@@ -54,11 +54,10 @@ class Sketches(NamedTuple):
 
 
 def permutations(count: int, seed: int) -> NDArray[np.uint32]:
-    """Return datasketch's multipliers and addends of `count` permutations, (2, count) uint32."""
-    from datasketch import MinHash
-
-    pairs: NDArray[np.uint32] = MinHash(num_perm=count, seed=seed % 2**32, scheme="affine32").permutations
-    return pairs
+    """Return datasketch's multipliers, which are odd, and addends of `count` permutations, (2, count) uint32."""
+    draw = np.random.RandomState(seed % 2**32)  # datasketch itself imports SciPy, most of a second
+    multipliers = draw.randint(0, 2**31, count, np.uint32) * np.uint32(2) + np.uint32(1)
+    return np.array([multipliers, draw.randint(0, 2**32, count, np.uint32)])
 
 
 def sketch(texts: pa.StringArray, shingle_words: int, permuted: NDArray[np.uint32]) -> Sketches:

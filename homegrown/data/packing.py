@@ -203,7 +203,7 @@ def _pack_part(part: _Part) -> list[TokenFile]:
     if part.record.exists():
         return _FILES.validate_json(part.record.read_bytes())
     encoder, marks, dtype = _encoder(part.tokenizer)
-    encode = special_tokens_encoder(part.tokenizer) if _is_templated(part.shard) else encoder.encode
+    special = special_tokens_encoder(part.tokenizer) if _is_templated(part.shard) else None
     files: list[TokenFile] = []
     open_files: dict[str, _Open] = {}
 
@@ -214,9 +214,12 @@ def _pack_part(part: _Part) -> list[TokenFile]:
     numbers: Counter[str] = Counter()
     for batch in read_shard(part.shard, ["text", "source"] if part.by_source else ["text"]):
         sources = batch["source"].to_pylist() if part.by_source else [""] * len(batch)
-        for source, text, size in zip(sources, batch["text"].to_pylist(), text_bytes(batch).tolist(), strict=True):
+        texts = batch["text"]
+        encoded = list(map(special, texts.to_pylist())) if special else encoder.encode_all(texts)
+        documents = _documents(encoded, marks, dtype, part.context is not None)
+        for source, document, size in zip(sources, documents, text_bytes(batch).tolist(), strict=True):
             opened = open_files.setdefault(source, _Open())
-            opened.add(_document(encode(text), marks, dtype, part.context is not None), size)
+            opened.add(document, size)
             if opened.tokens >= part.shard_tokens:
                 close(source)
     for source in sorted(open_files):
@@ -251,10 +254,16 @@ def special_tokens_encoder(tokenizer: Path) -> Callable[[str], npt.NDArray[np.ui
     return encode
 
 
-def _document(tokens: npt.NDArray[np.uint32], marks: SpecialIds, dtype: TokenType, rows: bool) -> Document:
-    start = [] if _implied_start(marks, rows) is not None else [marks.start]
-    document: Document = np.concatenate([start, tokens, [marks.eos]]).astype(dtype)
-    return document
+def _documents(
+    encoded: list[npt.NDArray[np.uint32]], marks: SpecialIds, dtype: TokenType, rows: bool
+) -> list[Document]:
+    """Return the documents of some texts: their tokens between the special ones, in one array."""
+    start = np.array([] if _implied_start(marks, rows) is not None else [marks.start], np.uint32)
+    end = np.array([marks.eos], np.uint32)
+    parts = [part for tokens in encoded for part in (start, tokens, end)]
+    every = np.concatenate(parts).astype(dtype)
+    ends = np.cumsum([len(tokens) + len(start) + 1 for tokens in encoded]).tolist()
+    return [every[first:last] for first, last in zip([0, *ends], ends, strict=False)]
 
 
 def _implied_start(marks: SpecialIds, rows: bool) -> int | None:

@@ -80,9 +80,9 @@ def _known(shards: Path, tokenizer: Tokenizer) -> dict[int, list[tuple[str, str]
     known: dict[int, list[tuple[str, str]]] = {}
     for shard in parts_of(shards):
         for batch in read_shard(shard, ["id", "text", "source"]):
-            for row in batch.to_pylist():
-                digest = _digest(encoder.encode(row["text"]).astype(np.int64))
-                known.setdefault(digest, []).append((row["id"], row["source"]))
+            columns = encoder.encode_all(batch["text"]), batch["id"].to_pylist(), batch["source"].to_pylist()
+            for tokens, document_id, source in zip(*columns, strict=True):
+                known.setdefault(_digest(tokens.astype(np.int64)), []).append((document_id, source))
     return known
 
 

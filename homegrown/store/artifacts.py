@@ -50,7 +50,7 @@ RATINGS = "ratings"
 _FOLDER = re.compile(rf"(\d+)-([0-9a-f]{{{KEY_DIGITS}}})")
 _PARTIAL = re.compile(rf"\.(\d+)-([0-9a-f]{{{KEY_DIGITS}}})\.partial")
 _LIBRARIES = (
-    *("bitsandbytes", "chardetng-py", "datasets", "datasketch", "duckdb", "ftfy", "nltk", "numba", "numpy"),
+    *("bitsandbytes", "chardetng-py", "datasets", "duckdb", "ftfy", "nltk", "numba", "numpy"),
     *(
         "prefect",
         "py3langid",

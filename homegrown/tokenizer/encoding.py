@@ -1,15 +1,19 @@
-"""Text to token ids: with tiktoken, several times as fast, wherever it gives the same ids as `tokenizers`."""
+"""Text to token ids: with tiktoken or a kernel, many times as fast, wherever they give the same ids as `tokenizers`."""
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import tiktoken
 from tokenizers import Tokenizer, models
 
 from homegrown.util.errors import UserError
+
+if TYPE_CHECKING:
+    from homegrown.tokenizer.compiled_bpe import CompiledBpe
 
 _SPELLED_OUT = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
@@ -43,6 +47,16 @@ TEKKEN_PATTERN = (
 # With these patterns both regular expression engines split alike, as tested on every character of Unicode.
 _COMPARED = (SPLIT_PATTERN, LLAMA3_SPLIT_PATTERN, GPT2_PATTERN, QWEN2_PATTERN, LLAMA3_PATTERN, TEKKEN_PATTERN)
 
+SPLITS = {
+    SPLIT_PATTERN: (1, False),
+    LLAMA3_SPLIT_PATTERN: (3, False),
+    QWEN2_PATTERN: (1, True),
+    LLAMA3_PATTERN: (3, True),
+}
+"""Of the patterns that the kernel knows: digits of a number at most, and whether 's has the long s too."""
+
+_KERNEL_FROM = 4_000_000  # bytes of text: loading the kernel takes as long as tiktoken for 10 MB
+
 # tiktoken's regular expressions panic where `\s+(?!\S)` backtracks a million times.
 _LONG_BLANK_CHARACTERS = 500_000
 _LONG_BLANK = re.compile(rf"\s{{{_LONG_BLANK_CHARACTERS}}}")
@@ -54,6 +68,7 @@ class Encoder:
     tiktoken joins the neighbors whose union has the smallest id, `tokenizers` the pair with the earliest merge. They
     agree where ids follow the merges and a token's own text merges into that token. If this cannot be shown, and for a
     text with an added token, `tokenizers` encodes. `fast` reports the engine. NFC of the tokenizer is applied first.
+    `encode_all` has a kernel of its own (`homegrown.tokenizer.compiled_bpe`) for the patterns that it knows.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -74,6 +89,10 @@ class Encoder:
                 mergeable_ranks={to_bytes(token): rank for token, rank in ranks.items()},
                 special_tokens={},
             )
+        # For the kernel, which is made when it is first needed.
+        self._pattern, self._model, self._ranks = pattern, description["model"], ranks
+        self._kernel: CompiledBpe | None = None
+        self._seen = 0  # bytes of texts for `encode_all`
 
     @property
     def fast(self) -> bool:
@@ -96,6 +115,24 @@ class Encoder:
             text = self._normalizer.normalize_str(text)
         # A list first: tiktoken's own conversion to an array checks for special tokens and takes 1.7 times as long.
         return np.array(self._tiktoken.encode_ordinary(text), dtype=np.uint32)
+
+    def encode_all(self, texts: pa.StringArray) -> list[npt.NDArray[np.uint32]]:
+        """Return the token ids of each of many texts, none of them null."""
+        self._seen += texts.nbytes
+        if self._tiktoken is None or self._added or self._pattern not in SPLITS or self._seen < _KERNEL_FROM:
+            return [self.encode(text) for text in texts.to_pylist()]
+        self._kernel = self._kernel or self._compiled()
+        found = self._kernel.encode(texts)
+        return [self.encode(texts[number].as_py()) if own is None else own for number, own in enumerate(found)]
+
+    def _compiled(self) -> "CompiledBpe":
+        from homegrown.tokenizer.compiled_bpe import CompiledBpe  # numba is slow to import
+
+        numbers = self._model["vocab"]
+        merges = [(numbers[left], numbers[right], numbers[left + right]) for left, right in self._model["merges"]]
+        of_bytes = [numbers[character] for character in sorted(BYTES, key=lambda character: BYTES[character])]
+        tokens = {to_bytes(token): number for token, number in self._ranks.items()}
+        return CompiledBpe(SPLITS[self._pattern or ""], self._normalizer is not None, of_bytes, merges, tokens)
 
     def _encode_exactly(self, text: str) -> list[int]:
         try:

@@ -77,7 +77,7 @@ def measure_usage(tokenizer: Tokenizer, sample: Iterable[pa.RecordBatch]) -> Usa
     usage = Usage(np.zeros(tokenizer.get_vocab_size(), dtype=np.int64))
     unidentified = _LANGUAGE_DOCUMENTS
     for batch in sample:
-        encoded = [encoder.encode(text) for text in batch["text"].to_pylist()]
+        encoded = encoder.encode_all(batch["text"])
         usage.counts += np.bincount(np.concatenate(encoded), minlength=len(usage.counts))
         sizes, tokens = text_bytes(batch).tolist(), [len(ids) for ids in encoded]
         for source, size, count in zip(batch["source"].to_pylist(), sizes, tokens, strict=True):

@@ -1,14 +1,17 @@
 """tiktoken compared with `tokenizers` on the same merges."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from homegrown.tokenizer import encoding
 from homegrown.tokenizer.encoding import BYTES, GPT2_PATTERN, SMOLLM_PATTERN, SPLIT_PATTERN, TEKKEN_PATTERN, Encoder
 from homegrown.tokenizer.loading import load
 from homegrown.tokenizer.special import SPECIAL_TOKENS
@@ -33,13 +36,30 @@ def encoder(tokenizer: Tokenizer) -> Encoder:
     return Encoder(tokenizer)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def kernel() -> Iterator[None]:
+    """Have the kernel encode short texts too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "_KERNEL_FROM", 0)
+        yield
+
+
 @settings(max_examples=1000, deadline=None)
 @given(text=TEXT)
 @example("")
 @example("'ſ 'S'ſ İi K")
 @example("a" * 5000 + " " * 5000)
+@example(" a ab abc abcd abcde abcdef abcdefg abcdefgh abcdefghijklmno abcdefghijklmnop " * 2)
+@example(("x" * 127 + " ") * 2 + ("-" * 128 + " ") * 2 + "y" * 129)
+@example("tail\n\n \n  z\r\r \u2028a \u2028\u2028(b)1 2  3 \t")
 def test_ids_are_those_of_tokenizers(tokenizer: Tokenizer, encoder: Encoder, text: str) -> None:
     assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
+    assert all_ids(encoder, ["", text, text]) == [[], *[tokenizer.encode(text).ids] * 2]
+
+
+def all_ids(encoder: Encoder, texts: list[str]) -> list[list[int]]:
+    """Return the ids by `encode_all`, of a slice of an array as readers give it."""
+    return [ids.tolist() for ids in encoder.encode_all(pa.array(["before", *texts, "after"])[1:-1])]
 
 
 @pytest.mark.parametrize("blank", [" ", "\t\u00a0"])
@@ -67,6 +87,8 @@ def test_every_character_is_split_alike(pattern: str, step: int) -> None:
         characters = map(chr, codes[start : start + 4096 : step])
         text = "".join(f"a{character}a 1{character} '{character}\n" for character in characters)
         assert encoder.encode(text).tolist() == tokenizer.encode(text).ids
+        lines = text.split("\n")
+        assert all_ids(encoder, lines) == [tokenizer.encode(line).ids for line in lines]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -82,8 +104,28 @@ def test_published_forms(form: str) -> None:
     @example("'ſ 'S'ſ İi K 1234567 'LL")
     def check(text: str) -> None:
         assert encoder.encode(text).tolist() == theirs.encode(text).ids
+        assert all_ids(encoder, [text]) == [theirs.encode(text).ids]
 
     check()
+
+
+def test_a_full_memory_of_words_changes_nothing(encoder: Encoder, tokenizer: Tokenizer) -> None:
+    texts = make_texts(9, 40)
+    encoder.encode_all(pa.array(texts))
+    kernel = encoder._kernel
+    assert kernel is not None
+    memory = kernel._idle[0]
+    memory.used[:] = 2**40
+    new = make_texts(10, 40)
+    assert all_ids(encoder, [*texts, *new]) == [tokenizer.encode(text).ids for text in [*texts, *new]]
+    kernel._idle.clear()
+
+
+def test_threads_encode_at_once(encoder: Encoder, tokenizer: Tokenizer) -> None:
+    batches = [make_texts(seed, 20) for seed in range(20, 32)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda texts: all_ids(encoder, texts), batches * 4))
+    assert found == [[tokenizer.encode(text).ids for text in texts] for texts in batches * 4]
 
 
 def _other_pattern(tokenizer: Tokenizer) -> Tokenizer:
@@ -109,6 +151,7 @@ def test_tokenizers_encodes_where_ids_could_differ(
     assert not encoder.fast
     for text in make_texts(7, 20):
         assert encoder.encode(text).tolist() == changed.encode(text).ids
+        assert all_ids(encoder, [text]) == [changed.encode(text).ids]
 
 
 def test_a_merge_that_spells_a_special_token_is_left_to_tokenizers() -> None:
