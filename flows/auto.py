@@ -27,6 +27,9 @@ most books, then of paragraphs and of lines."""
 _DOCUMENTS, _SEARCHED = 20, 4_000_000
 """Separators that a file must have at least, in so many of its first bytes, to be split there."""
 
+_USUAL_TIME = "45m"
+"""Of a run whose form has no budget. It is no default of the form: with one, tokens alone would contradict it."""
+
 Amount = Annotated[str, Field(pattern=r"^\s*\d[\d.,]*\s*[kKmMbBtT]?\s*$", max_length=32)]
 Duration = Annotated[str, Field(pattern=r"^\s*(\d+(\.\d+)?\s*(s|min|m|h|d)\s*)+$", max_length=32)]
 
@@ -77,7 +80,7 @@ def auto(
     """Choose the best recipe for a budget and run its stages up to `until`; cached stages are reused.
 
     Args:
-        time: Duration of the training, such as 45m or 1h30m.
+        time: Duration of the training, such as 45m or 1h30m; 45m without size and tokens.
         size: Parameters of the model, such as 30M; by default those with the lowest loss in the time.
         tokens: Tokens to train on, such as 100M, instead of a time.
         gpu: GPU whose specification replaces the measurement of this machine, such as h100; the machine must have it.
@@ -90,6 +93,7 @@ def auto(
         recipe: All other settings of the run; the chosen model, vocabulary and training replace its own.
     """
     begin()
+    time = time if time or size or tokens else _USUAL_TIME
     budget, chosen = Budget.of(time, size, tokens), None if gpu is None else find(gpu)
     if chosen is not None:
         require(chosen, this_machine())

@@ -22,7 +22,7 @@ from tasks.stage import Handle, artifact_of, store
 
 _AFTER = ("model.", "training.", "tokenizer.")
 """Groups of settings that the dial chooses; a user's changes of them come after it."""
-_PROCESSES = "compute.processes"
+_PROCESSES, _BATCH, _PASSES = "compute.processes", "training.batch_size", "training.micro_batch_size"
 _LARGE = 50e6
 """Bytes of text from which a share of the documents may be enough."""
 _OF_WIDTH = ("model.heads", "model.kv_heads", "model.feed_forward")
@@ -37,22 +37,22 @@ def split(changes: list[str]) -> tuple[list[str], list[str]]:
     after = [change for change in changes if change.strip().startswith(_AFTER)]
     before = [change for change in changes if change not in after]
     processes = [value for name, _, value in (one.partition("=") for one in before) if name.strip() == _PROCESSES]
-    if processes:
-        before += [f"training.batch_size={processes[-1]}", "training.micro_batch_size=auto"]
+    if processes and processes[-1].strip().isdecimal() and int(processes[-1]):
+        before += [f"{_BATCH}={processes[-1]}", f"{_PASSES}=auto"]
     return before, after
 
 
 def _following(changes: list[str], note: Callable[[str], None]) -> list[str]:
-    """Return the changes with the heads and the feed-forward layers of the rules for a changed width alone."""
-    names = {change.partition("=")[0].strip() for change in changes}
-    if "model.hidden" not in names or names & set(_OF_WIDTH):
-        return changes
-    own = next(change.partition("=")[2] for change in changes if change.partition("=")[0].strip() == "model.hidden")
-    if not own.strip().isdecimal() or int(own) < WIDTH_PER_LAYER or int(own) % WIDTH_PER_LAYER:
-        return changes
-    shape = scaling_rules.shape(int(own) // WIDTH_PER_LAYER)
-    more = [f"{name}={getattr(shape, name.partition('.')[2])}" for name in _OF_WIDTH]
-    note(f"{', '.join(more)} follow model.hidden; set them to change that.")
+    """Return the changes with what follows a changed width or batch alone: heads and feed-forward layers, or passes."""
+    values = {name.strip(): value.strip() for name, _, value in (change.partition("=") for change in changes)}
+    more, width = [], values.get("model.hidden", "")
+    if width.isdecimal() and int(width) and not int(width) % WIDTH_PER_LAYER and not values.keys() & set(_OF_WIDTH):
+        shape = scaling_rules.shape(int(width) // WIDTH_PER_LAYER)
+        more += [f"{name}={getattr(shape, name.partition('.')[2])}" for name in _OF_WIDTH]
+    if _BATCH in values and _PASSES not in values:
+        more.append(f"{_PASSES}=auto")
+    if more:
+        note(f"{', '.join(more)}: to fit the changes; set them to change that.")
     return [*changes, *more]
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.auto import auto
 from flows.pretrain import planned
@@ -29,8 +30,12 @@ def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(in_prefect: Sto
     (in_prefect.root / ".state").mkdir(parents=True)
     (in_prefect.root / ".state" / speed.SPEEDS).write_text(json.dumps({name: SPEED.model_dump()}))
 
-    with pytest.raises(UserError, match="needs a budget"):
-        auto(recipe=recipe)
+    with pytest.raises(UserError, match="contradict"):
+        auto(recipe=recipe, time="180s", tokens="10M")
+    deployed = next(
+        one for one in yaml.safe_load(Path("pipelines.yaml").read_text())["deployments"] if one["name"] == "auto"
+    )
+    assert [deployed["parameters"][name] for name in ("time", "size", "tokens")] == [None, None, None]
     data = [str(tmp_path / "data")]
     made = auto(recipe=recipe, time="180s", data=data, changes=CHANGES, until="pretrain")
     record = list(runs.recorded(in_prefect).values())[-1]

@@ -325,9 +325,12 @@ def check_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (code, "9 of 9 stages would run." in printed) == (0, True), printed
     assert load_recipe(str(tmp_path / "own.yaml")).model.hidden == yaml.safe_load(recipe.stdout)["model"]["hidden"]
     # Two and three processes share the batch that is chosen, and heads follow the width.
-    processes, width = ("--set", "compute.processes=3"), ("--set", "model.hidden=320")
-    code, printed = run("auto", "--time", "5m", *data, *processes, *width, "--dry-run")
+    sets = [
+        part for one in ("compute.processes=3", "model.hidden=320", "training.batch_size=9") for part in ("--set", one)
+    ]
+    code, printed = run("auto", "--time", "5m", *data, *sets, "--dry-run")
     assert (code, "model.heads=5" in printed, "layers of 320" in printed) == (0, True, True), printed
+    assert "training.micro_batch_size=auto: to fit the changes" in printed
     # Fewer steps than chosen are a change like any other, and the warm-up follows.
     code, printed = run("auto", "--time", "5m", *data, "--set", "training.max_steps=3", "--dry-run")
     assert (code, "max_steps: 3" in printed, "training.warmup_steps is 0, not" in printed) == (0, True, True)
@@ -338,6 +341,7 @@ def check_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("homegrown.planning.machine._gpus", list)
     for arguments, message in (
         (("auto", "--dry-run"), "needs a budget"),
+        (("auto", "--time", "5m", *data, "--set", "compute.processes=two"), "The change 'compute.processes=two' of"),
         ((str(tmp_path / "none.yaml"),), "The file of a recipe"),
         ((str(Path("pipelines.yaml").absolute()),), "is not a recipe: it has no name"),
         (("auto", "--time", "5m", *data, "--set", "model=null"), "The change 'model=null' of the recipe 'auto' cannot"),
