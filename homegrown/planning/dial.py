@@ -51,8 +51,9 @@ _FORWARD_SHARE = 1 / 3
 """Share of a forward pass in the operations of a training step."""
 _LIKE = 1.25
 """Ratio of a model's size to the wanted one up to which it counts as that size."""
-_MEASURED_WEIGHTS, _MEASURED_TOKENS = (0.29e6, 19e6), (0.1e6, 6e6)
-"""Hidden weights and tokens of the trainings that the rules are fitted to (benchmarks/results/scaling.csv)."""
+_MEASURED_WEIGHTS, _MEASURED_TOKENS, _MEASURED_BYTES = (0.29e6, 19e6), (0.1e6, 6e6), 0.5e6
+"""Hidden weights, tokens and fewest bytes of text of the trainings that the rules are fitted to
+(benchmarks/results/scaling.csv)."""
 _SAMPLED, _SPARE = 4.0, 2.0
 """Ratio of a text to what a training reads of it from which documents are sampled, and the ratio that is left."""
 _PROMPT, _LEAST_PROMPT = 4 / 7, 2
@@ -540,10 +541,10 @@ def _loss_source(best: Candidate, text: TextFacts, unfollowed: str) -> str:
         source += f"; for the chosen {unfollowed}"
     weights, (few, many) = hidden_parameters(best.config), _MEASURED_WEIGHTS
     fewest, most = _MEASURED_TOKENS
-    if not (few <= weights <= many and fewest <= best.tokens <= most):
+    if not (few <= weights <= many and fewest <= best.tokens <= most and text.train_bytes >= _MEASURED_BYTES):
         source += (
-            f"; extrapolated: measured for {count(few)} to {count(many)} hidden weights and {count(fewest)} to "
-            f"{count(most)} tokens"
+            f"; extrapolated: measured for {count(few)} to {count(many)} hidden weights, {count(fewest)} to "
+            f"{count(most)} tokens and {file_size(_MEASURED_BYTES)} of text or more"
         )
     return source
 
