@@ -155,8 +155,13 @@ class Page:
     def set(self, setting: str, value: str) -> None:
         self.script(f"document.querySelector('[name={setting}]').value = arguments[0]", value)
 
+    def fill(self, selector: str, text: str) -> None:
+        """Put a text into a box at once: the driver types a long one letter by letter."""
+        self.script("document.querySelector(arguments[0]).value = arguments[1]", selector, text)
+
     def say(self, message: str) -> None:
-        self.one("#message").send_keys(message)
+        self.fill("#message", message[:-1])
+        self.one("#message").send_keys(message[-1:])
         self.click("#send")
 
     def finished(self, answers: int = 1) -> None:
@@ -363,39 +368,67 @@ def test_a_pretrained_model_offers_completion(page: Page, engines: dict[str, Scr
 def test_what_is_too_long_is_said_truly(page: Page, engines: dict[str, ScriptedEngine], tokenizer: Tokenizer) -> None:
     engine = engines[TUNED]
     page.say("a" * CONTEXT)
-    eventually(lambda: page.all(".error"))
-    message = page.text(".error")
+    eventually(lambda: page.one("#failure").is_displayed())
+    message = page.text("#failure")
     count, over = int(message.split(" tokens")[0].split()[-1]), int(message.split("Shorten it by ")[1].split()[0])
     assert not engine.requests and f"the context of {TUNED} is {CONTEXT}" in message
     # Exactly what the message says is enough.
     engine.text = "x" * CONTEXT
     box = page.one("#message")
     eventually(lambda: box.get_property("value") == "a" * CONTEXT)
+    assert not page.all(".turn") and not page.all("#conversations li")
+    assert page.script("return document.activeElement.id") == "message"
     box.clear()
     page.say("a" * (CONTEXT - over))
-    page.finished(2)
-    assert len(engine.requests[-1].prompt_ids) == count - over == CONTEXT - 1
+    page.finished()
+    assert (
+        len(engine.requests[-1].prompt_ids) == count - over == CONTEXT - 1 and not page.one("#failure").is_displayed()
+    )
     assert f"The context of {CONTEXT} tokens is full: only 1 of 200 requested tokens fit." in page.last(".note")
     # Old messages are left out, and it is said.
     engine.text = "Yes."
     page.say("b" * 250)
-    page.finished(3)
+    page.finished(2)
     assert "the oldest 2 messages were left out" in page.last(".note")
     assert "aa" not in prompt_of(engine, tokenizer) and page.last(".answer .text") == "Yes."
 
     page.set("temperature", "9")
     page.say("c")
-    assert page.one("#settings").is_displayed() and len(page.all(".user")) == 3
+    assert page.one("#settings").is_displayed() and len(page.all(".user")) == 2
+    assert page.one("#message").get_property("value") == "c"
     page.set("temperature", "1")
     page.set("seed", "7")
     page.click("#settings button")
     engine.rows = 0
     page.click("#send")
-    eventually(lambda: "at a time" in page.last(".error"))
+    eventually(lambda: "at a time" in page.text("#failure"))
     engine.rows = 4
     eventually(lambda: page.one("#message").get_property("value") == "c")
     page.click("#send")
     eventually(lambda: "seed 7" in page.last(".facts") and page.last(".answer .text") == "Yes.")
+    # What cannot replace a turn leaves it, and all after it, as they were.
+    page.finished(3)
+    page.one("#message").send_keys("draft")
+    said = [one.get_property("textContent") for one in page.all(".turn .text")]
+    for label, failed in (
+        ("Edit this message and continue from there", "a" * CONTEXT),
+        ("Generate another answer", ""),
+    ):
+        engine.rows = 4 if failed else 0
+        page.script(f"document.querySelectorAll('[aria-label=\"{label}\"]')[0].click()")
+        if failed:
+            page.fill(".editor textarea", failed)
+            page.press("Send")
+            eventually(lambda: page.text("#failure").startswith("Too long"))
+            assert page.one(".editor textarea").get_property("value") == failed
+            page.press("Cancel")
+        else:
+            eventually(lambda: "at a time" in page.text("#failure"))
+        assert [one.get_property("textContent") for one in page.all(".turn .text")] == said
+    assert page.one("#message").get_property("value") == "draft"
+    engine.rows, engine.text = 4, "!"  # more does not fit
+    page.script("document.querySelectorAll('[aria-label=\"Generate another answer\"]')[0].click()")
+    eventually(lambda: len(page.all(".answer")) == 1 and page.last(".answer .text") == "!")
 
 
 HOSTILE = """# Title <img src=x onerror='window.ran = 5'>

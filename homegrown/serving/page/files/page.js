@@ -162,10 +162,10 @@ function variantOf(model, given, seed) {
   return { model, seed: seed ?? given.seed ?? randomSeed(), settings: withoutTexts(given), system: given.system ?? "", text: "", spans: [], thumb: 0 };
 }
 
-/** Generate variants of the answer at a place, side by side if there are two. */
+/** Generate variants of the answer at a place, side by side if there are two; return whether any has text or ended. */
 async function answer(place, made, { more = false } = {}) {
   const given = settings();
-  if (!given || running) return;
+  if (!given || running) return false;
   const question = talk.turns[place - 1];
   running = new Set();
   busy(true);
@@ -178,39 +178,59 @@ async function answer(place, made, { more = false } = {}) {
   clearTimeout(due);
   running = null;
   busy(false);
+  if (made.every((variant) => variant.error && !variant.text)) return false;
   draw();
   say(made[0].error || `Answer: ${made.map((variant) => variant.text).join(" Other answer: ")}`);
   await save();
+  return true;
 }
 
+/** Send a message; without any answer, it is no part of the conversation. Return whether it is. */
 async function send(text) {
   const given = settings();
-  if (!given || running || (!text.trim() && talk.mode === "chat")) return;
+  if (!given || running || (!text.trim() && talk.mode === "chat")) return false;
   const other = $("compare").value, model = $("model").value;
   const first = variantOf(model, given), variants = [first];
   if (other === ANOTHER_SEED) variants.push(variantOf(model, given, given.seed === undefined ? undefined : given.seed + 1));
   else if (other) variants.push(variantOf(other, given, first.seed));
   talk.turns.push({ role: "user", text }, { role: "assistant", chosen: 0, variants, pair: variants.length > 1 });
-  $("message").value = "";
-  grow();
   follow = true;
-  await answer(talk.turns.length - 1, variants);
-  // A message that could not be sent is back in the box.
-  if (variants.every((variant) => variant.error && !variant.text) && !$("message").value) {
-    $("message").value = text;
-    grow();
-  }
+  failure("");
+  if (await answer(talk.turns.length - 1, variants)) return true;
+  talk.turns.splice(-2);
+  draw();
+  failure(first.error);
+  return false;
+}
+
+/** Send the message in the box, which has it again if it could not be sent. */
+async function compose() {
+  if (running) return;
+  const box = $("message"), text = box.value, sent = send(text);
+  if (!running) return;
+  box.value = "";
+  grow();
+  if (await sent || box.value) return;
+  box.value = text;
+  grow();
+  box.focus();
 }
 
 async function regenerate(place) {
-  const turn = talk.turns[place], given = settings();
-  if (!given) return;
-  const seed = given.seed === undefined ? undefined : given.seed + turn.variants.length;
+  const given = settings();
+  if (!given || running) return;
+  const whole = talk;
+  talk = { ...talk, turns: structuredClone(talk.turns) };
+  branch(place + 1);
+  const turn = talk.turns[place], seed = given.seed === undefined ? undefined : given.seed + turn.variants.length;
   turn.variants.push(variantOf($("model").value, given, seed));
   turn.chosen = turn.variants.length - 1;
   turn.pair = false;
-  branch(place + 1);
-  await answer(place, [shown(turn)]);
+  failure("");
+  if (await answer(place, [shown(turn)])) return;
+  talk = whole;
+  draw();
+  failure(shown(turn).error);
 }
 
 /** Drop the turns from a place on; a copy of the conversation keeps them. */
@@ -220,8 +240,12 @@ function branch(place) {
 }
 
 async function rewrite(place, text) {
+  const whole = talk;
   branch(place);
-  await send(text);
+  if (await send(text)) return;
+  talk = whole;
+  draw();
+  editing(place, text, (again) => rewrite(place, again), "Send");
 }
 
 // ---------------------------------------------------------------- feedback
@@ -301,6 +325,7 @@ async function open(id) {
   if (running) return;
   const { content } = await json(`page/conversations/${id}`);
   talk = { id, mode: content.mode, turns: content.turns };
+  failure("");
   for (const turn of talk.turns) for (const variant of turn.variants ?? []) variant.spans = [];
   follow = true;
   setMode(talk.mode);
@@ -311,6 +336,7 @@ async function open(id) {
 function begin() {
   if (running) return;
   talk = fresh();
+  failure("");
   toggleList(false);
   draw();
   if (kept) list();
@@ -365,6 +391,12 @@ function say(text) { $("status").textContent = text; }
 function notice(text, action) {
   $("notice").hidden = !text;
   $("notice").replaceChildren(...(text ? [make("span", { text }), ...(action ? [action] : [])] : []));
+}
+
+/** Show why a message or an answer is not in the conversation. */
+function failure(text) {
+  $("failure").textContent = text;
+  $("failure").hidden = !text;
 }
 
 function busy(value) {
@@ -551,9 +583,9 @@ function theme(value) {
   if (value) document.documentElement.dataset.theme = value;
 }
 
-$("composer").addEventListener("submit", (event) => { event.preventDefault(); send($("message").value); });
+$("composer").addEventListener("submit", (event) => { event.preventDefault(); compose(); });
 $("message").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && mode === "chat") { event.preventDefault(); send($("message").value); }
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && mode === "chat") { event.preventDefault(); compose(); }
 });
 $("message").addEventListener("input", () => grow());
 $("end").addEventListener("click", () => { follow = true; followText(); $("message").focus(); });
