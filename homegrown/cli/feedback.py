@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from homegrown.store.artifacts import Store
+from homegrown.util.errors import UserError
 
 _SHOWN = 60
 """Characters of a text in the table."""
@@ -25,12 +26,17 @@ def feedback(store: Store, out: Path | None) -> None:
     They come from thumbs, choices and edits on the page of `homegrown serve`, and from `homegrown rate`. `homegrown
     finetune NAME --feedback` trains on them. The pairs of one in five questions are held out: they never train.
     """
-    from homegrown.rating.feedback import Feedback, lines
+    from homegrown.rating.feedback import HOW, Feedback, lines
     from homegrown.reporting.blocks import Table
     from homegrown.reporting.terminal import print_table
     from homegrown.util.files import replacing
 
     found = Feedback(store).pairs()
+    if not found.pairs:
+        if out is not None:
+            raise UserError(f"There is no feedback to export; {HOW}.")
+        click.echo(f"{found.note()} To give some, {HOW}.")
+        return
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text("".join(lines(found.pairs)), encoding="utf-8")

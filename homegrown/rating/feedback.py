@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from homegrown.rating.ratings import CRITERIA, all_answers
+from homegrown.reporting.numbers import quantity
 from homegrown.store.artifacts import RATINGS, Store
 from homegrown.util.errors import UserError
 from homegrown.util.files import database, parquet_parts, replacing
@@ -24,6 +25,9 @@ Kind = Literal["choice", "edit", "thumb", "rating"]
 FILE = "feedback.sqlite"
 FOLDER = "feedback"
 """The store's folder of pairs that trainings read."""
+
+HOW = "compare, rate or edit answers on the page of `homegrown serve`"
+"""What people do to give feedback."""
 
 _HELD_OUT_EVERY = 5
 """Of five questions, the second is held out: with two questions there is one to train on and one to measure."""
@@ -126,7 +130,8 @@ class Pairs:
         """Return one line for people: the pairs, how they are split, and what has no pair."""
         questions = len({pair.question for pair in self.pairs})
         parts = [
-            f"{len(self.pairs)} pairs of {questions} questions: {len(self.pairs) - self.held_out} train, "
+            f"{quantity(len(self.pairs), 'pairs')} of {quantity(questions, 'questions')}: "
+            f"{len(self.pairs) - self.held_out} train, "
             f"{self.held_out} held out."
         ]
         if self.single_thumbs:
@@ -188,11 +193,10 @@ class Feedback:
             UserError: there are no pairs to train on, or none to measure on.
         """
         if not pairs.pairs:
-            raise UserError("There is no feedback to train on; rate, choose or edit answers on the page of `serve`.")
+            raise UserError(f"There is no feedback to train on; {HOW}.")
         if pairs.held_out in (0, len(pairs.pairs)):
-            raise UserError(
-                f"Feedback has {len(pairs.pairs)} pairs of one question; give some for another question, to measure."
-            )
+            given = quantity(len(pairs.pairs), "pairs")
+            raise UserError(f"Feedback has {given} of one question; give some for another question, to measure.")
         content = "".join(lines(pairs.pairs)).encode()
         path = self._store.root / FOLDER / f"pairs-{sha256(content).hexdigest()[:16]}.jsonl"
         if not path.exists():

@@ -106,7 +106,7 @@ def test_too_little_feedback_is_an_error_message(feedback: Feedback) -> None:
     with pytest.raises(UserError, match="no feedback to train on"):
         feedback.training_file(feedback.pairs())
     feedback.choose(ask("Why?"), answer("So."), answer("No."))
-    with pytest.raises(UserError, match="1 pairs of one question"):
+    with pytest.raises(UserError, match="1 pair of one question"):
         feedback.training_file(feedback.pairs())
 
 
@@ -116,7 +116,10 @@ def test_the_command_lists_and_exports(store: Store, tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         return done.output
 
-    assert "0 pairs" in call()
+    how = "compare, rate or edit answers on the page of `homegrown serve`."
+    assert call() == f"0 pairs of 0 questions: 0 train, 0 held out. To give some, {how}\n"
+    refused = CliRunner().invoke(cli, ["--artifacts", str(store.root), "feedback", "--export", str(tmp_path / "x")])
+    assert refused.output == f"Error: There is no feedback to export; {how}\n" and not (tmp_path / "x").exists()
     feedback = Feedback(store)
     for question in ("Why?", "When?"):
         feedback.choose(ask(question), answer("So."), answer("a" * 100))
