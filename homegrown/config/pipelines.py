@@ -24,6 +24,8 @@ _PRETRAIN, _ADAPT = "flows.pretrain.pretrain", "flows.adapt.adapt"
 _FINETUNE, _DPO = "flows.finetune.finetune", "flows.dpo.dpo"
 _AUTO = "flows.auto.auto"
 """Entry points of the flows with a recipe; deployments of fine-tuning and DPO have the names of others."""
+_FILES = (".yaml", ".yml")
+"""Suffixes of files with a recipe."""
 _WARMUP_SHARE = 10
 """A shortened training warms up for at most a tenth of its steps, as one by `epochs` does."""
 _log = logging.getLogger(__name__)
@@ -40,12 +42,13 @@ def load_recipe(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) 
     Raises:
         UserError: the file, the pipeline or a changed setting does not exist, or a value has the wrong type.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(_FILES):
         return _changed(Recipe, _one_recipe(Path(name)), changes, f"The recipe in {name}")
     values = _recipes(file, _PRETRAIN, _ADAPT)
     if name == AUTO and name not in values:
         raise UserError(
-            "auto has no fixed recipe; print the one for a budget with `homegrown run auto --time 45m --dry-run`."
+            "auto has no fixed recipe; name a file with the one for a budget, which `homegrown run auto --time 45m "
+            "--dry-run > own.yaml` writes."
         )
     if name not in values:
         raise UserError(f"{file} has no pipeline {name!r}; choose one of {', '.join(values)}.")
@@ -83,15 +86,17 @@ def load_dpo(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> 
 
 
 def load_any(name: str, changes: Iterable[str] = (), file: Path = PIPELINES) -> Recipe | FinetuneRecipe:
-    """Return the recipe of a deployment named with or without its flow: tiny, pretrain/tiny, finetune/tiny.
+    """Return the recipe of a deployment named with or without its flow, such as finetune/tiny, or of a file.
 
     Raises:
         UserError: as `load_recipe` does.
     """
     flow, _, deployment = name.partition("/")
-    if flow == "finetune" and deployment:
+    if not deployment or name.endswith(_FILES) or flow not in ("finetune", "pretrain", "adapt"):
+        return load_recipe(name, changes, file)
+    if flow == "finetune":
         return load_finetuning(deployment, changes, file)
-    return load_recipe(deployment if flow in ("pretrain", "adapt") and deployment else name, changes, file)
+    return load_recipe(deployment, changes, file)
 
 
 def recipe_values(name: str, file: Path = PIPELINES) -> dict[str, Any]:
