@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share."""
 
+import gc
 import os
 import shutil
 import socket
@@ -18,6 +19,8 @@ from homegrown.util import locks
 
 # Tests run side by side, and what they compute is tiny: more threads would wait for each other, and burn time so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the imports of all test modules make stays: it is not looked through for garbage, neither now nor later.
+gc.disable()
 
 LONGEST = (
     "flows/test_survival.py",
@@ -60,6 +63,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     rank = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (rank.get(item.path, len(rank)), -slow[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or DuckDB prints at the end that all of its types were leaked
 
 
 @pytest.fixture

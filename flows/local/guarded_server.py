@@ -7,25 +7,26 @@ guards prevent all of that: a Content Security Policy (level 3) limits what the 
 Prefect's package, and a request for another host is refused.
 """
 
+import gc
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import uvicorn
-from prefect.server.api.server import create_app
-from prefect.settings import get_current_settings
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp
-
-from flows.local import server_users
-from flows.local.prefect_internals import forget_lost_events, use_packaged_views, write_in_turn
-from homegrown.util.guard import LOOPBACK, Policy
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 
-def guarded() -> ASGIApp:
+def guarded() -> "ASGIApp":
     """Return Prefect's application wrapped in the guards.
 
     They wrap it because its own automations call it inside the process, by the host name prefect-in-memory.
     """
+    from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from flows.local.prefect_internals import forget_lost_events, use_packaged_views, write_in_turn
+    from homegrown.util.guard import LOOPBACK, Policy
+
     use_packaged_views()
     forget_lost_events()
     write_in_turn()
@@ -35,10 +36,20 @@ def guarded() -> ASGIApp:
 
 def main(host: str, port: int, users: Path) -> None:
     """Serve until nobody uses the server."""
+    # What the imports make stays; looking through it for garbage meanwhile takes a quarter of their time.
+    gc.disable()
+    import uvicorn
+    from prefect.settings import get_current_settings
+
+    from flows.local import server_users
+
     server_users.end_with_users(users)
     settings = get_current_settings().server
+    app = guarded()
+    gc.freeze()
+    gc.enable()
     uvicorn.run(
-        guarded(),
+        app,
         host=host,
         port=port,
         timeout_keep_alive=settings.api.keepalive_timeout,

@@ -1,5 +1,6 @@
 """A flow that runs in this process: its imports, its Prefect server, its display and its interruption."""
 
+import atexit
 import gc
 import logging
 import os
@@ -94,6 +95,7 @@ def _without_collection() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or DuckDB prints at the end that all of its types were leaked
         gc.enable()
 
 

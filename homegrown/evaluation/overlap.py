@@ -7,8 +7,6 @@ from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
-from nltk.tokenize import wordpunct_tokenize
-from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, modified_precision, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from homegrown.evaluation.bootstrap import Interval, interval
@@ -23,6 +21,7 @@ ROUGE_METHOD = (
     "and line breaks."
 )
 
+# nltk is imported where it counts: with SciPy and scikit-learn, which it brings, it takes two seconds.
 _ORDERS = 4
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """Scripts without spaces between words: every character counts as a word."""
@@ -34,6 +33,9 @@ def bleu(references: Sequence[str], texts: Sequence[str]) -> float:
     Words are those of nltk's `wordpunct_tokenize`; smoothing is exponential (nltk's method 3, the one of mteval-v13a
     and sacrebleu).
     """
+    from nltk.tokenize import wordpunct_tokenize
+    from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
+
     score: float = corpus_bleu(
         [[wordpunct_tokenize(reference)] for reference in references],
         [wordpunct_tokenize(text) for text in texts],
@@ -44,6 +46,9 @@ def bleu(references: Sequence[str], texts: Sequence[str]) -> float:
 
 def bleu_of_one(reference: str, text: str) -> float:
     """Return sentence BLEU-4, 0 to 100, with the words and the smoothing of `bleu`."""
+    from nltk.tokenize import wordpunct_tokenize
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
     score: float = sentence_bleu(
         [wordpunct_tokenize(reference)],
         wordpunct_tokenize(text),
@@ -60,6 +65,9 @@ def bleu_interval(references: Sequence[str], texts: Sequence[str], seed: int) ->
 
 def bleu_counts(reference: str, text: str) -> list[float]:
     """Return a text's counts for corpus BLEU: shared and all n-grams of orders 1 to 4, and the words of both texts."""
+    from nltk.tokenize import wordpunct_tokenize
+    from nltk.translate.bleu_score import modified_precision
+
     expected, words = wordpunct_tokenize(reference), wordpunct_tokenize(text)
     found = [modified_precision([expected], words, n) for n in range(1, _ORDERS + 1)]
     shared, all_of_them = [one.numerator for one in found], [one.denominator for one in found]

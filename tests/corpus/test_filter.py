@@ -1,6 +1,7 @@
 """The filter stage: its tables, what it keeps, languages and redaction."""
 
 import json
+import os
 from concurrent.futures import Executor
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ import yaml
 
 from homegrown.config.filter import FilterSettings, GopherQuality, GopherRepetition
 from homegrown.corpus.filter import filter_documents
+from homegrown.corpus.quality import word_list
 from homegrown.corpus.quality.by_language import adapted, table_of
 from homegrown.corpus.quality.example import fit
 from homegrown.corpus.quality.rules import failures, rules
@@ -232,6 +234,14 @@ def test_words_of_a_list_drop_a_document(tmp_path: Path, executor: Executor) -> 
         wrong = FilterSettings.model_validate(LAX | {"word_list": {"path": str(tmp_path / name)}})
         with pytest.raises(UserError, match=message):
             filter_documents(tmp_path / "wrong", tmp_path / "in", wrong, executor=executor)
+
+
+def test_a_changed_list_of_words_is_read_again(tmp_path: Path) -> None:
+    file, texts = tmp_path / "words.txt", pa.array(["oh darn it"])
+    for second, (listed, count) in enumerate([("darn\n", 1), ("oh\nit\n", 2)], 1):
+        file.write_text(listed)
+        os.utime(file, (second, second))
+        assert word_list.look_up(texts, str(file)).listed == [count]
 
 
 def test_languages_are_identified_and_unknown_codes_refused(tmp_path: Path, executor: Executor) -> None:

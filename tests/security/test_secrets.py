@@ -12,21 +12,23 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
 import yaml
+from click.testing import CliRunner
 from prefect import get_client
 from prefect.blocks.system import Secret
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from homegrown.cli.main import cli
 from homegrown.config.pipelines import PIPELINES
 from tests.cluster.conftest import bucket, s3_environment, s3_server  # noqa: F401
 from tests.flows.local.conftest import project  # noqa: F401
 from tests.flows.local.project import Project, until
 from tests.flows.small import small_recipe
-from tests.flows.warm import Command
 
 pytestmark = [
     pytest.mark.slow,
@@ -172,15 +174,15 @@ def _the_server_asks_for_it(project: Project) -> None:  # noqa: F811
     answer = httpx.get(settings, timeout=60, auth=tuple(PASSWORD.split(":", 1)))  # type: ignore[arg-type]
     assert answer.status_code == 200
     assert not any(word in answer.content for word in _forms())
-    knowing = os.environ | {"PREFECT_API_URL": f"{project.origin}/api", "PREFECT_HOME": str(project.home)}
-    unknowing = {name: value for name, value in knowing.items() if name != "PREFECT_API_AUTH_STRING"}
-    for command in (("status",), ("run", "tiny")):
-        asked = Command(project.folder, unknowing, command)
-        printed, _ = asked.communicate()
-        assert asked.returncode == 1
-        assert printed.strip().endswith("requires a password; set PREFECT_API_AUTH_STRING in the environment."), printed
-    printed, _ = Command(project.folder, knowing, ("status",)).communicate()
-    assert "deployments  pretrain/tiny" in printed
+    with mock.patch.dict(os.environ):
+        del os.environ["PREFECT_API_AUTH_STRING"]
+        for command in (["status"], ["run", "tiny"]):
+            refused = CliRunner().invoke(cli, command)
+            assert refused.exit_code == 1
+            said = "requires a password; set PREFECT_API_AUTH_STRING in the environment."
+            assert refused.output.strip().endswith(said), refused.output
+    with temporary_settings({PREFECT_API_AUTH_STRING: PASSWORD}):
+        assert "deployments  pretrain/tiny" in CliRunner().invoke(cli, ["status"]).output
 
 
 def _a_deployed_run(project: Project) -> set[str]:  # noqa: F811

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from homegrown.corpus.characters import ALONE, WORD, Characters, characters, decode
 from homegrown.corpus.compiled import buffers, compiled
 from homegrown.corpus.quality.texts import Pieces, Values, kind_of, share
+from homegrown.corpus.records import last_change
 from homegrown.util.errors import UserError
 
 _OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits, over code points
@@ -35,7 +36,7 @@ def listed_words(found: Listed) -> Values:
 
 def look_up(texts: pa.StringArray, path: str) -> Listed:
     """Look up every word of n texts in the list at `path`; raise UserError for an unreadable list."""
-    entries, longest = _entries(path)
+    entries, longest = _current(path)
     data, offsets = buffers(texts)
     found = Listed(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64))
     _look_up(data, offsets, characters(), entries, longest, *found)
@@ -44,12 +45,23 @@ def look_up(texts: pa.StringArray, path: str) -> Listed:
 
 def check(path: str) -> None:
     """Raise UserError for an unreadable list."""
-    _entries(path)
+    _current(path)
+
+
+def _current(path: str) -> tuple[NDArray[np.uint64], int]:
+    """Return `_entries` of the file as it is now."""
+    try:
+        return _entries(path, last_change(Path(path).stat()))
+    except OSError as error:
+        raise UserError(f"filter.word_list.path: {path} cannot be read ({error.strerror}).") from error
 
 
 @cache
-def _entries(path: str) -> tuple[NDArray[np.uint64], int]:
-    """Return the sorted hashes of a list's words and phrases, and the number of words of the longest phrase."""
+def _entries(path: str, changed: int) -> tuple[NDArray[np.uint64], int]:
+    """Return the sorted hashes of a list's words and phrases, and the number of words of the longest phrase.
+
+    `changed` is the time of the file's last change: another one is another list.
+    """
     try:
         if not Path(path).is_file():
             raise FileNotFoundError("not a file")
