@@ -41,7 +41,7 @@ def sql(store: Store, statement: str, as_csv: bool) -> None:
     from homegrown.reporting.terminal import print_table
     from homegrown.store import catalog
 
-    with catalog.connect(store) as connection:
+    with catalog.connect(store, statement=statement) as connection:
         # Only if it is meant: reading it decides which new pairs are held out.
         if re.search(r"\b(feedback|tables)\b", statement, re.IGNORECASE):
             _add_feedback(connection, store)

@@ -5,13 +5,15 @@ import json
 import re
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
 
 from homegrown.reporting.blocks import Table
-from homegrown.store.artifacts import RATINGS, Artifact, Store
+from homegrown.store.artifacts import MANIFEST, RATINGS, Artifact, Store
 from homegrown.store.runs import recorded
+from homegrown.util.elsewhere import address_of, filesystem, is_elsewhere
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts
 
@@ -25,14 +27,20 @@ _SIMILARITY = """CREATE MACRO similarity(one, other) AS list_avg(list_transform(
 _ORDER = ("evaluate", "quantize", "pretrain", "pack", "tokenizer", "shard", "filter", "dedup", "ingest")
 
 
-def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
+def connect(store: Store, memory_gb: float = 2, statement: str = "") -> duckdb.DuckDBPyConnection:
     """Return a connection with a view of each table of each artifact.
+
+    Of a table whose files are at a remote store, there is a view only if the statement names it, or `tables`: a view
+    opens a file.
 
     A table is a folder of Parquet shards or a Parquet file of an artifact: `dedup.dropped` of the latest version,
     `"dedup@3".dropped` of version 3. A name without a schema is searched from the last stage backward. `artifacts`,
     `files` and `runs` describe the store. `dropped` (the rows of every stage, with `stage` and `reason`) and `shards`
     (all splits, with `split`) belong to the latest corpus. `ratings` has the answers to `homegrown rate`.
     `similarity(one, other)` estimates the Jaccard similarity of two signatures.
+
+    Raises:
+        UserError: a table at a remote store cannot be read.
     """
     connection = duckdb.connect()
     connection.execute("SET memory_limit = ?", [f"{memory_gb}GB"])
@@ -41,14 +49,16 @@ def connect(store: Store, memory_gb: float = 2) -> duckdb.DuckDBPyConnection:
     _describe(connection, store, every)
     latest = {artifact.manifest.stage: artifact for artifact in every}
     schemas = [(artifact.name, artifact) for artifact in every] + list(latest.items())
+    found = {artifact.path: tables(artifact.path, statement) for artifact in every}
     for schema, artifact in schemas:
-        _add_views(connection, schema, artifact.path)
+        _add_views(connection, schema, found[artifact.path])
     last = next((latest[stage] for stage in _CORPUS if stage in latest), None)
     if last is not None:
-        _add_corpus(connection, [last, *store.lineage(last)])
+        chain = [last, *store.lineage(last)]
+        _add_corpus(connection, [(artifact, found[artifact.path]) for artifact in chain])
     ratings = store.root / RATINGS
     if parquet_parts(ratings):
-        connection.execute("CREATE VIEW ratings AS " + _select(str(ratings / "*.parquet")))
+        connection.execute("CREATE VIEW ratings AS " + _select([str(ratings / "*.parquet")]))
     connection.execute(_SIMILARITY)
     path = ",".join(["main", *(stage for stage in _ORDER if stage in latest)])
     connection.execute("SET search_path = ?", [path])
@@ -93,26 +103,51 @@ def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, file: TextIO) -> 
         raise UserError(str(error)) from error
 
 
-def tables(folder: Path) -> dict[str, str]:
-    """Return the tables of an artifact's folder: the path or glob of the Parquet files by table name."""
-    found = {file.stem: str(file) for file in parquet_parts(folder)}
+def tables(folder: Path, statement: str = "") -> dict[str, list[str]]:
+    """Return the tables of an artifact's folder: the paths or globs of the Parquet files by table name.
+
+    Of an artifact at a remote store, those that the statement names, with the addresses of the files.
+    """
+    if is_elsewhere(folder):
+        return _tables_elsewhere(folder, set(re.findall(r"\w+", statement.lower())))
+    found = {file.stem: [str(file)] for file in parquet_parts(folder)}
     found |= {
-        sub.name: str(sub / "*.parquet") for sub in sorted(folder.iterdir()) if sub.is_dir() and parquet_parts(sub)
+        sub.name: [str(sub / "*.parquet")] for sub in sorted(folder.iterdir()) if sub.is_dir() and parquet_parts(sub)
     }
     return found
 
 
-def _add_views(connection: duckdb.DuckDBPyConnection, schema: str, folder: Path) -> None:
+def _tables_elsewhere(folder: Path, words: set[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    names = json.loads((folder / MANIFEST).read_bytes())["files"]
+    for name in sorted(name for name in names if name.endswith(".parquet")):
+        table = name.partition("/")[0].removesuffix(".parquet")
+        wanted = {table, "tables", *(["shards"] if table in _SPLITS else [])}
+        if wanted & words:
+            found.setdefault(table, []).append(address_of(folder / name))
+    return {table: sorted(files, key=lambda file: not urlsplit(file).scheme) for table, files in found.items()}
+
+
+def _add_views(connection: duckdb.DuckDBPyConnection, schema: str, found: dict[str, list[str]]) -> None:
     connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
-    for table, files in tables(folder).items():
-        connection.execute(f"CREATE VIEW {_quoted(schema)}.{_quoted(table)} AS {_select(files)}")
+    for table, files in found.items():
+        scheme = urlsplit(files[0]).scheme
+        try:
+            if scheme not in ("", "file") and not connection.filesystem_is_registered(scheme):
+                connection.register_filesystem(filesystem(files[0])[0])
+            connection.execute(f"CREATE VIEW {_quoted(schema)}.{_quoted(table)} AS {_select(files)}")
+        except Exception as error:  # whatever the file system raises, in DuckDB's message with its traceback
+            reason = [line.strip() for line in str(error).splitlines() if line.strip(" ^")][-1]
+            raise UserError(
+                f"Table {schema}.{table} is at {files[0].rpartition('/')[0]}, which cannot be read ({reason}); check "
+                "the address and its credentials."
+            ) from error
 
 
-def _add_corpus(connection: duckdb.DuckDBPyConnection, chain: list[Artifact]) -> None:
-    """Add the views `dropped` and `shards` of a chain of artifacts."""
+def _add_corpus(connection: duckdb.DuckDBPyConnection, chain: list[tuple[Artifact, dict[str, list[str]]]]) -> None:
+    """Add the views `dropped` and `shards` of a chain of artifacts with their tables."""
     dropped, shards = [], []
-    for artifact in reversed(chain):
-        found = tables(artifact.path)
+    for artifact, found in reversed(chain):
         schema = _quoted(artifact.name)
         if "dropped" in found:
             columns = connection.table(f"{schema}.dropped").columns
@@ -168,9 +203,9 @@ def _describe(connection: duckdb.DuckDBPyConnection, store: Store, every: list[A
         connection.unregister(f"{name}_rows")
 
 
-def _select(files: str) -> str:
-    literal = files.replace("'", "''")
-    return f"SELECT * FROM read_parquet('{literal}')"
+def _select(files: list[str]) -> str:
+    literals = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    return f"SELECT * FROM read_parquet([{literals}])"
 
 
 def _quoted(name: str) -> str:

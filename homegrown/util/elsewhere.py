@@ -87,6 +87,18 @@ def opened(path: Path) -> Path | BinaryIO:
     return cast("BinaryIO", files.open(f"{root}/{there.name}", "rb", cache_type="none"))
 
 
+def address_of(path: Path) -> str:
+    """Return the path of a file that is here, or its address at the store."""
+    if path.exists() or not (there := noted(path) or _published(path)):
+        return str(path)
+    return f"{there.store.rstrip('/')}/{there.name}"
+
+
+def is_elsewhere(folder: Path) -> bool:
+    """Return whether an artifact's folder has a manifest whose files are at a store."""
+    return (folder / _ENDING).is_file()
+
+
 def note_store(folder: Path, address: str) -> None:
     """Note the store that has the files of an artifact's folder, which has only the manifest."""
     (folder / _ENDING).write_text(address)

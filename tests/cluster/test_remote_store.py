@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import s3fs
+from click.testing import CliRunner
 
+from homegrown.cli.main import cli
 from homegrown.store.artifacts import Artifact, Order, Store, partial_of
 from homegrown.store.remote import Remote
 from homegrown.util.errors import UserError
+from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome
 
 pytestmark = pytest.mark.slow
@@ -118,3 +122,34 @@ def test_a_mounted_folder_is_a_remote_too(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "nas").mkdir()
     make(here)
     assert not make(there)[1]
+
+
+@pytest.mark.parametrize("place", ["bucket", "folder"])
+def test_sql_reads_tables_whose_files_are_at_the_remote_alone(tmp_path: Path, bucket: str, place: str) -> None:
+    at = Remote(f"{bucket}/prefix" if place == "bucket" else str(tmp_path / "remote"))
+    there, here = Store(tmp_path / "there", at), Store(tmp_path / "here", at)
+    order = Order("shard", "code", {}, {})
+
+    def build(out: Path) -> Outcome:
+        for number, split in enumerate(("train", "train", "validation")):
+            write_parquet(out / split / f"part-{number:05d}.parquet", pa.table({"number": [number, 10]}))
+        write_parquet(out / "dropped" / "part-00000.parquet", pa.table({"reason": ["near_test"]}))
+        return Outcome(4, 4)
+
+    there.make(order, there.slot("shard", order.key), build)
+    here.make(order, here.slot("shard", order.key), build, files_stay=True)
+
+    def answer(statement: str) -> str:
+        result = CliRunner().invoke(cli, ["--artifacts", str(here.root), "sql", "--csv", statement])
+        assert result.exit_code == 0, result.output
+        return result.output.partition("\n")[2].replace("\r", "").strip()
+
+    assert answer('SELECT sum(number) FROM "shard@1".train') == "21"
+    assert answer("SELECT split, sum(number) FROM shards GROUP BY ALL ORDER BY ALL") == "train,21\nvalidation,12"
+    assert answer("SELECT stage, reason FROM dropped") == "shard,near_test"
+    assert "validation" in answer("SHOW ALL TABLES")
+    assert not list(here.root.rglob("*.parquet"))
+    if place == "folder":
+        (tmp_path / "remote").rename(tmp_path / "moved")
+        result = CliRunner().invoke(cli, ["--artifacts", str(here.root), "sql", "SELECT * FROM shard.train"])
+        assert result.exit_code and "Table shard@1.train is at" in result.output and "Traceback" not in result.output
