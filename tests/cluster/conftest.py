@@ -95,6 +95,13 @@ class Cluster:
         arguments = ("--scheduler-file", str(self._file), "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
         self._processes.append(self._start("worker", *arguments))
 
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until the scheduler knows that many workers; on a busy machine they start slowly."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=600)
+
     def wait_for_running_shards(self) -> None:
         """Wait for the shards of a stopped run: nobody waits for them, and they still write."""
         from distributed import Client

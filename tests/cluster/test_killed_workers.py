@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from homegrown.cluster.dask import dask_workers
+from homegrown.config.compute import ComputeSettings
 from homegrown.config.corpus import DedupSettings, ShardSettings
 from homegrown.corpus import duplicates
 from homegrown.corpus.dedup import dedup
@@ -17,6 +19,7 @@ from homegrown.corpus.shard import shard
 from homegrown.store.artifacts import Order, Store
 from homegrown.util.parallel import process_pool
 from homegrown.util.progress import Outcome
+from tests.cluster.conftest import Cluster
 from tests.cluster.shards import marked
 from tests.corpus.made_up import corpus, write_documents
 
@@ -83,6 +86,25 @@ def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found = stages(documents(tmp_path / "alone"), lambda out: ThreadPoolExecutor(1), lambda pool: pool)
     monkeypatch.setattr(duplicates, "SMALL", 100)
     return found
+
+
+def test_eight_workers_of_which_one_of_each_phase_is_killed(
+    cluster: Cluster, tmp_path: Path, expected: dict[str, str]
+) -> None:
+    store = documents(tmp_path / "artifacts")
+    compute = ComputeSettings(executor="dask", address=cluster.address, workers=WORKERS)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def workers(out: Path) -> AbstractContextManager[Executor]:
+        cluster.have_workers(WORKERS)  # again for each stage, as killed ones stay dead
+        cluster.wait_for_workers(WORKERS)
+        return dask_workers(compute, store, out)
+
+    found = stages(store, workers, lambda pool: Deadly(pool, marks))
+    assert found == expected
+    starts = Counter(mark.name.rpartition("-")[0] for mark in marks.iterdir())
+    assert {name: count for name, count in starts.items() if count > 1} == {f"{phase}-2": 2 for phase in PHASES}
 
 
 def test_a_killed_process_of_each_phase_costs_no_finished_shard(tmp_path: Path, expected: dict[str, str]) -> None:
