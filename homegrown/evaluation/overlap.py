@@ -3,14 +3,18 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from rouge_score.rouge_scorer import RougeScorer
 
 from homegrown.evaluation.bootstrap import Interval, interval
 from homegrown.evaluation.sample import SENTENCE_END
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 BLEU_METHOD = (
     "BLEU-4: nltk's corpus_bleu and the mean of its sentence_bleu, with wordpunct_tokenize and exponential smoothing "
@@ -21,7 +25,7 @@ ROUGE_METHOD = (
     "and line breaks."
 )
 
-# nltk is imported where it counts: with SciPy and scikit-learn, which it brings, it takes two seconds.
+# nltk, also of rouge-score, is imported where it counts: with SciPy and scikit-learn it takes two seconds.
 _ORDERS = 4
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """Scripts without spaces between words: every character counts as a word."""
@@ -104,12 +108,16 @@ class _Words:
         return words(text)
 
 
-_SCORER = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], tokenizer=_Words())
+@cache
+def _scorer() -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], tokenizer=_Words())
 
 
 def rouge(reference: str, text: str) -> Rouge:
     """Return the ROUGE of one text, on `words`, without stemming."""
-    scores = _SCORER.score(_sentences(reference), _sentences(text))
+    scores = _scorer().score(_sentences(reference), _sentences(text))
     return Rouge(*(100 * scores[name].fmeasure for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")))
 
 
