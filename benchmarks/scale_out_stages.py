@@ -1,7 +1,7 @@
 """Stages of the corpus at the size of more documents than memory: time, peak memory, memory of the driver.
 
 Called by `benchmarks.scale_out`. Each stage runs in a process of its own, the driver, with a pool of workers. Results
-are kept beside the files, so a repeated call resumes.
+are kept, so a repeated call resumes; files are deleted when no later stage reads them.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.measuring import cpu_seconds, real_texts, table
 from homegrown.config.pipelines import load_recipe
@@ -54,10 +56,12 @@ def alone(folder: Path, counts: list[int], workers: list[int], dask: int) -> Res
     for count in counts:
         documents = folder / f"{count}" / "made-up"
         kept(documents.with_suffix(".json"), lambda: made_up(documents, count))  # noqa: B023
+        check_columns(documents)
         for stage in found:
             for many in (*workers, *([-dask] if dask else [])):
                 out = folder / f"{count}" / f"{stage}-{many}"
                 one = kept(out.with_suffix(".json"), lambda: run(stage, documents, out, many))  # noqa: B023
+                shutil.rmtree(out, ignore_errors=True)
                 found[stage][f"{count:.0e} {many}"] = one
                 who = f"{many} processes" if many > 0 else f"{-many} Dask workers"
                 rows.append(
@@ -78,6 +82,15 @@ def alone(folder: Path, counts: list[int], workers: list[int], dask: int) -> Res
         digests = {one["digest"] for name, one in ones.items() if name.startswith(f"{min(counts):.0e} ")}
         summary[f"{stage}_same_bytes"] = len(digests) == 1
     return summary
+
+
+def check_columns(folder: Path) -> None:
+    """End the program with a message if an earlier version made the documents, without a column that they need."""
+    from homegrown.corpus.documents import SCHEMA
+
+    for part in sorted(folder.glob("documents/*.parquet"))[:1]:
+        if missing := set(SCHEMA.names) - set(pq.read_schema(part).names):
+            sys.exit(f"{folder} lacks the column {min(missing)}: an earlier version made it; delete {folder.parent}.")
 
 
 def made_up(folder: Path, count: int) -> Results:
@@ -131,7 +144,9 @@ def chain(folder: Path, gigabytes: float, workers: int) -> list[Results]:
     for stage in _CHAIN:
         out = folder / stage
         rows.append({"stage": stage, **kept(folder / f"{stage}.json", lambda: run(stage, before, out, workers))})  # noqa: B023
-        before = before if stage == "tokenizer" else out
+        if stage != "tokenizer":
+            shutil.rmtree(before, ignore_errors=True)  # the next stage reads this one's files, or resumes after it
+            before = out
     cells = [
         (row["stage"], *(f"{row[name]:.2f}" for name in ("seconds", "cpu", "peak_gb", "driver_gb"))) for row in rows[1:]
     ]
