@@ -51,8 +51,10 @@ CONTESTANTS = {
     "llama": "(e) LlamaForCausalLM, 1e-3",
     "nanochat-4x4": "(f) nanochat, 4 times its rates, batch 4",
     "nanochat-8x4": "(f) nanochat, 8 times its rates, batch 4",
+    "nanochat-4x8": "(f) nanochat, 4 times its rates, batch 8",
     "nanochat-8x8": "(f) nanochat, 8 times its rates, batch 8",
     "nanochat-16x8": "(f) nanochat, 16 times its rates, batch 8",
+    "nanochat-8x16": "(f) nanochat, 8 times its rates, batch 16",
 }
 NANOGPT = [name for name in CONTESTANTS if name.startswith("nanogpt")]
 NANOCHATS = [name for name in CONTESTANTS if name.startswith("nanochat")]
