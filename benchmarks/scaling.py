@@ -1,12 +1,15 @@
 """Sweeps behind the rules of `homegrown run auto`: one training per row, added to benchmarks/results/scaling.csv.
 
     python -m benchmarks.scaling wikipedia --tokens 1500000 [SETTING=VALUE ...]
+    python -m benchmarks.scaling wikipedia --tokens 1500000 --rates DEPTH
     python -m benchmarks.scaling --repeat ROW
     python -m benchmarks.scaling --fit
 
-A SETTING is one of `model` or `training`, or `vocabulary`. Without changes a row has `tiny`'s settings. `--repeat`
+A SETTING is one of `model` or `training`, or `vocabulary`. Without changes a row has `tiny`'s settings. `--rates`
+trains a model of so many layers three times, with the settings of the rules and half and twice their rates. `--repeat`
 trains row ROW of the table again, counted from 1, and prints both results. `--fit` fits the loss, writes the picture
-benchmarks/results/scaling.png, and prints the constants of `homegrown.planning.scaling_rules`.
+benchmarks/results/scaling.png, and prints the constants of `homegrown.planning.scaling_rules` and each model's best
+rates, in those of the rules.
 
 One thread; losses by tokens do not depend on the machine's load. A row that the table already has is not trained again.
 Needs ../shared/corpora beside the repository.
@@ -15,6 +18,7 @@ Needs ../shared/corpora beside the repository.
 import argparse
 import csv
 import json
+import math
 import os
 import tempfile
 import time
@@ -29,6 +33,7 @@ from benchmarks.training import TEXTS, prepare
 from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.training import TrainingSettings
+from homegrown.planning import scaling_rules as rules
 from homegrown.training.job import SUMMARY
 from homegrown.training.worker import prepare_environment
 
@@ -40,6 +45,9 @@ _SETTINGS = ["hidden", "layers", "heads", "kv_heads", "feed_forward", "context",
 _TRAINING = ["batch_size", "learning_rate", "matrix_learning_rate", "momentum", "weight_decay", "dropout"]
 COLUMNS = ["text", "vocabulary", "tokens", *_SETTINGS, *_TRAINING, "other", "epochs", "parameters", "bits_per_byte"]
 COLUMNS += ["cpu_seconds"]
+VOCABULARY = 4096
+RATES = ("matrix_learning_rate", "learning_rate")
+FACTORS = (0.5, 1.0, 2.0)
 _RESULTS = 4
 """The last columns, which a run measures."""
 
@@ -48,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="?", choices=list(TEXTS))
     parser.add_argument("--tokens", type=int, default=1_500_000, help="tokens to train on (default 1,500,000)")
+    parser.add_argument("--rates", type=int, metavar="DEPTH", help="layers of a model by the rules, at three rates")
     parser.add_argument("--repeat", type=int, metavar="ROW", help="row of the table to train again")
     parser.add_argument("--fit", action="store_true", help="fit the loss and draw the picture")
     parser.add_argument("changes", nargs="*", metavar="SETTING=VALUE")
@@ -58,25 +67,48 @@ def main() -> None:
     if not CORPORA.is_dir():
         raise SystemExit(f"{CORPORA} is missing; this benchmark needs its texts.")
     prepare_environment()
-    rows = table()
     if arguments.repeat:
-        row = rows[arguments.repeat - 1]
+        row = table()[arguments.repeat - 1]
         print("was", row)
         print("now", measured(row))
         return
+    if arguments.rates:
+        for factor in FACTORS:
+            add(described(arguments.text, arguments.tokens, by_rules(arguments, factor)))
+        return
     changes = {name: yaml.safe_load(value) for name, value in (change.split("=", 1) for change in arguments.changes)}
-    row = described(arguments.text, arguments.tokens, changes)
-    if any(list(one.values())[:-_RESULTS] == list(row.values()) for one in rows):
+    add(described(arguments.text, arguments.tokens, changes))
+
+
+def add(row: dict[str, str]) -> None:
+    """Train a row that the table lacks, and add it."""
+    if any(list(one.values())[:-_RESULTS] == list(row.values()) for one in table()):
         print("The table has this row.")
         return
     row = measured(row)
-    print(row)
+    print(row, flush=True)
     new = not TABLE.exists()
     with TABLE.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def by_rules(arguments: argparse.Namespace, factor: float) -> dict[str, Any]:
+    """Return the changes from `tiny` to what the rules give a model, with `factor` times their rates."""
+    from homegrown.data.loader import TokenSplit
+
+    tiny = load_recipe("tiny")
+    shape = rules.shape(arguments.rates)
+    once = TokenSplit(tokens_of(arguments.text, VOCABULARY) / "packed", "train").tokens
+    ruled = rules.training(tiny.training, shape, VOCABULARY, arguments.tokens, once, device="cpu", devices=1)
+    settings = ruled.model_copy(update={name: factor * getattr(ruled, name) for name in RATES})
+    changes = {name: getattr(shape, name) for name in _SETTINGS} | {name: getattr(settings, name) for name in _TRAINING}
+    changes["micro_batch_size"] = ruled.micro_batch_size
+    if ruled.orthogonalization_steps != tiny.training.orthogonalization_steps:
+        changes["orthogonalization_steps"] = ruled.orthogonalization_steps
+    return changes
 
 
 def table() -> list[dict[str, str]]:
@@ -187,14 +219,13 @@ _DEVIATION, _FAR = 0.01, 0.04
 
 
 def fit() -> None:
-    """Fit the loss of Wikipedia's rows with the settings of the rules, print the law and draw the picture."""
+    """Fit the loss of Wikipedia's best rows, print the law and the best rates, and draw the picture."""
     import numpy as np
     from scipy.optimize import least_squares
 
-    from homegrown.planning.scaling_rules import LossLaw
     from homegrown.planning.text import bytes_per_token
 
-    rows = [row for row in table() if row["text"] == "wikipedia"]
+    rows = best_rows([row for row in table() if row["text"] == "wikipedia"])
     points: list[tuple[float, int, float]] = [
         (hidden_weights(row), int(row["vocabulary"]), int(row["tokens"]) * bytes_per_token(int(row["vocabulary"])))
         for row in rows
@@ -203,10 +234,10 @@ def fit() -> None:
     seen = np.array([float(row["bits_per_byte"]) for row in rows] + [bits for *_, bits in PUBLISHED])
     spread = np.array([_DEVIATION] * len(rows) + [_FAR] * len(PUBLISHED))
 
-    def law(values: Any) -> LossLaw:
+    def law(values: Any) -> rules.LossLaw:
         scale, known, narrow, alpha, coarse, gamma, power = values
         parts = np.exp([scale, known, narrow, coarse]).tolist()
-        return LossLaw(0.3, parts[0], parts[1], parts[2], float(alpha), parts[3], float(gamma), float(power))
+        return rules.LossLaw(0.3, parts[0], parts[1], parts[2], float(alpha), parts[3], float(gamma), float(power))
 
     def off(values: Any) -> Any:
         made = law(values)
@@ -225,7 +256,41 @@ def fit() -> None:
     print(found)
     for point, bits in zip(points, seen, strict=True):
         print(f"{point[0] / 1e6:8.2f} M  {point[1]:6,}  {point[2] / 1e6:9.2f} MB  {bits:.4f}  {found(*point):.4f}")
-    draw([found(*point) for point in points[: len(rows)]], rows)
+    swept = swept_rates(table())
+    for name, losses in swept.items():
+        print(f"{name}: best at {best_factor(losses):.2f} times the rates of the rules")
+    draw([found(*point) for point in points[: len(rows)]], rows, swept)
+
+
+def best_rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the best of the rows of each model, vocabulary and number of tokens."""
+    best: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: float(row["bits_per_byte"])):
+        best.setdefault(tuple(row[name] for name in (*_SETTINGS, "vocabulary", "tokens")), row)
+    return list(best.values())
+
+
+def swept_rates(rows: list[dict[str, str]]) -> dict[str, dict[float, float]]:
+    """Return the bits per byte by the factor on both of the rules' rates, for each model and number of tokens."""
+    swept: dict[str, dict[float, float]] = {}
+    for row in rows:
+        tokens, width, batch = (int(row[name]) for name in ("tokens", "hidden", "batch_size"))
+        ruled = (rules.matrix_learning_rate(tokens, batch * int(row["context"])), rules.learning_rate(width, 1.0))
+        matrix, other = (float(row[name]) / rate for name, rate in zip(RATES, ruled, strict=True))
+        if row["text"] == "wikipedia" and math.isclose(matrix, other, rel_tol=0.02):
+            name = f"{int(row['parameters']) / 1e6:.1f} M parameters, {tokens / 1e6:g} M tokens"
+            losses = swept.setdefault(name, {})
+            factor = min(FACTORS, key=lambda one: abs(math.log(one / matrix)))
+            losses[factor] = min(float(row["bits_per_byte"]), losses.get(factor, math.inf))
+    return {name: losses for name, losses in swept.items() if len(losses) == len(FACTORS)}
+
+
+def best_factor(losses: dict[float, float]) -> float:
+    """Return the factor on the rates with the least loss, by a parabola over its logarithm."""
+    import numpy as np
+
+    curve, slope, _ = np.polyfit([math.log(factor) for factor in losses], list(losses.values()), 2)
+    return math.exp(-slope / (2 * curve))
 
 
 def hidden_weights(row: dict[str, str]) -> int:
@@ -238,8 +303,8 @@ def hidden_weights(row: dict[str, str]) -> int:
     return hidden_parameters(ModelConfig.from_settings(shape, int(row["vocabulary"]), dropout=0.0))
 
 
-def draw(fitted: list[float], rows: list[dict[str, str]]) -> None:
-    """Draw what was measured against what the law gives, and the rates at which a model was best."""
+def draw(fitted: list[float], rows: list[dict[str, str]], swept: dict[str, dict[float, float]]) -> None:
+    """Draw what was measured against what the law gives, and how much worse other rates are than the best."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), dpi=100, layout="constrained")
@@ -249,26 +314,18 @@ def draw(fitted: list[float], rows: list[dict[str, str]]) -> None:
     ends = [min(fitted + seen), max(fitted + seen)]
     left.plot(ends, ends, color="gray", linewidth=1)
     left.set(title="Wikipedia: the fitted law", xlabel="bits per byte by the law", ylabel="measured")
-    for name, label in (("matrix_learning_rate", "Muon"), ("learning_rate", "AdamW")):
-        for size in sorted({row["parameters"] for row in rows}, key=int):
-            chosen = [
-                (float(row[name]), float(row["bits_per_byte"]))
-                for row in rows
-                if (row["parameters"], row["tokens"], row["batch_size"]) == (size, "1500000", "8")
-                and all(row[other] == value for other, value in _USUAL.items() if other != name)
-            ]
-            if len(chosen) > 1:
-                right.plot(*zip(*sorted(chosen), strict=True), marker="o", label=f"{label}, {int(size) / 1e6:.1f} M")
-    right.set(title="1.5 million tokens: rates", xlabel="peak learning rate", ylabel="bits per byte", xscale="log")
+    for name, losses in swept.items():
+        right.plot(
+            losses.keys(), [100 * (loss / min(losses.values()) - 1) for loss in losses.values()], "o-", label=name
+        )
+    right.set(title="Rates of Muon and AdamW", xlabel="times the rates of the rules", ylabel="percent above the best")
+    right.set_xscale("log", base=2)
+    right.set_xticks(FACTORS, [f"{factor:g}" for factor in FACTORS])
     right.legend(frameon=False)
     for panel in (left, right):
         panel.grid(alpha=0.2)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(TABLE.with_suffix(".png"))
-
-
-_USUAL = {"matrix_learning_rate": "0.04", "learning_rate": "0.02", "other": ""}
-"""The settings of a row of the right panel, but for the rate that it varies."""
 
 
 if __name__ == "__main__":
