@@ -277,12 +277,14 @@ def swept_rates(rows: list[dict[str, str]]) -> dict[str, dict[float, float]]:
         tokens, width, batch = (int(row[name]) for name in ("tokens", "hidden", "batch_size"))
         ruled = (rules.matrix_learning_rate(tokens, batch * int(row["context"])), rules.learning_rate(width, 1.0))
         matrix, other = (float(row[name]) / rate for name, rate in zip(RATES, ruled, strict=True))
-        if row["text"] == "wikipedia" and math.isclose(matrix, other, rel_tol=0.02):
+        if (row["text"], row["vocabulary"]) == ("wikipedia", str(VOCABULARY)) and math.isclose(
+            matrix, other, rel_tol=0.02
+        ):
             name = f"{int(row['parameters']) / 1e6:.1f} M parameters, {tokens / 1e6:g} M tokens"
             losses = swept.setdefault(name, {})
             factor = min(FACTORS, key=lambda one: abs(math.log(one / matrix)))
             losses[factor] = min(float(row["bits_per_byte"]), losses.get(factor, math.inf))
-    return {name: losses for name, losses in swept.items() if len(losses) == len(FACTORS)}
+    return {name: dict(sorted(losses.items())) for name, losses in swept.items() if len(losses) == len(FACTORS)}
 
 
 def best_factor(losses: dict[float, float]) -> float:

@@ -6,6 +6,7 @@ import random
 import shutil
 import statistics
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,10 +17,14 @@ from click.testing import CliRunner, Result
 from homegrown.cli.main import cli
 from homegrown.config.model import ModelSettings
 from homegrown.config.tokens import TokenizerSettings
+from homegrown.export.huggingface import write_huggingface
 from homegrown.harness.heldout_tasks import LAST_WORD, NEXT_PASSAGE, write_tasks
 from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
+from homegrown.serving.api import application
+from homegrown.serving.loading import Limits, load, source
+from homegrown.serving.service import Model, Service
 from homegrown.store import runs
 from homegrown.store.artifacts import Artifact, Order, Store
 from homegrown.tokenizer import loading, special
@@ -27,6 +32,7 @@ from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.files import read_parquet, write_parquet
 from homegrown.util.progress import Outcome
 from tasks.ui.panels import PAGE
+from tests.serving.running import running
 
 _WORDS = ["the", "river", "slowly", "turns", "around", "hills", "where", "larger", "stones", "lie", "naïve", "before"]
 
@@ -170,3 +176,46 @@ def test_passages_end_where_they_should(tmp_path: Path) -> None:
     for text, row in zip(texts, choices, strict=True):
         assert text.startswith(row["context"] + row["choices"][row["answer"]])
         assert len(set(row["choices"])) == 4
+
+
+@pytest.mark.slow
+def test_the_harness_finds_the_same_through_the_server(store: Store, tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+
+    assert _homegrown(store).exit_code == 0
+    found = read_parquet(store.resolve("lm-eval").path / "results").to_pylist()
+    in_process = {(row["task"], row["metric"]): row["value"] for row in found if row["value"] is not None}
+    made = store.resolve("pretrain")
+    write_huggingface(made.path / "model", tmp_path / "export", "float32", None)  # for its tokenizer
+    tasks = write_tasks(store.resolve("shard").path, tmp_path, [LAST_WORD, NEXT_PASSAGE])
+    service = Service([Model(made.name, 1)], queue=64)
+    limits = Limits(rows=8, context=None, threads=1)
+    wanted = source(made.name, made, made.path / "model", None)
+    [(_, ready, chat)] = load(store, wanted, "homegrown", "cpu", limits, partial(service.failed, made.name))
+    service.ready(made.name, ready, chat)
+    try:
+        with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
+            served = simple_evaluate(
+                model="local-completions",
+                model_args={
+                    "model": made.name,
+                    "base_url": f"{url}/v1/completions",
+                    "tokenizer": str(tmp_path / "export"),
+                    "add_bos_token": True,
+                    "max_length": 512,
+                },
+                tasks=tasks,
+                bootstrap_iters=0,
+            )
+    finally:
+        service.close()
+    assert served is not None
+    through = {
+        (task, name.partition(",")[0]): value
+        for task, values in served["results"].items()
+        for name, value in values.items()
+        if isinstance(value, float) and "stderr" not in name
+    }
+    assert {LAST_WORD, NEXT_PASSAGE} == {task for task, _ in through}
+    for name, value in through.items():
+        assert value == pytest.approx(in_process[name], rel=1e-4), name
