@@ -7,8 +7,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from types import ModuleType
@@ -70,6 +71,22 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@cache
+def _ignore_cancelled_and_killed() -> None:
+    """Let a pool's thread fail in silence when its workers end while its work is cancelled, as after Ctrl-C.
+
+    Before Python 3.12 it sets the end of the workers as the error of cancelled futures too, and prints a traceback of
+    `InvalidStateError`; nobody waits for it.
+    """
+    before = threading.excepthook
+
+    def report(failure: threading.ExceptHookArgs) -> None:
+        if not issubclass(failure.exc_type, InvalidStateError):
+            before(failure)
+
+    threading.excepthook = report
+
+
 class _Process(SpawnProcess):
     """A spawned process that does not import the main module, which defines none of our functions.
 
@@ -96,6 +113,7 @@ def process_pool(workers: int) -> Iterator[Executor]:
 
     Processes are spawned, not forked: a fork would inherit locks and threads of numba, torch and Arrow.
     """
+    _ignore_cancelled_and_killed()
     with ProcessPoolExecutor(workers or cpu_count(), mp_context=_Spawn(), initializer=_begin) as pool:
         try:
             with _interrupts_blocked():

@@ -88,3 +88,23 @@ def test_dedup_resumes_after_kills(tmp_path: Path, executor: Executor) -> None:
     dedup(out, tmp_path / "in", DedupSettings(), seed=1, memory_gb=0.5, executor=executor)
     assert before.items() <= inodes(out).items(), "finished shards were made again"
     assert digests(out) == digests(tmp_path / "complete")
+
+
+def test_workers_that_end_while_work_is_cancelled_leave_no_traceback() -> None:
+    program = """
+import multiprocessing, time
+from homegrown.util.parallel import process_pool
+
+with process_pool(1) as pool:
+    submitted = [pool.submit(time.sleep, 60) for _ in range(6)]
+    while not submitted[0].running():
+        time.sleep(0.01)
+    for waiting in submitted:
+        waiting.cancel()
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    time.sleep(0.5)  # until the pool sees it
+    raise SystemExit(3)
+"""
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (3, "")

@@ -183,7 +183,8 @@ def test_the_harness_finds_the_same_through_the_server(store: Store, tmp_path: P
     from lm_eval import simple_evaluate
 
     assert _homegrown(store).exit_code == 0
-    found = read_parquet(store.resolve("lm-eval").path / "results").to_pylist()
+    measured = next(one for one in store.all() if f"{LAST_WORD}_perplexity" in one.manifest.metrics)
+    found = read_parquet(measured.path / "results").to_pylist()
     in_process = {(row["task"], row["metric"]): row["value"] for row in found if row["value"] is not None}
     made = store.resolve("pretrain")
     write_huggingface(made.path / "model", tmp_path / "export", "float32", None)  # for its tokenizer

@@ -156,8 +156,8 @@ class Page:
         self.script(f"document.querySelector('[name={setting}]').value = arguments[0]", value)
 
     def fill(self, selector: str, text: str) -> None:
-        """Put a text into a box at once: the driver types a long one letter by letter."""
-        self.script("document.querySelector(arguments[0]).value = arguments[1]", selector, text)
+        """Add a text to that in a box at once: the driver types a long one letter by letter."""
+        self.script("document.querySelector(arguments[0]).value += arguments[1]", selector, text)
 
     def say(self, message: str) -> None:
         self.fill("#message", message[:-1])
@@ -417,6 +417,7 @@ def test_what_is_too_long_is_said_truly(page: Page, engines: dict[str, ScriptedE
         engine.rows = 4 if failed else 0
         page.script(f"document.querySelectorAll('[aria-label=\"{label}\"]')[0].click()")
         if failed:
+            page.one(".editor textarea").clear()
             page.fill(".editor textarea", failed)
             page.press("Send")
             eventually(lambda: page.text("#failure").startswith("Too long"))
