@@ -35,8 +35,10 @@ from homegrown.config.pipelines import load_auto
 from homegrown.config.training import TrainingSettings
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed
-from homegrown.planning.dial import Budget, dial, facts, of_size
+from homegrown.planning.budget import Budget
+from homegrown.planning.dial import dial, of_size
 from homegrown.planning.machine import this_machine
+from homegrown.planning.text_facts import facts
 from homegrown.training.worker import prepare_environment
 
 RESULTS = DATA / "dial.jsonl"

@@ -28,8 +28,10 @@ from benchmarks.training import tokenize, write_shards
 from homegrown.config.pipelines import change_recipe, load_auto
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed
-from homegrown.planning.dial import Budget, dial, facts, table
+from homegrown.planning.budget import Budget
+from homegrown.planning.dial import dial, table
 from homegrown.planning.machine import this_machine
+from homegrown.planning.text_facts import facts
 from homegrown.reporting.terminal import print_table
 from homegrown.training.worker import prepare_environment
 from homegrown.util.parallel import cpu_count

@@ -15,7 +15,7 @@ from flows.pretrain import Change, StageName, recipe_run_name, run_chain
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.config.settings import Address
-from homegrown.planning.dial import Budget
+from homegrown.planning.budget import Budget
 from homegrown.planning.gpus import find, require
 from homegrown.planning.machine import this_machine
 from tasks import dial

@@ -8,12 +8,14 @@ from prefect.logging import get_run_logger
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.planning import scaling_rules
-from homegrown.planning.dial import Budget, Dialed, TextFacts, dial, estimated, facts, sample_share, table
+from homegrown.planning.budget import Budget
+from homegrown.planning.dial import Dialed, dial, sample_share, table
 from homegrown.planning.gpus import Gpu, machine_with
 from homegrown.planning.machine import Machine, this_machine
 from homegrown.planning.scaling_rules import WIDTH_PER_LAYER
 from homegrown.planning.speed import Speed, specified, speed_of
 from homegrown.planning.text import text_of
+from homegrown.planning.text_facts import TextFacts, estimated, facts
 from homegrown.reporting.blocks import table_as_markdown
 from homegrown.reporting.numbers import file_size
 from homegrown.reporting.terminal import print_table

@@ -26,8 +26,8 @@ from homegrown.config.pipelines import (
     pipeline_names,
     read,
 )
+from homegrown.planning.budget import Budget
 from homegrown.planning.compute import config_of
-from homegrown.planning.dial import Budget
 from homegrown.reporting.numbers import count
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError

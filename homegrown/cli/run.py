@@ -22,7 +22,7 @@ from homegrown.util.files import read_parquet
 if TYPE_CHECKING:
     from flows.pretrain import Complete, StageName
     from homegrown.config.recipe import Recipe
-    from homegrown.planning.dial import Budget
+    from homegrown.planning.budget import Budget
     from homegrown.planning.gpus import Gpu
     from tasks.stage import Handle
 
@@ -96,7 +96,7 @@ def run(
         os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
         if pipeline == AUTO:
             from flows.auto import text_changes
-            from homegrown.planning.dial import Budget
+            from homegrown.planning.budget import Budget
 
             budget = Budget.of(time, size, tokens)
             _print_choice(change_recipe(recipe, text_changes(data)), budget, chosen, list(changes), *named())
@@ -107,7 +107,7 @@ def run(
     def prepare() -> "Flow[dict[str, Handle]]":
         from flows.auto import auto, text_changes
         from flows.pretrain import check, forced_stages, known_until, pretrain, shown_stages
-        from homegrown.planning.dial import Budget
+        from homegrown.planning.budget import Budget
         from tasks import dial
 
         last, first, forced = named()

@@ -1,15 +1,9 @@
 """The dial of `homegrown run auto`: the best recipe for a time, a size or a number of tokens."""
 
-import bz2
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-import pyarrow.parquet as pq
 
 from homegrown.config.evaluation import EvaluationSettings
 from homegrown.config.model import ModelSettings
@@ -17,6 +11,7 @@ from homegrown.config.recipe import Recipe
 from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
 from homegrown.planning import scaling_rules as rules
+from homegrown.planning.budget import Budget
 from homegrown.planning.compute import hidden_parameters
 from homegrown.planning.cost import ASSUMED_UTILISATION
 from homegrown.planning.gpus import Gpu
@@ -24,28 +19,13 @@ from homegrown.planning.layouts import layouts
 from homegrown.planning.machine import Machine
 from homegrown.planning.speed import Speed
 from homegrown.planning.target import this_machine_as_target
-from homegrown.planning.text import bytes_per_token, text_of
+from homegrown.planning.text import bytes_per_token
+from homegrown.planning.text_facts import TextFacts
 from homegrown.reporting.blocks import Table
 from homegrown.reporting.numbers import count, duration, file_size
-from homegrown.store.artifacts import Store
-from homegrown.util.elsewhere import opened, parts_of
 from homegrown.util.errors import UserError
 
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _ENDLESS = 1e15
-_THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
-_SAMPLE_BYTES, _SAMPLE_VOCABULARY = 1_000_000, 2048
-_BZ2_BITS = {
-    2_000: 4.23,
-    5_000: 3.64,
-    10_000: 3.27,
-    20_000: 3.01,
-    50_000: 2.74,
-    100_000: 2.60,
-    200_000: 2.52,
-    500_000: 2.39,
-}
-"""Bits per byte of Wikipedia by bz2 by the size of the text, the mean of eight places: little text says little."""
 _NEARLY = 1.002
 _FORWARD_SHARE = 1 / 3
 """Share of a forward pass in the operations of a training step."""
@@ -58,111 +38,6 @@ _SAMPLED, _SPARE = 4.0, 2.0
 """Ratio of a text to what a training reads of it from which documents are sampled, and the ratio that is left."""
 _PROMPT, _LEAST_PROMPT = 4 / 7, 2
 """Share of the prompt in a completion of the evaluation, as in `tiny`, and its fewest tokens."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What the user gives: seconds of training, parameters, tokens; at least one, not seconds and tokens both."""
-
-    seconds: float | None = None
-    parameters: float | None = None
-    tokens: float | None = None
-
-    @classmethod
-    def of(cls, time: str | None, size: str | None, tokens: str | None) -> "Budget":
-        """Return the budget of texts such as 45m, 1h30m; 30M; 2.5B.
-
-        Raises:
-            UserError: one cannot be read, or the combination is not a budget.
-        """
-        if time and tokens:
-            raise UserError(f"--time {time} and --tokens {tokens} contradict each other; leave one of them out.")
-        if not (time or size or tokens):
-            raise UserError("The pipeline auto needs a budget; set --time (45m), --size (30M) or --tokens (100M).")
-        return cls(
-            _seconds(time) if time else None,
-            _number("--size", size) if size else None,
-            _number("--tokens", tokens) if tokens else None,
-        )
-
-
-def _seconds(time: str) -> float:
-    parts = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*(?:s|min|m|h|d)\s*)+", time.strip().lower())
-    pairs = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)", parts[0]) if parts else []
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in pairs)
-    if not seconds:
-        raise UserError(f"--time {time} is not a duration; write 90s, 45m, 1h30m or 2d.")
-    return seconds
-
-
-def _number(option: str, value: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbt]?)", value.strip().lower().replace(",", ""))
-    number = float(found[1]) * _THOUSANDS[found[2]] if found else 0.0
-    if not number:
-        raise UserError(f"{option} {value} is not a number; write 500k, 30M or 1.5B.")
-    return number
-
-
-@dataclass(frozen=True)
-class TextFacts:
-    """The training text: its bytes, counted or estimated, and its bits per byte by bz2, None before it is read.
-
-    `token_bytes` is the ratio of its bytes per token to the usual ones of English text; `longest_test` the bytes of
-    the longest test document, None before the text is read.
-    """
-
-    train_bytes: float
-    counted: bool
-    bz2_bits: float | None
-    token_bytes: float = 1.0
-    longest_test: int | None = None
-
-    def bytes_per_token(self, vocabulary: int) -> float:
-        """Return the bytes per token to expect with a vocabulary."""
-        return self.token_bytes * bytes_per_token(vocabulary)
-
-
-def facts(shards: Path, train_bytes: int) -> TextFacts:
-    """Return the facts of a text from the folder of the stage `shard`; bz2 and BPE compress its first megabyte.
-
-    The bits per byte of less than half a megabyte are those to expect of so much.
-    """
-    from homegrown.tokenizer import train
-
-    parts: list[bytes] = []
-    size = 0
-    for text in _texts(shards / "train"):
-        parts.append(text.encode()[: _SAMPLE_BYTES - size])
-        size += len(parts[-1])
-        if size >= _SAMPLE_BYTES:
-            break
-    bits = 8 * len(bz2.compress(b"".join(parts))) / max(1, size)
-    usual = np.interp(np.log(max(1, size)), np.log(list(_BZ2_BITS)), list(_BZ2_BITS.values()))
-    bits *= _BZ2_BITS[max(_BZ2_BITS)] / float(usual)
-    ratio = 1.0
-    if size >= _SAMPLE_BYTES // 2:  # of less text, a vocabulary is the text itself
-        texts = [part.decode(errors="ignore") for part in parts]
-        ratio = train.bytes_per_token(texts, _SAMPLE_VOCABULARY) / bytes_per_token(_SAMPLE_VOCABULARY)
-    longest = max((len(text.encode()) for text in _texts(shards / "test")), default=None)
-    return TextFacts(train_bytes, counted=True, bz2_bits=bits, token_bytes=ratio, longest_test=longest)
-
-
-def estimated(store: Store, recipe: Recipe) -> TextFacts:
-    """Return the facts of a text that no run has read yet, from the size of its sources.
-
-    Raises:
-        UserError: the size is not known before ingest has read the sources.
-    """
-    text = text_of(store, recipe, recipe.tokenizer.vocabulary_size)
-    if text.tokens is None:
-        raise UserError("The size of the text is unknown before it is read; replace --dry-run by --until shard once.")
-    return TextFacts(text.tokens * bytes_per_token(recipe.tokenizer.vocabulary_size), counted=False, bz2_bits=None)
-
-
-def _texts(folder: Path) -> Iterator[str]:
-    for path in parts_of(folder):
-        for batch in pq.ParquetFile(opened(path)).iter_batches(256, columns=["text"]):
-            yield from batch.column(0).to_pylist()
 
 
 class Reason(NamedTuple):

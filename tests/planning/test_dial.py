@@ -21,11 +21,13 @@ from homegrown.model.config import ModelConfig
 from homegrown.planning import gpus
 from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed as module
-from homegrown.planning.dial import Budget, TextFacts, dial, facts, sample_share
+from homegrown.planning.budget import Budget
+from homegrown.planning.dial import dial, sample_share
 from homegrown.planning.machine import LocalGpu, Machine, this_machine
 from homegrown.planning.probe import work
 from homegrown.planning.speed import Speed, speed_of
 from homegrown.planning.text import bytes_per_token
+from homegrown.planning.text_facts import TextFacts, facts
 from homegrown.store.artifacts import Store
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.errors import UserError

@@ -1,0 +1,90 @@
+"""What `homegrown run auto` has to know of a text: its bytes, how well they compress, and its bytes per token."""
+
+import bz2
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from homegrown.config.recipe import Recipe
+from homegrown.planning.text import bytes_per_token, text_of
+from homegrown.store.artifacts import Store
+from homegrown.util.elsewhere import opened, parts_of
+from homegrown.util.errors import UserError
+
+_SAMPLE_BYTES, _SAMPLE_VOCABULARY = 1_000_000, 2048
+_BZ2_BITS = {
+    2_000: 4.23,
+    5_000: 3.64,
+    10_000: 3.27,
+    20_000: 3.01,
+    50_000: 2.74,
+    100_000: 2.60,
+    200_000: 2.52,
+    500_000: 2.39,
+}
+"""Bits per byte of Wikipedia by bz2 by the size of the text, the mean of eight places: little text says little."""
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """The training text: its bytes, counted or estimated, and its bits per byte by bz2, None before it is read.
+
+    `token_bytes` is the ratio of its bytes per token to the usual ones of English text; `longest_test` the bytes of
+    the longest test document, None before the text is read.
+    """
+
+    train_bytes: float
+    counted: bool
+    bz2_bits: float | None
+    token_bytes: float = 1.0
+    longest_test: int | None = None
+
+    def bytes_per_token(self, vocabulary: int) -> float:
+        """Return the bytes per token to expect with a vocabulary."""
+        return self.token_bytes * bytes_per_token(vocabulary)
+
+
+def facts(shards: Path, train_bytes: int) -> TextFacts:
+    """Return the facts of a text from the folder of the stage `shard`; bz2 and BPE compress its first megabyte.
+
+    The bits per byte of less than half a megabyte are those to expect of so much.
+    """
+    from homegrown.tokenizer import train
+
+    parts: list[bytes] = []
+    size = 0
+    for text in _texts(shards / "train"):
+        parts.append(text.encode()[: _SAMPLE_BYTES - size])
+        size += len(parts[-1])
+        if size >= _SAMPLE_BYTES:
+            break
+    bits = 8 * len(bz2.compress(b"".join(parts))) / max(1, size)
+    usual = np.interp(np.log(max(1, size)), np.log(list(_BZ2_BITS)), list(_BZ2_BITS.values()))
+    bits *= _BZ2_BITS[max(_BZ2_BITS)] / float(usual)
+    ratio = 1.0
+    if size >= _SAMPLE_BYTES // 2:  # of less text, a vocabulary is the text itself
+        texts = [part.decode(errors="ignore") for part in parts]
+        ratio = train.bytes_per_token(texts, _SAMPLE_VOCABULARY) / bytes_per_token(_SAMPLE_VOCABULARY)
+    longest = max((len(text.encode()) for text in _texts(shards / "test")), default=None)
+    return TextFacts(train_bytes, counted=True, bz2_bits=bits, token_bytes=ratio, longest_test=longest)
+
+
+def estimated(store: Store, recipe: Recipe) -> TextFacts:
+    """Return the facts of a text that no run has read yet, from the size of its sources.
+
+    Raises:
+        UserError: the size is not known before ingest has read the sources.
+    """
+    text = text_of(store, recipe, recipe.tokenizer.vocabulary_size)
+    if text.tokens is None:
+        raise UserError("The size of the text is unknown before it is read; replace --dry-run by --until shard once.")
+    return TextFacts(text.tokens * bytes_per_token(recipe.tokenizer.vocabulary_size), counted=False, bz2_bits=None)
+
+
+def _texts(folder: Path) -> Iterator[str]:
+    for path in parts_of(folder):
+        for batch in pq.ParquetFile(opened(path)).iter_batches(256, columns=["text"]):
+            yield from batch.column(0).to_pylist()
