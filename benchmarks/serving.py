@@ -284,7 +284,7 @@ async def _every_load(url: str, arguments: argparse.Namespace, vocabulary: int, 
                     [first for first, _, _ in times],
                     [total for _, total, _ in times],
                     written / seconds,
-                    written / (cpu_seconds(process) - spent),
+                    written / max(0.01, cpu_seconds(process) - spent),  # the clock ticks every 0.01 s
                     (process.memory_info().rss - before) / 1e6,
                 )
             )
