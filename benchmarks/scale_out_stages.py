@@ -40,7 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results: Results = {}
     if arguments.gigabytes:
-        results["stages"] = chain(folder / f"{arguments.gigabytes:g}gb", arguments.gigabytes, max(arguments.workers))
+        stages = chain(folder / f"{arguments.gigabytes:g}gb", arguments.gigabytes, max(arguments.workers))
+        results |= {"stages": stages, "peak_gb": max(one.get("peak_gb", 0.0) for one in stages)}
     if arguments.documents:
         results |= alone(folder, [int(count) for count in arguments.documents], arguments.workers, arguments.dask)
     print(json.dumps(results))
