@@ -227,7 +227,7 @@ def _evaluation(settings: EvaluationSettings, best: Candidate, text: TextFacts) 
     """Return the settings with shorter completions where no test document is long enough for them."""
     if text.longest_test is None:
         return settings
-    # Twice the usual bytes for each token, because one document is no mean.
+    # Twice the usual bytes for each token: those of one document can differ from the mean.
     most = int(text.longest_test / (2 * text.bytes_per_token(best.config.vocabulary_size)))
     if settings.prompt_tokens + settings.continuation_tokens <= most:
         return settings
