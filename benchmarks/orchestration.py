@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.measuring import measured, table
 from benchmarks.orchestration_direct import run_directly
-from homegrown.store.artifacts import MANIFEST, Manifest, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import MANIFEST, Manifest
 
 PIPELINE = "tiny"
 SMALLER = (

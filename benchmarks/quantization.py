@@ -24,7 +24,8 @@ from homegrown.config.export import QuantizationSettings
 from homegrown.quantization.quantize import quantize
 from homegrown.quantization.requirements import REQUIREMENTS
 from homegrown.quantization.variants import variants_of
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 
 GOALS = {"int8": 0.003, "nf4": 0.03, "q4_k_m": 0.03}
 """Largest increase in bits per byte, as a share of the original's."""

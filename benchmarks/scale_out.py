@@ -120,7 +120,7 @@ def overhead(quick: bool) -> None:
 def documents(store: Store, root: Path) -> None:
     """Make an artifact with shards of real documents."""
     from homegrown.corpus.documents import SCHEMA, document_id
-    from homegrown.store.artifacts import Order
+    from homegrown.store.manifest import Order
     from homegrown.util.files import write_parquet
     from homegrown.util.progress import Outcome
 

@@ -12,8 +12,8 @@ from homegrown.config.compute import ComputeSettings
 from homegrown.config.export import WEIGHT_TYPES, ExportFormat, ExportSettings, WeightType
 from homegrown.config.pipelines import explain
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact
 from homegrown.store.lookup import find_model
+from homegrown.store.manifest import Artifact
 from homegrown.util.errors import UserError
 from tasks.export import EXPORTS
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store

@@ -12,8 +12,9 @@ from homegrown.config.compute import ComputeSettings
 from homegrown.config.evaluation import HarnessSettings
 from homegrown.config.pipelines import explain
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.lookup import find_model
+from homegrown.store.manifest import Artifact
 from homegrown.util.errors import UserError
 from tasks.lm_eval import lm_eval as measure
 from tasks.stage import Handle, Run, forget_flow_exception, handle_of, store

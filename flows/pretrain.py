@@ -24,9 +24,9 @@ from homegrown.planning.fit import check_fit, check_packed
 from homegrown.planning.machine import this_machine
 from homegrown.quantization.requirements import check_recipe
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Order
 from homegrown.store.differences import previous_of, reasons
 from homegrown.store.lookup import find_model
+from homegrown.store.manifest import Artifact, Order
 from homegrown.training import fp8
 from homegrown.util.errors import SourceChanged, UserError
 from tasks.base import base as import_base

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from homegrown.config.finetune_recipe import AnswerSettings
 from homegrown.reporting import charts
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.training.job import CURVE
 from homegrown.util import devices
 from homegrown.util.files import replacing

@@ -3,7 +3,7 @@
 from homegrown.config.corpus import DedupSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage
 from tasks.ui.markdown import picture, quoted, table

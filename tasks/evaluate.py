@@ -5,7 +5,7 @@ from typing import Any
 from homegrown.config.evaluation import EvaluationSettings
 from homegrown.config.tokens import RowSettings
 from homegrown.reporting import charts
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.util import devices
 from homegrown.util.progress import Outcome
 from tasks.locks import computing_on

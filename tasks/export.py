@@ -5,7 +5,7 @@ from pathlib import Path
 
 from homegrown.config.export import ExportFormat, ExportSettings, WeightType
 from homegrown.reporting.numbers import file_size
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Stage, Work, artifact_of, stage, store
 from tasks.ui.markdown import quoted, table

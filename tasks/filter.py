@@ -6,8 +6,8 @@ from typing import Any
 from homegrown.config.filter import FilterSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
-from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import code, picture, quoted, table

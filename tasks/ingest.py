@@ -10,8 +10,8 @@ from homegrown.corpus import packages
 from homegrown.reporting import charts
 from homegrown.reporting.blocks import table_as_markdown
 from homegrown.reporting.numbers import share, shown
-from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util.errors import SourceChanged
 from homegrown.util.progress import Outcome
 from tasks.stage import Work, stage, store

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
 from homegrown.reporting.numbers import share, shown
-from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import quoted, table

@@ -5,8 +5,8 @@ from typing import Any
 
 from homegrown.config.evaluation import HarnessSettings
 from homegrown.reporting.numbers import shown
-from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util import devices
 from homegrown.util.files import read_parquet
 from homegrown.util.progress import Outcome

@@ -1,6 +1,6 @@
 """merge: an adapter added to the weights of its base."""
 
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.finetune import system_of
 from tasks.stage import Handle, Work, stage

@@ -2,7 +2,7 @@
 
 from homegrown.config.tokens import PackSettings, RowSettings
 from homegrown.reporting.numbers import share, shown
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, artifact_of, stage, store
 from tasks.ui.markdown import table

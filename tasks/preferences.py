@@ -2,8 +2,8 @@
 
 from homegrown.config.finetune_recipe import ConversationRows, PreferenceSettings, ReferenceSettings
 from homegrown.reporting.numbers import share, shown
-from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util import devices
 from homegrown.util.progress import Outcome
 from tasks.locks import computing_on

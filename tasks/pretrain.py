@@ -13,7 +13,7 @@ from homegrown.config.model import ModelSettings
 from homegrown.config.training import TrainingSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import share, shown
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.training import extension
 from homegrown.training.job import CURVE, SAMPLES, Nodes
 from homegrown.util import devices

@@ -3,8 +3,8 @@
 from homegrown.config.adaptation import ReplaySettings
 from homegrown.config.corpus import IngestSettings, ShardSettings
 from homegrown.reporting.numbers import shown
-from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, artifact_of, stage, store
 from tasks.ui.panels import Panel

@@ -3,8 +3,9 @@
 from homegrown.config.corpus import ShardSettings
 from homegrown.reporting import charts
 from homegrown.reporting.numbers import file_size, share, shown
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import picture, table

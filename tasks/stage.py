@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict
 from homegrown.cluster import dask
 from homegrown.config.compute import ComputeSettings
 from homegrown.config.settings import Settings
-from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store.artifacts import Store, partial_of
 from homegrown.store.fingerprint import code_fingerprint
+from homegrown.store.manifest import Artifact, Order
 from homegrown.store.remote import Remote
 from homegrown.util import parallel
 from homegrown.util.progress import Outcome, Progress

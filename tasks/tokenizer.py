@@ -4,8 +4,8 @@ from pathlib import Path
 
 from homegrown.config.tokens import TokenizerSettings
 from homegrown.reporting.numbers import file_size, shown
-from homegrown.store.artifacts import Artifact
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact
 from homegrown.util.progress import Outcome
 from tasks.stage import Handle, Work, stage, store
 from tasks.ui.markdown import quoted, table

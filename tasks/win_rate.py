@@ -1,7 +1,7 @@
 """win-rate: the base and the model trained by DPO on held-out pairs."""
 
 from homegrown.config.finetune_recipe import DpoSettings, PairSettings
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from homegrown.training.job import CURVE
 from homegrown.util import devices
 from homegrown.util.files import replacing

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from homegrown.store.artifacts import libraries
+from homegrown.store.manifest import libraries
 
 GROUP = 20001
 ALICE, BOB, EVE = 20011, 20012, 20013

@@ -10,8 +10,9 @@ from rich.console import Console
 from homegrown.cli.local_run import Flow, run_flow
 from homegrown.cli.options.model import stored_name
 from homegrown.cli.options.output import Out
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.lookup import check_free, copy_out, find_model
+from homegrown.store.manifest import Artifact
 
 if TYPE_CHECKING:
     from flows.export import Target

@@ -13,8 +13,8 @@ def verify(store: Store) -> None:
     Other commands trust a digest while a file's size, times and inode stay the same; this one reads every file.
     """
     from homegrown.reporting.numbers import file_size, quantity
-    from homegrown.store.artifacts import problem_of
     from homegrown.store.digests import sha256
+    from homegrown.store.manifest import problem_of
 
     every = store.all()
     damaged = [f"{folder.relative_to(store.root)}: its manifest cannot be read" for folder in store.damaged()]

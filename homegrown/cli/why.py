@@ -2,7 +2,8 @@
 
 import click
 
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 
 
 @click.command()

@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from homegrown.cluster import through_store
 from homegrown.cluster.through_store import Parcel, ThroughStore
 from homegrown.config.compute import ComputeSettings
-from homegrown.store.artifacts import Artifact, Store, libraries
+from homegrown.store.artifacts import Store
 from homegrown.store.fingerprint import code_fingerprint
+from homegrown.store.manifest import Artifact, libraries
 from homegrown.store.remote import VARIABLE
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing

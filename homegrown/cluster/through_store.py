@@ -19,8 +19,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from homegrown.store.artifacts import MANIFEST
 from homegrown.store.digests import sha256
+from homegrown.store.manifest import MANIFEST
 from homegrown.store.remote import Damaged, Remote
 from homegrown.util import elsewhere
 from homegrown.util.elsewhere import BY_RANGE, There

@@ -17,8 +17,9 @@ from homegrown.evaluation.costs import TestDocuments
 from homegrown.evaluation.overlap import bleu_counts, bleu_of_counts
 from homegrown.quantization.variants import ORIGINAL
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.differences import differing, reasons_between
+from homegrown.store.manifest import Artifact
 from homegrown.store.runs import RunRecord, State
 from homegrown.training.job import METRICS
 from homegrown.util.files import parquet_parts, read_parquet

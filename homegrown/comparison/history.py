@@ -6,8 +6,9 @@ from typing import Any
 
 from homegrown.config.pipelines import recipe_values
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.differences import differing
+from homegrown.store.manifest import Artifact
 from homegrown.store.runs import RunRecord, State
 from homegrown.util.errors import UserError
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from homegrown.corpus.languages import identify
 from homegrown.corpus.split_choice import SPLITS
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 from homegrown.util.elsewhere import opened
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts

@@ -13,7 +13,8 @@ from homegrown.rating.items import HUMAN
 from homegrown.rating.ratings import CRITERIA, all_answers
 from homegrown.rating.summary import Mean, summarize
 from homegrown.reporting.blocks import Cell, Group, Section
-from homegrown.store.artifacts import RATINGS, Artifact, Store
+from homegrown.store.artifacts import RATINGS, Store
+from homegrown.store.manifest import Artifact
 from homegrown.util.files import parquet_parts, read_parquet
 
 HARNESS = "lm-eval"

@@ -10,7 +10,8 @@ from homegrown.evaluation.costs import TestDocuments, in_words
 from homegrown.evaluation.results import Report, Result
 from homegrown.quantization.variants import ORIGINAL
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 from homegrown.util.files import read_parquet
 
 

@@ -7,10 +7,11 @@ from homegrown.config.starter import STARTER, is_external, starter_file
 from homegrown.export import gguf_reader, huggingface_reader
 from homegrown.model.config import ModelConfig
 from homegrown.model.weights import load_config
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.digests import Digests
 from homegrown.store.fingerprint import code_fingerprint
 from homegrown.store.lookup import find_model
+from homegrown.store.manifest import Artifact, Order
 from homegrown.tokenizer.chat import load_chat
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome

@@ -9,7 +9,8 @@ import yaml
 from homegrown.export.huggingface import modern_type
 from homegrown.model.config import ModelConfig
 from homegrown.model.weights import load_config
-from homegrown.store.artifacts import KEY_DIGITS, Artifact
+from homegrown.store.artifacts import KEY_DIGITS
+from homegrown.store.manifest import Artifact
 from homegrown.util.files import read_parquet
 from homegrown.util.progress import Metric
 

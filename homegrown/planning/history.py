@@ -5,7 +5,8 @@ from datetime import datetime
 
 from homegrown.config.finetune_recipe import FinetuneRecipe
 from homegrown.planning.compute import AnyRecipe
-from homegrown.store.artifacts import Manifest, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Manifest
 from homegrown.store.runs import recorded
 
 

@@ -14,7 +14,8 @@ from homegrown.config.finetune_recipe import FinetuneRecipe
 from homegrown.config.recipe import Recipe
 from homegrown.corpus.records import MEGABYTE
 from homegrown.model.config import ModelConfig
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 from homegrown.store.runs import recorded
 from homegrown.util.errors import UserError
 

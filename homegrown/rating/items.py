@@ -5,7 +5,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 from homegrown.util.errors import UserError
 from homegrown.util.files import read_parquet
 from homegrown.util.seeds import derive

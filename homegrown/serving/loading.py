@@ -16,7 +16,8 @@ from homegrown.serving.llama_engine import LlamaEngine
 from homegrown.serving.own_engine import AdaptedEngine, OwnEngine
 from homegrown.serving.service import Engine
 from homegrown.store import lookup
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 from homegrown.tokenizer.chat import Chat, load_chat
 from homegrown.util.errors import UserError
 

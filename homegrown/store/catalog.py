@@ -11,7 +11,8 @@ import duckdb
 import pyarrow as pa
 
 from homegrown.reporting.blocks import Table
-from homegrown.store.artifacts import MANIFEST, RATINGS, Artifact, Store
+from homegrown.store.artifacts import RATINGS, Store
+from homegrown.store.manifest import MANIFEST, Artifact
 from homegrown.store.runs import recorded
 from homegrown.util.elsewhere import address_of, filesystem, is_elsewhere
 from homegrown.util.errors import UserError

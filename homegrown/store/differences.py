@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Manifest, Order, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.fingerprint import changed_modules
+from homegrown.store.manifest import Artifact, Manifest, Order
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from homegrown.store import runs
-from homegrown.store.artifacts import KEY_DIGITS, Artifact, Store
+from homegrown.store.artifacts import KEY_DIGITS, Store
+from homegrown.store.manifest import Artifact
 from homegrown.store.runs import RunRecord
 from homegrown.util import locks
 from homegrown.util.errors import UserError

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.garbage import size_on_disk
+from homegrown.store.manifest import Artifact
 from homegrown.store.runs import RunRecord
 
 

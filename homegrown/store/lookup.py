@@ -4,7 +4,8 @@ import shutil
 import uuid
 from pathlib import Path
 
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 from homegrown.util.errors import UserError
 from homegrown.util.files import sync
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from homegrown.store.artifacts import Artifact, Store, explained
+from homegrown.store.artifacts import Store, explained
+from homegrown.store.manifest import Artifact
 from homegrown.util import locks
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing

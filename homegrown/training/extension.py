@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from homegrown.config.training import TrainingSettings
 from homegrown.data.mixture import phase_ends
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.training.job import CHECKPOINTS, EXTENDED
 from homegrown.training.schedule import common_steps, stable_steps
 

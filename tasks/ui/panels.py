@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from homegrown.reporting.numbers import duration, file_size, quantity, shown
-from homegrown.store.artifacts import Artifact, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact
 from homegrown.util.elsewhere import opened, parts_of
 from homegrown.util.files import replacing
 from homegrown.util.progress import Metric

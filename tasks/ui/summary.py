@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from homegrown.reporting.numbers import duration, file_size, quantity, shown
-from homegrown.store.artifacts import Artifact
+from homegrown.store.manifest import Artifact
 from tasks.ui import panels
 from tasks.ui.events import Event, listening
 from tasks.ui.figures import progress_in_words

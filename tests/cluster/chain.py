@@ -13,7 +13,8 @@ from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.shard import shard
 from homegrown.data.packing import pack
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.progress import Outcome
 from tests.corpus.made_up import digests, files

@@ -16,7 +16,8 @@ from homegrown.config.corpus import DedupSettings, ShardSettings
 from homegrown.corpus import duplicates
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.shard import shard
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.parallel import process_pool
 from homegrown.util.progress import Outcome
 from tests.cluster.conftest import Cluster

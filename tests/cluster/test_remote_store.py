@@ -8,7 +8,8 @@ import s3fs
 from click.testing import CliRunner
 
 from homegrown.cli.main import cli
-from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store.artifacts import Store, partial_of
+from homegrown.store.manifest import Artifact, Order
 from homegrown.store.remote import Remote
 from homegrown.util.errors import UserError
 from homegrown.util.files import write_parquet

@@ -13,7 +13,8 @@ from homegrown.config.corpus import DedupSettings, ParagraphSettings, ShardSetti
 from homegrown.corpus import components
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.shard import shard
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.store.remote import Remote
 from homegrown.util.progress import Outcome
 from tests.corpus.made_up import corpus, digests, write_documents

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from homegrown.evaluation.overlap import bleu_of_one, rouge
 from homegrown.store import runs
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.training.metrics import METRICS_SCHEMA
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome

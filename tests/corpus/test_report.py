@@ -15,7 +15,8 @@ from homegrown.corpus.account import account, latest_chain
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.ingest import ingest
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.errors import UserError
 from tests.corpus.made_up import corpus, files
 from tests.reporting.page import Page

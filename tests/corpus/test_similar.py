@@ -15,7 +15,8 @@ from homegrown.config.corpus import DedupSettings
 from homegrown.corpus.dedup import dedup
 from homegrown.corpus.minhash import permutations
 from homegrown.corpus.similar import _signature, similar
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.errors import UserError
 from homegrown.util.files import parquet_parts
 from homegrown.util.progress import Outcome

@@ -11,7 +11,8 @@ from homegrown.cli.main import cli
 from homegrown.evaluation.results import Report
 from homegrown.rating.items import HUMAN, Item
 from homegrown.rating.ratings import Answers
-from homegrown.store.artifacts import RATINGS, Artifact, Order, Store
+from homegrown.store.artifacts import RATINGS, Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome
 from tests.evaluation.test_report import report  # noqa: F401 (a fixture)

@@ -10,7 +10,8 @@ import pytest
 from homegrown.evaluation.previous import beside_previous, find_previous
 from homegrown.evaluation.results import Facts, Report, Result
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome
 

@@ -24,8 +24,9 @@ from homegrown.model import weights
 from homegrown.model.config import ModelConfig
 from homegrown.model.transformer import Transformer
 from homegrown.store import lookup, runs
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.garbage import garbage
+from homegrown.store.manifest import Artifact, Order
 from homegrown.tokenizer.encoding import SPLIT_PATTERN
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from homegrown.util.errors import UserError

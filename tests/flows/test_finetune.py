@@ -20,8 +20,9 @@ from homegrown.inference.streaming import Chunk
 from homegrown.model import weights
 from homegrown.serving import loading
 from homegrown.store import lookup, runs
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.garbage import garbage
+from homegrown.store.manifest import Artifact, Order
 from homegrown.tokenizer.chat import load_chat
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome

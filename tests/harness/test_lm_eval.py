@@ -26,7 +26,8 @@ from homegrown.serving.api import application
 from homegrown.serving.loading import Limits, load, source
 from homegrown.serving.service import Model, Service
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.tokenizer import loading, special
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.files import read_parquet, write_parquet

@@ -13,7 +13,8 @@ from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.data.index import Index, Split, TokenFile, write_index
 from homegrown.planning.fit import STAGES, check_fit, check_packed
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 from tests.finetuning.conversations import write_base

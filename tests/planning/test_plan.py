@@ -24,7 +24,8 @@ from homegrown.planning.probe import Probed, slice_of, work
 from homegrown.planning.render_plan import print_plan
 from homegrown.planning.target import gpus_as_target, this_machine_as_target
 from homegrown.store import runs
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.training.pretraining import pretrain
 from homegrown.util.progress import Outcome
 

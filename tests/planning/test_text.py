@@ -12,7 +12,8 @@ from homegrown.config.recipe import Recipe
 from homegrown.data.index import read_index
 from homegrown.planning.text import text_of
 from homegrown.store import runs
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.progress import Outcome
 from tests.flows.small import small_recipe, write_corpus
 

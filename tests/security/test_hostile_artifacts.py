@@ -9,7 +9,8 @@ from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer, PickleSerializer
 from pydantic import ValidationError
 
-from homegrown.store.artifacts import MANIFEST, Manifest, Order, Store, partial_of
+from homegrown.store.artifacts import Store, partial_of
+from homegrown.store.manifest import MANIFEST, Manifest, Order
 from homegrown.util.progress import Outcome
 from tasks.records import forget_foreign
 from tasks.stage import RECORD, Handle

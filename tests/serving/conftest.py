@@ -19,7 +19,8 @@ from homegrown.quantization.variants import save_variant
 from homegrown.serving.api import application
 from homegrown.serving.loading import Limits, load, source
 from homegrown.serving.service import Model, Service
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.tokenizer.chat import Chat
 from homegrown.tokenizer.loading import TOKENIZER_FILE
 from homegrown.tokenizer.special import SPECIAL_TOKENS

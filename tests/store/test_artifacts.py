@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from homegrown.store import artifacts, digests
-from homegrown.store.artifacts import Artifact, Order, Store, partial_of, problem_of
+from homegrown.store.artifacts import Store, partial_of
 from homegrown.store.digests import sha256
 from homegrown.store.lookup import find_model
+from homegrown.store.manifest import Artifact, Order, problem_of
 from homegrown.util.errors import UserError
 from homegrown.util.files import replacing, write_parquet, writing
 from homegrown.util.progress import Outcome
@@ -150,7 +151,8 @@ def test_hidden_leftovers_of_a_killed_writer_are_not_published(store: Store) -> 
 _MAKER = """
 import sys, time
 from pathlib import Path
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.progress import Outcome
 
 store, seconds, name = Store(Path(sys.argv[1])), float(sys.argv[2]), sys.argv[3]

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from homegrown.cli.main import cli
 from homegrown.reporting.blocks import Table
 from homegrown.store import catalog
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.errors import UserError
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Outcome

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from homegrown.store import fingerprint
-from homegrown.store.artifacts import Manifest, Order, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.differences import reasons
 from homegrown.store.fingerprint import code_fingerprint
+from homegrown.store.manifest import Manifest, Order
 
 
 def manifest(order: Order) -> Manifest:

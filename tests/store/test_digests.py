@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from homegrown.cli.main import cli
 from homegrown.store import digests
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Order
 from homegrown.util.progress import Outcome
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from homegrown.store import runs
-from homegrown.store.artifacts import Order, Store, explained
+from homegrown.store.artifacts import Store, explained
+from homegrown.store.manifest import Order
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from homegrown.cli.main import cli
 from homegrown.store import runs
-from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store.artifacts import Store, partial_of
 from homegrown.store.garbage import collect, garbage, size_on_disk
+from homegrown.store.manifest import Artifact, Order
 from homegrown.util import locks
 from homegrown.util.progress import Outcome
 
@@ -166,7 +167,8 @@ _RUN = """
 import sys, time
 from pathlib import Path
 from homegrown.store import runs
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.progress import Outcome
 
 store = Store(Path(sys.argv[1]))

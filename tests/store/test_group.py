@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from homegrown.store import garbage, runs
-from homegrown.store.artifacts import Artifact, Order, Store, partial_of
+from homegrown.store.artifacts import Store, partial_of
 from homegrown.store.digests import Digests
+from homegrown.store.manifest import Artifact, Order
 from homegrown.util import locks
 from homegrown.util.progress import Outcome
 from tests.other_user import ALICE, BOB, EVE, GROUP, done, needs_root, open_folder

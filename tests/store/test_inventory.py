@@ -12,7 +12,8 @@ from homegrown.comparison.history import history
 from homegrown.config.pipelines import load_finetuning, load_recipe
 from homegrown.reporting.numbers import file_size
 from homegrown.store import inventory, runs
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from tests.comparison.runs import BEGAN, write_run
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from homegrown.store import runs
-from homegrown.store.artifacts import Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Order
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 

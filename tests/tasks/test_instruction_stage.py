@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from homegrown.config.compute import ComputeSettings
 from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
 from homegrown.data.loader import TokenSplit
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.tokenizer.special import SPECIAL_TOKENS
 from homegrown.util.progress import Outcome
 from tasks.instructions import instructions

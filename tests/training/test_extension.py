@@ -12,7 +12,8 @@ import pytest
 
 from homegrown.config.model import ModelSettings
 from homegrown.config.training import TrainingSettings
-from homegrown.store.artifacts import Artifact, Order, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Order
 from homegrown.training import extension
 from homegrown.training.checkpoints import steps_in
 from homegrown.training.pretraining import choices, pretrain

@@ -19,7 +19,8 @@ from prefect.settings import PREFECT_UI_URL, temporary_settings
 
 from homegrown.evaluation.results import Continuation, Facts, Memory, Report, Result
 from homegrown.reporting import charts
-from homegrown.store.artifacts import Artifact, Manifest, Store
+from homegrown.store.artifacts import Store
+from homegrown.store.manifest import Artifact, Manifest
 from homegrown.training.job import CURVE, SAMPLES
 from homegrown.util.files import write_parquet
 from homegrown.util.progress import Metric
