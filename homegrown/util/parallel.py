@@ -59,16 +59,26 @@ def _begin() -> None:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C until the end of the block; processes started within unblock it themselves."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the end of the block; processes started within get Ctrl-C when they are ready.
+
+    A process whose start is interrupted reads half of what it needs and prints a traceback. That the signal is blocked
+    in this thread is what the new process inherits; another thread still gets it, and Python tells the main one.
+    """
+    noted: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in numbers}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if noted:
+            signal.raise_signal(noted[0])
 
 
 @cache
@@ -107,6 +117,15 @@ class _Spawn(SpawnContext):
     Process = _Process
 
 
+class _Pool(ProcessPoolExecutor):
+    """A pool that lets no signal interrupt the start of a process, which happens when work is submitted."""
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        """See `ProcessPoolExecutor`."""
+        with _interrupts_wait():
+            return super().submit(fn, *args, **kwargs)
+
+
 @contextmanager
 def process_pool(workers: int) -> Iterator[Executor]:
     """Yield a pool of `workers` processes (0: one per processor) that never outlives this process.
@@ -114,10 +133,8 @@ def process_pool(workers: int) -> Iterator[Executor]:
     Processes are spawned, not forked: a fork would inherit locks and threads of numba, torch and Arrow.
     """
     _ignore_cancelled_and_killed()
-    with ProcessPoolExecutor(workers or cpu_count(), mp_context=_Spawn(), initializer=_begin) as pool:
+    with _Pool(workers or cpu_count(), mp_context=_Spawn(), initializer=_begin) as pool:
         try:
-            with _interrupts_blocked():
-                pool.submit(int)  # starts the processes
             yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

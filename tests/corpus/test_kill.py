@@ -108,3 +108,28 @@ with process_pool(1) as pool:
 """
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (process.returncode, process.stderr) == (3, "")
+
+
+def test_ctrl_c_while_a_process_starts_leaves_no_traceback_in_it() -> None:
+    program = """
+import multiprocessing.util, os, signal, threading, time
+from homegrown.util.parallel import process_pool
+
+start = multiprocessing.util.spawnv_passfds
+
+def interrupted(*arguments):
+    process = start(*arguments)
+    if "--multiprocessing-fork" in arguments[1]:
+        os.killpg(0, signal.SIGINT)  # as a terminal does; the worker has not been told its work yet
+        time.sleep(0.1)
+    return process
+
+multiprocessing.util.spawnv_passfds = interrupted
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # another that a signal may reach
+with process_pool(2) as pool:
+    pool.submit(time.sleep, 60)
+"""
+    command = [sys.executable, "-c", program]
+    process = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
+    assert "EOFError" not in process.stderr and process.stderr.count("Traceback") == 1, process.stderr
+    assert process.stderr.rstrip().endswith("KeyboardInterrupt") and process.returncode == -signal.SIGINT
