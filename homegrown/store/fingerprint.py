@@ -25,7 +25,7 @@ _MACHINERY = frozenset(
     for package, modules in {
         "cluster": "dask",
         "config": _SETTINGS,
-        "store": "artifacts digests fingerprint remote",
+        "store": "artifacts digests fingerprint manifest remote",
         "util": "errors locks parallel progress",
     }.items()
     for module in modules.split()
