@@ -79,7 +79,9 @@ def serve(
     first = next(iter(sources.values()))
     adapters = {one.artifact.name: one for one in (loading.lora(store, store.resolve(name), first) for name in loras)}
     typed |= {name: store.resolve(name).name for name in loras if name not in adapters}
-    other_names = dict(_alias(one, [*sources, *adapters], typed) for one in aliases)
+    if twice := next((name for name in adapters if name in sources), None):
+        raise UserError(f"{twice} is served twice, as a model and as an adapter; remove one.")
+    other_names = _aliases(aliases, [*sources, *adapters], typed)
     engine, precision = options["engine"], options["precision"]
     engines = {name: loading.choose(source, engine, device, precision) for name, source in sources.items()}
     if adapters and engines[first.name] != "homegrown":
@@ -150,15 +152,18 @@ def _answers(store: Store, source: "Source") -> bool:
     return any(one.manifest.stage in ("finetune", "dpo", "base") for one in chain)
 
 
-def _alias(alias: str, names: list[str], typed: dict[str, str]) -> tuple[str, str]:
-    """Return an alias and the name of its model; without one, that of the first."""
-    name, _, model = alias.partition("=")
-    model = typed.get(model, model or names[0])
-    if not name or name in names:
-        raise UserError(f"--alias {alias} is not a new name; give NAME or NAME=MODEL.")
-    if model not in names:
-        raise UserError(f"--alias {alias} names a model that is not served; use one of {', '.join(names)}.")
-    return name, model
+def _aliases(given: Sequence[str], names: list[str], typed: dict[str, str]) -> dict[str, str]:
+    """Return each alias with the name of its model; without one, that of the first."""
+    found: dict[str, str] = {}
+    for alias in given:
+        name, equals, model = alias.partition("=")
+        model = typed.get(model, model) if equals else names[0]
+        if not name.strip() or name in names or {**typed, **found}.get(name, model) != model:
+            raise UserError(f"--alias {alias} is not a new name; give NAME or NAME=MODEL.")
+        if model not in names:
+            raise UserError(f"--alias {alias} names a model that is not served; use one of {', '.join(names)}.")
+        found[name] = model
+    return found
 
 
 def _find(store: Store, name: str) -> "Source":

@@ -1,6 +1,7 @@
 """The server: OpenAI's routes over the service, `/health`, `/metrics`, and the page."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,8 +27,17 @@ from homegrown.inference.grammar import Grammar
 from homegrown.inference.streaming import Chunk
 from homegrown.serving import ollama
 from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit, refusal
+from homegrown.serving.fields import reason
+from homegrown.serving.messages import conversation
 from homegrown.serving.page import routes as page
 from homegrown.serving.refusal import Reason, Refused
+from homegrown.serving.requests import (
+    ChatCompletionBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingsBody,
+    TokenizeBody,
+)
 from homegrown.serving.responses import (
     Choice,
     Objects,
@@ -40,20 +50,13 @@ from homegrown.serving.responses import (
 from homegrown.serving.responses_api import FIELDS, ResponsesBody, ResponsesObjects
 from homegrown.serving.service import Generation, Service
 from homegrown.serving.tools import CallFormat, CallReader, call_format
-from homegrown.serving.wire import (
-    ChatCompletionBody,
-    CompletionBody,
-    DetokenizeBody,
-    EmbeddingsBody,
-    TokenizeBody,
-    conversation,
-    reason,
-)
 from homegrown.store.artifacts import Store
 from homegrown.tokenizer.chat import Chat
 from homegrown.util.errors import UserError
 from homegrown.util.guard import AllowedHosts, Policy, SameOrigin
 from homegrown.util.seeds import derive
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _Route = TypeVar("_Route", bound=Callable[..., Any])
@@ -70,6 +73,8 @@ _REFUSALS: dict[Reason, tuple[int, str, str | None]] = {
 """The status, type and code of each reason."""
 
 _RETRY = {"Retry-After": "1"}
+
+_TOO_DEEP = "The body is nested too deeply; send a flatter one."
 
 _OLLAMA = "0.6.0"
 """The version of Ollama whose API this is; its clients compare it."""
@@ -132,7 +137,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         requests: list[Request] = []
         choices: list[Choice] = []
         for prompt in body.prompts:
-            prompt_ids = service.encode(body.model, prompt)
+            prompt_ids = await asyncio.to_thread(service.encode, body.model, prompt)
             # Positions of the prompt's tokens are those in their own text, which a normalizer can change.
             echo = prompt if isinstance(prompt, str) and not body.scored else service.decode(body.model, prompt_ids)
             for _ in range(body.n):
@@ -168,9 +173,9 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Return the tokens of a prompt."""
         name = body.model or service.names[0]
         if body.messages is not None:
-            ids = service.encode(name, conversation(body.messages))
+            ids = await asyncio.to_thread(service.encode, name, conversation(body.messages))
         else:
-            ids = service.tokens(name, body.prompt or "", special=body.add_special_tokens)
+            ids = await asyncio.to_thread(service.tokens, name, body.prompt or "", special=body.add_special_tokens)
         return {"count": len(ids), "max_model_len": service.context(name), "tokens": ids}
 
     @app.post("/detokenize")
@@ -244,7 +249,8 @@ def _add_ollama(app: FastAPI, service: Service) -> None:
         """Answer a conversation."""
         model = service.model(body.model)
         if not body.messages:
-            return JSONResponse(ollama.loaded(model, "chat"))
+            service.chat(body.model)  # raises Refused while it is loading
+            return JSONResponse(ollama.empty(model, "chat", body.without_prompt))
         return await _answer_chat(service, http, body.translated(), ollama.OllamaObjects(model, "chat"))
 
     @app.post("/api/generate")
@@ -252,12 +258,13 @@ def _add_ollama(app: FastAPI, service: Service) -> None:
         """Answer a prompt, or with `raw` continue it."""
         model = service.model(body.model)
         if not body.prompt:
-            return JSONResponse(ollama.loaded(model, "generate"))
+            service.chat(body.model)  # raises Refused while it is loading
+            return JSONResponse(ollama.empty(model, "generate", body.without_prompt))
         translated, objects = body.translated(), ollama.OllamaObjects(model, "generate")
         if isinstance(translated, ChatCompletionBody):
             return await _answer_chat(service, http, translated, objects)
         grammar = await asyncio.to_thread(_grammar, service, translated)
-        prompt_ids = service.encode(body.model, body.prompt)
+        prompt_ids = await asyncio.to_thread(service.encode, body.model, body.prompt)
         request = translated.request(prompt_ids, _seed(translated.seed, 0), grammar)
         requests = [replace(request, max_tokens=None) if body.unlimited else request]
         return await _answer(service, http, translated, objects, requests, [Choice(0)])
@@ -275,10 +282,15 @@ async def _embed(
     service: Service, name: str, prompts: Sequence[str | list[int]], *, cut: bool = False
 ) -> tuple[list[list[float]], int]:
     """Return the embeddings of texts and the number of their tokens; with `cut`, of as many as fit the context."""
-    texts = [service.encode(name, prompt, prompt_field="input") for prompt in prompts]
+    encode = partial(service.encode, prompt_field="input")
+    texts = [await asyncio.to_thread(encode, name, prompt) for prompt in prompts]
     if cut:
         texts = [one[: service.context(name)] for one in texts]
-    return [await asyncio.to_thread(service.embed, name, one) for one in texts], sum(map(len, texts))
+    vectors = []
+    for one in texts:
+        async with service.embedding:
+            vectors.append(await asyncio.to_thread(service.embed, name, one))
+    return vectors, sum(map(len, texts))
 
 
 def _grammar(
@@ -300,7 +312,8 @@ async def _answer_chat(service: Service, http: fastapi.Request, body: ChatComple
     """Answer a conversation, with `objects` for its API."""
     form = call_format(service.chat(body.model)) if body.uses_tools else None
     tools, messages = body.offered, conversation(body.messages)
-    prompt_ids = service.encode(body.model, messages, continued=body.continued, tools=tools or None)
+    encode = partial(service.encode, continued=body.continued, tools=tools or None)
+    prompt_ids = await asyncio.to_thread(encode, body.model, messages)
     grammar = await asyncio.to_thread(_grammar, service, body, form if tools else None)
     requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
     choices = [Choice(index, reader=CallReader(form) if form and tools else None) for index in range(body.n)]
@@ -357,6 +370,8 @@ async def _events(
             yield objects.frame(part)
     except Exception as error:
         # The status is sent already; clients raise the error of such a part.
+        if not isinstance(error, UserError):
+            _log.exception("A stream failed.")
         yield objects.frame(_error(error)[1])
     yield objects.tail
 
@@ -427,8 +442,8 @@ def _add_errors(app: FastAPI) -> None:
             body = error_object(message, "invalid_request_error", None, None)
         return error_response(http.url.path, status, body, headers)
 
-    kinds = (UserError, RequestValidationError, ValidationError, UnicodeEncodeError, HTTPException, Exception)
-    for kind in kinds:
+    kinds = (UserError, RequestValidationError, ValidationError, UnicodeEncodeError, RecursionError, HTTPException)
+    for kind in (*kinds, Exception):
         app.add_exception_handler(kind, answer)
 
 
@@ -458,6 +473,8 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Return the status, the body in OpenAI's shape, and headers."""
     if isinstance(error, UnicodeEncodeError):
         error = Refused("The text has an unpaired surrogate; send valid Unicode.", "invalid")
+    if isinstance(error, RecursionError):
+        error = Refused(_TOO_DEEP, "invalid")
     if isinstance(error, Refused):
         status, kind, code = _REFUSALS[error.reason]
         return status, error_object(str(error), kind, error.field, code), _RETRY if status in (429, 503) else {}
@@ -476,7 +493,7 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         if isinstance(error.__cause__, UnicodeDecodeError):
             message = f"The body is not UTF-8 at byte {error.__cause__.start}; send JSON in UTF-8."
         elif isinstance(error.__cause__, RecursionError):
-            message = "The body is nested too deeply; send a flatter one."
+            message = _TOO_DEEP
         elif isinstance(error.__cause__, ValueError):
             message = "The body has a number of too many digits; shorten it."
         body = error_object(message, "invalid_request_error", None, None)

@@ -1,6 +1,7 @@
 """Ollama's API: its requests as those of OpenAI's shape, and its responses, a line of JSON each in a stream."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,10 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from homegrown.inference.streaming import Chunk
+from homegrown.serving.fields import Fields, Int, Number, expected, translated
 from homegrown.serving.refusal import Refused
+from homegrown.serving.requests import MAX_CHOICES, ChatCompletionBody, CompletionBody
 from homegrown.serving.responses import Choice
 from homegrown.serving.service import Model
-from homegrown.serving.wire import MAX_CHOICES, ChatCompletionBody, CompletionBody, Fields, expected, translated
 
 _DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's, where they differ from OpenAI's."""
@@ -31,17 +33,17 @@ class Options(Fields):
     neutral: ClassVar[Mapping[str, Any]] = {"mirostat": 0, "tfs_z": 1}
     within = "options"
 
-    num_predict: int | None = None
-    repeat_penalty: float | None = None
-    seed: int | None = None
+    num_predict: Int | None = None
+    repeat_penalty: Number | None = None
+    seed: Int | None = None
     stop: Any = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    temperature: Number | None = None
+    top_k: Int | None = None
+    top_p: Number | None = None
+    min_p: Number | None = None
+    typical_p: Number | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
 
     def fields(self) -> dict[str, Any]:
         """Return OpenAI's fields."""
@@ -59,8 +61,11 @@ _NAMES = {name: f"options.{name}" for name in Options.model_fields} | {
 """Ollama's names of OpenAI's fields."""
 
 
+_NO_TIME = r"[+-]?0+(\.0*)?(ns|us|µs|ms|s|m|h)?"
+"""The durations of nothing in Ollama's form."""
+
+
 class _Ollama(Fields):
-    without_effect = frozenset({"keep_alive"})
     neutral: ClassVar[Mapping[str, Any]] = {
         "think": False,
         "images": [],
@@ -73,6 +78,8 @@ class _Ollama(Fields):
 
     model: str
     stream: bool = True
+    keep_alive: Annotated[str | Number | None, expected("Give seconds, or a duration such as 5m")] = None
+    """Changes nothing: a model stays loaded until the server ends."""
     format: Any = None
     options: Options = Field(default_factory=Options)
 
@@ -80,6 +87,11 @@ class _Ollama(Fields):
     def unlimited(self) -> bool:
         """Whether the output can fill the context."""
         return self.options.num_predict is None or self.options.num_predict < 0
+
+    @property
+    def without_prompt(self) -> Literal["load", "unload"]:
+        """What a request without a prompt is for."""
+        return "unload" if re.fullmatch(_NO_TIME, str(self.keep_alive)) else "load"
 
     def _common(self) -> dict[str, Any]:
         found = {"model": self.model, "stream": self.stream, **self.options.fields()}
@@ -123,7 +135,7 @@ class ChatBody(_Ollama):
             if "tool_calls" in message:
                 with suppress(AttributeError, TypeError):  # a malformed one is refused below
                     calls = enumerate(message["tool_calls"])
-                    message["tool_calls"] = [_call(f"call_{number}_{place}", call["function"]) for place, call in calls]
+                    message["tool_calls"] = [_call(f"call_{number}_{place}", call) for place, call in calls]
             if "tool_name" in message:
                 message["name"] = message.pop("tool_name")
             messages.append(message)
@@ -131,10 +143,11 @@ class ChatBody(_Ollama):
         return translated(ChatCompletionBody, fields, _NAMES)
 
 
-def _call(name: str, function: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool call in OpenAI's shape, whose arguments are text."""
+def _call(name: str, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool call in OpenAI's shape, whose arguments are text; `name` is its id if the client has none."""
+    function = call["function"]
     arguments = json.dumps(function.get("arguments") or {})
-    return {"id": name, "function": {"name": function.get("name"), "arguments": arguments}}
+    return {"id": call.get("id") or name, "function": {"name": function.get("name"), "arguments": arguments}}
 
 
 class ShowBody(Fields):
@@ -241,10 +254,10 @@ class OllamaObjects:
         }
 
 
-def loaded(model: Model, kind: Literal["chat", "generate"]) -> dict[str, Any]:
-    """Return the response to an empty request, with which clients load a model."""
+def empty(model: Model, kind: Literal["chat", "generate"], reason: Literal["load", "unload"]) -> dict[str, Any]:
+    """Return the response to a request without a prompt, with which clients load or unload a model."""
     said = {"response": ""} if kind == "generate" else {"message": {"role": "assistant", "content": ""}}
-    return {"model": model.name, "created_at": _now(), **said, "done": True, "done_reason": "load"}
+    return {"model": model.name, "created_at": _now(), **said, "done": True, "done_reason": reason}
 
 
 def tag(model: Model, name: str) -> dict[str, Any]:
@@ -283,7 +296,7 @@ def _calls(choice: Choice) -> list[dict[str, Any]]:
     for call in choice.reader.calls if choice.reader else ():
         try:
             arguments = json.loads(call["function"]["arguments"])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # max_tokens ended it; done_reason says so
         found.append({"function": {"name": call["function"]["name"], "arguments": arguments}})
     return found

@@ -1,5 +1,6 @@
 """Our engine in a thread of its own: requests join and leave between two of its steps."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -81,21 +82,25 @@ class OwnEngine:
         self._table, self._stop_ids, self._fail = vocabulary_bytes(chat.tokenizer), chat.stop_ids, fail
         self._waiting: deque[_Job] = deque()
         self._jobs: dict[Running, _Job] = {}
-        self._change, self._closed = threading.Condition(), False
+        self._change, self._closed, self._failure = threading.Condition(), False, ""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request, deliver: Deliver) -> Callable[[], None]:
-        """Take a request; return a function that cancels it."""
+        """Take a request; return a function that cancels it; raises Refused after the engine has failed."""
         stopped = replace(request, stop_ids=request.stop_ids | self._stop_ids)
         job = _Job(stopped, deliver, Output(self._table, stopped))
 
         def cancel() -> None:
             with self._change:
                 job.cancelled = True
+                with contextlib.suppress(ValueError):  # it has a row
+                    self._waiting.remove(job)
                 self._change.notify()
 
         with self._change:
+            if self._failure:
+                raise Refused(f"The model has failed: {self._failure}", "failed")
             self._waiting.append(job)
             self._change.notify()
         return cancel
@@ -133,8 +138,11 @@ class OwnEngine:
         except Exception as error:
             # For example a GPU without memory. Both the waiting clients and the health check must see it.
             _log.exception("The engine failed.")
-            self._fail(f"the engine failed ({error}); restart the server.")
-            for job in [*self._jobs.values(), *self._waiting]:
+            with self._change:
+                self._failure = f"the engine failed ({error}); restart the server."
+                jobs = [*self._jobs.values(), *self._waiting]
+            self._fail(self._failure)
+            for job in jobs:
                 job.deliver(RuntimeError(f"the engine failed ({error})"))
 
     def _await(self) -> bool:
@@ -153,8 +161,10 @@ class OwnEngine:
         with self._change:
             while self._waiting and self._engine.free:
                 job = self._waiting.popleft()
-                if not job.cancelled:
+                try:
                     self._jobs[self._engine.add(job.request)] = job
+                except UserError as error:
+                    job.deliver(Refused(str(error), "invalid"))
 
     def _deliver(self, sequence: Running, token: GeneratedToken) -> None:
         job = self._jobs[sequence]

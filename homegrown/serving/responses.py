@@ -74,9 +74,10 @@ class Choice:
     def message(self) -> dict[str, Any]:
         """The complete message of a chat."""
         said = {"role": "assistant", "content": self.text, "refusal": None}
-        if self.reader is None or not self.reader.calls:
+        if self.reader is None:
             return said
-        return {**said, "content": self.reader.content or None, "tool_calls": self.reader.calls}
+        calls = {"content": self.reader.content or None, "tool_calls": self.reader.calls} if self.reader.calls else {}
+        return {**said, "content": self.reader.content, **calls}
 
 
 def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:

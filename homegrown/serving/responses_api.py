@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from homegrown.inference.streaming import Chunk
+from homegrown.serving.fields import Fields, Int, Number, expected, translated
 from homegrown.serving.refusal import Refused
+from homegrown.serving.requests import ChatCompletionBody
 from homegrown.serving.responses import Choice
 from homegrown.serving.service import Model
-from homegrown.serving.wire import ChatCompletionBody, Fields, expected, translated
 
 FIELDS = {
     "messages": "input",
@@ -58,9 +59,9 @@ class ResponsesBody(Fields):
         str | Annotated[list[dict[str, Any]], Field(min_length=1)], expected("Give a string, or a list of messages")
     ]
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = None
-    top_p: float | None = None
+    max_output_tokens: Int | None = Field(None, ge=1)
+    temperature: Number | None = None
+    top_p: Number | None = None
     stream: bool = False
     text: TextOptions | None = None
 

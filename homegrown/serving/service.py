@@ -155,6 +155,8 @@ class Service:
         self._aliases = {**typed, **aliases}
         self._queue, self._system, self._stopping = queue, system, False
         self.metrics = Metrics(self.lengths)
+        self.embedding = asyncio.Lock()
+        """Held for each text to embed: they wait for each other, and must not take all threads of the others."""
 
     @property
     def names(self) -> list[str]:
@@ -163,12 +165,11 @@ class Service:
 
     def model(self, name: str) -> Model:
         """Return a model by its name or an alias; raises Refused if none has it."""
-        name = name.removesuffix(":latest")  # Ollama's clients add it
-        found = self._models.get(self._aliases.get(name, name))
-        if found is None:
-            known = ", ".join([*self._models, *self.listed_aliases])
-            raise Refused(f"The model {name!r} is not served; use one of {known}.", "unknown_model", "model")
-        return found
+        for one in (name, name.removesuffix(":latest")):  # Ollama's clients add it
+            if found := self._models.get(self._aliases.get(one, one)):
+                return found
+        known = ", ".join([*self._models, *self.listed_aliases])
+        raise Refused(f"The model {name!r} is not served; use one of {known}.", "unknown_model", "model")
 
     def capacity(self, name: str) -> int:
         """Return the maximum of requests that a model takes at a time, running and queued."""

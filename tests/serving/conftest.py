@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,14 @@ from tests.serving.running import running
 CONTEXT = 128
 OWN, LLAMA = "pretrain@1", "pretrain@1:f32"
 ROWS, QUEUE = 8, 64
+
+PROMPT = "The user"
+TALK: list[Any] = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]},
+]
+
+both = pytest.mark.parametrize("name", [OWN, LLAMA])
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -150,13 +159,13 @@ def serving(tokenizer: Tokenizer, folder: Path, context: int) -> Iterator[Served
     service.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tokenizer, tmp_path_factory.mktemp("served"), CONTEXT) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def served_long(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The same with a context for tools and long prompts."""
     with serving(tokenizer, tmp_path_factory.mktemp("served"), 2048) as found:

@@ -18,6 +18,7 @@ from homegrown.model.transformer import Transformer
 from homegrown.serving import own_engine
 from homegrown.serving.api import application
 from homegrown.serving.own_engine import OwnEngine
+from homegrown.serving.refusal import Refused
 from homegrown.serving.service import Model, Service
 from homegrown.tokenizer.chat import Chat
 from tests.serving.running import Silent, running, soon
@@ -164,6 +165,84 @@ def test_a_failed_engine_is_reported(model: Transformer, tokenizer: Tokenizer, m
         with pytest.raises(openai.InternalServerError, match="CUDA out of memory"):
             client(url).completions.create(**BODY)  # type: ignore[call-overload]
     service.close()
+
+
+def test_a_failed_engine_takes_no_more_requests(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(_: engine.Engine) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.Engine, "step", out_of_memory)
+    own = OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=print)
+    delivered = list[object]()
+    own.submit(Request(prompt_ids=[50], max_tokens=1), delivered.append)
+    own._thread.join()
+    assert isinstance(delivered[0], RuntimeError)
+    with pytest.raises(Refused, match="CUDA out of memory"):
+        own.submit(Request(prompt_ids=[50], max_tokens=1), delivered.append)
+    own.close()
+
+
+def test_a_request_that_cannot_be_computed_leaves_the_others(model: Transformer, tokenizer: Tokenizer) -> None:
+    """An empty prompt, as of a chat template that renders a message without text as nothing."""
+    own = OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=print)
+    delivered, done = list[Chunk | Exception](), threading.Event()
+
+    def last(chunk: Chunk | Exception) -> None:
+        delivered.append(chunk)
+        done.set()
+
+    own.submit(Request(prompt_ids=[], max_tokens=1), delivered.append)
+    own.submit(Request(prompt_ids=[50], max_tokens=1), last)
+    done.wait()
+    own.close()
+    assert isinstance(delivered[0], Refused) and "The prompt is empty" in str(delivered[0])
+    assert isinstance(delivered[1], Chunk) and delivered[1].finish_reason == "length"
+
+
+def test_a_cancelled_request_leaves_the_queue_at_once(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, begun = threading.Event(), threading.Event()
+
+    def step(_: engine.Engine) -> dict[object, object]:
+        begun.set()
+        busy.wait()
+        return {}
+
+    monkeypatch.setattr(engine.Engine, "step", step)
+    own = OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=print)
+    own.submit(Request(prompt_ids=[50], max_tokens=1), print)
+    begun.wait()
+    cancels = [own.submit(Request(prompt_ids=[50], max_tokens=1), print) for _ in range(3)]
+    for cancel in cancels:
+        cancel()
+    assert not own._waiting
+    busy.set()
+    own.close()
+
+
+def test_a_long_prompt_is_read_beside_other_requests(
+    silent: tuple[Silent, Service, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, service, url = silent
+    begun, free = threading.Event(), threading.Event()
+
+    def slow(*given: object, **options: object) -> list[int]:
+        begun.set()
+        free.wait()
+        return [50]
+
+    monkeypatch.setattr(service, "encode", slow)
+    asking = threading.Thread(target=lambda: client(url).completions.create(**BODY))  # type: ignore[call-overload]
+    asking.start()
+    begun.wait()
+    assert httpx.get(f"{url}/health", timeout=30).status_code == 503  # one model is late
+    free.set()
+    soon(lambda: len(engine.requests) == 1)
+    engine.deliveries[0](Chunk("Yes", (), 1, "stop", 0.1))
+    asking.join()
 
 
 def test_others_continue_while_a_long_prompt_is_prefilled(

@@ -9,9 +9,7 @@ import jsonschema
 import openai
 import pytest
 
-from tests.serving.conftest import LLAMA, OWN, Served
-
-both = pytest.mark.parametrize("name", [OWN, LLAMA])
+from tests.serving.conftest import LLAMA, OWN, Served, both
 
 COLOR = {
     "type": "object",
@@ -159,6 +157,7 @@ for _ in range(300):
         ({"guided_json": DEEP}, "guided_json", "nested too deeply"),
         ({"guided_json": {"type": "string", "pattern": "("}}, "guided_json", r"at \$\.pattern"),
         ({"guided_json": "{"}, "guided_json", "guided_json is not JSON"),
+        ({"guided_json": '{"items":' * 100_000}, "guided_json", "nested too deeply"),
         ({"guided_json": [1]}, "guided_json", "give a JSON schema"),
         ({"guided_regex": "a("}, "guided_regex", "unclosed group"),
         ({"grammar": 'root ::= "a" x'}, "grammar", "The grammar cannot be used"),

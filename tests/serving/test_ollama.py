@@ -9,9 +9,7 @@ import ollama
 import pytest
 
 from homegrown.serving import ollama as ours
-from tests.serving.conftest import LLAMA, OWN, Served
-
-both = pytest.mark.parametrize("name", [OWN, LLAMA])
+from tests.serving.conftest import LLAMA, OWN, Served, both
 
 ASKED = [{"role": "user", "content": "Why?"}]
 GREEDY = {"temperature": 0, "num_predict": 20}
@@ -54,8 +52,18 @@ def test_generate_asks_or_continues(served: Served, name: str) -> None:
     assert "".join(part.response for part in parts) == continued.response and parts[-1].done_reason == "length"
     full = client(served).generate(name, "The user", raw=True, options={"temperature": 0})
     assert full.eval_count == 128 - len(served.prompt("The user"))
-    assert client(served).generate(name).done_reason == "load"
-    assert client(served).chat(name).done_reason == "load"
+    for keep, reason in (
+        (None, "load"),
+        ("5m", "load"),
+        (-1, "load"),
+        (0, "unload"),
+        ("0s", "unload"),
+        (0.0, "unload"),
+    ):
+        assert client(served).generate(name, keep_alive=keep).done_reason == reason
+        assert client(served).chat(name, keep_alive=keep).done_reason == reason
+    assert [one.model for one in client(served).ps().models] == [OWN, LLAMA]
+    assert client(served).generate(name, "Why?", options=GREEDY, keep_alive=0).response == asked.response
 
 
 def test_models_are_listed_and_shown(served: Served) -> None:
@@ -103,6 +111,14 @@ def test_formats_and_tools(served_long: Served, name: str) -> None:
     with_tools = client(served_long).chat(name, history, tools=tools, options=options)
     without = client(served_long).chat(name, history, options=options)
     assert (with_tools.prompt_eval_count or 0) > (without.prompt_eval_count or 0) > 0
+    named = [
+        history[0],
+        {"role": "assistant", "tool_calls": [{"id": "a", **call}]},
+        {**history[2], "tool_call_id": "a"},
+    ]
+    body = {"model": name, "messages": named, "stream": False, "options": options}
+    found = httpx.post(f"{served_long.url}/api/chat", json=body).json()
+    assert found["prompt_eval_count"] == without.prompt_eval_count
 
 
 @pytest.mark.parametrize(
@@ -110,6 +126,9 @@ def test_formats_and_tools(served_long: Served, name: str) -> None:
     [
         ({"model": "none"}, 404, "is not served"),
         ({"think": True}, 400, "Unsupported: think"),
+        ({"keep_alive": True}, 400, "keep_alive: Give seconds, or a duration such as 5m"),
+        ({"options": {"temperature": True}}, 400, "temperature: Give a number, not true or false"),
+        ({"messages": [{"role": "tool", "tool_call_id": "x", "content": ""}]}, 400, "No earlier answer has a call x"),
         ({"options": {"repeat_last_n": 4}}, 400, "Unsupported: repeat_last_n"),
         ({"options": {"temperature": 9}}, 400, "options.temperature: Input should be less than or equal to 2"),
         ({"options": {"num_predict": 0}}, 400, "options.num_predict: Input should be greater than or equal to 1"),

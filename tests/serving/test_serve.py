@@ -40,7 +40,12 @@ def test_a_mistake_is_one_error_message(trained: Store) -> None:
     assert "is not a host name" in refused(trained, "--allow-host", "https://llm.example.org")
     assert "--allow-origin * is not an origin" in refused(trained, "--allow-origin", "*")
     assert "names a model that is not served; use one of pretrain@1" in refused(trained, "--alias", "a=b")
-    assert "--alias pretrain@1 is not a new name" in refused(trained, "--alias", "pretrain@1")
+    for alias in ("pretrain@1", "", " ", "=pretrain"):
+        assert f"--alias {alias} is not a new name" in refused(trained, "--alias", alias)
+    assert "names a model that is not served" in refused(trained, "--alias", "a=")
+    two = ("pretrain", "quantize:int8", "--alias")
+    assert "--alias a=quantize:int8 is not a new name" in refused(trained, *two, "a", "--alias", "a=quantize:int8")
+    assert "--alias pretrain=quantize:int8 is not a new name" in refused(trained, *two, "pretrain=quantize:int8")
     assert "--lora pretrain@1 has no adapter; name a LoRA" in refused(trained, "--lora", "pretrain@1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

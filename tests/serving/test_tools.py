@@ -11,15 +11,14 @@ from openai import OpenAI
 from tokenizers import Tokenizer
 
 from homegrown.serving.api import application
+from homegrown.serving.messages import ChatMessage, conversation
 from homegrown.serving.service import Model, Service
 from homegrown.serving.tools import call_format
 from homegrown.tokenizer.chat import Chat, Message
 from homegrown.tokenizer.chat_files import ChatFiles
-from tests.serving.conftest import LLAMA, OWN, Served
+from tests.serving.conftest import OWN, Served, both
 from tests.serving.running import running
 from tests.serving.scripted import ScriptedEngine
-
-both = pytest.mark.parametrize("name", [OWN, LLAMA])
 
 WEATHER = {
     "type": "object",
@@ -81,6 +80,15 @@ def test_several_calls_are_in_one_answer(served_long: Served, name: str) -> None
         jsonschema.validate(json.loads(call.function.arguments), schema)
 
 
+def called(name: str, function: str = "weather") -> dict[str, Any]:
+    call = {"id": name, "type": "function", "function": {"name": function, "arguments": "{}"}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def answered(name: str | None) -> dict[str, Any]:
+    return {"role": "tool", "content": "sunny", **({} if name is None else {"tool_call_id": name})}
+
+
 def test_the_prompt_is_that_of_the_template(served_long: Served) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome", "days": 1}'}}
     history: list[Any] = [
@@ -99,6 +107,12 @@ def test_the_prompt_is_that_of_the_template(served_long: Served) -> None:
         expected = Chat(served_long.tokenizer).encode(messages, reply=True, tools=offered)
         answer = talk(served_long, OWN, messages=history, tool_choice=choice, max_tokens=1)
         assert answer.usage.prompt_tokens == len(expected)
+
+
+def test_a_message_of_a_tool_has_the_name_of_the_call_before_it() -> None:
+    sent = [called("c1"), answered("c1"), called("c1", "time"), answered("c1"), answered(None), answered("")]
+    messages = conversation([ChatMessage.model_validate(one) for one in sent])
+    assert [message.name for message in messages if message.role == "tool"] == ["weather", "time", None, None]
 
 
 def test_the_format_of_calls_is_read_from_the_template(tokenizer: Tokenizer) -> None:
@@ -159,6 +173,16 @@ def test_auto_divides_text_and_calls(scripted: tuple[ScriptedEngine, OpenAI], st
         assert all(json.loads(one) == {"city": 'R}"', "days": 1} for one in calls)
 
 
+def test_a_call_that_max_tokens_cuts_is_no_text(scripted: tuple[ScriptedEngine, OpenAI]) -> None:
+    engine, client = scripted
+    engine.text = 'I will look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    given: Any = {"model": "m", "messages": ASKED, "tools": TOOLS, "max_tokens": 32}
+    choice = client.chat.completions.create(**given).choices[0]
+    chunks = list(client.chat.completions.create(**given, stream=True))
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == ("I will look.", None, "length")
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "I will look."
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -185,6 +209,21 @@ def test_auto_divides_text_and_calls(scripted: tuple[ScriptedEngine, OpenAI], st
                 ]
             },
             "The arguments of f are not an object of JSON",
+        ),
+        *(
+            (
+                {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": text}}]}]},
+                "The body is nested too deeply",
+            )
+            for text in ('{"a":' * 100_000, '{"a":' * 1500 + "1" + "}" * 1500)
+        ),
+        (
+            {"messages": [*ASKED, called("c1"), answered("c2")]},
+            r"messages\.2\.tool_call_id: No earlier answer has a call c2; send its id",
+        ),
+        (
+            {"messages": [answered("c1"), called("c1"), answered("c1"), *ASKED]},
+            r"messages\.0\.tool_call_id",
         ),
     ],
 )

@@ -1,196 +1,32 @@
-"""The page, in a real browser."""
+"""Conversations on the page, in a real browser."""
 
 import json
 import math
-import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from homegrown.rating.feedback import Feedback, RatedPair
-from homegrown.serving.api import application
-from homegrown.serving.service import Model, Service
 from homegrown.store.artifacts import Store
-from homegrown.tokenizer.chat import Chat
-from tests.serving.running import running
-from tests.serving.scripted import OTHERS, ScriptedEngine
-from tests.waiting import wait_for
+from tests.serving.page.browser import (
+    CONTEXT,
+    MARKUP,
+    PLAIN,
+    SMALLER,
+    TUNED,
+    Page,
+    eventually,
+    needs_chromium,
+    prompt_of,
+)
+from tests.serving.scripted import ScriptedEngine
 
-webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"),
-]
-
-TUNED, SMALLER, PLAIN = "finetune@2", "quantize@2:int8", "pretrain@3"
-MARKUP = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'> Ünï 🌱 \n end. "
-CONTEXT = 400
-SIZES = [(390, 844), (768, 1024), (1280, 900)]
-
-_T = TypeVar("_T")
-
-
-def eventually(look: Callable[[], _T]) -> _T:
-    """Return the result of `look` once it is true; the page may redraw its elements meanwhile."""
-    from selenium.common.exceptions import WebDriverException
-
-    def found() -> _T | None:
-        with suppress(WebDriverException):
-            return look()
-        return None
-
-    return cast(_T, wait_for(found))
-
-
-@pytest.fixture(scope="module")
-def contacted_hosts() -> list[str]:
-    """The hosts that this process contacts from now on."""
-    hosts: list[str] = []
-
-    def note(event: str, values: tuple[Any, ...]) -> None:
-        if event == "socket.getaddrinfo":
-            hosts.append(str(values[0]))
-        elif event == "socket.connect" and isinstance(values[1], tuple):
-            hosts.append(str(values[1][0]))
-
-    sys.addaudithook(note)
-    return hosts
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer with the other top tokens of the scripted engine, one of which looks like markup."""
-    own = Tokenizer.from_str(tokenizer.to_str())
-    own.add_tokens([AddedToken(token, normalized=False) for token in OTHERS])
-    own.encode_special_tokens = True
-    return own
-
-
-@pytest.fixture(scope="module")
-def engines(tokenizer: Tokenizer) -> dict[str, ScriptedEngine]:
-    return {name: ScriptedEngine(name, tokenizer, MARKUP, context=CONTEXT) for name in (TUNED, SMALLER, PLAIN)}
-
-
-@pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("page") / "artifacts")
-
-
-@pytest.fixture(scope="module")
-def address(
-    engines: dict[str, ScriptedEngine], tokenizer: Tokenizer, contacted_hosts: list[str], book: Store
-) -> Iterator[str]:
-    service = Service([Model(name, 0, name != PLAIN) for name in engines], queue=0)
-    for name, engine in engines.items():
-        service.ready(name, engine, Chat(tokenizer))
-    with running(application(service, key=None, hosts=["127.0.0.1"], store=book)) as url:
-        yield url
-        service.stop()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--lang=en"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield browser
-    browser.quit()
-
-
-class Page:
-    """The page in a browser window."""
-
-    def __init__(self, browser: Any, address: str):
-        self.browser, self.address = browser, address
-        self.open()
-
-    def open(self) -> None:
-        self.browser.get(self.address)
-        eventually(lambda: self.script("return document.body.dataset.ready"))
-
-    def size(self, width: int, height: int) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-    def prefer(self, scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-    def all(self, selector: str) -> list[Any]:
-        return self.browser.find_elements("css selector", selector)  # type: ignore[no-any-return]
-
-    def one(self, selector: str) -> Any:
-        return eventually(lambda: self.all(selector))[0]
-
-    def text(self, selector: str) -> str:
-        return str(self.one(selector).get_property("textContent"))
-
-    def last(self, selector: str) -> str:
-        return str(self.all(selector)[-1].get_property("textContent"))
-
-    def click(self, selector: str) -> None:
-        """Click the last element of a selector, once it is there."""
-        eventually(lambda: self.all(selector)[-1].is_enabled() and (self.all(selector)[-1].click() or True))
-
-    def press(self, label: str) -> None:
-        """Press the last button with a label for screen readers."""
-        self.click(f'button[aria-label="{label}"]')
-
-    def choose(self, field: str, name: str) -> None:
-        self.script(
-            "const list = document.getElementById(arguments[0]); list.value = arguments[1]; "
-            "list.dispatchEvent(new Event('change'))",
-            *(field, name),
-        )
-
-    def set(self, setting: str, value: str) -> None:
-        self.script(f"document.querySelector('[name={setting}]').value = arguments[0]", value)
-
-    def fill(self, selector: str, text: str) -> None:
-        """Add a text to that in a box at once: the driver types a long one letter by letter."""
-        self.script("document.querySelector(arguments[0]).value += arguments[1]", selector, text)
-
-    def say(self, message: str) -> None:
-        self.fill("#message", message[:-1])
-        self.one("#message").send_keys(message[-1:])
-        self.click("#send")
-
-    def finished(self, answers: int = 1) -> None:
-        eventually(lambda: self.one("#send").is_displayed() and len(self.all(".answer .tools")) >= answers)
-
-    def script(self, source: str, *values: Any) -> Any:
-        return self.browser.execute_script(source, *values)
-
-
-@pytest.fixture
-def page(chromium: Any, address: str, engines: dict[str, ScriptedEngine], book: Store) -> Iterator[Page]:
-    for engine in engines.values():
-        engine.text, engine.allowed, engine.rows = MARKUP, math.inf, 4
-        engine.requests.clear()
-        engine.cancelled = 0
-    for path in book.root.glob("*.sqlite"):
-        path.unlink()
-    made = Page(chromium, address)
-    made.size(1280, 900)
-    yield made
-    chromium.execute_script("localStorage.clear()")
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 def pairs(book: Store) -> list[RatedPair]:
     return Feedback(book).pairs().pairs
-
-
-def prompt_of(engine: ScriptedEngine, tokenizer: Tokenizer) -> str:
-    return str(tokenizer.decode(list(engine.requests[-1].prompt_ids), skip_special_tokens=False))
 
 
 def test_chat_streams_until_it_is_stopped_and_is_continued(
@@ -349,6 +185,9 @@ def test_a_message_is_edited_and_conversations_are_kept(
     page.script("window.confirm = () => true")
     page.all('[aria-label="Delete One?"]')[1].click()
     eventually(lambda: len(talks()) == 1 and not page.all(".turn"))
+    # A title ends between characters, not inside one.
+    page.say("a" * 79 + "🌱" + "b")
+    eventually(lambda: "a" * 79 + "🌱" in [one.text for one in page.all("#conversations .open")])
 
 
 def test_a_pretrained_model_offers_completion(page: Page, engines: dict[str, ScriptedEngine]) -> None:
@@ -432,183 +271,6 @@ def test_what_is_too_long_is_said_truly(page: Page, engines: dict[str, ScriptedE
     eventually(lambda: len(page.all(".answer")) == 1 and page.last(".answer .text") == "!")
 
 
-HOSTILE = """# Title <img src=x onerror='window.ran = 5'>
-
-1. one `code` and **bold**
-2. two
-   - inner *slant*
-
-| a | b |
-| --- | --- |
-| 1 | <script>window.ran = 6</script> |
-
-```js
-window.ran = 7; // `not` **bold**
-```
-[good](https://example.org/a_(b)) [bad](javascript:window.ran=8) <a href="javascript:window.ran=9">x</a>
-snake_case_name and **open
-"""
-
-
-def test_markdown_is_formatted_and_never_markup(page: Page, engines: dict[str, ScriptedEngine]) -> None:
-    engines[TUNED].text = HOSTILE
-    page.set("max_tokens", "390")
-    engines[TUNED].context = 2000
-    try:
-        page.say("Show.")
-        page.finished()
-    finally:
-        engines[TUNED].context = CONTEXT
-
-    def inside(selector: str) -> list[str]:
-        return [one.get_property("textContent") for one in page.all(f".answer .text {selector}")]
-
-    assert inside("h4") == ["Title <img src=x onerror='window.ran = 5'>"]
-    assert inside("ol > li > p") == ["one code and bold", "two"] and inside("li li em") == ["slant"]
-    assert inside("strong") == ["bold"] and inside("li code") == ["code"]
-    assert inside("td") == ["1", "<script>window.ran = 6</script>"]
-    assert inside("pre") == ["window.ran = 7; // `not` **bold**"]
-    assert [one.get_attribute("href") for one in page.all(".answer a")] == ["https://example.org/a_(b)"]
-    assert "[bad](javascript:window.ran=8) <a href" in inside("")[0] and "snake_case_name and **open" in inside("")[0]
-    assert not page.all(".answer script, .answer img")
-    # Were it markup, the browser would not run it either.
-    page.script("document.querySelector('.answer').innerHTML = \"<img src=x onerror='window.ran = 4'>\"")
-    eventually(lambda: any("inline" in one["message"] for one in page.browser.get_log("browser")))
-    assert page.script("return window.ran") is None
-
-
-def test_probabilities_are_shown_by_mouse_and_by_keyboard(page: Page, engines: dict[str, ScriptedEngine]) -> None:
-    from selenium.webdriver import ActionChains, Keys
-
-    page.script("document.getElementById('probabilities').click()")
-    page.say("Show.")
-    page.finished()
-    assert page.text(".answer .text") == MARKUP
-    ActionChains(page.browser).move_to_element(page.all(".token")[1]).perform()
-    lines = eventually(lambda: page.one("#tip").is_displayed() and page.all("#tip div"))
-    expected = [["60.0%", "s"], ["25.0%", "␣or"], ["15.0%", "<i>"]]
-    assert [line.text.split() for line in lines] == expected
-    page.script("document.querySelector('.answer .text').focus()")
-    page.browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    page.browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    assert [line.text.split() for line in page.all("#tip div")] == expected
-    assert page.browser.switch_to.active_element.get_attribute("aria-describedby") == "tip"
-    assert not page.all("#tip i")
-
-
-# The contrast of each visible text with what is behind it, by WCAG 2.2's formula; small text needs 4.5.
-CONTRAST = """
-const rgb = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
-const light = ([r, g, b]) => { const part = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b); };
-const behind = (one) => { for (; one; one = one.parentElement) {
-  const color = rgb(getComputedStyle(one).backgroundColor); if (color[3] !== 0) return color; }
-  return [255, 255, 255]; };
-const found = [];
-for (const one of document.querySelectorAll('body *')) {
-  const style = getComputedStyle(one);
-  const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-  if (!(own || one.matches('input, textarea, select')) || !one.checkVisibility({ visibilityProperty: true })) continue;
-  if (one.disabled || style.clipPath !== 'none' || one.closest('.hidden')) continue;
-  const [text, ground] = [light(rgb(style.color)), light(behind(one))].sort().reverse();
-  found.push([(text + 0.05) / (ground + 0.05), `${one.tagName} ${one.className} ${one.textContent.slice(0, 30)}`]);
-}
-return found;
-"""
-
-UNNAMED = """
-return [...document.querySelectorAll('button, input, select, textarea, [tabindex="0"]')].filter((one) =>
-  !one.getAttribute('aria-label') && !one.labels?.length && !one.textContent.trim()).map((one) => one.outerHTML);
-"""
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_contrast_labels_and_room_in_both_themes(
-    page: Page, engines: dict[str, ScriptedEngine], size: tuple[int, int]
-) -> None:
-    width, height = size
-    page.size(*size)
-    try:
-        engines[TUNED].text = "Text with `code` and [a link](https://example.org).\n\n> A quote\n\n```\nx = 1\n```\n"
-        page.choose("model", PLAIN)
-        page.choose("compare", "another seed")
-        page.say("Why?")
-        page.finished(2)
-        page.choose("model", TUNED)
-        page.choose("compare", "")
-        page.say("Why?" * 60)
-        page.finished(3)
-        page.choose("model", PLAIN)  # its notice
-        for scheme in ("light", "dark"):
-            page.prefer(scheme)
-            for shows in ("", "document.getElementById('list').classList.add('shown');", "settings.showModal();"):
-                page.script(shows)
-                contrasts = page.script(CONTRAST)
-                assert len(contrasts) > 10
-                assert [one for one in contrasts if one[0] < 4.5] == []
-            page.script("settings.close(); document.getElementById('list').classList.remove('shown')")
-        assert page.script(UNNAMED) == []
-        assert page.script("return document.documentElement.scrollWidth") == width
-        edges = page.script(
-            "return [...document.querySelectorAll('header *, main button, textarea, .answer')].filter((one) => "
-            "one.checkVisibility()).map((one) => one.getBoundingClientRect()).flatMap(({left, right}) => [left, right])"
-        )
-        assert min(edges) >= 0 and max(edges) <= width
-        # The conversation has most of the first screen, and the box to type in is on it.
-        page.open()
-        assert page.one("#scroller").rect["height"] > 0.6 * height
-        assert page.one("#message").is_displayed() and page.script(
-            "return document.getElementById('composer').getBoundingClientRect().bottom <= innerHeight"
-        )
-    finally:
-        page.prefer("")
-
-
-def test_the_keyboard_reaches_everything_in_reading_order(page: Page, engines: dict[str, ScriptedEngine]) -> None:
-    from selenium.webdriver import ActionChains, Keys
-
-    def tab() -> str:
-        ActionChains(page.browser).send_keys(Keys.TAB).perform()
-        one = page.browser.switch_to.active_element
-        return str(one.get_attribute("id") or one.get_attribute("aria-label") or one.text)
-
-    engines[TUNED].text = "Yes."
-    page.one("#message").send_keys("Why?", Keys.ENTER)
-    page.finished()
-    eventually(lambda: page.text("#status") == "Answer: Yes.")
-    assert page.one("#status").get_attribute("aria-live") == "polite"
-    page.script("document.activeElement.blur(); document.querySelector('.skip').focus()")
-    order = [tab() for _ in range(20)]
-    assert order[:8] == ["model", "compare", "mode-chat", "mode-completion", "show-settings", "theme", "new", "Why?"]
-    assert order[9:18] == [
-        *("scroller", "Edit this message and continue from there", "Copy this message"),
-        *("Good answer", "Bad answer", "Edit this answer, which teaches the model", "Generate another answer"),
-        *("Copy this answer", "Export this conversation as Markdown"),
-    ]
-    assert order[19] == "message"
-    page.one("#show-settings").send_keys(Keys.ENTER)
-    eventually(lambda: page.one("#settings").is_displayed())
-    ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()
-    eventually(lambda: not page.one("#settings").is_displayed())
-    assert page.browser.switch_to.active_element.get_attribute("id") == "show-settings"
-
-
-def test_dark_follows_the_system_until_it_is_switched(page: Page) -> None:
-    def is_dark() -> bool:
-        ground = page.script("return getComputedStyle(document.body).backgroundColor")
-        return sum(int(part) for part in ground.strip("rgb()").split(",")) < 300
-
-    try:
-        page.prefer("dark")
-        assert is_dark()
-        page.click("#theme")
-        assert not is_dark()
-        page.open()
-        assert not is_dark()
-    finally:
-        page.prefer("")
-
-
 def test_two_tabs_of_a_browser_do_not_disturb_each_other(
     page: Page, address: str, chromium: Any, engines: dict[str, ScriptedEngine]
 ) -> None:
@@ -627,11 +289,3 @@ def test_two_tabs_of_a_browser_do_not_disturb_each_other(
     chromium.switch_to.window(first)
     page.finished()
     assert page.text(".user .text") == "first" and "end." in page.text(".answer .text")
-
-
-def test_nothing_contacts_another_host(chromium: Any, address: str, contacted_hosts: list[str]) -> None:
-    messages = [json.loads(one["message"])["message"] for one in chromium.get_log("performance")]
-    urls = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    asked = [url for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))]
-    assert asked and all(url.startswith(f"{address}/") for url in asked)
-    assert set(contacted_hosts) <= {"127.0.0.1", "localhost", "::1", "None"}

@@ -307,7 +307,8 @@ async function save() {
   }
 }
 
-const title = () => (talk.turns[0]?.text.trim().split("\n")[0] || "(empty prompt)").slice(0, 80);
+const beginning = (text, most) => [...text].slice(0, most).join(""); // in characters: half of one could not be sent
+const title = () => beginning(talk.turns[0]?.text.trim().split("\n")[0] || "(empty prompt)", 80);
 
 async function list() {
   const { conversations } = await json("page/conversations");
@@ -353,7 +354,7 @@ function download(name, text, type) {
   URL.revokeObjectURL(link.href);
 }
 
-const fileName = (ending) => `${title().toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40) || "conversation"}.${ending}`;
+const fileName = (ending) => `${beginning(title().toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, ""), 40) || "conversation"}.${ending}`;
 
 async function copy(text) {
   try {

@@ -1,114 +1,44 @@
-"""OpenAI's request bodies, checked at the edge.
-
-A null field has its default. Fields that change nothing here (`user`, `store`, `metadata`) are ignored; any other
-unknown field could change the output and is refused.
-"""
+"""The bodies of OpenAI's requests and vLLM's, and the engine's requests that they become."""
 
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    Field,
-    StringConstraints,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import Field, StringConstraints, model_validator
 
 from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar, choice_grammar, json_grammar, regex_grammar, text_grammar
 from homegrown.inference.sampling import Sampling
+from homegrown.serving.fields import Fields, Int, Number, Tokens, expected
+from homegrown.serving.messages import Messages, NamedTool, Tool
 from homegrown.serving.refusal import Refused
 from homegrown.serving.tools import CallFormat, call_grammar, named
-from homegrown.tokenizer.chat import Message, Role
 from homegrown.util.errors import UserError
 
 MAX_CHOICES = 64
 """Maximum choices of a request: prompts times `n`."""
 
-_MAX_MESSAGES = 1024
 _MAX_TOP_LOGPROBS = 20
 _BAN = -100
 """The logit_bias that bans a token."""
 
-_CLOSE = 0.75
-"""The similarity of an unknown name to the one that was probably meant."""
-
 _Choices = Annotated[list[str], Field(min_length=1)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-_Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-def expected(message: str) -> WrapValidator:
-    """Replace the messages of all branches of a union, which name types of Python, by one."""
-
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise PydanticCustomError("expected", "{message}", {"message": message}) from None
-
-    return WrapValidator(validate)
-
 
 _Stops = Annotated[
     _Stop | Annotated[list[_Stop], Field(max_length=16)] | None,
     expected("Give a string or at most 16 strings, each of 1 to 256 characters"),
 ]
 _Bias = Annotated[
-    dict[int, Annotated[float, Field(ge=-100, le=100)]],
+    dict[int, Annotated[Number, Field(ge=-100, le=100)]],
     expected("Give an object with token ids as names and numbers from -100 to 100"),
 ]
 _Prompt = Annotated[
-    str | _Tokens | Annotated[list[str] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
+    str | Tokens | Annotated[list[str] | list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
     expected(f"Give a string, token ids, or a list of 1 to {MAX_CHOICES} of either"),
 ]
-
-
-class Fields(BaseModel, allow_inf_nan=False):
-    """An object of a body: a null field has its default, and an unknown field that could have an effect is refused."""
-
-    without_effect: ClassVar[frozenset[str]] = frozenset()
-    """Unknown fields that change nothing."""
-    neutral: ClassVar[Mapping[str, Any]] = {}
-    """Unknown fields that change nothing with this value."""
-    within: ClassVar[str | None] = None
-    """The field of the body that has the object; None for the body."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        given = {name: value for name, value in values.items() if value is not None}
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        unknown = [
-            name
-            for name in given
-            if name not in known and name not in cls.without_effect
-            if name not in cls.neutral or _without_null(given[name]) != cls.neutral[name]
-        ]
-        if unknown:
-            shown = []
-            for name in unknown:
-                close = get_close_matches(name, known, 1, _CLOSE)
-                shown.append(f"{name} (did you mean {close[0]}?)" if close else name)
-            message = f"Unsupported: {', '.join(shown)}; remove what could change the answer."
-            raise Refused(message, "invalid", cls.within or unknown[0])
-        return given
-
-
-def _without_null(value: Any) -> Any:
-    """Return a value without null fields, if it is an object."""
-    return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 def prompts(given: str | list[int] | list[str] | list[list[int]]) -> Sequence[str | list[int]]:
@@ -118,29 +48,6 @@ def prompts(given: str | list[int] | list[str] | list[list[int]]) -> Sequence[st
     if isinstance(given[0], int):
         return [[token for token in given if isinstance(token, int)]]
     return [one for one in given if not isinstance(one, int)]
-
-
-_Form = TypeVar("_Form", bound=Fields)
-
-
-def reason(error: ErrorDetails) -> str:
-    """Return what is wrong with a field, without the names of Python's types."""
-    return "Give an object" if error["type"] in ("model_type", "model_attributes_type", "dict_type") else error["msg"]
-
-
-def translated(kind: type[_Form], fields: Mapping[str, Any], names: Mapping[str, str]) -> _Form:
-    """Return the body that another API's request becomes; `names` are those of its fields where they differ.
-
-    Raises:
-        Refused: a field is malformed; the message has the name that was sent.
-    """
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field, *rest = first["loc"]
-        place = ".".join(str(part) for part in (names.get(str(field), field), *rest))
-        raise Refused(f"{place}: {reason(first)}.", "invalid", place) from None
 
 
 class StreamOptions(Fields):
@@ -223,22 +130,22 @@ class _Body(Fields):
     }
 
     model: str
-    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    n: Int = Field(1, ge=1, le=MAX_CHOICES)
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: _Stops = None
-    seed: int | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    typical_p: float | None = Field(None, gt=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: Int | None = None
+    temperature: Number | None = Field(None, ge=0, le=2)
+    top_p: Number | None = Field(None, gt=0, le=1)
+    top_k: Int | None = Field(None, ge=-1)
+    min_p: Number | None = Field(None, ge=0, le=1)
+    typical_p: Number | None = Field(None, gt=0, le=1)
+    repetition_penalty: Number | None = Field(None, gt=0)
+    frequency_penalty: Number | None = Field(None, ge=-2, le=2)
+    presence_penalty: Number | None = Field(None, ge=-2, le=2)
     logit_bias: _Bias = Field(default_factory=dict)
-    min_tokens: int = Field(0, ge=0)
-    stop_token_ids: list[int] = Field(default_factory=list, max_length=64)
+    min_tokens: Int = Field(0, ge=0)
+    stop_token_ids: list[Int] = Field(default_factory=list, max_length=64)
     response_format: ResponseFormat | None = None
     json_schema: Any = None
     grammar: str | None = None
@@ -296,9 +203,9 @@ class _Body(Fields):
     def _request(
         self,
         prompt_ids: list[int],
-        max_tokens: int | None,
+        max_tokens: Int | None,
         top_logprobs: int | None,
-        seed: int | None,
+        seed: Int | None,
         grammar: Grammar | None,
     ) -> Request:
         names = ("top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
@@ -322,11 +229,11 @@ class CompletionBody(_Body):
     """The body of `/v1/completions`."""
 
     prompt: _Prompt = ""
-    max_tokens: int = Field(16, ge=0)
+    max_tokens: Int = Field(16, ge=0)
     echo: bool = False
     suffix: str | None = None
-    best_of: int | None = None
-    logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
+    best_of: Int | None = None
+    logprobs: Int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
 
     @model_validator(mode="after")
     def _supported_completion(self) -> "CompletionBody":
@@ -359,123 +266,7 @@ class DetokenizeBody(Fields):
     """The body of `/detokenize`, as vLLM has it."""
 
     model: str | None = None
-    tokens: list[int]
-
-
-class ContentPart(BaseModel):
-    """A part of a message's content."""
-
-    type: str
-    text: str | None = None
-
-
-class Function(Fields):
-    """A function that a model may call; its parameters always hold (`strict`)."""
-
-    without_effect = frozenset({"strict"})
-    within = "tools"
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Tool(Fields):
-    """A tool that a model may call."""
-
-    within = "tools"
-
-    type: Literal["function"]
-    function: Function
-
-
-class FunctionName(Fields):
-    """The name of a function."""
-
-    within = "tool_choice"
-
-    name: str
-
-
-class NamedTool(Fields):
-    """A tool that must be called."""
-
-    within = "tool_choice"
-
-    type: Literal["function"]
-    function: FunctionName
-
-
-class CalledFunction(Fields):
-    """A function and its arguments, as JSON."""
-
-    within = "messages"
-
-    name: str
-    arguments: str = "{}"
-
-
-class Call(Fields):
-    """A tool call of an earlier answer."""
-
-    without_effect = frozenset({"index"})
-    within = "messages"
-
-    id: str = ""
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as chat templates read it, with the arguments as an object."""
-        try:
-            arguments = json.loads(self.function.arguments or "{}")
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            message = (
-                f"The arguments of {self.function.name} are not an object of JSON; send them as the answer had them."
-            )
-            raise Refused(message, "invalid", "messages")
-        return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
-
-
-class ChatMessage(Fields):
-    """A message as a client sends it; `developer` is OpenAI's newer word for `system`."""
-
-    without_effect = frozenset({"annotations", "id", "refusal"})
-    within = "messages"
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    name: str | None = None
-    tool_calls: Annotated[list[Call], Field(max_length=_MAX_MESSAGES)] = Field(default_factory=list)
-    tool_call_id: str | None = None
-    content: Annotated[str | list[ContentPart] | None, expected("Give text, or a list of parts of type text")] = None
-
-    @field_validator("content")
-    @classmethod
-    def _text(cls, content: str | list[ContentPart] | None) -> str | list[ContentPart] | None:
-        if isinstance(content, list) and any(part.type != "text" or part.text is None for part in content):
-            raise Refused("Only text content is supported; send parts of type text.", "invalid", "messages")
-        return content
-
-    def message(self) -> Message:
-        """Return it as the chat template takes it."""
-        content = self.content or ""
-        text = content if isinstance(content, str) else "".join(part.text or "" for part in content)
-        calls = tuple(call.plain() for call in self.tool_calls)
-        role: Role = "system" if self.role == "developer" else self.role
-        return Message(role, text, tool_calls=calls, name=self.name, tool_call_id=self.tool_call_id)
-
-
-def conversation(sent: Sequence[ChatMessage]) -> list[Message]:
-    """Return messages as the chat template takes them; those of a tool have the name of its function."""
-    names = {call.id: call.function.name for message in sent for call in message.tool_calls}
-    return [
-        replace(one.message(), name=one.name or names.get(one.tool_call_id or ""))
-        if one.role == "tool"
-        else one.message()
-        for one in sent
-    ]
+    tokens: list[Int]
 
 
 class ChatCompletionBody(_Body):
@@ -483,11 +274,11 @@ class ChatCompletionBody(_Body):
 
     neutral: ClassVar[Mapping[str, Any]] = {**_Body.neutral, "best_of": 1, "echo": False}
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    messages: Messages
+    max_tokens: Int | None = Field(None, ge=1)
+    max_completion_tokens: Int | None = Field(None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
+    top_logprobs: Int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
     tools: Annotated[list[Tool], Field(max_length=128)] = Field(default_factory=list)
     tool_choice: Annotated[
         Literal["none", "auto", "required"] | NamedTool, expected("Give none, auto, required, or the name of a tool")
@@ -570,9 +361,11 @@ def _parsed(value: Any, field: str) -> Any:
         return json.loads(value)
     except ValueError as error:
         raise Refused(f"{field} is not JSON: {error}.", "invalid", field) from None
+    except RecursionError:
+        raise Refused(f"{field} is nested too deeply; send a flatter one.", "invalid", field) from None
 
 
-_NOT_EMPTY = Annotated[str, StringConstraints(min_length=1)]
+_NotEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class EmbeddingsBody(Fields):
@@ -582,7 +375,7 @@ class EmbeddingsBody(Fields):
 
     model: str
     input: Annotated[
-        _NOT_EMPTY | _Tokens | Annotated[list[_NOT_EMPTY] | list[_Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
+        _NotEmpty | Tokens | Annotated[list[_NotEmpty] | list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
         expected(f"Give a text, token ids, or a list of 1 to {MAX_CHOICES} of either; none can be empty"),
     ]
     encoding_format: Literal["float", "base64"] = "float"
@@ -598,7 +391,7 @@ class TokenizeBody(Fields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
 
     @model_validator(mode="after")

@@ -1,0 +1,197 @@
+"""What the page looks like and who can read it, in a real browser, and whom it contacts."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.serving.page.browser import CONTEXT, MARKUP, PLAIN, TUNED, Page, eventually, needs_chromium
+from tests.serving.scripted import ScriptedEngine
+
+pytestmark = [pytest.mark.slow, needs_chromium]
+
+SIZES = [(390, 844), (768, 1024), (1280, 900)]
+
+HOSTILE = """# Title <img src=x onerror='window.ran = 5'>
+
+1. one `code` and **bold**
+2. two
+   - inner *slant*
+
+| a | b |
+| --- | --- |
+| 1 | <script>window.ran = 6</script> |
+
+```js
+window.ran = 7; // `not` **bold**
+```
+[good](https://example.org/a_(b)) [bad](javascript:window.ran=8) <a href="javascript:window.ran=9">x</a>
+snake_case_name and **open
+"""
+
+
+def test_markdown_is_formatted_and_never_markup(page: Page, engines: dict[str, ScriptedEngine]) -> None:
+    engines[TUNED].text = HOSTILE
+    page.set("max_tokens", "390")
+    engines[TUNED].context = 2000
+    try:
+        page.say("Show.")
+        page.finished()
+    finally:
+        engines[TUNED].context = CONTEXT
+
+    def inside(selector: str) -> list[str]:
+        return [one.get_property("textContent") for one in page.all(f".answer .text {selector}")]
+
+    assert inside("h4") == ["Title <img src=x onerror='window.ran = 5'>"]
+    assert inside("ol > li > p") == ["one code and bold", "two"] and inside("li li em") == ["slant"]
+    assert inside("strong") == ["bold"] and inside("li code") == ["code"]
+    assert inside("td") == ["1", "<script>window.ran = 6</script>"]
+    assert inside("pre") == ["window.ran = 7; // `not` **bold**"]
+    assert [one.get_attribute("href") for one in page.all(".answer a")] == ["https://example.org/a_(b)"]
+    assert "[bad](javascript:window.ran=8) <a href" in inside("")[0] and "snake_case_name and **open" in inside("")[0]
+    assert not page.all(".answer script, .answer img")
+    # Were it markup, the browser would not run it either.
+    page.script("document.querySelector('.answer').innerHTML = \"<img src=x onerror='window.ran = 4'>\"")
+    eventually(lambda: any("inline" in one["message"] for one in page.browser.get_log("browser")))
+    assert page.script("return window.ran") is None
+
+
+def test_probabilities_are_shown_by_mouse_and_by_keyboard(page: Page, engines: dict[str, ScriptedEngine]) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    page.script("document.getElementById('probabilities').click()")
+    page.say("Show.")
+    page.finished()
+    assert page.text(".answer .text") == MARKUP
+    ActionChains(page.browser).move_to_element(page.all(".token")[1]).perform()
+    lines = eventually(lambda: page.one("#tip").is_displayed() and page.all("#tip div"))
+    expected = [["60.0%", "s"], ["25.0%", "␣or"], ["15.0%", "<i>"]]
+    assert [line.text.split() for line in lines] == expected
+    page.script("document.querySelector('.answer .text').focus()")
+    page.browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    page.browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert [line.text.split() for line in page.all("#tip div")] == expected
+    assert page.browser.switch_to.active_element.get_attribute("aria-describedby") == "tip"
+    assert not page.all("#tip i")
+
+
+# The contrast of each visible text with what is behind it, by WCAG 2.2's formula; small text needs 4.5.
+CONTRAST = """
+const rgb = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
+const light = ([r, g, b]) => { const part = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b); };
+const behind = (one) => { for (; one; one = one.parentElement) {
+  const color = rgb(getComputedStyle(one).backgroundColor); if (color[3] !== 0) return color; }
+  return [255, 255, 255]; };
+const found = [];
+for (const one of document.querySelectorAll('body *')) {
+  const style = getComputedStyle(one);
+  const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  if (!(own || one.matches('input, textarea, select')) || !one.checkVisibility({ visibilityProperty: true })) continue;
+  if (one.disabled || style.clipPath !== 'none' || one.closest('.hidden')) continue;
+  const [text, ground] = [light(rgb(style.color)), light(behind(one))].sort().reverse();
+  found.push([(text + 0.05) / (ground + 0.05), `${one.tagName} ${one.className} ${one.textContent.slice(0, 30)}`]);
+}
+return found;
+"""
+
+UNNAMED = """
+return [...document.querySelectorAll('button, input, select, textarea, [tabindex="0"]')].filter((one) =>
+  !one.getAttribute('aria-label') && !one.labels?.length && !one.textContent.trim()).map((one) => one.outerHTML);
+"""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_contrast_labels_and_room_in_both_themes(
+    page: Page, engines: dict[str, ScriptedEngine], size: tuple[int, int]
+) -> None:
+    width, height = size
+    page.size(*size)
+    try:
+        engines[TUNED].text = "Text with `code` and [a link](https://example.org).\n\n> A quote\n\n```\nx = 1\n```\n"
+        page.choose("model", PLAIN)
+        page.choose("compare", "another seed")
+        page.say("Why?")
+        page.finished(2)
+        page.choose("model", TUNED)
+        page.choose("compare", "")
+        page.say("Why?" * 60)
+        page.finished(3)
+        page.choose("model", PLAIN)  # its notice
+        for scheme in ("light", "dark"):
+            page.prefer(scheme)
+            for shows in ("", "document.getElementById('list').classList.add('shown');", "settings.showModal();"):
+                page.script(shows)
+                contrasts = page.script(CONTRAST)
+                assert len(contrasts) > 10
+                assert [one for one in contrasts if one[0] < 4.5] == []
+            page.script("settings.close(); document.getElementById('list').classList.remove('shown')")
+        assert page.script(UNNAMED) == []
+        assert page.script("return document.documentElement.scrollWidth") == width
+        edges = page.script(
+            "return [...document.querySelectorAll('header *, main button, textarea, .answer')].filter((one) => "
+            "one.checkVisibility()).map((one) => one.getBoundingClientRect()).flatMap(({left, right}) => [left, right])"
+        )
+        assert min(edges) >= 0 and max(edges) <= width
+        # The conversation has most of the first screen, and the box to type in is on it.
+        page.open()
+        assert page.one("#scroller").rect["height"] > 0.6 * height
+        assert page.one("#message").is_displayed() and page.script(
+            "return document.getElementById('composer').getBoundingClientRect().bottom <= innerHeight"
+        )
+    finally:
+        page.prefer("")
+
+
+def test_the_keyboard_reaches_everything_in_reading_order(page: Page, engines: dict[str, ScriptedEngine]) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    def tab() -> str:
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        one = page.browser.switch_to.active_element
+        return str(one.get_attribute("id") or one.get_attribute("aria-label") or one.text)
+
+    engines[TUNED].text = "Yes."
+    page.one("#message").send_keys("Why?", Keys.ENTER)
+    page.finished()
+    eventually(lambda: page.text("#status") == "Answer: Yes.")
+    assert page.one("#status").get_attribute("aria-live") == "polite"
+    page.script("document.activeElement.blur(); document.querySelector('.skip').focus()")
+    order = [tab() for _ in range(20)]
+    assert order[:8] == ["model", "compare", "mode-chat", "mode-completion", "show-settings", "theme", "new", "Why?"]
+    assert order[9:18] == [
+        *("scroller", "Edit this message and continue from there", "Copy this message"),
+        *("Good answer", "Bad answer", "Edit this answer, which teaches the model", "Generate another answer"),
+        *("Copy this answer", "Export this conversation as Markdown"),
+    ]
+    assert order[19] == "message"
+    page.one("#show-settings").send_keys(Keys.ENTER)
+    eventually(lambda: page.one("#settings").is_displayed())
+    ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()
+    eventually(lambda: not page.one("#settings").is_displayed())
+    assert page.browser.switch_to.active_element.get_attribute("id") == "show-settings"
+
+
+def test_dark_follows_the_system_until_it_is_switched(page: Page) -> None:
+    def is_dark() -> bool:
+        ground = page.script("return getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in ground.strip("rgb()").split(",")) < 300
+
+    try:
+        page.prefer("dark")
+        assert is_dark()
+        page.click("#theme")
+        assert not is_dark()
+        page.open()
+        assert not is_dark()
+    finally:
+        page.prefer("")
+
+
+def test_nothing_contacts_another_host(chromium: Any, address: str, contacted_hosts: list[str]) -> None:
+    messages = [json.loads(one["message"])["message"] for one in chromium.get_log("performance")]
+    urls = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    asked = [url for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))]
+    assert asked and all(url.startswith(f"{address}/") for url in asked)
+    assert set(contacted_hosts) <= {"127.0.0.1", "localhost", "::1", "None"}
