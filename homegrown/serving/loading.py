@@ -94,7 +94,7 @@ def lora(store: Store, artifact: Artifact, base: Source) -> Lora:
     """
     if not (artifact.path / lookup.ADAPTER).is_dir():
         raise UserError(f"--lora {artifact.name} has no adapter; name a LoRA version of finetune, dpo or adapt.")
-    if base.folder != base.artifact.path / "model":
+    if base.kind or base.folder != base.artifact.path / "model":
         raise UserError(f"--lora needs a model without a variant, but {base.name} has one; name the model alone.")
     key = artifact.manifest.inputs["base"]
     if key != base.artifact.manifest.key:

@@ -165,7 +165,7 @@ class Service:
 
     def model(self, name: str) -> Model:
         """Return a model by its name or an alias; raises Refused if none has it."""
-        for one in (name, name.removesuffix(":latest")):  # Ollama's clients add it
+        for one in (name, name.removesuffix(":latest"), f"{name}:latest"):  # the same model for Ollama's clients
             if found := self._models.get(self._aliases.get(one, one)):
                 return found
         known = ", ".join([*self._models, *self.listed_aliases])

@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from homegrown.export.huggingface import write_huggingface
 from homegrown.inference.generation import generate
+from homegrown.serving.service import Model, Service
 from homegrown.tokenizer.chat import Chat, Message
 from tests.serving.conftest import CONTEXT, LLAMA, OWN, PROMPT, TALK, Served, both
 from tests.serving.running import soon
@@ -256,6 +257,9 @@ def test_an_alias_is_another_name(served: Served) -> None:
     for name in ("gpt-4o-mini", "org/model", "typed"):
         assert served.client.completions.create(model=name, prompt="x", max_tokens=1).model == OWN
         assert served.client.models.retrieve(name).id == name
+    service = Service([Model("m", 0), Model("m:q8_0", 0)], queue=0, aliases={"a": "m", "b:latest": "m:q8_0"})
+    found = [service.model(name).name for name in ("m:latest", "a", "a:latest", "b", "b:latest", "m:q8_0:latest")]
+    assert found == ["m", "m", "m", "m:q8_0", "m:q8_0", "m:q8_0"]
 
 
 def test_openapi_json_describes_each_route_once(served: Served) -> None:

@@ -47,6 +47,8 @@ def test_a_mistake_is_one_error_message(trained: Store) -> None:
     assert "--alias a=quantize:int8 is not a new name" in refused(trained, *two, "a", "--alias", "a=quantize:int8")
     assert "--alias pretrain=quantize:int8 is not a new name" in refused(trained, *two, "pretrain=quantize:int8")
     assert "--lora pretrain@1 has no adapter; name a LoRA" in refused(trained, "--lora", "pretrain@1")
+    (trained.resolve("pretrain").path / "adapter").mkdir()
+    assert "--lora needs a model without a variant" in refused(trained, "pretrain:q8_0", "--lora", "pretrain@1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"Cannot listen on 127.0.0.1:{port}" in refused(trained, "--port", str(port))
