@@ -156,7 +156,7 @@ class Service:
         self._queue, self._system, self._stopping = queue, system, False
         self.metrics = Metrics(self.lengths)
         self.embedding = asyncio.Lock()
-        """Held for each text to embed: they wait for each other, and must not take all threads of the others."""
+        """Limits embeddings to one text at a time; more would only take the threads that encode prompts."""
 
     @property
     def names(self) -> list[str]:
