@@ -1,6 +1,7 @@
 """`homegrown run auto` against a grid of sizes, rates and batches with the same processor time.
 
     python -m benchmarks.dial [--minutes 3 10] [--only wikipedia|novel] [--jobs 2]
+    python -m benchmarks.dial --little [--jobs 2]
 
 Each training has one thread, one processor and the given minutes of processor time, from random weights to the last
 validation. At the shortest time, the grid has half and twice the size of auto's model, with as many tokens as fit, and
@@ -11,6 +12,9 @@ Finished trainings are kept in the temporary folder by their settings: run again
 the rules; --fresh measures all again. Needs ../shared/corpora beside the repository. The last line is one JSON object
 with the worst of all texts and times: `auto_vs_best` (bits per byte of auto divided by the best of the grid),
 `time_vs_promised` and `loss_vs_promised` (the largest deviation).
+
+`--little` trains auto's recipes for parts of 30, 100 and 300 kB of several texts, in one minute at most, and compares
+what they promise with the loss of every third passage, which is held out. Its JSON has the ratios by text.
 """
 
 import argparse
@@ -24,12 +28,14 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Any, Literal
 
 from benchmarks.measuring import CORPORA, table
 from benchmarks.scaling import DATA, tokens_of, train_once
+from benchmarks.training import TEXTS
 from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_auto
 from homegrown.config.training import TrainingSettings
@@ -44,6 +50,10 @@ from homegrown.training.worker import prepare_environment
 RESULTS = DATA / "dial.jsonl"
 SPEED = DATA / "dial-speed.json"
 AUTO = "auto"
+LITTLE_TEXTS = ("austen-emma", "chesterton-ball", "whitman-leaves", "wikipedia")
+LITTLE_SIZES = (30_000, 100_000, 300_000)
+PARAGRAPHS = 4
+"""Paragraphs of a passage."""
 Kind = Literal["auto", "size", "other"]
 
 
@@ -73,6 +83,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[3, 10], help="processor minutes (default 3 10)")
     parser.add_argument("--only", choices=["wikipedia", "novel"], help="one text alone")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one processor each (default 2)")
+    parser.add_argument("--little", action="store_true", help="the promises of little text instead")
     parser.add_argument("--fresh", action="store_true", help="measure all again")
     parser.add_argument("--train", metavar="JSON", help=argparse.SUPPRESS)  # the process of one training
     arguments = parser.parse_args()
@@ -88,6 +99,10 @@ def main() -> None:
         SPEED.unlink(missing_ok=True)
     processors = sorted(os.sched_getaffinity(0))[: arguments.jobs]
     measured = measure_speed(processors)
+    if arguments.little:
+        chosen = [contestants(text, 1, measured)[0] for text in LITTLE]
+        print(json.dumps(promises(chosen, compete(chosen, processors))))
+        return
     texts = [arguments.only] if arguments.only else ["wikipedia", "novel"]
     first, *later = sorted(arguments.minutes)
     everyone = [one for text in texts for one in contestants(text, first, measured)]
@@ -99,6 +114,37 @@ def main() -> None:
     ]
     found = compete(best, processors)
     print(json.dumps(outcome([*everyone, *autos, *best], found)))
+
+
+def passages(text: str, size: int) -> tuple[list[str], list[str]]:
+    """Return about `size` bytes of a text in passages, and the third ones held out."""
+    if text == "wikipedia":
+        found = TEXTS[text]()[0]
+    else:
+        paragraphs = (CORPORA / "gutenberg" / f"{text}.txt").read_text(encoding="latin-1").split("\n\n")
+        found = ["\n\n".join(paragraphs[start : start + PARAGRAPHS]) for start in range(0, len(paragraphs), PARAGRAPHS)]
+    train: list[str] = []
+    held_out: list[str] = []
+    for number, passage in enumerate(found):
+        (held_out if number % 3 == 1 else train).append(passage)
+        if sum(map(len, train)) >= size:
+            break
+    return train, held_out
+
+
+LITTLE = [f"{text}-{size}" for text in LITTLE_TEXTS for size in LITTLE_SIZES]
+TEXTS.update({f"{text}-{size}": partial(passages, text, size) for text in LITTLE_TEXTS for size in LITTLE_SIZES})
+
+
+def promises(everyone: list[Contestant], found: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Print what was promised and what came, and return the ratio for each text."""
+    ratios = {one.text: round(found[one.key]["bits_per_byte"] / one.bits_per_byte, 4) for one in everyone}
+    rows = [
+        (one.text, f"{one.bits_per_byte:.3f}", f"{found[one.key]['bits_per_byte']:.3f}", f"{ratios[one.text]:.3f}")
+        for one in everyone
+    ]
+    table("little text", ("", "promised", "bits per byte", "ratio"), rows)
+    return ratios
 
 
 def measure_speed(processors: list[int]) -> speed.Speed:
@@ -124,7 +170,7 @@ def pinned() -> None:
 def contestants(text: str, minutes: float, measured: speed.Speed) -> list[Contestant]:
     """Return auto's training of a text and its neighbors."""
     recipe, machine = load_auto(), this_machine()
-    shards = tokens_of(text, 4096) / "shards"
+    shards = tokens_of(text, rules.VOCABULARIES[0] if text in LITTLE else 4096) / "shards"
     known = facts(shards, text_bytes(shards))
     budget = Budget(seconds=60 * minutes)
     chosen = dial(recipe, budget, known, measured, machine)

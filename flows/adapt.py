@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 from prefect import flow
 from prefect.logging import get_run_logger
@@ -16,8 +18,16 @@ from homegrown.config.corpus import AnySource, FilesSource
 from homegrown.config.pipelines import change_recipe, explain
 from homegrown.config.recipe import Recipe
 from homegrown.config.settings import Address, LocalPath
+from homegrown.corpus.readers.formats import form, is_hidden
 from homegrown.util.errors import UserError
 from tasks.stage import Handle, forget_flow_exception
+
+_SEPARATORS = [end * times for times in (3, 2, 1) for end in ("\r\n", "\n")]
+"""Of documents in a file, because one document alone cannot be split for validation: first those of the chapters of
+most books, then of paragraphs and of lines."""
+_FILES, _DOCUMENTS, _SEARCHED = 10, 20, 4_000_000
+"""Files of which each is a document; separators in so many of the first bytes to split fewer files there."""
+_PLAIN = (".txt", ".md", ".rst")
 
 
 def adaptation_changes(base: str | None, data: Sequence[str], replay: Sequence[str]) -> list[str]:
@@ -36,6 +46,8 @@ def adaptation_changes(base: str | None, data: Sequence[str], replay: Sequence[s
 def sources_of(paths: Sequence[str]) -> list[AnySource]:
     """Return a source for each path or address, with a name of its own after the last part of the path.
 
+    A file of plain text, or a folder of few, is split into documents at its line ends.
+
     Raises:
         UserError: one is empty, holds a credential, or is of an unsupported kind.
     """
@@ -47,9 +59,32 @@ def sources_of(paths: Sequence[str]) -> list[AnySource]:
             number += 1
         found[unique] = path
     try:
-        return [FilesSource(kind="files", name=name, path=path) for name, path in found.items()]
+        return [
+            FilesSource(kind="files", name=name, path=path, separator=_separator(path)) for name, path in found.items()
+        ]
     except ValidationError as error:
         raise UserError(f"A path of --data or --replay is wrong: {explain(error)}.") from error
+
+
+def _separator(path: str) -> str | None:
+    """Return the longest run of line ends that splits the files often enough; None where each is a document."""
+    place = Path(path).expanduser()
+    files = [place] if place.is_file() else list(islice(_files(place), _FILES)) if place.is_dir() else []
+    if not 0 < len(files) < _FILES or any((form(one.name) or ("",))[0] not in _PLAIN for one in files):
+        return None
+    start = b""
+    for one in files:
+        with suppress(OSError), one.open("rb") as stream:  # ingest refuses it with its own message
+            start += stream.read(_SEARCHED - len(start))
+    often = (one for one in _SEPARATORS if start.count(one.encode()) >= _DOCUMENTS)
+    return next(often, _SEPARATORS[1])
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that ingest would read, in any order."""
+    for one in folder.rglob("*"):
+        if form(one.name) and one.is_file() and not is_hidden(one.relative_to(folder).as_posix()):
+            yield one
 
 
 @flow(

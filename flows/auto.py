@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
@@ -16,44 +14,27 @@ from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.config.settings import Address
 from homegrown.planning.budget import Budget
+from homegrown.planning.dial import Dialed
 from homegrown.planning.gpus import find, require
 from homegrown.planning.machine import this_machine
 from tasks import dial
 from tasks.stage import Handle, forget_flow_exception
-
-_SEPARATORS = [end * times for times in (3, 2, 1) for end in ("\r\n", "\n")]
-"""Of documents in a file, because one document alone cannot be split for validation: first those of the chapters of
-most books, then of paragraphs and of lines."""
-_DOCUMENTS, _SEARCHED = 20, 4_000_000
-"""Separators that a file must have at least, in so many of its first bytes, to be split there."""
+from tasks.ui.events import listening
 
 _USUAL_TIME = "45m"
 """Of a run whose form has no budget. It is no default of the form: with one, tokens alone would contradict it."""
 
-Amount = Annotated[str, Field(pattern=r"^\s*\d[\d.,]*\s*[kKmMbBtT]?\s*$", max_length=32)]
+Amount = Annotated[str, Field(pattern=r"^\s*\d[\d.,]*([eE]\+?\d+)?\s*[kKmMbBtT]?\s*$", max_length=32)]
 Duration = Annotated[str, Field(pattern=r"^\s*(\d+(\.\d+)?\s*(s|min|m|h|d)\s*)+$", max_length=32)]
 
 
 def text_changes(data: Sequence[str]) -> list[str]:
-    """Return the changes of a recipe for other text; a file of its own is split into documents at its line ends.
+    """Return the changes of a recipe for other text.
 
     Raises:
         UserError: a path is wrong.
     """
-    sources = [one.model_dump() for one in sources_of(data)]
-    for source in sources:
-        if Path(source["path"]).is_file():
-            source["separator"] = _separator(Path(source["path"]))
-    return [f"ingest.sources={json.dumps(sources)}"] if sources else []
-
-
-def _separator(file: Path) -> str:
-    """Return the longest run of line ends that splits a file often enough."""
-    start = b""
-    with suppress(OSError), file.open("rb") as stream:  # ingest refuses it with its own message
-        start = stream.read(_SEARCHED)
-    often = (one for one in _SEPARATORS if start.count(one.encode()) >= _DOCUMENTS)
-    return next(often, _SEPARATORS[1])
+    return [f"ingest.sources={json.dumps([one.model_dump() for one in sources_of(data)])}"] if data else []
 
 
 @flow(
@@ -100,4 +81,11 @@ def auto(
     before, after = dial.split(changes)
     incomplete = change_recipe(change_recipe(recipe, text_changes(data)), before)
     incomplete = dial.sampled(incomplete, budget, after, dial.note, chosen)
-    return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, dial.show, dial.note, chosen))
+    pace = dial.Pace()
+
+    def shown(found: Dialed) -> None:
+        dial.show(found)
+        pace.expect(found)
+
+    with listening(pace):
+        return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, shown, dial.note, chosen))

@@ -309,6 +309,7 @@ class Planned:
     """What a run would do for one stage."""
 
     stage: str
+    key: str
     found: Artifact | None
     """The artifact that it would reuse."""
     before: Artifact | None
@@ -342,7 +343,7 @@ def planned(
         elif artifact is None:
             differences = reasons(store(), before.manifest, order) if before else []
             because = ", ".join(map(str, differences)) or ("damaged or deleted" if before else "never made")
-        found.append(Planned(order.stage, None if because else artifact, before, because))
+        found.append(Planned(order.stage, order.key, None if because else artifact, before, because))
         return Handle(stage=order.stage, folder=artifact.path.name if artifact else "", key=order.key)
 
     run = Run(recipe.seed, recipe.compute, forced, plan=plan)

@@ -1,6 +1,8 @@
 """The choice of a recipe for a budget, shown in the terminal and on a page of the run."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
@@ -17,16 +19,22 @@ from homegrown.planning.speed import Speed, specified, speed_of
 from homegrown.planning.text import text_of
 from homegrown.planning.text_facts import TextFacts, estimated, facts
 from homegrown.reporting.blocks import table_as_markdown
-from homegrown.reporting.numbers import file_size
+from homegrown.reporting.numbers import duration, file_size
 from homegrown.reporting.terminal import print_table
 from homegrown.util.errors import UserError
+from homegrown.util.progress import Metric
 from tasks.stage import Handle, artifact_of, store
+from tasks.ui.events import Event, emit
+from tasks.ui.figures import SECONDS_LEFT
 
 _AFTER = ("model.", "training.", "tokenizer.")
 """Groups of settings that the dial chooses; a user's changes of them come after it."""
 _PROCESSES, _BATCH, _PASSES = "compute.processes", "training.batch_size", "training.micro_batch_size"
 _LARGE = 50e6
 """Bytes of text from which a share of the documents may be enough."""
+_SLOW, _SLOWER, _SETTLED = 1.25, 1.5, 20.0
+"""Ratio to the expected time from which a training is reported as slow, ratio to the last report for another one, and
+seconds until its speed is known."""
 _OF_WIDTH = ("model.heads", "model.kv_heads", "model.feed_forward")
 """Settings that follow a changed width, unless they are changed too."""
 
@@ -133,6 +141,58 @@ def show(found: Dialed) -> None:
     chosen = table(found)
     print_table(chosen)
     create_markdown_artifact(table_as_markdown(chosen), "dial", f"{found.recipe.name}: what was chosen, and why")
+
+
+class Pace:
+    """Reports how a training compares with the choice: a listener of the events of its run.
+
+    While it trains, it reports a time that is much longer than expected; at its end, time and loss.
+    """
+
+    def __init__(self) -> None:
+        self._log = get_run_logger()
+        self._expected: Dialed | None = None
+        self._began, self._most = 0.0, math.inf
+
+    def expect(self, found: Dialed) -> None:
+        """Compare with a choice from now on."""
+        self._expected, self._most = found, _SLOW * found.seconds
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of the run."""
+        if self._expected is None or event.stage != "pretrain":
+            return
+        if event.kind == "started":
+            self._began = time.monotonic()
+        elif event.kind == "progress":
+            self._compare(event, self._expected, time.monotonic() - self._began)
+        elif event.kind == "made" and event.artifact is not None:
+            self._conclude(event.artifact.manifest.metrics, self._expected)
+
+    def _compare(self, event: Event, expected: Dialed, elapsed: float) -> None:
+        left = event.metrics.get(SECONDS_LEFT)
+        if not event.total or event.done >= event.total or not isinstance(left, int | float) or elapsed < _SETTLED:
+            return
+        total = left / (1 - event.done / event.total)  # of all steps at this speed, also of those before a resumption
+        if total < self._most:
+            return
+        self._most = _SLOWER * total
+        self._report(
+            f"At this speed the training takes {duration(total)}, not the expected {duration(expected.seconds)}: other "
+            "programs may use the processors. A stopped run resumes by the same command."
+        )
+
+    def _conclude(self, metrics: Mapping[str, Metric], expected: Dialed) -> None:
+        seconds = float(metrics["seconds"]) + float(metrics["seconds_to_first_step"])
+        bits = float(metrics["validation_bits_per_byte"])
+        self._report(
+            f"Trained in {duration(seconds)} to {bits:.2f} bits per byte of validation text; expected were "
+            f"{duration(expected.seconds)} and {expected.bits_per_byte:.2f}."
+        )
+
+    def _report(self, message: str) -> None:
+        self._log.warning("pretrain: %s", message)
+        emit(Event("pretrain", "note", message=message))
 
 
 def note(message: str) -> None:

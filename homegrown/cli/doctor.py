@@ -23,6 +23,7 @@ def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...
     that each recipe needs.
     """
     import json
+    import shlex
 
     from homegrown.config.pipelines import load_recipe, pipeline_names
     from homegrown.planning.doctor import diagnose
@@ -32,7 +33,8 @@ def doctor(context: click.Context, pipeline: str | None, changes: tuple[str, ...
     if pipeline is None and changes:
         raise UserError("--set needs a pipeline, as in `homegrown doctor tiny --set compute.processes=2`.")
     recipe = None if pipeline is None else load_recipe(pipeline, changes)
-    found = diagnose(this_machine(), context.obj, [load_recipe(name) for name in pipeline_names()], recipe)
+    named = shlex.join([pipeline or "", *(part for change in changes for part in ("--set", change))])
+    found = diagnose(this_machine(), context.obj, [load_recipe(name) for name in pipeline_names()], recipe, named)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
     else:

@@ -1,6 +1,9 @@
 """`homegrown sweep`: runs a pipeline for several values of one setting."""
 
+import itertools
+import os
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +18,9 @@ from homegrown.cli.options.output import Out, written
 from homegrown.cli.run import stage_name
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.recipe import Recipe
+from homegrown.reporting.blocks import Table
+from homegrown.reporting.numbers import duration, quantity
+from homegrown.reporting.terminal import print_table
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     "--set", "changes", multiple=True, metavar="SETTING=VALUE", help="Changed setting of every run; repeatable."
 )
 @click.option("--until", metavar="STAGE", default="evaluate", show_default=True, help="Last stage to run.")
+@click.option("--dry-run", is_flag=True, help="List what each value would run.")
 @click.option("--out", type=Out(), help="Report (.html) or chart (.png) to write.")
 @click.pass_obj
 def sweep(
@@ -39,6 +46,7 @@ def sweep(
     values: tuple[str, ...],
     changes: tuple[str, ...],
     until: str,
+    dry_run: bool,
     out: Path | None,
 ) -> None:
     """Run a pipeline for several setting values.
@@ -50,6 +58,11 @@ def sweep(
 
     if out:
         kind_of(out)
+    if dry_run and out:
+        raise UserError("--dry-run writes no report; leave --out out.")
+    if dry_run:
+        print_sweep(plan_sweep(pipeline, setting, list(values), list(changes)), store, until)
+        return
     run_sweep(plan_sweep(pipeline, setting, list(values), list(changes)), store, until, out)
 
 
@@ -98,6 +111,57 @@ def plan_sweep(pipeline: str, setting: str, values: list[str], changes: list[str
         shown = re.sub(r"[^A-Za-z0-9.+_-]+", "_", value)[:_VALUE_CHARACTERS]
         points.append(Point(value, recipe, f"{pipeline}-{short}={shown}-{moment}"))
     return Sweep(f"{pipeline}-{short}-{moment}", setting, points)
+
+
+def print_sweep(sweep: Sweep, store: Store, until: str) -> None:
+    """Print what every point would run, what it shares with earlier ones, and what that took last time.
+
+    Raises:
+        UserError: the stage does not exist, or a stage of some points would surely fail.
+    """
+    # Prefect reads its settings when it is imported.
+    os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
+    from flows.pretrain import planned
+
+    last, made, rows, failed = stage_name(until), set[str](), [], {}
+    total, unknown = 0.0, False
+    for point in sweep.points:
+        try:
+            stages = planned(point.recipe, last, None, [])
+        except UserError as error:
+            failed[point.value] = str(error)
+            continue
+        names = [one.stage for one in stages]
+        running = [one for one in stages if one.found is None and one.key not in made]
+        took = [one.before.manifest.seconds for one in running if one.before]
+        total, unknown = total + sum(took), unknown or len(took) < len(running)
+        rows.append(
+            [
+                point.value,
+                _spans(names, {one.stage for one in running}),
+                _spans(names, {one.stage for one in stages if one.key in made}),
+                _spans(names, {one.stage for one in stages if one.found is not None}),
+                duration(sum(took)) if took else "",
+            ]
+        )
+        made |= {one.key for one in running}
+    header = [sweep.setting.rpartition(".")[2], "would run", "shared with\nearlier values", "cached", "took\nlast time"]
+    print_table(Table(header, rows, align="llllr", title=f"What a sweep of {sweep.setting} would run"))
+    for value, message in failed.items():
+        click.echo(f"{sweep.setting} = {value} would fail: {message}")
+    before = "; no earlier run has measured them"
+    if total:
+        before = f"; {'those made before' if unknown else 'they'} took {duration(total)} last time"
+    click.echo(f"{quantity(len(made), 'stages')} would run for {quantity(len(rows), 'values')}{before}.")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(sweep.points)} values of {sweep.setting} would fail; change them.")
+
+
+def _spans(stages: Sequence[str], some: Collection[str]) -> str:
+    """Return some of the stages in short: the first and the last of those in a row."""
+    groups = [(chosen, list(names)) for chosen, names in itertools.groupby(stages, lambda one: one in some)]
+    spans = [f"{names[0]} to {names[-1]}" if len(names) > 2 else ", ".join(names) for chosen, names in groups if chosen]
+    return ", ".join(spans)
 
 
 def run_sweep(sweep: Sweep, store: Store, until: str, out: Path | None = None) -> None:
@@ -151,7 +215,6 @@ def _show(console: Console, sweep: Sweep, store: Store, failed: dict[str, str], 
     from homegrown.comparison.compare import compare
     from homegrown.comparison.page import render
     from homegrown.comparison.tables import points_table
-    from homegrown.reporting.terminal import print_table
     from homegrown.store import runs
 
     records = runs.recorded(store)

@@ -33,15 +33,19 @@ class Diagnosis:
         return {"healthy": self.healthy, **asdict(self)}
 
 
-def diagnose(machine: Machine, store: Store, recipes: list[Recipe], recipe: Recipe | None) -> Diagnosis:
+def diagnose(
+    machine: Machine, store: Store, recipes: list[Recipe], recipe: Recipe | None, named: str = ""
+) -> Diagnosis:
     """Check the machine, check it for `recipe`, and compute what each of `recipes` needs.
+
+    `named` is the recipe in the arguments of a command, such as `own.yaml`; by default its name.
 
     Raises:
         UserError: the processes cannot share the batch of the recipe.
     """
     checks = [*machine_checks(machine), *_gpus(machine, recipe), _writable(store.root)]
     if recipe is not None:
-        checks += recipe_checks(recipe, machine, wants(recipe, store), store)
+        checks += recipe_checks(recipe, machine, wants(recipe, store), store, named or recipe.name)
     found = []
     for one in recipes:
         try:

@@ -31,8 +31,10 @@ _USUAL_SHARE = 0.3
 """Share of the measured peak of matrix products at which training on a CPU usually runs."""
 
 
-def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store) -> Iterator[Check]:
+def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store, named: str) -> Iterator[Check]:
     """Yield the checks of this machine for the recipe, and of the disk with the artifacts `store`.
+
+    `named` is the recipe in the arguments of the commands that are advised.
 
     Raises:
         UserError: the processes cannot share the batch of the recipe.
@@ -56,7 +58,7 @@ def recipe_checks(recipe: Recipe, machine: Machine, wants: Wants, store: Store) 
         yield _pytorch_sees(machine, device)
     else:
         yield _compiler(recipe, store)
-        yield _time(recipe, store)
+        yield _time(recipe, store, named)
 
 
 def _variants(recipe: Recipe, store: Store) -> Check:
@@ -211,7 +213,7 @@ def _compiler(recipe: Recipe, store: Store) -> Check:
     return Check("C++ compiler", "none", needed, "ok", advice)
 
 
-def _time(recipe: Recipe, store: Store) -> Check:
+def _time(recipe: Recipe, store: Store, named: str) -> Check:
     """Estimate the training time on the CPU from the peak of its matrix products."""
     import torch
 
@@ -225,5 +227,5 @@ def _time(recipe: Recipe, store: Store) -> Check:
     seconds = settings.max_steps * flops / (peak * _USUAL_SHARE)
     found = f"about {duration(seconds)} at the usual {_USUAL_SHARE:.0%} of {peak / 1e9:,.0f} GFLOP/s"
     if seconds <= _LONG_SECONDS:
-        return Check("time to train", found, "", "ok", f"`homegrown plan {recipe.name}` measures it.")
-    return Check("time to train", found, "", "warn", f"`homegrown plan {recipe.name} --gpu h100` estimates a GPU.")
+        return Check("time to train", found, "", "ok", f"`homegrown plan {named}` measures it.")
+    return Check("time to train", found, "", "warn", f"`homegrown plan {named} --gpu h100` estimates a GPU.")

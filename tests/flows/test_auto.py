@@ -1,6 +1,8 @@
 """The flow behind `homegrown run auto`: it counts the text, chooses, and runs and records an ordinary recipe."""
 
 import json
+import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,45 @@ from flows.pretrain import planned
 from homegrown.config.pipelines import change_recipe, load_auto
 from homegrown.config.recipe import Recipe
 from homegrown.planning import speed
-from homegrown.planning.machine import this_machine
+from homegrown.planning.budget import Budget
+from homegrown.planning.machine import Machine, this_machine
+from homegrown.planning.text_facts import TextFacts
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
+from tasks import dial
+from tasks.ui.events import Event, emit, listening
+from tasks.ui.figures import SECONDS_LEFT
 from tests.flows.small import write_corpus
 
+LAPTOP = Machine("a processor", 4, ("AVX2",), 8 * 2**30, ())
 SPEED = speed.Speed(per_token=1e-4, per_flop=3e-10, per_logit=0, seconds_to_first_step=2, busy=False)
 CHANGES = ["shard.validation_share=0.08", "shard.test_share=0.1", "compute.workers=1", "training.precision=fp32"]
+
+
+def test_a_training_that_takes_much_longer_than_expected_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.dial.get_run_logger", lambda: logging.getLogger("run"))
+    monkeypatch.setattr("tasks.dial._SETTLED", 0.0)
+    text = TextFacts(1e8, counted=True, bz2_bits=2.1)
+    expected = dial.dial(load_auto(), Budget(seconds=600), text, SPEED, LAPTOP)
+    pace, heard = dial.Pace(), list[Event]()
+
+    def progress(done: float, left: float) -> int:
+        """Report `done` percent and the seconds left; return how many notes there are."""
+        emit(Event("pretrain", "progress", done, 100, {SECONDS_LEFT: left}))
+        return sum(event.kind == "note" for event in heard)
+
+    with listening(pace), listening(heard.append):
+        assert progress(10, 5400) == 0  # nothing was expected yet
+        pace.expect(expected)
+        emit(Event("pretrain", "started"))
+        emit(Event("tokenizer", "progress", 10, 100, {SECONDS_LEFT: 5400.0}))
+        assert progress(10, 560) == 0
+        assert progress(80, 240) == 1  # 20 minutes in all, though it resumed at four fifths
+        assert progress(85, 180) == 1
+        assert progress(90, 200) == 2  # half as long again
+    first = next(event.message for event in heard if event.kind == "note")
+    assert first.startswith("At this speed the training takes 20 min 00 s, not the expected 9")
 
 
 @pytest.mark.slow
@@ -36,8 +69,10 @@ def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(in_prefect: Sto
         one for one in yaml.safe_load(Path("pipelines.yaml").read_text())["deployments"] if one["name"] == "auto"
     )
     assert [deployed["parameters"][name] for name in ("time", "size", "tokens")] == [None, None, None]
-    data = [str(tmp_path / "data")]
-    made = auto(recipe=recipe, time="180s", data=data, changes=CHANGES, until="pretrain")
+    data, heard = [str(tmp_path / "data")], list[Event]()
+    with listening(heard.append):
+        made = auto(recipe=recipe, time="180s", data=data, changes=CHANGES, until="pretrain")
+    assert re.match("Trained in .* bits per byte of validation text; expected were .* and ", heard[-1].message)
     record = list(runs.recorded(in_prefect).values())[-1]
     chosen = Recipe.model_validate(record.recipe)
     pretrained = in_prefect.resolve("pretrain").manifest

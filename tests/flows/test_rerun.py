@@ -13,6 +13,7 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.pretrain import CHAIN, planned, pretrain, run_name
 from homegrown.cli.main import cli
@@ -173,6 +174,25 @@ def test_every_value_of_a_sweep_is_checked_before_anything_runs(arguments: tuple
     setting, values, *changes = arguments
     with pytest.raises(UserError, match=message):
         plan_sweep("tiny", setting, values, changes[0] if changes else [])
+
+
+def test_a_dry_sweep_lists_what_each_value_would_run(project: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        # Where Prefect's settings are already read, as by tests before this one, the command's variable comes too late.
+        with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: project / "artifacts"}):
+            done = CliRunner().invoke(cli, ["--artifacts", str(project / "artifacts"), "sweep", "tiny", *arguments])
+        return done.exit_code, " ".join(done.output.split())
+
+    code, printed = run("training.learning_rate", "0.01", "0.02", "--dry-run")
+    assert code == 0, printed
+    assert "0.01 ingest to evaluate 0.02 pretrain to evaluate ingest to pack" in printed
+    assert "12 stages would run for 2 values; no earlier run has measured them." in printed
+    code, printed = run("model.context", "64", "100000000", "--dry-run", "--until", "pretrain")
+    assert (code, "model.context = 100000000 would fail: model.context is 100,000,000, but" in printed) == (1, True)
+    assert "1 of 2 values of model.context would fail; change them." in printed
+    code, printed = run("seed", "1", "2", "--dry-run", "--out", "page.html")
+    assert (code, printed) == (1, "Error: --dry-run writes no report; leave --out out.")
+    assert not Store(project / "artifacts").all()
 
 
 @pytest.mark.slow

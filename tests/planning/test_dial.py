@@ -46,7 +46,9 @@ LIBRARY = TextFacts(1e10, counted=True, bz2_bits=2.1)
         ("45m", None, None, Budget(seconds=2700)),
         ("1h30m", "30M", None, Budget(seconds=5400, parameters=30e6)),
         ("2 d", None, None, Budget(seconds=172800)),
+        ("1.5h", "30m", None, Budget(seconds=5400, parameters=30e6)),
         (None, "1.5B", "2,000k", Budget(parameters=1.5e9, tokens=2e6)),
+        (None, "1e6", "1,234,567", Budget(parameters=1e6, tokens=1_234_567)),
     ],
 )
 def test_budgets(time: str | None, size: str | None, tokens: str | None, expected: Budget) -> None:
@@ -60,7 +62,11 @@ def test_budgets(time: str | None, size: str | None, tokens: str | None, expecte
         (("45m", None, "10M"), "contradict"),
         (("45", None, None), "--time 45 is not a duration"),
         (("0m", None, None), "--time 0m is not a duration"),
+        (("", None, None), "--time '' is not a duration"),
         ((None, "large", None), "--size large is not a number"),
+        ((None, "1,5M", None), "--size 1,5M is not a number"),
+        ((None, None, "0.1"), "--tokens 0.1 is not a number"),
+        ((None, "1e999", None), "--size 1e999 is not a number"),
     ],
 )
 def test_a_wrong_budget_is_refused(given: tuple[str | None, str | None, str | None], message: str) -> None:
@@ -280,16 +286,31 @@ def test_the_speed_follows_from_three_models(monkeypatch: pytest.MonkeyPatch) ->
         assert speed.busy == (busy > 1)
 
 
-def test_a_file_is_split_into_chapters_and_a_folder_is_not(tmp_path: Path) -> None:
-    (tmp_path / "book.txt").write_text("A chapter.")
+def test_a_file_and_a_folder_of_few_are_split_into_chapters(tmp_path: Path) -> None:
+    def separators(*paths: Path) -> list[str | None]:
+        (change,) = text_changes([str(path) for path in paths])
+        return [source["separator"] for source in json.loads(change.removeprefix("ingest.sources="))]
+
+    book = tmp_path / "book.txt"
+    book.write_text("A chapter.")
     assert text_changes([]) == []
-    (change,) = text_changes([str(tmp_path), str(tmp_path / "book.txt")])
-    folder, book = json.loads(change.removeprefix("ingest.sources="))
-    assert (folder["separator"], book["separator"]) == (None, "\n\n\n")
-    assert book["name"] == "book"
+    assert separators(tmp_path, book, tmp_path / "none") == ["\n\n\n", "\n\n\n", None]
     for end in ("\n\n\n", "\r\n\r\n\r\n", "\n\n", "\r\n"):
-        (tmp_path / "book.txt").write_bytes(f"A part.{end}".encode() * 30)
-        assert json.loads(text_changes([str(tmp_path / "book.txt")])[0].partition("=")[2])[0]["separator"] == end
+        book.write_bytes(f"A part.{end}".encode() * 15)
+        (tmp_path / "other.md").write_bytes(book.read_bytes())
+        assert separators(tmp_path) == [end]
+        book.write_bytes(f"A part.{end}".encode() * 30)
+        assert separators(book) == [end]
+    for number in range(18):
+        (tmp_path / f".{number}.txt").write_text("A hidden file.")
+        (tmp_path / f"{number}.png").touch()
+    assert separators(tmp_path) == ["\r\n"]
+    (tmp_path / "rows.jsonl").write_text('{"text": "A document."}')
+    assert separators(tmp_path, tmp_path / "rows.jsonl") == [None, None]
+    (tmp_path / "rows.jsonl").unlink()
+    for number in range(18):
+        (tmp_path / f"{number}.txt").write_text("A document.\n\n\n" * 30)
+    assert separators(tmp_path) == [None]
 
 
 def test_the_command_prints_the_recipe_and_refuses_what_is_wrong(

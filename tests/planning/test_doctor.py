@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from homegrown.cli.main import cli
@@ -193,7 +194,9 @@ def test_a_training_of_years_is_warned_of(look: Callable[..., dict[str, Check]])
     assert look(replace(MACHINE, memory_bytes=GIB * 200), "large")["time to train"].verdict == "warn"
 
 
-def test_the_command_fails_where_the_recipe_cannot_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_fails_where_the_recipe_cannot_run(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("homegrown.planning.machine.this_machine", lambda: MACHINE)
     told = CliRunner().invoke(cli, ["--artifacts", str(store.root), "doctor", "--json"])
     assert told.exit_code == 0
@@ -207,6 +210,11 @@ def test_the_command_fails_where_the_recipe_cannot_run(store: Store, monkeypatch
     assert shown.exit_code == 1
     assert "Set compute.device to 'auto' or 'cpu'" in shown.output
     assert "…" not in CliRunner().invoke(cli, arguments, env={"COLUMNS": "80"}).output
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(load_recipe("tiny").model_dump(mode="json")))
+    arguments = ["--artifacts", str(store.root), "doctor", str(own), "--set", "seed=2"]
+    advised = " ".join(CliRunner().invoke(cli, arguments, env={"COLUMNS": "400"}).output.split())
+    assert f"`homegrown plan {own} --set seed=2` measures it." in advised
     unnamed = CliRunner().invoke(cli, ["--artifacts", str(store.root), "doctor", ""])
     assert unnamed.exit_code == 1
     assert "has no pipeline ''" in unnamed.output
