@@ -317,7 +317,14 @@ async def _answer_chat(service: Service, http: fastapi.Request, body: ChatComple
     grammar = await asyncio.to_thread(_grammar, service, body, form if tools else None)
     requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
     choices = [Choice(index, reader=CallReader(form) if form and tools else None) for index in range(body.n)]
-    return await _answer(service, http, body, objects, requests, choices)
+    try:
+        return await _answer(service, http, body, objects, requests, choices)
+    except Refused as error:
+        if error.reason != "too_long" or not tools:
+            raise
+        without = await asyncio.to_thread(service.encode, body.model, messages)
+        message = f"{error} Of these, {len(prompt_ids) - len(without)} are the tools; offer fewer."
+        raise Refused(message, error.reason, error.field) from None
 
 
 async def _answer(

@@ -17,6 +17,7 @@ from homegrown.inference.grammar import Grammar, Grammars
 from homegrown.inference.streaming import Chunk
 from homegrown.serving.metrics import Metrics
 from homegrown.serving.refusal import Refused
+from homegrown.serving.tools import for_template
 from homegrown.tokenizer.chat import Chat, Message, Tools, with_system
 from homegrown.tokenizer.detokenizer import vocabulary_bytes
 from homegrown.tokenizer.special import text_prompt
@@ -229,7 +230,7 @@ class Service:
             _check_text(json.dumps(tools, ensure_ascii=False))
             system = chat.system if self._system is None else self._system
             try:
-                complete = with_system(messages, system)
+                complete, tools = for_template(chat, with_system(messages, system), tools)
                 return chat.encode_continued(complete) if continued else chat.encode(complete, reply=True, tools=tools)
             except UserError as error:
                 raise Refused(str(error), "invalid", "messages") from None

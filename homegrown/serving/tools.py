@@ -1,15 +1,19 @@
-"""Tool calls: how a chat template writes them, the grammar that they fit, and their objects in OpenAI's responses."""
+"""Tool calls: how a chat template writes them, the grammar that they fit, and their objects in OpenAI's responses.
+
+For a template without tools, they are text in its messages, as in our own template.
+"""
 
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal
 
 from homegrown.inference.grammar import checked, json_rule
 from homegrown.serving.refusal import Refused
-from homegrown.tokenizer.chat import Chat, Message
+from homegrown.tokenizer.chat import Chat, Message, Tools
 from homegrown.util.errors import UserError
 
 _MAX_CALLS = 16
@@ -27,6 +31,8 @@ class CallFormat:
     after: str
     joint: str | None
     """From the arguments of a call to the name of the next; None if the template writes one call only."""
+    described_in: Literal["template", "system", "user"] = "template"
+    """Where tools are described; of a template without tools, the role of the message."""
 
     @property
     def trigger(self) -> str:
@@ -35,21 +41,28 @@ class CallFormat:
         return start.partition("{")[0].strip() or start
 
 
+_DESCRIBED = "Functions, each called by JSON with name and arguments between <tool_call> and </tool_call>:"
+_AS_TEXT = CallFormat(
+    before='<tool_call>\n{"name": "',
+    between='", "arguments": ',
+    after="}\n</tool_call>",
+    joint='}\n</tool_call>\n<tool_call>\n{"name": "',
+)
+
+
 @lru_cache(maxsize=64)
 def call_format(chat: Chat) -> CallFormat:
-    """Return how the template of a model writes tool calls.
+    """Return how the template of a model writes tool calls, or how they are text in the messages of one without tools.
 
     Raises:
-        Refused: it does not write them, or not as JSON.
+        Refused: it has tools, but does not write their calls as JSON.
     """
     tool = {"type": "function", "function": {"name": _NAME, "description": "", "parameters": {"type": "object"}}}
     question = Message("user", "sample question")
     try:
         if chat.render([question], reply=True) == chat.render([question], reply=True, tools=[tool]):
-            raise Refused("The chat template of the model does not support tools; remove them.", "invalid", "tools")
+            return replace(_AS_TEXT, described_in="system" if _has_system(chat) else "user")
         one = _parts(chat.written([question, _answer(1)], tools=[tool]))
-    except Refused:
-        raise
     except UserError as error:
         raise Refused(f"{error} Remove the tools.", "invalid", "tools") from None
     if len(one) != 3:
@@ -59,6 +72,59 @@ def call_format(chat: Chat) -> CallFormat:
     except UserError:
         two = []
     return CallFormat(one[0], one[1], one[2], two[2] if len(two) == 5 else None)
+
+
+def _has_system(chat: Chat) -> bool:
+    instruction = "sample instruction"
+    try:
+        return instruction in chat.render([Message("system", instruction), Message("user", "sample question")])
+    except UserError:
+        return False
+
+
+def for_template(chat: Chat, messages: Sequence[Message], tools: Tools | None) -> tuple[list[Message], Tools | None]:
+    """Return the messages and the tools that the template of a model is given.
+
+    One without tools is given none: their descriptions, calls and results are text of its messages. Results are in
+    messages of the user, as in Hermes, because such templates need the roles to alternate.
+
+    Raises:
+        Refused: the template has tools, but does not write their calls as JSON.
+    """
+    if not (tools or any(message.role == "tool" or message.tool_calls for message in messages)):
+        return list(messages), tools
+    described_in = call_format(chat).described_in
+    if described_in == "template":
+        return list(messages), tools
+    found: list[Message] = []
+    for is_result, group in groupby(messages, lambda message: message.role == "tool"):
+        if is_result:
+            results = (f"<tool_response>\n{one.content}\n</tool_response>" for one in group)
+            found.append(Message("user", "\n".join(results)))
+        else:
+            found += [_with_calls(message) for message in group]
+    if tools:
+        described = "\n".join([_DESCRIBED, *(json.dumps(tool, ensure_ascii=False) for tool in tools)])
+        place = next((place for place, one in enumerate(found) if one.role == described_in), None)
+        if place is None:
+            found.insert(0, Message(described_in, described))
+        else:
+            texts = [found[place].content, described]
+            content = "\n\n".join(texts if described_in == "system" else reversed(texts))
+            found[place] = replace(found[place], content=content)
+    return found, None
+
+
+def _with_calls(message: Message) -> Message:
+    """Return an answer whose calls are text."""
+    calls = [
+        f"<tool_call>\n{json.dumps(_called(call), ensure_ascii=False)}\n</tool_call>" for call in message.tool_calls
+    ]
+    return replace(message, content="\n".join([*([message.content] if message.content else []), *calls]), tool_calls=())
+
+
+def _called(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
 
 
 def _answer(calls: int) -> Message:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from homegrown.serving.api import application
 from homegrown.serving.messages import ChatMessage, conversation
 from homegrown.serving.service import Model, Service
-from homegrown.serving.tools import call_format
+from homegrown.serving.tools import call_format, for_template
 from homegrown.tokenizer.chat import Chat, Message
 from homegrown.tokenizer.chat_files import ChatFiles
 from tests.serving.conftest import OWN, Served, both
@@ -127,12 +127,58 @@ def test_the_format_of_calls_is_read_from_the_template(tokenizer: Tokenizer) -> 
     )
     one = call_format(Chat(tokenizer, ChatFiles(template=llama)))
     assert (one.trigger, one.between, one.after, one.joint) == ('{"name": "', '", "parameters": ', "}", None)
-    for template, message in (
-        ("{% for m in messages %}{{ m.content }}{% endfor %}", "does not support tools"),
-        (llama.replace("{{ '{", "<f>{{ '{").replace("arguments | tojson", "arguments | length"), "as JSON"),
-    ):
-        with pytest.raises(Exception, match=message):
-            call_format(Chat(tokenizer, ChatFiles(template=template)))
+    numbers = llama.replace("{{ '{", "<f>{{ '{").replace("arguments | tojson", "arguments | length")
+    with pytest.raises(Exception, match="as JSON"):
+        call_format(Chat(tokenizer, ChatFiles(template=numbers)))
+
+
+WITHOUT_TOOLS = (
+    "{% for m in messages %}{% if m.role not in roles %}{{ raise_exception('The role ' + m.role + ' is unknown.') }}"
+    "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+ROLES = "{% set roles = ['system', 'user', 'assistant'] %}"
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("roles", "start"),
+    [
+        (ROLES, "[system]Be brief.\n\n{tools}[user]Rome?"),
+        (ROLES.replace("'system', ", ""), "[user]{tools}\n\nRome?"),
+    ],
+)
+def test_a_template_without_tools_has_them_as_text(tokenizer: Tokenizer, roles: str, start: str) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "days": 1}}}
+    history = [
+        Message("system", "Be brief."),
+        Message("user", "Rome?"),
+        Message("assistant", "I will look.", tool_calls=(call,)),
+        Message("tool", "sunny"),
+        Message("tool", "dry"),
+    ]
+    chat = Chat(tokenizer, ChatFiles(template=roles + WITHOUT_TOOLS))
+    messages, tools = for_template(chat, history["system" not in roles :], TOOLS)
+    text = chat.render(messages, reply=True, tools=tools)
+    introduction = text[text.index("Functions") : text.index("\n{")]
+    described = "\n".join([introduction, *map(json.dumps, TOOLS)])
+    results = "<tool_response>\nsunny\n</tool_response>\n<tool_response>\ndry\n</tool_response>"
+    rest = f"[assistant]I will look.\n{CALL}[user]{results}[assistant]"
+    assert text == start.replace("{tools}", described) + rest
+    assert for_template(chat, history[:2], None) == (history[:2], None)
+
+
+def test_a_model_without_tools_in_its_template_calls_them(tokenizer: Tokenizer) -> None:
+    service = Service([Model("m", 0)], queue=8)
+    engine = ScriptedEngine("m", tokenizer, f"I will look.\n{CALL}", context=600)
+    service.ready("m", engine, Chat(tokenizer, ChatFiles(template=ROLES + WITHOUT_TOOLS)))
+    with running(application(service, key=None, hosts=["127.0.0.1"])) as url:
+        client = OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+        message = client.chat.completions.create(model="m", messages=ASKED, tools=TOOLS).choices[0].message
+        many = [{"type": "function", "function": {"name": f"tool_{number}"}} for number in range(99)]
+        with pytest.raises(openai.BadRequestError, match=r"Of these, \d+ are the tools; offer fewer"):
+            client.chat.completions.create(model="m", messages=ASKED, tools=many)  # type: ignore[arg-type]
+    assert message.content == "I will look." and message.tool_calls is not None
+    assert [one.function.name for one in message.tool_calls if one.type == "function"] == ["weather"]
 
 
 @pytest.fixture
