@@ -16,10 +16,8 @@ of `baseline` with the same seed.
 import argparse
 import csv
 import json
-import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.measuring import CORPORA
-from benchmarks.scaling import VALIDATION_TOKENS, tokens_of, train_once
+from benchmarks.scaling import VALIDATION_TOKENS, in_a_process, tokens_of, train_once
 from benchmarks.training import TEXTS
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.training import TrainingSettings
@@ -269,8 +267,7 @@ def main() -> None:
         wanted = {"lever": name, **base}
         row = next((one for one in reversed(table()) if wanted.items() <= one.items()), None)
         if row is None or (arguments.repeat and name in arguments.names):
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-                row = alone.submit(measured, wanted).result()
+            row = in_a_process(measured, wanted)
             add(row)
         found[name] = float(row["bits_per_byte"])
         print(f"{name:24} {found[name]:.4f} {found[name] - found[BASELINE]:+.4f} {row['cpu_seconds']:>6} s", flush=True)

@@ -19,9 +19,12 @@ import argparse
 import csv
 import json
 import math
+import multiprocessing
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +73,7 @@ def main() -> None:
     if arguments.repeat:
         row = table()[arguments.repeat - 1]
         print("was", row)
-        print("now", measured(row))
+        print("now", in_a_process(measured, row))
         return
     if arguments.rates:
         for factor in FACTORS:
@@ -85,7 +88,7 @@ def add(row: dict[str, str]) -> None:
     if any(list(one.values())[:-_RESULTS] == list(row.values()) for one in table()):
         print("The table has this row.")
         return
-    row = measured(row)
+    row = in_a_process(measured, row)
     print(row, flush=True)
     new = not TABLE.exists()
     with TABLE.open("a", newline="") as file:
@@ -126,6 +129,12 @@ def described(text: str, tokens: int, changes: dict[str, Any]) -> dict[str, str]
     other = " ".join(f"{name}={value}" for name, value in sorted(changes.items()) if name not in COLUMNS)
     values |= {"text": text, "tokens": tokens, "other": other}
     return {name: str(values[name]) for name in COLUMNS[:-_RESULTS]}
+
+
+def in_a_process(function: Callable[[dict[str, str]], dict[str, str]], row: dict[str, str]) -> dict[str, str]:
+    """Return `function(row)` of a process of its own: a training changes its process for good."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, row).result()
 
 
 def measured(row: dict[str, str]) -> dict[str, str]:
