@@ -133,7 +133,7 @@ class ChatBody(_Ollama):
         for number, sent in enumerate(self.messages):
             message = {name: value for name, value in sent.items() if value not in (None, [], "") or name == "content"}
             if "tool_calls" in message:
-                with suppress(AttributeError, TypeError):  # a malformed one is refused below
+                with suppress(AttributeError, KeyError, TypeError):  # a malformed one is refused below
                     calls = enumerate(message["tool_calls"])
                     message["tool_calls"] = [_call(f"call_{number}_{place}", call) for place, call in calls]
             if "tool_name" in message:

@@ -134,6 +134,7 @@ def test_formats_and_tools(served_long: Served, name: str) -> None:
         ({"options": {"num_predict": 0}}, 400, "options.num_predict: Input should be greater than or equal to 1"),
         ({"options": {"repeat_penalty": 0}}, 400, "options.repeat_penalty: Input should be greater than 0"),
         ({"messages": [{"role": "assistant", "tool_calls": ["x"]}]}, 400, "messages.0.tool_calls.0: Give an object"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, 400, "messages.0.tool_calls.0.function: Field"),
         ({"messages": [{"role": "assistant", "tool_calls": 5}]}, 400, "messages.0.tool_calls: Input should be a"),
         ({"format": "xml"}, 400, "format: Give json or a JSON schema"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role"),

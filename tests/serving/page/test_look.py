@@ -57,6 +57,56 @@ def test_markdown_is_formatted_and_never_markup(page: Page, engines: dict[str, S
     assert page.script("return window.ran") is None
 
 
+SHAPES = """A word: Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung.
+Values:
+| Name | Value | Many | Other | Columns |
+| :-- | --: | :-: | - | - |
+| a \\| b | 2 | `c` | d | e | too many |
+| f | 3 |
+
+- one
+  - two
+    - three
+      - four
+        - five ***both***
+
+مرحبا، هذا نص عربي (English) طويل.
+
+- عنصر
+
+```
+x = 1
+```
+"""
+
+
+def test_a_text_of_any_shape_and_direction_is_readable_on_a_phone(
+    page: Page, engines: dict[str, ScriptedEngine]
+) -> None:
+    page.size(390, 844)
+    engines[TUNED].text, engines[TUNED].context = SHAPES, 2000
+    page.set("max_tokens", "1500")
+    page.say("שלום: Show.")
+    page.finished()
+    engines[TUNED].context = CONTEXT
+
+    def computed(selector: str, name: str) -> list[str]:
+        source = "return arguments[0].map((one) => getComputedStyle(one)[arguments[1]])"
+        return list(page.script(source, page.all(f".answer .text {selector}"), name))
+
+    assert [one.get_property("textContent") for one in page.all(".answer td")] == [
+        *("a | b", "2", "c", "d", "e"),
+        *("f", "3", "", "", ""),
+    ]
+    assert computed("th", "textAlign") == ["start", "end", "center", "start", "start"]
+    assert page.text(".answer li li li li li strong em") == "both"
+    assert computed("> p", "direction") == ["ltr", "rtl"] and computed("> ul", "direction") == ["ltr", "rtl"]
+    assert computed("pre", "direction") == ["ltr"]
+    # The table scrolls by itself: its words are whole, and nothing else is wider than the screen.
+    assert page.script("return document.querySelector('.answer th').getClientRects()[0].height") < 40
+    assert page.script("return scroller.scrollWidth <= scroller.clientWidth")
+
+
 def test_probabilities_are_shown_by_mouse_and_by_keyboard(page: Page, engines: dict[str, ScriptedEngine]) -> None:
     from selenium.webdriver import ActionChains, Keys
 

@@ -20,6 +20,7 @@ const INLINE = [
     link.target = "_blank";
     return [link, found[0].length];
   }],
+  [/(\*\*\*|___)(?=[^\s*_])([^]*?[^\s*_])\1/, (found) => [element("strong", element("em", ...inline(found[2]))), found[0].length]],
   [/(\*\*|__)(?=\S)([^]*?\S)\1/, (found) => [element("strong", ...inline(found[2])), found[0].length]],
   [/~~(?=\S)([^]*?\S)~~/, (found) => [element("del", ...inline(found[1])), found[0].length]],
   [/\*(?=[^\s*])([^]*?[^\s*])\*(?!\*)/, (found) => [element("em", ...inline(found[1])), found[0].length]],
@@ -57,11 +58,29 @@ const ROW = /^ *\|.|[^|]\|/;
 const DASHES = /^ *\|?( *:?-+:? *\|)+ *:?-* *:? *\|? *$/;
 const DEEPEST = 8; // levels of lists and quotes; deeper ones are text
 
-const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+const cells = (line) => line.trim().replace(/^\||(?<!\\)\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+const startsTable = (lines, at) => ROW.test(lines[at]) && DASHES.test(lines[at + 1] ?? "");
+const interrupts = (line) => [FENCE, HEADING, LIST, RULE, /^ {0,3}>/].some((one) => one.test(line));
+
+function table(lines, at) {
+  const sides = cells(lines[at + 1]).map((dashes) => dashes.endsWith(":") ? (dashes.startsWith(":") ? "center" : "end") : "");
+  const row = (line, kind) => {
+    const texts = cells(line);
+    return element("tr", ...sides.map((side, place) => {
+      const cell = element(kind, ...inline(texts[place] ?? ""));
+      if (side) cell.style.textAlign = side;
+      return cell;
+    }));
+  };
+  const head = row(lines[at], "th"), body = element("tbody");
+  for (at += 2; at < lines.length && ROW.test(lines[at]); at += 1) body.append(row(lines[at], "td"));
+  return [element("table", element("thead", head), body), at];
+}
 
 function code(lines, language) {
   const box = element("div", element("pre", element("code", lines.join("\n"))));
   box.className = "codebox";
+  box.dir = "ltr";
   if (language) box.dataset.language = language;
   return box;
 }
@@ -112,16 +131,13 @@ function blocks(lines, depth = 0) {
       const [made, end] = list(lines, at, depth);
       nodes.push(made);
       at = end;
-    } else if (ROW.test(line) && DASHES.test(lines[at + 1] ?? "")) {
-      const head = element("tr", ...cells(line).map((cell) => element("th", ...inline(cell))));
-      const body = element("tbody");
-      for (at += 2; at < lines.length && ROW.test(lines[at]); at += 1) {
-        body.append(element("tr", ...cells(lines[at]).map((cell) => element("td", ...inline(cell)))));
-      }
-      nodes.push(element("table", element("thead", head), body));
+    } else if (startsTable(lines, at)) {
+      const [made, end] = table(lines, at);
+      nodes.push(made);
+      at = end;
     } else {
       let end = at + 1;
-      while (end < lines.length && lines[end].trim() && !FENCE.test(lines[end]) && !HEADING.test(lines[end]) && !LIST.test(lines[end]) && !/^ {0,3}>/.test(lines[end])) end += 1;
+      while (end < lines.length && lines[end].trim() && !interrupts(lines[end]) && !startsTable(lines, end)) end += 1;
       nodes.push(element("p", ...broken(lines.slice(at, end).map((one) => one.trim()).join("\n"))));
       at = end;
     }
@@ -129,4 +145,9 @@ function blocks(lines, depth = 0) {
   return nodes;
 }
 
-export const markdown = (text) => blocks(text.replaceAll("\r\n", "\n").split("\n"));
+/** A text as blocks, each in the direction of its first letter; code is from left to right. */
+export function markdown(text) {
+  const nodes = blocks(text.replaceAll("\r\n", "\n").split("\n"));
+  for (const node of nodes) if (!node.matches(".codebox, hr")) node.dir = "auto";
+  return nodes;
+}

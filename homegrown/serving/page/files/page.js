@@ -313,7 +313,7 @@ const title = () => beginning(talk.turns[0]?.text.trim().split("\n")[0] || "(emp
 async function list() {
   const { conversations } = await json("page/conversations");
   $("conversations").replaceChildren(...conversations.map(({ id, title: name }) => make("li", {},
-    make("button", { type: "button", class: "open", text: name, "aria-current": id === talk.id ? "true" : false, on: { click: () => open(id) } }),
+    make("button", { type: "button", class: "open", dir: "auto", text: name, "aria-current": id === talk.id ? "true" : false, on: { click: () => open(id) } }),
     button("✕", `Delete ${name}`, async () => {
       if (!confirm(`Delete "${name}"? Feedback on its answers is kept.`)) return;
       await call(`page/conversations/${id}`, { method: "DELETE" });
@@ -488,7 +488,7 @@ function tools(turn, place, variant, index) {
 }
 
 function editing(place, text, keep, verb) {
-  const box = make("textarea", { "aria-label": "Edited text", text });
+  const box = make("textarea", { "aria-label": "Edited text", dir: "auto", text });
   const cancel = () => { drawTurn(place); focusTurn(place); };
   const editor = make("li", { class: "turn editor" }, box, make("div", { class: "tools" }, button(verb, verb, () => keep(box.value)), button("Cancel", "Cancel", cancel)));
   box.addEventListener("keydown", (event) => { if (event.key === "Escape") cancel(); });
