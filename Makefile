@@ -21,9 +21,9 @@ demo: install
 
 # Many tests start programs, and where Python may write no bytecode, each would compile the same modules again.
 test: export PYTHONDONTWRITEBYTECODE :=
-# Three processes on two processors: a test that waits for a server or a killed process leaves its own idle.
+# Four processes on two processors: a test that waits for a server or a killed process leaves its own idle.
 test: install lint types
-	$(BIN)/python -m pytest --numprocesses 3
+	$(BIN)/python -m pytest --numprocesses 4
 
 # The newest versions that pyproject.toml allows instead of the tested ones, and every documented command with them.
 newest:

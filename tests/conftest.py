@@ -24,28 +24,33 @@ gc.disable()
 
 LONGEST = (
     "flows/test_survival.py",
+    "export/test_onnx.py",
     "training/test_pretrain.py",
+    "export/test_architectures.py",
     "flows/test_pretrain.py",
-    "finetuning/test_finetune.py",
+    "finetuning/test_dpo.py",
     "flows/local/test_up.py",
-    "finetuning/test_parallel_adapters.py",
+    "export/test_huggingface.py",
     "security/test_secrets.py",
+    "flows/test_adapt.py",
     "cluster/test_dask.py",
     "flows/test_finetune.py",
-    "export/test_onnx.py",
-    "flows/local/test_deployments.py",
-    "training/test_parallel.py",
-    "flows/test_export.py",
-    "flows/test_adapt.py",
-    "serving/test_serve.py",
     "flows/test_auto.py",
-    "finetuning/test_dpo.py",
+    "flows/local/test_deployments.py",
+    "finetuning/test_finetune.py",
+    "flows/test_rerun.py",
+    "finetuning/test_parallel_adapters.py",
+    "training/test_parallel.py",
     "flows/test_dpo.py",
+    "tokenizer/test_encoding.py",
+    "flows/test_export.py",
+    "corpus/test_filter.py",
+    "serving/test_serve.py",
 )
-"""The longest files, in the order in which two processes take them.
+"""The longest files, in the order in which processes take them.
 
-Those that want a Prefect server come by turns with others: a process waits for the first server before it starts its
-own, and some of these tests wait while others compute.
+Those that wait (for servers, killed processes, their workers) come by turns with those that compute. What compiles the
+kernels of the corpus, `test_survival`, begins well before `test_pretrain` of the flows, which then finds them.
 """
 
 UNUSED = {

@@ -180,17 +180,17 @@ def _multiply(matrix: Any, x: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _adapt(updates: Any, ranks: Any, adapters: Any, place: Any, x: Any, out: Any) -> None:
+def _adapt(updates: Any, ranks: Any, adapters: Any, x: Any, out: Any) -> None:
     """Add the update of each row's adapter: B A x, for x [batch, width], to out [batch, rows].
 
-    `updates` [adapters, projections, 2] has a layer's addresses of A and B, `adapters` the one of each row, or -1.
+    `updates` [adapters, 2] has a projection's addresses of A and B, `adapters` the one of each row, or -1.
     """
     for row in range(len(x)):
         adapter = adapters[row]
-        if adapter >= 0 and updates[adapter, place, 0]:
+        if adapter >= 0 and updates[adapter, 0]:
             rank = ranks[adapter]
-            down = carray(_pointer(updates[adapter, place, 0]), (rank, x.shape[1]), np.float32)
-            up = carray(_pointer(updates[adapter, place, 1]), (out.shape[1], rank), np.float32)
+            down = carray(_pointer(updates[adapter, 0]), (rank, x.shape[1]), np.float32)
+            up = carray(_pointer(updates[adapter, 1]), (out.shape[1], rank), np.float32)
             low = np.empty(rank, np.float32)
             for index in range(rank):
                 low[index] = _dot(down[index], x[row])
@@ -231,7 +231,9 @@ def _rotate(x: Any, cosines: Any, sines: Any) -> None:
 def _store(x: Any, out: Any) -> None:
     """Store float32 in a row of the cache; bfloat16 is rounded to nearest, ties to even."""
     if out.itemsize == 4:
-        out.view(np.float32)[:] = x
+        wide = out.view(np.float32)
+        for place in range(len(x)):  # assigning a slice takes seconds to compile, for its error message
+            wide[place] = x[place]
         return
     bits, halves = x.view(np.uint32), out.view(np.uint16)
     for place in range(len(x)):
@@ -246,7 +248,10 @@ def _attend(
     """Set out [batch, heads, head_size] to the attention of one query per row and head over the last `window`."""
     batch, heads, size = queries.shape
     group, bytes_each = heads // (strides[0] // (capacity * size)), like.itemsize
-    scores = np.empty((batch * heads, np.max(lengths) + 1), dtype=np.float32)
+    longest = 0
+    for row in range(batch):
+        longest = max(longest, lengths[row])
+    scores = np.empty((batch * heads, longest + 1), dtype=np.float32)
     for task in prange(batch * heads):
         row, head = task // heads, task % heads
         place = (row * strides[0] + head // group * strides[1]) * bytes_each
@@ -312,11 +317,11 @@ def _step(
         _start(new_keys, weights[12], embedding)
         _start(new_values, weights[13], embedding)
         _multiply(carray(_pointer(weights[1]), (heads * size, hidden), embedding.dtype), normed, queries)
-        _adapt(update, ranks, adapters, 0, normed, queries)
+        _adapt(update[:, 0], ranks, adapters, normed, queries)
         _multiply(carray(_pointer(weights[2]), (kv_heads * size, hidden), embedding.dtype), normed, new_keys)
-        _adapt(update, ranks, adapters, 1, normed, new_keys)
+        _adapt(update[:, 1], ranks, adapters, normed, new_keys)
         _multiply(carray(_pointer(weights[3]), (kv_heads * size, hidden), embedding.dtype), normed, new_values)
-        _adapt(update, ranks, adapters, 2, normed, new_values)
+        _adapt(update[:, 2], ranks, adapters, normed, new_values)
         for row in range(batch):
             cosines, sines = positions[0, lengths[row]], positions[1, lengths[row]]
             for head in range(heads):
@@ -346,19 +351,19 @@ def _step(
             mixed.reshape(batch, heads, size),
         )
         _multiply(carray(_pointer(weights[6]), (hidden, heads * size), embedding.dtype), mixed, stream)
-        _adapt(update, ranks, adapters, 3, mixed, stream)
+        _adapt(update[:, 3], ranks, adapters, mixed, stream)
         for row in range(batch):
             _normalize(stream[row], carray(_pointer(weights[7]), (hidden,), embedding.dtype), eps, normed[row])
         gate[:], up[:] = np.float32(0), np.float32(0)
         _multiply(carray(_pointer(weights[8]), (feed_forward, hidden), embedding.dtype), normed, gate)
-        _adapt(update, ranks, adapters, 4, normed, gate)
+        _adapt(update[:, 4], ranks, adapters, normed, gate)
         _multiply(carray(_pointer(weights[9]), (feed_forward, hidden), embedding.dtype), normed, up)
-        _adapt(update, ranks, adapters, 5, normed, up)
+        _adapt(update[:, 5], ranks, adapters, normed, up)
         for row in range(batch):
             for place in range(feed_forward):
                 gate[row, place] *= up[row, place] / (np.float32(1) + np.exp(-gate[row, place]))
         _multiply(carray(_pointer(weights[10]), (hidden, feed_forward), embedding.dtype), gate, stream)
-        _adapt(update, ranks, adapters, 6, gate, stream)
+        _adapt(update[:, 6], ranks, adapters, gate, stream)
     for row in range(batch):
         _normalize(stream[row], gain, eps, normed[row])
     _multiply(output, normed, logits)

@@ -164,8 +164,8 @@ def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     """How transformers 4 continues prompts together and each alone: a process beside our transformers 5."""
     where = tmp_path_factory.mktemp("transformers4")
     needs = ["transformers==4.57.6", "huggingface_hub<1", "tokenizers<0.23"]
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(where), *needs]
-    if subprocess.run(install, check=False).returncode:
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--no-deps"]
+    if subprocess.run([*install, "--target", str(where), *needs], check=False).returncode:
         pytest.skip("the package index does not answer")
     environment = {**os.environ, "PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(

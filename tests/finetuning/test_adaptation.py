@@ -21,7 +21,6 @@ from homegrown.tokenizer.loading import load
 from homegrown.util.errors import UserError
 from homegrown.util.seeds import derive
 
-pytest.importorskip("peft")
 pytestmark = pytest.mark.usefixtures("trains_here")
 
 CONTEXT = 32

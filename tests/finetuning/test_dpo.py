@@ -337,7 +337,6 @@ def test_the_untrained_model_has_the_loss_of_indifference(base: Path, packed: Pa
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.usefixtures("trains_here")
 def test_training_prefers_the_chosen_answers(tmp_path: Path, base: Path, packed: Path, method: str) -> None:
-    pytest.importorskip("peft")
     loop = training(max_steps=12, validate_every=6, sample_prompts=[], sample_tokens=2, learning_rate=5e-3)
     arguments = (base, packed, tuning(method), loop, DpoSettings(beta=BETA))
     outcome = dpo(tmp_path / "out", *arguments, system="Be kind.", seed=1, device="cpu", processes=1)
@@ -389,7 +388,6 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, base: Path, packe
 @pytest.mark.slow
 def test_two_workers_train_the_adapter_of_one(alone: None, tmp_path: Path, base: Path, packed: Path) -> None:
     """Workers have different numbers of pairs in a step, and the loss is a mean over those of all."""
-    pytest.importorskip("peft")
     job = DpoJob(
         packed=packed,
         tokenizer=base,

@@ -47,7 +47,6 @@ from tests.finetuning.conversations import CONTEXT, loop, pack_conversations, tu
 from tests.training.processes import Tuning
 from tests.training.side_by_side import StopAt
 
-pytest.importorskip("peft")
 MARKS = [SPECIAL_TOKENS.index(mark) for mark in ("<|im_start|>", "<|im_end|>")]
 torch_group = pytest.mark.usefixtures("alone")
 

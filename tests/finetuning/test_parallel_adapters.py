@@ -11,7 +11,6 @@ from homegrown.model import lora
 from tests.finetuning.conversations import loop, pack_conversations, tuning, write_base
 from tests.training.side_by_side import Leg, run_here, run_in_two
 
-pytest.importorskip("peft")
 pytestmark = pytest.mark.slow
 
 STEPS = 6

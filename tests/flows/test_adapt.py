@@ -16,8 +16,6 @@ from homegrown.util.errors import UserError
 from tests.flows.small import CHANGES, write_corpus
 from tests.flows.test_finetune import add_base
 
-pytest.importorskip("peft")
-
 SMALL = (
     *(change for change in CHANGES if not change.startswith(("model.", "tokenizer."))),
     *("adaptation.context=64", "adaptation.rank=2", "training.max_steps=4", "training.precision=fp32"),

@@ -16,8 +16,6 @@ from homegrown.store import lookup, runs
 from homegrown.store.artifacts import Store
 from tests.flows.test_finetune import add_base, recipe_for
 
-pytest.importorskip("peft")
-
 SIZES = (
     *("finetuning.rank=2", "evaluation.samples=2", "evaluation.answer_tokens=3", "compute.workers=1"),
     *("training.max_steps=3", "training.warmup_steps=1", "training.batch_size=2", "training.validate_every=3"),

@@ -29,8 +29,6 @@ from homegrown.util.progress import Outcome
 from tests.cluster.conftest import bucket, s3_environment, s3_server  # noqa: F401
 from tests.finetuning.conversations import training, write_base, write_conversations
 
-pytest.importorskip("peft")
-
 
 def add_base(store: Store, family: str = "modern") -> Artifact:
     """Put a model that nobody trained into the store, as one that was pretrained."""

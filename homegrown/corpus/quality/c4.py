@@ -117,7 +117,8 @@ def _clean(
             if brackets and switches.citations:
                 place = _copy_without_citations(data, start, stop, written, place)
             else:
-                written[place : place + stop - start] = data[start:stop]
+                for at in range(start, stop):  # assigning a slice takes seconds to compile, for its error message
+                    written[place + at - start] = data[at]
                 place += stop - start
             if long_word or _is_removed(written, line, place, words, switches, counts, text):
                 place = line
