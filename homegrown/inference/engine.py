@@ -104,12 +104,14 @@ class Engine:
         prefill_chunk: int | None = None,
         prefix_bytes: int = 0,
         adapters: Adapters | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ):
         """Allocate the cache in the type in which the model computes; `capacity` defaults to the model's context.
 
         While sequences decode, at most `prefill_chunk` prompt tokens, padding included, are prefilled between two
         steps; by default all waiting prompts are. Chunks of prompts are kept for others that begin with the same
-        tokens, in at most `prefix_bytes`. `adapters` are those on the model.
+        tokens, in at most `prefix_bytes`. `adapters` are those on the model. `interrupted` is called after each chunk;
+        if it returns true, the step ends.
         """
         self.model, self._prefill_chunk = model, prefill_chunk
         self._rows, self._capacity = rows, min(capacity or model.config.context, model.config.context)
@@ -119,6 +121,7 @@ class Engine:
         self._waiting: list[Running] = []
         self._running: list[Running] = []
         self._masks: Masks | None = None
+        self._interrupted = interrupted
         self._prefixes = Prefixes(prefill_chunk, prefix_bytes) if prefill_chunk and prefix_bytes else None
 
     @property
@@ -168,7 +171,8 @@ class Engine:
     def step(self) -> dict[Running, GeneratedToken]:
         """Generate one token of every prefilled sequence.
 
-        The result is empty only if the engine has no sequence: while none decodes, prompts are prefilled until one is.
+        The result is empty only if the engine has no sequence, or is interrupted: while none decodes, prompts are
+        prefilled until one is.
         """
         logits = []
         if self._running:
@@ -182,7 +186,7 @@ class Engine:
             first = self._prefill()
             if first is not None:
                 logits.append(first)
-            if logits:
+            if logits or self._interrupted():
                 break
         if not logits:
             return {}

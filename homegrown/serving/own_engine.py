@@ -78,6 +78,7 @@ class OwnEngine:
             prefill_chunk=_CPU_CHUNK if model.device.type == "cpu" else _PREFILL_CHUNK,
             prefix_bytes=_PREFIX_BYTES,
             adapters=adapters,
+            interrupted=lambda: self._closed or any(job.cancelled for job in self._jobs.values()),
         )
         self._table, self._stop_ids, self._fail = vocabulary_bytes(chat.tokenizer), chat.stop_ids, fail
         self._waiting: deque[_Job] = deque()

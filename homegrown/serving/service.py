@@ -6,6 +6,7 @@ Engines run in threads of their own; here their chunks come back to the event lo
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -290,6 +291,8 @@ class Service:
         _check_text(*request.stop)
         self._check_tokens(model, "logit_bias", request.logit_bias)
         self._check_tokens(model, "stop_token_ids", request.stop_ids)
+        if sum(map(math.isinf, request.logit_bias.values())) == len(model.table):
+            raise Refused("logit_bias bans all tokens; leave some.", "invalid", "logit_bias")
         prompt_tokens = len(request.prompt_ids)
         remaining = engine.context - prompt_tokens
         max_tokens = remaining if request.max_tokens is None else request.max_tokens

@@ -269,6 +269,33 @@ def test_others_continue_while_a_long_prompt_is_prefilled(
     assert at_first[0] in (13, 14)  # the order within a step is not defined
 
 
+def test_a_disconnect_ends_the_reading_of_a_prompt(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt of 100 tokens in chunks of 8, whose client goes after the third."""
+    monkeypatch.setattr(own_engine, "_CPU_CHUNK", 8)
+    own = OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=print)
+    chunks, prefill, given = [0], own._engine._prefill, threading.Event()
+    cancels = list[Callable[[], None]]()
+
+    def counted() -> object:
+        given.wait()
+        chunks[0] += 1
+        if chunks[0] == 3:
+            cancels[0]()
+        return prefill()
+
+    monkeypatch.setattr(own._engine, "_prefill", counted)
+    cancels.append(own.submit(Request(prompt_ids=[token + 20 for token in range(100)], max_tokens=1), print))
+    given.set()
+    soon(lambda: own.running() == 0 and not own._waiting and chunks[0] > 0)
+    assert chunks[0] == 3
+    done = threading.Event()
+    own.submit(Request(prompt_ids=[50, 60], max_tokens=1), lambda chunk: done.set())
+    done.wait()
+    own.close()
+
+
 def test_the_time_of_another_model_does_not_count(
     model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ SURROGATE = "The text has an unpaired surrogate; send valid Unicode."
         ({"best_of": 3}, "best_of is not supported"),
         ({"logit_bias": {"5": 101}}, "logit_bias: Give an object with token ids as names and numbers from -100 to 100"),
         ({"logit_bias": {"275": 1}}, "logit_bias has the unknown token 275; those of pretrain@1 are 0 to 274"),
+        ({"logit_bias": {str(token): -100 for token in range(275)}}, "logit_bias bans all tokens; leave some"),
         ({"stop_token_ids": [-1]}, "stop_token_ids has the unknown token -1"),
         ({"temperature": 3}, "temperature: Input should be less than or equal to 2"),
         ({"top_p": 0}, "top_p: Input should be greater than 0"),
