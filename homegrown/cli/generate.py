@@ -93,6 +93,8 @@ def _grammar(file: Path) -> str:
         raise UserError(f"--schema cannot be read ({error}); name a file.") from error
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}); write a JSON schema.") from error
+    except RecursionError as error:
+        raise UserError(f"{file} is nested too deeply; write a flatter schema.") from error
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 

@@ -190,6 +190,8 @@ def _reason(problem: str) -> str:
     """Return the gist of an error message of llguidance: without the text of the grammar, a line in all."""
     shown = problem.partition("<state>")[0].split("\n   1 |")[0].removeprefix("at 1(8): ")
     shown = shown.removeprefix("failed to compile JSON schema: ")
+    if shown.startswith("oneOf constraints"):  # its advice is an option of its own
+        return "oneOf is supported only where no value fits two of its parts; use anyOf"
     return " ".join(shown.split()).rstrip(".")[:300]
 
 

@@ -79,6 +79,7 @@ def test_output_fits_a_schema(trained: Store, tmp_path: Path) -> None:
     for text, message in (
         ('{"properties": {"a": {"enum": 3}}}', f"{file}: The schema is malformed at $.properties.a.enum: 3 is not of"),
         ("{", f"{file} is not JSON (Expecting property name"),
+        ('{"items":' * 100_000, f"{file} is nested too deeply; write a flatter schema."),
     ):
         file.write_text(text)
         assert call(trained, "generate", "--schema", str(file)).stderr.startswith(f"Error: {message}")

@@ -3,11 +3,12 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import openai
 import pytest
+from pydantic import BaseModel, Field, TypeAdapter
 
 from tests.serving.conftest import LLAMA, OWN, Served, both
 
@@ -45,6 +46,28 @@ def test_an_answer_fits_its_schema(served: Served, name: str, schema: Any, tempe
     jsonschema.validate(json.loads(answer.message.content), schema)
     assert answer.finish_reason == "stop"
     assert set(json.loads(answer.message.content)) <= set(schema["properties"])  # closed unless it says otherwise
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: Annotated[int, Field(ge=1, le=9)]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    loud: bool
+
+
+@both
+def test_a_union_of_pydantic_gives_one_of_its_models(served: Served, name: str) -> None:
+    union: TypeAdapter[Any] = TypeAdapter(Annotated[Cat | Dog, Field(discriminator="kind")])
+    form = formatted({"type": "object", "properties": {"pet": union.json_schema()}, "required": ["pet"]})
+    definitions = form["json_schema"]["schema"]["properties"]["pet"].pop("$defs")
+    form["json_schema"]["schema"]["$defs"] = definitions
+    answers = [
+        json.loads(talk(served, name, response_format=form, seed=seed).choices[0].message.content) for seed in (1, 2)
+    ]
+    assert all(isinstance(union.validate_python(answer["pet"]), Cat | Dog) for answer in answers)
 
 
 @both
@@ -155,6 +178,11 @@ for _ in range(300):
         ({"guided_json": {"$ref": "#/x"}}, "guided_json", r"at \$: Pointer '/x' does not exist"),
         ({"guided_json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, None, "no output"),
         ({"guided_json": DEEP}, "guided_json", "nested too deeply"),
+        (
+            {"guided_json": {"items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}},
+            "guided_json",
+            r"at \$\.items: oneOf is supported only where no value fits two of its parts; use anyOf",
+        ),
         ({"guided_json": {"type": "string", "pattern": "("}}, "guided_json", r"at \$\.pattern"),
         ({"guided_json": "{"}, "guided_json", "guided_json is not JSON"),
         ({"guided_json": '{"items":' * 100_000}, "guided_json", "nested too deeply"),

@@ -188,6 +188,14 @@ def test_a_message_is_edited_and_conversations_are_kept(
     # A title ends between characters, not inside one.
     page.say("a" * 79 + "🌱" + "b")
     eventually(lambda: "a" * 79 + "🌱" in [one.text for one in page.all("#conversations .open")])
+    # One that is deleted elsewhere is not opened, and the page says why.
+    page.script(
+        "return fetch('page/conversations').then((found) => found.json()).then(({ conversations }) => "
+        "fetch(`page/conversations/${conversations[1].id}`, { method: 'DELETE' }))"
+    )
+    page.all("#conversations .open")[1].click()
+    eventually(lambda: page.text("#notice") == "The conversation does not exist; it was deleted.")
+    assert len(page.all("#conversations .open")) == 1 and page.last(".user .text").endswith("🌱b")
 
 
 def test_a_pretrained_model_offers_completion(page: Page, engines: dict[str, ScriptedEngine]) -> None:

@@ -39,6 +39,8 @@ async function call(path, options = {}) {
 }
 const json = async (path, options) => (await call(path, options)).json();
 
+const why = (error) => error instanceof TypeError ? "The server does not answer; is it still running?" : error.message;
+
 async function* events(path, body, signal) {
   const reader = (await call(path, { method: "POST", body, signal })).body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ;) {
@@ -145,7 +147,7 @@ async function generate(variant, prompt, given, more, redraw) {
     if (variant.finish === "length" && limit < given.max_tokens) variant.note = `The context of ${fit.max_model_len} tokens is full: only ${limit} of ${given.max_tokens} requested tokens fit.`;
   } catch (error) {
     if (error.name === "AbortError") variant.finish = "stopped";
-    else variant.error = error instanceof TypeError ? "The server does not answer; is it still running?" : error.message;
+    else variant.error = why(error);
   } finally {
     running.delete(controller);
   }
@@ -258,8 +260,8 @@ async function teach(place, body) {
     await call("page/feedback", { method: "POST", body: { ...body, conversation: talk.id, prompt: before(place, shown(talk.turns[place]).system) } });
     say("Kept as feedback.");
   } catch (error) {
-    say(error.message);
-    notice(error.message);
+    say(why(error));
+    notice(why(error));
   }
 }
 
@@ -303,7 +305,7 @@ async function save() {
     await call(`page/conversations/${talk.id}`, { method: "PUT", body: { title: title(), content: { mode: talk.mode, turns } } });
     await list();
   } catch (error) {
-    notice(error.message);
+    notice(why(error));
   }
 }
 
@@ -324,7 +326,10 @@ async function list() {
 
 async function open(id) {
   if (running) return;
-  const { content } = await json(`page/conversations/${id}`);
+  const { content } = await json(`page/conversations/${id}`).catch(async (error) => {
+    await list(); // it may have been deleted elsewhere
+    throw error;
+  });
   talk = { id, mode: content.mode, turns: content.turns };
   failure("");
   for (const turn of talk.turns) for (const variant of turn.variants ?? []) variant.spans = [];
@@ -606,6 +611,8 @@ $("theme").addEventListener("click", () => {
   theme(dark ? "light" : "dark");
 });
 
+addEventListener("unhandledrejection", (event) => notice(why(event.reason)));
+
 theme(localStorage.getItem("homegrown-theme"));
 $("probabilities").checked = Boolean(localStorage.getItem("homegrown-probabilities"));
 try {
@@ -617,5 +624,5 @@ try {
   if (kept) await list();
   document.body.dataset.ready = "yes";
 } catch (error) {
-  notice(error.message);
+  notice(why(error));
 }
