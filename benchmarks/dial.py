@@ -50,7 +50,7 @@ from homegrown.training.worker import prepare_environment
 RESULTS = DATA / "dial.jsonl"
 SPEED = DATA / "dial-speed.json"
 AUTO = "auto"
-LITTLE_TEXTS = ("austen-emma", "chesterton-ball", "whitman-leaves", "wikipedia")
+LITTLE_TEXTS = ("austen-emma", "chesterton-ball", "whitman-leaves")
 LITTLE_SIZES = (30_000, 100_000, 300_000)
 PARAGRAPHS = 4
 """Paragraphs of a passage."""
@@ -118,11 +118,8 @@ def main() -> None:
 
 def passages(text: str, size: int) -> tuple[list[str], list[str]]:
     """Return about `size` bytes of a text in passages, and the third ones held out."""
-    if text == "wikipedia":
-        found = TEXTS[text]()[0]
-    else:
-        paragraphs = (CORPORA / "gutenberg" / f"{text}.txt").read_text(encoding="latin-1").split("\n\n")
-        found = ["\n\n".join(paragraphs[start : start + PARAGRAPHS]) for start in range(0, len(paragraphs), PARAGRAPHS)]
+    paragraphs = (CORPORA / "gutenberg" / f"{text}.txt").read_text(encoding="latin-1").split("\n\n")
+    found = ["\n\n".join(paragraphs[start : start + PARAGRAPHS]) for start in range(0, len(paragraphs), PARAGRAPHS)]
     train: list[str] = []
     held_out: list[str] = []
     for number, passage in enumerate(found):
@@ -132,7 +129,7 @@ def passages(text: str, size: int) -> tuple[list[str], list[str]]:
     return train, held_out
 
 
-LITTLE = [f"{text}-{size}" for text in LITTLE_TEXTS for size in LITTLE_SIZES]
+LITTLE = [f"{text}-{size}" for size in LITTLE_SIZES for text in LITTLE_TEXTS]
 TEXTS.update({f"{text}-{size}": partial(passages, text, size) for text in LITTLE_TEXTS for size in LITTLE_SIZES})
 
 

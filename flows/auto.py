@@ -24,8 +24,9 @@ from tasks.ui.events import listening
 _USUAL_TIME = "45m"
 """Of a run whose form has no budget. It is no default of the form: with one, tokens alone would contradict it."""
 
-Amount = Annotated[str, Field(pattern=r"^\s*\d[\d.,]*([eE]\+?\d+)?\s*[kKmMbBtT]?\s*$", max_length=32)]
-Duration = Annotated[str, Field(pattern=r"^\s*(\d+(\.\d+)?\s*(s|min|m|h|d)\s*)+$", max_length=32)]
+Amount = Annotated[str, Field(examples=["30M"], max_length=32)]
+Duration = Annotated[str, Field(examples=["45m"], max_length=32)]
+"""Read by the run, whose message says what to write; that of the server would be a regular expression."""
 
 
 def text_changes(data: Sequence[str]) -> list[str]:
@@ -74,7 +75,7 @@ def auto(
         recipe: All other settings of the run; the chosen model, vocabulary and training replace its own.
     """
     begin()
-    time = time if time or size or tokens else _USUAL_TIME
+    time = _USUAL_TIME if time is None and size is None and tokens is None else time
     budget, chosen = Budget.of(time, size, tokens), None if gpu is None else find(gpu)
     if chosen is not None:
         require(chosen, this_machine())

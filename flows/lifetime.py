@@ -25,6 +25,7 @@ from flows.local.children import KILLED, end_with_worker
 from homegrown.store.artifacts import Store
 from homegrown.util import locks
 from homegrown.util.users import user_name
+from tasks.logs import quieten
 from tasks.stage import store
 
 _POLL_SECONDS = 3.0
@@ -34,7 +35,8 @@ _mine: set[UUID] = set()  # the runs of this process
 
 
 def begin() -> None:
-    """Tie a flow run to its worker and take its lock; every flow calls it first."""
+    """Tie a flow run to its worker, take its lock, and shorten its log; every flow calls it first."""
+    quieten()
     end_with_worker()
     watch_over(store(), UUID(str(flow_run.id)))
     _sign(UUID(str(flow_run.id)))

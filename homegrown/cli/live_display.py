@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     Task,
     TaskID,
@@ -15,12 +16,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from tasks.ui.events import Event, listening
 from tasks.ui.figures import SECONDS_LEFT, made_in_words, news
 
 _FIGURES_SHOWN = 4
+_WIDE = 100
+"""Columns of a terminal from which the bars are long."""
 
 
 @contextmanager
@@ -41,11 +45,11 @@ def _bars(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.fields[stage]:<10}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24 if console.width >= _WIDE else 8),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         _TimeLeft(),
-        TextColumn("{task.fields[note]}"),
+        _Note(table_column=Column()),  # the column that a narrow terminal shortens
         console=console,
     )
 
@@ -58,6 +62,15 @@ class _TimeLeft(TimeRemainingColumn):
         if left is None or task.finished:
             return super().render(task)
         return Text(str(timedelta(seconds=round(left))), style="progress.remaining")
+
+
+class _Note(ProgressColumn):
+    """The latest figures, as many as fit."""
+
+    def render(self, task: Task) -> Text:
+        note = Text.from_markup(task.fields["note"])
+        note.no_wrap, note.overflow = True, "ellipsis"
+        return note
 
 
 class _Bars:

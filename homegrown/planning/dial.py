@@ -133,7 +133,7 @@ def dial(
         parameters=best.config.parameter_count(),
         tokens=best.tokens,
         epochs=best.epochs,
-        reasons=_reasons(best, fitting, budget, text, gpu, recipe, chosen, final),
+        reasons=_reasons(best, fitting, budget, text, speed, gpu, recipe, chosen, final),
         where=gpu.name if gpu else "this machine",
     )
 
@@ -346,6 +346,7 @@ def _reasons(
     candidates: list[Candidate],
     budget: Budget,
     text: TextFacts,
+    speed: Speed,
     gpu: Gpu | None,
     given: Recipe,
     chosen: Recipe,
@@ -365,6 +366,8 @@ def _reasons(
         near = 1 / _LIKE <= best.config.parameter_count() / budget.parameters <= _LIKE
         why_size = "as given" if near else f"the nearest to {count(budget.parameters)}"
     timed = "training with validations, on an idle machine"
+    if speed.busy:
+        timed += "; it was busy when it was measured"
     if gpu is not None:
         timed = f"assumed: {ASSUMED_UTILISATION:.0%} of {gpu.teraflops:g} TFLOP/s each"
     why_tokens = "what the budget allows"

@@ -102,6 +102,12 @@ def check_packed(recipe: Recipe, packed: Path, stages: Collection[str]) -> None:
         )
 
 
+def longest_document(recipe: Recipe) -> int | None:
+    """Return the most bytes that a document can have; None where only ingest tells."""
+    bounds = _bounds(recipe)
+    return None if bounds is None else bounds.longest
+
+
 def _check_vocabulary(recipe: Recipe, bounds: Bounds) -> None:
     settings = recipe.tokenizer
     if recipe.base is not None or settings.path is not None:

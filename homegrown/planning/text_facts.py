@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from homegrown.config.recipe import Recipe
+from homegrown.planning.fit import longest_document
 from homegrown.planning.text import bytes_per_token, text_of
 from homegrown.store.artifacts import Store
 from homegrown.util.elsewhere import opened, parts_of
@@ -33,7 +34,7 @@ class TextFacts:
     """The training text: its bytes, counted or estimated, and its bits per byte by bz2, None before it is read.
 
     `token_bytes` is the ratio of its bytes per token to the usual ones of English text; `longest_test` the bytes of
-    the longest test document, None before the text is read.
+    the longest test document, at most those of the longest file before the text is read, None if unknown.
     """
 
     train_bytes: float
@@ -81,7 +82,8 @@ def estimated(store: Store, recipe: Recipe) -> TextFacts:
     text = text_of(store, recipe, recipe.tokenizer.vocabulary_size)
     if text.tokens is None:
         raise UserError("The size of the text is unknown before it is read; replace --dry-run by --until shard once.")
-    return TextFacts(text.tokens * bytes_per_token(recipe.tokenizer.vocabulary_size), counted=False, bz2_bits=None)
+    size = text.tokens * bytes_per_token(recipe.tokenizer.vocabulary_size)
+    return TextFacts(size, counted=False, bz2_bits=None, longest_test=longest_document(recipe))
 
 
 def _texts(folder: Path) -> Iterator[str]:

@@ -90,6 +90,7 @@ def _reasons(store: Store, one: _Facts, two: _Facts) -> list[Reason]:
 
 def _short(value: Any) -> str:
     text = "null" if value is None else str(value)
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)  # a separator of line ends
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

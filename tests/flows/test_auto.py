@@ -56,7 +56,9 @@ def test_a_training_that_takes_much_longer_than_expected_is_reported(monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("trains_here")
-def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(in_prefect: Store, tmp_path: Path) -> None:
+def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(
+    in_prefect: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_corpus(tmp_path / "data")
     recipe, machine = load_auto(), this_machine()
     name = speed._name(change_recipe(recipe, CHANGES), machine, machine.device("auto"))
@@ -65,6 +67,8 @@ def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(in_prefect: Sto
 
     with pytest.raises(UserError, match="contradict"):
         auto(recipe=recipe, time="180s", tokens="10M")
+    assert "contradict" in caplog.text
+    assert "Traceback" not in caplog.text
     deployed = next(
         one for one in yaml.safe_load(Path("pipelines.yaml").read_text())["deployments"] if one["name"] == "auto"
     )

@@ -23,12 +23,14 @@ from homegrown.planning import scaling_rules as rules
 from homegrown.planning import speed as module
 from homegrown.planning.budget import Budget
 from homegrown.planning.dial import dial, sample_share
+from homegrown.planning.fit import STAGES, check_fit
 from homegrown.planning.machine import LocalGpu, Machine, this_machine
 from homegrown.planning.probe import work
 from homegrown.planning.speed import Speed, speed_of
 from homegrown.planning.text import bytes_per_token
-from homegrown.planning.text_facts import TextFacts, facts
+from homegrown.planning.text_facts import TextFacts, estimated, facts
 from homegrown.store.artifacts import Store
+from homegrown.store.differences import Reason
 from homegrown.tokenizer.train import train_tokenizer
 from homegrown.util.errors import UserError
 from tests.planning.test_plan import probed
@@ -171,6 +173,8 @@ def test_the_table_says_what_was_not_followed_and_what_was_not_measured() -> Non
     assert "AdamW 0.5: changed: training.learning_rate" in own["rates"]
     assert "for the chosen rates" in own["expected loss"]
     assert own["expected time"].startswith("5")  # the start, and three steps
+    busy = dial(load_auto(), Budget(seconds=60), LIBRARY, SPEED.model_copy(update={"busy": True}), LAPTOP).reasons[-1]
+    assert busy.why == f"{own['expected time'].partition(': ')[2]}; it was busy when it was measured"
 
 
 def test_completions_are_as_short_as_the_documents() -> None:
@@ -183,6 +187,21 @@ def test_completions_are_as_short_as_the_documents() -> None:
     assert lengths[1] == (usual.prompt_tokens, usual.continuation_tokens)
     assert 3 <= sum(lengths[0]) < 90 / 3.25
     assert min(lengths[0]) >= 1
+
+
+def test_a_dry_run_takes_what_a_run_takes_of_very_short_files(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Completions are as short as the longest file allows, before the text is read too."""
+    for number in range(400):
+        (tmp_path / f"{number}.txt").write_text(f"Note {number}: the red house walks to the green tree.\n")
+    recipe = change_recipe(load_auto(), text_changes([str(tmp_path)]))
+    text = estimated(store, recipe)
+    assert text.longest_test == 49
+    found = dial(recipe, Budget(seconds=600), text, SPEED, LAPTOP).recipe
+    check_fit(found, store, STAGES)
+    with pytest.raises(UserError, match=r"evaluation\.prompt_tokens"):
+        check_fit(found.model_copy(update={"evaluation": recipe.evaluation}), store, STAGES)
 
 
 def test_only_a_text_much_larger_than_the_training_reads_is_sampled() -> None:
@@ -307,6 +326,7 @@ def test_a_file_and_a_folder_of_few_are_split_into_chapters(tmp_path: Path) -> N
     assert separators(tmp_path) == ["\r\n"]
     (tmp_path / "rows.jsonl").write_text('{"text": "A document."}')
     assert separators(tmp_path, tmp_path / "rows.jsonl") == [None, None]
+    assert str(Reason("setting", "separator", "\n\n", None)) == r"separator \n\n → null"  # why ingest runs again
     (tmp_path / "rows.jsonl").unlink()
     for number in range(18):
         (tmp_path / f"{number}.txt").write_text("A document.\n\n\n" * 30)
