@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from unittest import mock
@@ -24,19 +25,19 @@ gc.disable()
 
 LONGEST = (
     "flows/test_survival.py",
-    "export/test_onnx.py",
     "training/test_pretrain.py",
+    "flows/local/test_deployments.py",
+    "security/test_secrets.py",
+    "export/test_onnx.py",
     "export/test_architectures.py",
     "flows/test_pretrain.py",
     "finetuning/test_dpo.py",
     "flows/local/test_up.py",
     "export/test_huggingface.py",
-    "security/test_secrets.py",
-    "flows/test_adapt.py",
     "cluster/test_dask.py",
+    "flows/test_adapt.py",
     "flows/test_finetune.py",
     "flows/test_auto.py",
-    "flows/local/test_deployments.py",
     "finetuning/test_finetune.py",
     "flows/test_rerun.py",
     "finetuning/test_parallel_adapters.py",
@@ -49,8 +50,8 @@ LONGEST = (
 )
 """The longest files, in the order in which processes take them.
 
-Those that wait (for servers, killed processes, their workers) come by turns with those that compute. What compiles the
-kernels of the corpus, `test_survival`, begins well before `test_pretrain` of the flows, which then finds them.
+Those that wait (for servers, killed processes, their workers) come by turns with those that compute. In a fresh clone
+the first two compile the kernels of the corpus and of generation; what needs the same ones begins after them.
 """
 
 UNUSED = {
@@ -131,9 +132,19 @@ def prefect_database(tmp_path_factory: pytest.TempPathFactory, prefect_server: s
 
 @pytest.fixture
 def in_prefect(prefect_server: str, store: Store) -> Iterator[Store]:
-    """The store of flows that run in this process against the session's server, without heartbeats (they cost 1 s)."""
+    """The store of flows that run in this process against the session's server, without heartbeats (they cost 1 s).
+
+    Their shards run in this process too: each stage would start processes, whose imports take a second and more. Those
+    are real in the tests of the command line and of deployed runs.
+    """
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
+    from tasks.stage import Work
+
     settings = {PREFECT_LOCAL_STORAGE_PATH: store.root, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with temporary_settings(settings), mock.patch.dict(os.environ):  # commands set variables for their process
+    with (
+        temporary_settings(settings),
+        mock.patch.dict(os.environ),  # commands set variables for their process
+        mock.patch.object(Work, "executor", lambda work: ThreadPoolExecutor(work.compute.workers or 1)),
+    ):
         yield store

@@ -168,8 +168,8 @@ def test_a_gguf_file_is_read_back(base: Base, gguf: Path) -> None:
 def test_onnx_computes_the_same(base: Base) -> None:
     import onnxruntime
 
-    if base.ours.config.rope_scaling is None and base.ours.config.sliding_window is None and base.ours.config.tied:
-        pytest.skip("the layout of other tests")
+    if base.ours.config.rope_scaling is None and base.ours.config.sliding_window is None:
+        pytest.skip("the layout of other tests; those of llama3 and mistral are not tied either")
     if base.folder.name.startswith(("llama-linear", "llama-yarn")):
         pytest.skip("scaled positions are constants of the graph: those of llama3 and qwen2-yarn are enough")
     write_onnx(base.model, base.folder / "onnx", int8=False)

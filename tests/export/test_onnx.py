@@ -101,8 +101,8 @@ def transformers_js(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("node or npm is not installed")
     folder = tmp_path_factory.mktemp("node")
     # Without the scripts, one of which downloads CUDA.
-    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "@huggingface/transformers@4"]
-    if subprocess.run(install, cwd=folder, check=False).returncode:
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    if subprocess.run([*install, "@huggingface/transformers@4"], cwd=folder, check=False).returncode:
         pytest.skip("the package registry does not answer")
     (folder / "run.mjs").write_text(_RUN_JS)
     return folder
