@@ -92,16 +92,19 @@ def run(
         return stage_name(end), first, [stage_name(name) for name in again]
 
     if dry_run:
+        from homegrown.corpus.sources import finding_once
+
         # Prefect reads its settings when it is imported.
         os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(store.root)
-        if pipeline == AUTO:
-            from flows.auto import text_changes
-            from homegrown.planning.budget import Budget
+        with finding_once():
+            if pipeline == AUTO:
+                from flows.auto import text_changes
+                from homegrown.planning.budget import Budget
 
-            budget = Budget.of(time, size, tokens)
-            _print_choice(change_recipe(recipe, text_changes(data)), budget, chosen, list(changes), *named())
-        else:
-            _print_plan(recipe, *named())
+                budget = Budget.of(time, size, tokens)
+                _print_choice(change_recipe(recipe, text_changes(data)), budget, chosen, list(changes), *named())
+            else:
+                _print_plan(recipe, *named())
         return
 
     def prepare() -> "Flow[dict[str, Handle]]":

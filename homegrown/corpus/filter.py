@@ -306,7 +306,7 @@ def _judge(documents: pa.RecordBatch, settings: FilterSettings, judged: _Judged,
     active, bounds = rules(settings), thresholds(measured, settings)
     first = np.full(len(documents), -1)  # by document, the first failed rule
     value, threshold = np.zeros(len(documents)), np.zeros(len(documents))
-    for number, (rule, fails) in enumerate(zip(active, failures(measured, settings), strict=True)):
+    for number, (rule, fails) in enumerate(zip(active, failures(measured, settings, bounds), strict=True)):
         rows = fails & (first < 0)
         first[rows], value[rows], threshold[rows] = number, values(measured, rule)[rows], bounds[number][rows]
     if settings.languages:

@@ -8,7 +8,7 @@ model are computed by the kernels here, the weights rounded to 8 bits.
 
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -74,16 +74,19 @@ class Languages(NamedTuple):
 class _Model(NamedTuple):
     """py3langid's model: the automaton over bytes, and the features' weights by class.
 
-    `moves` by 256 * `rows[state]` + byte; `features` by state, -1 for none; `weights` (features, classes) times `step`
-    are the logarithms of the probabilities less a constant; `priors` (classes,).
+    `moves` by 256 * `rows[state]` + byte. A state has the number of its feature; `others` has the features of the next
+    states, and the states after these have none. `weights` (features, classes) times `step` are the logarithms of
+    the probabilities less a constant; `logs` by count; `priors` (classes,); `start` is the
+    first state.
     """
 
     moves: NDArray[np.uint32]
-    rows: NDArray[np.int32]
-    features: NDArray[np.int32]
+    rows: NDArray[np.uint16]
+    others: NDArray[np.int32]
     weights: NDArray[np.uint8]
+    logs: NDArray[np.float32]
     priors: NDArray[np.float32]
-    step: np.float32
+    start: int
 
 
 def known_languages() -> list[str]:
@@ -119,10 +122,12 @@ def identify(texts: pa.StringArray, asked: list[str]) -> Languages:
     best = probabilities.argmax(axis=1)
     chosen = np.where(sure, chosen, best)
     second, known = _cld2_places()
-    data, offsets = buffers(texts)
-    view = data.data
-    for text in np.flatnonzero(~sure & known[best]).tolist():
-        chosen[text] = _reliable(view[offsets[text] : offsets[text + 1]], second, int(best[text]))
+    asked_again = np.flatnonzero(~sure & known[best])
+    windows, ends = _windows(*buffers(texts), asked_again)
+    start, view = 0, windows.data
+    for text, end in zip(asked_again.tolist(), ends.tolist(), strict=True):
+        chosen[text] = _reliable(bytes(view[start:end]), second, int(best[text]))
+        start = end
     probabilities[every, best], probabilities[every, chosen] = probabilities[every, chosen], probabilities.max(axis=1)
     columns = [labels.index(code) for code in asked]
     wanted = probabilities[:, columns].max(axis=1) if columns else np.zeros(len(texts))
@@ -160,46 +165,32 @@ def _script_table() -> NDArray[np.uint8]:
 def _probabilities(texts: pa.StringArray, skipped: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return py3langid's probability of each label for each text, zeros for skipped ones: (n, labels)."""
     data, offsets = buffers(texts)
-    model, columns = _model()
+    model, classes = _model()
     found = np.zeros((len(texts), len(model.priors)), np.float64)
     _score(data, offsets, skipped, model, found)
-    result: NDArray[np.float64] = np.zeros((len(texts), len(_labels())))
-    for place, probability in zip(columns.tolist(), found.T, strict=True):  # some languages have two classes, by script
-        result[:, place] += probability
+    labels = _labels()
+    result: NDArray[np.float64] = np.zeros((len(texts), len(labels)))
+    for label, probability in zip(classes, found.T, strict=True):  # some languages have two classes, by script
+        result[:, labels.index(label)] += probability
     return result
 
 
-def _reliable(text: memoryview, places: dict[str, int], place: int) -> int:
+def _reliable(windows: bytes, places: dict[str, int], place: int) -> int:
     """Return the place of CLD2's language if that is reliable and among `places`, else `place`."""
     import pycld2
 
     try:
-        reliable, _, found = pycld2.detect(_windows(text))
+        reliable, _, found = pycld2.detect(windows)
     except pycld2.error:  # a character that it does not accept
         return place
     return places.get(found[0][1], place) if reliable else place
-
-
-def _windows(text: memoryview) -> bytes:
-    """Return the windows of a text, cut between characters, with a space between two."""
-    if len(text) <= WINDOWS * WINDOW:
-        return bytes(text)
-    firsts = (number * ((len(text) - WINDOW) // (WINDOWS - 1)) for number in range(WINDOWS))
-    return b" ".join(bytes(text[_at(text, first) : _at(text, first + WINDOW)]) for first in firsts)
-
-
-def _at(text: memoryview, place: int) -> int:
-    """Return the first place from `place` on where a character starts."""
-    while place < len(text) and text[place] & 0xC0 == 0x80:
-        place += 1
-    return place
 
 
 @cache
 def _labels() -> list[str]:
     """Return the languages of the model and of the scripts, each once."""
     single = [code for _, code in _SCRIPTS.values() if code]
-    return list(dict.fromkeys([*_identifier().nb_classes, *single]))
+    return list(dict.fromkeys([*_model()[1], *single]))
 
 
 @cache
@@ -216,28 +207,32 @@ def _cld2_places() -> tuple[dict[str, int], NDArray[np.bool_]]:
 
 
 @cache
-def _model() -> tuple[_Model, NDArray[np.int64]]:
-    """Return the model and, for each of its classes, the place of the label."""
-    found = _identifier()
+def _model() -> tuple[_Model, list[str]]:
+    """Return the model and the labels of its classes."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    found = LanguageIdentifier.from_model_file(MODEL_FILE)
     weights = np.asarray(found.nb_ptc, np.float32)
     least = weights.min()
     step = np.float32((weights.max() - least) / _STEPS)
+    features, rows = np.asarray(found.tk_output, np.int64), np.asarray(found.tk_row)
+    _, first = np.unique(features, return_index=True)
+    first = first[features[first] >= 0]
+    rest = np.setdiff1d(np.arange(len(features)), first)
+    other = features[rest] >= 0
+    order = np.concatenate([first, rest[other], rest[~other]])
+    states = np.empty(len(order), np.uint32)
+    states[order] = np.arange(len(order), dtype=np.uint32)
     model = _Model(
-        np.asarray(found.tk_nextmove, np.uint32),
-        np.asarray(found.tk_row, np.int32),
-        np.asarray(found.tk_output, np.int32),
+        states[found.tk_nextmove],
+        rows[order].astype(np.min_scalar_type(rows.max())),
+        features[rest[other]].astype(np.int32),
         np.ascontiguousarray(np.round((weights - least) / step).astype(np.uint8)),
+        _logs(WINDOWS * WINDOW, step),
         np.asarray(found.nb_pc, np.float32),
-        step,
+        int(states[0]),
     )
-    return model, np.array([_labels().index(label) for label in found.nb_classes])
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
+    return model, list(found.nb_classes)
 
 
 @compiled
@@ -252,12 +247,15 @@ def _score(
 
     The windows of a text are walked together, byte by byte: their look-ups in memory do not wait for each other.
     """
-    classes = model.priors.size
+    classes, features = model.priors.size, model.weights.shape[0]
     most = WINDOWS * WINDOW
-    found = np.empty(most + 1, np.int32)
-    counts = np.zeros(model.weights.shape[0], np.int32)
+    found = np.empty(most + 1, np.int64)
+    counts = np.zeros(features, np.uint16)
+    factors = np.empty(most + 1, np.float32)
     scores = np.empty(classes, np.float32)
-    states = np.zeros(WINDOWS, np.int64)
+    states = np.empty(WINDOWS, np.int64)
+    moves, rows, weights = model.moves, model.rows, model.weights
+    last = features + model.others.size
     for text in range(offsets.size - 1):
         if skipped[text]:
             continue
@@ -265,42 +263,92 @@ def _score(
         together = WINDOWS if size > most else 1
         length = WINDOW if size > most else size
         stride = (size - WINDOW) // (WINDOWS - 1) if size > most else 0
-        states[:] = 0
+        states[:] = model.start
         many = 0
         for i in range(length):
             for window in range(together):
                 byte = np.int64(data[first + window * stride + i])
-                state = np.int64(model.moves[(np.int64(model.rows[states[window]]) << 8) + byte])
+                state = np.int64(moves[(np.int64(rows[states[window]]) << 8) + byte])
                 states[window] = state
-                feature = model.features[state]
-                found[many] = feature
-                many += feature >= 0
+                found[many] = state
+                many += state < last
         distinct = 0
         for i in range(many):
-            feature = found[i]
-            if counts[feature] == 0:
-                found[distinct] = feature
-                distinct += 1
+            feature = found[i] if found[i] < features else np.int64(model.others[found[i] - features])
+            found[distinct] = feature
+            distinct += counts[feature] == 0
             counts[feature] += 1
-        scores[:] = np.float32(0)
         for i in range(distinct):
-            feature = found[i]
-            weight = np.float32(math.log1p(counts[feature])) * model.step
-            counts[feature] = 0
-            row = model.weights[feature]
+            factors[i] = model.logs[counts[found[i]]]
+            counts[found[i]] = 0
+        scores[:] = np.float32(0)
+        i = 0
+        while i + 4 <= distinct:  # four rows per pass over the sums
+            one, two, three, four = (
+                weights[found[i]],
+                weights[found[i + 1]],
+                weights[found[i + 2]],
+                weights[found[i + 3]],
+            )
             for k in range(classes):
-                scores[k] += weight * np.float32(row[k])
+                total = scores[k] + factors[i] * np.float32(one[k])
+                total += factors[i + 1] * np.float32(two[k])
+                total += factors[i + 2] * np.float32(three[k])
+                scores[k] = total + factors[i + 3] * np.float32(four[k])
+            i += 4
+        while i < distinct:
+            row = weights[found[i]]
+            for k in range(classes):
+                scores[k] += factors[i] * np.float32(row[k])
+            i += 1
         highest = np.float32(-np.inf)
         for k in range(classes):
             scores[k] += model.priors[k]
             highest = max(highest, scores[k])
         scale = 1 / math.sqrt(max(1, together * length))
-        total = 0.0
+        sum_ = 0.0
         for k in range(classes):
             result[text, k] = math.exp((scores[k] - highest) * scale)
-            total += result[text, k]
+            sum_ += result[text, k]
         for k in range(classes):
-            result[text, k] /= total
+            result[text, k] /= sum_
+
+
+@compiled
+def _logs(most: int, step: np.float32) -> NDArray[np.float32]:
+    """Return the factor of a feature's weights by its count."""
+    result = np.empty(most + 1, np.float32)
+    for count in range(most + 1):
+        result[count] = np.float32(math.log1p(count)) * step
+    return result
+
+
+@compiled
+def _windows(
+    data: NDArray[np.uint8], offsets: NDArray[np.int32], texts: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the windows of some texts, and the end of each text's: cut between characters, a space between two."""
+    written = np.empty(texts.size * (WINDOWS * (WINDOW + 4)), np.uint8)
+    ends = np.empty(texts.size, np.int64)
+    place = 0
+    for number in range(texts.size):
+        first, end = int(offsets[texts[number]]), int(offsets[texts[number] + 1])
+        windows = WINDOWS if end - first > WINDOWS * WINDOW else 1
+        for window in range(windows):
+            start = first + window * ((end - first - WINDOW) // (WINDOWS - 1))
+            stop = start + WINDOW if windows > 1 else end
+            if windows > 1:
+                while start < end and data[start] & 0xC0 == 0x80:
+                    start += 1
+                while stop < end and data[stop] & 0xC0 == 0x80:
+                    stop += 1
+            if window:
+                written[place] = 32
+                place += 1
+            written[place : place + stop - start] = data[start:stop]
+            place += stop - start
+        ends[number] = place
+    return written[:place], ends
 
 
 @compiled

@@ -1,9 +1,15 @@
 """Sources of text: their files in order, and the identity of their content."""
 
+import errno
 import glob
 import hashlib
 import json
 import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +86,19 @@ def find(source: AnySource) -> Found:
     return Found(hub.pieces(source), {})
 
 
+_once: ContextVar[dict[FilesSource, Found] | None] = ContextVar("once", default=None)
+
+
+@contextmanager
+def finding_once() -> Iterator[None]:
+    """Make `find_files` look for the files of a source once within the block, for commands that only plan."""
+    token = _once.set({})
+    try:
+        yield
+    finally:
+        _once.reset(token)
+
+
 def find_files(source: FilesSource) -> Found:
     """Return the files of a path, folder, glob or address.
 
@@ -87,6 +106,15 @@ def find_files(source: FilesSource) -> Found:
     the part of a glob without wildcards. Raises UserError if no file is readable, or a library for one of them is
     missing.
     """
+    known = _once.get()
+    if known is None:
+        return _find_files(source)
+    if source not in known:
+        known[source] = _find_files(source)
+    return known[source]
+
+
+def _find_files(source: FilesSource) -> Found:
     if source.encoding and codec_of(source.encoding) is None:
         raise UserError(
             f"Source {source.name}: encoding {source.encoding!r} is unknown; use a name such as shift_jis or cp1251."
@@ -112,51 +140,84 @@ def find_files(source: FilesSource) -> Found:
 
 def _find_here(source: FilesSource, path: Path, skipped: dict[str, str]) -> list[Piece]:
     """Return the files; add why others are not read, by locator."""
+    if path.is_dir():
+        return list(_walk(path, skipped))
     if path.is_file():
-        root, paths = path.parent, [path]
-    elif path.is_dir():
-        root, paths = path, _walk(path, skipped)
+        found = {path.name: path}
     elif glob.has_magic(str(path)):
         root = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-        paths = [found for found in root.glob(path.relative_to(root).as_posix()) if not found.is_dir()]
+        matches = (one for one in root.glob(path.relative_to(root).as_posix()) if not one.is_dir())
+        found = {one.relative_to(root).as_posix(): one for one in matches}
+        skipped |= {locator: "hidden" for locator in found if is_hidden(locator)}
     else:
         raise UserError(f"Source {source.name}: no file or folder {source.path}.")
-    pieces = []
-    for found in paths:
-        locator = found.relative_to(root).as_posix()
-        if is_hidden(locator) and path != found:
-            skipped[locator] = "hidden"
-        elif found.is_file():
-            status = found.stat()
-            pieces.append(Piece(str(found.resolve()), locator, size=status.st_size, changed=last_change(status)))
-        else:  # a device never ends
-            skipped[locator] = "a link to nothing" if found.is_symlink() else "not a regular file"
-    return pieces
+    pieces = (
+        _piece(os.path.realpath(one), locator, one.stat, skipped)
+        for locator, one in found.items()
+        if locator not in skipped
+    )
+    return [piece for piece in pieces if piece]
 
 
-def _walk(root: Path, skipped: dict[str, str]) -> list[Path]:
-    """Return the files below a folder; add why others are not read.
+def _piece(
+    address: str, locator: str, status_of: Callable[[], os.stat_result], skipped: dict[str, str]
+) -> Piece | None:
+    """Return a file that is read; add why another one is not."""
+    try:
+        status = status_of()
+    except OSError as error:
+        is_gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        skipped[locator] = "a link to nothing" if is_gone else f"cannot be opened: {error.strerror}"
+        return None
+    if not stat.S_ISREG(status.st_mode):  # a device never ends
+        skipped[locator] = "not a regular file"
+        return None
+    return Piece(address, locator, size=status.st_size, changed=last_change(status))
+
+
+def _walk(root: Path, skipped: dict[str, str]) -> Iterator[Piece]:
+    """Yield the files below a folder; add why others are not read.
 
     Folders come before links to them, each in the order of names, so that a folder is read once and by its own name.
     """
-    found: list[Path] = []
-    seen: set[Path] = set()
-    waiting = [root]
-
-    def note(error: OSError) -> None:
-        skipped[Path(error.filename).relative_to(root).as_posix()] = f"cannot be opened: {error.strerror}"
-
-    while waiting:
-        for folder, folders, names in os.walk(waiting.pop(0), onerror=note):
-            if Path(folder).resolve() in seen:
-                skipped[Path(folder).relative_to(root).as_posix()] = "a link to a folder that is read by another name"
-                folders.clear()
+    seen: set[str] = set()
+    links = deque([(os.path.realpath(root), "")])  # a folder, and the start of its locators
+    while links:
+        waiting = [links.popleft()]
+        while waiting:
+            folder, start = waiting.pop()
+            try:
+                with os.scandir(folder) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                skipped[start[:-1] or "."] = f"cannot be opened: {error.strerror}"
                 continue
-            seen.add(Path(folder).resolve())
-            paths = [Path(folder, name) for name in sorted(folders)]
-            skipped |= {path.relative_to(root).as_posix(): "hidden" for path in paths if path.name.startswith(".")}
-            visible = [path for path in paths if not path.name.startswith(".")]
-            folders[:] = [path.name for path in visible if not path.is_symlink()]
-            waiting += [path for path in visible if path.is_symlink()]
-            found += [Path(folder, name) for name in names]
-    return found
+            if folder in seen:
+                skipped[start[:-1]] = "a link to a folder that is read by another name"
+                continue
+            seen.add(folder)
+            is_hidden_folder = is_hidden(start)
+            folders = []
+            for entry in entries:
+                locator, address = start + entry.name, entry.path
+                if _is_folder(entry):
+                    if entry.name.startswith("."):
+                        skipped[locator] = "hidden"
+                    elif entry.is_symlink():
+                        links.append((os.path.realpath(address), f"{locator}/"))
+                    else:
+                        folders.append((address, f"{locator}/"))
+                elif is_hidden_folder or is_hidden(entry.name):
+                    skipped[locator] = "hidden"
+                else:
+                    address = os.path.realpath(address) if entry.is_symlink() else address
+                    if piece := _piece(address, locator, entry.stat, skipped):
+                        yield piece
+            waiting += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a folder that cannot be searched
+        return False

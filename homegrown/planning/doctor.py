@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from homegrown.config.recipe import Recipe
+from homegrown.corpus.sources import finding_once
 from homegrown.planning.checks import Check, machine_checks
 from homegrown.planning.machine import Machine
 from homegrown.planning.presets import Wants, wants
@@ -33,6 +34,7 @@ class Diagnosis:
         return {"healthy": self.healthy, **asdict(self)}
 
 
+@finding_once()
 def diagnose(
     machine: Machine, store: Store, recipes: list[Recipe], recipe: Recipe | None, named: str = ""
 ) -> Diagnosis:

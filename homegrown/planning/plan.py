@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from homegrown.config.finetune_recipe import FinetuneRecipe
+from homegrown.corpus.sources import finding_once
 from homegrown.model.config import ModelConfig
 from homegrown.planning.compute import (
     Adapter,
@@ -81,6 +82,7 @@ class Plan:
         return values
 
 
+@finding_once()
 def make_plan(
     recipe: AnyRecipe, store: Store, target: Target, *, measure: bool = True, utilisation: float | None = None
 ) -> Plan:

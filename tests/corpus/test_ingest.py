@@ -18,14 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from homegrown.config.corpus import AnySource, IngestSettings
+from homegrown.config.corpus import AnySource, FilesSource, IngestSettings
 from homegrown.corpus import records, units
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.readers import formats
+from homegrown.corpus.sources import find_files, finding_once
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 from tests.corpus.made_up import digests, files, rows_of
+from tests.other_user import ALICE, done, needs_root, open_folder
 
 
 def run(out: Path, settings: IngestSettings) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Outcome]:
@@ -383,6 +385,71 @@ def test_what_was_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
         "z.zip/soft.txt": "a link",
     }
     assert not quarantine and outcome.metrics["skipped_files"] == len(skipped) == 11
+
+
+def test_files_are_those_that_the_file_system_lists(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    names = ["b.txt", "a.TXT", "a/b.md.gz", "a b/ü.csv", "z/y/x.tgz", "a.b/c.jsonl.zst", "txt", "a/txt.gz", "no.doc"]
+    for name in [*names, "__MACOSX/b.txt", "a/__MACOSX.txt", "a/.b.txt"]:
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(name.encode())
+    (raw / "a" / "b.txt").symlink_to(raw / "b.txt")
+    (raw / "c").symlink_to(raw / "a.b")
+    found = find_files(FilesSource(name="raw", path=str(raw)))
+    expected = sorted(
+        path.relative_to(raw).as_posix()
+        for path in raw.rglob("*")
+        if path.is_file() and path.name not in ("txt", "txt.gz", "no.doc", ".b.txt") and "__MACOSX" not in str(path)
+    )
+    assert [piece.locator for piece in found.files] == expected
+    for piece in found.files:
+        path = raw / piece.locator
+        assert (piece.address, piece.size) == (str(path.resolve()), path.stat().st_size)
+        assert piece.changed == records.last_change(path.stat())
+    elsewhere = "a link to a folder that is read by another name"
+    assert found.skipped == {
+        "__MACOSX/b.txt": "hidden",
+        "a/.b.txt": "hidden",
+        "a/__MACOSX.txt": "hidden",
+        "a/txt.gz": ".gz: not a supported format",
+        "c": elsewhere,
+        "no.doc": ".doc: not a supported format",
+        "txt": "no ending: not a supported format",
+    }
+    both = [piece for piece in found.files if piece.locator in ("a/b.txt", "b.txt")]
+    assert find_files(FilesSource(name="raw", path=str(raw / "**" / "*.txt"))).files == both
+
+
+@needs_root
+def test_folders_that_cannot_be_opened_are_listed() -> None:
+    with open_folder() as folder:
+        for name in ("open/a.txt", "closed/b.txt", "listed/c.txt", "listed/deep/d.txt"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("text")
+        (folder / "closed").chmod(0o700)
+        (folder / "listed").chmod(0o744)
+        assert done(ALICE, _check_closed_folders, folder) == 0
+
+
+def _check_closed_folders(folder: Path) -> None:
+    found = find_files(FilesSource(name="raw", path=str(folder)))
+    assert [piece.locator for piece in found.files] == ["open/a.txt"]
+    refused = "cannot be opened: Permission denied"
+    assert found.skipped == {"closed": refused, "listed/c.txt": refused, "listed/deep": refused}
+
+
+def test_a_command_that_plans_looks_for_files_once(tmp_path: Path) -> None:
+    source = FilesSource(name="raw", path=str(tmp_path))
+    (tmp_path / "a.txt").write_text("text")
+    with finding_once():
+        first = find_files(source)
+        (tmp_path / "b.txt").write_text("text")
+        assert find_files(source) is first
+        assert [piece.locator for piece in find_files(source.model_copy(update={"separator": "x"})).files] == [
+            "a.txt",
+            "b.txt",
+        ]
+    assert [piece.locator for piece in find_files(source).files] == ["a.txt", "b.txt"]
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -14,6 +14,7 @@ from benchmarks import peers
 from homegrown.config.filter import C4, FilterSettings, FineWeb, GopherQuality, GopherRepetition
 from homegrown.corpus.quality import c4, signals
 from homegrown.corpus.quality.rules import SETS, failures, measures, rules
+from homegrown.corpus.quality.texts import Lined, lined, split_lines, take_apart
 from tests.corpus.made_up import sentence
 
 ALL = FilterSettings(
@@ -185,6 +186,16 @@ def test_repetition_agrees_with_plain_python(text: str) -> None:
     found = measured(text)["gopher_repetition"]
     expected = by_python(text)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@given(st.lists(st.text(st.sampled_from("ab .\n\n\t\x1c\x85Üя\u2003漢字ไทย。"), max_size=60), max_size=4))
+def test_lines_alone_are_those_of_split_texts(texts: list[str]) -> None:
+    strings = pa.array(["before", *texts]).slice(1)
+    whole, own = lined(take_apart(strings)), split_lines(strings)
+    for name in set(Lined._fields) - {"hashes"}:
+        assert getattr(own, name).tolist() == getattr(whole, name).tolist(), name
+    pieces = [line for text in texts for line in text.split("\n") if line]
+    assert [own.hashes.tolist().index(one) for one in own.hashes] == [pieces.index(piece) for piece in pieces]
 
 
 def documents() -> list[str]:

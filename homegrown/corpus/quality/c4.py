@@ -56,10 +56,11 @@ class Cleaned:
     counts: _Counts
 
 
-def clean(texts: pa.StringArray, settings: C4) -> Cleaned:
+def clean(texts: pa.StringArray, settings: C4, ends: NDArray[np.int64] | None = None) -> Cleaned:
     """Remove lines, and citations in other lines, from every text of an Arrow array without nulls.
 
-    Lines are those of `str.splitlines`; kept lines lose the white space around them.
+    Lines are those of `str.splitlines`; kept lines lose the white space around them. `ends` are the texts' `word_ends`,
+    if they are known.
     """
     data, offsets = buffers(texts)
     n = len(texts)
@@ -74,7 +75,8 @@ def clean(texts: pa.StringArray, settings: C4) -> Cleaned:
     counts = _Counts(*(np.zeros(n, np.int64) for _ in _Counts._fields))
     written = np.empty(int(offsets[-1] - offsets[0]) + n, np.uint8)
     places = np.zeros(n + 1, np.int32)
-    _clean(data, offsets, characters(), word_ends(data, offsets), switches, written, places, counts)
+    ends = word_ends(data, offsets) if ends is None else ends
+    _clean(data, offsets, characters(), ends, switches, written, places, counts)
     cleaned = pa.StringArray.from_buffers(n, pa.py_buffer(places), pa.py_buffer(written[: places[-1]]))
     return Cleaned(cleaned, counts)
 
@@ -111,10 +113,13 @@ def _clean(
         i, end = int(offsets[text]), int(offsets[text + 1])
         first = place
         while i < end:
-            start, stop, i, words, longest, brackets = _next_line(data, i, end, kinds, ends)
+            start, stop, i = _next_line(data, i, end, kinds)
             line = place
-            long_word = switches.longest_word > 0 and longest > switches.longest_word
-            if brackets and switches.citations:
+            # A word has no more characters than its line has bytes.
+            may_be_long = switches.longest_word > 0 and stop - start > switches.longest_word
+            words, longest = _words(data, start, stop, kinds, ends, -1 if may_be_long else switches.fewest_words)
+            long_word = may_be_long and longest > switches.longest_word
+            if switches.citations and _has_bracket(data, start, stop):
                 place = _copy_without_citations(data, start, stop, written, place)
             else:
                 for at in range(start, stop):  # assigning a slice takes seconds to compile, for its error message
@@ -131,30 +136,60 @@ def _clean(
 
 
 @compiled
-def _next_line(
-    data: NDArray[np.uint8], i: int, end: int, kinds: NDArray[np.uint8], ends: NDArray[np.int64]
-) -> tuple[int, int, int, int, int, bool]:
-    """Return the start and end of a line's visible bytes, the start of the next line, and its content.
-
-    The content is the number of words, the length of the longest one, and whether the line has a bracket.
-    """
-    start = stop = i
-    words = longest = length = 0
-    brackets = joined = False  # joined: in a word of a script without spaces
-    place = -1
+def _next_line(data: NDArray[np.uint8], i: int, end: int, kinds: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Return the start and end of a line's visible bytes, and the start of the next line."""
+    start = i
+    stop = end
     while i < end:
+        if data[i] > 30 and data[i] != 0xC2 and data[i] != 0xE2:  # no first byte of a line break
+            i += 1
+            continue
         at = i
+        code, i = decode(data, i)
+        if kind_of(kinds, code) & BREAK:
+            stop = at
+            if code == 13 and i < end and data[i] == _NEWLINE:
+                i += 1
+            break
+    start, stop = _visible(data, start, stop, kinds)
+    return start, stop, i
+
+
+@compiled
+def _visible(data: NDArray[np.uint8], start: int, stop: int, kinds: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return start and end without the white space around; for white space alone, the start twice."""
+    first = start
+    while first < stop:
+        code, after = decode(data, first)
+        if not kind_of(kinds, code) & SPACE:
+            break
+        first = after
+    if first == stop:
+        return start, start
+    while True:
+        at = stop - 1
+        while data[at] & 0xC0 == 0x80:
+            at -= 1
+        code, _ = decode(data, at)
+        if not kind_of(kinds, code) & SPACE:
+            return first, stop
+        stop = at
+
+
+@compiled
+def _words(
+    data: NDArray[np.uint8], i: int, end: int, kinds: NDArray[np.uint8], ends: NDArray[np.int64], enough: int
+) -> tuple[int, int]:
+    """Return the number of words and the length of the longest one, of the first `enough` words; negative: of all."""
+    words = longest = length = 0
+    joined = False  # in a word of a script without spaces
+    place = -1
+    while i < end and words != enough:
         code, i = decode(data, i)
         kind = kind_of(kinds, code)
         if kind & SPACE:
             length = 0
-            if kind & BREAK:
-                if code == 13 and i < end and data[i] == _NEWLINE:
-                    i += 1
-                break
             continue
-        if words == 0:
-            start = at
         if kind & ALONE and not joined:
             length = 0
         if length == 0:
@@ -167,9 +202,15 @@ def _next_line(
                 place += 1
             joined = not (place < ends.size and ends[place] == i)
             length = length if joined else 0
-        brackets = brackets or code == _OPEN
-        stop = i
-    return start, stop if words else start, i, words, longest, brackets
+    return words, longest
+
+
+@compiled
+def _has_bracket(data: NDArray[np.uint8], start: int, end: int) -> bool:
+    found = np.uint8(0)
+    for i in range(start, end):  # no branch, so it vectorizes
+        found |= np.uint8(data[i] == np.uint8(_OPEN))
+    return bool(found != 0)
 
 
 @compiled
@@ -267,15 +308,8 @@ def _is_at(data: NDArray[np.uint8], i: int, start: int, end: int, pattern: NDArr
 @compiled
 def _strip(written: NDArray[np.uint8], first: int, end: int, kinds: NDArray[np.uint8]) -> int:
     """Move a text so that it starts with a visible character; return the end of its last one."""
-    start = -1
-    stop = i = first
-    while i < end:
-        at = i
-        code, i = decode(written, i)
-        if not kind_of(kinds, code) & SPACE:
-            start = at if start < 0 else start
-            stop = i
+    start, stop = _visible(written, first, end, kinds)
     if start > first:
         for k in range(stop - start):
             written[first + k] = written[start + k]
-    return stop - max(start - first, 0)
+    return stop - (start - first)

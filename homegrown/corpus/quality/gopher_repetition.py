@@ -6,7 +6,7 @@ Shares of characters are of all characters of the text. White space separates th
 import numpy as np
 from numpy.typing import NDArray
 
-from homegrown.corpus.quality.repeats import duplicate_ngrams, repeated, top_ngram
+from homegrown.corpus.quality.repeats import repeated
 from homegrown.corpus.quality.texts import Lines, Paragraphs, Texts, Values, share
 
 
@@ -85,10 +85,8 @@ def _repeated_characters(texts: Texts, pieces: Lines | Paragraphs) -> Values:
 
 
 def _top(texts: Texts, n: int) -> Values:
-    words = texts.words
-    return share(top_ngram(words.starts, words.hashes, words.lengths, n), texts.counts.characters)
+    return share(texts.ngrams[0][n - 2], texts.counts.characters)
 
 
 def _duplicate(texts: Texts, n: int) -> Values:
-    words = texts.words
-    return share(duplicate_ngrams(words.starts, words.hashes, words.lengths, n), texts.counts.characters)
+    return share(texts.ngrams[1][n - 5], texts.counts.characters)

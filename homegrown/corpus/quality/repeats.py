@@ -1,10 +1,13 @@
 """Repetitions, counted by hash: lines, paragraphs and n-grams of words."""
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
-from homegrown.corpus.quality.texts import Pieces
+
+Pieces: TypeAlias = NDArray[np.int64]
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: an n-gram's hash is the polynomial of its words' hashes
 
@@ -76,76 +79,108 @@ def collisions(values: NDArray[np.uint64], slots: NDArray[np.uint64], counts: ND
 
 
 @compiled
-def top_ngram(starts: Pieces, hashes: NDArray[np.uint64], lengths: NDArray[np.int32], n: int) -> Pieces:
-    """Return by text the length of its most common n-gram, with spaces between words, times its count: (n,) int64.
+def repeated_ngrams(starts: Pieces, hashes: NDArray[np.uint64], lengths: NDArray[np.int32]) -> tuple[Pieces, Pieces]:
+    """Return by text the most common 2- to 4-gram and the repeated 5- to 10-grams: (3, n) and (6, n) int64.
 
-    Of equally common ones, the first counts.
+    The first has the length of the most common n-gram, with spaces between words, times its count; of equally common
+    ones, the first counts. The second has the characters, without spaces, of n-grams that occurred before; no character
+    counts twice: after a repeated n-gram the next one starts behind it.
+
+    An n-gram repeats only if both (n - 1)-grams in it do, so only these are looked up.
     """
-    result = np.zeros(starts.size - 1, np.int64)
-    most = _slots(_longest(starts))
-    keys = np.empty(most, np.uint64)
-    numbers = np.empty(most, np.int32)
-    firsts = np.empty(most, np.int32)
-    leading = _power(n)
-    for text in range(result.size):
-        first_word, words = starts[text], starts[text + 1] - starts[text]
-        if words < n:
-            continue
-        seen = keys[: _slots(words)]
-        seen[:] = 0
-        best = best_first = 0
-        rolling = np.uint64(0)
+    tops, duplicates = np.zeros((3, starts.size - 1), np.int64), np.zeros((6, starts.size - 1), np.int64)
+    longest = _longest(starts)
+    most = _slots(longest)
+    keys, numbers, firsts = np.empty(most, np.uint64), np.empty(most, np.int32), np.empty(most, np.int32)
+    slots, runs = np.empty(longest, np.int64), np.empty(longest + 1, np.int64)
+    prefixes = np.zeros(longest + 1, np.uint64)
+    for text in range(starts.size - 1):
+        own = hashes[starts[text] : starts[text + 1]]
+        sizes = lengths[starts[text] : starts[text + 1]]
+        words = own.size
         for i in range(words):
-            rolling = rolling * _BASE + hashes[first_word + i]
-            if i >= n:
-                rolling -= hashes[first_word + i - n] * leading
-            if i < n - 1:
-                continue
-            key = max(rolling, np.uint64(1))
-            slot = _find(seen, key)
-            if seen[slot] != key:
-                seen[slot], numbers[slot], firsts[slot] = key, 0, i - n + 1
-            numbers[slot] += 1
-            if numbers[slot] > best or (numbers[slot] == best and firsts[slot] < best_first):
-                best, best_first = numbers[slot], firsts[slot]
-        length = n - 1
-        for i in range(n):
-            length += lengths[first_word + best_first + i]
-        result[text] = best * length
-    return result
+            prefixes[i + 1] = prefixes[i] * _BASE + own[i]
+        runs[: words + 1] = 2  # by word: the number of n-grams in a row from here on that repeat
+        for n in range(2, min(4, words) + 1):
+            best, best_first = _count_ngrams(prefixes, words, n, runs, slots, keys, numbers, firsts)
+            length = n - 1
+            for i in range(best_first, best_first + n):
+                length += sizes[i]
+            tops[n - 2, text] = best * length
+            runs[words - n + 1] = 0
+            for i in range(words - n, -1, -1):
+                runs[i] = runs[i + 1] + 1 if slots[i] >= 0 and numbers[slots[i]] > 1 else 0
+        for n in range(5, min(10, words - 1) + 1):
+            for i in _again(prefixes, words, n, runs, keys):
+                for k in range(i, i + n):
+                    duplicates[n - 5, text] += sizes[k]
+            if duplicates[n - 5, text] == 0:
+                break
+    return tops, duplicates
 
 
 @compiled
-def duplicate_ngrams(starts: Pieces, hashes: NDArray[np.uint64], lengths: NDArray[np.int32], n: int) -> Pieces:
-    """Return by text the characters, without spaces, of n-grams that occurred before: (n,) int64.
+def _count_ngrams(
+    prefixes: NDArray[np.uint64],
+    words: int,
+    n: int,
+    runs: Pieces,
+    slots: Pieces,
+    keys: NDArray[np.uint64],
+    numbers: NDArray[np.int32],
+    firsts: NDArray[np.int32],
+) -> tuple[int, int]:
+    """Count the n-grams that may repeat; return the count of the most common one and its first place.
 
-    No character counts twice: after a repeated n-gram the next one starts behind it.
+    `slots` gets the place of each n-gram's number in `numbers`, -1 where it cannot repeat.
     """
-    result = np.zeros(starts.size - 1, np.int64)
-    longest = _longest(starts)
-    table = np.empty(_slots(longest), np.uint64)
-    prefixes = np.zeros(longest + 1, np.uint64)
+    many = 0
+    for i in range(words - n + 1):
+        many += runs[i] > 1
+    seen = keys[: _slots(many)]
+    seen[:] = 0
     leading = _power(n)
-    for text in range(result.size):
-        first, words = starts[text], starts[text + 1] - starts[text]
-        if words <= n:
+    best = best_first = 0
+    for i in range(words - n + 1):
+        slots[i] = -1
+        if runs[i] < 2:
             continue
-        for i in range(words):
-            prefixes[i + 1] = prefixes[i] * _BASE + hashes[first + i]
-        seen = table[: _slots(words)]
-        seen[:] = 0
-        i = 0
-        while i <= words - n:
+        key = max(prefixes[i + n] - prefixes[i] * leading, np.uint64(1))
+        slot = _find(seen, key)
+        if seen[slot] != key:
+            seen[slot], numbers[slot], firsts[slot] = key, 0, i
+        slots[i] = slot
+        numbers[slot] += 1
+        if numbers[slot] > best or (numbers[slot] == best and firsts[slot] < best_first):
+            best, best_first = numbers[slot], firsts[slot]
+    return (best, best_first) if best > 1 else (1, 0)
+
+
+@compiled
+def _again(
+    prefixes: NDArray[np.uint64], words: int, n: int, runs: Pieces, keys: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Return the places of the n-grams that occurred before, each behind the previous one; `runs` are of 4-grams."""
+    many = 0
+    for i in range(words - n + 1):
+        many += runs[i] > n - 4
+    places = np.empty(many, np.int64)
+    seen = keys[: _slots(many)]
+    seen[:] = 0
+    leading = _power(n)
+    count = i = 0
+    while i <= words - n:
+        if runs[i] > n - 4:
             key = max(prefixes[i + n] - prefixes[i] * leading, np.uint64(1))
             slot = _find(seen, key)
             if seen[slot] == key:
-                for k in range(first + i, first + i + n):
-                    result[text] += lengths[k]
+                places[count] = i
+                count += 1
                 i += n
-            else:
-                seen[slot] = key
-                i += 1
-    return result
+                continue
+            seen[slot] = key
+        i += 1
+    return places[:count]
 
 
 @compiled

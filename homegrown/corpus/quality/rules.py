@@ -86,9 +86,11 @@ def rules(settings: FilterSettings) -> list[Rule]:
     return [*own, *(rule for rule in _enabled(adapted(settings, ANY)) if rule.name not in names)]
 
 
-def failures(signals: pa.Table, settings: FilterSettings) -> NDArray[np.bool_]:
-    """Return which of n documents fail which of the enabled rules: (rules, n)."""
-    active, bounds = rules(settings), thresholds(signals, settings)
+def failures(
+    signals: pa.Table, settings: FilterSettings, bounds: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
+    """Return which of n documents fail which of the enabled rules: (rules, n); `bounds` are `thresholds`, if known."""
+    active, bounds = rules(settings), thresholds(signals, settings) if bounds is None else bounds
     fails = np.zeros(bounds.shape, bool)
     for number, rule in enumerate(active):
         value = values(signals, rule)

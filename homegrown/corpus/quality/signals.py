@@ -8,15 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from homegrown.config.filter import FilterSettings
+from homegrown.corpus.compiled import buffers
 from homegrown.corpus.languages import Languages
 from homegrown.corpus.quality import c4, junk
 from homegrown.corpus.quality.by_language import stop_words
 from homegrown.corpus.quality.example import Classifier
 from homegrown.corpus.quality.rules import SETS, measures, tables_of
-from homegrown.corpus.quality.texts import ENGLISH, Values, stop_word_lists, take_apart
+from homegrown.corpus.quality.texts import ENGLISH, Values, lined, split_lines, stop_word_lists, take_apart
 from homegrown.corpus.quality.urls import look_up as look_up_urls
 from homegrown.corpus.quality.word_list import look_up
-from homegrown.corpus.segmenter import unsegmented
+from homegrown.corpus.segmenter import unsegmented, word_ends
 
 _SLICE = 2_000_000  # bytes of text to split at once: their words and lines stay in the processor's cache
 
@@ -70,17 +71,17 @@ def measure(
     names = sorted({"", *tables})
     lists = [names.index(table) for table in tables]
     words = stop_word_lists(lists, [stop_words(table) if table else ENGLISH for table in names])
-    raw = kept = take_apart(texts, words)
+    ends = word_ends(*buffers(texts))
+    raw = take_apart(texts, words, ends)
     inputs: dict[str, Any] = {"": raw, "gopher_quality": raw, "gopher_repetition": raw}
     if settings.junk:
         inputs["junk"] = junk.look_at(texts, raw)
     skipped = {"c4": np.array([bool(table) for table in tables], bool)}
     if settings.c4:
-        cleaned = c4.clean(texts, settings.c4)
+        cleaned = c4.clean(texts, settings.c4, ends)
         inputs["c4"] = cleaned
         texts = pc.if_else(pa.array(skipped["c4"]), texts, cleaned.texts) if skipped["c4"].any() else cleaned.texts
-        kept = take_apart(texts, words)
-    inputs["fineweb"] = kept
+    inputs["fineweb"] = split_lines(texts) if settings.c4 else lined(raw)
     if settings.word_list:
         inputs["word_list"] = look_up(texts, settings.word_list.path)
     if classifier:

@@ -6,6 +6,7 @@ Characters are code points.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, BREAK, CODE_POINTS, LETTER, MARK, SPACE, STOP, characters, decode
 from homegrown.corpus.compiled import buffers, compiled
+from homegrown.corpus.quality.repeats import Pieces, repeated_ngrams
 from homegrown.corpus.segmenter import word_ends
 
 Values: TypeAlias = NDArray[np.float64]
-Pieces: TypeAlias = NDArray[np.int64]
 
 _OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits, over code points
 _PRIME = np.uint64(0x100000001B3)
@@ -92,6 +93,24 @@ class Texts:
     rows: Rows
     paragraphs: Paragraphs
 
+    @cached_property
+    def ngrams(self) -> tuple[Pieces, Pieces]:
+        """The most common and the repeated n-grams (`homegrown.corpus.quality.repeats.repeated_ngrams`)."""
+        return repeated_ngrams(self.words.starts, self.words.hashes, self.words.lengths)
+
+
+class Lined(NamedTuple):
+    """Nonempty lines of n texts, as in `Lines`; by text, the numbers of characters, newlines and words, int64."""
+
+    starts: Pieces
+    hashes: NDArray[np.uint64]
+    lengths: NDArray[np.int32]
+    blank: NDArray[np.bool_]
+    punctuated: NDArray[np.bool_]
+    characters: Pieces
+    newlines: Pieces
+    words: Pieces
+
 
 ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher's stop words
 
@@ -103,10 +122,10 @@ def stop_word_lists(lists: Sequence[int], words: Sequence[Sequence[str]]) -> Sto
     return StopWords(np.array(lists, np.int64), starts.astype(np.int64), hashes)
 
 
-def take_apart(texts: pa.StringArray, stop_words: StopWords | None = None) -> Texts:
+def take_apart(texts: pa.StringArray, stop_words: StopWords | None = None, ends: Pieces | None = None) -> Texts:
     """Split every text of an Arrow array without nulls; stop words are English by default.
 
-    Memory: about three times the texts.
+    `ends` are the texts' `word_ends`, if they are known. Memory: about three times the texts.
     """
     data, offsets = buffers(texts)
     n = len(texts)
@@ -117,10 +136,34 @@ def take_apart(texts: pa.StringArray, stop_words: StopWords | None = None) -> Te
     lines = Lines(*_columns(n, newlines + n, Lines))
     rows = Rows(*_columns(n, breaks + n, Rows))
     paragraphs = Paragraphs(*_columns(n, newlines + n, Paragraphs))
-    _take_apart(data, offsets, characters().kinds, word_ends(data, offsets), counts, words, lines, rows)
+    ends = word_ends(data, offsets) if ends is None else ends
+    _take_apart(data, offsets, characters().kinds, ends, counts, words, lines, rows)
     _join_lines(lines, paragraphs)
     stop_words = stop_words or stop_word_lists([0] * n, [ENGLISH])
-    return Texts(stop_words, counts, words, lines, rows, paragraphs)
+    tables = (Words(*_filled(words)), Lines(*_filled(lines)), Rows(*_filled(rows)), Paragraphs(*_filled(paragraphs)))
+    return Texts(stop_words, counts, *tables)
+
+
+def lined(texts: Texts) -> Lined:
+    """Return the lines of texts that are split already."""
+    lines, counts = texts.lines, texts.counts
+    return Lined(
+        *(lines.starts, lines.hashes, lines.lengths, lines.blank, lines.punctuated),
+        *(counts.characters, counts.newlines, np.diff(texts.words.starts)),
+    )
+
+
+def split_lines(texts: pa.StringArray) -> Lined:
+    """Split every text of an Arrow array without nulls into lines; their hashes differ from those of `take_apart`."""
+    data, offsets = buffers(texts)
+    n = len(texts)
+    most = int(np.count_nonzero(data[offsets[0] : offsets[-1]] == _NEWLINE)) + n
+    starts, counts = np.zeros(n + 1, np.int64), (np.zeros(n, np.int64) for _ in range(3))
+    kinds = (np.uint64, np.int32, np.bool_, np.bool_)
+    result = Lined(starts, *(np.empty(most, kind) for kind in kinds), *counts)
+    _split_lines(data, offsets, characters().kinds, word_ends(data, offsets), result)
+    used = (column[: starts[-1]] for column in result[1:5])
+    return Lined(starts, *used, *result[5:])
 
 
 def hash_of(word: str) -> int:
@@ -152,6 +195,11 @@ def _columns(n: int, most: int, table: type[NamedTuple]) -> list[NDArray[Any]]:
     kinds = {"hashes": np.uint64, "lengths": np.int32, "words": np.int32}
     pieces = (np.empty(most, kinds.get(name, np.bool_)) for name in table._fields[1:])
     return [np.zeros(n + 1, np.int64), *pieces]
+
+
+def _filled(table: Words | Lines | Rows | Paragraphs) -> list[NDArray[Any]]:
+    """Return the columns of a table without the unused rest."""
+    return [table.starts, *(column[: table.starts[-1]] for column in table[1:])]
 
 
 @compiled
@@ -270,6 +318,112 @@ def _take_apart(
         counts.newlines[text] = newlines
         counts.hashes[text] = hashes
         counts.ellipses[text] = ellipses
+
+
+@compiled
+def _split_lines(
+    data: NDArray[np.uint8], offsets: NDArray[np.int32], kinds: NDArray[np.uint8], ends: Pieces, result: Lined
+) -> None:
+    line = 0
+    for text in range(offsets.size - 1):
+        i, end = int(offsets[text]), int(offsets[text + 1])
+        while i < end:
+            start = i
+            every = np.uint8(0)
+            while i < end and data[i] != _NEWLINE:
+                every |= data[i]
+                i += 1
+            size = i - start
+            if every < 0x80:
+                words = _ascii_words(data[start:i])
+            else:
+                size = _characters(data[start:i])
+                words = _words(data, start, i, kinds, ends)
+            result.words[text] += words
+            result.characters[text] += size + (i < end)
+            result.newlines[text] += i < end
+            if size:
+                last = i - 1
+                while data[last] & 0xC0 == 0x80:
+                    last -= 1
+                code, _ = decode(data, last)
+                result.hashes[line] = _hash(data[start:i])
+                result.lengths[line] = size
+                result.blank[line] = words == 0
+                result.punctuated[line] = kind_of(kinds, code) & STOP != 0
+                line += 1
+            i += 1
+        result.starts[text + 1] = line
+
+
+@compiled
+def _hash(data: NDArray[np.uint8]) -> np.uint64:
+    """Return a hash of bytes, eight at a time."""
+    value = _OFFSET
+    for number in range(data.size // 8):
+        part = data[8 * number : 8 * number + 8]
+        block = np.uint64(0)
+        for k in range(8):
+            block |= np.uint64(part[k]) << np.uint64(8 * k)
+        value = (value ^ block) * _PRIME
+        value ^= value >> np.uint64(32)
+    for byte in data[data.size // 8 * 8 :]:
+        value = (value ^ np.uint64(byte)) * _PRIME
+    return value
+
+
+@compiled
+def _characters(data: NDArray[np.uint8]) -> int:
+    count = 0
+    for byte in data:
+        count += byte & 0xC0 != 0x80
+    return count
+
+
+@compiled
+def _ascii_words(data: NDArray[np.uint8]) -> int:
+    count = int(data.size > 0 and _ascii_space(data[0]) == 0)
+    after = data[1:]
+    for k in range(after.size):  # no branch, so it vectorizes
+        count += _ascii_space(data[k]) & (np.uint8(1) ^ _ascii_space(after[k]))
+    return count
+
+
+@compiled
+def _ascii_space(byte: np.uint8) -> np.uint8:
+    control = np.uint8(np.uint8(byte - np.uint8(9)) < np.uint8(5)) | np.uint8(
+        np.uint8(byte - np.uint8(28)) < np.uint8(4)
+    )
+    return np.uint8(byte == np.uint8(32)) | control
+
+
+@compiled
+def _words(data: NDArray[np.uint8], start: int, end: int, kinds: NDArray[np.uint8], ends: Pieces) -> int:
+    """Return the number of words, as `_take_apart` splits them."""
+    count = length = 0
+    place = -1
+    inside = False  # in a word of a script without spaces
+    goes_on = True  # no word of such a script ends here
+    i = start
+    while i < end:
+        code, i = decode(data, i)
+        kind = kind_of(kinds, code)
+        if kind & ALONE:
+            if length and not inside:
+                count += 1
+                length = 0
+            place = int(np.searchsorted(ends, i)) if place < 0 else place
+            while place < ends.size and ends[place] < i:
+                place += 1
+            inside = goes_on = not (place < ends.size and ends[place] == i)
+        if not kind & SPACE:
+            length += 1
+            if i < end and goes_on:
+                continue
+            goes_on = True
+        count += length > 0
+        length = 0
+    return count
 
 
 @compiled

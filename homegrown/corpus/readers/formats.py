@@ -85,12 +85,18 @@ _UNPACKS_ITSELF = frozenset({".warc", ".wet", ".arc"})  # each record is a gzip 
 def form(name: str) -> tuple[str, str] | None:
     """Return the format and compression (empty: none) of a file by the suffixes of its name; None if unsupported."""
     name = name.lower()
-    if name.endswith(".tgz"):
+    ending = _ending(name)
+    if ending == ".tgz":
         return ".tar", ".gz"
-    compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
-    name = name.removesuffix(compression)
-    found = next((ending for ending in FORMATS if name.endswith(ending)), None)
-    return None if found is None else (found, compression)
+    compression = ending if ending in COMPRESSIONS else ""
+    ending = _ending(name.removesuffix(compression))
+    return (ending, compression) if ending in READERS or ending in _MEMBERS else None
+
+
+def _ending(name: str) -> str:
+    """Return the last dot of a name and what follows."""
+    place = name.rfind(".")
+    return name[place:] if place >= 0 else ""
 
 
 def unread(name: str) -> str:
