@@ -234,12 +234,12 @@ def _join_drops(connection: duckdb.DuckDBPyConnection, job: _Listing) -> None:
         FROM (
             SELECT node, original, 'near' AS kind, similarity, kept FROM near
             UNION ALL
-            SELECT documents.node, keeper, 'exact', 1.0, coalesce(near.kept, keeper)
-            FROM documents LEFT JOIN near ON near.node = keeper WHERE documents.node <> keeper
+            SELECT exact.node, keeper, 'exact', 1.0, coalesce(near.kept, keeper)
+            FROM read_parquet(EXACT) exact LEFT JOIN near ON near.node = keeper
         ) found
         JOIN documents document ON document.node = found.node
         JOIN documents original ON original.node = found.original
-        JOIN documents kept ON kept.node = found.kept"""
+        JOIN documents kept ON kept.node = found.kept""".replace("EXACT", _quoted(job.index.exact))
     )
     if job.emptied is not None:
         _drop_emptied(connection, job.emptied)
@@ -293,9 +293,13 @@ def _emptied(connection: duckdb.DuckDBPyConnection) -> int:
 def _clusters(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """Return the largest clusters: kept id, number of documents, lowest similarity, up to five ids."""
     return connection.sql(
-        f"""SELECT cluster, count(*) + 1 AS documents, min(similarity) AS least_similarity,
-            list(id ORDER BY id)[:5] AS examples
-        FROM dropped GROUP BY cluster ORDER BY documents DESC, cluster LIMIT {_LARGEST}"""
+        f"""WITH largest AS (
+            SELECT cluster, count(*) + 1 AS documents, min(similarity) AS least_similarity
+            FROM dropped GROUP BY cluster ORDER BY documents DESC, cluster LIMIT {_LARGEST}
+        )
+        SELECT cluster, documents, least_similarity, list(id ORDER BY id)[:5] AS examples
+        FROM largest JOIN dropped USING (cluster)
+        GROUP BY cluster, documents, least_similarity ORDER BY documents DESC, cluster"""
     ).to_arrow_table()
 
 

@@ -16,7 +16,7 @@ keys. A link of a part that is in this forest is in the forest of the part too, 
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from homegrown.config.corpus import DedupSettings
@@ -51,6 +52,9 @@ SMALL, LARGE = 50_000, 2_000_000
 CHUNK = 20_000
 """Documents whose sketches are in memory at once."""
 
+_LIMIT = 0.88  # of the memory: what DuckDB has exceeds its limit by a tenth
+_DOCUMENT = pa.schema([("place", pa.uint32()), ("node", pa.uint32()), ("id", pa.string())])
+_EXACT = pa.schema([("node", pa.uint32()), ("keeper", pa.uint32())])
 _BAND = pa.schema([("key", pa.uint64()), ("node", pa.uint32())])
 _LINK = pa.schema(
     [
@@ -80,13 +84,15 @@ class Shards:
 class Index:
     """Files of all documents. By node: place, rank in the order of keeping. By place: node, whether to compare it.
 
-    `documents` has place, node, id and keeper (the kept node of the exact group).
+    `exact` has node and keeper (the kept node of the exact group) of the others of a group; `documents` has place, node
+    and id.
     """
 
     places: Path
     ranks: Path
     nodes: Path
     compared: Path
+    exact: Path
     documents: Path
 
 
@@ -155,7 +161,7 @@ def spilling(folder: Path, memory_gb: float) -> Iterator[duckdb.DuckDBPyConnecti
     connection = duckdb.connect(str(folder / "spill.duckdb"))
     try:
         connection.execute("SET enable_progress_bar = false")  # the stage's own shows it
-        connection.execute(f"SET memory_limit = '{int(memory_gb * 1000)}MB'")
+        connection.execute(f"SET memory_limit = '{int(memory_gb * _LIMIT * 1000)}MB'")
         connection.execute(f"SET temp_directory = '{str(folder / 'temporary').replace(chr(39), chr(39) * 2)}'")
         yield connection
     finally:
@@ -182,7 +188,7 @@ def find_duplicates(
 
     `folder` is for the files between the steps; `advance` is called after each shard of the bands and each partition.
     """
-    names = ("places.u32", "ranks.u32", "nodes.u32", "compared.bool", "documents.parquet")
+    names = ("places.u32", "ranks.u32", "nodes.u32", "compared.bool", "exact.parquet", "documents.parquet")
     index = Index(*(folder / name for name in names))
     executor.submit(_write_index, _Indexing(shards, index, folder / "database", settings.keep, memory_gb)).result()
     count = partitions(documents)
@@ -227,51 +233,95 @@ def read_drops(files: tuple[Path, ...]) -> pa.RecordBatchReader:
 
 
 def _write_index(job: _Indexing) -> None:
-    if job.index.documents.exists():
+    """Sort all documents by id, by digest, and in the order of keeping; each sort has no more columns than it needs."""
+    index = job.index
+    if index.documents.exists():
         return
-    with spilling(job.spill, job.memory_gb) as connection:
-        connection.execute(
-            "CREATE TABLE sketches (place UINTEGER, id VARCHAR, high UBIGINT, low UBIGINT, length INTEGER, "
-            "words INTEGER, quality DOUBLE)"
+    with ExitStack() as made:
+        connection = made.enter_context(spilling(job.spill, job.memory_gb))
+        # Renamed in the opposite order, the documents last.
+        documents, exact, compared_, nodes_, ranks_, places_ = (
+            made.enter_context(replacing(path, scratch=True))
+            for path in (index.documents, index.exact, index.compared, index.nodes, index.ranks, index.places)
         )
-        quality = "quality" if job.keep == "best_quality" else "0"
+        connection.execute("CREATE TABLE ids (place UINTEGER, id VARCHAR)")
         for table, first in zip(job.shards.tables, job.shards.firsts, strict=True):
             connection.execute(
-                f"INSERT INTO sketches SELECT ? + file_row_number, id, digest_high, digest_low, length, words, "
-                f"{quality} FROM read_parquet(?, file_row_number = true)",
+                "INSERT INTO ids SELECT ? + file_row_number, id FROM read_parquet(?, file_row_number = true)",
                 [first, str(table)],
             )
-        connection.execute(
-            f"""CREATE TABLE ranked AS
-            SELECT *, (row_number() OVER (ORDER BY {_ORDERS[job.keep]}) - 1)::UINTEGER AS rank
-            FROM (SELECT *, (row_number() OVER (ORDER BY id, place) - 1)::UINTEGER AS node FROM sketches)"""
-        )
-        connection.execute("DROP TABLE sketches")
-        connection.execute(
-            """CREATE TABLE documents AS SELECT place, node, id, rank, words,
-            first_value(node) OVER (PARTITION BY high, low ORDER BY rank) AS keeper FROM ranked"""
-        )
-        connection.execute("DROP TABLE ranked")
-        by_node = "SELECT place, rank FROM documents ORDER BY node"
-        by_place = "SELECT node, keeper = node AND words > 0 AS compared FROM documents ORDER BY place"
-        for query, paths in (
-            (by_node, (job.index.places, job.index.ranks)),
-            (by_place, (job.index.nodes, job.index.compared)),
-        ):
-            with (
-                replacing(paths[0], scratch=True) as one,
-                replacing(paths[1], scratch=True) as other,
-                one.open("wb") as left,
-                other.open("wb") as right,
-            ):
-                for batch in connection.sql(query).to_arrow_reader(1_000_000):
-                    left.write(batch.column(0).to_numpy().tobytes())
-                    right.write(batch.column(1).to_numpy(zero_copy_only=False).tobytes())
-        with replacing(job.index.documents, scratch=True) as temporary:
-            path = str(temporary).replace("'", "''")
-            connection.execute(
-                f"COPY (SELECT place, node, id, keeper FROM documents ORDER BY node) TO '{path}' (FORMAT parquet)"
-            )
+        count = int(connection.sql("SELECT count(*) FROM ids").fetchall()[0][0])
+        nodes, places = _blank(nodes_, count, np.uint32), _blank(places_, count, np.uint32)
+        with pq.ParquetWriter(documents, _DOCUMENT, use_dictionary=False) as writer:
+            for first, batch in _sorted(connection, "SELECT place, id FROM ids ORDER BY id, place"):
+                own = np.arange(first, first + len(batch), dtype=np.uint32)
+                places[own] = batch.column(0).to_numpy()
+                nodes[places[own]] = own
+                writer.write_table(pa.table([places[own], own, batch.column(1).cast(pa.string())], schema=_DOCUMENT))
+        connection.execute("DROP TABLE ids")
+        compared = _blank(compared_, count, np.bool_)
+        _insert_facts(connection, job, nodes, compared)
+        ranks = _blank(ranks_, count, np.uint32)
+        order = _ORDERS[job.keep]
+        for first, batch in _sorted(connection, f"SELECT node FROM facts ORDER BY {order}"):
+            ranks[batch.column(0).to_numpy()] = np.arange(first, first + len(batch), dtype=np.uint32)
+        before = np.zeros(3, np.uint64)  # digest and keeper of the last row
+        with pq.ParquetWriter(exact, _EXACT) as writer:
+            for first, batch in _sorted(connection, f"SELECT high, low, node FROM facts ORDER BY high, low, {order}"):
+                high, low, own = (column.to_numpy() for column in batch.columns)
+                keepers = _keepers(high, low, own, before if first else None)
+                others = own != keepers
+                compared[places[own[others]]] = False
+                writer.write_table(pa.table([own[others], keepers[others]], schema=_EXACT))
+                before = np.array([high[-1], low[-1], keepers[-1]], np.uint64)
+
+
+def _insert_facts(
+    connection: duckdb.DuckDBPyConnection, job: _Indexing, nodes: Nodes, compared: NDArray[np.bool_]
+) -> None:
+    """Fill the table of what documents are sorted by, and whether those of each place have words."""
+    connection.execute(
+        "CREATE TABLE facts (place UINTEGER, node UINTEGER, high UBIGINT, low UBIGINT, length INTEGER, quality DOUBLE)"
+    )
+    names = ["digest_high", "digest_low", "length", "words", *["quality"] * (job.keep == "best_quality")]
+    for path, first in zip(job.shards.tables, job.shards.firsts, strict=True):
+        table = pq.ParquetFile(path).read(names)
+        own = np.arange(first, first + len(table))
+        compared[own] = table["words"].to_numpy() > 0
+        columns = [own.astype(np.uint32), nodes[own], *(table[name] for name in names[:3])]
+        columns.append(table["quality"] if job.keep == "best_quality" else pa.nulls(len(table), pa.float64()))
+        connection.register("shard", pa.table(columns, names=["place", "node", "high", "low", "length", "quality"]))
+        connection.execute("INSERT INTO facts SELECT * FROM shard")
+        connection.unregister("shard")
+
+
+def _sorted(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the rows of a query in batches that are not empty, with the number of each batch's first row."""
+    first = 0
+    for batch in connection.sql(query).to_arrow_reader(1_000_000):
+        if len(batch):
+            yield first, batch
+            first += len(batch)
+
+
+def _keepers(
+    high: NDArray[np.uint64], low: NDArray[np.uint64], nodes: Nodes, before: NDArray[np.uint64] | None
+) -> Nodes:
+    """Return the first node of each row's group of equal digests; `before` is digest and keeper of the previous row."""
+    starts = np.concatenate([[True], (high[1:] != high[:-1]) | (low[1:] != low[:-1])])
+    firsts = nodes[starts]
+    if before is not None and (high[0], low[0]) == (before[0], before[1]):
+        firsts[0] = before[2]
+    keepers: Nodes = firsts[np.cumsum(starts) - 1]
+    return keepers
+
+
+def _blank(path: Path, count: int, kind: type[Any]) -> NDArray[Any]:
+    """Return an array of zeros in a new file; an empty one cannot be mapped."""
+    if not count:
+        path.touch()
+        return np.empty(0, kind)
+    return np.asarray(np.memmap(path, kind, "w+", shape=(count,)))
 
 
 def _mapped(path: Path, kind: type[np.uint32] | type[np.bool_] = np.uint32) -> NDArray[Any]:

@@ -6,7 +6,9 @@ The address of the hub is that of `HF_ENDPOINT`, the token that of `HF_TOKEN`; a
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +26,7 @@ Result = TypeVar("Result")
 _ROWS = 256  # in a batch
 _SHARD_BYTES = 64_000_000  # of a dataset on disk, the unit of parallel work and of resuming
 _WAITS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds, after the retries of huggingface_hub within half a minute
+_LONGEST_WAIT = 3600.0  # seconds that a hub may ask for
 _BUSY = (408, 425, 429)  # statuses after which the same request may succeed, besides those of 500 and above
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -170,6 +173,10 @@ def _retried(call: Callable[[], Result], source: HubSource) -> Result:
         except Exception as error:  # as in `read`
             if _status(error) is not None and _wait(error, waits):
                 continue
+            if type(error).__name__ == "RevisionNotFoundError":
+                raise UserError(
+                    f"Dataset {source.dataset} has no revision {source.revision!r}; name a branch, tag or commit."
+                ) from error
             if _is_gated(error):
                 raise UserError(
                     f"Dataset {source.dataset} is gated; accept its terms on the hub, and set HF_TOKEN."
@@ -188,10 +195,22 @@ def _wait(error: Exception, waits: Iterator[float]) -> bool:
     seconds = next(waits, None)
     if not passing or seconds is None:
         return False
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = str(headers.get("Retry-After", ""))
-    time.sleep(max(seconds, float(asked)) if asked.isdecimal() else seconds)
+    asked = _retry_after(getattr(getattr(error, "response", None), "headers", {}))
+    if asked > _LONGEST_WAIT:
+        return False
+    time.sleep(max(seconds, asked))
     return True
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that an answer asks to wait, as a number or until a date; 0 without."""
+    value = str(headers.get("Retry-After", ""))
+    if value.isdecimal():
+        return float(value)
+    try:
+        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):  # TypeError: without a time zone
+        return 0.0
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -196,8 +196,12 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn() -> None:
     ("written", "message"),
     [
         ({}, "no file in a supported format"),
-        ({"a.txt": "one"}, "needs at least 20"),
+        ({"a.txt": "one"}, "1 different documents with text; it needs at least 20"),
+        ({f"{number}.txt": "one" for number in range(20)} | {"empty.txt": "", "blank.txt": " \n"}, "1 different"),
         ({"a.jsonl": "{}"}, "a.jsonl has no"),
+        ({"a.jsonl": '{"text": null}'}, "NoneType instead of a text"),
+        ({"a.jsonl": '{"text": "one \\ud800"}\n{"text": 5}'}, "int instead of a text"),
+        ({"a.jsonl": '{"text": "one \\ud800"}'}, "1 different"),
     ],
 )
 def test_too_few_good_documents_are_an_error(

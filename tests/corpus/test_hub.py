@@ -8,14 +8,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from homegrown.corpus import hub
 from homegrown.util.files import parquet_parts
 from tests.corpus.hub_server import Files, Hub, serving
 
@@ -222,6 +227,38 @@ def test_a_gated_dataset_needs_a_token_of_the_environment(server: Hub, ingest: I
     assert server.tokens == {"hf_secret"}
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"hf_secret" in content for content in written)
+
+
+def test_a_revision_that_is_not_there_is_named(ingest: Ingest, tmp_path: Path) -> None:
+    source = {"kind": "hub", "dataset": NAME, "config": "sample-10BT", "revision": "v9"}
+    answer = ingest(tmp_path / "out", **source)
+    assert answer["error"] == f"Dataset {NAME} has no revision 'v9'; name a branch, tag or commit."
+
+
+def test_a_dataset_without_files_is_an_error(server: Hub, ingest: Ingest, tmp_path: Path) -> None:
+    server.repositories[NAME].push({"README.md": b"# Nothing yet"})
+    answer = ingest(tmp_path / "out", kind="hub", dataset=NAME)
+    assert answer["error"].startswith(f"Dataset {NAME} cannot be opened: ")
+    assert "Traceback" not in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        ("7", 7, 7),
+        (format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True), 6, 1800),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 5, 5),
+        ("soon", 5, 5),
+        ("86400", 0, 0),  # is not waited for
+    ],
+)
+def test_the_hub_names_the_time_to_wait(monkeypatch: pytest.MonkeyPatch, asked: str, least: int, most: int) -> None:
+    slept = [0.0]
+    monkeypatch.setattr(time, "sleep", slept.append)
+    error = OSError("busy")
+    error.response = SimpleNamespace(status_code=429, headers={"Retry-After": asked})  # type: ignore[attr-defined]
+    assert hub._wait(error, iter([5.0])) == (most > 0)
+    assert least <= slept[-1] <= most
 
 
 def test_a_limit_reads_no_more_shards_than_are_in_flight(server: Hub, ingest: Ingest, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from homegrown.config.filter import C4
 from homegrown.corpus.characters import ALONE, BREAK, SPACE, Characters, characters, decode
 from homegrown.corpus.compiled import buffers, compiled
+from homegrown.corpus.quality.repeats import Pieces
 from homegrown.corpus.quality.sentences import count_sentences
-from homegrown.corpus.quality.texts import Pieces, Values, kind_of
+from homegrown.corpus.quality.texts import Values, kind_of
 from homegrown.corpus.segmenter import word_ends
 
 _EDIT, _CITATION_NEEDED = np.frombuffer(b"edit]", np.uint8), np.frombuffer(b"citation needed]", np.uint8)

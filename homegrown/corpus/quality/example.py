@@ -69,7 +69,10 @@ def good_texts(folder: str) -> list[str]:
     """
     texts = chosen((text for path in files(folder) for text in _read(path)), MOST_GOOD)
     if len(texts) < _LEAST_GOOD:
-        raise UserError(f"filter.example.good: {folder} has {len(texts)} documents; it needs at least {_LEAST_GOOD}.")
+        raise UserError(
+            f"filter.example.good: {folder} has {len(texts)} different documents with text; it needs at least "
+            f"{_LEAST_GOOD}."
+        )
     return texts
 
 
@@ -127,14 +130,21 @@ def _read(path: Path) -> Iterator[str]:
     try:
         if path.suffix == ".parquet":
             for batch in pq.ParquetFile(path).iter_batches(1024, columns=["text"]):
-                yield from (text for text in batch["text"].to_pylist() if text)
+                yield from (_string(text) for text in batch["text"].to_pylist() if text is not None)
         elif path.suffix == ".jsonl":
             with path.open(encoding="utf-8") as lines:
-                yield from (json.loads(line)["text"] for line in lines if line.strip())
+                yield from (_string(json.loads(line)["text"]) for line in lines if line.strip())
         else:
             yield path.read_text(encoding="utf-8")
     except (OSError, ValueError, KeyError, TypeError) as error:  # pa.ArrowInvalid is a ValueError
         raise UserError(f"filter.example.good: {path} has no readable column or key 'text' ({error}).") from error
+
+
+def _string(value: object) -> str:
+    """Return a text that is valid Unicode; raise TypeError for another value."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} instead of a text")
+    return value.encode(errors="replace").decode()
 
 
 @compiled

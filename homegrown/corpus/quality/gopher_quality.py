@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homegrown.corpus.compiled import compiled
-from homegrown.corpus.quality.texts import Pieces, StopWords, Texts, Values, share, total
+from homegrown.corpus.quality.repeats import Pieces
+from homegrown.corpus.quality.texts import StopWords, Texts, Values, share, total
 
 
 def words(texts: Texts) -> Values:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from homegrown.corpus.characters import CODE_POINTS, LETTER, STOP, characters, decode
 from homegrown.corpus.compiled import buffers, compiled
 from homegrown.corpus.languages import WINDOW, WINDOWS
-from homegrown.corpus.quality.repeats import collisions, equal_neighbors
-from homegrown.corpus.quality.texts import Pieces, Texts, Values, hash_of, kind_of, share, total
+from homegrown.corpus.quality.repeats import Pieces, collisions, equal_neighbors
+from homegrown.corpus.quality.texts import Texts, Values, hash_of, kind_of, share, total
 
 _EXPECTED = 3  # in random order; with fewer, chance decides
 _FOUND = 2

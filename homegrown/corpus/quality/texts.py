@@ -158,12 +158,22 @@ def split_lines(texts: pa.StringArray) -> Lined:
     data, offsets = buffers(texts)
     n = len(texts)
     most = int(np.count_nonzero(data[offsets[0] : offsets[-1]] == _NEWLINE)) + n
-    starts, counts = np.zeros(n + 1, np.int64), (np.zeros(n, np.int64) for _ in range(3))
-    kinds = (np.uint64, np.int32, np.bool_, np.bool_)
-    result = Lined(starts, *(np.empty(most, kind) for kind in kinds), *counts)
+    result = Lined(
+        np.zeros(n + 1, np.int64),
+        np.empty(most, np.uint64),
+        np.empty(most, np.int32),
+        np.empty(most, np.bool_),
+        np.empty(most, np.bool_),
+        *(np.zeros(n, np.int64) for _ in range(3)),
+    )
     _split_lines(data, offsets, characters().kinds, word_ends(data, offsets), result)
-    used = (column[: starts[-1]] for column in result[1:5])
-    return Lined(starts, *used, *result[5:])
+    used = slice(result.starts[-1])
+    return result._replace(
+        hashes=result.hashes[used],
+        lengths=result.lengths[used],
+        blank=result.blank[used],
+        punctuated=result.punctuated[used],
+    )
 
 
 def hash_of(word: str) -> int:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from homegrown.corpus.characters import ALONE, WORD, Characters, characters, decode
 from homegrown.corpus.compiled import buffers, compiled
-from homegrown.corpus.quality.texts import Pieces, Values, kind_of, share
+from homegrown.corpus.quality.repeats import Pieces
+from homegrown.corpus.quality.texts import Values, kind_of, share
 from homegrown.corpus.records import last_change
 from homegrown.util.errors import UserError
 
