@@ -345,8 +345,9 @@ def _windows(
             if window:
                 written[place] = 32
                 place += 1
-            written[place : place + stop - start] = data[start:stop]
-            place += stop - start
+            for i in range(start, stop):
+                written[place] = data[i]
+                place += 1
         ends[number] = place
     return written[:place], ends
 

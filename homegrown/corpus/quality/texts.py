@@ -395,7 +395,7 @@ def _ascii_words(data: NDArray[np.uint8]) -> int:
     count = int(data.size > 0 and _ascii_space(data[0]) == 0)
     after = data[1:]
     for k in range(after.size):  # no branch, so it vectorizes
-        count += _ascii_space(data[k]) & (np.uint8(1) ^ _ascii_space(after[k]))
+        count += int(_ascii_space(data[k]) & (np.uint8(1) ^ _ascii_space(after[k])))
     return count
 
 
