@@ -31,9 +31,11 @@ _FORWARD_SHARE = 1 / 3
 """Share of a forward pass in the operations of a training step."""
 _LIKE = 1.25
 """Ratio of a model's size to the wanted one up to which it counts as that size."""
-_MEASURED_WEIGHTS, _MEASURED_TOKENS, _MEASURED_BYTES = (0.29e6, 19e6), (0.1e6, 6e6), 0.5e6
+_MEASURED_WEIGHTS, _MEASURED_TOKENS, _MEASURED_BYTES = (0.29e6, 19e6), (0.08e6, 6e6), 10e3
 """Hidden weights, tokens and fewest bytes of text of the trainings that the rules are fitted to
-(benchmarks/results/scaling.csv)."""
+(benchmarks/results/scaling.csv, `python -m benchmarks.dial --little`)."""
+_LITTLE = 0.5e6
+"""Bytes of text below which the loss to expect is that of parts of books."""
 _SAMPLED, _SPARE = 4.0, 2.0
 """Ratio of a text to what a training reads of it from which documents are sampled, and the ratio that is left."""
 _PROMPT, _LEAST_PROMPT = 4 / 7, 2
@@ -415,6 +417,8 @@ def _loss_source(best: Candidate, text: TextFacts, unfollowed: str) -> str:
     source = "for text like Wikipedia; yours in a run"
     if text.bz2_bits is not None:
         source = f"measured curve, for text of {text.bz2_bits:.2f} bits per byte by bz2"
+        if text.train_bytes < _LITTLE:
+            source += "; three books of this length were within 5%, a third of each held out"
     if unfollowed:
         source += f"; for the chosen {unfollowed}"
     weights, (few, many) = hidden_parameters(best.config), _MEASURED_WEIGHTS

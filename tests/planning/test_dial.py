@@ -119,6 +119,30 @@ def test_the_loss_of_shakespeare_is_promised(
     assert promised == pytest.approx(measured, rel=0.04)
 
 
+@pytest.mark.parametrize(
+    ("size", "bits", "layers", "epochs", "measured"),
+    [
+        (11_527, 2.606, 2, 15, 3.530),
+        (12_046, 2.588, 2, 15, 3.197),
+        (10_351, 2.749, 2, 15, 3.346),
+        (31_816, 2.496, 2, 15, 2.673),
+        (30_046, 2.575, 2, 15, 2.612),
+        (31_042, 2.664, 2, 15, 2.822),
+        (101_035, 2.343, 3, 15, 1.986),
+        (103_377, 2.485, 3, 15, 2.207),
+        (100_117, 2.640, 3, 15, 2.316),
+        (300_485, 2.198, 3, 7.3, 1.788),
+        (296_455, 2.404, 3, 7.4, 1.969),
+    ],
+)
+def test_the_loss_of_little_text_is_promised(
+    size: int, bits: float, layers: int, epochs: float, measured: float
+) -> None:
+    """Against trainings of `python -m benchmarks.dial --little`: parts of three books, by bytes and bits by bz2."""
+    config = ModelConfig.from_settings(rules.shape(layers, epochs), 512, 0)
+    assert rules.promised_loss(config, epochs * size, size, bits) == pytest.approx(measured, rel=0.05)
+
+
 def test_the_same_measurements_give_the_same_recipe() -> None:
     first, second = (dial(load_auto(), Budget(seconds=600), BOOK, SPEED, LAPTOP).recipe for _ in range(2))
     assert first == second
@@ -161,7 +185,9 @@ def test_the_table_says_what_was_not_followed_and_what_was_not_measured() -> Non
     assert near["size"].endswith("as given")
     assert why(Budget(parameters=1000, seconds=300), LIBRARY)["size"].endswith("the nearest to 1,000")
     assert "extrapolated" not in measured["expected loss"]
-    for seconds, text in ((86400, LIBRARY), (60, replace(BOOK, train_bytes=2e5))):
+    little = why(Budget(seconds=60), replace(BOOK, train_bytes=2e5))["expected loss"]
+    assert little.endswith("; three books of this length were within 5%, a third of each held out")
+    for seconds, text in ((86400, LIBRARY), (60, replace(BOOK, train_bytes=9e3))):
         assert "extrapolated: measured for" in why(Budget(seconds=seconds), text)["expected loss"]
     often = why(Budget(tokens=1e10), BOOK)
     assert often["training"].endswith("more than 15 epochs gain nothing; 10 B were given")
