@@ -1,10 +1,10 @@
-"""Middleware: the API key, the size limit of requests, and the count of answers."""
+"""Middleware: the API key, size and type of bodies, and the count of answers."""
 
 import base64
 import binascii
 import hmac
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -82,6 +82,19 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted if scope["type"] == "http" else receive, send)
+
+
+class AnyTypeIsJson:
+    """Reads every body of Ollama's routes as JSON, as Ollama does: the commands of its documentation name no type."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"].startswith("/api/"):
+            MutableHeaders(scope=scope)["content-type"] = "application/json"
+        await self._app(scope, receive, send)
 
 
 class AnswerCount:

@@ -26,7 +26,7 @@ from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar
 from homegrown.inference.streaming import Chunk
 from homegrown.serving import ollama
-from homegrown.serving.admission import AnswerCount, ApiKeyCheck, BodyLimit, refusal
+from homegrown.serving.admission import AnswerCount, AnyTypeIsJson, ApiKeyCheck, BodyLimit, refusal
 from homegrown.serving.fields import reason
 from homegrown.serving.messages import conversation
 from homegrown.serving.page import routes as page
@@ -97,6 +97,7 @@ def application(
     _add_errors(app)
     _add_routes(app, service)
     # The last middleware is the first that a request reaches.
+    app.add_middleware(AnyTypeIsJson)
     app.add_middleware(BodyLimit)
     app.add_middleware(ApiKeyCheck, key=key)
     app.add_middleware(AnswerCount, metrics=service.metrics)

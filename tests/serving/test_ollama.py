@@ -145,3 +145,12 @@ def test_a_mistake_is_an_error_of_ollamas_form(served: Served, given: Any, statu
     answer = httpx.post(f"{served.url}/api/chat", json={"model": OWN, "messages": ASKED, "stream": False, **given})
     assert answer.status_code == status
     assert message in answer.json()["error"]
+
+
+def test_a_command_of_ollamas_documentation_names_no_type(served: Served) -> None:
+    body = json.dumps({"model": OWN, "prompt": "x", "stream": False, "options": GREEDY}).encode()
+    for headers in ({}, {"Content-Type": "application/x-www-form-urlencoded"}):  # the second is what curl -d sends
+        answer = httpx.post(f"{served.url}/api/generate", content=body, headers=headers)
+        assert answer.status_code == 200 and answer.json()["done_reason"] == "length", answer.text
+    page = {"Content-Type": "text/plain", "Origin": "http://elsewhere.example"}  # which a browser sends unasked
+    assert httpx.post(f"{served.url}/api/generate", content=body, headers=page).status_code == 403
