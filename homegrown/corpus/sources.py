@@ -128,6 +128,8 @@ def _find_files(source: FilesSource) -> Found:
         pieces = [one for one in pieces if one.locator not in skipped]
     else:
         pieces = _find_here(source, Path(local).expanduser(), skipped)
+    skipped |= {one.locator: "its name is not UTF-8; rename it" for one in pieces if _shown(one.locator) != one.locator}
+    pieces = [one for one in pieces if one.locator not in skipped]
     readable = sorted((piece for piece in pieces if form(piece.locator)), key=lambda piece: piece.locator)
     skipped |= {piece.locator: unread(piece.locator) for piece in pieces if not form(piece.locator)}
     if not readable:
@@ -135,7 +137,12 @@ def _find_files(source: FilesSource) -> Found:
             f"Source {source.name}: {source.path} has no file in a supported format ({', '.join(FORMATS)})."
         )
     check_installed((piece.locator for piece in readable), source)
-    return Found(readable, dict(sorted(skipped.items())))
+    return Found(readable, {_shown(locator): reason for locator, reason in sorted(skipped.items())})
+
+
+def _shown(locator: str) -> str:
+    """Return a locator as valid Unicode: bytes of a name that are not UTF-8 become question marks."""
+    return locator if locator.isascii() else locator.encode(errors="replace").decode()
 
 
 def _find_here(source: FilesSource, path: Path, skipped: dict[str, str]) -> list[Piece]:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import stat
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -22,8 +23,9 @@ from homegrown.config.corpus import AnySource, FilesSource, IngestSettings
 from homegrown.corpus import records, units
 from homegrown.corpus.ingest import ingest
 from homegrown.corpus.readers import formats
-from homegrown.corpus.sources import find_files, finding_once
+from homegrown.corpus.sources import content, find_files, finding_once
 from homegrown.store.artifacts import Store
+from homegrown.store.digests import Digests
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Outcome
 from tests.corpus.made_up import digests, files, rows_of
@@ -418,6 +420,20 @@ def test_files_are_those_that_the_file_system_lists(tmp_path: Path) -> None:
     }
     both = [piece for piece in found.files if piece.locator in ("a/b.txt", "b.txt")]
     assert find_files(FilesSource(name="raw", path=str(raw / "**" / "*.txt"))).files == both
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are Unicode there")
+def test_names_that_are_not_utf_8_are_listed(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / os.fsdecode(b"\xe9t\xe9")).mkdir(parents=True)
+    for name in (b"good.txt", b"caf\xe9.txt", b"pic\xe9.png", b"\xe9t\xe9/a.txt"):
+        (raw / os.fsdecode(name)).write_text("text")
+    with Digests(tmp_path / "digests.sqlite") as known:
+        content(files(raw), known)
+    documents, _, _ = run(tmp_path / "out", files(raw))
+    assert [row["path"] for row in documents] == ["good.txt"]
+    skipped = {row["path"]: row["reason"] for row in pq.read_table(tmp_path / "out" / "skipped.parquet").to_pylist()}
+    assert skipped == dict.fromkeys(("caf?.txt", "pic?.png", "?t?/a.txt"), "its name is not UTF-8; rename it")
 
 
 @needs_root
