@@ -57,7 +57,7 @@ GUIDE = {
 """The guide's learning rate and schedule, and the other defaults of the trainer that it uses."""
 RULED = (
     *("batch_size", "learning_rate", "matrix_learning_rate", "momentum", "weight_decay", "dropout"),
-    *("orthogonalization_steps", "averaging"),
+    *("orthogonalization_steps", "averaging", "final_learning_rate_share"),
 )
 """The settings of the rules that do not follow from the number of steps, which a clock decides here."""
 CLASSIC = {"family": "classic", "kv_heads": 4, "feed_forward": 1024}

@@ -53,8 +53,10 @@ class TokenizerSettings(Settings):
 class Weight(Settings):
     """The weight of a source: a number of tokens, or how often its text is read."""
 
-    tokens: Amount | None = Field(default=None, description="Tokens of the source in a phase.")
-    epochs: Amount | None = Field(default=None, description="Readings of the source's text; more than 1 repeats it.")
+    tokens: Amount | None = Field(default=None, le=1e15, description="Tokens of the source in a phase.")
+    epochs: Amount | None = Field(
+        default=None, le=1e6, description="Readings of the source's text; more than 1 repeats it."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -319,6 +319,11 @@ def _priced(
     )
 
 
+def _schedule(training: TrainingSettings) -> str:
+    end = f" to {training.final_learning_rate_share:g}" if training.final_learning_rate_share else ""
+    return f"{training.schedule}{end}, {training.warmup_steps} steps of warm-up"
+
+
 def _fits(recipe: Recipe, one: Candidate, machine: Machine) -> bool:
     """Return whether the training fits the memory of the recipe's device."""
     made = recipe.model_copy(update={"training": one.training})
@@ -393,7 +398,7 @@ def _reasons(
         Reason("decay", f"{training.weight_decay:g}", "time constant: a share of the run"),
         Reason("dropout", f"{training.dropout:g}", "by epochs"),
         Reason("averaging", f"{training.averaging or 'none'}", "by epochs: share of the steps"),
-        Reason("schedule", f"{training.schedule}, {training.warmup_steps} steps of warm-up", "best at every size"),
+        Reason("schedule", _schedule(training), "best at every size"),
     ]
     before, after = _named(chosen), _named(final)
     own = {row: [name for name in names if before[name] != after[name]] for row, names in _CHOSEN.items()}

@@ -159,6 +159,7 @@ def test_a_source_without_text_is_an_error(shards: Path, tokenizer_folder: Path,
     [
         ("[{weights: {web: {epochs: 1}}}]", "names web, but the sources are packages"),
         ("[{weights: {packages: {epochs: 1, tokens: 5}}}]", "either tokens or epochs"),
+        ("[{weights: {packages: {epochs: 1.0e+30}}}]", "epochs: .* less than or equal to 1000000"),
         ("[{weights: {packages: {epochs: 0}}}]", "all weights of a phase are 0"),
         ("[{share: 0.5, weights: {packages: {epochs: 1}}}]", "add up to 0.5; make it 1"),
     ],
