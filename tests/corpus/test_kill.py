@@ -125,6 +125,7 @@ def interrupted(*arguments):
     return process
 
 multiprocessing.util.spawnv_passfds = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in the background ignores it
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # another that a signal may reach
 with process_pool(2) as pool:
     pool.submit(time.sleep, 60)
