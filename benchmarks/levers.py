@@ -4,10 +4,10 @@
                                 [--seed 1] [--repeat]
 
 Without a NAME it trains the levers that the table lacks, `baseline` first. Settings are those that
-`homegrown.planning.scaling_rules` gives for so many tokens; `--depth 4` is `tiny`'s model, `--depth 2` has half its
-width and layers. Each lever is a variant in this file, put in place of the engine's own for one process. One thread;
-losses by tokens do not depend on the machine's load. Rows are added to benchmarks/results/levers.csv; one that is there
-is trained again only with `--repeat`.
+`homegrown.planning.scaling_rules` gives for so many tokens, with a final rate of 0; `--depth 4` is `tiny`'s model,
+`--depth 2` has half its width and layers. Each lever is a variant in this file, put in place of the engine's own for
+one process. One thread; losses by tokens do not depend on the machine's load. Rows are added to
+benchmarks/results/levers.csv; one that is there is trained again only with `--repeat`.
 
 Needs ../shared/corpora beside the repository. The last line is one JSON object: bits per byte of each lever less those
 of `baseline` with the same seed.
@@ -302,7 +302,8 @@ def measured(row: Row) -> Row:
     rules = scaling_rules.training(base, model, vocabulary, tokens, different, device="cpu", devices=1)
     steps = rules.max_steps * 4 // 3 if lever.batches is HalfBatches else rules.max_steps
     alone = {"max_steps": steps, "validate_every": steps, "validation_tokens": VALIDATION_TOKENS, "patience": None}
-    settings = TrainingSettings.model_validate(rules.model_dump() | alone | lever.settings)
+    common = rules.model_dump() | alone | {"final_learning_rate_share": 0.0}
+    settings = TrainingSettings.model_validate(common | lever.settings)
     with tempfile.TemporaryDirectory() as folder, in_place(lever, settings):
         trained = train_once(data, model, settings, Path(folder), seed=int(row["seed"]))
     epochs, bits, seconds = f"{tokens / different:.2f}", f"{trained.bits_per_byte:.4f}", f"{trained.seconds:.0f}"
