@@ -44,7 +44,7 @@ def kernel() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(text=TEXT)
 @example("")
 @example("'ſ 'S'ſ İi K")
