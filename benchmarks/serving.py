@@ -5,7 +5,8 @@
 Every model is `modern` with random weights. Each client streams one completion per round, one after the other, over
 HTTP on loopback; all clients share one process outside the server's. The same clients measure llama.cpp's own server on
 the same file. Then our engine serves the same number of tokens without and with a JSON schema, in turns, and two
-prompts that share their first 1,000 tokens. The last line is one JSON object.
+prompts that share their first 1,000 tokens. The last line is one JSON object; its first figures are those of the last
+model.
 """
 
 import argparse
@@ -93,7 +94,18 @@ def main() -> None:
                 found |= measure(name, Path(folder), arguments)
         with TemporaryDirectory() as folder:
             found[f"{name}, ratios"] = ratios(name, Path(folder), arguments)
-    print(json.dumps(found))
+    print(json.dumps(summary(arguments.models[-1], found) | found))
+
+
+def summary(name: str, found: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return the ratios of one model, and with 50 clients our tokens per second, alone and by llama.cpp's server's."""
+    short = {key: found[f"{name}, ratios"][key] for key in ("schema_speed_ratio", "prefix_first_token_ratio")}
+    ours, theirs = (
+        found.get(f"{name}, {engine}, f32", {}).get("50 clients") for engine in ("homegrown", "its own server")
+    )
+    if ours and theirs:
+        short |= {"tokens_per_second_50": ours[0], "llama_cpp_ratio_50": round(ours[0] / theirs[0], 2)}
+    return short
 
 
 def ratios(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
