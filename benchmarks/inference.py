@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -148,18 +148,16 @@ def contestants(config: ModelConfig, folder: Path, arguments: argparse.Namespace
             print(f"{variant} is skipped: {error}")
             continue
         every.append(Contestant(f"ours, {variant}", ours(quantized), loaded_megabytes(quantized)))
-    with ExitStack() as stack:
-        for kind in arguments.gguf:
-            file = folder / f"{kind}.gguf"
-            write_gguf(folder / "model", file, kind)
-            server = llama_cpp(file, config.context, max(arguments.batches), arguments.threads)
-            try:
-                writer = stack.enter_context(server)
-            except ImportError as error:
-                print(f"llama.cpp is skipped ({error}); pip install -e '.[llama-cpp]'")
-                break
-            every.append(Contestant(f"llama.cpp, {kind}", writer, file.stat().st_size / 1e6, 2))
-        yield every
+    for kind in arguments.gguf:
+        file = folder / f"{kind}.gguf"
+        write_gguf(folder / "model", file, kind)
+        try:
+            writer = llama_cpp(file, config.context, max(arguments.batches), arguments.threads)
+        except ImportError as error:
+            print(f"llama.cpp is skipped ({error}); pip install -e '.[llama-cpp]'")
+            break
+        every.append(Contestant(f"llama.cpp, {kind}", writer, file.stat().st_size / 1e6, 2))
+    yield every
 
 
 def made_up_tokenizer(size: int) -> Tokenizer:

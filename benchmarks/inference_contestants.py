@@ -3,9 +3,8 @@
 import http.client
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,9 +112,12 @@ def transformers(config: ModelConfig, model: Transformer) -> Writer:
     return write
 
 
-@contextmanager
-def llama_cpp(file: Path, context: int, rows: int, threads: int) -> Iterator[Writer]:
-    """Run llama.cpp's own server in this process on a GGUF file; it reports its own times."""
+def llama_cpp(file: Path, context: int, rows: int, threads: int) -> Writer:
+    """Return llama.cpp's own server in this process on a GGUF file; it reports its own times.
+
+    It is started for each turn: its threads, even idle, make those of the other contestants sleep between two
+    operations, because OpenMP counts the threads of all.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -123,10 +125,8 @@ def llama_cpp(file: Path, context: int, rows: int, threads: int) -> Iterator[Wri
     params.n_ctx, params.n_parallel, params.n_threads_http = context * rows, rows, rows
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.verbosity = -1
-    server = xllamacpp.Server(params)
-    place = urlparse(server.listening_address).netloc
 
-    def ask(prompt: list[int], count: int) -> dict[str, float]:
+    def ask(place: str, prompt: list[int], count: int) -> dict[str, float]:
         connection = http.client.HTTPConnection(place)
         body = {"prompt": prompt, "n_predict": count, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
         connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
@@ -135,11 +135,14 @@ def llama_cpp(file: Path, context: int, rows: int, threads: int) -> Iterator[Wri
         return timings
 
     def write(prompts: Sequence[list[int]], count: int) -> Timing:
+        server = xllamacpp.Server(params)
+        place = urlparse(server.listening_address).netloc
         with ThreadPoolExecutor(len(prompts)) as pool:
-            every = list(pool.map(lambda prompt: ask(prompt, count), prompts))
+            list(pool.map(lambda prompt: ask(place, prompt, 2), prompts))  # warm
+            every = list(pool.map(lambda prompt: ask(place, prompt, count), prompts))
+        del server
         first = max(one["prompt_ms"] for one in every) / 1e3
         # Its time for the prompt includes the first token.
         return Timing(first, len(prompts) * (count - 1) / max(one["predicted_ms"] for one in every) * 1e3)
 
-    yield write
-    del server
+    return write

@@ -15,14 +15,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -74,6 +74,9 @@ class Load:
     grown_megabytes: float
 
 
+_Result = TypeVar("_Result")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["tiny", "100m"], choices=["tiny", "100m"])
@@ -110,7 +113,7 @@ def summary(name: str, found: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def ratios(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Print and return the speed with a schema relative to that without, and the gain of a shared beginning."""
-    make(name, folder, SHARED + CONTEXT)
+    alone(lambda: make(name, folder, SHARED + CONTEXT))
     engine, spawn = own(folder, arguments, context=SHARED + CONTEXT), get_context("spawn")
     with serving(engine, folder, arguments) as (url, chat), ProcessPoolExecutor(1, mp_context=spawn) as clients:
         found = clients.submit(_ratios, url, arguments, chat.tokenizer.get_vocab_size(), os.getpid()).result()
@@ -171,7 +174,7 @@ def make(name: str, folder: Path, context: int) -> None:
 def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Print a table of one model with every server and number of clients; return its figures."""
     config = config_of(name)
-    make(name, folder, config.context)
+    alone(lambda: make(name, folder, config.context))
     loads = {"homegrown, f32": under(own(folder, arguments), folder, arguments)}
     for kind in arguments.gguf:
         file = folder / f"{kind}.gguf"
@@ -205,7 +208,16 @@ Q = (0.5, 0.95)
 
 
 def own(folder: Path, arguments: argparse.Namespace, context: int = CONTEXT) -> Engine:
-    return OwnEngine(weights.load(folder), load_chat(folder), rows=arguments.rows, context=context, fail=print)
+    def load() -> Engine:
+        return OwnEngine(weights.load(folder), load_chat(folder), rows=arguments.rows, context=context, fail=print)
+
+    return alone(load)
+
+
+def alone(function: Callable[[], _Result]) -> _Result:
+    """Return the result of a thread that then ends, as where a server loads: OpenMP keeps a pool of each living one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
 
 
 def llama(file: Path, folder: Path, kind: str, arguments: argparse.Namespace) -> Engine:

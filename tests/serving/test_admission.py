@@ -22,6 +22,7 @@ from homegrown.serving.refusal import Refused
 from homegrown.serving.service import Model, Service
 from homegrown.tokenizer.chat import Chat
 from tests.serving.running import Silent, running, soon
+from tests.waiting import wait_for
 
 KEY = "a-long-secret"
 BODY = {"model": "silent", "prompt": "x", "max_tokens": 5}
@@ -177,7 +178,7 @@ def test_a_failed_engine_takes_no_more_requests(
     own = OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=print)
     delivered = list[object]()
     own.submit(Request(prompt_ids=[50], max_tokens=1), delivered.append)
-    own._thread.join()
+    wait_for(lambda: delivered)
     assert isinstance(delivered[0], RuntimeError)
     with pytest.raises(Refused, match="CUDA out of memory"):
         own.submit(Request(prompt_ids=[50], max_tokens=1), delivered.append)
@@ -293,6 +294,24 @@ def test_a_disconnect_ends_the_reading_of_a_prompt(
     done = threading.Event()
     own.submit(Request(prompt_ids=[50, 60], max_tokens=1), lambda chunk: done.set())
     done.wait()
+    own.close()
+
+
+def test_the_thread_of_an_idle_engine_ends_and_another_goes_on(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that has computed keeps OpenMP's threads, which slow the other models'."""
+    monkeypatch.setattr(own_engine, "_IDLE_SECONDS", 0.05)
+    own = OwnEngine(model, Chat(tokenizer), rows=1, context=None, fail=print)
+    texts = list[str]()
+    for _ in range(2):
+        chunks = list[Chunk]()
+        own.submit(Request(prompt_ids=[50, 60], max_tokens=5), chunks.append)  # type: ignore[arg-type]
+        wait_for(lambda: chunks and chunks[-1].finish_reason)  # noqa: B023
+        texts.append("".join(chunk.text for chunk in chunks))
+        assert len(own.embed([50, 60])) == model.config.hidden
+        wait_for(lambda: own._thread is None)
+    assert texts[0] == texts[1]
     own.close()
 
 
