@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -178,7 +179,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
     loads = {"homegrown, f32": under(own(folder, arguments), folder, arguments)}
     for kind in arguments.gguf:
         file = folder / f"{kind}.gguf"
-        write_gguf(folder, file, kind)
+        alone(partial(write_gguf, folder, file, kind))
         loads[f"llama.cpp, {kind}"] = under(llama(file, folder, kind, arguments), folder, arguments)
         with llama_server(
             file, kind, arguments.rows, CONTEXT, connections=max(arguments.clients), threads=arguments.threads
