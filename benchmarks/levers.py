@@ -236,7 +236,7 @@ LEVERS = {
     "ema-nesterov": Lever(change=ema_nesterov),
     "two-tokens": Lever(objective=two_tokens),
     "half-batches": Lever(objective=counted, batches=HalfBatches),
-    # Where the windows become long, the loss jumps, which is no divergence.
+    # Spikes are not looked for: the loss jumps where the windows become long.
     "half-windows": Lever({"spike_deviations": None}, objective=half_windows),
     "average-0.06": Lever({"averaging": 0.06}),
 }

@@ -1,4 +1,4 @@
-"""The page in a browser window, and what its tests share."""
+"""A browser window with the page, and helpers for its tests."""
 
 import shutil
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def eventually(look: Callable[[], _T]) -> _T:
 
 
 class Page:
-    """The page in a browser window."""
+    """A browser window with the page."""
 
     def __init__(self, browser: Any, address: str):
         self.browser, self.address = browser, address
