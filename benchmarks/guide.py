@@ -11,7 +11,6 @@ import warnings
 from typing import Any
 
 import torch
-from nltk.translate.bleu_score import sentence_bleu
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
@@ -114,6 +113,8 @@ def lora() -> str:
 
 def scores() -> dict[str, list[float]]:
     """Return BLEU of the guide's example: nltk's without smoothing, 0 to 1, and ours, 0 to 100."""
+    from nltk.translate.bleu_score import sentence_bleu  # with SciPy and scikit-learn it takes a second
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nltk: no n-grams of some order are shared
         unsmoothed = [sentence_bleu([reference.split()], text.split()) for reference, text in PAIRS]

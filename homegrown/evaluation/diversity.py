@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-from nltk.tokenize import wordpunct_tokenize
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-
 MOST_TEXTS = 100
 """Texts that Self-BLEU compares with each other: 10,000 comparisons, a second or two."""
 
@@ -26,6 +23,9 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 
     Similar texts have a high Self-BLEU. Words and smoothing are those of `overlap.bleu`. None for a single text.
     """
+    from nltk.tokenize import wordpunct_tokenize  # with SciPy and scikit-learn it takes a second
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
     chosen = [wordpunct_tokenize(text) for text in texts[:MOST_TEXTS]]
     if len(chosen) < 2:
         return None

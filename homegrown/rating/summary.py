@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from nltk.metrics.agreement import AnnotationTask
 
 from homegrown.rating.items import AUTHOR, HUMAN
 from homegrown.rating.ratings import CRITERIA, HIGHEST
@@ -79,6 +78,8 @@ def ordinal_alpha(scores: Sequence[tuple[str, str, int]]) -> float | None:
         """Return the squared ordinal difference: the number of scores between the two, their own counted half."""
         low, high = sorted((one, other))
         return float(frequency[low : high + 1].sum() - (frequency[low] + frequency[high]) / 2) ** 2
+
+    from nltk.metrics.agreement import AnnotationTask  # with SciPy and scikit-learn it takes a second
 
     alpha: float = AnnotationTask(paired, distance=distance).alpha()
     return alpha

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from homegrown.cluster import dask as engine
 from homegrown.cluster.dask import dask_workers
@@ -89,6 +88,8 @@ def test_the_same_bytes_as_without_a_cluster_though_a_worker_is_killed(
 def test_machines_that_share_no_folder_work_through_the_remote(
     cluster: Cluster, bucket: str, raw: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import s3fs
+
     if not cluster.hides:  # where no process may have its own view of the file system
         monkeypatch.setattr(engine, "_is_seen", lambda *_: False)
     root = cluster.hidden / "artifacts"

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from homegrown.data.instruction_files import find, identity, read
 from homegrown.store.digests import Digests
@@ -14,6 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 def write(address: str, data: bytes) -> None:
+    import s3fs
+
     s3fs.S3FileSystem(use_listings_cache=False).pipe_file(address, data)
     s3fs.S3FileSystem.clear_instance_cache()  # a new process knows no listing
 

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +33,8 @@ def run(base: Path, texts: list[str], executor: Executor | None = None, rows: in
 
 
 def test_candidates_and_clusters_are_those_of_datasketchs_lsh(tmp_path: Path) -> None:
+    from datasketch import MinHash, MinHashLSH
+
     out = run(tmp_path, corpus(11, 300))
     seed = derive(5, "dedup") % 2**32
     documents = {row["id"]: row["text"] for row in rows_of(tmp_path / "in" / "documents")}

@@ -2,11 +2,11 @@
 
 import unicodedata
 from random import Random
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +57,9 @@ def words_of(text: str) -> list[str]:
     return words + [word] * bool(word)
 
 
-def by_datasketch(text: str, size: int, count: int, seed: int) -> MinHash:
+def by_datasketch(text: str, size: int, count: int, seed: int) -> Any:
+    from datasketch import MinHash
+
     words = words_of(text)
     shingles = [" ".join(words[i : i + size]) for i in range(max(bool(words), len(words) - size + 1))]
     minhash = MinHash(num_perm=count, seed=seed, scheme="affine32", hashfunc=shingle_hash)

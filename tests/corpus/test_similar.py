@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from datasketch import MinHash, MinHashLSH
 
 from homegrown.cli.main import cli
 from homegrown.config.corpus import DedupSettings
@@ -39,6 +38,8 @@ def build(base: Path) -> None:
 
 
 def test_datasketch_loads_what_is_stored_and_finds_the_same(tmp_path: Path) -> None:
+    from datasketch import MinHash, MinHashLSH
+
     build(tmp_path)
     query = " ".join(texts()[0])
     matches = similar(query, tmp_path / "out" / "signatures", tmp_path / "in" / "documents", seed=3, most=50)

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from homegrown.config.finetune_recipe import ConversationRows, InstructionSettings
 from homegrown.data import instructions
@@ -134,6 +133,8 @@ def kept_of(talk: Talk, chat: Chat) -> Talk:
 def test_targets_equal_the_assistant_mask_of_transformers(
     made: tuple[Path, Outcome], conversations: list[Talk], tokenizer_folder: Path, chat: Chat
 ) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     theirs = PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer_folder / "tokenizer.json"), chat_template=MARKED, bos_token="<s>"
     )

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from homegrown.evaluation.bootstrap import interval, mean_interval
 from homegrown.evaluation.costs import Costs, in_words
@@ -16,6 +15,8 @@ def costs(seed: int, documents: int = 60, worse: float = 0.0) -> Costs:
 
 
 def test_bits_per_byte_has_the_interval_of_scipy() -> None:
+    from scipy import stats
+
     one = costs(1)
     found = one.interval(seed=5)
     expected = stats.bootstrap(

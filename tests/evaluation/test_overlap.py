@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 import sacrebleu
-from nltk.tokenize import wordpunct_tokenize
 
 from homegrown.evaluation.diversity import distinct_share, repeated_share, self_bleu
 from homegrown.evaluation.overlap import bleu, bleu_counts, bleu_of_counts, bleu_of_one, rouge, words
@@ -13,6 +12,8 @@ from homegrown.evaluation.overlap import bleu, bleu_counts, bleu_of_counts, bleu
 
 @pytest.mark.parametrize("seed", range(8))
 def test_bleu_is_that_of_sacrebleu(seed: int) -> None:
+    from nltk.tokenize import wordpunct_tokenize
+
     dice = random.Random(seed)
     vocabulary = ["the", "cat,", "dog", "sat", "on;", "a", "mat", "(большой)", "größer", "3.5", "it's"][: 4 + seed]
     texts = [" ".join(dice.choices(vocabulary, k=dice.randint(4, 20))) for _ in range(12)]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from homegrown.config.evaluation import EvaluationSettings
 from homegrown.data.loader import TokenSplit
@@ -85,6 +84,8 @@ def test_a_model_that_always_predicts_the_same_distribution(stages: Path) -> Non
 
 @pytest.mark.parametrize("stride", [None, 10, CONTEXT])
 def test_it_is_what_transformers_has_with_the_strided_recipe(stages: Path, stride: int | None) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
     model = perturbed()
     config = model.config
     oracle = Qwen3ForCausalLM(

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from homegrown.export.gguf import write_gguf
 from homegrown.export.huggingface import write_huggingface
@@ -71,7 +71,9 @@ def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def transformers(exported: Path) -> PreTrainedTokenizerBase:
+def transformers(exported: Path) -> Any:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(exported, local_files_only=True)
 
 
@@ -86,7 +88,7 @@ def llama(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ll
 @pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_a_conversation_has_the_same_tokens(
     folder: Path,
-    transformers: PreTrainedTokenizerBase,
+    transformers: Any,
     llama: LlamaServer,
     messages: list[Message],
 ) -> None:
@@ -100,6 +102,8 @@ def test_a_conversation_has_the_same_tokens(
 
 
 def test_an_export_of_a_base_keeps_its_tokens(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     folder = base(tmp_path)
     write_huggingface(folder, tmp_path / "hf", "float32")
     theirs, ours = (Tokenizer.from_file(str(tmp_path / name / "tokenizer.json")) for name in ("published", "hf"))

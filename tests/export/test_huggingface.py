@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from homegrown.config.tokens import TokenizerSettings
 from homegrown.export import huggingface
@@ -99,7 +98,15 @@ def values(out: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def load(out: Path, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(out, local_files_only=True, trust_remote_code=False, **options).eval()
+
+
+def load_tokenizer(out: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(out, local_files_only=True)
 
 
 def shapes(out: Path) -> dict[str, list[int]]:
@@ -134,7 +141,7 @@ def test_greedy_continuations_are_ours(exported: tuple[Path, Path]) -> None:
 @torch.inference_mode()
 def test_padded_prompts_continue_as_they_would_alone(exported: tuple[Path, Path]) -> None:
     out = exported[1]
-    theirs, text = load(out), AutoTokenizer.from_pretrained(out)
+    theirs, text = load(out), load_tokenizer(out)
     prompts = ["the naïve", "reads x12 and 日本語 reads the"]
     batch = text(prompts, return_tensors="pt", padding=True)
     assert set(batch) == {"input_ids", "attention_mask"}
@@ -189,7 +196,7 @@ def test_transformers_4_continues_a_padded_batch(
     prompts = ["the naïve", "reads x12 and 日本語 reads the"]
     together, first, second = transformers_4(exported[1], prompts)
     assert together == [*first, *second]
-    theirs, text = load(exported[1]), AutoTokenizer.from_pretrained(exported[1])
+    theirs, text = load(exported[1]), load_tokenizer(exported[1])
     batch = text(prompts, return_tensors="pt", padding=True)
     assert theirs.generate(**batch, do_sample=False, max_new_tokens=6)[:, -6:].tolist() == together
 
@@ -210,7 +217,7 @@ def random_strings(count: int) -> list[str]:
 
 def test_tokens_of_ten_thousand_random_strings_are_ours(write: Callable[..., tuple[Path, Path]]) -> None:
     folder, out = write(MODERN)
-    text, theirs = loading.load(folder), AutoTokenizer.from_pretrained(out, local_files_only=True)
+    text, theirs = loading.load(folder), load_tokenizer(out)
     strings = random_strings(10_000)
     ours = [encoding.ids for encoding in text.encode_batch(strings, add_special_tokens=False)]
     assert theirs(strings, add_special_tokens=False)["input_ids"] == ours
@@ -220,11 +227,13 @@ def test_tokens_of_ten_thousand_random_strings_are_ours(write: Callable[..., tup
 
 
 def test_the_chat_template_gives_our_ids(exported: tuple[Path, Path]) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     folder, out = exported
     text = loading.load(folder)
     talk = [Message("system", "Be brief.\n"), Message("user", " Why? 日本 🙂"), Message("assistant", "So.")]
     given = [{"role": message.role, "content": message.content} for message in talk]
-    theirs = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    theirs = load_tokenizer(out)
     in_json = PreTrainedTokenizerFast(
         tokenizer_file=str(out / "tokenizer.json"), chat_template=values(out, "tokenizer_config.json")["chat_template"]
     )
@@ -240,7 +249,7 @@ def test_every_stop_token_is_named(exported: tuple[Path, Path]) -> None:
     assert set(values(out, "generation_config.json")["eos_token_id"]) == stops
     assert set(values(out)["eos_token_id"]) == stops
     assert set(load(out).generation_config.eos_token_id) == stops
-    theirs = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    theirs = load_tokenizer(out)
     marks = special.special_ids(loading.load(folder))
     assert (theirs.bos_token_id, theirs.eos_token_id) == (marks.bos, marks.eos)
     assert theirs.pad_token == "<pad>"
@@ -324,6 +333,8 @@ def test_the_card_is_written_if_given(exported: tuple[Path, Path], write: Callab
 def test_it_needs_no_network_and_no_code(
     write: Callable[..., tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from transformers import pipeline
+
     out = write(MODERN)[1]
     assert not list(out.glob("*.py"))
 

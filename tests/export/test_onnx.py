@@ -12,7 +12,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import AutoConfig
 
 from homegrown.export.onnx import write_onnx
 from homegrown.inference.generation import generate
@@ -77,6 +76,8 @@ def exported(source: Path) -> Path:
 
 @pytest.mark.slow
 def test_greedy_tokens_are_the_same(source: Path, exported: Path) -> None:
+    from transformers import AutoConfig
+
     model = weights.load(source)
     runtime = Runtime(exported, model.config)
     for prompts in (PROMPTS, PROMPTS[1:], PROMPTS[:1]):

@@ -16,7 +16,6 @@ from huggingface_hub import ModelCard
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.export import export
 from homegrown.cli.main import cli
@@ -119,6 +118,8 @@ def test_an_export_is_an_artifact_with_lineage_and_a_card(
     freed = [item.path for item in garbage(in_prefect, keep_runs=2, keep=[])]
     assert not {in_prefect.resolve(f"export@{version}").path for version in (1, 2)} & set(freed)
 
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     model = AutoModelForCausalLM.from_pretrained(artifact.path).eval()
     tokens = AutoTokenizer.from_pretrained(artifact.path)("Return the", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
@@ -150,6 +151,8 @@ def the_card(card: ModelCard, made: dict[str, Artifact]) -> None:
 
 @pytest.mark.slow
 def test_the_command_copies_it_out(in_prefect: Store, grow: Callable[..., dict[str, Artifact]], tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
     grow("classic")
 
     def answer(*arguments: str) -> Any:

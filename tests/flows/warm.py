@@ -17,8 +17,6 @@ from pathlib import Path
 from unittest import mock
 
 _IMPORTED = (
-    "homegrown.cli.run",
-    "homegrown.cli.sweep",
     "flows.pretrain",
     "homegrown.cli.run",
     "flows.local.server",
@@ -35,6 +33,7 @@ _IMPORTED = (
     "homegrown.tokenizer.train",
     "homegrown.training.launcher",
     "matplotlib.figure",
+    "nltk",
 )
 _FORKS = "HOMEGROWN_TEST_FORKS"
 """The variable that makes the importing process the one that the others are forked from."""

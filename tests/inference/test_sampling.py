@@ -4,14 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import (
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
 
 from homegrown.inference import sampling
 from homegrown.inference.sampling import Sampling, Seen
@@ -27,21 +19,21 @@ def logits(request: pytest.FixtureRequest) -> torch.Tensor:
 
 
 THEIRS = [
-    ({"temperature": 0.7}, lambda: [TemperatureLogitsWarper(0.7)]),
-    ({"top_k": 12}, lambda: [TopKLogitsWarper(12)]),
-    ({"top_k": 999}, lambda: [TopKLogitsWarper(999)]),
-    ({"top_p": 0.83}, lambda: [TopPLogitsWarper(0.83)]),
-    ({"top_p": 0.001}, lambda: [TopPLogitsWarper(0.001)]),
-    ({"min_p": 0.07}, lambda: [MinPLogitsWarper(0.07)]),
-    ({"typical_p": 0.6}, lambda: [TypicalLogitsWarper(0.6)]),
+    ({"temperature": 0.7}, [("TemperatureLogitsWarper", 0.7)]),
+    ({"top_k": 12}, [("TopKLogitsWarper", 12)]),
+    ({"top_k": 999}, [("TopKLogitsWarper", 999)]),
+    ({"top_p": 0.83}, [("TopPLogitsWarper", 0.83)]),
+    ({"top_p": 0.001}, [("TopPLogitsWarper", 0.001)]),
+    ({"min_p": 0.07}, [("MinPLogitsWarper", 0.07)]),
+    ({"typical_p": 0.6}, [("TypicalLogitsWarper", 0.6)]),
     (
         {"temperature": 1.4, "top_k": 60, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.8},
-        lambda: [
-            TemperatureLogitsWarper(1.4),
-            TopKLogitsWarper(60),
-            TopPLogitsWarper(0.9),
-            MinPLogitsWarper(0.02),
-            TypicalLogitsWarper(0.8),
+        [
+            ("TemperatureLogitsWarper", 1.4),
+            ("TopKLogitsWarper", 60),
+            ("TopPLogitsWarper", 0.9),
+            ("MinPLogitsWarper", 0.02),
+            ("TypicalLogitsWarper", 0.8),
         ],
     ),
 ]
@@ -49,9 +41,11 @@ THEIRS = [
 
 @pytest.mark.parametrize(("options", "warpers"), THEIRS, ids=lambda value: str(value) if type(value) is dict else "")
 def test_filters_are_those_of_transformers(logits: torch.Tensor, options, warpers) -> None:
+    import transformers
+
     expected = logits
-    for warper in warpers():
-        expected = warper(NONE, expected)
+    for name, value in warpers:
+        expected = getattr(transformers, name)(value)(NONE, expected)
     ours = sampling.filtered(logits, [Sampling(**{"temperature": 1.0, **options})] * ROWS)
     torch.testing.assert_close(ours, expected)
 
@@ -64,6 +58,8 @@ def test_every_row_has_settings_of_its_own(logits: torch.Tensor) -> None:
 
 
 def test_the_repetition_penalty_is_that_of_transformers(logits: torch.Tensor) -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
     tokens = torch.randint(VOCABULARY, (ROWS, 30), generator=torch.Generator().manual_seed(4))
     expected = RepetitionPenaltyLogitsProcessor(1.3)(tokens, logits.clone())
     counts = torch.stack([Seen(row.tolist(), VOCABULARY, torch.device("cpu")).anywhere for row in tokens])

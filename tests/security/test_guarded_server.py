@@ -5,7 +5,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prefect.server.api import collections
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +30,8 @@ def test_pages_may_ask_nobody_else(prefect_server: str) -> None:
 
 
 def test_lists_of_workers_and_blocks_come_out_of_the_package(prefect_server: str) -> None:
+    from prefect.server.api import collections
+
     views = f"{prefect_server}/collections/views"
     packaged = Path(collections.__file__).parent / "collections_data" / "views" / "aggregate-worker-metadata.json"
     answer = httpx.get(f"{views}/aggregate-worker-metadata", timeout=60)

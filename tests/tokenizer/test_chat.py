@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from homegrown.tokenizer.chat import Chat, Message, Sample, load_chat
 from homegrown.tokenizer.chat_files import ChatFiles, load_files, save_chat
@@ -122,8 +121,10 @@ FORMATS: dict[str, tuple[Callable[[], Tokenizer], str, dict[str, str]]] = {
 }
 
 
-def published(folder: Path, name: str) -> tuple[Chat, PreTrainedTokenizerFast]:
+def published(folder: Path, name: str) -> tuple[Chat, Any]:
     """The chat format of a base in our files, and the base in transformers."""
+    from transformers import PreTrainedTokenizerFast
+
     make, template, tokens = FORMATS[name]
     make().save(str(folder / "tokenizer.json"))
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), chat_template=template, **tokens)
@@ -133,12 +134,12 @@ def published(folder: Path, name: str) -> tuple[Chat, PreTrainedTokenizerFast]:
 
 
 @pytest.fixture(params=FORMATS)
-def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Chat, PreTrainedTokenizerFast]:
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Chat, Any]:
     return published(tmp_path, request.param)
 
 
 @pytest.fixture
-def reasoning(tmp_path: Path) -> tuple[Chat, PreTrainedTokenizerFast]:
+def reasoning(tmp_path: Path) -> tuple[Chat, Any]:
     return published(tmp_path, "reasoning")
 
 
@@ -165,6 +166,8 @@ def conversations(seed: int) -> list[list[Message]]:
 
 @pytest.mark.parametrize("reply", [False, True])
 def test_ids_of_our_template_equal_those_of_transformers(tokenizer_folder: Path, reply: bool) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     chat = load_chat(tokenizer_folder)
     theirs = PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer_folder / "tokenizer.json"), chat_template=chat.export_template
@@ -173,7 +176,7 @@ def test_ids_of_our_template_equal_those_of_transformers(tokenizer_folder: Path,
     assert chat.encode(TALK, reply=reply) == expected
 
 
-def test_ids_of_a_base_equal_those_of_transformers(both: tuple[Chat, PreTrainedTokenizerFast]) -> None:
+def test_ids_of_a_base_equal_those_of_transformers(both: tuple[Chat, Any]) -> None:
     chat, theirs = both
     for messages in [TALK, *conversations(1)]:
         reply = messages[-1].role != "assistant"
@@ -181,7 +184,7 @@ def test_ids_of_a_base_equal_those_of_transformers(both: tuple[Chat, PreTrainedT
         assert chat.encode(messages, reply=reply) == expected
 
 
-def test_tools_calls_and_reasoning_render_as_in_transformers(reasoning: tuple[Chat, PreTrainedTokenizerFast]) -> None:
+def test_tools_calls_and_reasoning_render_as_in_transformers(reasoning: tuple[Chat, Any]) -> None:
     chat, theirs = reasoning
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"city": "Zürich <b>"}}}]
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
@@ -202,7 +205,7 @@ def test_tools_calls_and_reasoning_render_as_in_transformers(reasoning: tuple[Ch
 
 
 def test_added_tokens_that_are_not_special_are_tokens_in_text_and_visible(
-    reasoning: tuple[Chat, PreTrainedTokenizerFast],
+    reasoning: tuple[Chat, Any],
 ) -> None:
     chat, theirs = reasoning
     text = "<think>\n3 and 11\n</think>\n\nIt is 14. <tool_call>"
@@ -224,7 +227,7 @@ def samples(chat: Chat, messages: list[Message], **values: Any) -> list[Sample]:
     return chat.samples(messages, encode=Encoder(chat.tokenizer).encode, **values)
 
 
-def test_each_answer_is_trained_once_in_the_context_of_its_use(both: tuple[Chat, PreTrainedTokenizerFast]) -> None:
+def test_each_answer_is_trained_once_in_the_context_of_its_use(both: tuple[Chat, Any]) -> None:
     """Ids up to an answer are those of the prompt for it; with it, those of the conversation up to it."""
     chat, theirs = both
     for messages in conversations(2):
@@ -265,7 +268,7 @@ def test_a_template_that_only_appends_gives_one_sequence(tokenizer_folder: Path)
 
 
 def test_a_template_that_drops_earlier_reasoning_gives_a_sequence_for_each_answer(
-    reasoning: tuple[Chat, PreTrainedTokenizerFast],
+    reasoning: tuple[Chat, Any],
 ) -> None:
     chat, _ = reasoning
     messages = [Message("user", "a?"), Message("assistant", "A", reasoning="r1"), Message("user", "b?")]
@@ -348,7 +351,7 @@ def test_no_message_can_forge_another(tokenizer: Tokenizer) -> None:
     assert content in tokenizer.decode(forged, skip_special_tokens=True)
 
 
-def test_an_export_has_the_default_system_message_in_its_template(both: tuple[Chat, PreTrainedTokenizerFast]) -> None:
+def test_an_export_has_the_default_system_message_in_its_template(both: tuple[Chat, Any]) -> None:
     chat, theirs = both
     system = 'It\'s \\n "brief",\n{{ no }} {% field %}'
     told = Chat(chat.tokenizer, chat.files.model_copy(update={"system": system}))

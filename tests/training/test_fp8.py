@@ -1,5 +1,6 @@
 """Products in FP8, emulated: their losses beside bfloat16's, the bits of a resumed run, and what is refused."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from homegrown.training.pretraining import Job
 from homegrown.util.errors import UserError
 from tests.training.side_by_side import Leg, run_here
 
-pytest.importorskip("torchao")
+pytestmark = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is an extra")
 
 
 @pytest.fixture

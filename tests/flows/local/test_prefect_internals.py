@@ -10,10 +10,6 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect.exceptions import TerminationSignal
-from prefect.server.api import collections
-from prefect.server.database.configurations import AioSqliteConfiguration
-from prefect.server.events.ordering import memory
-from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.states import exception_to_crashed_state
 from prefect.utilities.names import generate_slug
 from sqlalchemy import text
@@ -76,6 +72,8 @@ def test_a_task_run_that_a_signal_ended_has_the_known_message(error: BaseExcepti
 
 
 def test_the_server_reads_views_from_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.server.api import collections
+
     for name in ("KNOWN_VIEWS", "GLOBAL_COLLECTIONS_VIEW_CACHE"):
         monkeypatch.setattr(collections, name, getattr(collections, name))  # restored at the end
     internals.use_packaged_views()
@@ -91,6 +89,8 @@ def test_a_transaction_that_reads_first_waits_for_another_that_writes(
     in_turn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the change, Prefect still fails at once: when it no longer does, the change is not needed."""
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
     begin = AioSqliteConfiguration.begin_transaction
     monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", begin)  # restored at the end
     if in_turn:
@@ -134,6 +134,9 @@ def test_random_names_are_told_from_given_ones() -> None:
 
 
 def test_an_event_waits_half_a_minute_for_one_that_the_server_never_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.server.events.ordering import memory
+    from prefect.server.events.schemas.events import ReceivedEvent
+
     monkeypatch.setattr(memory, "PRECEDING_EVENT_LOOKBACK", memory.PRECEDING_EVENT_LOOKBACK)  # restored at the end
     internals.forget_lost_events()
     ordering = memory.CausalOrdering("test")
