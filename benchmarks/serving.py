@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +24,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 import psutil
 import torch
@@ -131,27 +132,26 @@ async def _every_ratio(
 ) -> dict[str, float]:
     """Return the ratios of the times, and of the server's CPU time, which other load hardly changes."""
     draw = np.random.default_rng(0)
-    async with httpx.AsyncClient(base_url=url, timeout=None) as client:
-        speeds: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-        prompts = draw.integers(7, vocabulary, (arguments.rows, PROMPT)).tolist()
-        for turn in range(2 * (arguments.turns + 1)):
-            extra = {"json_schema": SCHEMA} if turn % 2 else {}
-            start, spent = time.perf_counter(), cpu_seconds(process)
-            answers = await asyncio.gather(*[text(client, one, arguments.tokens, **extra) for one in prompts])
-            tokens = sum(count for _, _, count in answers)
-            speed = tokens / (time.perf_counter() - start), tokens / (cpu_seconds(process) - spent)
-            if turn > 1:  # after a warm-up of each
-                speeds[bool(extra)].append(speed)
-        firsts: list[tuple[float, float]] = []
-        for _ in range(arguments.turns):
-            shared = draw.integers(7, vocabulary, SHARED).tolist()
-            ends = draw.integers(7, vocabulary, (2, PROMPT)).tolist()
-            times = []
-            for end in ends:
-                spent = cpu_seconds(process)
-                first, _, _ = await text(client, [*shared, *end], 1)
-                times.append((first, cpu_seconds(process) - spent))
-            firsts.append((times[0][0] / times[1][0], times[0][1] / times[1][1]))
+    speeds: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    prompts = draw.integers(7, vocabulary, (arguments.rows, PROMPT)).tolist()
+    for turn in range(2 * (arguments.turns + 1)):
+        extra = {"json_schema": SCHEMA} if turn % 2 else {}
+        start, spent = time.perf_counter(), cpu_seconds(process)
+        answers = await asyncio.gather(*[text(url, one, arguments.tokens, **extra) for one in prompts])
+        tokens = sum(count for _, _, count in answers)
+        speed = tokens / (time.perf_counter() - start), tokens / (cpu_seconds(process) - spent)
+        if turn > 1:  # after a warm-up of each
+            speeds[bool(extra)].append(speed)
+    firsts: list[tuple[float, float]] = []
+    for _ in range(arguments.turns):
+        shared = draw.integers(7, vocabulary, SHARED).tolist()
+        ends = draw.integers(7, vocabulary, (2, PROMPT)).tolist()
+        times = []
+        for end in ends:
+            spent = cpu_seconds(process)
+            first, _, _ = await text(url, [*shared, *end], 1)
+            times.append((first, cpu_seconds(process) - spent))
+        firsts.append((times[0][0] / times[1][0], times[0][1] / times[1][1]))
     schema, schema_cpu = np.median(speeds[True], axis=0) / np.median(speeds[False], axis=0)
     prefix, prefix_cpu = np.median(firsts, axis=0)
     return {
@@ -290,29 +290,26 @@ def every_load(url: str, arguments: argparse.Namespace, vocabulary: int, server:
 
 
 async def _every_load(url: str, arguments: argparse.Namespace, vocabulary: int, process: psutil.Process) -> list[Load]:
-    # A new connection per request: a server may close a kept one just as the next request is sent.
-    limits = httpx.Limits(max_connections=max(arguments.clients), max_keepalive_connections=0)
     draw, loads = np.random.default_rng(0), list[Load]()
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
-        prompts = draw.integers(7, vocabulary, (max(arguments.clients) * arguments.rounds, PROMPT)).tolist()
-        await text(client, prompts[0], 3)
-        for clients in arguments.clients:
-            before, spent, start = process.memory_info().rss, cpu_seconds(process), time.perf_counter()
-            asked = [prompts[number :: max(arguments.clients)] for number in range(clients)]
-            found = await asyncio.gather(*[one_client(client, mine, arguments.tokens) for mine in asked])
-            seconds = time.perf_counter() - start
-            times = [one for of_client in found for one in of_client]
-            written = sum(count for _, _, count in times)
-            loads.append(
-                Load(
-                    clients,
-                    [first for first, _, _ in times],
-                    [total for _, total, _ in times],
-                    written / seconds,
-                    written / max(0.01, cpu_seconds(process) - spent),  # the clock ticks every 0.01 s
-                    (process.memory_info().rss - before) / 1e6,
-                )
+    prompts = draw.integers(7, vocabulary, (max(arguments.clients) * arguments.rounds, PROMPT)).tolist()
+    await text(url, prompts[0], 3)
+    for clients in arguments.clients:
+        before, spent, start = process.memory_info().rss, cpu_seconds(process), time.perf_counter()
+        asked = [prompts[number :: max(arguments.clients)] for number in range(clients)]
+        found = await asyncio.gather(*[one_client(url, mine, arguments.tokens) for mine in asked])
+        seconds = time.perf_counter() - start
+        times = [one for of_client in found for one in of_client]
+        written = sum(count for _, _, count in times)
+        loads.append(
+            Load(
+                clients,
+                [first for first, _, _ in times],
+                [total for _, total, _ in times],
+                written / seconds,
+                written / max(0.01, cpu_seconds(process) - spent),  # the clock ticks every 0.01 s
+                (process.memory_info().rss - before) / 1e6,
             )
+        )
     return loads
 
 
@@ -322,13 +319,39 @@ def cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-async def one_client(
-    client: httpx.AsyncClient, prompts: list[list[int]], tokens: int
-) -> list[tuple[float, float, int]]:
-    return [await text(client, prompt, tokens) for prompt in prompts]
+async def one_client(url: str, prompts: list[list[int]], tokens: int) -> list[tuple[float, float, int]]:
+    return [await text(url, prompt, tokens) for prompt in prompts]
 
 
-async def text(client: httpx.AsyncClient, prompt: list[int], tokens: int, **extra: Any) -> tuple[float, float, int]:
+class Stream(asyncio.Protocol):
+    """One request and its streamed answer, on a connection of its own.
+
+    The clients share the processors with the server, and a library's would take five times as much of them.
+    """
+
+    def __init__(self, head: str, body: bytes):
+        self._sent = f"{head}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        self._received: list[bytes] = []
+        self.first = 0.0
+        """Time of the first token."""
+        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the request."""
+        cast(asyncio.Transport, transport).write(self._sent)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what comes, and the time of the first token."""
+        if not self.first and b"data: {" in data:
+            self.first = time.perf_counter()
+        self._received.append(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Return the answer."""
+        self.ended.set_result(b"".join(self._received))
+
+
+async def text(url: str, prompt: list[int], tokens: int, **extra: Any) -> tuple[float, float, int]:
     """Stream one completion; return the seconds to its first and last token, and its number of tokens."""
     body = {
         "model": "model",
@@ -343,13 +366,17 @@ async def text(client: httpx.AsyncClient, prompt: list[int], tokens: int, **extr
         "stream_options": {"include_usage": True},
         **extra,
     }
-    start, first, last = time.perf_counter(), 0.0, ""
-    async with client.stream("POST", "/v1/completions", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                first, last = first or time.perf_counter() - start, line
-    return first, time.perf_counter() - start, json.loads(last[6:])["usage"]["completion_tokens"]
+    address = urlsplit(url)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json"
+    sent = json.dumps(body).encode()
+    start, loop = time.perf_counter(), asyncio.get_running_loop()
+    where = cast(str, address.hostname), cast(int, address.port)
+    _, stream = await loop.create_connection(lambda: Stream(head, sent), *where)
+    answer = await stream.ended
+    counted = re.search(rb'"completion_tokens": ?(\d+)', answer)
+    if counted is None:
+        raise RuntimeError(f"{url} sent no complete answer: {answer[-300:]!r}")
+    return stream.first - start, time.perf_counter() - start, int(counted[1])
 
 
 if __name__ == "__main__":

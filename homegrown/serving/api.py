@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -24,7 +23,6 @@ from starlette.types import Receive, Scope, Send
 
 from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar
-from homegrown.inference.streaming import Chunk
 from homegrown.serving import ollama
 from homegrown.serving.admission import AnswerCount, AnyTypeIsJson, ApiKeyCheck, BodyLimit, refusal
 from homegrown.serving.fields import reason
@@ -48,7 +46,7 @@ from homegrown.serving.responses import (
     model_object,
 )
 from homegrown.serving.responses_api import FIELDS, ResponsesBody, ResponsesObjects
-from homegrown.serving.service import Generation, Service
+from homegrown.serving.service import Outputs, Service
 from homegrown.serving.tools import CallFormat, CallReader, call_format
 from homegrown.store.artifacts import Store
 from homegrown.tokenizer.chat import Chat
@@ -134,11 +132,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, http: fastapi.Request) -> Response:
         """Complete prompts."""
-        grammar = await asyncio.to_thread(_grammar, service, body)
+        grammar = await _grammar(service, body)
         requests: list[Request] = []
         choices: list[Choice] = []
         for prompt in body.prompts:
-            prompt_ids = await asyncio.to_thread(service.encode, body.model, prompt)
+            prompt_ids = await _encoded(service, body.model, prompt)
             # Positions of the prompt's tokens are those in their own text, which a normalizer can change.
             echo = prompt if isinstance(prompt, str) and not body.scored else service.decode(body.model, prompt_ids)
             for _ in range(body.n):
@@ -264,8 +262,8 @@ def _add_ollama(app: FastAPI, service: Service) -> None:
         translated, objects = body.translated(), ollama.OllamaObjects(model, "generate")
         if isinstance(translated, ChatCompletionBody):
             return await _answer_chat(service, http, translated, objects)
-        grammar = await asyncio.to_thread(_grammar, service, translated)
-        prompt_ids = await asyncio.to_thread(service.encode, body.model, body.prompt)
+        grammar = await _grammar(service, translated)
+        prompt_ids = await _encoded(service, body.model, body.prompt)
         request = translated.request(prompt_ids, _seed(translated.seed, 0), grammar)
         requests = [replace(request, max_tokens=None) if body.unlimited else request]
         return await _answer(service, http, translated, objects, requests, [Choice(0)])
@@ -294,15 +292,26 @@ async def _embed(
     return vectors, sum(map(len, texts))
 
 
-def _grammar(
+async def _encoded(service: Service, name: str, prompt: str | list[int]) -> list[int]:
+    """Return the token ids of a prompt; a long text is encoded beside the event loop."""
+    if isinstance(prompt, str):
+        return await asyncio.to_thread(service.encode, name, prompt)
+    return service.encode(name, prompt)
+
+
+async def _grammar(
     service: Service, body: CompletionBody | ChatCompletionBody, form: CallFormat | None = None
 ) -> Grammar | None:
     """Return the grammar of a request, with `form` that of its tools; it may take a second to compile."""
-    if form is not None and isinstance(body, ChatCompletionBody):
-        text: str | None = body.tool_grammar(form)
-    else:
-        text = body.grammar_text()
-    return None if text is None else service.grammar(body.model, text)
+
+    def compiled() -> Grammar | None:
+        if form is not None and isinstance(body, ChatCompletionBody):
+            text: str | None = body.tool_grammar(form)
+        else:
+            text = body.grammar_text()
+        return None if text is None else service.grammar(body.model, text)
+
+    return await asyncio.to_thread(compiled) if form is not None or body.has_grammar else None
 
 
 def _seed(seed: int | None, index: int) -> int | None:
@@ -315,7 +324,7 @@ async def _answer_chat(service: Service, http: fastapi.Request, body: ChatComple
     tools, messages = body.offered, conversation(body.messages)
     encode = partial(service.encode, continued=body.continued, tools=tools or None)
     prompt_ids = await asyncio.to_thread(encode, body.model, messages)
-    grammar = await asyncio.to_thread(_grammar, service, body, form if tools else None)
+    grammar = await _grammar(service, body, form if tools else None)
     requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
     choices = [Choice(index, reader=CallReader(form) if form and tools else None) for index in range(body.n)]
     try:
@@ -337,43 +346,43 @@ async def _answer(
     choices: Sequence[Choice],
 ) -> Response:
     """Submit all requests or none; return the response, streamed or complete."""
-    prompt_field = objects.prompt_field
+    prompt_field, model = objects.prompt_field, service.model(body.model)
     if len(requests) > (most := service.capacity(body.model)):
         message = f"{len(requests)} choices exceed this server's {most} at a time; reduce them, or raise --queue."
         raise Refused(message, "invalid", "n" if body.n > 1 else prompt_field)
-    with ExitStack() as stack:
-        generations = [stack.enter_context(service.submit(body.model, one, prompt_field)) for one in requests]
-        prompt_tokens = sum(one.prompt_tokens for one in generations[:: body.n])
-        if body.stream:
-            table = service.model(body.model).table
-            counted = body.include_usage or not isinstance(objects, ResponseObjects)
-            events = _events(objects, choices, generations, table, prompt_tokens if counted else None)
-            return _EventStream(events, objects.media_type, stack.pop_all())
-        await _until_disconnect(http.receive, _collect(choices, generations, service.model(body.model).table))
-        return JSONResponse(objects.complete(choices, prompt_tokens))
+    prompt_tokens = sum(len(one.prompt_ids) for one in requests[:: body.n])
+    outputs = service.submit(body.model, requests, prompt_field)
+    if body.stream:
+        counted = body.include_usage or not isinstance(objects, ResponseObjects)
+        events = _events(objects, choices, outputs, model.table, prompt_tokens if counted else None)
+        return _EventStream(events, objects.media_type, outputs)
+    with outputs:
+        await _until_disconnect(http.receive, _collect(choices, outputs, model.table))
+    return JSONResponse(objects.complete(choices, prompt_tokens))
 
 
-async def _collect(choices: Sequence[Choice], generations: Sequence[Generation], table: Sequence[bytes]) -> None:
-    async for index, chunk in _merged(generations):
-        choices[index].add(chunk, table)
+async def _collect(choices: Sequence[Choice], outputs: Outputs, table: Sequence[bytes]) -> None:
+    async for ready in outputs:
+        for index, chunk in ready:
+            choices[index].add(chunk, table)
 
 
 async def _events(
     objects: Objects,
     choices: Sequence[Choice],
-    generations: Sequence[Generation],
+    outputs: Outputs,
     table: Sequence[bytes],
     prompt_tokens: int | None,
 ) -> AsyncIterator[bytes]:
-    """Yield the events of a stream; with `prompt_tokens`, it ends with the token counts."""
+    """Yield the events of a stream, those that are ready at once; with `prompt_tokens`, it ends with the counts."""
     try:
         for choice in choices:
             for part in objects.first(choice):
                 yield objects.frame(part)
-        async for index, chunk in _merged(generations):
-            shown = choices[index].add(chunk, table)
-            for part in objects.chunk(choices[index], shown):
-                yield objects.frame(part)
+        async for ready in outputs:
+            events = [objects.chunk(choices[index], choices[index].add(chunk, table)) for index, chunk in ready]
+            if data := b"".join(events):
+                yield data
         for part in objects.last(choices, prompt_tokens):
             yield objects.frame(part)
     except Exception as error:
@@ -382,27 +391,6 @@ async def _events(
             _log.exception("A stream failed.")
         yield objects.frame(_error(error)[1])
     yield objects.tail
-
-
-async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, Chunk]]:
-    """Yield the chunks of all as they come, each with the index of its generation."""
-    if len(generations) == 1:
-        # The usual case: a task per token would be a tenth of the server's own work.
-        async for chunk in generations[0]:
-            yield 0, chunk
-        return
-    pending = {asyncio.ensure_future(anext(generation)): index for index, generation in enumerate(generations)}
-    try:
-        while pending:
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for one in done:
-                index, chunk = pending.pop(one), one.result()
-                yield index, chunk
-                if chunk.finish_reason is None:
-                    pending[asyncio.ensure_future(anext(generations[index]))] = index
-    finally:
-        for one in pending:
-            one.cancel()
 
 
 async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, _T]) -> None:
@@ -427,12 +415,12 @@ async def _disconnect(receive: Receive) -> None:
 class _EventStream(StreamingResponse):
     """Server-sent events, or lines of JSON; a disconnect of the client cancels the requests."""
 
-    def __init__(self, events: AsyncIterator[bytes], media_type: str, stack: ExitStack):
+    def __init__(self, events: AsyncIterator[bytes], media_type: str, outputs: Outputs):
         super().__init__(events, media_type=media_type, headers={"Cache-Control": "no-cache"})
-        self._stack = stack
+        self._outputs = outputs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._stack:
+        with self._outputs:
             await _until_disconnect(receive, self.stream_response(send))
 
 

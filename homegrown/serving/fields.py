@@ -46,7 +46,8 @@ def _not_boolean(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_not_boolean)]
 Number = Annotated[float, BeforeValidator(_not_boolean)]
-Tokens = Annotated[list[Annotated[Int, Field(ge=0)]], Field(min_length=1)]
+# Strict, which refuses true and false without a call of Python's for each token.
+Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
 
 
 class Fields(BaseModel, allow_inf_nan=False):

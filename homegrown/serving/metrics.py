@@ -1,6 +1,7 @@
 """Metrics for Prometheus: requests, tokens, latencies, and the number of running and queued requests."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -36,6 +37,11 @@ class Metrics:
             registry=self._registry,
         )
 
+        # Once per model: each token would look them up.
+        self._of = cache(
+            lambda model: (self._generated.labels(model), self._first.labels(model), self._token.labels(model))
+        )
+
     def answered(self, route: str, status: int) -> None:
         """Count a request; `route` is the pattern of its path."""
         self._requests.labels(route, str(status)).inc()
@@ -47,8 +53,9 @@ class Metrics:
     def generated(self, model: str, tokens: int, seconds: float, *, first: bool) -> None:
         """Count generated tokens and the time since the previous ones, or since the request."""
         if tokens:
-            self._generated.labels(model).inc(tokens)
-            (self._first if first else self._token).labels(model).observe(seconds if first else seconds / tokens)
+            generated, first_token, token = self._of(model)
+            generated.inc(tokens)
+            (first_token if first else token).observe(seconds if first else seconds / tokens)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Return the gauges to the registry."""

@@ -14,7 +14,7 @@ from homegrown.inference.streaming import Chunk
 from homegrown.serving.fields import Fields, Int, Number, expected, translated
 from homegrown.serving.refusal import Refused
 from homegrown.serving.requests import MAX_CHOICES, ChatCompletionBody, CompletionBody
-from homegrown.serving.responses import Choice
+from homegrown.serving.responses import Choice, plain_json
 from homegrown.serving.service import Model
 
 _DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
@@ -214,10 +214,10 @@ class OllamaObjects:
         """Return what precedes the output."""
         return []
 
-    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
-        """Return the parts of a stream."""
+    def chunk(self, choice: Choice, chunk: Chunk) -> bytes:
+        """Return a line of a stream, none without text."""
         text = choice.delta.get("content", "")
-        return [{**self._head(), **self._said(text), "done": False}] if text else []
+        return self.frame({**self._head(), **self._said(text), "done": False}) if text else b""
 
     def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
         """Return the end of a stream."""
@@ -229,7 +229,7 @@ class OllamaObjects:
     def frame(self, value: dict[str, Any]) -> bytes:
         """Return a part of a stream as bytes; an error is its message alone."""
         value = {"error": value["error"]["message"]} if "error" in value else value
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return plain_json(value).encode() + b"\n"
 
     def _head(self) -> dict[str, Any]:
         return {"model": self._model.name, "created_at": _now()}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -155,13 +155,18 @@ class _Body(Fields):
     guided_grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
 
+    @property
+    def has_grammar(self) -> bool:
+        """Whether a grammar holds the output."""
+        return bool(self._grammars())
+
     def grammar_text(self) -> str | None:
         """Return the grammar that holds the output; None without one.
 
         Raises:
             Refused: it is malformed, or there are several.
         """
-        found = [(field, make, value) for field, make, value in self._grammars() if value not in (None, "")]
+        found = self._grammars()
         if not found:
             return None
         field, make, value = found[0]
@@ -175,25 +180,28 @@ class _Body(Fields):
         except UserError as error:
             raise Refused(str(error), "invalid", field) from None
 
-    def _grammars(self) -> Iterator[tuple[str, Callable[[Any], str], Any]]:
-        """Yield the field, the form and the value of every grammar."""
-        if self.response_format is not None:
-            yield "response_format", json_grammar, self.response_format.schema_object
-        yield "json_schema", json_grammar, self.json_schema
-        yield "grammar", text_grammar, self.grammar
-        yield "guided_json", json_grammar, _parsed(self.guided_json, "guided_json")
-        yield "guided_regex", regex_grammar, self.guided_regex
-        yield "guided_choice", choice_grammar, self.guided_choice
-        yield "guided_grammar", text_grammar, self.guided_grammar
-        if (outputs := self.structured_outputs) is not None:
-            for make, value in (
+    def _grammars(self) -> list[tuple[str, Callable[[Any], str], Any]]:
+        """Return the field, the form and the value of every grammar."""
+        form, outputs = self.response_format, self.structured_outputs
+        found: list[tuple[str, Callable[[Any], str], Any]] = [
+            ("response_format", json_grammar, form and form.schema_object),
+            ("json_schema", json_grammar, self.json_schema),
+            ("grammar", text_grammar, self.grammar),
+            ("guided_json", json_grammar, _parsed(self.guided_json, "guided_json")),
+            ("guided_regex", regex_grammar, self.guided_regex),
+            ("guided_choice", choice_grammar, self.guided_choice),
+            ("guided_grammar", text_grammar, self.guided_grammar),
+        ]
+        if outputs is not None:
+            of_vllm = (
                 (json_grammar, _parsed(outputs.given, "structured_outputs")),
                 (json_grammar, {"type": "object"} if outputs.json_object else None),
                 (regex_grammar, outputs.regex),
                 (choice_grammar, outputs.choice),
                 (text_grammar, outputs.grammar),
-            ):
-                yield "structured_outputs", make, value
+            )
+            found += [("structured_outputs", make, value) for make, value in of_vllm]
+        return [one for one in found if one[2] not in (None, "")]
 
     @property
     def include_usage(self) -> bool:

@@ -7,6 +7,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,9 @@ from homegrown.inference.engine import FinishReason
 from homegrown.inference.streaming import Chunk, TextToken, prompt_tokens
 from homegrown.serving.service import Model
 from homegrown.serving.tools import CallReader
+
+plain_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Returns a value as JSON in one line, without escapes of other alphabets."""
 
 _MIN_LOGPROB = -9999.0
 """OpenAI's value for the logarithm of zero; JSON has no infinity."""
@@ -47,12 +51,8 @@ class Choice:
     def add(self, chunk: Chunk, table: Sequence[bytes]) -> Chunk:
         """Append a chunk; return it with the positions of its tokens in the text, and with the prompt if it is due."""
         self.begun = self.begun or time.perf_counter_ns()
-        shift = len(self.prompt)
-        tokens = tuple(replace(token, offset=token.offset + shift) for token in chunk.tokens)
-        if chunk.prompt_logprobs:
-            tokens = (*prompt_tokens(self.prompt_ids, chunk.prompt_logprobs, table), *tokens)
-            chunk = replace(chunk, text=self.prompt + chunk.text)
-        chunk = replace(chunk, tokens=tokens)
+        if chunk.tokens or chunk.prompt_logprobs:
+            chunk = self._placed(chunk, table)
         self.text += chunk.text
         self.tokens += chunk.tokens
         self.completion_tokens, self.finish_reason = chunk.completion_tokens, chunk.finish_reason
@@ -63,6 +63,14 @@ class Choice:
         else:
             self.delta = {}
         return chunk
+
+    def _placed(self, chunk: Chunk, table: Sequence[bytes]) -> Chunk:
+        shift = len(self.prompt)
+        tokens = tuple(replace(token, offset=token.offset + shift) for token in chunk.tokens)
+        if not chunk.prompt_logprobs:
+            return replace(chunk, tokens=tokens)
+        tokens = (*prompt_tokens(self.prompt_ids, chunk.prompt_logprobs, table), *tokens)
+        return replace(chunk, tokens=tokens, text=self.prompt + chunk.text)
 
     @property
     def reason(self) -> str | None:
@@ -106,8 +114,8 @@ class Objects(Protocol):
     def first(self, choice: Choice) -> list[dict[str, Any]]:
         """Return the first parts of a stream, of one choice."""
 
-    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
-        """Return the parts of a stream that a chunk of output becomes."""
+    def chunk(self, choice: Choice, chunk: Chunk) -> bytes:
+        """Return the parts of a stream that a chunk of output becomes, often none."""
 
     def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
         """Return the last parts of a stream, with the token counts unless `prompt_tokens` is None."""
@@ -131,6 +139,7 @@ class ResponseObjects:
             "created": int(time.time()),
             "model": model.name,
         }
+        self._around = cache(self._frame_around)
 
     def complete(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
         """Return the response to a request without `stream`."""
@@ -141,16 +150,28 @@ class ResponseObjects:
     def first(self, choice: Choice) -> list[dict[str, Any]]:
         """Return the first chunk of a choice: the role of a chat, or the prompt with `echo`."""
         if self._chat:
-            return [self._chunk([self._delta(choice, {"role": "assistant", "content": ""}, None, None)])]
-        return [self._chunk([self._delta(choice, choice.text, None, None)])] if choice.text else []
+            return [self._chunk([self._delta(choice.index, {"role": "assistant", "content": ""}, None, None)])]
+        return [self._chunk([self._delta(choice.index, choice.text, None, None)])] if choice.text else []
 
-    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
-        """Return a chunk of a stream, unless it is empty."""
+    def chunk(self, choice: Choice, chunk: Chunk) -> bytes:
+        """Return a chunk of a stream as bytes, none if it is empty."""
         if not (choice.delta or chunk.tokens or chunk.finish_reason):
-            return []
+            return b""
+        if not (chunk.tokens or chunk.finish_reason or "tool_calls" in choice.delta):
+            before, after = self._around(choice.index)
+            return before + plain_json(choice.delta["content"]).encode() + after
         text = choice.delta if self._chat else chunk.text
         logprobs = self._shape(chunk.tokens) if chunk.tokens else None
-        return [self._chunk([self._delta(choice, text, logprobs, choice.reason)])]
+        return self.frame(self._chunk([self._delta(choice.index, text, logprobs, choice.reason)]))
+
+    def _frame_around(self, index: int) -> tuple[bytes, bytes]:
+        """Return what precedes and follows the text in the chunks of a choice that have nothing else."""
+        mark = "\0"
+        text = {"content": mark} if self._chat else mark
+        before, _, after = self.frame(self._chunk([self._delta(index, text, None, None)])).rpartition(
+            plain_json(mark).encode()
+        )
+        return before, after
 
     def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
         """Return the chunk with the token counts, if they are due."""
@@ -158,15 +179,15 @@ class ResponseObjects:
 
     def frame(self, value: dict[str, Any]) -> bytes:
         """Return a chunk as a server-sent event."""
-        return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+        return b"data: " + plain_json(value).encode() + b"\n\n"
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head, "object": kind, "choices": choices}
 
-    def _delta(self, choice: Choice, text: Any, logprobs: Any, finish_reason: str | None) -> dict[str, Any]:
+    def _delta(self, index: int, text: Any, logprobs: Any, finish_reason: str | None) -> dict[str, Any]:
         name = "delta" if self._chat else "text"
-        return {"index": choice.index, name: text, "logprobs": logprobs, "finish_reason": finish_reason}
+        return {"index": index, name: text, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def _choice(self, choice: Choice, text: str, tokens: Sequence[TextToken]) -> dict[str, Any]:
         body = {"message": choice.message} if self._chat else {"text": text}

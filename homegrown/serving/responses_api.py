@@ -1,6 +1,5 @@
 """OpenAI's newer API of text: the body of `/v1/responses`, its response and the events of its stream."""
 
-import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from homegrown.inference.streaming import Chunk
 from homegrown.serving.fields import Fields, Int, Number, expected, translated
 from homegrown.serving.refusal import Refused
 from homegrown.serving.requests import ChatCompletionBody
-from homegrown.serving.responses import Choice
+from homegrown.serving.responses import Choice, plain_json
 from homegrown.serving.service import Model
 
 FIELDS = {
@@ -142,11 +141,11 @@ class ResponsesObjects:
             self._event("content_part.added", **self._place(), part=_part("")),
         ]
 
-    def chunk(self, choice: Choice, chunk: Chunk) -> list[dict[str, Any]]:
-        """Return the events of a chunk."""
+    def chunk(self, choice: Choice, chunk: Chunk) -> bytes:
+        """Return the event of a chunk, none without text."""
         if not chunk.text:
-            return []
-        return [self._event("output_text.delta", **self._place(), delta=chunk.text, logprobs=[])]
+            return b""
+        return self.frame(self._event("output_text.delta", **self._place(), delta=chunk.text, logprobs=[]))
 
     def last(self, choices: Sequence[Choice], prompt_tokens: int | None) -> list[dict[str, Any]]:
         """Return the events after the text."""
@@ -163,8 +162,7 @@ class ResponsesObjects:
     def frame(self, value: dict[str, Any]) -> bytes:
         """Return an event as bytes."""
         name = value.get("type", "error")
-        data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        return f"event: {name}\ndata: {data}\n\n".encode()
+        return f"event: {name}\ndata: {plain_json(value)}\n\n".encode()
 
     def _event(self, name: str, **fields: Any) -> dict[str, Any]:
         self._count += 1

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -75,52 +76,44 @@ class Model:
         return self.table[token] if token < len(self.table) else b""
 
 
+class Wakeups:
+    """Chunks on their way from the engines' threads to the event loop, with one wake-up for all that wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop, self._woken = loop, False
+        self._waiting: deque[tuple[Generation, Chunk | Exception]] = deque()
+
+    def put(self, generation: "Generation", chunk: Chunk | Exception) -> None:
+        """Take a chunk of a generation from any thread."""
+        self._waiting.append((generation, chunk))
+        if not self._woken:
+            self._woken = True
+            # The loop may be closed: the server can end while an engine still generates.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        self._woken = False  # first: a chunk that comes meanwhile wakes the loop again
+        while self._waiting:
+            generation, chunk = self._waiting.popleft()
+            generation.take(chunk)
+
+
 class Generation:
-    """The output of a request while it is generated: iterate over its chunks, or `close` it to cancel the request.
+    """One request while it is generated; its chunks go to the output of its response."""
 
-    It belongs to the event loop that submitted the request.
-    """
-
-    def __init__(self, model: Model, prompt_tokens: int, metrics: Metrics):
-        self.prompt_tokens = prompt_tokens
-        self._model, self._metrics = model, metrics
-        self._loop, self._chunks = asyncio.get_running_loop(), asyncio.Queue[Chunk | Exception]()
-        self._cancel: Callable[[], None] = lambda: None
-        self._last, self._completion_tokens, self._finished = time.perf_counter(), 0, False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Chunk:
-        if self._finished:
-            raise StopAsyncIteration
-        chunk = await self._chunks.get()
-        if isinstance(chunk, Exception):
-            self._finished = True
-            raise chunk
-        self._finished = chunk.finish_reason is not None
-        return chunk
-
-    def close(self) -> None:
-        """Cancel the request; its row is free at the engine's next step."""
-        if self in self._model.active:
-            self._model.active.discard(self)
-            self._cancel()
-        self._finished = True
+    def __init__(self, index: int, model: Model, output: "Outputs", metrics: Metrics, wakeups: Wakeups):
+        self._index, self._model, self._output = index, model, output
+        self._metrics, self._wakeups = metrics, wakeups
+        self._last, self._completion_tokens = time.perf_counter(), 0
+        self.cancel: Callable[[], None] = lambda: None
 
     def deliver(self, chunk: Chunk | Exception) -> None:
         """Take a chunk from the engine's thread."""
-        # The loop may be closed: the server can end while an engine still generates.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._take, chunk)
+        self._wakeups.put(self, chunk)
 
-    def _take(self, chunk: Chunk | Exception) -> None:
+    def take(self, chunk: Chunk | Exception) -> None:
+        """Take a chunk in the event loop."""
         if self not in self._model.active:
             return
         if isinstance(chunk, Chunk):
@@ -131,7 +124,57 @@ class Generation:
             self._last, self._completion_tokens = now, chunk.completion_tokens
         if isinstance(chunk, Exception) or chunk.finish_reason:
             self._model.active.discard(self)
-        self._chunks.put_nowait(chunk)
+        self._output.add(self._index, chunk)
+
+    def close(self) -> None:
+        """Cancel the request, unless it has ended; its row is free at the engine's next step."""
+        if self in self._model.active:
+            self._model.active.discard(self)
+            self.cancel()
+
+
+class Outputs:
+    """The outputs of the requests of one response: iterate over the chunks that are ready, with their indices.
+
+    It belongs to the event loop that submitted the requests. Leaving its `with` statement cancels those that run.
+    """
+
+    def __init__(self) -> None:
+        self.generations: list[Generation] = []
+        self._ready: deque[tuple[int, Chunk | Exception]] = deque()
+        self._arrived, self._ended = asyncio.Event(), 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for generation in self.generations:
+            generation.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[tuple[int, Chunk]]:
+        if self._ended == len(self.generations):
+            raise StopAsyncIteration
+        await self._arrived.wait()
+        found: list[tuple[int, Chunk]] = []
+        while self._ready:
+            index, chunk = self._ready[0]
+            if isinstance(chunk, Exception):
+                if found:
+                    return found  # what precedes the error is part of the response
+                raise chunk
+            self._ready.popleft()
+            found.append((index, chunk))
+            self._ended += chunk.finish_reason is not None
+        self._arrived.clear()
+        return found
+
+    def add(self, index: int, chunk: Chunk | Exception) -> None:
+        """Add a chunk of a request."""
+        self._ready.append((index, chunk))
+        self._arrived.set()
 
 
 class Service:
@@ -157,6 +200,7 @@ class Service:
         self._aliases = {**typed, **aliases}
         self._queue, self._system, self._stopping = queue, system, False
         self.metrics = Metrics(self.lengths)
+        self._wakeups: Wakeups | None = None
         self.embedding = asyncio.Lock()
         """Limits embeddings to one text at a time; more would only take the threads that encode prompts."""
 
@@ -278,34 +322,46 @@ class Service:
         decoded: str = cast(Chat, model.chat).tokenizer.decode(list(tokens))
         return decoded
 
-    def submit(self, name: str, request: Request, prompt_field: str = "prompt") -> Generation:
-        """Submit a request; use its generation in a `with` statement, which cancels it if the reader goes away.
+    def submit(self, name: str, requests: Sequence[Request], prompt_field: str = "prompt") -> Outputs:
+        """Submit all requests of a response, or none; use the result in a `with` statement.
 
         `prompt_field` is the field of the prompt in error messages.
 
         Raises:
-            Refused: there is no such model, it is loading, the prompt does not fit its context, or its queue is full.
+            Refused: there is no such model, it is loading, a prompt does not fit its context, or its queue is full.
         """
         model = self._loaded(name)
-        engine = cast(Engine, model.engine)
+        checked = [self._checked(model, request, prompt_field) for request in requests]
+        if len(model.active) + len(checked) > self.capacity(name):
+            raise Refused(f"The queue of {model.name} is full ({len(model.active)} requests); try again soon.", "busy")
+        loop, outputs = asyncio.get_running_loop(), Outputs()
+        if self._wakeups is None or self._wakeups.loop is not loop:
+            self._wakeups = Wakeups(loop)
+        with contextlib.ExitStack() as submitted:
+            submitted.enter_context(outputs)
+            for index, request in enumerate(checked):
+                generation = Generation(index, model, outputs, self.metrics, self._wakeups)
+                generation.cancel = cast(Engine, model.engine).submit(request, generation.deliver)
+                model.active.add(generation)
+                outputs.generations.append(generation)
+                self.metrics.prompt(model.name, len(request.prompt_ids))
+            submitted.pop_all()
+        return outputs
+
+    def _checked(self, model: Model, request: Request, prompt_field: str) -> Request:
+        """Return a request with its limit of tokens; raises Refused if it cannot be served."""
         _check_text(*request.stop)
         self._check_tokens(model, "logit_bias", request.logit_bias)
         self._check_tokens(model, "stop_token_ids", request.stop_ids)
         if sum(map(math.isinf, request.logit_bias.values())) == len(model.table):
             raise Refused("logit_bias bans all tokens; leave some.", "invalid", "logit_bias")
-        prompt_tokens = len(request.prompt_ids)
-        remaining = engine.context - prompt_tokens
+        context, prompt_tokens = cast(Engine, model.engine).context, len(request.prompt_ids)
+        remaining = context - prompt_tokens
         max_tokens = remaining if request.max_tokens is None else request.max_tokens
         if max_tokens > remaining or (remaining < 1 and max_tokens):
-            message = _too_long(engine.context, prompt_tokens, max_tokens if remaining >= 1 else None)
+            message = _too_long(context, prompt_tokens, max_tokens if remaining >= 1 else None)
             raise Refused(message, "too_long", prompt_field)
-        if len(model.active) >= self.capacity(name):
-            raise Refused(f"The queue of {model.name} is full ({len(model.active)} requests); try again soon.", "busy")
-        generation = Generation(model, prompt_tokens, self.metrics)
-        generation._cancel = engine.submit(replace(request, max_tokens=max_tokens), generation.deliver)
-        model.active.add(generation)
-        self.metrics.prompt(model.name, prompt_tokens)
-        return generation
+        return replace(request, max_tokens=max_tokens)
 
     def stop(self) -> None:
         """End all requests and refuse new ones."""

@@ -111,8 +111,30 @@ def test_n_choices_are_submitted_all_or_none(silent: tuple[Silent, Service, str]
     held = client(url).completions.create(**BODY, stream=True)  # a stream that nobody holds is closed, and cancelled
     with pytest.raises(openai.RateLimitError):
         client(url).completions.create(**BODY, n=3)
-    assert engine.cancelled == 2 and service.lengths()["silent"] == (1, 0)
+    assert len(engine.requests) == 1 and service.lengths()["silent"] == (1, 0)
     held.close()
+
+
+def test_chunks_that_come_faster_than_they_are_sent_are_all_sent_in_order(silent: tuple[Silent, Service, str]) -> None:
+    engine, _, url = silent
+    stream = client(url).completions.create(**BODY, n=2, stream=True)
+    soon(lambda: len(engine.deliveries) == 2)
+
+    def deliver(index: int) -> None:
+        for number in range(300):
+            engine.deliveries[index](Chunk(f"{number} ", (), number + 1, None, 0.1))
+        engine.deliveries[index](Chunk("\u00e9\n", (), 301, "length", 0.1) if index else Refused("Enough.", "stopping"))
+
+    texts = ["", ""]
+    other = threading.Thread(target=deliver, args=(1,))
+    other.start()
+    other.join()
+    deliver(0)
+    with pytest.raises(openai.APIError, match="Enough"):
+        for piece in stream:
+            texts[piece.choices[0].index] += piece.choices[0].text
+    numbers = "".join(f"{number} " for number in range(300))
+    assert texts == [numbers, f"{numbers}\u00e9\n"]
 
 
 def test_the_servers_system_message_comes_first(silent: tuple[Silent, Service, str], tokenizer: Tokenizer) -> None:
