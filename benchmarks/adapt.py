@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def main(seconds: float, threads: int, texts: list[str]) -> None:
 
 def contest(text: str, data: Path, base: Path, seconds: float, threads: int) -> dict[str, float | bool | None]:
     """Run the contestants on a prepared text; return the figures of the last line."""
-    before: Costs = measured(_evaluate_base, data, base, threads).result
+    before: Costs = measured(evaluate_base, data, base, threads).result
     documentation = text == "documentation"
     contestants: dict[str, Callable[..., Learned]] = {
         "ours, LoRA": partial(_ours, data, base, "lora", RATE, seconds, threads),
@@ -125,8 +126,11 @@ def prepare_base(folder: Path) -> Path:
     return folder / "model"
 
 
-def prepare(folder: Path, text: str, base: Path) -> Path:
-    """Run the stages of `tiny` up to `pack` on a text, once with the tokenizer of the base and once with its own."""
+def prepare(folder: Path, text: str, base: Path, kilobytes: int | None = None) -> Path:
+    """Run the stages of `tiny` up to `pack` on a text, once with the tokenizer of the base and once with its own.
+
+    With `kilobytes`, the text is about so much of it.
+    """
     from homegrown.corpus.dedup import dedup
     from homegrown.corpus.filter import filter_documents
     from homegrown.corpus.ingest import ingest
@@ -135,7 +139,7 @@ def prepare(folder: Path, text: str, base: Path) -> Path:
     from homegrown.tokenizer.train import train_tokenizer
     from homegrown.util.parallel import process_pool
 
-    recipe = load_recipe("tiny", _changes(folder, text))
+    recipe = load_recipe("tiny", _changes(folder, text, kilobytes))
     stages = {name: folder / name for name in ("ingest", "dedup", "filter", "shard", "tokenizer", "pack", "tiny")}
     for path in stages.values():
         path.mkdir(parents=True)
@@ -152,10 +156,10 @@ def prepare(folder: Path, text: str, base: Path) -> Path:
     return folder
 
 
-def _changes(folder: Path, text: str) -> list[str]:
+def _changes(folder: Path, text: str, kilobytes: int | None) -> list[str]:
     """Return the source of a text as changes of a recipe; a novel comes in passages of about 3,000 characters."""
     if text == "documentation":
-        return ["ingest.sources=[{kind: packages, name: packages, limit_mb: 4}]"]
+        return [f"ingest.sources=[{{kind: packages, name: packages, limit_mb: {(kilobytes or 4000) / 1000:g}}}]"]
     passages, size = [[]], 0  # type: list[list[str]], int
     for paragraph in (CORPORA / "gutenberg" / NOVEL).read_text(encoding="utf-8").split("\n\n"):
         if size >= 3000:
@@ -163,6 +167,8 @@ def _changes(folder: Path, text: str) -> list[str]:
             size = 0
         passages[-1].append(paragraph)
         size += len(paragraph)
+    lengths = accumulate(sum(map(len, passage)) for passage in passages)
+    passages = [one for one, end in zip(passages, lengths, strict=True) if end <= 1000 * (kilobytes or math.inf)]
     file = folder / "novel.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps({"text": "\n\n".join(passage)}) + "\n" for passage in passages))
@@ -170,9 +176,15 @@ def _changes(folder: Path, text: str) -> list[str]:
     return [f"ingest.sources={sources}", "shard.test_share=0.1", "tokenizer.vocabulary_size=2048"]
 
 
-def _evaluate_base(data: Path, base: Path, threads: int) -> Costs:
+def evaluate_base(data: Path, base: Path, threads: int) -> Costs:
+    """Return the cost of the held-out documents before any training."""
     torch.set_num_threads(threads)
-    return _costs(weights.load(base, dtype=torch.float32), data / "pack", data / "shard", base)
+    return held_out_costs(weights.load(base, dtype=torch.float32), data, base)
+
+
+def held_out_costs(model: Transformer, data: Path, base: Path) -> Costs:
+    """Return the cost of the held-out documents of a prepared text, in the tokens of the base."""
+    return _costs(model, data / "pack", data / "shard", base)
 
 
 def _costs(model: Transformer, packed: Path, shards: Path, tokenizer: Path) -> Costs:
@@ -267,7 +279,7 @@ def _ours(data: Path, base: Path, method: str, rate: float, seconds: float, thre
     run.task.keep(run.checkpoints, run.state.step, folder / "out")
     steps.close()  # type: ignore[attr-defined]
     result = weights.load(folder / "out" / "model", dtype=torch.float32)
-    costs = _costs(result, data / "pack", data / "shard", base)
+    costs = held_out_costs(result, data, base)
     shutil.rmtree(folder)
     tokens = count * BATCH * CONTEXT
     return Learned(tokens, tokens / spent, first, costs)
@@ -324,7 +336,7 @@ def _peft(data: Path, base: Path, dtype: torch.dtype, seconds: float, threads: i
     result = Transformer(dataclasses.replace(config, context=CONTEXT))
     state: dict[str, Any] = merged.state_dict()
     result.load_state_dict({name: state[name] for name in result.state_dict()})
-    costs = _costs(result, data / "pack", data / "shard", base)
+    costs = held_out_costs(result, data, base)
     tokens = count * BATCH * CONTEXT
     return Learned(tokens, tokens / spent, first, costs)
 
