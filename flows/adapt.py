@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import Change, StageName, recipe_run_name, run_chain
@@ -20,6 +21,7 @@ from homegrown.config.recipe import Recipe
 from homegrown.config.settings import Address, LocalPath
 from homegrown.corpus.readers.formats import form, is_hidden
 from homegrown.util.errors import UserError
+from tasks import dial
 from tasks.stage import Handle, forget_flow_exception
 
 _SEPARATORS = [end * times for times in (3, 2, 1) for end in ("\r\n", "\n")]
@@ -27,6 +29,8 @@ _SEPARATORS = [end * times for times in (3, 2, 1) for end in ("\r\n", "\n")]
 most books, then of paragraphs and of lines."""
 _FILES, _DOCUMENTS, _SEARCHED = 10, 20, 4_000_000
 """Files of which each is a document; separators in so many of the first bytes to split fewer files there."""
+Duration = Annotated[str, Field(examples=["45m"], max_length=32)]
+"""Read by the run, whose message says what to write; that of the server would be a regular expression."""
 _PLAIN = (".txt", ".md", ".rst")
 
 
@@ -101,6 +105,7 @@ def adapt(
     base: LocalPath | None = None,
     data: list[Address] = [],  # noqa: B006
     replay: list[Address] = [],  # noqa: B006
+    time: Duration | None = None,
     until: StageName = "evaluate",
     from_stage: StageName | None = None,
     force: list[StageName] = [],  # noqa: B006
@@ -114,6 +119,7 @@ def adapt(
         base: Base model instead of the recipe's: starter, pretrain@3, a key, a folder or a GGUF file.
         data: Paths or addresses of text instead of the recipe's sources.
         replay: Paths or addresses of other text to mix in, against forgetting.
+        time: Duration of the training, such as 45m or 1h30m, instead of the recipe's steps.
         until: Last stage to run.
         from_stage: First stage to run again; all later ones follow, up to `until`.
         force: Cached stages to run again.
@@ -121,4 +127,9 @@ def adapt(
     """
     begin()
     changes = [*adaptation_changes(base, data, replay), *changes]
-    return run_chain(change_recipe(recipe, changes, get_run_logger().warning), until, from_stage, force)
+    recipe = change_recipe(recipe, changes, get_run_logger().warning)
+    if time is None:
+        return run_chain(recipe, until, from_stage, force)
+    with dial.paced() as shown:
+        complete = dial.choose_steps(time, changes, shown, dial.note)
+        return run_chain(recipe, until, from_stage, force, complete, known="pack")

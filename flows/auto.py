@@ -7,26 +7,23 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.adapt import sources_of
+from flows.adapt import Duration, sources_of
 from flows.lifetime import after_cancellation, after_crash, begin
 from flows.pretrain import Change, StageName, recipe_run_name, run_chain
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.config.settings import Address
 from homegrown.planning.budget import Budget
-from homegrown.planning.dial import Dialed
 from homegrown.planning.gpus import find, require
 from homegrown.planning.machine import this_machine
 from tasks import dial
 from tasks.stage import Handle, forget_flow_exception
-from tasks.ui.events import listening
 
 _USUAL_TIME = "45m"
 """Of a run whose form has no budget. It is no default of the form: with one, tokens alone would contradict it."""
 
 Amount = Annotated[str, Field(examples=["30M"], max_length=32)]
-Duration = Annotated[str, Field(examples=["45m"], max_length=32)]
-"""Read by the run, whose message says what to write; that of the server would be a regular expression."""
+"""Read by the run, as `Duration`."""
 
 
 def text_changes(data: Sequence[str]) -> list[str]:
@@ -82,11 +79,5 @@ def auto(
     before, after = dial.split(changes)
     incomplete = change_recipe(change_recipe(recipe, text_changes(data)), before)
     incomplete = dial.sampled(incomplete, budget, after, dial.note, chosen)
-    pace = dial.Pace()
-
-    def shown(found: Dialed) -> None:
-        dial.show(found)
-        pace.expect(found)
-
-    with listening(pace):
+    with dial.paced() as shown:
         return run_chain(incomplete, until, from_stage, force, dial.choose(budget, after, shown, dial.note, chosen))

@@ -75,9 +75,9 @@ Change = Annotated[
 ]
 Made = dict[str, Handle]
 Complete = Callable[[Recipe, Handle], Recipe]
-"""Returns a recipe with the settings that depend on the text, from the handle of `TEXT_STAGE`."""
+"""Returns a recipe with the settings that depend on the text, from the handle of the stage that determines it."""
 TEXT_STAGE: StageName = "shard"
-"""The stage that determines the training text; later ones use settings that `Complete` may change."""
+"""The stage that determines the training text; later ones use settings that a `Complete` may change."""
 BASE, EXTENDED, REPLAY = "base", "vocabulary", "replay"
 SWEEP_TAG = "sweep:"
 """Prefix of the tag of a sweep's flow runs; the sweep's name follows."""
@@ -184,9 +184,9 @@ def _make(name: str, run: Run, recipe: Recipe, made: Made) -> Handle:
     return next(make for stage, make in CHAIN.items() if stage == name)(run, recipe, made)
 
 
-def known_until(until: StageName) -> StageName:
-    """Return the last stage up to `until` whose settings no `Complete` changes."""
-    return TEXT_STAGE if TEXT_STAGE in stages_until(until) else until
+def known_until(until: StageName, last: StageName = TEXT_STAGE) -> StageName:
+    """Return the last stage up to `until` whose settings no `Complete` changes; it is called after `last`."""
+    return last if last in stages_until(until) else until
 
 
 def check(recipe: Recipe, until: StageName) -> None:
@@ -252,13 +252,17 @@ def run_chain(
     from_stage: StageName | None,
     force: list[StageName],
     complete: Complete | None = None,
+    known: StageName = TEXT_STAGE,
 ) -> dict[str, Handle]:
-    """Run the stages of a recipe; the body of the flows that take one. `complete` sets what follows from the text."""
+    """Run the stages of a recipe; the body of the flows that take one.
+
+    `complete` sets what follows from the text, once the stage `known` is made.
+    """
     forced = forced_stages(until, from_stage, force)
     made: Made = {}
     sweep = next((tag.removeprefix(SWEEP_TAG) for tag in flow_run.tags if tag.startswith(SWEEP_TAG)), None)
     stages = shown_stages(recipe, until)
-    check(recipe, known_until(until) if complete else until)
+    check(recipe, known_until(until, known) if complete else until)
     with (
         summarized(stages),
         runs.ongoing(store(), str(flow_run.name), recipe.model_dump(mode="json"), sweep) as log,
@@ -271,13 +275,18 @@ def run_chain(
             check(chosen, until)
             return chosen
 
-        for name, handle in _stages(run, recipe, stages, made, completed if complete else None):
+        for name, handle in _stages(run, recipe, stages, made, completed if complete else None, known):
             log.made(name, handle.key, handle.folder)
     return made
 
 
 def _stages(
-    run: Run, recipe: Recipe, stages: list[str], made: Made, complete: Complete | None = None
+    run: Run,
+    recipe: Recipe,
+    stages: list[str],
+    made: Made,
+    complete: Complete | None = None,
+    known: StageName = TEXT_STAGE,
 ) -> Iterator[tuple[str, Handle]]:
     """Run the stages of a recipe one after the other, add each to `made`, and yield it."""
     if recipe.base is not None:
@@ -292,7 +301,7 @@ def _stages(
             yield name, made[name]
             if name == "pack" and made[name].folder:
                 check_packed(recipe, made[name].path, stages)
-            if name == TEXT_STAGE and complete is not None:
+            if name == known and complete is not None:
                 recipe = complete(recipe, made[name])
 
 

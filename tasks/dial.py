@@ -2,20 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
-from homegrown.planning import scaling_rules
-from homegrown.planning.budget import Budget
-from homegrown.planning.dial import Dialed, dial, sample_share, table
+from homegrown.planning import adaptation_dial, scaling_rules
+from homegrown.planning.budget import Budget, seconds_of
+from homegrown.planning.compute import config_of
+from homegrown.planning.dial import Choice, Dialed, dial, sample_share, table
 from homegrown.planning.gpus import Gpu, machine_with
 from homegrown.planning.machine import Machine, this_machine
 from homegrown.planning.scaling_rules import WIDTH_PER_LAYER
-from homegrown.planning.speed import Speed, specified, speed_of
+from homegrown.planning.speed import Speed, specified, speed_of, step_time_of
 from homegrown.planning.text import text_of
 from homegrown.planning.text_facts import TextFacts, estimated, facts
 from homegrown.reporting.blocks import table_as_markdown
@@ -24,10 +26,11 @@ from homegrown.reporting.terminal import print_table
 from homegrown.util.errors import UserError
 from homegrown.util.progress import Metric
 from tasks.stage import Handle, artifact_of, store
-from tasks.ui.events import Event, emit
+from tasks.ui.events import Event, emit, listening
 from tasks.ui.figures import SECONDS_LEFT
 
-_AFTER = ("model.", "training.", "tokenizer.")
+_TRAINING = "training."
+_AFTER = ("model.", _TRAINING, "tokenizer.")
 """Groups of settings that the dial chooses; a user's changes of them come after it."""
 _PROCESSES, _BATCH, _PASSES = "compute.processes", "training.batch_size", "training.micro_batch_size"
 _LARGE = 50e6
@@ -96,6 +99,31 @@ def choose(
     return complete
 
 
+def choose_steps(
+    time: str, changes: list[str], shown: Callable[[Choice], None], note: Callable[[str], None]
+) -> Callable[[Recipe, Handle], Recipe]:
+    """Return what completes the recipe of an adaptation once its tokens are packed: as many steps as `time` allows.
+
+    Those of `changes`, which the recipe has, that concern the training are made to the result as well. `note` reports
+    that the speed is measured.
+
+    Raises:
+        UserError: at once, if the time is no duration; when called, if it is too short.
+    """
+    seconds = seconds_of(time)
+
+    def complete(recipe: Recipe, packed: Handle) -> Recipe:
+        config = config_of(recipe, store())
+        step = step_time_of(store(), recipe, config, this_machine(), note)
+        tokens = int(artifact_of(packed).manifest.metrics["train_tokens"])
+        own = [change for change in changes if change.strip().startswith(_TRAINING)]
+        found = adaptation_dial.dial(recipe, seconds, tokens, config, step, lambda one: change_recipe(one, own))
+        shown(found)
+        return found.recipe
+
+    return complete
+
+
 def sampled(
     recipe: Recipe, budget: Budget, changes: list[str], note: Callable[[str], None], gpu: Gpu | None = None
 ) -> Recipe:
@@ -136,11 +164,24 @@ def _facts(recipe: Recipe, shards: Handle) -> TextFacts:
     return facts(shards.path, int(artifact_of(shards).manifest.metrics["train_bytes"]))
 
 
-def show(found: Dialed) -> None:
+def show(found: Choice) -> None:
     """Print the choice and post it as a page of the run."""
     chosen = table(found)
     print_table(chosen)
     create_markdown_artifact(table_as_markdown(chosen), "dial", f"{found.recipe.name}: what was chosen, and why")
+
+
+@contextmanager
+def paced() -> Iterator[Callable[[Choice], None]]:
+    """Yield what shows a choice; within the block, its training is compared with it."""
+    pace = Pace()
+
+    def shown(found: Choice) -> None:
+        show(found)
+        pace.expect(found)
+
+    with listening(pace):
+        yield shown
 
 
 class Pace:
@@ -151,10 +192,10 @@ class Pace:
 
     def __init__(self) -> None:
         self._log = get_run_logger()
-        self._expected: Dialed | None = None
+        self._expected: Choice | None = None
         self._began, self._most = 0.0, math.inf
 
-    def expect(self, found: Dialed) -> None:
+    def expect(self, found: Choice) -> None:
         """Compare with a choice from now on."""
         self._expected, self._most = found, _SLOW * found.seconds
 
@@ -169,7 +210,7 @@ class Pace:
         elif event.kind == "made" and event.artifact is not None:
             self._conclude(event.artifact.manifest.metrics, self._expected)
 
-    def _compare(self, event: Event, expected: Dialed, elapsed: float) -> None:
+    def _compare(self, event: Event, expected: Choice, elapsed: float) -> None:
         left = event.metrics.get(SECONDS_LEFT)
         if not event.total or event.done >= event.total or not isinstance(left, int | float) or elapsed < _SETTLED:
             return
@@ -182,12 +223,13 @@ class Pace:
             "programs may use the processors. A stopped run resumes by the same command."
         )
 
-    def _conclude(self, metrics: Mapping[str, Metric], expected: Dialed) -> None:
+    def _conclude(self, metrics: Mapping[str, Metric], expected: Choice) -> None:
         seconds = float(metrics["seconds"]) + float(metrics["seconds_to_first_step"])
         bits = float(metrics["validation_bits_per_byte"])
+        promised = f" and {expected.bits_per_byte:.2f}" if isinstance(expected, Dialed) else ""
         self._report(
             f"Trained in {duration(seconds)} to {bits:.2f} bits per byte of validation text; expected were "
-            f"{duration(expected.seconds)} and {expected.bits_per_byte:.2f}."
+            f"{duration(expected.seconds)}{promised}."
         )
 
     def _report(self, message: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.argument("base")
 @click.option("--data", multiple=True, metavar="PATH", help="Path or address of text; repeatable.")
 @click.option("--replay", multiple=True, metavar="PATH", help="Other text to mix in; repeatable.")
+@click.option("--time", metavar="DURATION", help="Training time, such as 45m.")
 @click.option(
     "--recipe", "name", metavar="NAME", default="starter", show_default=True, help="Recipe of pipelines.yaml."
 )
@@ -31,6 +32,7 @@ def adapt(
     base: str,
     data: tuple[str, ...],
     replay: tuple[str, ...],
+    time: str | None,
     name: str,
     changes: tuple[str, ...],
     until: str,
@@ -40,7 +42,8 @@ def adapt(
 
     BASE is `starter` (SmolLM2-135M-Instruct from a package), a model of the store such as pretrain@3, a local folder of
     a Hugging Face model, or a GGUF file. Without --data, the text is that of the recipe. --replay reduces what the
-    model forgets. The evaluation has the base beside the result.
+    model forgets. With --time, the steps are those that this machine takes in it. The evaluation has the base beside
+    the result.
     """
     console = Console()
 
@@ -48,12 +51,17 @@ def adapt(
         from flows.adapt import adapt, adaptation_changes
         from flows.pretrain import check, forced_stages, shown_stages
         from homegrown.config.pipelines import load_recipe
+        from homegrown.planning.budget import seconds_of
 
         recipe = load_recipe(name, [*adaptation_changes(base, data, replay), *changes])
+        if time is not None:
+            seconds_of(time)
         last, forced = stage_name(until), [stage_name(stage) for stage in force]
         forced_stages(last, None, forced)
         check(recipe, last)
-        return shown_stages(recipe, last), lambda: adapt(recipe=recipe, until=last, force=forced)
+        return shown_stages(recipe, last), lambda: adapt(
+            recipe=recipe, changes=list(changes), time=time, until=last, force=forced
+        )
 
     made = run_flow(store, console, prepare)
     model = made["pretrain"].name if "pretrain" in made else "pretrain"

@@ -33,13 +33,14 @@ class Budget:
         if time is None and size is None and tokens is None:
             raise UserError("The pipeline auto needs a budget; set --time (45m), --size (30M) or --tokens (100M).")
         return cls(
-            None if time is None else _seconds(time),
+            None if time is None else seconds_of(time),
             None if size is None else _number("--size", size),
             None if tokens is None else _number("--tokens", tokens),
         )
 
 
-def _seconds(time: str) -> float:
+def seconds_of(time: str) -> float:
+    """Return the seconds of a --time such as 90s, 45m or 1h30m; raise UserError if it is none."""
     parts = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*(?:s|min|m|h|d)\s*)+", time.strip().lower())
     pairs = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)", parts[0]) if parts else []
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in pairs)

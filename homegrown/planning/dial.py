@@ -51,20 +51,26 @@ class Reason(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Dialed:
-    """A recipe with what it is expected to take and to reach; `reasons` has what was chosen and why.
+class Choice:
+    """A recipe with the time that it is expected to take; `reasons` has what was chosen and why.
 
     `where` is the device that it was chosen for.
     """
 
     recipe: Recipe
     seconds: float
+    reasons: list[Reason]
+    where: str
+
+
+@dataclass(frozen=True)
+class Dialed(Choice):
+    """The choice of a new model, with what it is expected to reach."""
+
     bits_per_byte: float
     parameters: int
     tokens: int
     epochs: float
-    reasons: list[Reason]
-    where: str
 
 
 @dataclass(frozen=True)
@@ -237,7 +243,7 @@ def _evaluation(settings: EvaluationSettings, best: Candidate, text: TextFacts) 
     return settings.model_copy(update={"prompt_tokens": prompt, "continuation_tokens": max(1, most - prompt)})
 
 
-def table(found: Dialed) -> Table:
+def table(found: Choice) -> Table:
     """Return what was chosen and why as a table."""
     title = f"The recipe for {duration(found.seconds)} of training on {found.where}"
     return Table(["", "chosen", "because"], [list(reason) for reason in found.reasons], align="lll", title=title)

@@ -112,7 +112,7 @@ def make_plan(
         way = next((way for way in ways if way.fits), ways[0])
         cost = specified_cost(recipe, config, target, way, utilisation or ASSUMED_UTILISATION)
     elif measure:
-        probed = _probe(recipe, config, target)
+        probed = probe_fitting(recipe, config, target)
         cost = measured_cost(recipe, config, target, probed)
     base = PROCESS_BYTES if target.device == "cpu" else 0
     if probed:
@@ -167,7 +167,7 @@ def _base_memory(recipe: AnyRecipe, config: ModelConfig, target: Target, probed:
     return max(probed.base_memory_bytes, probed.peak_memory_bytes - tensors) + LATER_BYTES
 
 
-def _probe(recipe: AnyRecipe, config: ModelConfig, target: Target) -> Probed:
+def probe_fitting(recipe: AnyRecipe, config: ModelConfig, target: Target) -> Probed:
     """Measure a few steps with as many layers as fit the device, one sequence per pass."""
     alone = Layout(
         target.device,

@@ -1,7 +1,8 @@
-"""The speed of training on this machine, measured once with three models and kept in the store."""
+"""The speed of training on this machine, measured once and kept in the store."""
 
 import json
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,11 +11,14 @@ from homegrown.config.model import ModelSettings
 from homegrown.config.recipe import Recipe
 from homegrown.config.training import TrainingSettings
 from homegrown.model.config import ModelConfig
+from homegrown.planning.compute import adapter_of
 from homegrown.planning.cost import ASSUMED_UTILISATION
 from homegrown.planning.gpus import Gpu
 from homegrown.planning.machine import Machine
-from homegrown.planning.probe import Probed, probe, work
+from homegrown.planning.plan import probe_fitting
+from homegrown.planning.probe import Probed, probe, scaled, work
 from homegrown.planning.scaling_rules import pass_rows, shape
+from homegrown.planning.target import this_machine_as_target
 from homegrown.store.artifacts import Store
 from homegrown.util import devices
 from homegrown.util.files import replacing
@@ -51,21 +55,65 @@ class Speed(BaseModel):
         return each * tokens + self.per_flop * work(config, settings, devices)
 
 
+class StepTime(BaseModel):
+    """Seconds of an optimizer step of a base model on this machine, and of the start of its training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    step_seconds: float
+    seconds_to_first_step: float
+    busy: bool
+    """Whether other programs used the processors, so that processor time was measured instead."""
+
+
 def speed_of(store: Store, recipe: Recipe, machine: Machine, note: Callable[[str], None] = lambda _: None) -> Speed:
     """Return the speed of this machine, measured in half a minute unless the store knows it, which `note` reports.
 
     Raises:
         UserError: the recipe requires a GPU that is missing.
     """
-    device, path = machine.device(recipe.compute.device), store.root / ".state" / SPEEDS
-    name = _name(recipe, machine, device)
+    device = machine.device(recipe.compute.device)
+    return _measured_once(store, _name(recipe, machine, device), Speed, lambda: measure(recipe, device), note)
+
+
+def step_time_of(
+    store: Store, recipe: Recipe, config: ModelConfig, machine: Machine, note: Callable[[str], None]
+) -> StepTime:
+    """Return the time of a step of the recipe's base, whose `config` has the training context, measured once.
+
+    Raises:
+        UserError: the recipe requires a GPU that is missing, or its base has sizes that cannot be measured.
+    """
+    shape = f"{config.hidden} x {config.layers} x {config.context}, batches of {recipe.training.batch_size}"
+    name = f"{_name(recipe, machine, machine.device(recipe.compute.device))}, {shape}, {adapter_of(recipe)}"
+
+    def measure() -> StepTime:
+        probed = probe_fitting(recipe, config, this_machine_as_target(machine, recipe, watts=None))
+        seconds, busy = _idle_seconds(probed, processor_time=False)
+        start = probed.seconds_to_first_step
+        return StepTime(
+            step_seconds=scaled(recipe, config, probed.model_copy(update={"step_seconds": seconds})),
+            seconds_to_first_step=min(start, probed.busy_seconds_to_first_step) if busy else start,
+            busy=busy,
+        )
+
+    return _measured_once(store, name, StepTime, measure, note)
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def _measured_once(
+    store: Store, name: str, kind: type[_M], measure: Callable[[], _M], note: Callable[[str], None]
+) -> _M:
+    """Return what the store knows by a name, else measure it, which `note` reports, and keep it."""
+    path = store.root / ".state" / SPEEDS
     try:
         known = json.loads(path.read_bytes())
-        return Speed.model_validate(known[name])
+        return kind.model_validate(known[name])
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         pass
     note("The speed of this machine is measured once, in half a minute; on a busy machine it takes longer.")
-    measured = measure(recipe, device)
+    measured = measure()
     try:
         known = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -60,6 +60,33 @@ def test_a_base_is_adapted_with_replay_and_evaluated_beside_the_result(in_prefec
     assert "adaptation.context is 4096, but the base has a context of" in refused.output
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
+def test_a_time_sets_the_steps_and_the_same_command_repeats_nothing(in_prefect: Store, tmp_path: Path) -> None:
+    add_base(in_prefect)
+    write_corpus(tmp_path / "data")
+    changes = [word for change in SMALL if "training." not in change for word in ("--set", change)]
+    changes += ["--set", "training.precision=fp32", "--set", "training.batch_size=64", "--until", "pretrain"]
+
+    def adapt(time: str) -> Result:
+        paths = ["--data", str(tmp_path / "data"), "--time", time]
+        arguments = ["--artifacts", str(in_prefect.root), "adapt", "pretrain@1", *paths, *changes]
+        return CliRunner().invoke(cli, arguments)
+
+    done = adapt("1h")
+    assert done.exit_code == 0, done.output
+    assert "more than 4 readings gain little" in done.output
+    made = in_prefect.resolve("pretrain").manifest
+    packed = in_prefect.resolve("pack").manifest.metrics["train_tokens"]
+    assert made.settings["settings"]["max_steps"] == int(4 * packed // (64 * 64))
+    assert list((in_prefect.root / ".state").glob("speeds.json"))
+    assert "pretrain: cached" in adapt("1h").output
+    short = adapt("1s")
+    assert (short.exit_code, short.output.count("Traceback")) == (1, 0)
+    assert "--time is too short: 10 steps of 4,096 tokens take" in " ".join(short.output.split())
+    assert "is not a duration" in adapt("soon").output
+
+
 def test_paths_become_sources_with_names_of_their_own() -> None:
     changes = adaptation_changes("a/b.gguf", ["data/My notes.txt", "s3://bucket/my-notes", "data"], ["data/"])
     recipe = load_recipe("starter", changes)
