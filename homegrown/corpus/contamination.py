@@ -61,9 +61,9 @@ def contaminated(texts: pa.StringArray, runs: Runs) -> Iterator[tuple[int, int, 
     Runs are equal if their 64-bit hashes are. Words are those of `homegrown.corpus.splitting`, in lower case and
     without punctuation, as in Brown et al. 2020.
     """
-    starts, hashes = hash_runs(texts, RUN_WORDS)
-    if not len(hashes) or not len(runs.hashes):
+    if not len(runs.hashes):  # no files: spare a pass over all text
         return
+    starts, hashes = hash_runs(texts, RUN_WORDS)
     places = np.minimum(np.searchsorted(runs.hashes, hashes), len(runs.hashes) - 1)
     hits = np.flatnonzero(runs.hashes[places] == hashes)
     owners = np.searchsorted(starts, hits, side="right") - 1

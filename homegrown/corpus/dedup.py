@@ -17,7 +17,7 @@ from homegrown.config.corpus import DedupSettings
 from homegrown.corpus.documents import row_count, row_counts
 from homegrown.corpus.duplicates import Index, Shards, find_duplicates, partitions, read_drops, spilling
 from homegrown.corpus.lsh import banding
-from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, shingle_sets, sketch
+from homegrown.corpus.minhash import SHINGLE_WORDS, permutations, sketch, sketch_with_sets
 from homegrown.corpus.paragraphs import cut
 from homegrown.corpus.sketched import Sketched, sketched, written
 from homegrown.util.elsewhere import parts_of
@@ -183,18 +183,21 @@ def _write_sketches(job: _Sketching) -> None:
     batches = []
     with written(job.files) as writer:
         for batch, original in _batches(job):
-            digests, lengths, words, signatures = sketch(batch["text"], SHINGLE_WORDS, job.permuted)
+            sets = None
+            if job.files.shingles or job.quality:
+                sketches, sets = sketch_with_sets(batch["text"], SHINGLE_WORDS, job.permuted)
+            else:
+                sketches = sketch(batch["text"], SHINGLE_WORDS, job.permuted)
+            digests, lengths, words, signatures = sketches
             if original is not None:  # exact duplicates are so with all of their paragraphs
                 digests = sketch(original, SHINGLE_WORDS, job.permuted[:, :0]).digests
             packed = pa.py_buffer(signatures.astype("<u4", copy=False))
             column = pa.FixedSizeBinaryArray.from_buffers(signature, len(batch), [None, packed])
             high, low = (np.ascontiguousarray(half) for half in digests.T)
             columns = [batch["id"], high, low, lengths, words]
-            shingles = None
-            if job.files.shingles or job.quality:
-                shingles = shingle_sets(batch["text"], SHINGLE_WORDS)
-                columns += [shingles.letters * shingles.distinct] * job.quality
-            writer.add(signatures, shingles)
+            if sets and job.quality:
+                columns.append(sets.letters * sets.distinct)
+            writer.add(signatures, sets)
             batches.append(pa.record_batch([*columns, column], schema=schema))
     write_parquet(job.table, pa.Table.from_batches(batches, schema))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homegrown.corpus.minhash import permutations, sketch
+from homegrown.corpus.minhash import permutations, sketch, sketch_with_sets
 from tests.corpus.made_up import sentence
 
 MASK = 2**64 - 1
@@ -37,6 +37,13 @@ def shingle_hash(shingle: str) -> int:
     for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         value = (value ^ value >> 33) * multiplier & MASK
     return (value ^ value >> 33) >> 32
+
+
+def premixed(shingle: int) -> int:
+    """Return MurmurHash3's 32-bit finalizer of a hash, which datasketch takes before its permutations."""
+    for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        shingle = (shingle ^ shingle >> shift) * multiplier & 0xFFFFFFFF
+    return shingle ^ shingle >> 16
 
 
 def words_of(text: str) -> list[str]:
@@ -91,6 +98,22 @@ def test_long_texts_and_slices_of_arrays_too() -> None:
     for text, signature in zip(texts, found.signatures, strict=True):
         assert np.array_equal(signature, by_datasketch(text, 5, 126, 7).hashvalues)
     assert found.lengths.tolist() == [len(text) for text in texts]
+
+
+@settings(deadline=None)  # the first example compiles
+@given(st.lists(st.text(alphabet="ab .é字", max_size=60), max_size=5), st.integers(1, 3))
+def test_the_sets_have_each_shingle_of_a_text_once_in_ascending_order(texts: list[str], size: int) -> None:
+    array, permuted = pa.array(["before", *texts], pa.string())[1:], permutations(12, 7)
+    found, sets = sketch_with_sets(array, size, permuted)
+    alone = sketch(array, size, permuted)
+    assert np.array_equal(found.signatures, alone.signatures) and np.array_equal(found.digests, alone.digests)
+    for number, text in enumerate(texts):
+        words = words_of(text)
+        every = [" ".join(words[i : i + size]) for i in range(max(bool(words), len(words) - size + 1))]
+        expected = sorted({premixed(shingle_hash(shingle)) for shingle in every})
+        assert sets.shingles[sets.starts[number] : sets.starts[number + 1]].tolist() == expected
+        assert sets.distinct[number] == (len(expected) / len(every) if every else 1)
+        assert sets.letters[number] == sum(character.isalpha() for character in text) / max(1, len(text))
 
 
 def test_no_more_than_500_000_characters_are_shingled() -> None:
