@@ -21,9 +21,12 @@ demo: install
 
 # Many tests start programs, and where Python may write no bytecode, each would compile the same modules again.
 test: export PYTHONDONTWRITEBYTECODE :=
-# Four processes on two processors: a test that waits for a server or a killed process leaves its own idle.
-test: install lint types
-	$(BIN)/python -m pytest --numprocesses 4
+# More processes than processors, and the types beside them: a test that waits for a server or a killed process leaves
+# its own idle. What mypy says comes last.
+test: install lint
+	@said=$$(mktemp); $(BIN)/mypy > $$said 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest --numprocesses 5; tests=$$?; \
+	wait $$types; types=$$?; cat $$said; rm $$said; exit $$((tests | types))
 
 # The newest versions that pyproject.toml allows instead of the tested ones, and every documented command with them.
 newest:

@@ -44,7 +44,7 @@ def kernel() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=TEXT)
 @example("")
 @example("'ſ 'S'ſ İi K")
@@ -99,7 +99,7 @@ def test_published_forms(form: str) -> None:
     encoder = Encoder(theirs)
     assert encoder.fast
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(text=TEXT)
     @example("'ſ 'S'ſ İi K 1234567 'LL")
     def check(text: str) -> None:
