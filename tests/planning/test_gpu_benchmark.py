@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ def test_without_a_gpu_it_says_so_and_leaves_nothing(
 def test_two_workers_are_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     changes = [part for change in SMALL for part in ("--set", change)]
     run(
         monkeypatch,
