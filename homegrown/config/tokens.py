@@ -58,6 +58,13 @@ class Weight(Settings):
         default=None, le=1e6, description="Readings of the source's text; more than 1 repeats it."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_unit(cls, value: object) -> object:
+        if isinstance(value, int | float):
+            raise ValueError(f"a weight needs its unit, such as {{epochs: {value}}}")
+        return value
+
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.tokens is None) == (self.epochs is None):

@@ -76,6 +76,11 @@ SIGNALS = signals.SCHEMA.append(pa.field("redacted", pa.int32()))  # number of r
 _TEXT = SCHEMA.get_field_index("text")
 _log = logging.getLogger(__name__)
 _BATCH = 4096  # rows whose texts are in memory at once
+_LEAST_AUC = 0.6  # chance has 0.5
+_ALIKE = (
+    "filter.example: the good documents are hardly different from the corpus (AUC %.2f, chance is 0.5), so documents "
+    "are dropped almost at random; give other good documents, or set example to null."
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,8 @@ def filter_documents(
     }
     if classifier:
         metrics["example_auc"] = classifier.auc
+        if classifier.auc < _LEAST_AUC:
+            _log.warning(_ALIKE, classifier.auc)
     if settings.redact:
         metrics["redacted"] = redacted
     if lists:

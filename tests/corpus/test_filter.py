@@ -15,7 +15,7 @@ from homegrown.config.filter import FilterSettings, GopherQuality, GopherRepetit
 from homegrown.corpus.filter import filter_documents
 from homegrown.corpus.quality import word_list
 from homegrown.corpus.quality.by_language import adapted, table_of
-from homegrown.corpus.quality.example import fit
+from homegrown.corpus.quality.example import fit, good_texts
 from homegrown.corpus.quality.rules import failures, rules
 from homegrown.corpus.quality.texts import take_apart
 from homegrown.corpus.redaction import redact
@@ -179,6 +179,27 @@ def test_documents_like_the_good_ones_are_kept(tmp_path: Path, executor: Executo
     assert digests(tmp_path / "again") == digests(tmp_path / "out")
 
 
+def test_good_documents_that_are_like_the_corpus_are_warned_of(
+    tmp_path: Path, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    random = Random(3)
+    (tmp_path / "good").mkdir()
+    for number in range(100):
+        (tmp_path / "good" / f"{number}.txt").write_text(prose(random, False))
+    write_documents(tmp_path / "in", [prose(random, False) for _ in range(200)])
+    settings = FilterSettings.model_validate(LAX | {"example": {"good": str(tmp_path / "good")}})
+    outcome = filter_documents(tmp_path / "out", tmp_path / "in", settings, executor=executor)
+    assert float(outcome.metrics["example_auc"]) < 0.6
+    assert "hardly different from the corpus" in caplog.text
+
+
+def test_good_documents_are_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("one")
+    for name in ("good.txt", "absent"):
+        with pytest.raises(UserError, match="is not a folder"):
+            good_texts(str(tmp_path / name))
+
+
 def test_the_area_under_the_curve_is_that_of_scikit_learn() -> None:
     from sklearn.metrics import roc_auc_score
 
@@ -198,7 +219,9 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn() -> None:
         ({}, "no file in a supported format"),
         ({"a.txt": "one"}, "1 different documents with text; it needs at least 20"),
         ({f"{number}.txt": "one" for number in range(20)} | {"empty.txt": "", "blank.txt": " \n"}, "1 different"),
-        ({"a.jsonl": "{}"}, "a.jsonl has no"),
+        ({"a.jsonl": "{}"}, "a.jsonl, line 1, has no key 'text'"),
+        ({"a.jsonl": '{"text": "one"}\n[1]'}, "line 2, .*list instead of an object"),
+        ({"a.TXT": "caf\xe9"}, "a.TXT is not UTF-8 text"),
         ({"a.jsonl": '{"text": null}'}, "NoneType instead of a text"),
         ({"a.jsonl": '{"text": "one \\ud800"}\n{"text": 5}'}, "int instead of a text"),
         ({"a.jsonl": '{"text": "one \\ud800"}'}, "1 different"),
@@ -209,7 +232,7 @@ def test_too_few_good_documents_are_an_error(
 ) -> None:
     (tmp_path / "good").mkdir()
     for name, content in written.items():
-        (tmp_path / "good" / name).write_text(content)
+        (tmp_path / "good" / name).write_text(content, encoding="latin-1")
     write_documents(tmp_path / "in", ["a text"])
     settings = FilterSettings.model_validate(LAX | {"example": {"good": str(tmp_path / "good")}})
     with pytest.raises(UserError, match=message):

@@ -55,8 +55,10 @@ def percentile(found: Values) -> Values:
 
 
 def files(folder: str) -> list[Path]:
-    """Return the files of good documents; raise UserError for an empty folder."""
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix in FORMATS and path.is_file())
+    """Return the files of good documents; raise UserError for what is not a folder, and an empty one."""
+    if not Path(folder).is_dir():
+        raise UserError(f"filter.example.good: {folder} is not a folder; give one with your good documents.")
+    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
     if not found:
         raise UserError(f"filter.example.good: {folder} has no file in a supported format ({', '.join(FORMATS)}).")
     return found
@@ -127,17 +129,33 @@ def _scores(features: _Features, weights: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def _read(path: Path) -> Iterator[str]:
+    kind, number = path.suffix.lower(), 0
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             for batch in pq.ParquetFile(path).iter_batches(1024, columns=["text"]):
                 yield from (_string(text) for text in batch["text"].to_pylist() if text is not None)
-        elif path.suffix == ".jsonl":
+        elif kind == ".jsonl":
             with path.open(encoding="utf-8") as lines:
-                yield from (_string(json.loads(line)["text"]) for line in lines if line.strip())
+                for line in lines:
+                    number += 1
+                    if line.strip():
+                        yield _string(_object(line)["text"])
         else:
             yield path.read_text(encoding="utf-8")
-    except (OSError, ValueError, KeyError, TypeError) as error:  # pa.ArrowInvalid is a ValueError
-        raise UserError(f"filter.example.good: {path} has no readable column or key 'text' ({error}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"filter.example.good: {path} is not UTF-8 text ({error}); convert it.") from error
+    except OSError as error:
+        raise UserError(f"filter.example.good: {path} cannot be read ({error.strerror or error}).") from error
+    except (ValueError, KeyError, TypeError) as error:  # pa.ArrowInvalid is a ValueError
+        place = f"{path}, line {number}, has no key" if number else f"{path} has no column"
+        raise UserError(f"filter.example.good: {place} 'text' with a text ({error}).") from error
+
+
+def _object(line: str) -> dict[str, object]:
+    row: object = json.loads(line)
+    if not isinstance(row, dict):
+        raise TypeError(f"{type(row).__name__} instead of an object")
+    return row
 
 
 def _string(value: object) -> str:

@@ -112,8 +112,11 @@ def _problem(entry: str) -> str:
     scheme = entry.partition("://")[0].lower() if "://" in entry else "http"
     if scheme not in ("http", "https"):
         return f"{shown!r} has another scheme than http; write its domain"
-    if re.search(r"\s", entry) or _address(entry) is None:
+    address = _address(entry)
+    if re.search(r"\s", entry) or address is None:
         return f"{shown!r} is neither a domain nor a URL; write example.com or example.com/path"
+    if address.path.endswith("*"):
+        return f"{shown!r} ends with a wildcard; leave it out, because a line covers what continues it"
     return ""
 
 
