@@ -26,13 +26,15 @@ HOSTILE = """# Title <img src=x onerror='window.ran = 5'>
 window.ran = 7; // `not` **bold**
 ```
 [good](https://example.org/a_(b)) [bad](javascript:window.ran=8) <a href="javascript:window.ran=9">x</a>
+(Bare: https://example.org/wiki_(x), <https://example.org/y>.) `https://example.org/code` **HTTP://example.org/z**!
+[https://example.org/inner](https://example.org/outer) javascript:window.ran=10 https:// nothttps://example.org
 snake_case_name and **open
 """
 
 
 def test_markdown_is_formatted_and_never_markup(page: Page, engines: dict[str, ScriptedEngine]) -> None:
     engines[TUNED].text = HOSTILE
-    page.set("max_tokens", "390")
+    page.set("max_tokens", "790")
     engines[TUNED].context = 2000
     try:
         page.say("Show.")
@@ -45,10 +47,17 @@ def test_markdown_is_formatted_and_never_markup(page: Page, engines: dict[str, S
 
     assert inside("h4") == ["Title <img src=x onerror='window.ran = 5'>"]
     assert inside("ol > li > p") == ["one code and bold", "two"] and inside("li li em") == ["slant"]
-    assert inside("strong") == ["bold"] and inside("li code") == ["code"]
+    assert inside("strong") == ["bold", "HTTP://example.org/z"] and inside("li code") == ["code"]
     assert inside("td") == ["1", "<script>window.ran = 6</script>"]
     assert inside("pre") == ["window.ran = 7; // `not` **bold**"]
-    assert [one.get_attribute("href") for one in page.all(".answer a")] == ["https://example.org/a_(b)"]
+    links = page.all(".answer a")
+    assert [one.get_attribute("href") for one in links] == [
+        *("https://example.org/a_(b)", "https://example.org/wiki_(x)", "https://example.org/y"),
+        *("http://example.org/z", "https://example.org/outer"),
+    ]
+    assert {(one.get_attribute("target"), one.get_attribute("rel")) for one in links} == {
+        ("_blank", "noopener noreferrer nofollow")
+    }
     assert "[bad](javascript:window.ran=8) <a href" in inside("")[0] and "snake_case_name and **open" in inside("")[0]
     assert not page.all(".answer script, .answer img")
     # Were it markup, the browser would not run it either.

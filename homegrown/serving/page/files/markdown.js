@@ -6,6 +6,24 @@ const element = (name, ...children) => {
   return made;
 };
 
+function link(address, ...children) {
+  const made = element("a", ...children);
+  for (const inner of made.querySelectorAll("a")) inner.replaceWith(...inner.childNodes);
+  made.href = address;
+  made.rel = "noopener noreferrer nofollow";
+  made.target = "_blank";
+  return made;
+}
+
+// A bare address without the punctuation of its sentence; a bracket that it opened is its own.
+function withoutEnd(address) {
+  const shorter = address.replace(/[?!.,:;*_~'"\u2019\u201d\u2026\u00bb\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f]+$/, "");
+  const last = shorter.at(-1), opening = { ")": "(", "]": "[", "}": "{" }[last];
+  const alone = opening && shorter.split(last).length > shorter.split(opening).length;
+  if (alone) return withoutEnd(shorter.slice(0, -1));
+  return shorter;
+}
+
 const INLINE = [
   [/`+/, (found, rest) => {
     const end = rest.indexOf(found[0], found[0].length);
@@ -13,12 +31,10 @@ const INLINE = [
     return [element("code", rest.slice(found[0].length, end).trim()), end + found[0].length];
   }],
   [/\\([\\`*_{}[\]()#+\-.!|<>~])/, (found) => [document.createTextNode(found[1]), 2]],
-  [/\[([^[\]\n]+)\]\((https?:\/\/[^\s()<>]+(?:\([^\s()]*\)[^\s()<>]*)*)\)/, (found) => {
-    const link = element("a", ...inline(found[1]));
-    link.href = found[2];
-    link.rel = "noopener noreferrer nofollow";
-    link.target = "_blank";
-    return [link, found[0].length];
+  [/\[([^[\]\n]+)\]\((https?:\/\/[^\s()<>]+(?:\([^\s()]*\)[^\s()<>]*)*)\)/, (found) => [link(found[2], ...inline(found[1])), found[0].length]],
+  [/<(https?:\/\/[^\s<>]+)>|(?<![\p{L}\p{N}])https?:\/\/[^\s<>"`]{1,2000}/iu, (found) => {
+    const address = found[1] ?? withoutEnd(found[0]);
+    return URL.canParse(address) ? [link(address, address), found[1] ? found[0].length : address.length] : null;
   }],
   [/(\*\*\*|___)(?=[^\s*_])([^]*?[^\s*_])\1/, (found) => [element("strong", element("em", ...inline(found[2]))), found[0].length]],
   [/(\*\*|__)(?=\S)([^]*?\S)\1/, (found) => [element("strong", ...inline(found[2])), found[0].length]],
