@@ -30,6 +30,10 @@ _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties")
 _OPEN = ("additionalProperties", "patternProperties", "$ref", *_LISTS)
 
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_LIMITS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)
+"""The maximum of the logits of 8 tokens for each byte of a mask."""
+
 _thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
 
@@ -48,13 +52,20 @@ def json_rule(schema: Any) -> str:
     """
     if not isinstance(schema, dict):
         raise UserError("The schema is not an object; give a JSON schema.")
+    try:
+        return _json_rule(json.dumps(schema))
+    except RecursionError:
+        raise UserError("The schema is nested too deeply; send a flatter one.") from None
+
+
+@lru_cache(maxsize=32)  # the check takes milliseconds, and clients send the same schema with every request
+def _json_rule(text: str) -> str:
+    schema = json.loads(text)
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise UserError(f"The schema is malformed at {error.json_path}: {error.message}.") from None
-    except RecursionError:
-        raise UserError("The schema is nested too deeply; send a flatter one.") from None
     rule = _json(schema if _combined(schema) else _closed(schema))
     if problem := _problem(f"start: {rule}"):
         raise UserError(f"The schema cannot be used at {_place(schema, '$')}: {_reason(problem)}.")
@@ -165,12 +176,14 @@ class Masks:
         self._begun, self._computed = [], None
         rows = len(matchers)
         self._bits[[row for row in range(rows) if not matchers[row]]] = -1
-        bits = np.unpackbits(self._bits[:rows].view(np.uint8), axis=1, count=self._size, bitorder="little")
-        # Few and in place: on a CPU, each large new tensor costs as much as the masks themselves.
-        forbidden, masked = torch.from_numpy(bits == 0).to(logits.device), logits.clone()
-        masked[:, : self._size].masked_fill_(forbidden, -torch.inf)
-        if logits.shape[1] > self._size:  # a model's vocabulary may be longer than that of its tokenizer
-            masked[[row for row in range(rows) if matchers[row]], self._size :] = -torch.inf
+        limits = _LIMITS.take(self._bits[:rows].view(np.uint8), axis=0).reshape(rows, -1)[:, : self._size]
+        # By a minimum: on a CPU, filling what a mask selects takes as long as the masks themselves.
+        allowed = torch.minimum(logits[:, : self._size], torch.from_numpy(limits).to(logits.device))
+        if logits.shape[1] == self._size:
+            return allowed
+        masked = logits.clone()  # a model's vocabulary may be longer than that of its tokenizer
+        masked[:, : self._size] = allowed
+        masked[[row for row in range(rows) if matchers[row]], self._size :] = -torch.inf
         return masked
 
     def _compute(self, matchers: Sequence[LLMatcher | None]) -> None:
