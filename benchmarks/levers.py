@@ -130,6 +130,11 @@ def cautious_decay(made: list[Optimizer], _: Clock) -> None:
         optimizer.register_step_post_hook(decay)
 
 
+def cautious_decay_of_hidden(made: list[Optimizer], clock: Clock) -> None:
+    """Decay only hidden matrices cautiously, all else as before."""
+    cautious_decay([one for one in made if isinstance(one, Muon)], clock)
+
+
 def half_decay(made: list[Optimizer], _: Clock) -> None:
     """Halve the decay: about what `cautious_decay` leaves of it."""
     for group in (group for optimizer in made for group in optimizer.param_groups):
@@ -233,6 +238,10 @@ LEVERS = {
     "embedding-without-decay": Lever(change=embedding_without_decay),
     "final-rate-0.05": Lever({"final_learning_rate_share": 0.05}),
     "final-rate-0.1": Lever({"final_learning_rate_share": 0.1}),
+    "final-rate-0.1-cautious-decay": Lever({"final_learning_rate_share": 0.1}, change=cautious_decay),
+    "final-rate-0.1-cautious-hidden": Lever({"final_learning_rate_share": 0.1}, change=cautious_decay_of_hidden),
+    "final-rate-0.1-half-decay": Lever({"final_learning_rate_share": 0.1}, change=half_decay),
+    "final-rate-0.1-half-batches": Lever({"final_learning_rate_share": 0.1}, objective=counted, batches=HalfBatches),
     "ema-nesterov": Lever(change=ema_nesterov),
     "two-tokens": Lever(objective=two_tokens),
     "half-batches": Lever(objective=counted, batches=HalfBatches),
