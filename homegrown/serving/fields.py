@@ -94,7 +94,14 @@ _Form = TypeVar("_Form", bound=Fields)
 
 def reason(error: ErrorDetails) -> str:
     """Return what is wrong with a field, without the names of Python's types."""
-    return "Give an object" if error["type"] in ("model_type", "model_attributes_type", "dict_type") else error["msg"]
+    kind, limits = error["type"], error.get("ctx", {})
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "Give an object"
+    if kind == "too_short" and limits["field_type"] == "List":
+        return f"Give at least {limits['min_length']}"
+    if kind == "too_long" and limits["field_type"] == "List":
+        return f"Give at most {limits['max_length']}, not {limits['actual_length']}"
+    return error["msg"]
 
 
 def translated(kind: type[_Form], fields: Mapping[str, Any], names: Mapping[str, str]) -> _Form:

@@ -33,7 +33,7 @@ SURROGATE = "The text has an unpaired surrogate; send valid Unicode."
         ({"max_tokens": -1}, "max_tokens: Input should be greater than or equal to 0"),
         ({"stop": ["x"] * 17}, "400 - stop: Give a string or at most 16 strings, each of 1 to 256"),
         ({"prompt": []}, "prompt: Give a string"),
-        ({"guided_choice": []}, "guided_choice: List should have at least 1 item"),
+        ({"guided_choice": []}, "guided_choice: Give at least 1\\."),
         ({"temprature": 0}, r"temprature \(did you mean temperature\?\)"),
         ({"best_off": 1, "ignore_eos": True}, r"Unsupported: best_off \(did you mean best_of\?\), ignore_eos;"),
         ({"prompt": [5, 280]}, "those of pretrain@1 are 0 to 274"),
