@@ -12,8 +12,6 @@ import inspect
 import json
 import os
 import sysconfig
-import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.parser import HeaderParser
@@ -26,14 +24,12 @@ from packaging.version import Version
 from homegrown.corpus.records import Document, Fault, Piece
 from homegrown.store.digests import Digests
 from homegrown.util.errors import UserError
+from homegrown.util.syntax import parse
 
 _OURS = frozenset({"homegrown", "tasks", "flows"})
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 _SHORTEST = 200  # minimum characters of docstrings in a module for a document
 _SHOWN = 3  # packages that a message names
-# One module at a time per process (ingest's workers are processes): `catch_warnings` changes the filters of every
-# thread, permanently if two overlap. Python 3.11 and 3.12 also count the depth of all their syntax trees together.
-_PARSING = threading.Lock()
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -215,9 +211,7 @@ def documentation(source: bytes) -> str:
     Empty if the docstrings have fewer than 200 characters. Raises SyntaxError or ValueError for a module that does not
     parse, RecursionError or MemoryError for one nested too deeply.
     """
-    with _PARSING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other projects' code
-        tree = ast.parse(source)
+    tree = parse(source)
     own = inspect.cleandoc(ast.get_docstring(tree, clean=False) or "")
     blocks = [own] if own else []
     length = len(own)

@@ -4,7 +4,6 @@ import ast
 import hashlib
 import json
 import sys
-import threading
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import NamedTuple
 
 from homegrown.store.digests import Digests
 from homegrown.util.files import replacing
+from homegrown.util.syntax import parse
 
 _PACKAGE = Path(__file__).parents[1]
-_parsing = threading.Lock()
-"""Python 3.11 fails ("AST constructor recursion depth mismatch") when two threads parse at once, as Dask's do."""
 
 # Modules around the stages: they decide when and where work runs, not what a stage makes. Settings enter a key by
 # value, so the modules that only type them are here too.
@@ -105,8 +103,7 @@ def _module(file: Path, digests: Digests | None) -> _Module:
 
 
 def _parsed(file: Path) -> str:
-    with _parsing:
-        tree = ast.parse(file.read_bytes(), str(file))
+    tree = parse(file.read_bytes(), str(file))
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

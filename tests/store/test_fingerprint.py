@@ -1,12 +1,16 @@
 """Code fingerprints: what changes them and what does not, on a copy of a small package."""
 
+import ast
+import gc
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from homegrown.store import fingerprint
 from homegrown.store.fingerprint import code_fingerprint, reached
+from homegrown.util.syntax import parse
 
 ROOT = Path(fingerprint.__file__).parents[2]
 _FILES = {
@@ -92,3 +96,36 @@ def test_what_is_remembered_of_a_file_changes_with_it(package: Path) -> None:
 def test_unknown_module_is_an_error(package: Path) -> None:
     with pytest.raises(ModuleNotFoundError):
         code_fingerprint(["homegrown.nowhere"])
+
+
+def test_a_tree_is_whole_although_other_threads_parse_meanwhile() -> None:
+    """While Python 3.11 builds a tree, a collection that runs Python code lets other threads build theirs."""
+    asked, answered, source = threading.Semaphore(0), threading.Semaphore(0), b"x = [1, (2, {3: 4})]\n" * 500
+    ended = threading.Event()
+
+    def another() -> None:
+        while asked.acquire() and not ended.is_set():
+            ast.parse("y")
+            answered.release()
+
+    def collecting(phase: str, _: object) -> None:
+        if phase == "start" and threading.current_thread() is threading.main_thread():
+            asked.release()
+            answered.acquire()
+
+    def deep(calls: int) -> ast.Module:
+        return deep(calls - 1) if calls else parse(source)
+
+    thread, before = threading.Thread(target=another), gc.get_threshold()
+    thread.start()
+    gc.callbacks.append(collecting)
+    gc.set_threshold(50)
+    try:
+        assert len(deep(30).body) == 500
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(collecting)
+        ended.set()
+        asked.release()
+        thread.join()
+    assert gc.isenabled()
