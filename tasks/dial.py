@@ -1,6 +1,7 @@
 """The choice of a recipe for a budget, shown in the terminal and on a page of the run."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from prefect.logging import get_run_logger
 
 from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
+from homegrown.evaluation.starter_score import starter_score
 from homegrown.planning import adaptation_dial, scaling_rules
 from homegrown.planning.budget import Budget, seconds_of
 from homegrown.planning.compute import config_of
@@ -93,6 +95,8 @@ def choose(
             return change_recipe(chosen, _following(changes, note), note)
 
         found = dial(recipe, budget, _facts(recipe, shards), speed, machine, gpu, change)
+        if shards.folder and (score := starter_score(store(), shards.path, note)) is not None:
+            found = found.beside(score, starter_command(recipe, budget))
         shown(found)
         return found.recipe
 
@@ -122,6 +126,13 @@ def choose_steps(
         return found.recipe
 
     return complete
+
+
+def starter_command(recipe: Recipe, budget: Budget) -> str:
+    """Return the command that trains the starter on the text of a recipe, in the same time."""
+    paths = [one.path for one in recipe.ingest.sources if one.kind == "files"]
+    time = [] if budget.seconds is None else ["--time", f"{budget.seconds / 60:g}m"]
+    return shlex.join(["homegrown", "adapt", "starter", *(part for path in paths for part in ("--data", path)), *time])
 
 
 def sampled(

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -139,16 +140,33 @@ def run(
 
     given_again = [part for name, value in dials.items() for one in _each(value) for part in (name, one)]
     made = {stage: handle.path for stage, handle in run_flow(store, console, prepare).items()}
-    report(
-        console,
-        made,
-        [
-            "generate --prompt 'Return the'",
-            "sql 'select rule, count(*) from filter.dropped group by rule'",
-            shlex.join(["run", pipeline, *given_again, "--set", "evaluation.samples=64"]),
-            "chat starter",
-        ],
-    )
+    commands = [
+        "generate --prompt 'Return the'",
+        "sql 'select rule, count(*) from filter.dropped group by rule'",
+        shlex.join(["run", pipeline, *given_again, "--set", "evaluation.samples=64"]),
+        "chat starter",
+    ]
+    starter = None
+    if pipeline == AUTO and "evaluate" in made:
+        from homegrown.evaluation.starter_score import known_score
+
+        starter = known_score(store, made["shard"])
+        shared = {"--data": data, "--time": time}
+        given_adapt = [part for name, value in shared.items() for one in _each(value) for part in (name, one)]
+        commands = [
+            shlex.join(["generate", "--prompt", _first_words(made["evaluate"])]),
+            "serve",
+            "report corpus",
+            "report evaluation",
+            *([] if starter is None else [shlex.join(["adapt", "starter", *given_adapt])]),
+        ]
+    report(console, made, commands, starter)
+
+
+def _first_words(evaluation: Path) -> str:
+    """Return the first words of a document that the model has not read, to continue."""
+    first = str(read_parquet(evaluation / "continuations", ["prompt"])["prompt"][0].as_py())
+    return textwrap.shorten(first, _PROMPT, placeholder="") or first.strip()[:_PROMPT]
 
 
 def _each(value: str | tuple[str, ...] | None) -> Sequence[str]:
@@ -222,8 +240,11 @@ def stage_name(name: str) -> "StageName":
     raise UserError(f"Stage {name!r} does not exist; the stages are: {', '.join(CHAIN)}.")
 
 
-def report(console: Console, made: Mapping[str, Path], commands: Sequence[str]) -> None:
-    """Print the results of a run: evaluation, artifacts, a sample and the next commands."""
+def report(console: Console, made: Mapping[str, Path], commands: Sequence[str], starter: float | None = None) -> None:
+    """Print the results of a run: evaluation, artifacts, a sample and the next commands.
+
+    `starter` is the bits per byte of the starter on the text.
+    """
     command = _short(Path(sys.argv[0]).absolute())
     if "evaluate" in made:
         print_table(_evaluation(made["evaluate"]))
@@ -240,6 +261,10 @@ def report(console: Console, made: Mapping[str, Path], commands: Sequence[str]) 
         sample = (made["evaluate"] / "sample.txt").read_text(encoding="utf-8")
         console.print("\n[bold]The model writes:[/bold]")
         console.print(sample, markup=False, highlight=False)
+        if "pretrain" in made:
+            console.print("\n[bold]In words:[/bold]")
+            for line in _in_words(made["evaluate"], starter):
+                console.print(line, markup=False, highlight=False)
         console.print("\n[bold]Next:[/bold]")
         for line in commands:
             console.print(f"  {command} {line}", markup=False, highlight=False, soft_wrap=True)
@@ -257,10 +282,41 @@ _COLUMNS = {
 }
 
 
+_OTHERS = {"base": "its base", "xz after": "the file compressor xz", "5-gram": "counts of five tokens in a row"}
+"""What else predicts the text, in words, by the beginnings of the variants."""
+_PROMPT = 40
+"""Characters of a prompt to try."""
+
+
 def _evaluation(folder: Path) -> Table:
     results = read_parquet(folder / "results", list(_COLUMNS)).to_pylist()
     rows = [[shown(value) for value in row.values()] for row in results if row["bits_per_byte"] is not None]
     return Table(list(_COLUMNS.values()), rows, title="Evaluation on held-out text")
+
+
+def _in_words(evaluation: Path, starter: float | None) -> list[str]:
+    """Return sentences about a model for people who do not know the figures, beside the starter's bits per byte."""
+    rows = read_parquet(evaluation / "results", ["variant", "kind", "bits_per_byte"]).to_pylist()
+    known = [row for row in rows if row["bits_per_byte"] is not None]
+    adapted = any(row["kind"] == "base" for row in known)
+    others = {
+        name: row["bits_per_byte"]
+        for row in known
+        for start, name in _OTHERS.items()
+        if row["variant"].startswith(start)
+    }
+    others |= {"the published model `starter`, without your text": starter} if starter is not None else {}
+    beside = ", ".join(f"{name} {bits:.2f}" for name, bits in others.items())
+    own = known[0]["bits_per_byte"]
+    sentences = [
+        f"The model needs {own:.2f} bits for a byte (about a letter) of text that it has not read: fewer is better, 8 "
+        f"is knowing nothing. Others: {beside}."
+    ]
+    if not adapted:
+        sentences.append("It continues a text in the manner of those it read; it does not answer, and invents facts.")
+    if starter is not None and starter < own:
+        sentences.append("The starter predicts your text better: `adapt starter`, below, trains it on your text.")
+    return sentences
 
 
 def _short(path: Path) -> str:

@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from homegrown.evaluation.costs import Costs, by_document
+from homegrown.evaluation.costs import Costs
 from homegrown.evaluation.memorization import longest_matches
-from homegrown.evaluation.perplexity import Text, predict
-from homegrown.evaluation.windows import Numbers, Windows, slide
+from homegrown.evaluation.perplexity import ShortTexts
 from homegrown.model.transformer import Transformer
 from homegrown.tokenizer.encoding import Encoder
-from homegrown.tokenizer.loading import token_bytes
 from homegrown.tokenizer.special import special_ids
 from homegrown.util.errors import UserError
 
@@ -49,30 +47,16 @@ def passages() -> tuple[Passage, ...]:
 
 
 @dataclass(frozen=True)
-class _InMemory:
-    """Tokens of a text in memory, int64 [tokens]."""
-
-    tokens: Numbers
-
-    def read_at(self, starts: list[int], length: int) -> Numbers:
-        """Return `length` tokens from each of `starts` on, as int64 [len(starts), length]."""
-        return np.stack([self.tokens[start : start + length] for start in starts])
-
-
-@dataclass(frozen=True)
 class GeneralText:
     """The passages as tokens, each after the token that starts a document; `left_out` of them are training data."""
 
     kinds: list[str]
     left_out: int
-    _text: Text
-    _starts: Numbers
-    _windows: Windows
-    _sizes: Numbers
+    _texts: ShortTexts
 
     def costs(self, model: Transformer) -> Costs:
         """Return the costs of a model's predictions, by passage."""
-        return by_document(predict(model, self._text, self._windows), self._windows.targets, self._sizes, self._starts)
+        return self._texts.costs(model)
 
 
 def prepare_general(tokenizer: Tokenizer, packed: Path, context: int, stride: int) -> GeneralText | None:
@@ -91,8 +75,4 @@ def prepare_general(tokenizer: Tokenizer, packed: Path, context: int, stride: in
     if not chosen:
         return None
     kinds, parts = [kind for kind, _ in chosen], [tokens for _, tokens in chosen]
-    lengths = np.array([len(tokens) for tokens in parts])
-    text, starts = np.concatenate(parts), np.cumsum(lengths) - lengths
-    windows = slide(starts, lengths, context, stride)
-    sizes = token_bytes(tokenizer)[text[windows.targets]].astype(np.int64)
-    return GeneralText(kinds, len(encoded) - len(chosen), _InMemory(text), starts, windows, sizes)
+    return GeneralText(kinds, len(encoded) - len(chosen), ShortTexts.of(tokenizer, parts, context, stride))

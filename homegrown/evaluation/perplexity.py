@@ -1,15 +1,20 @@
 """Costs of a model's predictions of held-out tokens."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 
-from homegrown.evaluation.windows import Numbers, Windows
+from homegrown.evaluation.costs import Costs, by_document
+from homegrown.evaluation.windows import Numbers, Windows, slide
 from homegrown.model.loss import chunk_tokens
 from homegrown.model.transformer import Transformer
+from homegrown.tokenizer.loading import token_bytes
 
 _BATCH_TOKENS = 4096
 
@@ -19,6 +24,39 @@ class Text(Protocol):
 
     def read_at(self, starts: list[int], length: int) -> Numbers:
         """Return `length` tokens from each of `starts` on, as int64 [len(starts), length]."""
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """Tokens of a text in memory, int64 [tokens]."""
+
+    tokens: Numbers
+
+    def read_at(self, starts: list[int], length: int) -> Numbers:
+        """Return `length` tokens from each of `starts` on, as int64 [len(starts), length]."""
+        return np.stack([self.tokens[start : start + length] for start in starts])
+
+
+@dataclass(frozen=True)
+class ShortTexts:
+    """Texts in memory as the tokens of one model."""
+
+    _text: Text
+    _starts: Numbers
+    _windows: Windows
+    _sizes: Numbers
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, parts: Sequence[Numbers], context: int, stride: int) -> "ShortTexts":
+        """Return texts of these tokens, int64 [tokens] each, for a model that reads `context` of them."""
+        lengths = np.array([len(tokens) for tokens in parts])
+        text, starts = np.concatenate(parts), np.cumsum(lengths) - lengths
+        windows = slide(starts, lengths, context, stride)
+        return cls(_InMemory(text), starts, windows, token_bytes(tokenizer)[text[windows.targets]].astype(np.int64))
+
+    def costs(self, model: Transformer) -> Costs:
+        """Return the costs of a model's predictions, by text."""
+        return by_document(predict(model, self._text, self._windows), self._windows.targets, self._sizes, self._starts)
 
 
 @torch.inference_mode()

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from homegrown.util.errors import UserError
 
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS = r"(?:s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)(?![a-z])"
+"""Also as words: 3 hours, 90 sec."""
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 """Of a whole number, with or without commas after thousands: 1,5 is not 15."""
 _THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -41,8 +43,8 @@ class Budget:
 
 def seconds_of(time: str) -> float:
     """Return the seconds of a --time such as 90s, 45m or 1h30m; raise UserError if it is none."""
-    parts = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*(?:s|min|m|h|d)\s*)+", time.strip().lower())
-    pairs = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)", parts[0]) if parts else []
+    parts = re.fullmatch(rf"(?:\d+(?:\.\d+)?\s*{_UNITS}\s*)+", time.strip().lower())
+    pairs = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", parts[0]) if parts else []
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in pairs)
     if not seconds:
         raise UserError(f"--time {shlex.quote(time)} is not a duration; write 90s, 45m, 1h30m or 2d.")

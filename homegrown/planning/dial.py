@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from homegrown.config.evaluation import EvaluationSettings
@@ -71,6 +71,14 @@ class Dialed(Choice):
     parameters: int
     tokens: int
     epochs: float
+
+    def beside(self, starter: float, command: str) -> "Dialed":
+        """Return it beside the bits per byte of the starter on the text; `command` trains that further."""
+        why = "more than expected above: a model of its own suits this text"
+        if starter < self.bits_per_byte:
+            why = f"before it reads any of your text; `{command}` trains it further"
+        row = Reason("the starter", f"{starter:.2f} bits per byte", why)
+        return replace(self, reasons=[*self.reasons, row])
 
 
 @dataclass(frozen=True)

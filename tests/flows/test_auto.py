@@ -12,6 +12,7 @@ from flows.auto import auto
 from flows.pretrain import planned
 from homegrown.config.pipelines import change_recipe, load_auto
 from homegrown.config.recipe import Recipe
+from homegrown.evaluation import starter_score
 from homegrown.planning import speed
 from homegrown.planning.budget import Budget
 from homegrown.planning.machine import Machine, this_machine
@@ -57,8 +58,11 @@ def test_a_training_that_takes_much_longer_than_expected_is_reported(monkeypatch
 @pytest.mark.slow
 @pytest.mark.usefixtures("trains_here")
 def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(
-    in_prefect: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    in_prefect: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried = list[list[str]]()
+    monkeypatch.setattr(starter_score, "starter_file", lambda: tmp_path)
+    monkeypatch.setattr(starter_score, "measure", lambda texts: tried.append(texts) or 0.9)
     write_corpus(tmp_path / "data")
     recipe, machine = load_auto(), this_machine()
     name = speed._name(change_recipe(recipe, CHANGES), machine, machine.device("auto"))
@@ -88,4 +92,9 @@ def test_the_recipe_follows_from_the_text_and_is_an_ordinary_one(
 
     again = auto(recipe=recipe, time="180s", data=data, changes=CHANGES, until="pretrain")
     assert again == made
+    (texts,) = tried  # once for a text
+    corpus = (tmp_path / "data" / "topics.jsonl").read_text(encoding="utf-8")
+    assert texts and all(json.dumps(text)[1:-1] in corpus for text in texts)
+    assert dial.starter_command(chosen, Budget(seconds=90)) == f"homegrown adapt starter --data {data[0]} --time 1.5m"
+    assert starter_score.known_score(in_prefect, made["shard"].path) == 0.9
     assert all(one.found for one in planned(chosen, "pretrain", None, []))

@@ -48,6 +48,7 @@ LIBRARY = TextFacts(1e10, counted=True, bz2_bits=2.1)
         ("45m", None, None, Budget(seconds=2700)),
         ("1h30m", "30M", None, Budget(seconds=5400, parameters=30e6)),
         ("2 d", None, None, Budget(seconds=172800)),
+        ("2 days 3 hours 5 minutes 1 sec", None, None, Budget(seconds=183901)),
         ("1.5h", "30m", None, Budget(seconds=5400, parameters=30e6)),
         (None, "1.5B", "2,000k", Budget(parameters=1.5e9, tokens=2e6)),
         (None, "1e6", "1,234,567", Budget(parameters=1e6, tokens=1_234_567)),
@@ -147,6 +148,14 @@ def test_the_same_measurements_give_the_same_recipe() -> None:
     first, second = (dial(load_auto(), Budget(seconds=600), BOOK, SPEED, LAPTOP).recipe for _ in range(2))
     assert first == second
     assert first.name == "auto"
+
+
+def test_the_starter_is_advised_where_it_predicts_the_text_better() -> None:
+    found = dial(load_auto(), Budget(seconds=600), BOOK, SPEED, LAPTOP)
+    better, worse = (found.beside(found.bits_per_byte + more, "adapt it").reasons[-1] for more in (-0.1, 0.1))
+    assert better.chosen == f"{found.bits_per_byte - 0.1:.2f} bits per byte"
+    assert "`adapt it`" in better.why
+    assert "`adapt it`" not in worse.why
 
 
 def test_a_size_or_tokens_alone_follow_from_each_other() -> None:
