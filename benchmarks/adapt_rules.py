@@ -4,10 +4,10 @@
 
 TEXT is `novel` or `documentation`, or only its first kilobytes. SmolLM2-135M-Instruct, from the extra `starter`, trains
 an adapter on it with the settings of the recipe `starter`, in so many steps of 2,048 tokens, once for each RATE (1e-3
-without any), and is measured on held-out documents before and after. One thread; losses do not depend on the machine's
-load. Rows are added to benchmarks/results/adapting.csv; one that is there is trained again only with `--repeat`. 100
-steps take ten minutes. Prepared texts stay in the temporary folder. The last line is one JSON object: bits per byte by
-rate.
+without any), and is measured before and after on held-out documents, and on the general text that shows what it forgot.
+One thread; losses do not depend on the machine's load. Rows are added to benchmarks/results/adapting.csv; one that is
+there is trained again only with `--repeat`. 100 steps take ten minutes. Prepared texts stay in the temporary folder.
+The last line is one JSON object: bits per byte by rate.
 
 Needs ../shared/corpora beside the repository for the novel.
 """
@@ -28,13 +28,15 @@ from homegrown.config.adaptation import AdaptationSettings
 from homegrown.config.pipelines import load_recipe
 from homegrown.config.training import TrainingSettings
 from homegrown.data.loader import TokenSplit
+from homegrown.evaluation.general import prepare_general
 from homegrown.model import weights
+from homegrown.tokenizer.loading import load
 from homegrown.training.worker import prepare_environment
 
 TABLE = Path(__file__).parent / "results" / "adapting.csv"
 DATA = Path(tempfile.gettempdir()) / "homegrown-adapting"
 SETTINGS = ["text", "kilobytes", "steps", "rate"]
-COLUMNS = [*SETTINGS, "epochs", "base", "bits_per_byte", "cpu_seconds"]
+COLUMNS = [*SETTINGS, "epochs", "base", "bits_per_byte", "general_base", "general", "cpu_seconds"]
 
 Row = dict[str, str]
 
@@ -127,7 +129,10 @@ def measured(row: Row) -> Row:
         seed=SEED,
         device="cpu",
     )
+    general = prepare_general(load(base), data / "pack", CONTEXT, CONTEXT // 2)
+    assert general is not None
     before = evaluate_base(data, base, 1).bits_per_byte
+    general_before = general.costs(weights.load(base, dtype=torch.float32).eval()).bits_per_byte
     folder = Path(tempfile.mkdtemp())
     run = trainer.Trainer(job, folder, only_worker(folder), Report(folder / PROGRESS), standard())
     run.start()
@@ -135,11 +140,13 @@ def measured(row: Row) -> Row:
     run.run(Stop())
     spent = cpu_seconds() - began
     run.task.keep(run.checkpoints, run.state.step, folder / "out")
-    after = held_out_costs(weights.load(folder / "out" / "model", dtype=torch.float32), data, base).bits_per_byte
+    result = weights.load(folder / "out" / "model", dtype=torch.float32)
+    after, general_after = (one.bits_per_byte for one in (held_out_costs(result, data, base), general.costs(result)))
     shutil.rmtree(folder)
     epochs = steps * BATCH * CONTEXT / TokenSplit(data / "pack", "train").tokens
-    found = {"epochs": f"{epochs:.2f}", "base": f"{before:.4f}", "bits_per_byte": f"{after:.4f}"}
-    return row | found | {"cpu_seconds": f"{spent:.0f}"}
+    found = {"base": before, "bits_per_byte": after, "general_base": general_before, "general": general_after}
+    figures = {name: f"{value:.4f}" for name, value in found.items()}
+    return row | {"epochs": f"{epochs:.2f}", **figures, "cpu_seconds": f"{spent:.0f}"}
 
 
 if __name__ == "__main__":
