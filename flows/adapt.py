@@ -31,11 +31,15 @@ _FILES, _DOCUMENTS, _SEARCHED = 10, 20, 4_000_000
 """Files of which each is a document; separators in so many of the first bytes to split fewer files there."""
 Duration = Annotated[str, Field(examples=["45m"], max_length=32)]
 """Read by the run, whose message says what to write; that of the server would be a regular expression."""
+_ANY_LENGTH = ("filter.min_characters=1", "filter.max_characters=20000000")
+"""Of documents, as in the recipe of `auto`: notes are short, and books are long."""
 _PLAIN = (".txt", ".md", ".rst")
 
 
 def adaptation_changes(base: str | None, data: Sequence[str], replay: Sequence[str]) -> list[str]:
     """Return the changes of a recipe for another base, other text, and other text to mix in.
+
+    Of one's own text, documents of any length are kept, as by `auto`.
 
     Raises:
         UserError: a path is wrong.
@@ -43,6 +47,7 @@ def adaptation_changes(base: str | None, data: Sequence[str], replay: Sequence[s
     return [
         *([f"base={json.dumps(base)}"] if base is not None else []),
         *([f"ingest.sources={json.dumps([one.model_dump() for one in sources_of(data)])}"] if data else []),
+        *(_ANY_LENGTH if data else []),
         *([f"replay={ReplaySettings(sources=sources_of(replay)).model_dump_json()}"] if replay else []),
     ]
 

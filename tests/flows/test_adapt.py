@@ -93,6 +93,7 @@ def test_paths_become_sources_with_names_of_their_own() -> None:
     assert recipe.base == "a/b.gguf"
     assert [source.name for source in recipe.ingest.sources] == ["my-notes", "my-notes-2", "data"]
     assert recipe.replay and [source.name for source in recipe.replay.sources] == ["data"]
+    assert (recipe.filter.min_characters, recipe.filter.max_characters) == (1, 20_000_000)
     assert adaptation_changes(None, [], []) == []
     with pytest.raises(UserError, match=r"A path of --data or --replay is wrong: path: .*password") as refused:
         adaptation_changes(None, ["https://me:pa55word@example.com/a.txt"], [])
