@@ -134,7 +134,8 @@ def _find_files(source: FilesSource) -> Found:
     skipped |= {piece.locator: unread(piece.locator) for piece in pieces if not form(piece.locator)}
     if not readable:
         raise UserError(
-            f"Source {source.name}: {source.path} has no file in a supported format ({', '.join(FORMATS)})."
+            f"Source {source.name}: {source.path} has no file in a supported format ({', '.join(FORMATS)}); name files "
+            "of plain text .txt, convert others."
         )
     check_installed((piece.locator for piece in readable), source)
     return Found(readable, {_shown(locator): reason for locator, reason in sorted(skipped.items())})

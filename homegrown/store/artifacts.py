@@ -250,6 +250,7 @@ class Store:
 
     def _publish(self, order: Order, slot: Path, outcome: Outcome, started: datetime, seconds: float) -> Manifest:
         partial = partial_of(slot)
+        (partial / MANIFEST).unlink(missing_ok=True)  # of a process that was killed before the renaming
         there = elsewhere.files_below(partial)
         files = {name: FileFacts(bytes=found.bytes, sha256=found.sha256) for name, found in there.items()} | {
             file.relative_to(partial).as_posix(): FileFacts(

@@ -148,6 +148,24 @@ def test_hidden_leftovers_of_a_killed_writer_are_not_published(store: Store) -> 
     assert sorted(file.name for file in artifact.path.rglob("*")) == ["manifest.json", "sub", "text.txt"]
 
 
+def test_a_process_killed_just_before_it_publishes_damages_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = order()
+
+    def killed(place: Path, slot: Path) -> None:
+        raise KeyboardInterrupt  # no handler runs, as after kill -9
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", killed)
+        store.make(wanted, store.slot("toy", wanted.key), writes("x"))
+    (left,) = store.partials()
+    assert (left / "manifest.json").exists()
+    artifact, made = store.make(wanted, store.slot("toy", wanted.key), writes("longer than before"))
+    assert (made, artifact.name, store.damage(artifact)) == (True, "toy@1", None)
+    assert "manifest.json" not in artifact.manifest.files
+
+
 _MAKER = """
 import sys, time
 from pathlib import Path
