@@ -74,7 +74,7 @@ class Dialed(Choice):
 
     def beside(self, starter: float, command: str) -> "Dialed":
         """Return it beside the bits per byte of the starter on the text; `command` trains that further."""
-        why = "more than expected above: a model of its own suits this text"
+        why = "more than is expected above; the end of the run compares them"
         if starter < self.bits_per_byte:
             why = f"before it reads any of your text; `{command}` trains it further"
         row = Reason("the starter", f"{starter:.2f} bits per byte", why)
