@@ -34,7 +34,9 @@ def test_the_training_takes_the_time_and_no_more(seconds: float) -> None:
     assert 10 + 2 * steps >= seconds - 2 * 2
     assert training.patience == validations <= 10
     assert training.warmup_steps <= training.max_steps / 10
-    assert training.learning_rate == RECIPE.training.learning_rate
+    assert training.learning_rate == pytest.approx(
+        2e-3 * min(1, max(1 / 2, (70 / training.max_steps) ** 0.5)), rel=0.05
+    )
 
 
 def test_a_little_text_is_not_read_more_often_than_helps() -> None:
@@ -42,6 +44,8 @@ def test_a_little_text_is_not_read_more_often_than_helps() -> None:
     read = found.recipe.training.max_steps * 4 * 512 / 100_000
     assert MOST_READINGS - 0.05 < read <= MOST_READINGS
     assert "gain little" in row(found, "training")
+    wider = dial(RECIPE, 36_000, 100_000, replace(CONFIG, hidden=4 * 576), STEP)
+    assert wider.recipe.training.learning_rate == found.recipe.training.learning_rate / 2
     assert found.seconds < 36_000
 
 
