@@ -13,7 +13,6 @@ Needs ../shared/corpora beside the repository for the novel.
 """
 
 import argparse
-import csv
 import json
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.adapt import BATCH, CONTEXT, SEED, evaluate_base, held_out_costs, prepare, prepare_base
-from benchmarks.measuring import cpu_seconds
+from benchmarks.measuring import add_row, cpu_seconds, rows_of
 from benchmarks.scaling import in_a_process
 from homegrown.config.adaptation import AdaptationSettings
 from homegrown.config.pipelines import load_recipe
@@ -58,31 +57,13 @@ def main() -> None:
             "steps": str(arguments.steps),
             "rate": f"{rate:g}",
         }
-        row = next((one for one in reversed(table()) if wanted.items() <= one.items()), None)
+        row = next((one for one in reversed(rows_of(TABLE)) if wanted.items() <= one.items()), None)
         if row is None or arguments.repeat:
             row = in_a_process(measured, wanted)
-            add(row)
+            add_row(TABLE, COLUMNS, row)
         found[row["rate"]] = float(row["bits_per_byte"])
         print(" ".join(f"{name} {value}" for name, value in row.items() if value), flush=True)
     print(json.dumps(found))
-
-
-def table() -> list[Row]:
-    """Return the rows of the table."""
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def add(row: Row) -> None:
-    """Add a row to the table."""
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def text_of(name: str, kilobytes: int | None) -> tuple[Path, Path]:

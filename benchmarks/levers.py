@@ -14,7 +14,6 @@ of `baseline` with the same seed.
 """
 
 import argparse
-import csv
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.measuring import CORPORA
+from benchmarks.measuring import CORPORA, add_row, rows_of
 from benchmarks.scaling import VALIDATION_TOKENS, in_a_process, tokens_of, train_once
 from benchmarks.training import TEXTS
 from homegrown.config.pipelines import load_recipe
@@ -274,31 +273,13 @@ def main() -> None:
     found: dict[str, float] = {}
     for name in names:
         wanted = {"lever": name, **base}
-        row = next((one for one in reversed(table()) if wanted.items() <= one.items()), None)
+        row = next((one for one in reversed(rows_of(TABLE)) if wanted.items() <= one.items()), None)
         if row is None or (arguments.repeat and name in arguments.names):
             row = in_a_process(measured, wanted)
-            add(row)
+            add_row(TABLE, COLUMNS, row)
         found[name] = float(row["bits_per_byte"])
         print(f"{name:24} {found[name]:.4f} {found[name] - found[BASELINE]:+.4f} {row['cpu_seconds']:>6} s", flush=True)
     print(json.dumps({name: round(bits - found[BASELINE], 4) for name, bits in found.items() if name != BASELINE}))
-
-
-def table() -> list[Row]:
-    """Return the rows of the table."""
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def add(row: Row) -> None:
-    """Add a row to the table."""
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def measured(row: Row) -> Row:

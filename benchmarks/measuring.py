@@ -1,5 +1,6 @@
-"""Shared by the benchmarks: CPU seconds and peak memory of a call, real documents, tables."""
+"""Shared by the benchmarks: CPU seconds and peak memory of a call, real documents, printed and committed tables."""
 
+import csv
 import gzip
 import json
 import multiprocessing
@@ -101,3 +102,21 @@ def table(title: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) 
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  " + "  ".join(cells).rstrip(), flush=True)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a committed table in CSV; none if it is missing."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_row(path: Path, columns: list[str], row: dict[str, str]) -> None:
+    """Add a row to a committed table in CSV, with its header if it is the first."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

@@ -16,7 +16,6 @@ Needs ../shared/corpora beside the repository.
 """
 
 import argparse
-import csv
 import json
 import math
 import multiprocessing
@@ -31,7 +30,7 @@ from typing import Any, Literal
 
 import yaml
 
-from benchmarks.measuring import CORPORA
+from benchmarks.measuring import CORPORA, add_row, rows_of
 from benchmarks.training import TEXTS, prepare
 from homegrown.config.model import ModelSettings
 from homegrown.config.pipelines import load_recipe
@@ -71,7 +70,7 @@ def main() -> None:
         raise SystemExit(f"{CORPORA} is missing; this benchmark needs its texts.")
     prepare_environment()
     if arguments.repeat:
-        row = table()[arguments.repeat - 1]
+        row = rows_of(TABLE)[arguments.repeat - 1]
         print("was", row)
         print("now", in_a_process(measured, row))
         return
@@ -85,17 +84,12 @@ def main() -> None:
 
 def add(row: dict[str, str]) -> None:
     """Train a row that the table lacks, and add it."""
-    if any(list(one.values())[:-_RESULTS] == list(row.values()) for one in table()):
+    if any(list(one.values())[:-_RESULTS] == list(row.values()) for one in rows_of(TABLE)):
         print("The table has this row.")
         return
     row = in_a_process(measured, row)
     print(row, flush=True)
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    add_row(TABLE, COLUMNS, row)
 
 
 def by_rules(arguments: argparse.Namespace, factor: float) -> dict[str, Any]:
@@ -112,14 +106,6 @@ def by_rules(arguments: argparse.Namespace, factor: float) -> dict[str, Any]:
     if ruled.orthogonalization_steps != tiny.training.orthogonalization_steps:
         changes["orthogonalization_steps"] = ruled.orthogonalization_steps
     return changes
-
-
-def table() -> list[dict[str, str]]:
-    """Return the rows of the table."""
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def described(text: str, tokens: int, changes: dict[str, Any]) -> dict[str, str]:
@@ -234,7 +220,7 @@ def fit() -> None:
 
     from homegrown.planning.text import bytes_per_token
 
-    rows = best_rows([row for row in table() if row["text"] == "wikipedia"])
+    rows = best_rows([row for row in rows_of(TABLE) if row["text"] == "wikipedia"])
     points: list[tuple[float, int, float]] = [
         (hidden_weights(row), int(row["vocabulary"]), int(row["tokens"]) * bytes_per_token(int(row["vocabulary"])))
         for row in rows
@@ -265,7 +251,7 @@ def fit() -> None:
     print(found)
     for point, bits in zip(points, seen, strict=True):
         print(f"{point[0] / 1e6:8.2f} M  {point[1]:6,}  {point[2] / 1e6:9.2f} MB  {bits:.4f}  {found(*point):.4f}")
-    swept = swept_rates(table())
+    swept = swept_rates(rows_of(TABLE))
     for name, losses in swept.items():
         print(f"{name}: best at {best_factor(losses):.2f} times the rates of the rules")
     draw([found(*point) for point in points[: len(rows)]], rows, swept)

@@ -112,7 +112,7 @@ def choose_steps(
     that the speed is measured.
 
     Raises:
-        UserError: at once, if the time is no duration; when called, if it is too short.
+        UserError: at once, if `time` is not a duration; when called, if it is too short.
     """
     seconds = seconds_of(time)
 
