@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from flows.adapt import adaptation_changes
 from homegrown.cli.main import cli
-from homegrown.config.pipelines import load_recipe
+from homegrown.config.pipelines import load_auto, load_recipe
 from homegrown.store import runs
 from homegrown.store.artifacts import Store
 from homegrown.util.errors import UserError
@@ -93,7 +93,9 @@ def test_paths_become_sources_with_names_of_their_own() -> None:
     assert recipe.base == "a/b.gguf"
     assert [source.name for source in recipe.ingest.sources] == ["my-notes", "my-notes-2", "data"]
     assert recipe.replay and [source.name for source in recipe.replay.sources] == ["data"]
-    assert (recipe.filter.min_characters, recipe.filter.max_characters) == (1, 20_000_000)
+    lengths = load_auto().filter
+    assert recipe.filter.min_characters == lengths.min_characters < load_recipe("starter").filter.min_characters
+    assert recipe.filter.max_characters == lengths.max_characters
     assert adaptation_changes(None, [], []) == []
     with pytest.raises(UserError, match=r"A path of --data or --replay is wrong: path: .*password") as refused:
         adaptation_changes(None, ["https://me:pa55word@example.com/a.txt"], [])
