@@ -176,8 +176,6 @@ class Engine:
         """
         logits = []
         if self._running:
-            if self._masks is not None:
-                self._masks.begin([sequence.matcher for sequence in self._running])
             part = self._cache.part(0, len(self._running))
             tokens = [self._embedded([sequence.last], sequence)[0] for sequence in self._running]
             self._adapters.use(_adapters_of(self._running))
