@@ -246,14 +246,18 @@ def test_a_dataset_without_files_is_an_error(server: Hub, ingest: Ingest, tmp_pa
     ("asked", "least", "most"),
     [
         ("7", 7, 7),
-        (format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True), 6, 1800),
+        (timedelta(minutes=30), 6, 1800),  # a date, which the processes of a test run must not have in the test's name
         ("Wed, 21 Oct 2015 07:28:00 GMT", 5, 5),
         ("soon", 5, 5),
         ("86400", 0, 0),  # is not waited for
     ],
 )
-def test_the_hub_names_the_time_to_wait(monkeypatch: pytest.MonkeyPatch, asked: str, least: int, most: int) -> None:
+def test_the_hub_names_the_time_to_wait(
+    monkeypatch: pytest.MonkeyPatch, asked: str | timedelta, least: int, most: int
+) -> None:
     slept = [0.0]
+    if isinstance(asked, timedelta):
+        asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
     monkeypatch.setattr(time, "sleep", slept.append)
     error = OSError("busy")
     error.response = SimpleNamespace(status_code=429, headers={"Retry-After": asked})  # type: ignore[attr-defined]
