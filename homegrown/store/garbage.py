@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -130,13 +130,17 @@ def collect(
 
 
 def size_on_disk(folder: Path) -> int:
-    """Return the total size of a folder's files; files deleted meanwhile are skipped."""
+    """Return the total size of a folder's files; files and folders deleted meanwhile are skipped."""
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for parent, _, names in os.walk(folder, onerror=failed):  # `Path.rglob` ends where a folder is renamed meanwhile
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(parent, name).stat().st_size
     return total
 
 

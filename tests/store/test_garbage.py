@@ -1,5 +1,6 @@
 """Garbage collection, beside runs that go on in other processes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -210,6 +211,24 @@ def test_nothing_that_a_running_process_needs_is_deleted(store: Store) -> None:
     assert (output.strip(), errors) == ("x" * (stages - 1), "")
     collect(store, 0, [])
     assert store.all() == []
+
+
+def test_the_size_of_a_folder_is_without_what_is_renamed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = tmp_path / "store" / "first", tmp_path / "store" / "second"
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "text").write_text("12345")
+    scan, renamed = os.scandir, tmp_path / "renamed"
+
+    def and_rename(path: Path) -> object:
+        if Path(path) in folders and not renamed.exists():
+            next(one for one in folders if one != Path(path)).rename(renamed)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", and_rename)
+    assert size_on_disk(tmp_path / "store") == 5
 
 
 def test_a_version_replaced_while_a_run_reads_it_stays_until_the_run_ends(store: Store) -> None:
