@@ -34,7 +34,7 @@ def test_greedy_is_that_of_transformers_token_for_token(make_model, kv_heads: in
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.06)])
-@pytest.mark.parametrize("batch", [1, 3, 6])
+@pytest.mark.parametrize("batch", [1, 3, 9])
 def test_the_compiled_step_computes_what_the_model_does(make_model, dtype, error: float, batch: int) -> None:
     """bfloat16 is computed in float32 from the same weights, so it is more exact than PyTorch's."""
     model = make_model("modern", tied=batch != 3).to(dtype)
@@ -54,6 +54,21 @@ def test_the_compiled_step_computes_what_the_model_does(make_model, dtype, error
             logits = step(tokens[:, place].tolist(), ours)
             assert (logits - expected).norm() <= error * expected.norm()
     assert ours.lengths.tolist() == theirs.lengths.tolist() == [count + 3 for count in counts]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sequence_has_the_same_bits_in_every_batch(make_model, dtype) -> None:
+    model = make_model("modern").to(dtype)
+    step, tokens = CompiledStep(model), torch.arange(27).reshape(3, 9)
+
+    def logits(rows: slice) -> torch.Tensor:
+        chosen = tokens[:, rows]
+        cache = KVCache(model.config, chosen.shape[1], 16, torch.device("cpu"), dtype)
+        return torch.stack([step(place.tolist(), cache) for place in chosen], 1)
+
+    together = logits(slice(9))
+    for size in (1, 2, 5, 8):
+        assert torch.equal(logits(slice(9 - size, 9)), together[-size:])
 
 
 def test_models_that_the_compiled_step_does_not_serve(make_model) -> None:
