@@ -217,9 +217,7 @@ def _list(job: _Listing) -> dict[str, int | float | str]:
     with spilling(job.spill, job.memory_gb) as connection:
         if not job.listed.exists():
             _join_drops(connection, job)
-        connection.execute(
-            "CREATE OR REPLACE VIEW dropped AS SELECT * FROM read_parquet(?)".replace("?", _quoted(job.listed))
-        )
+        connection.execute(f"CREATE OR REPLACE VIEW dropped AS SELECT * FROM read_parquet({_quoted(job.listed)})")
         if not job.clusters.exists():
             write_parquet(job.clusters, _clusters(connection))
         return _metrics(connection) | ({} if job.emptied is None else {"emptied": _emptied(connection)})

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from homegrown.corpus.characters import Characters, characters
-from homegrown.corpus.compiled import compiled
+from homegrown.corpus.compiled import buffers, compiled
 from homegrown.corpus.segmenter import word_ends
 from homegrown.corpus.splitting import Scratch, scratch, split
 
@@ -82,7 +82,7 @@ def _sketches(
 ) -> tuple[Sketches, NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]:
     """Return the sketches; with shingles, their starts by text (n + 1,), all in order, and the number of letters."""
     n = len(texts)
-    data, offsets, space = _buffers(texts)
+    data, offsets, space = _with_scratch(texts)
     result = Sketches(
         np.empty((n, 2), np.uint64),
         np.empty(n, np.int32),
@@ -103,14 +103,13 @@ def hash_runs(texts: pa.StringArray, size: int) -> tuple[NDArray[np.int64], NDAr
 
     Texts with fewer words have no run; long texts are not cut.
     """
-    data, offsets, space = _buffers(texts, 2**31)
+    data, offsets, space = _with_scratch(texts, 2**31)
     return _hash_runs(data, offsets, size, characters(), space, word_ends(data, offsets))
 
 
-def _buffers(texts: pa.StringArray, limit: int = LONGEST) -> tuple[NDArray[np.uint8], NDArray[np.int32], Scratch]:
+def _with_scratch(texts: pa.StringArray, limit: int = LONGEST) -> tuple[NDArray[np.uint8], NDArray[np.int32], Scratch]:
     """Return the texts' bytes, their offsets, and scratch space for the longest."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    data, offsets = buffers(texts)
     return data, offsets, scratch(int(np.diff(offsets).max(initial=0)), limit)
 
 
