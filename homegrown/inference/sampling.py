@@ -12,8 +12,11 @@ from torch import Tensor
 
 from homegrown.util.errors import UserError
 
-_MOST = torch.finfo(torch.float32).max
-_MOST_KEPT = 2**31 - 1
+MAX_VALUE = torch.finfo(torch.float32).max
+"""Of all parameters, which are float32 numbers."""
+
+MAX_TOP_K = 2**31 - 1
+
 _COLDEST = 1e-30  # below it, float32 logits could become infinite
 
 
@@ -36,14 +39,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         ranges = {
-            "temperature": (0 <= self.temperature <= _MOST, "0 or more, and finite"),
-            "top_k": (0 <= self.top_k <= _MOST_KEPT, f"0 or more, and at most {_MOST_KEPT}"),
+            "temperature": (0 <= self.temperature <= MAX_VALUE, "0 or more, and finite"),
+            "top_k": (0 <= self.top_k <= MAX_TOP_K, f"0 or more, and at most {MAX_TOP_K}"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
             "typical_p": (0 < self.typical_p <= 1, "more than 0 and at most 1"),
-            "repetition_penalty": (0 < self.repetition_penalty <= _MOST, "more than 0, and finite"),
-            "frequency_penalty": (abs(self.frequency_penalty) <= _MOST, "finite"),
-            "presence_penalty": (abs(self.presence_penalty) <= _MOST, "finite"),
+            "repetition_penalty": (0 < self.repetition_penalty <= MAX_VALUE, "more than 0, and finite"),
+            "frequency_penalty": (abs(self.frequency_penalty) <= MAX_VALUE, "finite"),
+            "presence_penalty": (abs(self.presence_penalty) <= MAX_VALUE, "finite"),
         }
         for name, (valid, expected) in ranges.items():
             if not valid:

@@ -25,7 +25,7 @@ from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar
 from homegrown.serving import ollama
 from homegrown.serving.admission import AnswerCount, AnyTypeIsJson, ApiKeyCheck, BodyLimit, refusal
-from homegrown.serving.fields import reason
+from homegrown.serving.fields import invalid
 from homegrown.serving.messages import conversation
 from homegrown.serving.page import routes as page
 from homegrown.serving.refusal import Reason, Refused
@@ -170,7 +170,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
         """Return the tokens of a prompt."""
-        name = body.model or service.names[0]
+        name = service.names[0] if body.model is None else body.model
         if body.messages is not None:
             ids = await asyncio.to_thread(service.encode, name, conversation(body.messages))
         else:
@@ -180,7 +180,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> dict[str, Any]:
         """Return the text of tokens, without special ones."""
-        return {"prompt": service.decode(body.model or service.names[0], body.tokens)}
+        name = service.names[0] if body.model is None else body.model
+        return {"prompt": service.decode(name, body.tokens)}
 
     @read("/health")
     async def health() -> Response:
@@ -232,7 +233,7 @@ def _add_ollama(app: FastAPI, service: Service) -> None:
     @app.post("/api/show")
     async def show(body: ollama.ShowBody) -> dict[str, Any]:
         """Describe a model."""
-        name = body.model or body.name
+        name = body.shown
         form = service.chat(name)
         return ollama.shown(service.model(name), service.context(name), form.template, tools=_calls_tools(form))
 
@@ -471,19 +472,18 @@ def _error(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         error = Refused("The text has an unpaired surrogate; send valid Unicode.", "invalid")
     if isinstance(error, RecursionError):
         error = Refused(_TOO_DEEP, "invalid")
+    if isinstance(error, (RequestValidationError, ValidationError)):
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            place, cause = first["loc"][-1], first["ctx"]["error"]
+            error = Refused(f"The body is not valid JSON: {cause}, at character {place}.", "invalid")
+        else:
+            error = invalid(first, first["loc"][1:])
     if isinstance(error, Refused):
         status, kind, code = _REFUSALS[error.reason]
         return status, error_object(str(error), kind, error.field, code), _RETRY if status in (429, 503) else {}
     if isinstance(error, UserError):
         return 400, error_object(str(error), "invalid_request_error", None, None), {}
-    if isinstance(error, (RequestValidationError, ValidationError)):
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            message = f"The body is not valid JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
-            return 400, error_object(message, "invalid_request_error", None, None), {}
-        field = ".".join(str(part) for part in first["loc"][1:]) or None
-        message = f"{field}: {reason(first)}." if field else "The body is not a JSON object; send one."
-        return 400, error_object(message, "invalid_request_error", field, None), {}
     if isinstance(error, HTTPException):
         message = str(error.detail)
         if isinstance(error.__cause__, UnicodeDecodeError):

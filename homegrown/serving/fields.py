@@ -1,10 +1,12 @@
-"""How every request body is checked: its fields, their types, and the messages that name them.
+"""How every request body is checked: its fields, their types, and the error messages about them.
 
 A null field has its default. Fields that change nothing here (`user`, `store`, `metadata`) are ignored; any other
 unknown field could change the output and is refused.
 """
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -25,14 +27,38 @@ _CLOSE = 0.75
 """The similarity of an unknown name to the one that was probably meant."""
 
 
-def expected(message: str) -> WrapValidator:
-    """Replace the messages of all branches of a union, which name types of Python, by one."""
+_LONGEST = 60
+"""Characters of a value that an error message shows."""
+
+_INTEGER, _NUMBER, _OBJECT = "an integer", "a number", "an object"
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), _INTEGER),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number", "boolean"), _NUMBER),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), _OBJECT),
+    "string_type": "a string",
+    "list_type": "a list",
+    "greater_than_equal": "at least {ge:.12g}",
+    "greater_than": "more than {gt:.12g}",
+    "less_than_equal": "at most {le:.12g}",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+    "literal_error": "{expected}",
+    "expected": "{wanted}",
+}
+"""What to give instead of a value, for each kind of error of pydantic and of this module."""
+
+
+def expected(wanted: str) -> WrapValidator:
+    """Replace the errors of all branches of a union, which name types of Python, by what to give instead."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(value)
-        except ValidationError:
-            raise PydanticCustomError("expected", "{message}", {"message": message}) from None
+        except ValidationError as error:
+            kinds = {one["type"] for one in error.errors(include_url=False, include_context=False)}
+            kind = "string_unicode" if "string_unicode" in kinds else "expected"
+            raise PydanticCustomError(kind, "", {"wanted": wanted}) from None
 
     return WrapValidator(validate)
 
@@ -40,7 +66,7 @@ def expected(message: str) -> WrapValidator:
 def _not_boolean(value: Any) -> Any:
     """Refuse true and false, which Python counts as numbers."""
     if isinstance(value, bool):
-        raise PydanticCustomError("number", "Give a number, not true or false")
+        raise PydanticCustomError("boolean", "")
     return value
 
 
@@ -57,8 +83,6 @@ class Fields(BaseModel, allow_inf_nan=False):
     """Unknown fields that change nothing."""
     neutral: ClassVar[Mapping[str, Any]] = {}
     """Unknown fields that change nothing with this value."""
-    within: ClassVar[str | None] = None
-    """The field of the body that has the object; None for the body."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,12 +98,7 @@ class Fields(BaseModel, allow_inf_nan=False):
             if name not in cls.neutral or not _equal(given[name], cls.neutral[name])
         ]
         if unknown:
-            shown = []
-            for name in unknown:
-                close = get_close_matches(name, known, 1, _CLOSE)
-                shown.append(f"{name} (did you mean {close[0]}?)" if close else name)
-            message = f"Unsupported: {', '.join(shown)}; remove what could change the answer."
-            raise Refused(message, "invalid", cls.within or unknown[0])
+            raise PydanticCustomError("unsupported", "", {"unknown": unknown, "known": known})
         return given
 
 
@@ -92,16 +111,35 @@ def _equal(value: Any, neutral: Any) -> bool:
 _Form = TypeVar("_Form", bound=Fields)
 
 
-def reason(error: ErrorDetails) -> str:
-    """Return what is wrong with a field, without the names of Python's types."""
-    kind, limits = error["type"], error.get("ctx", {})
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return "Give an object"
-    if kind == "too_short" and limits["field_type"] == "List":
-        return f"Give at least {limits['min_length']}"
-    if kind == "too_long" and limits["field_type"] == "List":
-        return f"Give at most {limits['max_length']}, not {limits['actual_length']}"
-    return error["msg"]
+def invalid(error: ErrorDetails, place: Sequence[str | int]) -> Refused:
+    """Return the refusal of a body for an error of pydantic about the field at a place, as the client named it."""
+    field, kind, limits = ".".join(map(str, place)), error["type"], error.get("ctx", {})
+    if kind == "unsupported":
+        names = [".".join(map(str, (*place, name))) for name in limits["unknown"]]
+        close = [get_close_matches(name, limits["known"], 1, _CLOSE) for name in limits["unknown"]]
+        shown = [f"{name} (did you mean {one[0]}?)" if one else name for name, one in zip(names, close, strict=True)]
+        message = f"Unsupported: {', '.join(shown)}; remove what could change the answer."
+        return Refused(message, "invalid", names[0])
+    if not field:
+        return Refused("The body is not a JSON object; send one.", "invalid")
+    if kind == "missing":
+        return Refused(f"{field} is missing; add it.", "invalid", field)
+    if kind == "string_unicode":
+        return Refused(f"{field} has an unpaired surrogate; send valid Unicode.", "invalid", field)
+    wanted = _WANTED[kind].format(**limits) if kind in _WANTED else f"another value ({error['msg']})"
+    return Refused(f"{field} is {_shown(error['input'])}; give {wanted}.", "invalid", field)
+
+
+def _shown(value: Any) -> str:
+    """Return a value of JSON as error messages show it."""
+    if isinstance(value, dict):
+        return _OBJECT
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.12g}"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def translated(kind: type[_Form], fields: Mapping[str, Any], names: Mapping[str, str]) -> _Form:
@@ -115,5 +153,4 @@ def translated(kind: type[_Form], fields: Mapping[str, Any], names: Mapping[str,
     except ValidationError as error:
         first = error.errors()[0]
         field, *rest = first["loc"]
-        place = ".".join(str(part) for part in (names.get(str(field), field), *rest))
-        raise Refused(f"{place}: {reason(first)}.", "invalid", place) from None
+        raise invalid(first, (names.get(str(field), field), *rest)) from None

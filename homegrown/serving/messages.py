@@ -25,17 +25,16 @@ class Function(Fields):
     """A function that a model may call; its parameters always hold (`strict`)."""
 
     without_effect = frozenset({"strict"})
-    within = "tools"
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), expected("1 to 64 letters, digits, _ . or -")
+    ]
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
 class Tool(Fields):
     """A tool that a model may call."""
-
-    within = "tools"
 
     type: Literal["function"]
     function: Function
@@ -44,15 +43,11 @@ class Tool(Fields):
 class FunctionName(Fields):
     """The name of a function."""
 
-    within = "tool_choice"
-
     name: str
 
 
 class NamedTool(Fields):
     """A tool that must be called."""
-
-    within = "tool_choice"
 
     type: Literal["function"]
     function: FunctionName
@@ -60,8 +55,6 @@ class NamedTool(Fields):
 
 class CalledFunction(Fields):
     """A function and its arguments, as JSON."""
-
-    within = "messages"
 
     name: str
     arguments: str = "{}"
@@ -71,7 +64,6 @@ class Call(Fields):
     """A tool call of an earlier answer."""
 
     without_effect = frozenset({"index"})
-    within = "messages"
 
     id: str = ""
     type: Literal["function"] = "function"
@@ -95,13 +87,12 @@ class ChatMessage(Fields):
     """A message as a client sends it; `developer` is OpenAI's newer word for `system`."""
 
     without_effect = frozenset({"annotations", "id", "refusal"})
-    within = "messages"
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     name: str | None = None
     tool_calls: Annotated[list[Call], Field(max_length=_MAX_MESSAGES)] = Field(default_factory=list)
     tool_call_id: str | None = None
-    content: Annotated[str | list[ContentPart] | None, expected("Give text, or a list of parts of type text")] = None
+    content: Annotated[str | list[ContentPart] | None, expected("text, or a list of parts of type text")] = None
 
     @field_validator("content")
     @classmethod

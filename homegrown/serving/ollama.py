@@ -28,10 +28,10 @@ class Options(Fields):
         {
             *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram", "f16_kv", "use_mmap"),
             *("use_mlock", "vocab_only", "num_keep"),
+            *("mirostat_eta", "mirostat_tau"),  # without mirostat, they have no effect
         }
     )
-    neutral: ClassVar[Mapping[str, Any]] = {"mirostat": 0, "tfs_z": 1}
-    within = "options"
+    neutral: ClassVar[Mapping[str, Any]] = {"mirostat": 0, "repeat_last_n": -1, "tfs_z": 1}
 
     num_predict: Int | None = None
     repeat_penalty: Number | None = None
@@ -51,8 +51,13 @@ class Options(Fields):
         limit, penalty = given.pop("num_predict", None), given.pop("repeat_penalty", None)
         given |= {} if limit is None or limit < 0 else {"max_tokens": limit}
         given |= {} if penalty is None else {"repetition_penalty": penalty}
+        if self.seed == _RANDOM_SEED:
+            del given["seed"]
         return {**_DEFAULTS, **given}
 
+
+_RANDOM_SEED = -1
+"""Ollama's seed of requests without one."""
 
 _NAMES = {name: f"options.{name}" for name in Options.model_fields} | {
     "max_tokens": "options.num_predict",
@@ -78,7 +83,7 @@ class _Ollama(Fields):
 
     model: str
     stream: bool = True
-    keep_alive: Annotated[str | Number | None, expected("Give seconds, or a duration such as 5m")] = None
+    keep_alive: Annotated[str | Number | None, expected("seconds, or a duration such as 5m")] = None
     """Changes nothing: a model stays loaded until the server ends."""
     format: Any = None
     options: Options = Field(default_factory=Options)
@@ -155,9 +160,16 @@ class ShowBody(Fields):
 
     without_effect = frozenset({"verbose"})
 
-    model: str = ""
-    name: str = ""
+    model: str | None = None
+    name: str | None = None
     """Its older name."""
+
+    @property
+    def shown(self) -> str:
+        """The model; raises Refused without one."""
+        if found := self.model or self.name:
+            return found
+        raise Refused("model is missing; add it.", "invalid", "model")
 
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -167,12 +179,13 @@ class EmbedBody(Fields):
     """The body of `/api/embed`."""
 
     without_effect = frozenset({"keep_alive"})
-    neutral: ClassVar[Mapping[str, Any]] = {"options": {}}
 
     model: str
+    options: Options | None = None
+    """Change nothing, because nothing is generated."""
     input: Annotated[
         _Text | Annotated[list[_Text], Field(min_length=1, max_length=MAX_CHOICES)],
-        expected(f"Give a text, or a list of 1 to {MAX_CHOICES}; none can be empty"),
+        expected(f"a text, or a list of 1 to {MAX_CHOICES}; none can be empty"),
     ]
     truncate: bool = True
 

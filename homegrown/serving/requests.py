@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from homegrown.inference.engine import Request
 from homegrown.inference.grammar import Grammar, choice_grammar, json_grammar, regex_grammar, text_grammar
-from homegrown.inference.sampling import Sampling
+from homegrown.inference.sampling import MAX_TOP_K, MAX_VALUE, Sampling
 from homegrown.serving.fields import Fields, Int, Number, Tokens, expected
 from homegrown.serving.messages import Messages, NamedTool, Tool
 from homegrown.serving.refusal import Refused
@@ -29,15 +29,15 @@ _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 _Stops = Annotated[
     _Stop | Annotated[list[_Stop], Field(max_length=16)] | None,
-    expected("Give a string or at most 16 strings, each of 1 to 256 characters"),
+    expected("a string or at most 16 strings, each of 1 to 256 characters"),
 ]
 _Bias = Annotated[
     dict[int, Annotated[Number, Field(ge=-100, le=100)]],
-    expected("Give an object with token ids as names and numbers from -100 to 100"),
+    expected("an object with token ids as names and numbers from -100 to 100"),
 ]
 _Prompt = Annotated[
     str | Tokens | Annotated[list[str] | list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
-    expected(f"Give a string, token ids, or a list of 1 to {MAX_CHOICES} of either"),
+    expected(f"a string, token ids, or a list of 1 to {MAX_CHOICES} of either"),
 ]
 
 
@@ -54,7 +54,6 @@ class StreamOptions(Fields):
     """The options of a stream."""
 
     without_effect = frozenset({"include_obfuscation"})
-    within = "stream_options"
 
     include_usage: bool = False
 
@@ -63,15 +62,12 @@ class JsonSchema(Fields):
     """The schema of a `response_format`; its name and description change nothing, and it always holds (`strict`)."""
 
     without_effect = frozenset({"name", "description", "strict"})
-    within = "response_format"
 
     given: Any = Field(alias="schema")
 
 
 class ResponseFormat(Fields):
     """What an answer consists of; a `json_object` may have a schema too, as with llama.cpp."""
-
-    within = "response_format"
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -81,6 +77,9 @@ class ResponseFormat(Fields):
     def _complete(self) -> "ResponseFormat":
         if self.type == "json_schema" and self.json_schema is None and self.given is None:
             raise Refused("response_format has no json_schema; add it.", "invalid", "response_format")
+        if self.type == "text" and not (self.json_schema is None and self.given is None):
+            message = "response_format has a schema, but the type text; use the type json_schema."
+            raise Refused(message, "invalid", "response_format.type")
         return self
 
     @property
@@ -96,7 +95,6 @@ class StructuredOutputs(Fields):
     """What an output consists of, as vLLM has it."""
 
     without_effect = frozenset({"disable_any_whitespace", "disable_additional_properties", "disable_fallback"})
-    within = "structured_outputs"
 
     given: Any = Field(None, alias="json")
     regex: str | None = None
@@ -113,6 +111,9 @@ class _Body(Fields):
             *("user", "store", "metadata", "service_tier", "safety_identifier", "prediction"),
             *("prompt_cache_key", "prompt_cache_retention"),
             *("cache_prompt", "cache_salt", "id_slot", "keep_alive", "priority", "request_id", "timings_per_token"),
+            # Without the main parameter of their samplers, these have no effect.
+            *("dry_allowed_length", "dry_base", "dry_penalty_last_n", "dry_sequence_breakers", "dynatemp_exponent"),
+            *("mirostat_eta", "mirostat_tau", "xtc_threshold"),
         }
     )
     neutral: ClassVar[Mapping[str, Any]] = {
@@ -125,6 +126,7 @@ class _Body(Fields):
         **{name: [] for name in ("bad_words", "documents", "functions")},
         "chat_template_kwargs": {},
         "function_call": "none",
+        "repeat_last_n": -1,
         "modalities": ["text"],
         "verbosity": "medium",
     }
@@ -137,10 +139,10 @@ class _Body(Fields):
     seed: Int | None = None
     temperature: Number | None = Field(None, ge=0, le=2)
     top_p: Number | None = Field(None, gt=0, le=1)
-    top_k: Int | None = Field(None, ge=-1)
+    top_k: Int | None = Field(None, ge=-1, le=MAX_TOP_K)
     min_p: Number | None = Field(None, ge=0, le=1)
     typical_p: Number | None = Field(None, gt=0, le=1)
-    repetition_penalty: Number | None = Field(None, gt=0)
+    repetition_penalty: Number | None = Field(None, gt=0, le=MAX_VALUE)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     logit_bias: _Bias = Field(default_factory=dict)
@@ -186,7 +188,7 @@ class _Body(Fields):
         found: list[tuple[str, Callable[[Any], str], Any]] = [
             ("response_format", json_grammar, form and form.schema_object),
             ("json_schema", json_grammar, self.json_schema),
-            ("grammar", text_grammar, self.grammar),
+            ("grammar", text_grammar, self.grammar or None),  # llama.cpp's clients send an empty one for none
             ("guided_json", json_grammar, _parsed(self.guided_json, "guided_json")),
             ("guided_regex", regex_grammar, self.guided_regex),
             ("guided_choice", choice_grammar, self.guided_choice),
@@ -201,7 +203,7 @@ class _Body(Fields):
                 (text_grammar, outputs.grammar),
             )
             found += [("structured_outputs", make, value) for make, value in of_vllm]
-        return [one for one in found if one[2] not in (None, "")]
+        return [one for one in found if one[2] is not None]
 
     @property
     def include_usage(self) -> bool:
@@ -289,7 +291,7 @@ class ChatCompletionBody(_Body):
     top_logprobs: Int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
     tools: Annotated[list[Tool], Field(max_length=128)] = Field(default_factory=list)
     tool_choice: Annotated[
-        Literal["none", "auto", "required"] | NamedTool, expected("Give none, auto, required, or the name of a tool")
+        Literal["none", "auto", "required"] | NamedTool, expected("none, auto, required, or the name of a tool")
     ] = "auto"
     parallel_tool_calls: bool = True
     add_generation_prompt: bool | None = None
@@ -384,7 +386,7 @@ class EmbeddingsBody(Fields):
     model: str
     input: Annotated[
         _NotEmpty | Tokens | Annotated[list[_NotEmpty] | list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)],
-        expected(f"Give a text, token ids, or a list of 1 to {MAX_CHOICES} of either; none can be empty"),
+        expected(f"a text, token ids, or a list of 1 to {MAX_CHOICES} of either; none can be empty"),
     ]
     encoding_format: Literal["float", "base64"] = "float"
 

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,13 +25,22 @@ _ROLES = ("system", "developer", "user", "assistant")
 _TEXT = ("input_text", "output_text", "text")
 
 
+class TextFormat(Fields):
+    """What an answer consists of; the schema always holds (`strict`)."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    given: Any = Field(None, alias="schema")
+    strict: bool | None = None
+
+
 class TextOptions(Fields):
     """The `text` of a request."""
 
     without_effect = frozenset({"verbosity"})
-    within = "text"
 
-    format: dict[str, Any] | None = None
+    format: TextFormat | None = None
 
 
 class ResponsesBody(Fields):
@@ -39,7 +48,7 @@ class ResponsesBody(Fields):
 
     without_effect = frozenset(
         {
-            *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"),
+            *("user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"),
             *("parallel_tool_calls", "prompt_cache_retention", "max_tool_calls"),
             "tool_choice",  # tools are refused
         }
@@ -55,9 +64,11 @@ class ResponsesBody(Fields):
 
     model: str
     input: Annotated[
-        str | Annotated[list[dict[str, Any]], Field(min_length=1)], expected("Give a string, or a list of messages")
+        str | Annotated[list[dict[str, Any]], Field(min_length=1)], expected("a string, or a list of messages")
     ]
     instructions: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Returned as it is."""
     max_output_tokens: Int | None = Field(None, ge=1)
     temperature: Number | None = None
     top_p: Number | None = None
@@ -76,16 +87,17 @@ class ResponsesBody(Fields):
         found = {"model": self.model, "messages": messages, "stream": self.stream, "temperature": self.temperature}
         found |= {"top_p": self.top_p, "max_tokens": self.max_output_tokens}
         if self.text is not None and self.text.format is not None:
-            form = dict(self.text.format)
-            kind = form.pop("type", None)
-            if kind == "json_schema" and form.get("schema") is None:
+            form = self.text.format
+            if form.type == "json_schema" and form.given is None:
                 raise Refused("text.format has no schema; add it.", "invalid", "text.format.schema")
-            found["response_format"] = {"type": kind, **({"json_schema": form} if kind == "json_schema" else form)}
+            found["response_format"] = {"type": form.type, "schema": form.given}
         return translated(ChatCompletionBody, found, FIELDS)
 
 
 def _message(item: dict[str, Any]) -> dict[str, Any]:
-    if item.get("type", "message") != "message" or "role" not in item:
+    if item.get("type", "message") == "message" and "role" not in item:
+        raise Refused("input has a message without a role; add it.", "invalid", "input")
+    if item.get("type", "message") != "message":
         message = f"input has an item of type {item.get('type')}, which is not supported; send messages of text."
         raise Refused(message, "invalid", "input")
     if item["role"] not in _ROLES:
@@ -176,6 +188,7 @@ class ResponsesObjects:
 
     def _response(self, status: str) -> dict[str, Any]:
         body = self._body
+        form = body.text and body.text.format
         return {
             "id": self._id,
             "object": "response",
@@ -186,14 +199,14 @@ class ResponsesObjects:
             "incomplete_details": None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
-            "metadata": {},
+            "metadata": body.metadata,
             "output": [],
             "parallel_tool_calls": True,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "tool_choice": "auto",
             "tools": [],
-            "text": {"format": (body.text and body.text.format) or {"type": "text"}},
+            "text": {"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
             "truncation": "disabled",
             "usage": None,
         }

@@ -361,6 +361,9 @@ class Service:
         if max_tokens > remaining or (remaining < 1 and max_tokens):
             message = _too_long(context, prompt_tokens, max_tokens if remaining >= 1 else None)
             raise Refused(message, "too_long", prompt_field)
+        if request.min_tokens > max_tokens:
+            message = f"min_tokens is {request.min_tokens}, but at most {max_tokens} can be generated; reduce it."
+            raise Refused(message, "invalid", "min_tokens")
         return replace(request, max_tokens=max_tokens)
 
     def stop(self) -> None:

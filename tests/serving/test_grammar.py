@@ -194,7 +194,7 @@ for _ in range(300):
         ({"guided_regex": "b", "min_tokens": 2}, "min_tokens", "min_tokens is not supported with a grammar"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "has no json_schema; add it"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "'text', 'json_object' or 'json_schema'"),
-        ({"structured_outputs": {"regexp": "a"}}, "structured_outputs", r"regexp \(did you mean regex\?\)"),
+        ({"structured_outputs": {"regexp": "a"}}, "structured_outputs.regexp", r"regexp \(did you mean regex\?\)"),
     ],
 )
 def test_a_malformed_grammar_is_a_400_that_names_the_place(

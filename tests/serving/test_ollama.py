@@ -76,6 +76,7 @@ def test_models_are_listed_and_shown(served: Served) -> None:
     assert older.json()["template"] == shown.template
     assert httpx.get(f"{served.url}/api/version").json().keys() == {"version"}
     assert shown.capabilities == ["completion", "tools"]
+    assert httpx.post(f"{served.url}/api/show", json={}).json() == {"error": "model is missing; add it."}
     assert ours.shown(served.service.model(OWN), 1, "", tools=False)["capabilities"] == ["completion"]
 
 
@@ -85,10 +86,14 @@ def test_embeddings_are_those_of_openais_api(served: Served) -> None:
     found = client(served).embed(OWN, texts)
     assert [list(one) for one in found.embeddings] == [one.embedding for one in expected.data]
     assert found.prompt_eval_count == expected.usage.prompt_tokens
-    assert client(served).embed(OWN, texts[0]).embeddings == found.embeddings[:1]
+    # LangChain sends the options of its chats.
+    assert client(served).embed(OWN, texts[0], options={"num_ctx": 8}).embeddings == found.embeddings[:1]
     long = "user " * 200
     assert client(served).embed(OWN, long).prompt_eval_count == 128
-    for given, message in (({"input": long, "truncate": False}, "maximum context"), ({"input": ""}, "input: Give a")):
+    for given, message in (
+        ({"input": long, "truncate": False}, "maximum context"),
+        ({"input": ""}, 'input is ""; give a text'),
+    ):
         answer = httpx.post(f"{served.url}/api/embed", json={"model": OWN, **given})
         assert answer.status_code == 400 and message in answer.json()["error"]
 
@@ -126,16 +131,25 @@ def test_formats_and_tools(served_long: Served, name: str) -> None:
     [
         ({"model": "none"}, 404, "is not served"),
         ({"think": True}, 400, "Unsupported: think"),
-        ({"keep_alive": True}, 400, "keep_alive: Give seconds, or a duration such as 5m"),
-        ({"options": {"temperature": True}}, 400, "temperature: Give a number, not true or false"),
+        ({"keep_alive": True}, 400, "keep_alive is true; give seconds, or a duration such as 5m"),
+        ({"options": {"temperature": True}}, 400, "options.temperature is true; give a number"),
         ({"messages": [{"role": "tool", "tool_call_id": "x", "content": ""}]}, 400, "No earlier answer has a call x"),
-        ({"options": {"repeat_last_n": 4}}, 400, "Unsupported: repeat_last_n"),
-        ({"options": {"temperature": 9}}, 400, "options.temperature: Input should be less than or equal to 2"),
-        ({"options": {"num_predict": 0}}, 400, "options.num_predict: Input should be greater than or equal to 1"),
-        ({"options": {"repeat_penalty": 0}}, 400, "options.repeat_penalty: Input should be greater than 0"),
-        ({"messages": [{"role": "assistant", "tool_calls": ["x"]}]}, 400, "messages.0.tool_calls.0: Give an object"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, 400, "messages.0.tool_calls.0.function: Field"),
-        ({"messages": [{"role": "assistant", "tool_calls": 5}]}, 400, "messages.0.tool_calls: Input should be a"),
+        ({"options": {"repeat_penalty": 1e39}}, 400, "options.repeat_penalty is 1e+39; give at most"),
+        ({"options": {"repeat_last_n": 4}}, 400, "Unsupported: options.repeat_last_n"),
+        ({"options": {"temperature": 9}}, 400, "options.temperature is 9; give at most 2"),
+        ({"options": {"num_predict": 0}}, 400, "options.num_predict is 0; give at least 1"),
+        ({"options": {"repeat_penalty": 0}}, 400, "options.repeat_penalty is 0; give more than 0"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": ["x"]}]},
+            400,
+            'messages.0.tool_calls.0 is "x"; give an object',
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+            400,
+            "messages.0.tool_calls.0.function is missing; add it",
+        ),
+        ({"messages": [{"role": "assistant", "tool_calls": 5}]}, 400, "messages.0.tool_calls is 5; give a list"),
         ({"format": "xml"}, 400, "format: Give json or a JSON schema"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role"),
         ({"format": {"type": "foo"}}, 400, "The schema is malformed at $.type"),

@@ -56,15 +56,17 @@ def test_a_response_fits_a_schema(served: Served) -> None:
     [
         ({"tools": [{"type": "web_search"}]}, "Unsupported: tools"),
         ({"reasoning": {"effort": "low"}}, "Unsupported: reasoning"),
-        ({"input": []}, "input: Give a string, or a list of messages"),
+        ({"input": []}, "input is an empty list; give a string, or a list of messages"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format has no schema; add it"),
         ({"previous_response_id": "resp_1"}, "Unsupported: previous_response_id"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "of type function_call_output"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "Only text content"),
+        ({"input": [{"content": "x"}]}, "input has a message without a role; add it"),
+        ({"text": {"format": {"type": "json_object", "shema": {}}}}, r"text\.format\.shema \(did you mean schema\?\)"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input has an unknown role"),
         ({"input": [{"role": "user", "content": 5}]}, "input has a message without text"),
         ({"max_output_tokens": 10**6}, "the completion up to 1000000; reduce one"),
-        ({"temperature": 5}, "temperature: Input should be less than or equal to 2"),
+        ({"temperature": 5}, "temperature is 5; give at most 2"),
     ],
 )
 def test_what_a_response_cannot_have_is_a_400(served: Served, given: Any, message: str) -> None:
@@ -101,7 +103,7 @@ def test_an_embedding_is_the_mean_of_the_last_hidden_states(served: Served, tmp_
     with pytest.raises(openai.BadRequestError, match="maximum context length is 128 tokens"):
         served.client.embeddings.create(model=OWN, input=[9] * 129)
     for input in ("", ["x", ""], [], [[]]):
-        with pytest.raises(openai.BadRequestError, match="input: Give a text, token ids, or a list of 1 to 64"):
+        with pytest.raises(openai.BadRequestError, match="input is .*; give a text, token ids, or a list of 1 to 64"):
             served.client.embeddings.create(model=OWN, input=input)
     with pytest.raises(openai.BadRequestError, match="input has the unknown token 9999"):
         served.client.embeddings.create(model=OWN, input=[9999])

@@ -233,7 +233,7 @@ def test_a_call_that_max_tokens_cuts_is_no_text(scripted: tuple[ScriptedEngine, 
     ("options", "message"),
     [
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "names x, which is not among the tools"),
-        ({"tool_choice": "maybe"}, "tool_choice: Give none, auto, required, or the name of a tool"),
+        ({"tool_choice": "maybe"}, 'tool_choice is "maybe"; give none, auto, required, or the name of a tool'),
         ({"tools": [*TOOLS, TOOLS[0]]}, "Two tools have the same name"),
         ({"response_format": {"type": "json_object"}}, "not supported together with another grammar"),
         ({"tools": None, "tool_choice": "required"}, "there are no tools; add them"),
