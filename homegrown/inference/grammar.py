@@ -4,7 +4,7 @@ Every grammar is a text in llguidance's form of Lark, which the library inside l
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -28,6 +28,13 @@ _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties")
 _OPEN = ("additionalProperties", "patternProperties", "$ref", *_LISTS)
 
+_NEUTRAL: dict[str, Sequence[Any]] = {
+    "uniqueItems": (False,),
+    "propertyNames": ({}, {"type": "string"}),
+    "format": ("binary", "directory-path", "file-path", "password", "path"),
+}
+"""Values of keywords that exclude nothing, as generators of schemas write them."""
+
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _LIMITS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)
 """The maximum of the logits of 8 tokens for each byte of a mask."""
@@ -49,7 +56,11 @@ def json_rule(schema: Any) -> str:
     if not isinstance(schema, dict):
         raise UserError("The schema is not an object; give a JSON schema.")
     try:
-        return _json_rule(json.dumps(schema))
+        text = json.dumps(schema, ensure_ascii=False)
+        text.encode()
+        return _json_rule(text)
+    except UnicodeEncodeError:
+        raise UserError("The schema has an unpaired surrogate; send valid Unicode.") from None
     except RecursionError:
         raise UserError("The schema is nested too deeply; send a flatter one.") from None
 
@@ -57,12 +68,18 @@ def json_rule(schema: Any) -> str:
 @lru_cache(maxsize=32)  # the check takes milliseconds, and clients send the same schema with every request
 def _json_rule(text: str) -> str:
     schema = json.loads(text)
+    if not isinstance(schema.get("$schema", ""), str):
+        raise UserError("The schema is malformed at $['$schema']: it is not a string.")
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        # Without formats: it would hold patterns to Python's regular expressions, which those of JSON schemas are not.
+        kind.check_schema(schema, format_checker=jsonschema.FormatChecker(()))
     except jsonschema.SchemaError as error:
         raise UserError(f"The schema is malformed at {error.json_path}: {error.message}.") from None
-    rule = _json(schema if _combined(schema) else _closed(schema))
+    schema = _changed(schema, _without_neutral)
+    rule = _json(schema if _combined(schema) else _changed(schema, _closed))
+    if place := _beyond(schema, "$"):
+        raise UserError(f"The schema cannot be used at {place}: its numbers exceed 64 bits; reduce them.")
     if problem := _problem(f"start: {rule}"):
         raise UserError(f"The schema cannot be used at {_place(schema, '$')}: {_reason(problem)}.")
     return rule
@@ -101,10 +118,32 @@ class Grammar:
     text: str
     vocabulary_size: int
     _start: LLMatcher
+    _vocabulary: LLTokenizer
 
     def matcher(self) -> LLMatcher:
         """Return a matcher at the start of the output."""
         return self._start.deep_copy()
+
+    def check(self) -> "Check":
+        """Return a check of an output, for an engine that enforces the grammar by itself."""
+        return Check(self.matcher(), self._vocabulary)
+
+
+class Check:
+    """Tells whether an output fits its grammar so far."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary: LLTokenizer):
+        self._matcher, self._vocabulary = matcher, vocabulary
+
+    def fits(self, text: str) -> bool:
+        """Return whether the output still fits with more text."""
+        ids = self._vocabulary.greedy_tokenize(text)
+        return self._matcher.try_consume_tokens(ids) == len(ids)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the output can end here."""
+        return self._matcher.is_accepting()
 
 
 class Grammars:
@@ -129,7 +168,7 @@ class Grammars:
         start.compute_bitmask()
         if start.is_stopped() and not start.is_accepting():
             raise UserError("The grammar allows no output; check it for a rule that refers to itself.")
-        return Grammar(text, self._vocabulary.vocab_size, matcher)
+        return Grammar(text, self._vocabulary.vocab_size, matcher, self._vocabulary)
 
 
 class _Vocabulary:
@@ -186,6 +225,12 @@ def _reason(problem: str) -> str:
     shown = shown.removeprefix("failed to compile JSON schema: ")
     if shown.startswith("oneOf constraints"):  # its advice is an option of its own
         return "oneOf is supported only where no value fits two of its parts; use anyOf"
+    if shown.startswith("Unimplemented keys: "):
+        return f"{shown.partition(': ')[2].strip('[].').replace(chr(34), '')} cannot be enforced; remove it"
+    if shown.startswith("Unknown format: "):
+        return f"the format {shown.partition(': ')[2].rstrip('.')} cannot be enforced; remove it"
+    if shown.startswith("Resource '"):
+        return f"{shown.split(chr(39))[1]} is outside the schema; move it to $defs"
     return " ".join(shown.split()).rstrip(".")[:300]
 
 
@@ -224,26 +269,47 @@ def _innermost(schema: Any, place: str, root: dict[str, Any]) -> str:
 
 
 def _combined(schema: Any) -> bool:
-    """Return whether parts of a schema hold together for one object, so that none may close it."""
-    return isinstance(schema, dict) and (
-        len(schema.get("allOf") or ()) > 1 or any(_combined(part) for _, part in _parts(schema))
-    )
+    """Return whether parts of a schema apply together to one object, so that none may close it."""
+    if not isinstance(schema, dict):
+        return False
+    together = len(schema.get("allOf") or ()) + sum(name in schema for name in ("properties", "$ref", "anyOf", "oneOf"))
+    return together > 1 or any(_combined(part) for _, part in _parts(schema))
 
 
-def _closed(schema: Any) -> Any:
-    """Return a schema whose objects with `properties` have no others, where it does not say."""
+def _beyond(schema: Any, place: str) -> str | None:
+    """Return the place of a number without values in 64 bits, which llguidance would replace by the nearest."""
+    if not isinstance(schema, dict):
+        return None
+    low = max((schema.get(name) or 0 for name in ("minimum", "exclusiveMinimum")), default=0)
+    high = min((schema.get(name) or 0 for name in ("maximum", "exclusiveMaximum")), default=0)
+    if low >= 2**63 or high < -(2**63):
+        return place
+    return next(filter(None, (_beyond(part, place + below) for below, part in _parts(schema))), None)
+
+
+def _changed(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return a schema with a change of each object in it."""
     if not isinstance(schema, dict):
         return schema
-    closed = dict(schema)
+    changed = dict(schema)
     for name in _MAPS:
         if name in schema:
-            closed[name] = {key: _closed(part) for key, part in schema[name].items()}
+            changed[name] = {key: _changed(part, change) for key, part in schema[name].items()}
     for name in _LISTS:
         if name in schema:
-            closed[name] = [_closed(part) for part in schema[name]]
+            changed[name] = [_changed(part, change) for part in schema[name]]
     for name in _SINGLE:
         if name in schema:
-            closed[name] = _closed(schema[name])
-    if "properties" in schema and not any(name in schema for name in _OPEN):
-        closed["additionalProperties"] = False
-    return closed
+            changed[name] = _changed(schema[name], change)
+    return change(changed)
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose object with `properties` has no others, where it does not say."""
+    is_open = "properties" not in schema or any(name in schema for name in _OPEN)
+    return schema if is_open else {**schema, "additionalProperties": False}
+
+
+def _without_neutral(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without the keywords that exclude nothing."""
+    return {name: value for name, value in schema.items() if value not in _NEUTRAL.get(name, ())}

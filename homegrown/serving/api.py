@@ -327,7 +327,8 @@ async def _answer_chat(service: Service, http: fastapi.Request, body: ChatComple
     prompt_ids = await asyncio.to_thread(encode, body.model, messages)
     grammar = await _grammar(service, body, form if tools else None)
     requests = [body.request(prompt_ids, _seed(body.seed, index), grammar) for index in range(body.n)]
-    choices = [Choice(index, reader=CallReader(form) if form and tools else None) for index in range(body.n)]
+    reader = partial(CallReader, form, required=body.tool_choice != "auto") if form and tools else None
+    choices = [Choice(index, reader=reader() if reader else None) for index in range(body.n)]
     try:
         return await _answer(service, http, body, objects, requests, choices)
     except Refused as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from homegrown.inference.engine import FinishReason, GeneratedToken, Request
+from homegrown.inference.grammar import Check
 from homegrown.inference.streaming import Chunk, Output, TextToken
 from homegrown.serving.refusal import Refused
 from homegrown.serving.service import Deliver
@@ -136,6 +137,7 @@ class LlamaEngine:
         errors: list[Exception] = []
         finished = threading.Event()
         scored = None if request.top_logprobs is None else _Scored(request, Output(self._table, request))
+        check = None if request.grammar is None else request.grammar.check()
 
         def take(event: dict[str, Any]) -> bool:
             """Deliver an event; return whether llama.cpp should stop."""
@@ -143,6 +145,8 @@ class LlamaEngine:
                 if "error" in event:
                     raise _error(event["error"])
                 chunk = _chunk(event) if scored is None else self._scored(event, scored)
+                if check is not None:
+                    _hold(check, chunk, request)
                 deliver(chunk)
                 if chunk.finish_reason:
                     finished.set()
@@ -298,6 +302,15 @@ def _body(request: Request, context: int) -> dict[str, Any]:
         "grammar": "" if request.grammar is None else _GRAMMAR_PREFIX + request.grammar.text,
         "logprobs": None if request.top_logprobs is None else max(1, request.top_logprobs),
     }
+
+
+def _hold(check: Check, chunk: Chunk, request: Request) -> None:
+    """Raise Refused if an output has left its grammar: where the library in llama.cpp gives up, it says nothing."""
+    # max_tokens can end it inside a character.
+    fits = check.fits(chunk.text.rstrip("\ufffd") if chunk.finish_reason == "length" else chunk.text)
+    if not fits or (chunk.finish_reason == "stop" and not (request.stop or check.complete)):
+        message = "llama.cpp did not enforce the grammar of the output; simplify it, or serve with --engine homegrown."
+        raise Refused(message, "invalid")
 
 
 def _error(error: dict[str, Any]) -> Exception:

@@ -117,12 +117,20 @@ def conversation(sent: Sequence[ChatMessage]) -> list[Message]:
     """Return messages as the chat template takes them; those of a tool have the name of its function.
 
     Raises:
-        Refused: a message of a tool answers no call, or the arguments of a call are not JSON.
+        Refused: a message of a tool answers no call, the arguments of a call are not JSON, or a field is missing or of
+            another role.
     """
     names: dict[str, str] = {}
     found = []
     for number, one in enumerate(sent):
         message = one.message()
+        if one.content is None and one.role in ("system", "developer", "user"):
+            field = f"messages.{number}.content"
+            raise Refused(f"{field} is missing; add it.", "invalid", field)
+        for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+            if getattr(one, name) and one.role != role:
+                field = f"messages.{number}.{name}"
+                raise Refused(f"{field} is only for the role {role}; remove it.", "invalid", field)
         if one.role == "tool" and (answered := one.tool_call_id):
             if answered not in names:
                 field = f"messages.{number}.tool_call_id"

@@ -31,10 +31,11 @@ class Options(Fields):
             *("mirostat_eta", "mirostat_tau"),  # without mirostat, they have no effect
         }
     )
-    neutral: ClassVar[Mapping[str, Any]] = {"mirostat": 0, "repeat_last_n": -1, "tfs_z": 1}
+    neutral: ClassVar[Mapping[str, Any]] = {"mirostat": 0, "tfs_z": 1}
 
     num_predict: Int | None = None
     repeat_penalty: Number | None = None
+    repeat_last_n: Int | None = None
     seed: Int | None = None
     stop: Any = None
     temperature: Number | None = None
@@ -46,8 +47,18 @@ class Options(Fields):
     frequency_penalty: Number | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Return OpenAI's fields."""
+        """Return OpenAI's fields.
+
+        Raises:
+            Refused: penalties are to cover the last tokens only.
+        """
         given = self.model_dump(exclude_none=True)
+        penalties = (self.repeat_penalty or 1, self.frequency_penalty or 0, self.presence_penalty or 0)
+        if given.pop("repeat_last_n", _ALL_TOKENS) != _ALL_TOKENS and penalties != (1, 0, 0):
+            field = "options.repeat_last_n"
+            raise Refused(
+                f"{field} is {self.repeat_last_n}, but penalties cover all tokens; give -1.", "invalid", field
+            )
         limit, penalty = given.pop("num_predict", None), given.pop("repeat_penalty", None)
         given |= {} if limit is None or limit < 0 else {"max_tokens": limit}
         given |= {} if penalty is None else {"repetition_penalty": penalty}
@@ -56,8 +67,8 @@ class Options(Fields):
         return {**_DEFAULTS, **given}
 
 
-_RANDOM_SEED = -1
-"""Ollama's seed of requests without one."""
+_RANDOM_SEED, _ALL_TOKENS = -1, -1
+"""Ollama's seed of requests without one, and its repeat_last_n for the complete context."""
 
 _NAMES = {name: f"options.{name}" for name in Options.model_fields} | {
     "max_tokens": "options.num_predict",
@@ -75,8 +86,10 @@ class _Ollama(Fields):
         "think": False,
         "images": [],
         "context": [],
+        "shift": False,
         "suffix": "",
         "template": "",
+        "truncate": False,
         "logprobs": False,
         "top_logprobs": 0,
     }
@@ -120,6 +133,8 @@ class GenerateBody(_Ollama):
     def translated(self) -> ChatCompletionBody | CompletionBody:
         """Return the same request in OpenAI's shape: a completion if it is `raw`, otherwise a chat."""
         if self.raw:
+            if self.system:
+                raise Refused("system is not supported with raw; put it in the prompt.", "invalid", "system")
             return translated(CompletionBody, {**self._common(), "prompt": self.prompt}, _NAMES)
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         messages = [*system, {"role": "user", "content": self.prompt}]

@@ -75,7 +75,8 @@ class Choice:
     @property
     def reason(self) -> str | None:
         """The finish reason in OpenAI's words."""
-        calls = self.reader is not None and self.reader.calls and self.finish_reason == "stop"
+        reader = self.reader
+        calls = reader is not None and reader.calls and reader.complete and self.finish_reason == "stop"
         return "tool_calls" if calls else self.finish_reason
 
     @property

@@ -21,6 +21,7 @@ FIELDS = {
 }
 """This API's names of the fields of a chat."""
 
+_FIELDS = ("type", "role", "content", "id", "status", "phase")
 _ROLES = ("system", "developer", "user", "assistant")
 _TEXT = ("input_text", "output_text", "text")
 
@@ -95,20 +96,26 @@ class ResponsesBody(Fields):
 
 
 def _message(item: dict[str, Any]) -> dict[str, Any]:
-    if item.get("type", "message") == "message" and "role" not in item:
+    kind = item.get("type") or "message"
+    if kind == "message" and "role" not in item:
         raise Refused("input has a message without a role; add it.", "invalid", "input")
-    if item.get("type", "message") != "message":
-        message = f"input has an item of type {item.get('type')}, which is not supported; send messages of text."
+    if kind != "message":
+        message = f"input has an item of type {kind}, which is not supported; send messages of text."
         raise Refused(message, "invalid", "input")
+    if unknown := next((name for name in item if name not in _FIELDS), None):
+        raise Refused(f"Unsupported: {unknown} of a message of input; remove it.", "invalid", "input")
     if item["role"] not in _ROLES:
         raise Refused(f"input has an unknown role; use one of {', '.join(_ROLES)}.", "invalid", "input")
     content = item.get("content")
     if not isinstance(content, (str, list)):
         raise Refused("input has a message without text; give content.", "invalid", "input")
     if isinstance(content, list):
-        if any(not isinstance(part, dict) or part.get("type") not in _TEXT for part in content):
+        if not all(isinstance(part, dict) and part.get("type") in _TEXT for part in content):
             raise Refused("Only text content is supported; send parts of type input_text.", "invalid", "input")
-        content = "".join(part.get("text") or "" for part in content)
+        texts = [part.get("text") for part in content]
+        if not all(isinstance(text, str) for text in texts):
+            raise Refused("input has a part without text; add it.", "invalid", "input")
+        content = "".join(texts)
     return {"role": item["role"], "content": content}
 
 
@@ -173,7 +180,10 @@ class ResponsesObjects:
 
     def frame(self, value: dict[str, Any]) -> bytes:
         """Return an event as bytes."""
-        name = value.get("type", "error")
+        if "error" in value and "type" not in value:
+            self._count += 1
+            value = {**value["error"], **value, "type": "error", "sequence_number": self._count - 1}
+        name = value["type"]
         return f"event: {name}\ndata: {plain_json(value)}\n\n".encode()
 
     def _event(self, name: str, **fields: Any) -> dict[str, Any]:

@@ -180,12 +180,18 @@ def _literal(text: str) -> str:
 class CallReader:
     """Divides an answer into text and tool calls as it is generated, and returns them as OpenAI's deltas."""
 
-    def __init__(self, form: CallFormat):
-        self._form, self._buffer = form, ""
+    def __init__(self, form: CallFormat, *, required: bool):
+        """Read the output of a grammar; with `required`, it has calls only."""
+        self._form, self._required, self._buffer = form, required, ""
         self._state = "text"
         self._scanned, self._depth, self._quoted, self._escaped = 0, 0, False, False
         self.content = ""
         self.calls: list[dict[str, Any]] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether the calls so far are complete; a stop string can end one inside its arguments."""
+        return self._state != "arguments"
 
     def feed(self, text: str, *, ended: bool = False) -> dict[str, Any]:
         """Take more of the answer, or its end; return the delta that is new."""
@@ -214,7 +220,8 @@ class CallReader:
             self._state, self._buffer = "name", rest
             self._expected = before
             return text.rstrip()
-        kept = 0 if ended else self._uncertain()
+        # max_tokens can cut the tag of a call that was required: it is not text.
+        kept = len(self._buffer) if self._required else 0 if ended else self._uncertain()
         text, self._buffer = self._buffer[: len(self._buffer) - kept], self._buffer[len(self._buffer) - kept :]
         return text
 
@@ -271,8 +278,16 @@ class CallReader:
 
 
 def named(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the parameters of tools by name; a function without parameters takes none."""
-    return {
-        one["function"]["name"]: one["function"].get("parameters") or {"type": "object", "properties": {}}
-        for one in tools
-    }
+    """Return the parameters of tools by name; a function without parameters takes none.
+
+    Raises:
+        Refused: parameters are not those of an object.
+    """
+    found = {}
+    for number, tool in enumerate(tools):
+        function, field = tool["function"], f"tools.{number}.function.parameters.type"
+        parameters = {"type": "object", **(function.get("parameters") or {"properties": {}})}
+        if parameters["type"] != "object":
+            raise Refused(f"{field} is {json.dumps(parameters['type'])}; give object.", "invalid", field)
+        found[function["name"]] = parameters
+    return found

@@ -10,6 +10,8 @@ import openai
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
+from homegrown.inference.grammar import json_grammar
+from homegrown.serving import llama_engine
 from tests.serving.conftest import LLAMA, OWN, Served, both
 
 COLOR = {
@@ -157,6 +159,44 @@ def test_a_grammar_outranks_a_ban_but_follows_a_bias(served: Served) -> None:
     assert answer.message.content in ("yes", "no")
 
 
+def with_properties(*names: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "null"} for name in names}, "required": list(names)}
+
+
+@pytest.mark.parametrize(
+    ("schema", "fitting", "other"),
+    [
+        ({**with_properties("a"), "allOf": [with_properties("b")]}, {"a": None, "b": None}, {"a": None}),
+        ({**with_properties("a"), "anyOf": [with_properties("b")]}, {"a": None, "b": None}, {"a": None}),
+        (
+            {"$ref": "#/$defs/b", "$defs": {"b": with_properties("b")}, **with_properties("a")},
+            {"b": None, "a": None},
+            {"b": None},
+        ),
+        ({"propertyNames": {"type": "string"}, "additionalProperties": {"type": "null"}}, {"k": None}, {"k": 1}),
+        ({"type": "array", "uniqueItems": False, "items": {"enum": ["a"]}}, ["a", "a"], ["b"]),
+        ({"type": "string", "pattern": r"^\p{L}$"}, "é", "1"),
+        ({"type": "string", "format": "password"}, "é", 1),
+    ],
+)
+def test_schemas_as_generators_write_them(served: Served, schema: Any, fitting: Any, other: Any) -> None:
+    for value, fits in ((fitting, True), (other, False)):
+        check = served.service.grammar(OWN, json_grammar(schema)).check()
+        assert (check.fits(json.dumps(value, ensure_ascii=False)) and check.complete) is fits
+
+
+@pytest.mark.parametrize("options", [{}, {"logprobs": True}])
+def test_an_output_that_llama_cpp_lets_leave_the_grammar_is_an_error(
+    served: Served, monkeypatch: pytest.MonkeyPatch, options: Any
+) -> None:
+    body = llama_engine._body
+    monkeypatch.setattr(llama_engine, "_body", lambda *given: {**body(*given), "grammar": ""})
+    early = {served.tokenizer.token_to_id("</s>"): 100}
+    for given, bias in (("[0-9]{9}", {}), (r"(.|\n){300}", early)):
+        with pytest.raises(openai.BadRequestError, match="did not enforce the grammar of the output; simplify it"):
+            talk(served, LLAMA, extra_body={"guided_regex": given}, logit_bias=bias, **options)
+
+
 DEEP: Any = {"type": "string"}
 for _ in range(300):
     DEEP = {"type": "array", "items": DEEP}
@@ -183,7 +223,16 @@ for _ in range(300):
             "guided_json",
             r"at \$\.items: oneOf is supported only where no value fits two of its parts; use anyOf",
         ),
-        ({"guided_json": {"type": "string", "pattern": "("}}, "guided_json", r"at \$\.pattern"),
+        ({"guided_json": {"type": "string", "pattern": "("}}, "guided_json", r"at \$: .*unclosed group"),
+        ({"guided_json": {"$schema": 5}}, "guided_json", r"at \$\['\$schema'\]: it is not a string"),
+        (
+            {"guided_json": {"items": {"type": "integer", "minimum": 10**30}}},
+            "guided_json",
+            r"at \$\.items: its numbers exceed 64 bits; reduce them",
+        ),
+        ({"guided_json": {"format": "foo"}}, "guided_json", "the format foo cannot be enforced; remove it"),
+        ({"guided_json": {"if": {}, "then": {}}}, "guided_json", r"at \$: if, then cannot be enforced; remove it"),
+        ({"guided_json": {"$ref": "http://x.org/a"}}, "guided_json", "http://x.org/a is outside the schema; move it"),
         ({"guided_json": "{"}, "guided_json", "guided_json is not JSON"),
         ({"guided_json": '{"items":' * 100_000}, "guided_json", "nested too deeply"),
         ({"guided_json": [1]}, "guided_json", "give a JSON schema"),

@@ -48,6 +48,12 @@ def test_generate_asks_or_continues(served: Served, name: str) -> None:
     assert asked.response == openais(served, name).choices[0].message.content
     continued = client(served).generate(name, "The user", raw=True, options=GREEDY)
     assert continued.response == served.expected(served.prompt("The user"), 20)
+    with pytest.raises(ollama.ResponseError, match="system is not supported with raw"):
+        client(served).generate(name, "The user", raw=True, system="Be brief.")
+    without_effect = {**GREEDY, "repeat_last_n": 64, "repeat_penalty": 1, "mirostat_tau": 5}
+    assert client(served).generate(name, "Why?", options=without_effect).response == asked.response
+    sampled = [client(served).generate(name, "Why?", options={"num_predict": 20, "seed": -1}) for _ in range(2)]
+    assert sampled[0].response != sampled[1].response  # Ollama's -1 is no seed
     parts = list(client(served).generate(name, "The user", raw=True, options=GREEDY, stream=True))
     assert "".join(part.response for part in parts) == continued.response and parts[-1].done_reason == "length"
     full = client(served).generate(name, "The user", raw=True, options={"temperature": 0})
@@ -135,7 +141,7 @@ def test_formats_and_tools(served_long: Served, name: str) -> None:
         ({"options": {"temperature": True}}, 400, "options.temperature is true; give a number"),
         ({"messages": [{"role": "tool", "tool_call_id": "x", "content": ""}]}, 400, "No earlier answer has a call x"),
         ({"options": {"repeat_penalty": 1e39}}, 400, "options.repeat_penalty is 1e+39; give at most"),
-        ({"options": {"repeat_last_n": 4}}, 400, "Unsupported: options.repeat_last_n"),
+        ({"options": {"repeat_last_n": 4, "repeat_penalty": 1.1}}, 400, "options.repeat_last_n is 4, but penalties"),
         ({"options": {"temperature": 9}}, 400, "options.temperature is 9; give at most 2"),
         ({"options": {"num_predict": 0}}, 400, "options.num_predict is 0; give at least 1"),
         ({"options": {"repeat_penalty": 0}}, 400, "options.repeat_penalty is 0; give more than 0"),

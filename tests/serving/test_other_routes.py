@@ -43,9 +43,11 @@ def test_a_response_is_the_answer_of_a_chat(served: Served, name: str) -> None:
 
 def test_a_response_fits_a_schema(served: Served) -> None:
     form: Any = {"format": {"type": "json_schema", "name": "color", "schema": COLOR, "strict": True}}
+    returned: Any = {"metadata": {"a": "b"}}
     unused: Any = {"tools": [], "tool_choice": "none", "parallel_tool_calls": False, "reasoning": {"effort": None}}
-    answer = served.client.responses.create(model=OWN, input="x", text=form, **unused)
+    answer = served.client.responses.create(model=OWN, input="x", text=form, **unused, **returned)
     jsonschema.validate(json.loads(answer.output_text), COLOR)
+    assert (answer.text.format.to_dict(), answer.metadata) == (form["format"], returned["metadata"])  # type: ignore[union-attr]
     assert answer.status == "completed"
     with served.client.responses.stream(model=OWN, input="x", text=form) as stream:
         assert json.loads(stream.get_final_response().output_text).keys() == {"color"}
@@ -61,6 +63,8 @@ def test_a_response_fits_a_schema(served: Served) -> None:
         ({"previous_response_id": "resp_1"}, "Unsupported: previous_response_id"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "of type function_call_output"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "Only text content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 5}]}]}, "a part without text; add it"),
+        ({"input": [{"role": "user", "content": "x", "name": "y"}]}, "Unsupported: name of a message of input"),
         ({"input": [{"content": "x"}]}, "input has a message without a role; add it"),
         ({"text": {"format": {"type": "json_object", "shema": {}}}}, r"text\.format\.shema \(did you mean schema\?\)"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input has an unknown role"),
@@ -103,7 +107,7 @@ def test_an_embedding_is_the_mean_of_the_last_hidden_states(served: Served, tmp_
     with pytest.raises(openai.BadRequestError, match="maximum context length is 128 tokens"):
         served.client.embeddings.create(model=OWN, input=[9] * 129)
     for input in ("", ["x", ""], [], [[]]):
-        with pytest.raises(openai.BadRequestError, match="input is .*; give a text, token ids, or a list of 1 to 64"):
+        with pytest.raises(openai.BadRequestError, match=r"input is .*; give a text, token ids, or a list of 1 to 64"):
             served.client.embeddings.create(model=OWN, input=input)
     with pytest.raises(openai.BadRequestError, match="input has the unknown token 9999"):
         served.client.embeddings.create(model=OWN, input=[9999])

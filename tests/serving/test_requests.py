@@ -100,6 +100,11 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
         ({"stream_options": {"include_usge": True}}, r"stream_options\.include_usge \(did you mean include_usage\?\)"),
         ({"messages": [{"role": "user", "content": "x", "nme": "y"}]}, r"messages\.0\.nme \(did you mean name\?\)"),
         ({"messages": None}, "messages is missing; add it"),
+        ({"messages": [{"role": "user"}]}, r"messages\.0\.content is missing; add it"),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}]},
+            r"messages\.0\.tool_calls is only for the role assistant; remove it",
+        ),
         ({"stream": "maybe"}, 'stream is "maybe"; give true or false'),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, 'name is "a b"; give 1 to 64 letters'),
         ({"response_format": {"type": "text", "json_schema": {"schema": {}}}}, "a schema, but the type text"),

@@ -219,6 +219,24 @@ def test_auto_divides_text_and_calls(scripted: tuple[ScriptedEngine, OpenAI], st
         assert all(json.loads(one) == {"city": 'R}"', "days": 1} for one in calls)
 
 
+@both
+def test_a_required_call_that_max_tokens_cuts_is_not_text(served_long: Served, name: str) -> None:
+    for max_tokens in range(1, 16, 2):
+        options = {"tool_choice": "required", "max_tokens": max_tokens}
+        choice = talk(served_long, name, **options).choices[0]
+        chunks = list(talk(served_long, name, stream=True, **options))
+        assert (choice.message.content or "", choice.finish_reason) == ("", "length")
+        assert not any(chunk.choices[0].delta.content for chunk in chunks)
+
+
+def test_a_stop_string_inside_arguments_is_not_a_complete_call(scripted: tuple[ScriptedEngine, OpenAI]) -> None:
+    engine, client = scripted
+    engine.text = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    given: Any = {"model": "m", "messages": ASKED, "tools": TOOLS}
+    reasons = [client.chat.completions.create(**given, stop=stop).choices[0].finish_reason for stop in (None, "me")]
+    assert reasons == ["tool_calls", "stop"]
+
+
 def test_a_call_that_max_tokens_cuts_is_no_text(scripted: tuple[ScriptedEngine, OpenAI]) -> None:
     engine, client = scripted
     engine.text = 'I will look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
@@ -244,6 +262,10 @@ def test_a_call_that_max_tokens_cuts_is_no_text(scripted: tuple[ScriptedEngine, 
                 ]
             },
             r"The tool f: The schema is malformed at \$\.properties\.a\.type",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+            r'tools\.0\.function\.parameters\.type is "string"; give object',
         ),
         ({"tools": [{"type": "web_search"}]}, r"tools\.0\.type"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "I"}]}, "the beginning of an answer"),
