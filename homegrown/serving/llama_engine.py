@@ -177,7 +177,7 @@ class LlamaEngine:
             missing = data[: len(data) - len(own)]
             generated = self._hidden(scored, missing, hidden) if missing else []
             unknown = b"" if generated else missing
-            for token in [*generated, _generated(one, one["id"], scored.top)]:
+            for token in [*generated, _generated(one, scored.top)]:
                 more, placed, stopped = scored.output.feed(token, unknown)
                 unknown = b""
                 scored.ids.append(token.id)
@@ -191,18 +191,34 @@ class LlamaEngine:
 
     def _hidden(self, scored: "_Scored", data: bytes, count: int) -> list[GeneratedToken]:
         """Return the tokens of incomplete characters by their bytes: the most likely division into `count` tokens."""
-        before, known = [*scored.request.prompt_ids, *scored.ids], dict[tuple[int, ...], GeneratedToken]()
+        before, known = [*scored.request.prompt_ids, *scored.ids], dict[tuple[int, ...], _Distribution]()
 
-        def likelihood(ids: tuple[int, ...]) -> float:
-            for end in range(1, len(ids) + 1):
-                if ids[:end] not in known:
-                    known[ids[:end]] = self._next([*before, *ids[: end - 1]], ids[end - 1], scored.top)
-            return sum(known[ids[:end]].logprob or 0.0 for end in range(1, len(ids) + 1))
+        def distribution(ids: tuple[int, ...]) -> _Distribution:
+            """Return that of the token after some of the hidden ones."""
+            if ids not in known:
+                known[ids] = self._next([*before, *ids], max(scored.top, _TOP))
+            return known[ids]
+
+        def logprob(ids: tuple[int, ...]) -> float:
+            """Return the log-probability of the last of some hidden tokens."""
+            *earlier, token = ids
+            context = tuple(earlier)
+            if token not in distribution(context).logprobs:
+                known[context] = self._next([*before, *context], _ALL)
+            return known[context].logprobs.get(token, -math.inf)
 
         # Special tokens among them have no bytes, and no place that could be known.
         divided = (list(islice(self._divisions(data, one), _MOST_DIVISIONS)) for one in range(count, 0, -1))
-        found = max(next(filter(None, divided), [()]), key=likelihood)
-        return [known[found[:end]] for end in range(1, len(found) + 1)]
+        divisions = next(filter(None, divided), [])
+        found, likelihood = tuple[int, ...](), -math.inf
+        # The most that each can have, by its first token, is known from the top tokens: few need all of a vocabulary.
+        for ids in sorted(divisions, key=lambda ids: -distribution(()).most(ids[0])):
+            if found and distribution(()).most(ids[0]) <= likelihood:
+                break
+            own = sum(logprob(ids[:end]) for end in range(1, len(ids) + 1))
+            if not found or own > likelihood:
+                found, likelihood = ids, own
+        return [known[found[:place]].generated(token, scored.top) for place, token in enumerate(found)]
 
     def _divisions(self, data: bytes, count: int) -> Iterator[tuple[int, ...]]:
         """Yield the divisions of bytes into a number of tokens."""
@@ -212,20 +228,32 @@ class LlamaEngine:
             if (first := self._ids.get(data[:end])) is not None:
                 yield from ((first, *rest) for rest in self._divisions(data[end:], count - 1))
 
-    def _next(self, before: Sequence[int], token: int, top: int) -> GeneratedToken:
-        """Return the token that follows others, with its log-probabilities."""
+    def _next(self, before: Sequence[int], most: int) -> "_Distribution":
+        """Return the most likely tokens after others."""
         body: dict[str, Any] = {"prompt": list(before), "max_tokens": 1, "stream": True, "cache_prompt": True}
         # Generates a token that is complete, with the model's own distribution.
         body |= {"temperature": 0.0, "logit_bias": [[self._ids[b" "], _CERTAIN]]}
-        for most in (max(top, _TOP), _ALL):
-            events = list[dict[str, Any]]()
-            self._server.handle_completions({**body, "logprobs": most}, events.append)
-            if "error" in events[0]:
-                raise _error(events[0]["error"])
-            (one,) = events[0]["choices"][0]["logprobs"]["content"]
-            if any(other["id"] == token for other in one["top_logprobs"]):
-                break
-        return _generated(one, token, top)
+        events = list[dict[str, Any]]()
+        self._server.handle_completions({**body, "logprobs": most}, events.append)
+        if "error" in events[0]:
+            raise _error(events[0]["error"])
+        (one,) = events[0]["choices"][0]["logprobs"]["content"]
+        return _Distribution({other["id"]: other["logprob"] for other in one["top_logprobs"]})
+
+
+@dataclass
+class _Distribution:
+    """The log-probabilities of the most likely tokens, in their order."""
+
+    logprobs: dict[int, float]
+
+    def most(self, token: int) -> float:
+        """Return the log-probability of a token, or the most that it can be if it is not among these."""
+        return self.logprobs.get(token, min(self.logprobs.values()))
+
+    def generated(self, token: int, top: int) -> GeneratedToken:
+        """Return a token with its log-probability and those of the top tokens."""
+        return GeneratedToken(token, None, self.logprobs.get(token), tuple(islice(self.logprobs.items(), top)))
 
 
 @dataclass
@@ -243,11 +271,10 @@ class _Scored:
         return self.request.top_logprobs or 0
 
 
-def _generated(reported: dict[str, Any], token: int, top: int) -> GeneratedToken:
+def _generated(reported: dict[str, Any], top: int) -> GeneratedToken:
     """Return a token from llama.cpp's report of the distribution."""
-    found = [(other["id"], other["logprob"]) for other in reported["top_logprobs"]]
-    logprob = reported["logprob"] if token == reported["id"] else dict(found).get(token)
-    return GeneratedToken(token, None, logprob, tuple(found[:top]))
+    found = [(other["id"], other["logprob"]) for other in reported["top_logprobs"][:top]]
+    return GeneratedToken(reported["id"], None, reported["logprob"], tuple(found))
 
 
 def _server(file: Path, exact: bool, rows: int, context: int, threads: int, socket: Path) -> Any:
