@@ -1,6 +1,7 @@
 """What the page looks like and who can read it, in a real browser, and whom it contacts."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -66,11 +67,68 @@ def test_markdown_is_formatted_and_never_markup(page: Page, engines: dict[str, S
     assert page.script("return window.ran") is None
 
 
+# What CommonMark's specification and GitHub's say of these; each line of a text is a line of the answer.
+MARKDOWN = {
+    "foo***bar***baz **a *b* c**": "<p>foo<em><strong>bar</strong></em>baz <strong>a <em>b</em> c</strong></p>",
+    "*foo**bar* snake_case __x__y *a **b*": "<p><em>foo**bar</em> snake_case __x__y *a *<em>b</em></p>",
+    "*[a*](https://x.y/) ![pic](https://x.y/)": "<p>*<a>a*</a> <a>pic</a></p>",
+    "`` a`b `` `c \\*a\\* &lt;&#65; ~~a~~ ~b~": "<p><code>a`b</code> `c *a* &lt;A <del>a</del> ~b~</p>",
+    "**「引用」**と": "<p><strong>「引用」</strong>と</p>",
+    "\\(a*b*c\\) $x_1*y*$ costs $5": "<p><span>\\(a*b*c\\)</span> <span>$x_1*y*$</span> costs $5</p>",
+    "## C# and F# ##\n#a\nb\n===": "<h5>C# and F#</h5><h4>#a<br>b</h4>",
+    "- a\nb\n- c\n* d": "<ul><li><p>a<br>b</p></li><li><p>c</p></li></ul><ul><li><p>d</p></li></ul>",
+    "The year\n1986. was\n\n> a\nb": "<p>The year<br>1986. was</p><blockquote><p>a<br>b</p></blockquote>",
+    "7. a\n8) b": '<ol start="7"><li><p>a</p></li></ol><ol start="8"><li><p>b</p></li></ol>',
+    "1. a\n   ```py\n   x\n\n     y\n   ```\n2. b": '<ol start="1"><li><p>a</p><div><pre><code>x\n\n  y</code></pre>'
+    "</div></li><li><p>b</p></li></ol>",
+    "- a\n\n\n  b\n- c": "<ul><li><p>a</p><p>b</p></li><li><p>c</p></li></ul>",
+    "1. a\n  - b\n    - c\n2. d": '<ol start="1"><li><p>a</p><ul><li><p>b</p><ul><li><p>c</p></li></ul></li></ul></li>'
+    "<li><p>d</p></li></ol>",
+    "- [ ] a\n- [x] b": '<ul><li><p><input aria-label="To do">a</p></li>'
+    '<li><p><input aria-label="Done">b</p></li></ul>',
+    "text\n\n    code *x*\n\n      more": "<p>text</p><div><pre><code>code *x*\n\n  more</code></pre></div>",
+    "```\na\n    ```\n```\nb": "<div><pre><code>a\n    ```</code></pre></div><p>b</p>",
+}
+
+# Each took seconds to minutes, or all of the stack, by a pattern that was tried at every place.
+HARD = [
+    "**a*" * 25000,
+    "**a** `b` " * 10000,
+    "*a **b " * 14000,
+    "~~a " * 25000,
+    "a\n" * 50000,
+    "# a " + "#" * 100000 + " b",
+]
+
+SHOWN = """
+const [sources, done] = arguments;
+import('/page/markdown.js').then(({ Markdown }) => done(sources.map((source) => {
+  const one = document.createElement('div'), grown = document.createElement('div'), growing = new Markdown(grown);
+  new Markdown(one).show(source);
+  const letters = Math.min(source.length, 200);
+  for (let end = 0; end <= letters; end += 1) growing.show(source.slice(0, end));
+  growing.show(source);
+  const same = grown.innerHTML === one.innerHTML;
+  for (const made of one.querySelectorAll('*')) for (const name of made.getAttributeNames())
+    if (!['start', 'aria-label'].includes(name)) made.removeAttribute(name);
+  return [one.innerHTML, same, one.textContent];
+})));
+"""
+
+
+def test_markdown_is_that_of_its_specification_whole_and_letter_by_letter(page: Page) -> None:
+    found = page.browser.execute_async_script(SHOWN, list(MARKDOWN))
+    assert [html for html, _, _ in found] == list(MARKDOWN.values())
+    assert all(same for _, same, _ in found)
+    hard = page.browser.execute_async_script(SHOWN, HARD)
+    assert all(same for _, same, _ in hard) and hard[-1][2] == HARD[-1].removeprefix("# ")
+
+
 SHAPES = """A word: Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung.
 Values:
 | Name | Value | Many | Other | Columns |
 | :-- | --: | :-: | - | - |
-| a \\| b | 2 | `c` | d | e | too many |
+| a \\| b | -2 | `c` | d | e | too many |
 | f | 3 |
 
 - one
@@ -81,7 +139,8 @@ Values:
 
 مرحبا، هذا نص عربي (English) طويل.
 
-- عنصر
+- عنصر `code()`
+- Second
 
 ```
 x = 1
@@ -104,13 +163,16 @@ def test_a_text_of_any_shape_and_direction_is_readable_on_a_phone(
         return list(page.script(source, page.all(f".answer .text {selector}"), name))
 
     assert [one.get_property("textContent") for one in page.all(".answer td")] == [
-        *("a | b", "2", "c", "d", "e"),
+        *("a | b", "-2", "c", "d", "e"),
         *("f", "3", "", "", ""),
     ]
     assert computed("th", "textAlign") == ["start", "end", "center", "start", "start"]
-    assert page.text(".answer li li li li li strong em") == "both"
+    assert page.text(".answer li li li li li em strong") == "both"
     assert computed("> p", "direction") == ["ltr", "rtl"] and computed("> ul", "direction") == ["ltr", "rtl"]
-    assert computed("pre", "direction") == ["ltr"]
+    assert computed("pre", "direction") == ["ltr"] and computed("li code", "direction") == ["ltr"]
+    # An item in another direction has its words in that direction, beside its sign.
+    assert computed("> ul:last-of-type p", "textAlign") == ["right"] * 2
+    assert set(computed("li > p", "unicodeBidi") + computed("td > span", "unicodeBidi")) == {"plaintext"}
     # The table scrolls by itself: its words are whole, and nothing else is wider than the screen.
     assert page.script("return document.querySelector('.answer th').getClientRects()[0].height") < 40
     assert page.script("return scroller.scrollWidth <= scroller.clientWidth")
@@ -216,15 +278,33 @@ def test_the_keyboard_reaches_everything_in_reading_order(page: Page, engines: d
     page.finished()
     eventually(lambda: page.text("#status") == "Answer: Yes.")
     assert page.one("#status").get_attribute("aria-live") == "polite"
+
+    # Who asked by a button has the focus there again, and what is opened by the list has it.
+    def focused() -> str:
+        return str(page.script("return document.activeElement.ariaLabel ?? document.activeElement.id"))
+
+    engines[TUNED].allowed = 0
+    page.one('[aria-label="Generate another answer"]').send_keys(Keys.ENTER)
+    eventually(lambda: focused() == "stop")
+    engines[TUNED].allowed = math.inf
+    eventually(lambda: focused() == "Generate another answer" and "1/2" not in page.text(".tools"))
+    page.one("#conversations .open").send_keys(Keys.ENTER)
+    eventually(lambda: focused() == "Conversation")
     page.script("document.activeElement.blur(); document.querySelector('.skip').focus()")
-    order = [tab() for _ in range(20)]
+    order = [tab() for _ in range(21)]
     assert order[:8] == ["model", "compare", "mode-chat", "mode-completion", "show-settings", "theme", "new", "Why?"]
-    assert order[9:18] == [
+    assert order[9:19] == [
         *("scroller", "Edit this message and continue from there", "Copy this message"),
-        *("Good answer", "Bad answer", "Edit this answer, which teaches the model", "Generate another answer"),
+        *(
+            "Previous answer",
+            "Good answer",
+            "Bad answer",
+            "Edit this answer, which teaches the model",
+            "Generate another answer",
+        ),
         *("Copy this answer", "Export this conversation as Markdown"),
     ]
-    assert order[19] == "message"
+    assert order[20] == "message"
     page.one("#show-settings").send_keys(Keys.ENTER)
     eventually(lambda: page.one("#settings").is_displayed())
     ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()

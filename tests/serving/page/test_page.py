@@ -71,18 +71,23 @@ def test_an_output_follows_its_text_until_a_reader_scrolls(page: Page, engines: 
         eventually(lambda: page.text(".answer .text").count("y") > before + 10)
 
     page.size(800, 500)
-    engine.text, engine.allowed = "y\n" * 90, 0
+    engine.text, engine.allowed = "# First\n\n" + "y\n" * 90, 0
     page.say("Count.")
     grown(70)
+    page.script("document.querySelector('.answer h4').marked = true")
     eventually(lambda: page.script(f"{pane} return pane.scrollTop") > 100 and abs(page.script(rest)) < 40)
     page.script(f"{pane} pane.scrollTop = 50")
     eventually(lambda: page.script(f"{pane} return pane.scrollTop") == 50)
     grown(110)
     assert page.script(f"{pane} return pane.scrollTop") == 50
+    # What was shown is not drawn again: a selection in it remains.
+    assert page.script("return document.querySelector('.answer h4').marked")
     # Only the conversation scrolls, and a button leads back to its end.
     assert page.script("return document.documentElement.scrollHeight <= innerHeight")
     page.click("#end")
     eventually(lambda: abs(page.script(rest)) < 40 and not page.one("#end").is_displayed())
+    page.size(400, 300)
+    eventually(lambda: abs(page.script(rest)) < 40)
     grown(math.inf)
     page.finished()
     eventually(lambda: abs(page.script(rest)) < 40)
@@ -186,8 +191,8 @@ def test_a_message_is_edited_and_conversations_are_kept(
     page.all('[aria-label="Delete One?"]')[1].click()
     eventually(lambda: len(talks()) == 1 and not page.all(".turn"))
     # A title ends between characters, not inside one.
-    page.say("a" * 79 + "🌱" + "b")
-    eventually(lambda: "a" * 79 + "🌱" in [one.text for one in page.all("#conversations .open")])
+    page.say("a" * 73 + "👨‍👩‍👧‍👦" * 2 + "🌱b")
+    eventually(lambda: "a" * 73 + "👨‍👩‍👧‍👦" in [one.text for one in page.all("#conversations .open")])
     # One that is deleted elsewhere is not opened, and the page says why.
     page.script(
         "return fetch('page/conversations').then((found) => found.json()).then(({ conversations }) => "

@@ -1,6 +1,6 @@
 // The page: conversations with the models of this server, over its own API.
 
-import { markdown } from "./markdown.js";
+import { Markdown } from "./markdown.js";
 
 const TOP = 5; // top tokens in a tooltip
 const SHADES = 5; // s1 to s5, one per two bits of surprise
@@ -168,20 +168,23 @@ function variantOf(model, given, seed) {
 async function answer(place, made, { more = false } = {}) {
   const given = settings();
   if (!given || running) return false;
-  const question = talk.turns[place - 1];
+  const question = talk.turns[place - 1], action = focusedAction();
   running = new Set();
   busy(true);
   say(made.length > 1 ? "Two answers are being generated." : "An answer is being generated.");
   const prompts = made.map((variant) => talk.mode === "completion" ? question.text + (more ? variant.text : "") : [...before(place, given.system), ...(more ? [{ role: "assistant", content: variant.text }] : [])]);
   draw();
+  if (action) $("stop").focus();
   let due = 0;
-  const redraw = () => { due ||= setTimeout(() => { due = 0; drawTurn(place); }, REDRAW); };
+  const redraw = () => { due ||= setTimeout(() => { due = 0; growTurn(place); }, REDRAW); };
   await Promise.all(made.map((variant, index) => generate(variant, prompts[index], given, more, redraw)));
   clearTimeout(due);
   running = null;
+  const waiting = document.activeElement === $("stop");
   busy(false);
+  drawTurn(place);
+  if (waiting) (actions(place, action)[0] ?? $("send")).focus({ preventScroll: true });
   if (made.every((variant) => variant.error && !variant.text)) return false;
-  draw();
   say(made[0].error || `Answer: ${made.map((variant) => variant.text).join(" Other answer: ")}`);
   await save();
   return true;
@@ -309,19 +312,31 @@ async function save() {
   }
 }
 
-const beginning = (text, most) => [...text].slice(0, most).join(""); // in characters: half of one could not be sent
-const title = () => beginning(talk.turns[0]?.text.trim().split("\n")[0] || "(empty prompt)", 80);
+/** The beginning of a text of so many code points at most, without a part of what a reader sees as one character. */
+function beginning(text, most) {
+  let found = "", count = 0;
+  for (const { segment } of new Intl.Segmenter().segment(text.slice(0, 3 * most))) {
+    count += [...segment].length;
+    if (count > most) break;
+    found += segment;
+  }
+  return found;
+}
+
+const title = () => beginning(talk.turns[0]?.text.trim().split("\n")[0] ?? "", 80) || "(empty prompt)";
 
 async function list() {
   const { conversations } = await json("page/conversations");
-  $("conversations").replaceChildren(...conversations.map(({ id, title: name }) => make("li", {},
-    make("button", { type: "button", class: "open", dir: "auto", text: name, "aria-current": id === talk.id ? "true" : false, on: { click: () => open(id) } }),
+  const focused = document.activeElement.closest("#conversations button"), talkId = focused?.parentElement.dataset.id;
+  $("conversations").replaceChildren(...conversations.map(({ id, title: name }) => make("li", { "data-id": id },
+    make("button", { type: "button", class: "open", dir: "auto", text: name, title: name, "aria-current": id === talk.id ? "true" : false, on: { click: () => open(id) } }),
     button("✕", `Delete ${name}`, async () => {
       if (!confirm(`Delete "${name}"? Feedback on its answers is kept.`)) return;
       await call(`page/conversations/${id}`, { method: "DELETE" });
       if (id === talk.id) begin();
       else await list();
-    }))));
+    }, { class: "delete" }))));
+  if (focused) ($("conversations").querySelector(`[data-id="${talkId}"] .${focused.className}`) ?? $("new")).focus();
 }
 
 async function open(id) {
@@ -336,6 +351,7 @@ async function open(id) {
   follow = true;
   setMode(talk.mode);
   toggleList(false);
+  scroller.focus();
   await list();
 }
 
@@ -392,6 +408,8 @@ function followText() {
   $("end").hidden = follow;
 }
 
+new ResizeObserver(followText).observe(scroller); // a phone that is turned, or opens its keyboard
+
 function say(text) { $("status").textContent = text; }
 
 function notice(text, action) {
@@ -406,22 +424,35 @@ function failure(text) {
 }
 
 function busy(value) {
+  const pressed = document.activeElement === $("send");
   $("send").hidden = value;
   $("stop").hidden = !value;
+  if (value && pressed) $("stop").focus();
   $("turns").setAttribute("aria-busy", String(value));
 }
 
 function draw() {
   $("turns").replaceChildren(...talk.turns.map((turn, place) => drawn(turn, place)));
   $("empty").hidden = talk.turns.length > 0;
-  $("empty").textContent = mode === "chat" ? "Ask something. Everything stays on this server." : "Type the beginning of a text: the model continues it.";
+  $("empty").textContent = mode === "chat" ? "Ask something. Everything stays on this server." : "Type the beginning of a text: the model continues it. Without one, it starts a new document.";
   followText();
 }
 
+/** The label of the button or group in the conversation that has the focus, if one has it. */
+const focusedAction = () => document.activeElement.closest("#turns [aria-label]")?.getAttribute("aria-label");
+const actions = (place, label) => label ? [...$("turns").children[place].querySelectorAll(`[aria-label="${CSS.escape(label)}"]`)] : [];
+
 function drawTurn(place) {
-  const old = $("turns").children[place], focused = old?.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  const old = $("turns").children[place], label = old?.contains(document.activeElement) ? focusedAction() : null;
+  const which = actions(place, label).indexOf(document.activeElement.closest("[aria-label]"));
   old?.replaceWith(drawn(talk.turns[place], place));
-  if (focused) $("turns").children[place].querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
+  actions(place, label)[which]?.focus({ preventScroll: true });
+  followText();
+}
+
+/** Show what the answers at a place have now; what was shown remains, with a selection in it. */
+function growTurn(place) {
+  for (const one of $("turns").children[place].querySelectorAll(".answer")) growing.get(one)();
   followText();
 }
 
@@ -430,40 +461,71 @@ const focusTurn = (place) => $("turns").children[place].querySelector("button")?
 function drawn(turn, place) {
   if (turn.role === "user") {
     const name = talk.mode === "chat" ? "You" : "Prompt";
-    const edit = running ? [] : [button("Edit", "Edit this message and continue from there", () => editing(place, turn.text, (text) => rewrite(place, text), "Send"))];
+    const edit = button("Edit", "Edit this message and continue from there", () => editing(place, turn.text, (text) => rewrite(place, text), "Send"));
     return make("li", { class: "turn user" }, make("h2", { class: "hidden", text: name }), make("div", { class: "text", text: turn.text || "(empty prompt)" }),
-      make("div", { class: "tools" }, ...edit, button("Copy", "Copy this message", () => copy(turn.text))));
+      make("div", { class: "tools" }, edit, button("Copy", "Copy this message", () => copy(turn.text), { class: "copy" })));
   }
   const answers = turn.pair ? turn.variants : [shown(turn)];
   return make("li", { class: turn.pair ? "turn assistant pair" : "turn assistant" },
     make("div", { class: "answers" }, ...answers.map((variant, index) => drawnAnswer(turn, place, variant, index))));
 }
 
+/** For an answer on the page, the function that shows what it has now. */
+const growing = new WeakMap();
+
 function drawnAnswer(turn, place, variant, index) {
-  const tokens = $("probabilities").checked && variant.spans.length > 0;
-  const plain = tokens || talk.mode === "completion", generating = running && !variant.finish && !variant.error && (turn.pair || place === talk.turns.length - 1);
-  const given = talk.mode === "completion" ? [make("span", { class: "given", text: talk.turns[place - 1].text })] : [];
-  const text = make("div", { class: plain ? "text plain" : "text" }, ...given, ...(tokens ? variant.spans.map(token) : plain ? [variant.text] : markdown(variant.text)));
-  if (tokens) text.append(variant.text.slice(variant.spans.reduce((length, span) => length + span.text.length, 0)));
-  if (tokens && text.querySelector(".token")) {
-    text.tabIndex = 0;
-    text.setAttribute("aria-label", "Answer with probabilities; arrow keys move between tokens");
-    text.setAttribute("role", "group");
+  const [text, grow] = drawnText(turn, place, variant);
+  const facts = make("p", { class: "facts" }), parts = [make("h2", { class: "hidden", text: `${variant.model} answers` }), text, facts];
+  const waiting = running && !variant.text && !variant.error ? make("span", { class: "hint waiting", text: "Reading the prompt " }) : null;
+  if (waiting) parts.splice(1, 0, waiting);
+  if (variant.note) parts.push(make("p", { class: "note", text: variant.note }));
+  if (variant.error) parts.push(make("p", { class: "error", role: "alert", text: variant.error }));
+  const made = make("article", { class: "answer" }, ...parts, tools(turn, place, variant, index));
+  growing.set(made, () => {
+    if (variant.text) waiting?.remove();
+    grow();
+    facts.textContent = factsOf(variant);
+  });
+  growing.get(made)();
+  return made;
+}
+
+/** The box of an answer's text, and a function that shows the text that the answer has now. */
+function drawnText(turn, place, variant) {
+  const known = variant.spans.reduce((length, span) => length + span.text.length, 0);
+  const tokens = $("probabilities").checked && (known > 0 || (running && !variant.text));
+  const text = make("div", { class: tokens || talk.mode === "completion" ? "text plain" : "text" });
+  if (talk.mode === "completion") text.append(make("span", { class: "given", text: talk.turns[place - 1].text }));
+  if (tokens) {
+    // The beginning of one that was continued after a reload has no probabilities.
+    text.append(variant.text.slice(0, variant.text.length - known));
+    let count = 0;
+    return [text, () => {
+      text.append(...variant.spans.slice(count).map(token));
+      count = variant.spans.length;
+      if (count && !text.hasAttribute("tabindex")) for (const [name, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": "Answer with probabilities; arrow keys move between tokens" })) text.setAttribute(name, value);
+    }];
   }
-  for (const box of text.querySelectorAll(".codebox")) box.append(button("Copy", "Copy this code", () => copy(box.querySelector("code").textContent)));
-  if (generating && !variant.text) text.append(make("span", { class: "hint waiting", text: "Reading the prompt " }));
-  const parts = [make("h2", { class: "hidden", text: `${variant.model} answers` }), text];
+  if (talk.mode === "completion") {
+    const rest = text.appendChild(document.createTextNode(""));
+    return [text, () => rest.appendData(variant.text.slice(rest.length))];
+  }
+  const shownText = new Markdown(text);
+  return [text, () => {
+    for (const block of shownText.show(variant.text)) for (const box of [block, ...block.querySelectorAll(".codebox")]) {
+      if (box.matches(".codebox")) box.prepend(button("Copy", "Copy this code", () => copy(box.querySelector("code").textContent)));
+    }
+  }];
+}
+
+/** What is known of an answer, as a line. */
+function factsOf(variant) {
   const facts = [variant.edited ? `${variant.model}, edited` : variant.model];
   if (variant.speed) facts.push(`${variant.speed.toFixed(1)} tokens/s`);
   if (variant.used) facts.push(`${variant.count} tokens`, `context ${variant.used} of ${variant.context}`);
   const ends = { stop: "finished", length: "maximum length reached", stopped: "stopped" };
   if (ends[variant.finish]) facts.push(ends[variant.finish]);
-  facts.push(`seed ${variant.seed}`);
-  parts.push(make("p", { class: "facts", text: facts.join(" · ") }));
-  if (variant.note) parts.push(make("p", { class: "note", text: variant.note }));
-  if (variant.error) parts.push(make("p", { class: "error", role: "alert", text: variant.error }));
-  if (!running) parts.push(tools(turn, place, variant, index));
-  return make("article", { class: "answer" }, ...parts);
+  return [...facts, `seed ${variant.seed}`].join(" · ");
 }
 
 function tools(turn, place, variant, index) {
@@ -471,7 +533,7 @@ function tools(turn, place, variant, index) {
   if (turn.pair) {
     const both = turn.variants.every((one) => one.text && !one.error);
     if (both && kept && talk.mode === "chat") row.append(button("Prefer this", `Prefer answer ${index + 1}`, () => prefer(place, index), { class: "prefer" }));
-    row.append(button("Copy", `Copy answer ${index + 1}`, () => copy(variant.text)));
+    row.append(button("Copy", `Copy answer ${index + 1}`, () => copy(variant.text), { class: "copy" }));
     return row;
   }
   if (turn.variants.length > 1) {
@@ -484,7 +546,7 @@ function tools(turn, place, variant, index) {
     row.append(button("Edit", "Edit this answer, which teaches the model", () => editing(place, variant.text, (text) => correct(place, text), "Keep")));
   }
   if (variant.text && last && ["length", "stopped"].includes(variant.finish)) row.append(button("Continue", "Continue this answer", () => answer(place, [variant], { more: true })));
-  row.append(button("Regenerate", "Generate another answer", () => regenerate(place)), button("Copy", "Copy this answer", () => copy(variant.text)));
+  row.append(button("Regenerate", "Generate another answer", () => regenerate(place)), button("Copy", "Copy this answer", () => copy(variant.text), { class: "copy" }));
   if (last) row.append(button("Export", "Export this conversation as Markdown", () => download(fileName("md"), asText(), "text/markdown")), button("JSON", "Export this conversation as JSON", () => {
     const messages = before(talk.turns.length);
     download(fileName("json"), JSON.stringify({ messages }, null, 2), "application/json");
@@ -551,7 +613,7 @@ function setMode(value) {
   else if (talk.mode !== value) talk = fresh();
   $("mode-chat").setAttribute("aria-pressed", String(value === "chat"));
   $("mode-completion").setAttribute("aria-pressed", String(value === "completion"));
-  $("message").placeholder = value === "chat" ? "Message" : "Text to continue; empty starts a new document";
+  $("message").placeholder = value === "chat" ? "Message" : "Text to continue";
   $("send").textContent = value === "chat" ? "Send" : "Generate";
   hint();
   draw();
@@ -604,6 +666,7 @@ $("compare").addEventListener("change", hint);
 $("show-settings").addEventListener("click", () => $("settings").showModal());
 $("probabilities").addEventListener("change", (event) => { localStorage.setItem("homegrown-probabilities", event.target.checked ? "yes" : ""); draw(); });
 $("show-list").addEventListener("click", () => toggleList(!$("list").classList.contains("shown")));
+document.addEventListener("click", (event) => { if (!event.target.closest("#list, #show-list")) toggleList(false); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape" && $("list").classList.contains("shown")) { toggleList(false); $("show-list").focus(); } });
 $("theme").addEventListener("click", () => {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark" || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
