@@ -304,15 +304,16 @@ async def _grammar(
     service: Service, body: CompletionBody | ChatCompletionBody, form: CallFormat | None = None
 ) -> Grammar | None:
     """Return the grammar of a request, with `form` that of its tools; it may take a second to compile."""
+    field = body.grammar_field if form is None else "tools"
 
     def compiled() -> Grammar | None:
         if form is not None and isinstance(body, ChatCompletionBody):
             text: str | None = body.tool_grammar(form)
         else:
             text = body.grammar_text()
-        return None if text is None else service.grammar(body.model, text)
+        return None if text is None else service.grammar(body.model, text, field or "grammar")
 
-    return await asyncio.to_thread(compiled) if form is not None or body.has_grammar else None
+    return None if field is None else await asyncio.to_thread(compiled)
 
 
 def _seed(seed: int | None, index: int) -> int | None:

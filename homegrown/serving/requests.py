@@ -158,9 +158,9 @@ class _Body(Fields):
     structured_outputs: StructuredOutputs | None = None
 
     @property
-    def has_grammar(self) -> bool:
-        """Whether a grammar holds the output."""
-        return bool(self._grammars())
+    def grammar_field(self) -> str | None:
+        """The field of the grammar that holds the output; None without one."""
+        return next((field for field, _, _ in self._grammars()), None)
 
     def grammar_text(self) -> str | None:
         """Return the grammar that holds the output; None without one.
@@ -368,11 +368,14 @@ def _parsed(value: Any, field: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        schema = json.loads(value)
     except ValueError as error:
         raise Refused(f"{field} is not JSON: {error}.", "invalid", field) from None
     except RecursionError:
         raise Refused(f"{field} is nested too deeply; send a flatter one.", "invalid", field) from None
+    if not isinstance(schema, dict):
+        raise Refused(f"{field} is not an object; give a JSON schema.", "invalid", field)
+    return schema
 
 
 _NotEmpty = Annotated[str, StringConstraints(min_length=1)]

@@ -300,9 +300,13 @@ class Service:
         ids: list[int] = cast(Chat, self._loaded(name).chat).tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def grammar(self, name: str, text: str) -> Grammar:
-        """Return a grammar compiled for a model; raises UserError if it cannot be used."""
-        return cast(Grammars, self._loaded(name).grammars).compile(text)
+    def grammar(self, name: str, text: str, field: str = "grammar") -> Grammar:
+        """Return a grammar of a field compiled for a model; raises Refused if it cannot be used."""
+        grammars = cast(Grammars, self._loaded(name).grammars)
+        try:
+            return grammars.compile(text)
+        except UserError as error:
+            raise Refused(str(error), "invalid", field) from None
 
     def embed(self, name: str, tokens: Sequence[int]) -> list[float]:
         """Return the embedding of a text; raises Refused if it does not fit the context."""

@@ -87,6 +87,8 @@ def test_json_mode_gives_an_object(served: Served, name: str) -> None:
         ({"guided_grammar": 'start: "(" /[0-9]{2,4}/ ")"'}, r"\([0-9]{2,4}\)"),
         ({"guided_regex": r"(\d{3}-){2}é[/x]?"}, r"(\d{3}-){2}é[/x]?"),
         ({"guided_choice": ["yes", 'no "']}, 'yes|no "'),
+        ({"guided_choice": [f"a{number}" for number in range(3000)]}, r"a\d{1,4}"),
+        ({"guided_choice": ["", "b"]}, "b?"),
         ({"guided_json": COLOR}, r'\{"color": .*'),
         ({"guided_json": json.dumps(COLOR)}, r'\{"color": .*'),
         ({"json_schema": COLOR}, r'\{"color": .*'),
@@ -216,7 +218,7 @@ for _ in range(300):
             r"\$\.properties\.a\.items: .*not",
         ),
         ({"guided_json": {"$ref": "#/x"}}, "guided_json", r"at \$: Pointer '/x' does not exist"),
-        ({"guided_json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, None, "no output"),
+        ({"guided_json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, "guided_json", "no output"),
         ({"guided_json": DEEP}, "guided_json", "nested too deeply"),
         (
             {"guided_json": {"items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}},
@@ -235,6 +237,8 @@ for _ in range(300):
         ({"guided_json": {"$ref": "http://x.org/a"}}, "guided_json", "http://x.org/a is outside the schema; move it"),
         ({"guided_json": "{"}, "guided_json", "guided_json is not JSON"),
         ({"guided_json": '{"items":' * 100_000}, "guided_json", "nested too deeply"),
+        ({"guided_json": "null"}, "guided_json", "guided_json is not an object; give a JSON schema"),
+        ({"grammar": 'start: <|im_end|> "a"'}, "grammar", "cannot be used: the library failed; simplify it"),
         ({"guided_json": [1]}, "guided_json", "give a JSON schema"),
         ({"guided_regex": "a("}, "guided_regex", "unclosed group"),
         ({"grammar": 'root ::= "a" x'}, "grammar", "The grammar cannot be used"),
@@ -247,7 +251,7 @@ for _ in range(300):
     ],
 )
 def test_a_malformed_grammar_is_a_400_that_names_the_place(
-    served: Served, options: Any, field: str | None, message: str
+    served: Served, options: Any, field: str, message: str
 ) -> None:
     for name in (OWN, LLAMA):
         with pytest.raises(openai.BadRequestError, match=message) as caught:

@@ -22,7 +22,7 @@ SURROGATE = "The text has an unpaired surrogate; send valid Unicode."
         ({"best_of": 3}, "best_of is not supported"),
         (
             {"logit_bias": {"5": 101}},
-            "logit_bias is an object; give an object with token ids as names and numbers from -100 to 100",
+            "logit_bias is invalid; give an object with token ids as names and numbers from -100 to 100",
         ),
         ({"logit_bias": {"275": 1}}, "logit_bias has the unknown token 275; those of pretrain@1 are 0 to 274"),
         ({"logit_bias": {str(token): -100 for token in range(275)}}, "logit_bias bans all tokens; leave some"),
@@ -65,7 +65,7 @@ SURROGATE = "The text has an unpaired surrogate; send valid Unicode."
             )
         ),
         ({"prompt": [True]}, "prompt is a list of 1; give a string"),
-        ({"logit_bias": {"5": True}}, "logit_bias is an object; give an object with token ids"),
+        ({"logit_bias": {"5": True}}, "logit_bias is invalid; give an object with token ids"),
         ({"repeat_penalty": True, "mirostat": False}, "Unsupported: repeat_penalty .*, mirostat;"),
     ],
 )
