@@ -354,7 +354,7 @@ async def _answer(
         message = f"{len(requests)} choices exceed this server's {most} at a time; reduce them, or raise --queue."
         raise Refused(message, "invalid", "n" if body.n > 1 else prompt_field)
     prompt_tokens = sum(len(one.prompt_ids) for one in requests[:: body.n])
-    outputs = service.submit(body.model, requests, prompt_field)
+    outputs = service.submit(body.model, requests, prompt_field, streamed=body.stream)
     if body.stream:
         counted = body.include_usage or not isinstance(objects, ResponseObjects)
         events = _events(objects, choices, outputs, model.table, prompt_tokens if counted else None)

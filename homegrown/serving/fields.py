@@ -127,8 +127,8 @@ def invalid(error: ErrorDetails, place: Sequence[str | int]) -> Refused:
     if kind == "string_unicode":
         return Refused(f"{field} has an unpaired surrogate; send valid Unicode.", "invalid", field)
     wanted = _WANTED[kind].format(**limits) if kind in _WANTED else f"another value ({error['msg']})"
-    shown = _shown(error["input"])
-    return Refused(f"{field} is {'invalid' if wanted.startswith(shown) else shown}; give {wanted}.", "invalid", field)
+    given = _shown(error["input"])
+    return Refused(f"{field} is {'invalid' if wanted.startswith(given) else given}; give {wanted}.", "invalid", field)
 
 
 def _shown(value: Any) -> str:

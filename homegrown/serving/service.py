@@ -81,12 +81,12 @@ class Wakeups:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop, self._woken = loop, False
-        self._waiting: deque[tuple[Generation, Chunk | Exception]] = deque()
+        self._waiting: deque[tuple[Generation, Chunk | Exception, float]] = deque()
 
-    def put(self, generation: "Generation", chunk: Chunk | Exception) -> None:
-        """Take a chunk of a generation from any thread."""
-        self._waiting.append((generation, chunk))
-        if not self._woken:
+    def put(self, generation: "Generation", chunk: Chunk | Exception, *, wake: bool) -> None:
+        """Take a chunk of a generation from any thread; without `wake`, it is used with a later one."""
+        self._waiting.append((generation, chunk, time.perf_counter()))
+        if wake and not self._woken:
             self._woken = True
             # The loop may be closed: the server can end while an engine still generates.
             with contextlib.suppress(RuntimeError):
@@ -95,33 +95,39 @@ class Wakeups:
     def _take(self) -> None:
         self._woken = False  # first: a chunk that comes meanwhile wakes the loop again
         while self._waiting:
-            generation, chunk = self._waiting.popleft()
-            generation.take(chunk)
+            generation, chunk, arrived = self._waiting.popleft()
+            generation.take(chunk, arrived)
 
 
 class Generation:
     """One request while it is generated; its chunks go to the output of its response."""
 
-    def __init__(self, index: int, model: Model, output: "Outputs", metrics: Metrics, wakeups: Wakeups):
+    def __init__(
+        self, index: int, model: Model, output: "Outputs", metrics: Metrics, wakeups: Wakeups, *, streamed: bool
+    ):
         self._index, self._model, self._output = index, model, output
+        self._streamed, self._begun = streamed, False
         self._metrics, self._wakeups = metrics, wakeups
         self._last, self._completion_tokens = time.perf_counter(), 0
         self.cancel: Callable[[], None] = lambda: None
 
     def deliver(self, chunk: Chunk | Exception) -> None:
         """Take a chunk from the engine's thread."""
-        self._wakeups.put(self, chunk)
+        # Woken for each token of a complete response, the event loop would take time from the engine for nothing.
+        wake = self._streamed or not self._begun or isinstance(chunk, Exception) or chunk.finish_reason is not None
+        self._begun = True
+        self._wakeups.put(self, chunk, wake=wake)
 
-    def take(self, chunk: Chunk | Exception) -> None:
-        """Take a chunk in the event loop."""
+    def take(self, chunk: Chunk | Exception, arrived: float) -> None:
+        """Take a chunk in the event loop; it arrived at a time of `time.perf_counter`."""
         if self not in self._model.active:
             return
         if isinstance(chunk, Chunk):
-            now, before = time.perf_counter(), self._completion_tokens
+            before = self._completion_tokens
             self._metrics.generated(
-                self._model.name, chunk.completion_tokens - before, now - self._last, first=not before
+                self._model.name, chunk.completion_tokens - before, arrived - self._last, first=not before
             )
-            self._last, self._completion_tokens = now, chunk.completion_tokens
+            self._last, self._completion_tokens = arrived, chunk.completion_tokens
         if isinstance(chunk, Exception) or chunk.finish_reason:
             self._model.active.discard(self)
         self._output.add(self._index, chunk)
@@ -326,10 +332,13 @@ class Service:
         decoded: str = cast(Chat, model.chat).tokenizer.decode(list(tokens))
         return decoded
 
-    def submit(self, name: str, requests: Sequence[Request], prompt_field: str = "prompt") -> Outputs:
+    def submit(
+        self, name: str, requests: Sequence[Request], prompt_field: str = "prompt", *, streamed: bool = True
+    ) -> Outputs:
         """Submit all requests of a response, or none; use the result in a `with` statement.
 
-        `prompt_field` is the field of the prompt in error messages.
+        `prompt_field` is the field of the prompt in error messages. Unless the response is `streamed`, chunks after
+        the first wait for the end of their request.
 
         Raises:
             Refused: there is no such model, it is loading, a prompt does not fit its context, or its queue is full.
@@ -344,7 +353,7 @@ class Service:
         with contextlib.ExitStack() as submitted:
             submitted.enter_context(outputs)
             for index, request in enumerate(checked):
-                generation = Generation(index, model, outputs, self.metrics, self._wakeups)
+                generation = Generation(index, model, outputs, self.metrics, self._wakeups, streamed=streamed)
                 generation.cancel = cast(Engine, model.engine).submit(request, generation.deliver)
                 model.active.add(generation)
                 outputs.generations.append(generation)

@@ -1,5 +1,6 @@
 """The API key, the queue, and the answers while a model loads, after it fails, and when a client disconnects."""
 
+import asyncio
 import base64
 import threading
 from collections.abc import Callable, Iterator
@@ -364,3 +365,26 @@ def test_the_time_of_another_model_does_not_count(
         own.close()
     for of_model, seconds in zip(chunks, (3, 1), strict=True):
         assert [chunk.seconds for chunk in of_model] == [seconds * chunk.completion_tokens for chunk in of_model]
+
+
+@pytest.mark.parametrize(("streamed", "sizes"), [(True, [1, 1, 1, 1]), (False, [1, 3])])
+def test_chunks_of_a_complete_response_wait_for_its_end(tokenizer: Tokenizer, streamed: bool, sizes: list[int]) -> None:
+    silent, service = Silent(), Service([Model("silent", 0)], queue=0)
+    service.ready("silent", silent, Chat(tokenizer))
+
+    async def taken() -> list[int]:
+        found = list[int]()
+        with service.submit("silent", [Request(prompt_ids=[5])], streamed=streamed) as outputs:
+
+            async def collect() -> None:
+                async for ready in outputs:
+                    found.append(len(ready))
+
+            collecting = asyncio.ensure_future(collect())
+            for number in range(4):
+                silent.deliveries[0](Chunk("x", (), number + 1, "length" if number == 3 else None, 0.1))
+                await asyncio.sleep(0.01)
+            await collecting
+        return found
+
+    assert asyncio.run(taken()) == sizes
