@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -19,7 +18,9 @@ from homegrown.config.corpus import AnySource, FilesSource
 from homegrown.config.pipelines import change_recipe, explain
 from homegrown.config.recipe import Recipe
 from homegrown.config.settings import Address, LocalPath
-from homegrown.corpus.readers.formats import form, is_hidden
+from homegrown.corpus.readers.formats import PLAIN, form
+from homegrown.corpus.remote import local_path
+from homegrown.corpus.sources import find_files
 from homegrown.util.errors import UserError
 from tasks import dial
 from tasks.stage import Handle, forget_flow_exception
@@ -33,7 +34,6 @@ Duration = Annotated[str, Field(examples=["45m"], max_length=32)]
 """Read by the run, whose message says what to write; that of the server would be a regular expression."""
 _ANY_LENGTH = ("filter.min_characters=1", "filter.max_characters=20000000")
 """Of documents, as in the recipe of `auto`: notes are short, and books are long."""
-_PLAIN = (".txt", ".md", ".rst")
 
 
 def adaptation_changes(base: str | None, data: Sequence[str], replay: Sequence[str]) -> list[str]:
@@ -77,23 +77,20 @@ def sources_of(paths: Sequence[str]) -> list[AnySource]:
 
 def _separator(path: str) -> str | None:
     """Return the longest run of line ends that splits the files often enough; None where each is a document."""
-    place = Path(path).expanduser()
-    files = [place] if place.is_file() else list(islice(_files(place), _FILES)) if place.is_dir() else []
-    if not 0 < len(files) < _FILES or any((form(one.name) or ("",))[0] not in _PLAIN for one in files):
+    if local_path(path) is None:
+        return None
+    try:
+        files = find_files(FilesSource(name="text", path=path)).files
+    except (UserError, ValidationError):  # refused with a message of its own
+        return None
+    if not 0 < len(files) < _FILES or any(form(one.locator)[0] not in PLAIN for one in files):
         return None
     start = b""
     for one in files:
-        with suppress(OSError), one.open("rb") as stream:  # ingest refuses it with its own message
+        with suppress(OSError), Path(one.address).open("rb") as stream:  # ingest refuses it with its own message
             start += stream.read(_SEARCHED - len(start))
     often = (one for one in _SEPARATORS if start.count(one.encode()) >= _DOCUMENTS)
     return next(often, _SEPARATORS[1])
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder that ingest would read, in any order."""
-    for one in folder.rglob("*"):
-        if form(one.name) and one.is_file() and not is_hidden(one.relative_to(folder).as_posix()):
-            yield one
 
 
 @flow(

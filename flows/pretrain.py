@@ -20,6 +20,7 @@ from homegrown.config.pipelines import change_recipe
 from homegrown.config.recipe import Recipe
 from homegrown.config.starter import is_external
 from homegrown.config.tokens import RowSettings
+from homegrown.corpus.sources import finding_once
 from homegrown.planning.fit import check_fit, check_packed
 from homegrown.planning.machine import this_machine
 from homegrown.quantization.requirements import check_recipe
@@ -192,7 +193,8 @@ def known_until(until: StageName, last: StageName = TEXT_STAGE) -> StageName:
 def check(recipe: Recipe, until: StageName) -> None:
     """Raise UserError if a stage up to `until` surely fails: its base, text or libraries are missing or do not fit."""
     stages = stages_until(until)
-    check_fit(recipe, store(), stages)
+    with finding_once():
+        check_fit(recipe, store(), stages)
     if "pretrain" in stages and recipe.training.precision == "fp8":
         fp8.check(recipe.training, this_machine().device(recipe.compute.device))
     if "quantize" in stages:

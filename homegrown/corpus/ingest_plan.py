@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from homegrown.config.corpus import AnySource, FilesSource, HubSource, IngestSettings, PackagesSource
 from homegrown.corpus.encodings import SAMPLE, Undecodable, is_utf8
-from homegrown.corpus.readers.formats import form
+from homegrown.corpus.readers.formats import PLAIN, form
 from homegrown.corpus.records import MEGABYTE, Piece
 from homegrown.corpus.streams import Unreachable, opened
 from homegrown.corpus.units import Unit
@@ -59,8 +59,8 @@ def _cut(piece: Piece, size: int, source: FilesSource) -> Iterator[Piece]:
     """Yield parts of about `size` bytes: ranges of text and JSON lines, row groups of Parquet; else the file."""
     bounds: list[int] = []
     if piece.size > 2 * size:
-        ending, compression = form(piece.locator) or ("", "")
-        has_parts = ending in (".jsonl", ".ndjson") or (ending in (".txt", ".md", ".rst") and source.separator)
+        ending, compression = form(piece.locator)
+        has_parts = ending in (".jsonl", ".ndjson") or (ending in PLAIN and source.separator)
         if has_parts and not compression:
             bounds = [*range(0, piece.size - size // 2, size), piece.size]
             bounds = bounds if _is_utf8(piece, bounds[:-1], source.encoding) else []

@@ -17,7 +17,7 @@ from typing import Any
 from homegrown.config.corpus import AnySource, FilesSource, IngestSettings, PackagesSource
 from homegrown.corpus import hub, packages, remote
 from homegrown.corpus.encodings import codec_of
-from homegrown.corpus.readers.formats import FORMATS, check_installed, form, is_hidden, unread
+from homegrown.corpus.readers.formats import FORMATS, SOURCE_TREES, check_installed, form, is_hidden, not_text, unread
 from homegrown.corpus.records import Piece, last_change
 from homegrown.corpus.streams import is_remote
 from homegrown.store.digests import Digests
@@ -92,7 +92,8 @@ _once: ContextVar[dict[FilesSource, Found] | None] = ContextVar("once", default=
 @contextmanager
 def finding_once() -> Iterator[None]:
     """Make `find_files` look for the files of a source once within the block, for commands that only plan."""
-    token = _once.set({})
+    known = _once.get()
+    token = _once.set({} if known is None else known)
     try:
         yield
     finally:
@@ -102,9 +103,10 @@ def finding_once() -> Iterator[None]:
 def find_files(source: FilesSource) -> Found:
     """Return the files of a path, folder, glob or address.
 
-    Hidden files and folders are skipped, links to folders followed once. A locator is relative to the folder, or to
-    the part of a glob without wildcards. Raises UserError if no file is readable, or a library for one of them is
-    missing.
+    Files whose names end in none of the supported formats are read if their first bytes are text. Hidden files and
+    folders, installed packages and generated files are skipped, links to folders followed once. A locator is relative
+    to the folder, or to the part of a glob without wildcards. Raises UserError if no file is readable, or a library
+    for one of them is missing.
     """
     known = _once.get()
     if known is None:
@@ -123,22 +125,30 @@ def _find_files(source: FilesSource) -> Found:
     local = remote.local_path(source.path)
     if local is None:
         pieces = remote.find(source.path, f"Source {source.name}")
-        hidden = [one for one in pieces if is_hidden(one.locator) and not source.path.endswith(f"/{one.locator}")]
-        skipped |= {one.locator: "hidden" for one in hidden}
-        pieces = [one for one in pieces if one.locator not in skipped]
     else:
         pieces = _find_here(source, Path(local).expanduser(), skipped)
     skipped |= {one.locator: "its name is not UTF-8; rename it" for one in pieces if _shown(one.locator) != one.locator}
     pieces = [one for one in pieces if one.locator not in skipped]
-    readable = sorted((piece for piece in pieces if form(piece.locator)), key=lambda piece: piece.locator)
-    skipped |= {piece.locator: unread(piece.locator) for piece in pieces if not form(piece.locator)}
+    is_named = len(pieces) == 1 and source.path.endswith(pieces[0].locator)
+    if not is_named:
+        skipped |= {piece.locator: reason for piece in pieces if (reason := unread(piece.locator))}
+    others = [piece for piece in pieces if piece.locator not in skipped and not form(piece.locator)[0]]
+    skipped |= {piece.locator: reason for piece in others if (reason := not_text(piece))}
+    readable = sorted((one for one in pieces if one.locator not in skipped), key=lambda piece: piece.locator)
     if not readable:
-        raise UserError(
-            f"Source {source.name}: {source.path} has no file in a supported format ({', '.join(FORMATS)}); name files "
-            "of plain text .txt, convert others."
-        )
+        raise UserError(_nothing(source, skipped))
     check_installed((piece.locator for piece in readable), source)
     return Found(readable, {_shown(locator): reason for locator, reason in sorted(skipped.items())})
+
+
+def _nothing(source: FilesSource, skipped: dict[str, str]) -> str:
+    """Return the message for a source without files to read; it names one of those that are skipped."""
+    example = next((f"{_shown(locator)} ({reason})" for locator, reason in sorted(skipped.items())), "")
+    found = f"; skipped: {example}" + (f" and {len(skipped) - 1:,} more" if len(skipped) > 1 else "") if example else ""
+    return (
+        f"Source {source.name}: {source.path} has no file in a supported format, and no other text{found}. The formats "
+        f"are {', '.join(FORMATS)}; convert others."
+    )
 
 
 def _shown(locator: str) -> str:
@@ -211,6 +221,8 @@ def _walk(root: Path, skipped: dict[str, str]) -> Iterator[Piece]:
                 if _is_folder(entry):
                     if entry.name.startswith("."):
                         skipped[locator] = "hidden"
+                    elif entry.name.lower() in SOURCE_TREES:
+                        skipped[locator] = "installed or generated"
                     elif entry.is_symlink():
                         links.append((os.path.realpath(address), f"{locator}/"))
                     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from homegrown.config.corpus import AnySource, FilesSource
 from homegrown.config.recipe import Recipe
-from homegrown.corpus.readers.formats import form
+from homegrown.corpus.readers.formats import PLAIN, form
 from homegrown.corpus.records import MEGABYTE, Piece
 from homegrown.corpus.remote import local_path
 from homegrown.corpus.sources import find_files
@@ -24,7 +24,7 @@ _EXPANSION = 3
 _MARKS = 2
 """Tokens that mark the start and the end of a document."""
 
-_PLAIN = frozenset({".txt", ".md", ".rst"})
+_PLAIN = frozenset(PLAIN)
 _BOUNDED = _PLAIN | {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tex", ".srt", ".vtt"}
 """Formats whose text is not longer than `_EXPANSION` times the file."""
 
@@ -52,14 +52,18 @@ def check_fit(recipe: Recipe, store: Store, stages: Collection[str]) -> None:
     """Refuse a recipe some of whose `stages`, those that would run, surely fail; `store` has its base.
 
     Raises:
-        UserError: the context exceeds that of the base, or the text cannot give the documents of each split, the
-            vocabulary, a training sequence, or a document of the length that the evaluation needs.
+        UserError: a path is wrong, the context exceeds that of the base, or the text cannot give the documents of each
+            split, the vocabulary, a training sequence, or a document of the length that the evaluation needs.
     """
     if recipe.base is not None and recipe.adaptation is not None:
         from homegrown.export.bases import base_config
 
         if problem := recipe.adaptation.misfit(base_config(recipe.base, store).context):
             raise UserError(f"{problem}.")
+    if "ingest" in stages:
+        for source in (*recipe.ingest.sources, *(recipe.replay.sources if recipe.replay else ())):
+            if isinstance(source, FilesSource) and local_path(source.path) is not None:
+                find_files(source)
     bounds = _bounds(recipe)
     if bounds is None:
         return
@@ -143,7 +147,7 @@ def _bounds(recipe: Recipe) -> Bounds | None:
         text += sum(sizes) if limit is None else min(sum(sizes), limit)
         longest = max(longest, *sizes)
         documents += len(sizes)
-        plain = all(Path(piece.locator).suffix.lower() in _PLAIN for piece in files)
+        plain = all(form(piece.locator)[0] in _PLAIN for piece in files)
         one_each = one_each and plain and isinstance(source, FilesSource) and source.separator is None
         names.append(source.name)
     what = f"the files of {'source' if len(names) == 1 else 'sources'} {', '.join(names)}"
@@ -156,10 +160,9 @@ def _files(source: AnySource) -> list[Piece] | None:
         return None
     try:
         found = find_files(source).files
-    except UserError:  # ingest refuses it with its own message
+    except UserError:  # ingest refuses it with its own message, also in a plan for another machine
         return None
-    forms = [form(piece.locator) for piece in found]
-    return None if any(one is None or one[0] not in _BOUNDED or one[1] for one in forms) else found
+    return None if any(form[0] not in _BOUNDED or form[1] for form in (form(one.locator) for one in found)) else found
 
 
 def _sizes(files: list[Piece]) -> list[int]:

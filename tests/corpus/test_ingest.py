@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_texts(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array(TEXTS).dictionary_encode()}), raw / "deep" / "f.parquet")
     (raw / "g.txt").write_text(TEXTS[2])
     (raw / "h.md").write_bytes(b"\xef\xbb\xbf" + TEXTS[1].encode())
-    (raw / "picture.png").write_bytes(b"\x89PNG")
+    (raw / "picture.png").write_bytes(b"\x89PNG\0\0\0")
     documents, quarantine, outcome = run(tmp_path / "out", files(raw))
     by_path: dict[str, list[str]] = {}
     for document in documents:

@@ -259,7 +259,7 @@ def test_archives_are_opened_one_level_deep_and_bad_members_left_out(
         "__MACOSX/a.txt": b"no",
         "bad.parquet": b"no parquet",
         "bomb.txt": b"\n" * 3_000_000,
-        "image.png": b"",
+        "image.png": b"\x89PNG\0\0\0",
         "inner.zip": inner,
         "inner.tar.gz": PACKED[".gz"](samples.tarred({"z.jsonl": samples.json_lines(["packed"])})),
         "last.txt": b"last",
@@ -313,7 +313,7 @@ def test_addresses_give_what_the_same_local_files_give(tmp_path: Path) -> None:
         (tmp_path / "raw" / name).write_bytes(data)
         memory.pipe(f"/corpus/{name}", data)
     memory.pipe("/corpus/.hidden.txt", b"no")
-    memory.pipe("/corpus/a.png", b"no")
+    memory.pipe("/corpus/a.png", b"no\0")
     there = run(tmp_path / "there", files("memory://corpus", shard_mb=0.001))
     here = run(tmp_path / "here", files(tmp_path / "raw", shard_mb=0.001))
     assert there[:2] == here[:2] and len(there[0]) > 60

@@ -32,7 +32,7 @@ def test_what_was_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
         other / "inner" / "e.txt",
     ):
         path.write_text(f"text of {path.name}")
-    (raw / "picture.png").write_bytes(b"\x89PNG")
+    (raw / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     (raw / "linked").symlink_to(other)
     (raw / "again").symlink_to(other / "inner")
     (raw / "up").symlink_to(raw)
@@ -48,7 +48,7 @@ def test_what_was_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
         info = zipfile.ZipInfo("soft.txt")
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
         packed.writestr(info, "one.txt")
-        packed.writestr("b.docm", b"x")
+        packed.writestr("b.docm", b"x\0\0\0")
     documents, quarantine, outcome = run(tmp_path / "out", files(raw))
     assert [row["path"] for row in documents] == ["a.txt", "again/e.txt", "deep/b.txt", "t.tar/one.txt"]
     skipped = pq.read_table(tmp_path / "out" / "skipped.parquet").to_pylist()
@@ -72,33 +72,43 @@ def test_what_was_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
 def test_files_are_those_that_the_file_system_lists(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     names = ["b.txt", "a.TXT", "a/b.md.gz", "a b/ü.csv", "z/y/x.tgz", "a.b/c.jsonl.zst", "txt", "a/txt.gz", "no.doc"]
-    for name in [*names, "__MACOSX/b.txt", "a/__MACOSX.txt", "a/.b.txt"]:
+    code = ["main.py", "Makefile", "package-lock.json", "a/site.min.js", "vendor/x.go", "vendor/notes.txt"]
+    for name in [*names, *code, "node_modules/b/c.js", "__MACOSX/b.txt", "a/__MACOSX.txt", "a/.b.txt"]:
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(name.encode())
+    (raw / "no.doc").write_bytes(b"\xd0\xcf\x11\xe0\0\0")
+    (raw / "id_rsa").write_text("-----BEGIN OPENSSH PRIVATE KEY-----")
+    (raw / "__init__.py").touch()
+    (raw / "altes.c").write_bytes("/* Länge der größten Zeile */\n".encode("latin-1") * 9)
     (raw / "a" / "b.txt").symlink_to(raw / "b.txt")
     (raw / "c").symlink_to(raw / "a.b")
     found = find_files(FilesSource(name="raw", path=str(raw)))
-    expected = sorted(
-        path.relative_to(raw).as_posix()
-        for path in raw.rglob("*")
-        if path.is_file() and path.name not in ("txt", "txt.gz", "no.doc", ".b.txt") and "__MACOSX" not in str(path)
-    )
+    elsewhere = "a link to a folder that is read by another name"
+    skipped = {
+        "__MACOSX/b.txt": "hidden",
+        "a/__MACOSX.txt": "hidden",
+        "a/.b.txt": "hidden",
+        "a/site.min.js": "minified",
+        "a/txt.gz": "empty",
+        "c": elsewhere,
+        "__init__.py": "empty",
+        "id_rsa": "a key or a certificate",
+        "no.doc": ".doc: not a supported format",
+        "node_modules": "installed or generated",
+        "package-lock.json": "a lock file",
+        "vendor/x.go": "other people's source code",
+    }
+    files_there = {path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file()}
+    expected = sorted(files_there - skipped.keys() - {"node_modules/b/c.js"})
     assert [piece.locator for piece in found.files] == expected
     for piece in found.files:
         path = raw / piece.locator
         assert (piece.address, piece.size) == (str(path.resolve()), path.stat().st_size)
         assert piece.changed == records.last_change(path.stat())
-    elsewhere = "a link to a folder that is read by another name"
-    assert found.skipped == {
-        "__MACOSX/b.txt": "hidden",
-        "a/.b.txt": "hidden",
-        "a/__MACOSX.txt": "hidden",
-        "a/txt.gz": ".gz: not a supported format",
-        "c": elsewhere,
-        "no.doc": ".doc: not a supported format",
-        "txt": "no ending: not a supported format",
-    }
-    both = [piece for piece in found.files if piece.locator in ("a/b.txt", "b.txt")]
+    assert found.skipped == skipped
+    assert {"txt", "main.py", "Makefile", "altes.c", "vendor/notes.txt"} <= set(expected)
+    assert find_files(FilesSource(name="raw", path=str(raw / "package-lock.json"))).files  # one that is named is read
+    both = [piece for piece in found.files if piece.locator in ("a/b.txt", "b.txt", "vendor/notes.txt")]
     assert find_files(FilesSource(name="raw", path=str(raw / "**" / "*.txt"))).files == both
 
 

@@ -1,4 +1,4 @@
-"""The supported formats by file name, and their readers."""
+"""The formats of files, by name or else plain text by content, and their readers."""
 
 import importlib.util
 import math
@@ -8,13 +8,14 @@ from pathlib import PurePosixPath
 
 from homegrown.config.corpus import FilesSource
 from homegrown.corpus.compression import COMPRESSIONS, Damaged
-from homegrown.corpus.encodings import Undecodable
+from homegrown.corpus.encodings import Undecodable, is_utf8
 from homegrown.corpus.readers import archives, books, delimited, markup, objects, office, plain, prose, tables, web
 from homegrown.corpus.readers.archives import Skipped
 from homegrown.corpus.readers.file import File
 from homegrown.corpus.records import Document, Fault, Piece, Tally
 from homegrown.corpus.streams import (
     Bounded,
+    Stream,
     TooMuch,
     Unreachable,
     buffered,
@@ -34,7 +35,10 @@ def _read_xml(file: File) -> Iterator[Document | Fault]:
     return prose.read_wiki(file) if prose.is_wiki(file.stream.peek(1024)[:1024]) else markup.read(file)
 
 
+PLAIN = (".txt", ".md", ".rst", "")
+"""Formats of plain text; "" is that of a name with any other ending, such as main.py, whose content decides."""
 READERS: dict[str, Reader] = {
+    "": plain.read,
     ".txt": plain.read,
     ".md": plain.read,
     ".rst": plain.read,
@@ -68,7 +72,32 @@ READERS: dict[str, Reader] = {
     ".vtt": prose.read_subtitles,
 }
 _MEMBERS = {".zip": archives.zip_members, ".tar": archives.tar_members}
-FORMATS = (*READERS, *_MEMBERS)
+FORMATS = (*filter(None, READERS), *_MEMBERS)
+
+SOURCE_TREES = frozenset({"node_modules", "bower_components", "site-packages", "__pycache__"})
+"""Folders of other people's packages and of caches, which are passed over."""
+_VENDORED = frozenset({"vendor", "third_party", "third-party"})
+"""Folders whose source code is other people's; a person may keep documents in one of such a name."""
+_LOCK_FILES = frozenset({"package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "go.sum"})
+_GENERATED = {
+    ".lock": "a lock file",
+    ".min.js": "minified",
+    ".min.mjs": "minified",
+    ".min.css": "minified",
+    ".js.map": "a source map",
+    ".css.map": "a source map",
+    ".svg": "a drawing",
+}
+"""Why text of a name with such an ending is not read: nobody wrote it to be read."""
+_STARTS = {
+    b"%PDF-": "a PDF; name it .pdf",
+    b"{\\rtf": "rich text; save it as .docx or .txt",
+    b"%!PS": "PostScript",
+    b"-----BEGIN ": "a key or a certificate",
+}
+"""Why text of another ending is not read, by its first bytes."""
+_LOOKED_AT = 8192
+"""First bytes that decide whether a file is text, as in git."""
 
 _PAGES = frozenset({".html", ".htm", ".xhtml", ".xht"})
 _LIBRARIES = {
@@ -82,15 +111,15 @@ _EMPTY = "contains no document"
 _UNPACKS_ITSELF = frozenset({".warc", ".wet", ".arc"})  # each record is a gzip of its own, which allows skipping damage
 
 
-def form(name: str) -> tuple[str, str] | None:
-    """Return the format and compression (empty: none) of a file by the suffixes of its name; None if unsupported."""
+def form(name: str) -> tuple[str, str]:
+    """Return the format and compression (empty: none) of a file by the suffixes of its name; "" is text by content."""
     name = name.lower()
     ending = _ending(name)
     if ending == ".tgz":
         return ".tar", ".gz"
     compression = ending if ending in COMPRESSIONS else ""
     ending = _ending(name.removesuffix(compression))
-    return (ending, compression) if ending in READERS or ending in _MEMBERS else None
+    return (ending if ending in READERS or ending in _MEMBERS else "", compression)
 
 
 def _ending(name: str) -> str:
@@ -99,14 +128,54 @@ def _ending(name: str) -> str:
     return name[place:] if place >= 0 else ""
 
 
-def unread(name: str) -> str:
-    """Return why a file is not read by its name."""
-    return "hidden" if is_hidden(name) else f"{PurePosixPath(name).suffix or 'no ending'}: not a supported format"
+def unread(locator: str) -> str:
+    """Return why a file is not read, by its name; empty for one that may be."""
+    *folders, name = locator.lower().split("/")
+    if is_hidden(locator):
+        return "hidden"
+    if not SOURCE_TREES.isdisjoint(folders):
+        return "installed or generated"
+    if name in _LOCK_FILES:
+        return "a lock file"
+    generated = next((reason for ending, reason in _GENERATED.items() if name.endswith(ending)), "")
+    if not generated and not form(name)[0] and not _VENDORED.isdisjoint(folders):
+        return "other people's source code"
+    return generated
+
+
+def not_text(piece: Piece) -> str:
+    """Return why a file whose name does not tell its format is not read, by its content; empty if it is text."""
+    _, compression = form(piece.locator)
+    try:
+        with opened(piece.address) as stream:
+            return _not_text(piece.locator, unpacked(stream, compression))
+    except OSError as error:
+        return f"cannot be opened: {error.strerror or first_line(error)}"
+    except Unreachable:  # its reader reports it
+        return ""
+
+
+def _not_text(name: str, stream: Stream) -> str:
+    """Return why a file is not plain text, by the first bytes of its stream, which stay in it; empty if it is."""
+    start = stream.peek(_LOOKED_AT)[:_LOOKED_AT]
+    if not start:
+        return "empty"
+    if known := next((reason for mark, reason in _STARTS.items() if start.startswith(mark)), ""):
+        return known
+    try:
+        is_utf8(start, None)
+    except Undecodable:
+        return _unsupported(name)
+    return ""
+
+
+def _unsupported(name: str) -> str:
+    return f"{PurePosixPath(name).suffix or 'no ending'}: not a supported format"
 
 
 def check_installed(names: Iterable[str], source: FilesSource) -> None:
     """Raise UserError if a library for one of the files is missing."""
-    for ending in sorted({found[0] for name in names if (found := form(name))}):
+    for ending in sorted({form(name)[0] for name in names}):
         for library in _libraries(ending, source):
             if importlib.util.find_spec(library) is None:
                 raise UserError(_missing(source, ending, library))
@@ -155,7 +224,7 @@ def read(piece: Piece, source: FilesSource, longest: int, tally: Tally) -> Itera
 
 def _read(file: File, archive: str) -> Iterator[Document | Fault]:
     """Yield the records of a file; `archive` is the format of its archive, empty for none."""
-    ending, compression = form(file.piece.locator) or ("", "")
+    ending, compression = form(file.piece.locator)
     try:
         if compression and (ending not in _UNPACKS_ITSELF or compression != ".gz"):
             most, reason = most_unpacked(file.piece.size), "decompresses to hundreds of times its size"
@@ -195,14 +264,16 @@ def _read_members(file: File, ending: str, archive: str) -> Iterator[Document | 
     """Yield the records of the members of an archive, and of archives in it, but no deeper."""
     for name, size, member in _MEMBERS[ending](file):
         locator = f"{file.piece.locator}/{name}"
-        found = form(name)
+        found, compression = form(name)
         if isinstance(member, Skipped):
             file.tally.skip(locator, member)
-        elif found is None or is_hidden(name):
-            file.tally.skip(locator, unread(name))
+        elif reason := unread(name):
+            file.tally.skip(locator, reason)
         elif isinstance(member, str):
             yield Fault(locator, 0, member)
-        elif found[0] in _MEMBERS and archive:
+        elif not found and (reason := _unsupported(name) if compression else _not_text(name, member)):
+            file.tally.skip(locator, reason)
+        elif found in _MEMBERS and archive:
             yield Fault(locator, 0, "archives are opened at most two levels deep")
         else:
             inner = Tally()
