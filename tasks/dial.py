@@ -95,8 +95,10 @@ def choose(
             return change_recipe(chosen, _following(changes, note), note)
 
         found = dial(recipe, budget, _facts(recipe, shards), speed, machine, gpu, change)
-        if shards.folder and (score := starter_score(store(), shards.path, note)) is not None:
-            found = found.beside(score, starter_command(recipe, budget))
+        if shards.folder:
+            found = found.without(_dropped(shards))
+            if (score := starter_score(store(), shards.path, note)) is not None:
+                found = found.beside(score, starter_command(recipe, budget))
         shown(found)
         return found.recipe
 
@@ -175,6 +177,13 @@ def _facts(recipe: Recipe, shards: Handle) -> TextFacts:
     return facts(shards.path, int(artifact_of(shards).manifest.metrics["train_bytes"]))
 
 
+def _dropped(shards: Handle) -> dict[str, int]:
+    """Return how many documents each stage up to the shards dropped; for ingest, how many it put into quarantine."""
+    last = artifact_of(shards)
+    made = [one.manifest for one in reversed([last, *store().lineage(last)])]
+    return {manifest.stage: manifest.rows_in - manifest.rows_out for manifest in made}
+
+
 def show(found: Choice) -> None:
     """Print the choice and post it as a page of the run."""
     chosen = table(found)
@@ -237,7 +246,7 @@ class Pace:
     def _conclude(self, metrics: Mapping[str, Metric], expected: Choice) -> None:
         seconds = float(metrics["seconds"]) + float(metrics["seconds_to_first_step"])
         bits = float(metrics["validation_bits_per_byte"])
-        promised = f" and {expected.bits_per_byte:.2f}" if isinstance(expected, Dialed) else ""
+        promised = f" and {expected.expected_loss}" if isinstance(expected, Dialed) else ""
         self._report(
             f"Trained in {duration(seconds)} to {bits:.2f} bits per byte of validation text; expected were "
             f"{duration(expected.seconds)}{promised}."

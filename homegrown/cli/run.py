@@ -309,8 +309,8 @@ def _in_words(evaluation: Path, starter: float | None) -> list[str]:
     beside = ", ".join(f"{name} {bits:.2f}" for name, bits in others.items())
     own = known[0]["bits_per_byte"]
     sentences = [
-        f"The model needs {own:.2f} bits for a byte (about a letter) of text that it has not read: fewer is better, 8 "
-        f"is knowing nothing. Others: {beside}."
+        f"The model needs {own:.2f} bits for a byte (a letter of English) of text that it has not read: fewer is "
+        f"better, 8 is knowing nothing. Others: {beside}."
     ]
     if not adapted:
         sentences.append("It continues a text in the manner of those it read; it does not answer, and invents facts.")

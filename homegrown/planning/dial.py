@@ -68,9 +68,25 @@ class Dialed(Choice):
     """The choice of a new model, with what it is expected to reach."""
 
     bits_per_byte: float
+    least_and_most: tuple[float, float]
+    """Bits per byte between which the loss is expected; equal for text like that of the measurements."""
     parameters: int
     tokens: int
     epochs: float
+
+    @property
+    def expected_loss(self) -> str:
+        """Return the expected bits per byte, or between which ones they are expected."""
+        return _loss(self.bits_per_byte, self.least_and_most)
+
+    def without(self, dropped: dict[str, int]) -> "Dialed":
+        """Return it with the documents that each stage dropped in the row of the text."""
+        counts = ", ".join(f"{stage} {number:,}" for stage, number in dropped.items() if number)
+        if not counts:
+            return self
+        text, *others = self.reasons
+        why = f"{text.why}; documents dropped: {counts} (`homegrown report corpus` shows them)"
+        return replace(self, reasons=[text._replace(why=why), *others])
 
     def beside(self, starter: float, command: str) -> "Dialed":
         """Return it beside the bits per byte of the starter on the text; `command` trains that further."""
@@ -146,6 +162,7 @@ def dial(
         recipe=final,
         seconds=best.seconds,
         bits_per_byte=best.bits_per_byte,
+        least_and_most=_least_and_most(best, text),
         parameters=best.config.parameter_count(),
         tokens=best.tokens,
         epochs=best.epochs,
@@ -426,9 +443,24 @@ def _reasons(
     unfollowed = ", ".join(row for row in _OF_LOSS if own[row])
     return [
         *rows,
-        Reason("expected loss", f"{best.bits_per_byte:.2f} bits per byte", _loss_source(best, text, unfollowed)),
+        Reason(
+            "expected loss",
+            f"{_loss(best.bits_per_byte, _least_and_most(best, text))} bits per byte",
+            _loss_source(best, text, unfollowed),
+        ),
         Reason("expected time", duration(best.seconds), timed),
     ]
+
+
+def _least_and_most(best: Candidate, text: TextFacts) -> tuple[float, float]:
+    """Return the bits per byte between which the loss is expected; before the text is read, that of Wikipedia."""
+    bits = text.bz2_bits or rules.REFERENCE
+    return rules.promised_range(best.bits_per_byte, bits, text.foreign, text.unlike)
+
+
+def _loss(bits_per_byte: float, least_and_most: tuple[float, float]) -> str:
+    least, most = least_and_most
+    return f"{bits_per_byte:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
 
 
 def _loss_source(best: Candidate, text: TextFacts, unfollowed: str) -> str:
@@ -436,7 +468,10 @@ def _loss_source(best: Candidate, text: TextFacts, unfollowed: str) -> str:
     source = "for text like Wikipedia; yours in a run"
     if text.bz2_bits is not None:
         source = f"measured curve, for text of {text.bz2_bits:.2f} bits per byte by bz2"
-        if text.train_bytes < _LITTLE:
+        least, most = _least_and_most(best, text)
+        if least != most:
+            source += "; held-out documents are unlike the rest, or the text is unlike the measured prose"
+        elif text.train_bytes < _LITTLE:
             source += "; three books of this length were within 5%, a third of each held out"
     if unfollowed:
         source += f"; for the chosen {unfollowed}"

@@ -121,6 +121,11 @@ _EASIER = 2.3
 """Power of the ratio of two texts' bits per byte by bz2 that their losses have: a novel has 2.07, and 0.75 times
 Wikipedia's loss. Shakespeare has 2.35, and Wikipedia's loss within some percent."""
 
+_EASIEST = 2.06
+"""Bits per byte by bz2 below which a text is no easier for a model: those of a novel, with 0.74 times Wikipedia's loss.
+38 files of Python, a repository and Arabic documentation have 1.45, 1.90 and 1.73, and 0.77, 0.79 and 0.69 times it
+(the means of validation and test): bz2 finds repetitions that are out of a small model's context."""
+
 _FLAT = 2048
 """Vocabulary up to which size matters little to text that is read many times: the law has a difference of 0.13 bits per
 byte between 1,024 and 2,048 tokens, Shakespeare of 0.02."""
@@ -153,7 +158,35 @@ def promised_loss(config: ModelConfig, text_bytes: float, different_bytes: float
     law *= 1 - (1 - _ALIKE) * _between(different_bytes, _MIXED_BYTES, _ALIKE_BYTES)
     law *= float(np.interp(math.log(different_bytes), [math.log(size) for size in _LITTLE], list(_LITTLE.values())))
     easier = _EASIER * _between(different_bytes, min(_LITTLE), max(_LITTLE))
-    return law * math.pow(difficulty / REFERENCE, easier)
+    return law * math.pow(max(difficulty, _EASIEST) / REFERENCE, easier)
+
+
+_WITHIN, _WITHIN_OTHER = 0.05, 0.18
+"""Deviation of the loss of prose in a Latin script from the promise, and of other text: of four texts, each by its
+validation and its test documents, which are unlike each other (tests/planning/test_dial.py)."""
+_UNLIKE = 0.1
+"""Deviation of held-out documents from others beyond which a range is promised for prose too."""
+
+
+def promised_range(loss: float, difficulty: float, foreign: float, unlike: tuple[float, float]) -> tuple[float, float]:
+    """Return the lowest and the highest loss to expect, equal where the text is prose like that of the measurements.
+
+    Args:
+        loss: The loss of `promised_loss`.
+        difficulty: Bits per byte of the text by bz2.
+        foreign: Share of its bytes beyond ASCII.
+        unlike: The least and the most bits of a split of the held-out documents beside those of other documents.
+    """
+    least, most = min(1.0, unlike[0]), max(1.0, unlike[1])
+    is_prose = difficulty >= _EASIEST * (1 - _WITHIN) and foreign <= _FOREIGN
+    if is_prose and least >= 1 - _UNLIKE and most <= 1 + _UNLIKE:
+        return loss, loss
+    within = _WITHIN if is_prose else _WITHIN_OTHER
+    return loss * least * (1 - within), loss * most * (1 + within)
+
+
+_FOREIGN = 0.15
+"""Share of bytes beyond ASCII up to which a script counts as Latin: German has 0.03, French 0.06, Vietnamese more."""
 
 
 def _between(value: float, none: float, all_of_it: float) -> float:

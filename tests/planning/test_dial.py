@@ -286,6 +286,62 @@ def test_facts_of_a_text(tmp_path: Path) -> None:
     text = " ".join(draw.choices(words, [1 / (place + 1) for place in range(5000)], k=90_000))
     complete, part = written("complete", [text]), written("part", [text[:20_000]])
     assert part.bz2_bits == pytest.approx(complete.bz2_bits, rel=0.2)
+    assert (complete.foreign, complete.unlike) == (0, (1, 1))
+
+
+def test_held_out_documents_unlike_the_rest_make_a_range(tmp_path: Path) -> None:
+    draw = random.Random(1)
+
+    def texts(first: str, number: int) -> list[str]:
+        words = [first + "".join(draw.choices("abcdefghij", k=draw.randint(3, 9))) for _ in range(300)]
+        return [" ".join(draw.choices(words, k=800)) for _ in range(number)]
+
+    alike = texts("é", 44)
+    found = []
+    for name, test in (("alike", alike[42:]), ("unlike", [draw.randbytes(3000).hex()])):
+        for split, documents in (("train", alike[:40]), ("validation", alike[40:42]), ("test", test)):
+            (tmp_path / name / split).mkdir(parents=True)
+            pq.write_table(pa.table({"text": documents}), tmp_path / name / split / "part-00000.parquet")
+        found.append(facts(tmp_path / name, 300_000))
+    same, other = found
+    assert same.foreign == pytest.approx(2 / 8, rel=0.3)  # "é" has two bytes of a word of about ten with its space
+    assert same.unlike == pytest.approx((1, 1), rel=0.1)
+    assert other.unlike[0] == pytest.approx(1, rel=0.1) and other.unlike[1] > 1.3
+
+
+@pytest.mark.parametrize(
+    ("layers", "vocabulary", "size", "epochs", "text", "losses"),
+    [
+        (3, 2048, 915_695, 5.6, (2.09, 0.49, (0.82, 1.03)), (1.66, 1.20)),
+        (4, 4096, 1_131_182, 2.8, (1.73, 0.50, (0.85, 1.21)), (1.06, 1.81)),
+        (3, 2048, 913_575, 6.9, (1.45, 0.0, (0.75, 1.32)), (1.72, 1.43)),
+        (2, 8192, 4_560_000, 1.6, (1.90, 0.002, (0.93, 1.11)), (1.47, 1.48)),
+    ],
+)
+def test_the_range_of_text_unlike_prose_has_its_losses(
+    layers: int,
+    vocabulary: int,
+    size: int,
+    epochs: float,
+    text: tuple[float, float, tuple[float, float]],
+    losses: tuple[float, float],
+) -> None:
+    """Documentation in Chinese and Arabic, 38 files of Python, and a repository; the losses of validation and test."""
+    config = ModelConfig.from_settings(rules.shape(layers, epochs), vocabulary, 0)
+    promised = rules.promised_loss(config, epochs * size, size, text[0])
+    least, most = rules.promised_range(promised, *text)
+    assert all(least <= loss <= most for loss in losses), (least, promised, most)
+    assert most / least < 2.6  # a range that says something
+
+
+def test_what_was_dropped_is_counted_beside_the_text() -> None:
+    found = dial(load_auto(), Budget(seconds=600), BOOK, SPEED, LAPTOP)
+    assert found.without({"ingest": 0, "filter": 0}) == found
+    row = found.without({"ingest": 0, "dedup": 1200, "filter": 3}).reasons[0]
+    assert (row.what, row.why.partition("; ")[2].partition(" (")[0]) == (
+        "text",
+        "documents dropped: dedup 1,200, filter 3",
+    )
 
 
 def test_the_tokens_of_a_text_are_those_of_its_own_tokenizer(tmp_path: Path) -> None:
@@ -424,6 +480,7 @@ def check_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ((str(tmp_path / "none.yaml"),), "The file of a recipe"),
         ((str(Path("pipelines.yaml").absolute()),), "is not a recipe: it has no name"),
         (("auto", "--time", "5m", *data, "--set", "model=null"), "The change 'model=null' of the recipe 'auto' cannot"),
+        (("auto", "--time", "5m", "--data", str(tmp_path / "none")), "no file or folder"),  # before a server starts
         (("tiny", "--time", "5m"), "--time belongs to the pipeline auto"),
         (("tiny", "--gpu", "h100"), "--gpu belongs to the pipeline auto"),
         (("auto", "--time", "5m", "--gpu", "h900"), "--gpu h900: unknown GPU; choose one of"),
