@@ -203,6 +203,16 @@ def test_a_message_is_edited_and_conversations_are_kept(
     assert len(page.all("#conversations .open")) == 1 and page.last(".user .text").endswith("🌱b")
 
 
+def test_a_connection_that_ends_early_is_said(page: Page) -> None:
+    page.script(
+        "const real = fetch; window.fetch = (path, ...rest) => path.startsWith('v1/') ? Promise.resolve(new Response("
+        '\'data: {"choices":[{"delta":{"content":"Half"},"finish_reason":null}]}\\n\\n\')) : real(path, ...rest)'
+    )
+    page.say("Why?")
+    page.finished()
+    assert page.text(".answer .text") == "Half" and "before the end of the answer" in page.text(".answer .error")
+
+
 def test_a_pretrained_model_offers_completion(page: Page, engines: dict[str, ScriptedEngine]) -> None:
     assert not page.one("#notice").is_displayed()
     page.choose("model", PLAIN)
@@ -290,14 +300,22 @@ def test_two_tabs_of_a_browser_do_not_disturb_each_other(
     engines[TUNED].allowed = 20
     page.say("first")
     eventually(lambda: page.text(".answer .text").startswith("<script>"))
+    eventually(lambda: page.all("#conversations .open"))
     first = chromium.current_window_handle
     chromium.switch_to.new_window("tab")
     second = Page(chromium, address)
+    second.size(1280, 900)
+    # What is being generated in a page that may be closed is kept meanwhile, and can be continued.
+    second.click("#conversations .open")
+    assert second.text(".answer .text").startswith("<") and second.one('[aria-label="Continue this answer"]')
+    second.click("#new")
     second.say("second")
     eventually(lambda: second.text(".answer .text").startswith("<script>"))
+    second.click("#new")
+    assert "stop it" in second.text("#notice") and second.text(".user .text") == "second"
     engines[TUNED].allowed = math.inf
     second.finished()
-    assert second.text(".user .text") == "second"
+    assert second.text(".user .text") == "second" and not second.one("#notice").is_displayed()
     chromium.close()
     chromium.switch_to.window(first)
     page.finished()

@@ -6,6 +6,7 @@ const TOP = 5; // top tokens in a tooltip
 const SHADES = 5; // s1 to s5, one per two bits of surprise
 const ANSWER_SHARE = 4; // old messages are left out when less than this part of the context remains for an answer
 const REDRAW = 100; // milliseconds between two drawings of a growing answer
+const SAVE = 5000; // milliseconds between two times that it is kept: a page that is closed meanwhile loses no more
 const ANOTHER_SEED = "another seed";
 
 const $ = (id) => document.getElementById(id);
@@ -19,7 +20,7 @@ const make = (name, { text, on, ...attributes } = {}, ...children) => {
 };
 const button = (text, label, click, more = {}) => make("button", { type: "button", text, "aria-label": label, title: label, on: { click }, ...more });
 
-let models = [], kept = false, mode = "chat", running = null;
+let models = [], kept = false, mode = "chat", running = null, saving = Promise.resolve();
 let talk = fresh();
 
 function fresh() {
@@ -143,6 +144,7 @@ async function generate(variant, prompt, given, more, redraw) {
       variant.speed = last > start ? ((count - 1) * 1000) / (last - start) : 0;
       redraw();
     }
+    if (!variant.finish) throw new Error("The server closed the connection before the end of the answer.");
     variant.context = fit.max_model_len;
     if (variant.finish === "length" && limit < given.max_tokens) variant.note = `The context of ${fit.max_model_len} tokens is full: only ${limit} of ${given.max_tokens} requested tokens fit.`;
   } catch (error) {
@@ -175,13 +177,19 @@ async function answer(place, made, { more = false } = {}) {
   const prompts = made.map((variant) => talk.mode === "completion" ? question.text + (more ? variant.text : "") : [...before(place, given.system), ...(more ? [{ role: "assistant", content: variant.text }] : [])]);
   draw();
   if (action) $("stop").focus();
-  let due = 0;
-  const redraw = () => { due ||= setTimeout(() => { due = 0; growTurn(place); }, REDRAW); };
+  let due = 0, saved = -SAVE;
+  const redraw = () => {
+    due ||= setTimeout(() => { due = 0; growTurn(place); }, REDRAW);
+    if (performance.now() - saved < SAVE || made.every((variant) => !variant.text)) return;
+    saved = performance.now();
+    save();
+  };
   await Promise.all(made.map((variant, index) => generate(variant, prompts[index], given, more, redraw)));
   clearTimeout(due);
   running = null;
   const waiting = document.activeElement === $("stop");
   busy(false);
+  hint();
   drawTurn(place);
   if (waiting) (actions(place, action)[0] ?? $("send")).focus({ preventScroll: true });
   if (made.every((variant) => variant.error && !variant.text)) return false;
@@ -245,6 +253,7 @@ function branch(place) {
 }
 
 async function rewrite(place, text) {
+  if (!idle()) return;
   const whole = talk;
   branch(place);
   if (await send(text)) return;
@@ -290,7 +299,10 @@ async function prefer(place, index) {
 
 async function correct(place, text) {
   const turn = talk.turns[place], original = shown(turn);
-  if (text.trim() === original.text.trim() || !text.trim()) return drawTurn(place);
+  if (text.trim() === original.text.trim() || !text.trim()) {
+    drawTurn(place);
+    return focusTurn(place);
+  }
   turn.variants.push({ ...original, text, spans: [], edited: true, thumb: 0, finish: "", note: "" });
   turn.chosen = turn.variants.length - 1;
   drawTurn(place);
@@ -301,15 +313,22 @@ async function correct(place, text) {
 
 // ---------------------------------------------------------------- conversations
 
-async function save() {
-  if (!kept || !talk.turns.length) return;
+/** Keep the conversation as it is now, one time after the other. */
+function save() {
+  if (!kept || !talk.turns.length) return saving;
   const turns = talk.turns.map((turn) => turn.role === "user" ? turn : { ...turn, variants: turn.variants.map(({ spans, ...rest }) => rest) });
-  try {
-    await call(`page/conversations/${talk.id}`, { method: "PUT", body: { title: title(), content: { mode: talk.mode, turns } } });
+  const path = `page/conversations/${talk.id}`, body = { title: title(), content: { mode: talk.mode, turns } };
+  saving = saving.then(async () => {
+    await call(path, { method: "PUT", body });
     await list();
-  } catch (error) {
-    notice(why(error));
-  }
+  }).catch((error) => notice(why(error)));
+  return saving;
+}
+
+/** Whether no answer is being generated; says what to do otherwise. */
+function idle() {
+  if (running) notice("An answer is being generated: wait for its end, or stop it.");
+  return !running;
 }
 
 /** The beginning of a text of so many code points at most, without a part of what a reader sees as one character. */
@@ -340,14 +359,18 @@ async function list() {
 }
 
 async function open(id) {
-  if (running) return;
+  if (!idle()) return;
+  await saving;
   const { content } = await json(`page/conversations/${id}`).catch(async (error) => {
     await list(); // it may have been deleted elsewhere
     throw error;
   });
   talk = { id, mode: content.mode, turns: content.turns };
   failure("");
-  for (const turn of talk.turns) for (const variant of turn.variants ?? []) variant.spans = [];
+  for (const turn of talk.turns) for (const variant of turn.variants ?? []) {
+    variant.spans = [];
+    if (variant.text && !variant.edited) variant.finish ||= "stopped"; // by closing its page
+  }
   follow = true;
   setMode(talk.mode);
   toggleList(false);
@@ -356,7 +379,7 @@ async function open(id) {
 }
 
 function begin() {
-  if (running) return;
+  if (!idle()) return;
   talk = fresh();
   failure("");
   toggleList(false);
@@ -607,7 +630,7 @@ $("turns").addEventListener("keydown", (event) => {
 // ---------------------------------------------------------------- controls
 
 function setMode(value) {
-  if (running) return;
+  if (!idle()) return;
   mode = value;
   if (!talk.turns.length) talk.mode = value;
   else if (talk.mode !== value) talk = fresh();
