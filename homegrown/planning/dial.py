@@ -455,7 +455,7 @@ def _reasons(
 def _least_and_most(best: Candidate, text: TextFacts) -> tuple[float, float]:
     """Return the bits per byte between which the loss is expected; before the text is read, that of Wikipedia."""
     bits = text.bz2_bits or rules.REFERENCE
-    return rules.promised_range(best.bits_per_byte, bits, text.foreign, text.unlike)
+    return rules.promised_range(best.bits_per_byte, text.train_bytes, bits, text.foreign, text.unlike)
 
 
 def _loss(bits_per_byte: float, least_and_most: tuple[float, float]) -> str:
@@ -469,8 +469,10 @@ def _loss_source(best: Candidate, text: TextFacts, unfollowed: str) -> str:
     if text.bz2_bits is not None:
         source = f"measured curve, for text of {text.bz2_bits:.2f} bits per byte by bz2"
         least, most = _least_and_most(best, text)
-        if least != most:
-            source += "; held-out documents are unlike the rest, or the text is unlike the measured prose"
+        if not rules.is_measured(text.train_bytes, text.bz2_bits, text.foreign):
+            source += "; measured for English and German prose, unlike yours"
+        elif least != most:
+            source += "; the few held-out documents are unlike the rest"
         elif text.train_bytes < _LITTLE:
             source += "; three books of this length were within 5%, a third of each held out"
     if unfollowed:

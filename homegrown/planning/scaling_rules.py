@@ -162,31 +162,44 @@ def promised_loss(config: ModelConfig, text_bytes: float, different_bytes: float
 
 
 _WITHIN, _WITHIN_OTHER = 0.05, 0.18
-"""Deviation of the loss of prose in a Latin script from the promise, and of other text: of four texts, each by its
+"""Deviation of the loss of prose from the promise, and of other text: of four texts, each by its
 validation and its test documents, which are unlike each other (tests/planning/test_dial.py)."""
 _UNLIKE = 0.1
 """Deviation of held-out documents from others beyond which a range is promised for prose too."""
 
 
-def promised_range(loss: float, difficulty: float, foreign: float, unlike: tuple[float, float]) -> tuple[float, float]:
+def is_measured(different_bytes: float, difficulty: float, foreign: float) -> bool:
+    """Return whether a text is prose like that of the measurements, by the arguments of `promised_range`."""
+    hardest = _HARDEST if different_bytes >= max(_LITTLE) else _HARDEST_LITTLE
+    return _EASIEST * (1 - _WITHIN) <= difficulty <= hardest and foreign <= _FOREIGN
+
+
+def promised_range(
+    loss: float, different_bytes: float, difficulty: float, foreign: float, unlike: tuple[float, float]
+) -> tuple[float, float]:
     """Return the lowest and the highest loss to expect, equal where the text is prose like that of the measurements.
 
     Args:
         loss: The loss of `promised_loss`.
+        different_bytes: Bytes of the training text.
         difficulty: Bits per byte of the text by bz2.
         foreign: Share of its bytes beyond ASCII.
         unlike: The least and the most bits of a split of the held-out documents beside those of other documents.
     """
     least, most = min(1.0, unlike[0]), max(1.0, unlike[1])
-    is_prose = difficulty >= _EASIEST * (1 - _WITHIN) and foreign <= _FOREIGN
+    is_prose = is_measured(different_bytes, difficulty, foreign)
     if is_prose and least >= 1 - _UNLIKE and most <= 1 + _UNLIKE:
         return loss, loss
     within = _WITHIN if is_prose else _WITHIN_OTHER
     return loss * least * (1 - within), loss * most * (1 + within)
 
 
+_HARDEST, _HARDEST_LITTLE = 2.42, 2.8
+"""Bits per byte by bz2 of the hardest text that was measured: half a megabyte or more, and less. A file of Wikipedia's
+articles and of books, cut and shuffled, has 2.46, and 1.79 bits per byte instead of 2.13."""
 _FOREIGN = 0.15
-"""Share of bytes beyond ASCII up to which a script counts as Latin: German has 0.03, French 0.06, Vietnamese more."""
+"""Share of bytes beyond ASCII up to which a text is like those measured: German has 0.02, French 0.07, Turkish 0.13;
+Czech with 0.20, Vietnamese with 0.40 and other scripts, with half and more, were not."""
 
 
 def _between(value: float, none: float, all_of_it: float) -> float:
