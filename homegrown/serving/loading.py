@@ -98,10 +98,11 @@ def lora(store: Store, artifact: Artifact, base: Source) -> Lora:
         raise UserError(f"--lora needs a model without a variant, but {base.name} has one; name the model alone.")
     key = artifact.manifest.inputs["base"]
     if key != base.artifact.manifest.key:
-        [*_, trained_on] = [None, *(one.name for one in store.all() if one.manifest.key == key)]
+        trained_on = next((one.name for one in reversed(store.all()) if one.manifest.key == key), None)
+        advice = "serve that model" if trained_on else "train it again"
         raise UserError(
             f"--lora {artifact.name} was trained on {trained_on or 'a model that is gone'}, not on {base.name}; "
-            "serve that model."
+            f"{advice}."
         )
     merged = lookup.with_model(store, artifact)
     for one in (artifact, merged):

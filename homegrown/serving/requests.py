@@ -310,6 +310,11 @@ class ChatCompletionBody(_Body):
         if self.offered and self.continued:
             message = "Tools are not supported with the beginning of an answer as the last message; remove one."
             raise Refused(message, "invalid", "tools")
+        if None not in (limits := {self.max_tokens, self.max_completion_tokens}) and len(limits) > 1:
+            message = (
+                f"max_tokens is {self.max_tokens}, but max_completion_tokens {self.max_completion_tokens}; give one."
+            )
+            raise Refused(message, "invalid", "max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise Refused("top_logprobs needs logprobs; set it to true.", "invalid", "top_logprobs")
         if self.continue_final_message and not self.continued:

@@ -39,7 +39,7 @@ class TextFormat(Fields):
 class TextOptions(Fields):
     """The `text` of a request."""
 
-    without_effect = frozenset({"verbosity"})
+    neutral: ClassVar[Mapping[str, Any]] = {"verbosity": "medium"}
 
     format: TextFormat | None = None
 

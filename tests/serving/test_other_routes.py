@@ -58,6 +58,7 @@ def test_a_response_fits_a_schema(served: Served) -> None:
     [
         ({"tools": [{"type": "web_search"}]}, "Unsupported: tools"),
         ({"reasoning": {"effort": "low"}}, "Unsupported: reasoning"),
+        ({"text": {"verbosity": "low"}}, r"Unsupported: text\.verbosity"),
         ({"input": []}, "input is an empty list; give a string, or a list of messages"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format has no schema; add it"),
         ({"previous_response_id": "resp_1"}, "Unsupported: previous_response_id"),

@@ -100,6 +100,7 @@ def test_an_unsupported_completion_is_a_400(served: Served, asked: dict[str, Any
         ({"stream_options": {"include_usge": True}}, r"stream_options\.include_usge \(did you mean include_usage\?\)"),
         ({"messages": [{"role": "user", "content": "x", "nme": "y"}]}, r"messages\.0\.nme \(did you mean name\?\)"),
         ({"messages": None}, "messages is missing; add it"),
+        ({"max_tokens": 5, "max_completion_tokens": 3}, "max_tokens is 5, but max_completion_tokens 3; give one"),
         ({"messages": [{"role": "user"}]}, r"messages\.0\.content is missing; add it"),
         (
             {"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}]},
