@@ -43,10 +43,10 @@ function withoutEnd(address) {
   return address.slice(0, end);
 }
 
-/** A link to an address, which reads from left to right wherever it is; the text of another reads as it is written. */
+/** A link to an address; a bare one reads from left to right wherever it is. */
 function link(address, bare) {
   const made = element("a");
-  made.dir = bare ? "ltr" : "auto";
+  if (bare) made.dir = "ltr";
   made.href = address;
   made.rel = "noopener noreferrer nofollow";
   made.target = "_blank";
@@ -59,6 +59,22 @@ function codeSpan(text) {
   const made = element("code", [padded ? whole.slice(1, -1) : whole]);
   made.dir = "ltr";
   return made;
+}
+
+/** A formula as the model wrote it. */
+const formulaNode = (text) => element("span", text.split(/(\n)/).map((line) => line === "\n" ? element("br") : line));
+
+/** What a reference to a character stands for. */
+function entity([, decimal, hexadecimal, name]) {
+  if (name) return NAMED[name.toLowerCase()];
+  const code = decimal ? parseInt(decimal, 10) : parseInt(hexadecimal, 16);
+  return code > 0 && code <= 0x10ffff ? String.fromCodePoint(code) : "\ufffd";
+}
+
+/** The characters, of one or two units, before and after a part of a text; empty at its ends. */
+function around(text, start, end) {
+  const before = /[^]?$/u.exec(text.slice(Math.max(0, start - 2), start))[0];
+  return [before, end < text.length ? String.fromCodePoint(text.codePointAt(end)) : ""];
 }
 
 /** The pieces of a text: strings, nodes, runs of signs of emphasis, and the ends of links. */
@@ -97,7 +113,7 @@ function pieces(text) {
     const sign = special[0], first = sign[0];
     let one;
     if (sign === "\n") take(element("br"), 1);
-    else if ((first === "\\" || first === "$") && (one = formula(at))) take(element("span", one.split(/(?=\n)|(?<=\n)/).map((line) => line === "\n" ? element("br") : line)), one.length);
+    else if ((first === "\\" || first === "$") && (one = formula(at))) take(formulaNode(one), one.length);
     else if ((one = matched(ESCAPE, text, at))) take(one[1], 2);
     else if (first === "\\" && text[at + 1] === "\n") take("", 1);
     else if (first === "`") {
@@ -109,9 +125,7 @@ function pieces(text) {
     } else if (/[*_~]/.test(first)) {
       let end = at + 1;
       while (text[end] === first) end += 1;
-      const before = String.fromCodePoint(text.codePointAt(Math.max(0, at - (/[\udc00-\udfff]/.test(text[at - 1]) ? 2 : 1))));
-      const after = end < text.length ? String.fromCodePoint(text.codePointAt(end)) : "";
-      take(run(first, end - at, at ? before : "", after), end - at);
+      take(run(first, end - at, ...around(text, at, end)), end - at);
     } else if (sign === "[" || sign === "![") {
       brackets.push(found.length);
       take({ bracket: sign }, sign.length);
@@ -122,10 +136,8 @@ function pieces(text) {
         brackets.length = 0; // no link has another inside
         take({ end: true }, target[0].length);
       } else take("]", 1);
-    } else if ((one = matched(ENTITY, text, at))) {
-      const code = one[1] ? parseInt(one[1], 10) : parseInt(one[2], 16);
-      take(one[3] ? NAMED[one[3].toLowerCase()] : code > 0 && code <= 0x10ffff ? String.fromCodePoint(code) : "\ufffd", one[0].length);
-    } else if (matched(BREAK, text, at)) take(element("br"), BREAK.lastIndex - at);
+    } else if ((one = matched(ENTITY, text, at))) take(entity(one), one[0].length);
+    else if (matched(BREAK, text, at)) take(element("br"), BREAK.lastIndex - at);
     else {
       const [target, length] = address(at);
       if (target && URL.canParse(target)) take(link(target, true), length);
