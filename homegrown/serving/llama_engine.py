@@ -90,6 +90,8 @@ class LlamaEngine:
             "min_tokens": request.min_tokens,
             "stop_token_ids": request.stop_ids,
             "echo with logprobs": request.prompt_logprobs,
+            # It compares bytes, and those of an incomplete character are others.
+            "stop with U+FFFD": request.top_logprobs is None and any("\ufffd" in stop for stop in request.stop),
         }
         if unsupported := [name for name, value in needs.items() if value]:
             message = f"llama.cpp does not support {unsupported[0]}; serve with --engine homegrown."

@@ -159,7 +159,7 @@ def test_min_tokens_and_stop_token_ids(served: Served) -> None:
     # A banned stop token gives way to another one, so the text is no longer the greedy one.
     longer = served.client.completions.create(**asked, extra_body={"stop_token_ids": [ids[0]], "min_tokens": 6})  # type: ignore[call-overload]
     assert longer.usage.completion_tokens >= 6 and served.tokenizer.decode([ids[0]]) not in longer.choices[0].text[:6]
-    for field, value in (("min_tokens", 2), ("stop_token_ids", [5])):
+    for field, value in (("min_tokens", 2), ("stop_token_ids", [5]), ("stop", "\ufffd")):
         with pytest.raises(openai.BadRequestError, match=f"llama.cpp does not support {field}"):
             served.client.completions.create(model=LLAMA, prompt="x", extra_body={field: value})
 
