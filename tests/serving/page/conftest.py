@@ -82,6 +82,7 @@ def page(chromium: Any, address: str, engines: dict[str, ScriptedEngine], book: 
         engine.text, engine.allowed, engine.rows = MARKUP, math.inf, 4
         engine.requests.clear()
         engine.cancelled = 0
+    chromium.get("about:blank")  # the previous page may still be saving its conversation
     for path in book.root.glob("*.sqlite"):
         path.unlink()
     made = Page(chromium, address)

@@ -587,6 +587,7 @@ function editing(place, text, keep, verb) {
   box.focus();
   grow(box);
   box.setSelectionRange(text.length, text.length);
+  box.scrollTop = box.scrollHeight; // to the caret
 }
 
 // ---------------------------------------------------------------- token probabilities
