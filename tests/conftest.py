@@ -47,6 +47,7 @@ LONGEST = (
     "flows/test_export.py",
     "corpus/test_filter.py",
     "serving/test_serve.py",
+    "tokenizer/test_existing.py",
 )
 """The longest files, in the order in which processes take them.
 
