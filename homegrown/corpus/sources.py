@@ -129,7 +129,7 @@ def _find_files(source: FilesSource) -> Found:
         pieces = _find_here(source, Path(local).expanduser(), skipped)
     skipped |= {one.locator: "its name is not UTF-8; rename it" for one in pieces if _shown(one.locator) != one.locator}
     pieces = [one for one in pieces if one.locator not in skipped]
-    is_named = len(pieces) == 1 and source.path.endswith(pieces[0].locator)
+    is_named = Path(local).expanduser().is_file() if local else [source.path] == [one.address for one in pieces]
     if not is_named:
         skipped |= {piece.locator: reason for piece in pieces if (reason := unread(piece.locator))}
     others = [piece for piece in pieces if piece.locator not in skipped and not form(piece.locator)[0]]

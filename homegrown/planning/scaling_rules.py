@@ -162,8 +162,8 @@ def promised_loss(config: ModelConfig, text_bytes: float, different_bytes: float
 
 
 _WITHIN, _WITHIN_OTHER = 0.05, 0.18
-"""Deviation of the loss of prose from the promise, and of other text: of four texts, each by its
-validation and its test documents, which are unlike each other (tests/planning/test_dial.py)."""
+"""Deviation of the loss of prose from the promise, and of other text: of five texts, each by its validation and its
+test documents, which are unlike each other (docs/auto.md)."""
 _UNLIKE = 0.1
 """Deviation of held-out documents from others beyond which a range is promised for prose too."""
 

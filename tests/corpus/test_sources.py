@@ -14,6 +14,7 @@ from homegrown.config.corpus import FilesSource
 from homegrown.corpus import records
 from homegrown.corpus.sources import content, find_files, finding_once
 from homegrown.store.digests import Digests
+from homegrown.util.errors import UserError
 from tests.corpus.made_up import files
 from tests.corpus.test_ingest import run
 from tests.other_user import ALICE, done, needs_root, open_folder
@@ -108,6 +109,10 @@ def test_files_are_those_that_the_file_system_lists(tmp_path: Path) -> None:
     assert found.skipped == skipped
     assert {"txt", "main.py", "Makefile", "altes.c", "vendor/notes.txt"} <= set(expected)
     assert find_files(FilesSource(name="raw", path=str(raw / "package-lock.json"))).files  # one that is named is read
+    (tmp_path / "go.sum").mkdir()
+    (tmp_path / "go.sum" / "go.sum").write_text("text")
+    with pytest.raises(UserError, match=r"skipped: go\.sum \(a lock file\)"):  # its folder is named
+        find_files(FilesSource(name="raw", path=str(tmp_path / "go.sum")))
     both = [piece for piece in found.files if piece.locator in ("a/b.txt", "b.txt", "vendor/notes.txt")]
     assert find_files(FilesSource(name="raw", path=str(raw / "**" / "*.txt"))).files == both
 
