@@ -69,7 +69,7 @@ NOT_RUN = {
     r"homegrown rate|report ratings|feedback": "needs a person",
     r"docker |POSTGRES_PASSWORD|RUN_AS": "needs Docker",
     r"sudo |chgrp |chmod |HOMEGROWN_ARTIFACTS=/srv": "changes the machine",
-    r"run auto .*(--time|--tokens)(?!.*--dry-run)|pretrain/auto": "trains for the given time",
+    r"(run auto|adapt) .*(--time|--tokens)(?!.*--dry-run)|pretrain/auto": "trains for the given time",
     r"^python -c": "tests/export loads the folder",
     r"\\\"/data/answers": "a path of the writer",
     r"\$HOMEGROWN_API_KEY": "another program",
